@@ -1,0 +1,28 @@
+"""Client of the LIT service: upload a teacher, get back a shallower student. Needs no torch."""
+
+from lit_client.client import Client, InspectionFailed
+from lit_client.downloads import DownloadedFile
+from lit_client.errors import (
+    ChecksumError,
+    FieldProblem,
+    LitError,
+    ProblemError,
+    ServiceUnreachable,
+    TransferError,
+    UnexpectedAnswer,
+    WaitTimeout,
+)
+
+__all__ = [
+    "ChecksumError",
+    "Client",
+    "DownloadedFile",
+    "FieldProblem",
+    "InspectionFailed",
+    "LitError",
+    "ProblemError",
+    "ServiceUnreachable",
+    "TransferError",
+    "UnexpectedAnswer",
+    "WaitTimeout",
+]

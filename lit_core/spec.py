@@ -348,7 +348,8 @@ def _resolve_student(student: StudentRequest, inspection: Inspection) -> Student
     blocks = student.blocks or []
     if len(blocks) != len(teacher.blocks):
         raise SpecError(
-            "student.blocks", f"names {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}"
+            "student.blocks",
+            f"names {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
         )
     if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
         raise SpecError("student.blocks", f"{blocks} has a section deeper than the teacher's {teacher.blocks}")

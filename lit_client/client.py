@@ -1,0 +1,311 @@
+"""`Client`: everything that the service offers, as typed calls.
+
+    with Client() as client:
+        teacher = client.upload("teacher.safetensors", "teacher")
+        job = client.create_job({"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}})
+        job = client.wait_job(job.id)
+        client.download(job.id, "student/")
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, overload
+
+from lit_client.connection import Connection, parse
+from lit_client.downloads import DownloadedFile, fetch_file
+from lit_client.errors import LitError, WaitTimeout
+from lit_client.models import (
+    Artifact,
+    ArtifactPage,
+    Event,
+    EventPage,
+    Failure,
+    Job,
+    JobPage,
+    Metric,
+    MetricPage,
+    Upload,
+    UploadKind,
+    UploadPage,
+)
+from lit_client.uploads import CHUNK_BYTES, ProgressCallback, send_file
+from lit_core.spec import JobRequest
+
+LONG_POLL_SECONDS = 30.0
+PAGE_ITEMS = 100
+# The least time between two questions, should a service answer long polls at once.
+SHORTEST_POLL_SECONDS = 0.2
+NOT_MODIFIED = 304
+
+
+class InspectionFailed(LitError):
+    """An uploaded teacher is none that the service can use; `failure` says why."""
+
+    def __init__(self, upload: Upload, failure: Failure) -> None:
+        super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
+        self.upload = upload
+        self.failure = failure
+
+
+class Client:
+    """A synchronous client of one service; not to be shared between threads.
+
+    `base_url` and `api_key` default to the environment's LIT_URL and LIT_API_KEY. Requests that are safe to
+    repeat are repeated `retries` times with growing pauses from `first_pause` seconds on. `timeout` is how long
+    the service may be silent, in seconds. Every call raises a LitError when it can't do what it says.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        retries: int = 5,
+        timeout: float = 60.0,
+        first_pause: float = 0.25,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._connection = Connection(base_url, api_key, retries=retries, timeout=timeout, first_pause=first_pause)
+        self._chunk_bytes = chunk_bytes
+
+    @property
+    def base_url(self) -> str:
+        return self._connection.base_url
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- uploads ---------------------------------------------------------------------------------------
+
+    def upload(
+        self, path: str | Path, kind: UploadKind | str, progress: ProgressCallback | None = None
+    ) -> Upload:
+        """Send a teacher or a dataset; resumes what an earlier call began and never sends the same file twice."""
+        return send_file(
+            self._connection, Path(path), UploadKind(kind), progress, chunk_bytes=self._chunk_bytes
+        )
+
+    def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
+        """One upload; `wait` lets the service hold the answer until the inspection has ended, in seconds."""
+        return parse(Upload, self._get(f"/v1/uploads/{upload_id}", wait=wait))
+
+    def uploads(self, *, limit: int | None = None) -> Iterator[Upload]:
+        """The owner's uploads."""
+        cursor: str | None = None
+        given = 0
+        while True:
+            page = parse(UploadPage, self._get("/v1/uploads", params=_page_params(cursor, limit, given)))
+            for item in page.items[: _left(limit, given)]:
+                given += 1
+                yield item
+            cursor = page.next_cursor
+            if cursor is None or _left(limit, given) == 0:
+                return
+
+    def delete_upload(self, upload_id: str) -> None:
+        """Remove an upload. Raises ProblemError `upload-in-use` while a job needs it."""
+        self._connection.request("DELETE", f"/v1/uploads/{upload_id}", repeatable=True)
+
+    def wait_inspection(self, upload_id: str, *, timeout: float | None = None) -> Upload:
+        """Wait until the service has looked at a teacher.
+
+        Raises InspectionFailed when it is unusable, WaitTimeout after `timeout` seconds.
+        """
+        for wait in _long_polls(timeout, f"the inspection of {upload_id}"):
+            upload = self.get_upload(upload_id, wait=wait)
+            if upload.inspection_error is not None:
+                raise InspectionFailed(upload, upload.inspection_error)
+            if not upload.inspecting:
+                return upload
+        raise AssertionError("long polls end by an exception")
+
+    # --- jobs ------------------------------------------------------------------------------------------
+
+    def create_job(
+        self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> Job:
+        """Ask for a compression.
+
+        The key makes a repeated request give the job of the first; one is made up when none is given, so that
+        a retry after a lost answer never starts a second job.
+        """
+        # Only what was set: the service's defaults may be newer than this client's.
+        body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, JobRequest) else request
+        return self._post_job("/v1/jobs", body, idempotency_key)
+
+    def rerun(
+        self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> Job:
+        """Run a job's request again as a new job; `changes` are merged into it (RFC 7396: null removes)."""
+        return self._post_job(f"/v1/jobs/{job_id}/rerun", changes or {}, idempotency_key)
+
+    @overload
+    def job(self, job_id: str, *, wait: float | None = None) -> Job: ...
+    @overload
+    def job(self, job_id: str, *, wait: float | None = None, etag: str) -> Job | None: ...
+
+    def job(self, job_id: str, *, wait: float | None = None, etag: str | None = None) -> Job | None:
+        """One job, or None if it is still as `etag` knew it.
+
+        `wait` (seconds) lets the service hold the answer until the job has changed (with `etag`) or ended.
+        """
+        headers = {"If-None-Match": etag} if etag else {}
+        response = self._get(f"/v1/jobs/{job_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
+        if response.status_code == NOT_MODIFIED:
+            return None
+        job = parse(Job, response)
+        job.etag = response.headers.get("ETag")
+        return job
+
+    def jobs(
+        self, *, state: str | None = None, tag: str | None = None, name: str | None = None, limit: int | None = None
+    ) -> Iterator[Job]:
+        """The owner's jobs, newest first, fetched page by page as they are read."""
+        filters = {key: value for key, value in (("state", state), ("tag", tag), ("name", name)) if value is not None}
+        cursor: str | None = None
+        given = 0
+        while True:
+            params = filters | _page_params(cursor, limit, given)
+            page = parse(JobPage, self._get("/v1/jobs", params=params))
+            for item in page.items[: _left(limit, given)]:
+                given += 1
+                yield item
+            cursor = page.next_cursor
+            if cursor is None or _left(limit, given) == 0:
+                return
+
+    def wait_job(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """Wait until a job has ended. Raises WaitTimeout after `timeout` seconds."""
+        for wait in _long_polls(timeout, f"the end of {job_id}"):
+            job = self.job(job_id, wait=wait)
+            if job.finished:
+                return job
+        raise AssertionError("long polls end by an exception")
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job's end. Raises ProblemError `job-finished` when it has ended already."""
+        return parse(Job, self._connection.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True))
+
+    def delete_job(self, job_id: str) -> None:
+        """Remove a finished job and its files. Raises ProblemError `job-not-finished` before that."""
+        self._connection.request("DELETE", f"/v1/jobs/{job_id}", repeatable=True)
+
+    # --- what a job tells --------------------------------------------------------------------------------
+
+    def events(
+        self, job_id: str, *, after: int = 0, wait: float | None = None, limit: int | None = None
+    ) -> EventPage:
+        """Events after a number; `wait` (seconds) lets the service hold the answer until there is one."""
+        params: dict[str, Any] = {"after": after} | ({} if limit is None else {"limit": limit})
+        return parse(EventPage, self._get(f"/v1/jobs/{job_id}/events", wait=wait, params=params))
+
+    def follow(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Every event after a number, as it happens, until the job has ended; survives a restarting service."""
+        job = self.job(job_id)
+        for _ in _long_polls(None, job_id):
+            # Asked before the events, so that those of the job's end are among them.
+            ended = job.finished
+            page = self.events(job_id, after=after, wait=None if ended else LONG_POLL_SECONDS)
+            yield from page.items
+            after = max(after, page.items[-1].seq) if page.items else after
+            if ended and not page.items:
+                return
+            job = job if ended else self.job(job_id)
+
+    def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
+        """A job's numbers per phase and epoch."""
+        params = {key: value for key, value in (("phase", phase), ("name", name)) if value is not None}
+        return parse(MetricPage, self._get(f"/v1/jobs/{job_id}/metrics", params=params)).items
+
+    def log(self, job_id: str) -> str:
+        """What the trainer wrote, as text."""
+        return self._get(f"/v1/jobs/{job_id}/log").text
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        """The files that a job left, with their sha256."""
+        return parse(ArtifactPage, self._get(f"/v1/jobs/{job_id}/artifacts")).items
+
+    def download(
+        self,
+        job_id: str,
+        folder: str | Path,
+        names: Collection[str] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[DownloadedFile]:
+        """Fetch a job's files (all, or those named) into a folder, which is made if need be.
+
+        Goes on where an earlier call stopped; each file appears under its name only whole and verified.
+        `progress` gets the bytes of all files together. Raises ChecksumError, TransferError.
+        """
+        chosen = _choose(self.artifacts(job_id), names, job_id)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        total = sum(artifact.size for artifact in chosen)
+        finished: list[DownloadedFile] = []
+
+        def report(done: int, _of: int) -> None:
+            if progress is not None:
+                progress(sum(file.size for file in finished) + done, total)
+
+        for artifact in chosen:
+            finished.append(fetch_file(self._connection, job_id, artifact, folder, report))
+        return finished
+
+    # --- plumbing ----------------------------------------------------------------------------------------
+
+    def _get(self, path: str, *, wait: float | None = None, **options: Any) -> Any:
+        if wait is not None:
+            # The service takes whole seconds.
+            options["params"] = {**options.get("params", {}), "wait": max(1, round(wait))}
+        return self._connection.request("GET", path, repeatable=True, wait=wait or 0.0, **options)
+
+    def _post_job(self, path: str, body: Mapping[str, Any], key: str | None) -> Job:
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        # The service itself may wait for a teacher's inspection before it answers.
+        response = self._connection.request(
+            "POST", path, repeatable=True, wait=LONG_POLL_SECONDS, json=dict(body), headers=headers
+        )
+        return parse(Job, response)
+
+
+def _choose(artifacts: list[Artifact], names: Collection[str] | None, job_id: str) -> list[Artifact]:
+    if names is None:
+        return artifacts
+    missing = sorted(set(names) - {artifact.name for artifact in artifacts})
+    if missing:
+        there = ", ".join(artifact.name for artifact in artifacts) or "no files"
+        raise LitError(f"{job_id} has no {', '.join(missing)}; it has {there}.")
+    return [artifact for artifact in artifacts if artifact.name in names]
+
+
+def _left(limit: int | None, given: int) -> int | None:
+    return None if limit is None else limit - given
+
+
+def _page_params(cursor: str | None, limit: int | None, given: int) -> dict[str, Any]:
+    size = PAGE_ITEMS if limit is None else min(PAGE_ITEMS, limit - given)
+    return {"limit": size} | ({"cursor": cursor} if cursor else {})
+
+
+def _long_polls(timeout: float | None, what: str) -> Iterator[float]:
+    """How many seconds to let the service wait, again and again. Raises WaitTimeout when time is up."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        began = time.monotonic()
+        if end is not None and began >= end:
+            raise WaitTimeout(f"Waited {timeout:g} s for {what} in vain.")
+        yield LONG_POLL_SECONDS if end is None else min(LONG_POLL_SECONDS, end - began)
+        time.sleep(max(0.0, SHORTEST_POLL_SECONDS - (time.monotonic() - began)))

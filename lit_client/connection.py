@@ -1,0 +1,155 @@
+"""HTTP to one service: address, key, timeouts, and which requests may be sent twice."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from lit_client.errors import LitError, ProblemError, ServiceUnreachable, UnexpectedAnswer
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+URL_VARIABLE = "LIT_URL"
+KEY_VARIABLE = "LIT_API_KEY"
+
+# Not answers of the service about the request, but of something that is busy, restarting or not yet ready.
+TEMPORARY = frozenset({429, 502, 503, 504})
+# Nothing of the request was sent, so that even one without a key may be repeated.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+LONGEST_PAUSE = 8.0
+# A proxy may ask for an hour; a caller who wants that can catch the error and wait.
+LONGEST_RETRY_AFTER = 30.0
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+class Connection:
+    """Sends requests and repeats, with growing pauses, those that may be repeated.
+
+    A service that never answered is reported at the first refused connection: most often it isn't
+    running. One that has answered before is given time to come back.
+    """
+
+    def __init__(
+        self, base_url: str | None, api_key: str | None, *, retries: int, timeout: float, first_pause: float
+    ) -> None:
+        self.base_url = (base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+        self.retries = retries
+        self.timeout = timeout
+        self._first_pause = first_pause
+        self._reached = False
+        key = api_key or os.environ.get(KEY_VARIABLE)
+        try:
+            self._http = httpx.Client(
+                base_url=self.base_url,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx.Timeout(timeout, connect=10.0),
+                # A proxy from the environment can't reach this machine's own loopback.
+                trust_env=not _is_loopback(self.base_url),
+            )
+        except httpx.InvalidURL as error:
+            raise LitError(f"{self.base_url!r} is not an address of a service: {error}.") from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool,
+        accept: Collection[int] = (),
+        wait: float = 0.0,
+        **options: Any,
+    ) -> httpx.Response:
+        """Send and return the answer if its status is 2xx or in `accept`.
+
+        `wait` are the seconds that the service itself may hold the request.
+        Raises ProblemError for any other status, ServiceUnreachable when no answer comes.
+        """
+        for attempt in range(self.retries + 1):
+            last = attempt == self.retries
+            try:
+                response = self.request_once(method, path, wait=wait, **options)
+            except httpx.TransportError as error:
+                if last or not self._may_repeat(error, repeatable):
+                    raise self.unreachable(error) from error
+                time.sleep(self.pause(attempt))
+                continue
+            if response.is_success or response.status_code in accept:
+                return response
+            problem = ProblemError.from_response(response)
+            if last or not repeatable or problem.status not in TEMPORARY:
+                raise problem
+            time.sleep(min(problem.retry_after or self.pause(attempt), LONGEST_RETRY_AFTER))
+        raise AssertionError("the last attempt returns or raises")
+
+    def request_once(self, method: str, path: str, *, wait: float = 0.0, **options: Any) -> httpx.Response:
+        """Send once and return the answer whatever its status. Raises httpx.TransportError."""
+        limits = httpx.Timeout(self.timeout, connect=10.0, read=self.timeout + wait)
+        response = self._http.request(method, path, timeout=limits, **options)
+        self._reached = True
+        return response
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """One GET, unrepeated, whose body the caller reads; follows a redirect to object storage."""
+        with self._http.stream("GET", path, headers=dict(headers), follow_redirects=True) as response:
+            self._reached = True
+            yield response
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after the given number of earlier failures."""
+        return float(min(self._first_pause * 2**failures, LONGEST_PAUSE))
+
+    def unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
+        """The failure as a sentence that says what to do."""
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return ServiceUnreachable(
+                f"{self.base_url!r} is not an address of a service: it must begin with http:// or https://."
+            )
+        cause = str(error) or type(error).__name__
+        if isinstance(error, NOT_SENT):
+            return ServiceUnreachable(
+                f"No LIT service answers at {self.base_url} ({cause}).\n"
+                "Start one with `litc serve` in a checkout of the repository, or set "
+                f"{URL_VARIABLE} (or --url) to the address of one that runs."
+            )
+        return ServiceUnreachable(f"The connection to {self.base_url} broke: {cause}.")
+
+    def _may_repeat(self, error: httpx.TransportError, repeatable: bool) -> bool:
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return False
+        if isinstance(error, NOT_SENT):
+            return self._reached
+        return repeatable
+
+
+def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
+    """Read an answer's body. Raises UnexpectedAnswer when it is something else."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise UnexpectedAnswer(
+            f"{response.request.url} answered {response.status_code}, but not as a LIT service does: "
+            f"{where}: {first['msg']}."
+        ) from error
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

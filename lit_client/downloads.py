@@ -1,0 +1,176 @@
+"""Fetching a job's files: resumable, verified, and visible under their names only when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+
+from lit_client.connection import TEMPORARY, Connection
+from lit_client.errors import ChecksumError, ProblemError, TransferError
+from lit_client.models import Artifact
+from lit_client.uploads import ProgressCallback, file_sha256
+
+READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class DownloadedFile:
+    """A file of a job that lies here, verified."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+def fetch_file(
+    connection: Connection, job_id: str, artifact: Artifact, folder: Path, progress: ProgressCallback
+) -> DownloadedFile:
+    """Fetch one artifact into `folder`; one that already lies there whole is left alone.
+
+    Raises ChecksumError when the content is wrong twice, TransferError when the connection keeps breaking.
+    """
+    target = folder / _safe_name(artifact.name)
+    result = DownloadedFile(target, artifact.size, artifact.sha256)
+    if _is_whole(target, artifact):
+        progress(artifact.size, artifact.size)
+        return result
+    # Named by its content, so that the rest of another job's file is never appended to this one's.
+    part = folder / f".{artifact.name}.{artifact.sha256[:16]}.part"
+    resumed = part.exists()
+    _Fetch(connection, job_id, artifact, part, progress).run()
+    if resumed and not _is_whole(part, artifact):
+        # What an earlier run left may be damaged (a full disk, a crash): once more from the start.
+        part.unlink()
+        _Fetch(connection, job_id, artifact, part, progress).run()
+    if not _is_whole(part, artifact):
+        found = file_sha256(part)
+        part.unlink()
+        raise ChecksumError(
+            f"{artifact.name} of {job_id} arrived with sha256 {found}, but the service's manifest says "
+            f"{artifact.sha256}. Nothing was kept."
+        )
+    _publish(part, target)
+    return result
+
+
+class _Fetch:
+    """Reads one artifact into its part file, from where that ends, until all of it is there."""
+
+    def __init__(
+        self, connection: Connection, job_id: str, artifact: Artifact, part: Path, progress: ProgressCallback
+    ) -> None:
+        self.connection = connection
+        self.path = f"/v1/jobs/{job_id}/artifacts/{quote(artifact.name, safe='')}"
+        self.artifact = artifact
+        self.part = part
+        self.progress = progress
+        self.etag: str | None = None
+
+    def run(self) -> None:
+        """Raises TransferError when nothing more gets through, ProblemError when the service refuses."""
+        failures = 0
+        while (before := self._have()) < self.artifact.size or not self.part.exists():
+            try:
+                self._read_on(before)
+            except (httpx.TransportError, ProblemError) as error:
+                if isinstance(error, ProblemError) and error.status not in TEMPORARY:
+                    raise
+                failures = 0 if self._have() > before else failures + 1
+                self._check_patience(failures, error)
+                time.sleep(self.connection.pause(failures))
+            else:
+                # A body that ends early without an error is no progress for ever either.
+                failures = 0 if self._have() > before else failures + 1
+                self._check_patience(failures, None)
+
+    def _check_patience(self, failures: int, error: httpx.TransportError | ProblemError | None) -> None:
+        if failures <= self.connection.retries:
+            return
+        cause = self.connection.unreachable(error) if isinstance(error, httpx.TransportError) else error
+        raise TransferError(
+            f"Fetching {self.artifact.name} stopped at {self._have()} of {self.artifact.size} bytes"
+            f"{f': {cause}' if cause else '.'} Fetch it again to go on from there."
+        ) from error
+
+    def _have(self) -> int:
+        """Bytes in the part file; one that is too long is worth nothing and goes."""
+        if not self.part.exists():
+            return 0
+        size = self.part.stat().st_size
+        if size > self.artifact.size:
+            self.part.unlink()
+            return 0
+        return size
+
+    def _read_on(self, offset: int) -> None:
+        with self.connection.stream(self.path, self._headers(offset)) as response:
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                self.part.unlink(missing_ok=True)
+                return
+            if not response.is_success:
+                response.read()
+                raise ProblemError.from_response(response)
+            self.etag = response.headers.get("ETag")
+            start = _range_start(response)
+            if start > offset:
+                raise TransferError(f"{self.artifact.name}: asked for bytes from {offset}, got them from {start}.")
+            self._write(response, start)
+
+    def _headers(self, offset: int) -> dict[str, str]:
+        # Bytes as they are: a compressed transfer could not be resumed by offset.
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if self.etag and not self.etag.startswith("W/"):
+                headers["If-Range"] = self.etag
+        return headers
+
+    def _write(self, response: httpx.Response, start: int) -> None:
+        with self.part.open("r+b" if self.part.exists() else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            done = start
+            for piece in response.iter_bytes(READ_BYTES):
+                file.write(piece)
+                done += len(piece)
+                self.progress(min(done, self.artifact.size), self.artifact.size)
+                if done > self.artifact.size:
+                    raise TransferError(
+                        f"{self.artifact.name}: the service sends more than the {self.artifact.size} bytes "
+                        "that its manifest says."
+                    )
+
+
+def _range_start(response: httpx.Response) -> int:
+    """The offset of the body's first byte: that of Content-Range, or 0 for a whole answer."""
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if match is None:
+        raise TransferError(f"{response.request.url} answered 206 without saying which bytes (Content-Range).")
+    return int(match[1])
+
+
+def _safe_name(name: str) -> str:
+    """The name if it stays inside the folder; what a service says is not trusted with paths."""
+    if not name or name.startswith(".") or any(c in '/\\:\0' for c in name):
+        raise TransferError(f"The service names a file {name!r}, which is not a plain file name.")
+    return name
+
+
+def _is_whole(path: Path, artifact: Artifact) -> bool:
+    return path.is_file() and path.stat().st_size == artifact.size and file_sha256(path) == artifact.sha256
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Rename so that a crash leaves either nothing or the whole file under its name."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)

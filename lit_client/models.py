@@ -1,0 +1,209 @@
+"""What the service answers, typed. Fields that a newer service adds are ignored, so that an older client goes on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class UploadKind(StrEnum):
+    TEACHER = "teacher"
+    DATASET = "dataset"
+
+
+class Architecture(Answer):
+    """A network as the service read it from its tensors."""
+
+    family: str
+    depth: int
+    blocks: list[int]
+    """Blocks per section."""
+    channels: int
+    """Input channels."""
+    classes: int
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class StudentOption(Answer):
+    """What one student depth would save."""
+
+    depth: int
+    blocks: list[int]
+    parameters: int
+    parameters_ratio: float
+    """Teacher / student."""
+
+
+class Inspection(Answer):
+    """What a teacher's upload turned out to be."""
+
+    format: str
+    architecture: Architecture
+    parameters: int
+    students: list[StudentOption]
+    """Shallowest first, the teacher's own depth last."""
+
+
+class Failure(Answer):
+    """Why a job or an inspection failed, for people (`detail`) and programs (`type`)."""
+
+    type: str
+    detail: str
+    field: str | None = None
+    """The field of the request to change, if one is to blame."""
+    member: str | None = None
+    """The file or array inside the dataset, if one is to blame."""
+
+    def __str__(self) -> str:
+        places = [place for place in (self.field, self.member) if place]
+        where = f" ({', '.join(places)})" if places else ""
+        return f"{self.detail}{where} [{self.type}]"
+
+
+class Upload(Answer):
+    """A file that was sent, or is being sent, to the service."""
+
+    id: str
+    kind: str
+    filename: str
+    size: int
+    received: int
+    sha256: str | None = None
+    state: str
+    """`uploading` or `complete`."""
+    inspection_state: str | None = None
+    """Of a teacher: `pending`, `running`, `done` or `failed`."""
+    inspection: Inspection | None = None
+    inspection_error: Failure | None = None
+    created_at: datetime | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.state == "complete"
+
+    @property
+    def inspecting(self) -> bool:
+        """Whether an inspection is still to come or under way."""
+        return self.inspection_state in {"pending", "running"}
+
+
+class Progress(Answer):
+    phase: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    fraction: float | None = None
+    """Of the whole job, from 0 to 1."""
+
+
+class Waiting(Answer):
+    """Why a queued job does not run yet."""
+
+    reason: str
+    position: int | None = None
+    detail: str | None = None
+
+
+TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Job(Answer):
+    """A compression job."""
+
+    id: str
+    name: str | None = None
+    tags: list[str] = Field(default_factory=list)
+    state: str
+    """`queued`, `running`, `succeeded`, `failed` or `cancelled`."""
+    device: str | None = None
+    spec_version: int | None = None
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """The request with every value made explicit."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    attempt: int = 0
+    failures: int = 0
+    max_attempts: int | None = None
+    worker: Any = None
+    cancel_requested: bool = False
+    progress: Progress | None = None
+    waiting: Waiting | None = None
+    accepted: bool | None = None
+    """None where the request set no `accept`, or the job has not ended."""
+    result: dict[str, Any] | None = None
+    """The report without its epochs and specification."""
+    error: Failure | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    links: dict[str, str] = Field(default_factory=dict)
+    etag: str | None = Field(None, exclude=True)
+    """The answer's ETag, to ask later whether anything changed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of both phases together."""
+        schedule = self.spec.get("schedule", {})
+        return sum(int(schedule.get(phase, {}).get("epochs", 0)) for phase in ("lit", "fine_tune"))
+
+
+class JobPage(Answer):
+    items: list[Job]
+    next_cursor: str | None = None
+
+
+class UploadPage(Answer):
+    items: list[Upload]
+    next_cursor: str | None = None
+
+
+class Event(Answer):
+    """One thing that happened to a job; `seq` counts from 1 without gaps within a job."""
+
+    seq: int
+    attempt: int
+    type: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+class EventPage(Answer):
+    items: list[Event]
+    last: int
+    """The `seq` to ask after next."""
+
+
+class Metric(Answer):
+    phase: str
+    epoch: int
+    name: str
+    value: float | None = None
+
+
+class MetricPage(Answer):
+    items: list[Metric]
+
+
+class Artifact(Answer):
+    """A file that a succeeded job left."""
+
+    name: str
+    size: int
+    sha256: str
+    media_type: str | None = None
+    href: str | None = None
+
+
+class ArtifactPage(Answer):
+    items: list[Artifact]

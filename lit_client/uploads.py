@@ -1,0 +1,140 @@
+"""Sending a file in pieces, so that a broken connection costs one piece at most."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from lit_client.connection import TEMPORARY, Connection, parse
+from lit_client.errors import ProblemError, TransferError
+from lit_client.models import Upload, UploadKind, UploadPage
+
+CHUNK_BYTES = 8 * 1024 * 1024
+# The service may read a large file once more before it answers the last piece.
+COMPLETION_SECONDS = 600.0
+OFFSET = "Upload-Offset"
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+
+def send_file(
+    connection: Connection,
+    path: Path,
+    kind: UploadKind,
+    progress: ProgressCallback | None = None,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Upload:
+    """Upload a file, going on where an earlier try stopped; one that is already there is not sent again.
+
+    Raises TransferError when the connection keeps breaking, ProblemError when the service refuses.
+    """
+    size = path.stat().st_size
+    sha256 = file_sha256(path)
+    upload = _find_unfinished(connection, path.name, kind, size, sha256) or _create(
+        connection, path.name, kind, size, sha256
+    )
+    report = progress or _ignore
+    if upload.complete:
+        report(size, size)
+        return upload
+    _send_pieces(connection, path, upload, chunk_bytes, report)
+    return _ask(connection, upload)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _create(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload:
+    body = {"kind": kind.value, "filename": filename, "size": size, "sha256": sha256}
+    # Repeating it leaves at most an empty upload, which the service removes in time.
+    return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
+
+
+def _find_unfinished(
+    connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str
+) -> Upload | None:
+    """An upload of the same file that an earlier run began; looked for among the newest only."""
+    page = parse(UploadPage, connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
+    same = (filename, kind.value, size, sha256)
+    for upload in page.items:
+        if not upload.complete and (upload.filename, upload.kind, upload.size, upload.sha256) == same:
+            return upload
+    return None
+
+
+def _send_pieces(
+    connection: Connection, path: Path, upload: Upload, chunk_bytes: int, report: ProgressCallback
+) -> None:
+    """Send from the service's offset to the end; failures count until one more byte has got through."""
+    offset = furthest = upload.received
+    failures = 0
+    report(offset, upload.size)
+    while True:
+        try:
+            offset = _send_piece(connection, path, upload, offset, chunk_bytes)
+            done = offset >= upload.size
+        except _Interrupted as error:
+            failures += 1
+            if failures > connection.retries:
+                raise TransferError(
+                    f"Sending {path} stopped at {furthest} of {upload.size} bytes: {error} "
+                    "Send it again to go on from there."
+                ) from error
+            time.sleep(connection.pause(failures))
+            offset = _ask_offset(connection, upload)
+            # The answer to the last piece may be what got lost.
+            done = offset >= upload.size and _ask(connection, upload).complete
+        report(offset, upload.size)
+        if done:
+            return
+        if offset > furthest:
+            furthest, failures = offset, 0
+
+
+class _Interrupted(Exception):
+    """A piece did not go through, for a reason that may pass; the service knows how far it came."""
+
+
+def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int, chunk_bytes: int) -> int:
+    """Send one piece and return the new offset. Raises _Interrupted when it may be tried again."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        piece = file.read(chunk_bytes)
+    if not piece and offset < upload.size:
+        raise TransferError(f"{path} became shorter while it was being sent. Send it again.")
+    headers = {OFFSET: str(offset), "Content-Type": "application/octet-stream"}
+    try:
+        response = connection.request_once(
+            "PATCH", f"/v1/uploads/{upload.id}", wait=COMPLETION_SECONDS, content=piece, headers=headers
+        )
+    except httpx.TransportError as error:
+        raise _Interrupted(str(connection.unreachable(error))) from error
+    if response.is_success:
+        return int(response.headers.get(OFFSET, offset + len(piece)))
+    problem = ProblemError.from_response(response)
+    elsewhere = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
+    if elsewhere or problem.status in TEMPORARY:
+        raise _Interrupted(str(problem)) from problem
+    raise problem
+
+
+def _ask(connection: Connection, upload: Upload) -> Upload:
+    return parse(Upload, connection.request("GET", f"/v1/uploads/{upload.id}", repeatable=True))
+
+
+def _ask_offset(connection: Connection, upload: Upload) -> int:
+    response = connection.request("HEAD", f"/v1/uploads/{upload.id}", repeatable=True)
+    return int(response.headers[OFFSET])
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,109 @@
+"""A training's checkpoint: everything needed to go on as if nothing had happened.
+
+The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so the
+position stands for them; weights, optimizer, sums and the random state of torch are stored.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_core.spec import Phase
+
+FORMAT = 1
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next step to take: `step` of `epoch` (both from 0) of `phase`."""
+
+    phase: Phase
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch (from 1) that the validation split selects so far."""
+
+    phase: Phase
+    epoch: int
+    accuracy: float
+    state: State
+
+
+@dataclass
+class Checkpoint:
+    position: Position
+    student: State
+    optimizer: dict[str, Any]
+    sums: Tensor
+    """Losses of the epoch under way, times samples."""
+    seen: int
+    """Samples of the epoch under way."""
+    seconds: float
+    """Time spent in the epoch under way."""
+    best: Best | None
+    epochs: list[dict[str, Any]]
+    environment: dict[str, str]
+    resumes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Atomically: a reader finds the old one or the new one, also after a power cut."""
+    best = checkpoint.best
+    data = {
+        "format": FORMAT,
+        "position": [checkpoint.position.phase.value, checkpoint.position.epoch, checkpoint.position.step],
+        "student": checkpoint.student,
+        "optimizer": checkpoint.optimizer,
+        "sums": checkpoint.sums,
+        "seen": checkpoint.seen,
+        "seconds": checkpoint.seconds,
+        "best": [best.phase.value, best.epoch, best.accuracy, best.state] if best else None,
+        "epochs": checkpoint.epochs,
+        "environment": checkpoint.environment,
+        "resumes": checkpoint.resumes,
+        "random": torch.get_rng_state(),
+    }
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Also puts back the random state. Raises ValueError for another format."""
+    data = torch.load(path, map_location="cpu", weights_only=True)
+    if data["format"] != FORMAT:
+        raise ValueError(f"checkpoint format {data['format']}, but this version reads {FORMAT}")
+    phase, epoch, step = data["position"]
+    best = data["best"]
+    torch.set_rng_state(data["random"])
+    return Checkpoint(
+        position=Position(Phase(phase), epoch, step),
+        student=data["student"],
+        optimizer=data["optimizer"],
+        sums=data["sums"],
+        seen=data["seen"],
+        seconds=data["seconds"],
+        best=Best(Phase(best[0]), best[1], best[2], best[3]) if best else None,
+        epochs=data["epochs"],
+        environment=data["environment"],
+        resumes=data["resumes"],
+    )

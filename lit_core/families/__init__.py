@@ -1,0 +1,66 @@
+"""Families of networks: each knows how to read, build, divide and shorten its own kind.
+
+A family is one file and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from lit_core.families.resnet_cifar import ResNetCifar
+from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
+from lit_core.spec import Architecture
+
+__all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]
+
+
+class Family(Protocol):
+    name: str
+
+    def read(self, shapes: Shapes) -> Architecture:
+        """The architecture that these tensors belong to. Raises Unrecognised."""
+        ...
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """A network with freshly initialised weights, as the family's paper initialises them."""
+        ...
+
+    def layout(self, architecture: Architecture) -> Layout: ...
+
+    def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
+        """(depth, blocks) of every student, shallowest first, the architecture itself last."""
+        ...
+
+
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (ResNetCifar(),)}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    family: Family
+    architecture: Architecture
+
+
+def family_of(architecture: Architecture) -> Family:
+    """Raises Unrecognised for a family that this version doesn't know."""
+    if architecture.family not in FAMILIES:
+        raise Unrecognised(f"the family {architecture.family!r} is not one of {sorted(FAMILIES)}")
+    return FAMILIES[architecture.family]
+
+
+def recognise(shapes: Shapes) -> Recognised:
+    """Find the family whose tensors these are, to the last key. Raises the Unrecognised of the nearest family."""
+    failures: list[Unrecognised] = []
+    for family in FAMILIES.values():
+        try:
+            architecture = family.read(shapes)
+            misfits(shapes, family.build, architecture)
+        except Unrecognised as failure:
+            failures.append(failure)
+        else:
+            return Recognised(family, architecture)
+    raise min(failures, key=lambda failure: failure.count)

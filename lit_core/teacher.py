@@ -1,0 +1,177 @@
+"""Teachers as people have them: reading a checkpoint file into a state dict and a network."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_core.families import Recognised, Unrecognised, family_of, recognise
+from lit_core.sections import SectionedNetwork
+from lit_core.spec import Architecture, Inspection, StudentOption
+
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.")
+
+Format = Literal["safetensors", "pt"]
+
+
+class TeacherError(Exception):
+    """The file is no teacher that can be read. The message says what would be right."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    format: Format
+    state: dict[str, Tensor]
+    recognised: Recognised
+
+
+def read_teacher(path: Path) -> Teacher:
+    """Read a safetensors or `.pt` file. Raises TeacherError."""
+    file_format = _format(path)
+    loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
+    state = {_stripped(name): tensor for name, tensor in _unwrapped(loaded).items()}
+    _check_tensors(state)
+    try:
+        recognised = recognise({name: tuple(tensor.shape) for name, tensor in state.items()})
+    except Unrecognised as failure:
+        raise TeacherError(f"the checkpoint {failure}") from failure
+    state = {name: _as_float32(tensor) for name, tensor in state.items()}
+    return Teacher(file_format, _completed(state, recognised), recognised)
+
+
+def inspect_teacher(teacher: Teacher) -> Inspection:
+    architecture = teacher.recognised.architecture
+    sizes = _block_parameters(architecture)
+    total = count_parameters(_meta(architecture))
+    students = []
+    for depth, blocks in teacher.recognised.family.students(architecture):
+        removed = sum(sum(section[count:]) for section, count in zip(sizes, blocks, strict=True))
+        students.append(
+            StudentOption(
+                depth=depth,
+                blocks=blocks,
+                parameters=total - removed,
+                parameters_ratio=round(total / (total - removed), 3),
+            )
+        )
+    return Inspection(format=teacher.format, architecture=architecture, parameters=total, students=students)
+
+
+def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
+    """The frozen teacher from an inspected safetensors file."""
+    family = family_of(architecture)
+    network = family.build(architecture)
+    network.load_state_dict(load_file(path))
+    teacher = SectionedNetwork(network, family.layout(architecture))
+    teacher.freeze()
+    return teacher
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _format(path: Path) -> Format:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if len(start) == 9 and start[8:9] == b"{":
+        return "safetensors"
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "pt"
+    raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, ValueError) as failure:
+        raise TeacherError(f"the safetensors file cannot be read: {failure}") from failure
+
+
+def _load_pt(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError) as failure:
+            raise TeacherError(f"the .pt file cannot be read: {failure}") from failure
+        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+            raise TeacherError("the file is TorchScript, which is not accepted: save model.state_dict() instead")
+        if not any(name.endswith("data.pkl") for name in names):
+            raise TeacherError("the zip file is no .pt file of torch.save: save model.state_dict() instead")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as failure:
+        raise TeacherError(
+            "the .pt file holds more than tensors (a pickled module, perhaps), and code is never run from an upload: "
+            "save model.state_dict() instead"
+        ) from failure
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as failure:
+        reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
+        raise TeacherError(f"the .pt file cannot be read (is it whole?): {reason}") from failure
+
+
+def _unwrapped(loaded: Any) -> Mapping[str, Any]:
+    if not isinstance(loaded, Mapping):
+        raise TeacherError(f"the file holds a {type(loaded).__name__}, not a state dict")
+    for name in WRAPPERS:
+        if isinstance(loaded.get(name), Mapping):
+            inner: Mapping[str, Any] = loaded[name]
+            return inner
+    return loaded
+
+
+def _stripped(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TeacherError(f"the state dict has a key that is no text: {name!r}")
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    if not state:
+        raise TeacherError("the state dict is empty")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            wrappers = ", ".join(WRAPPERS)
+            raise TeacherError(
+                f"{name} is a {type(value).__name__}, not a tensor: give a state dict, bare or under one of {wrappers}"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise TeacherError(f"{name} has values that are not finite")
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+
+
+def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
+    """In the network's own order, BatchNorm's step counters added where an old checkpoint lacks them."""
+    return {
+        name: state[name] if name in state else torch.zeros(expected.shape, dtype=expected.dtype)
+        for name, expected in _meta(recognised.architecture).state_dict().items()
+    }
+
+
+def _meta(architecture: Architecture) -> nn.Module:
+    with torch.device("meta"):
+        return family_of(architecture).build(architecture)
+
+
+def _block_parameters(architecture: Architecture) -> list[list[int]]:
+    """Parameters of each block of each section. Every student has the first blocks' sizes."""
+    network = SectionedNetwork(_meta(architecture), family_of(architecture).layout(architecture))
+    return [[count_parameters(block) for block in section.children()] for section in network.sections]
