@@ -1,20 +1,24 @@
 """`Client`: everything that the service offers, as typed calls.
 
-    with Client() as client:
-        teacher = client.upload("teacher.safetensors", "teacher")
-        job = client.create_job({"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}})
-        job = client.wait_job(job.id)
-        client.download(job.id, "student/")
+```
+with Client() as client:
+    teacher = client.upload("teacher.safetensors", "teacher")
+    job = client.create_job({"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}})
+    job = client.wait_job(job.id)
+    client.download(job.id, "student/")
+```
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
+
+import httpx
 
 from lit_client.connection import Connection, parse
 from lit_client.downloads import DownloadedFile, fetch_file
@@ -25,13 +29,13 @@ from lit_client.models import (
     Event,
     EventPage,
     Failure,
+    ItemT,
     Job,
-    JobPage,
     Metric,
     MetricPage,
+    Page,
     Upload,
     UploadKind,
-    UploadPage,
 )
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, send_file
 from lit_core.spec import JobRequest
@@ -65,7 +69,7 @@ class Client:
         base_url: str | None = None,
         api_key: str | None = None,
         *,
-        retries: int = 5,
+        retries: int = 8,
         timeout: float = 60.0,
         first_pause: float = 0.25,
         chunk_bytes: int = CHUNK_BYTES,
@@ -90,13 +94,9 @@ class Client:
 
     # --- uploads ---------------------------------------------------------------------------------------
 
-    def upload(
-        self, path: str | Path, kind: UploadKind | str, progress: ProgressCallback | None = None
-    ) -> Upload:
+    def upload(self, path: str | Path, kind: UploadKind | str, progress: ProgressCallback | None = None) -> Upload:
         """Send a teacher or a dataset; resumes what an earlier call began and never sends the same file twice."""
-        return send_file(
-            self._connection, Path(path), UploadKind(kind), progress, chunk_bytes=self._chunk_bytes
-        )
+        return send_file(self._connection, Path(path), UploadKind(kind), progress, chunk_bytes=self._chunk_bytes)
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
         """One upload; `wait` lets the service hold the answer until the inspection has ended, in seconds."""
@@ -104,16 +104,7 @@ class Client:
 
     def uploads(self, *, limit: int | None = None) -> Iterator[Upload]:
         """The owner's uploads."""
-        cursor: str | None = None
-        given = 0
-        while True:
-            page = parse(UploadPage, self._get("/v1/uploads", params=_page_params(cursor, limit, given)))
-            for item in page.items[: _left(limit, given)]:
-                given += 1
-                yield item
-            cursor = page.next_cursor
-            if cursor is None or _left(limit, given) == 0:
-                return
+        return self._paged(Page[Upload], "/v1/uploads", {}, limit)
 
     def delete_upload(self, upload_id: str) -> None:
         """Remove an upload. Raises ProblemError `upload-in-use` while a job needs it."""
@@ -134,9 +125,7 @@ class Client:
 
     # --- jobs ------------------------------------------------------------------------------------------
 
-    def create_job(
-        self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None
-    ) -> Job:
+    def create_job(self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Ask for a compression.
 
         The key makes a repeated request give the job of the first; one is made up when none is given, so that
@@ -175,17 +164,7 @@ class Client:
     ) -> Iterator[Job]:
         """The owner's jobs, newest first, fetched page by page as they are read."""
         filters = {key: value for key, value in (("state", state), ("tag", tag), ("name", name)) if value is not None}
-        cursor: str | None = None
-        given = 0
-        while True:
-            params = filters | _page_params(cursor, limit, given)
-            page = parse(JobPage, self._get("/v1/jobs", params=params))
-            for item in page.items[: _left(limit, given)]:
-                given += 1
-                yield item
-            cursor = page.next_cursor
-            if cursor is None or _left(limit, given) == 0:
-                return
+        return self._paged(Page[Job], "/v1/jobs", filters, limit)
 
     def wait_job(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Wait until a job has ended. Raises WaitTimeout after `timeout` seconds."""
@@ -205,25 +184,27 @@ class Client:
 
     # --- what a job tells --------------------------------------------------------------------------------
 
-    def events(
-        self, job_id: str, *, after: int = 0, wait: float | None = None, limit: int | None = None
-    ) -> EventPage:
+    def events(self, job_id: str, *, after: int = 0, wait: float | None = None, limit: int | None = None) -> EventPage:
         """Events after a number; `wait` (seconds) lets the service hold the answer until there is one."""
         params: dict[str, Any] = {"after": after} | ({} if limit is None else {"limit": limit})
         return parse(EventPage, self._get(f"/v1/jobs/{job_id}/events", wait=wait, params=params))
 
-    def follow(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Every event after a number, as it happens, until the job has ended; survives a restarting service."""
-        job = self.job(job_id)
+    def follow(self, job_id: str, *, after: int = 0, on_job: Callable[[Job], None] | None = None) -> Iterator[Event]:
+        """Every event after a number, as it happens, until the job has ended; survives a restarting service.
+
+        `on_job` is called with the job whenever it has been looked at, which tells why a queued one waits.
+        """
         for _ in _long_polls(None, job_id):
             # Asked before the events, so that those of the job's end are among them.
-            ended = job.finished
-            page = self.events(job_id, after=after, wait=None if ended else LONG_POLL_SECONDS)
+            job = self.job(job_id)
+            if on_job is not None:
+                on_job(job)
+            page = self.events(job_id, after=after, wait=None if job.finished else LONG_POLL_SECONDS)
             yield from page.items
-            after = max(after, page.items[-1].seq) if page.items else after
-            if ended and not page.items:
+            if page.items:
+                after = page.items[-1].seq
+            elif job.finished:
                 return
-            job = job if ended else self.job(job_id)
 
     def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
         """A job's numbers per phase and epoch."""
@@ -266,7 +247,21 @@ class Client:
 
     # --- plumbing ----------------------------------------------------------------------------------------
 
-    def _get(self, path: str, *, wait: float | None = None, **options: Any) -> Any:
+    def _paged(
+        self, model: type[Page[ItemT]], path: str, filters: Mapping[str, Any], limit: int | None
+    ) -> Iterator[ItemT]:
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            params = {**filters, "limit": PAGE_ITEMS if left is None else min(PAGE_ITEMS, left)}
+            page = parse(model, self._get(path, params=params | ({"cursor": cursor} if cursor else {})))
+            yield from page.items
+            left = None if left is None else left - len(page.items)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _get(self, path: str, *, wait: float | None = None, **options: Any) -> httpx.Response:
         if wait is not None:
             # The service takes whole seconds.
             options["params"] = {**options.get("params", {}), "wait": max(1, round(wait))}
@@ -289,15 +284,6 @@ def _choose(artifacts: list[Artifact], names: Collection[str] | None, job_id: st
         there = ", ".join(artifact.name for artifact in artifacts) or "no files"
         raise LitError(f"{job_id} has no {', '.join(missing)}; it has {there}.")
     return [artifact for artifact in artifacts if artifact.name in names]
-
-
-def _left(limit: int | None, given: int) -> int | None:
-    return None if limit is None else limit - given
-
-
-def _page_params(cursor: str | None, limit: int | None, given: int) -> dict[str, Any]:
-    size = PAGE_ITEMS if limit is None else min(PAGE_ITEMS, limit - given)
-    return {"limit": size} | ({"cursor": cursor} if cursor else {})
 
 
 def _long_polls(timeout: float | None, what: str) -> Iterator[float]:

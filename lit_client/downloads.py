@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -13,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from lit_client.connection import TEMPORARY, Connection
-from lit_client.errors import ChecksumError, ProblemError, TransferError
+from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.models import Artifact
 from lit_client.uploads import ProgressCallback, file_sha256
 
@@ -75,29 +74,32 @@ class _Fetch:
 
     def run(self) -> None:
         """Raises TransferError when nothing more gets through, ProblemError when the service refuses."""
+        furthest = self._have()
         failures = 0
-        while (before := self._have()) < self.artifact.size or not self.part.exists():
-            try:
-                self._read_on(before)
-            except (httpx.TransportError, ProblemError) as error:
-                if isinstance(error, ProblemError) and error.status not in TEMPORARY:
-                    raise
-                failures = 0 if self._have() > before else failures + 1
-                self._check_patience(failures, error)
-                time.sleep(self.connection.pause(failures))
-            else:
-                # A body that ends early without an error is no progress for ever either.
-                failures = 0 if self._have() > before else failures + 1
-                self._check_patience(failures, None)
+        while not self.part.exists() or self._have() < self.artifact.size:
+            error = self._try_once()
+            if self._have() > furthest:
+                furthest, failures = self._have(), 0
+                continue
+            failures += 1
+            if failures > self.connection.retries:
+                raise TransferError(
+                    f"Fetching {self.artifact.name} stopped at {furthest} of {self.artifact.size} bytes: "
+                    f"{error or 'the service sends no more.'} Fetch it again to go on from there."
+                ) from error
+            time.sleep(self.connection.pause(failures))
 
-    def _check_patience(self, failures: int, error: httpx.TransportError | ProblemError | None) -> None:
-        if failures <= self.connection.retries:
-            return
-        cause = self.connection.unreachable(error) if isinstance(error, httpx.TransportError) else error
-        raise TransferError(
-            f"Fetching {self.artifact.name} stopped at {self._have()} of {self.artifact.size} bytes"
-            f"{f': {cause}' if cause else '.'} Fetch it again to go on from there."
-        ) from error
+    def _try_once(self) -> LitError | None:
+        """Read what comes; an error that may pass is returned, as bytes may have come before it."""
+        try:
+            self._read_on(self._have())
+        except httpx.TransportError as error:
+            return self.connection.unreachable(error)
+        except ProblemError as error:
+            if error.status not in TEMPORARY:
+                raise
+            return error
+        return None
 
     def _have(self) -> int:
         """Bytes in the part file; one that is too long is worth nothing and goes."""
@@ -160,7 +162,7 @@ def _range_start(response: httpx.Response) -> int:
 
 def _safe_name(name: str) -> str:
     """The name if it stays inside the folder; what a service says is not trusted with paths."""
-    if not name or name.startswith(".") or any(c in '/\\:\0' for c in name):
+    if not name or name.startswith(".") or any(c in "/\\:\0" for c in name):
         raise TransferError(f"The service names a file {name!r}, which is not a plain file name.")
     return name
 

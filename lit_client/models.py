@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+ItemT = TypeVar("ItemT")
 
 
 class Answer(BaseModel):
@@ -151,20 +153,15 @@ class Job(Answer):
     def finished(self) -> bool:
         return self.state in TERMINAL_STATES
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of both phases together."""
-        schedule = self.spec.get("schedule", {})
-        return sum(int(schedule.get(phase, {}).get("epochs", 0)) for phase in ("lit", "fine_tune"))
+    def epochs_of(self, phase: str) -> int:
+        """How many epochs the job's specification gives a phase, `lit` or `fine_tune`."""
+        return int(self.spec.get("schedule", {}).get(phase, {}).get("epochs", 0))
 
 
-class JobPage(Answer):
-    items: list[Job]
-    next_cursor: str | None = None
+class Page(Answer, Generic[ItemT]):
+    """Part of a list; `next_cursor` asks for the part after it, None ends the list."""
 
-
-class UploadPage(Answer):
-    items: list[Upload]
+    items: list[ItemT]
     next_cursor: str | None = None
 
 
@@ -180,8 +177,7 @@ class Event(Answer):
 
 class EventPage(Answer):
     items: list[Event]
-    last: int
-    """The `seq` to ask after next."""
+    last: int | None = None
 
 
 class Metric(Answer):

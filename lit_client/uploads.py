@@ -11,7 +11,7 @@ import httpx
 
 from lit_client.connection import TEMPORARY, Connection, parse
 from lit_client.errors import ProblemError, TransferError
-from lit_client.models import Upload, UploadKind, UploadPage
+from lit_client.models import Page, Upload, UploadKind
 
 CHUNK_BYTES = 8 * 1024 * 1024
 # The service may read a large file once more before it answers the last piece.
@@ -59,11 +59,9 @@ def _create(connection: Connection, filename: str, kind: UploadKind, size: int, 
     return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
 
 
-def _find_unfinished(
-    connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str
-) -> Upload | None:
+def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload | None:
     """An upload of the same file that an earlier run began; looked for among the newest only."""
-    page = parse(UploadPage, connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
+    page = parse(Page[Upload], connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
     same = (filename, kind.value, size, sha256)
     for upload in page.items:
         if not upload.complete and (upload.filename, upload.kind, upload.size, upload.sha256) == same:

@@ -131,9 +131,10 @@ def _unwrapped(loaded: Any) -> Mapping[str, Any]:
     return loaded
 
 
-def _stripped(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TeacherError(f"the state dict has a key that is no text: {name!r}")
+def _stripped(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TeacherError(f"the state dict has a key that is no text: {key!r}")
+    name: str = key
     while name.startswith(PREFIXES):
         name = name.split(".", 1)[1]
     return name

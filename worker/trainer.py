@@ -24,12 +24,13 @@ SECONDS_FOR_PIPE = 5.0
 
 
 class Trainer:
-    """Starts `command` in `folder`. Always `close` it: that ends and reaps the whole process group."""
+    """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
         self.log = folder / LOG_NAME
         self._messages: queue.Queue[Message] = queue.Queue(BACKLOG)
-        self._closed = False
+        self._ended = False
+        self._abandoned = False
         # Appending, because lines of standard output that are no events are added to the same file.
         self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._process = subprocess.Popen(
@@ -60,7 +61,7 @@ class Trainer:
         """Tell the trainer until when (seconds on CLOCK_BOOTTIME) its worker surely holds the lease."""
         line = json.dumps({"deadline": deadline}) + "\n"
         with self._signals:
-            if self._closed:
+            if self._ended:
                 return
             try:
                 os.write(self._deadlines, line.encode())
@@ -95,17 +96,29 @@ class Trainer:
                 break
         return found
 
-    def close(self) -> int:
-        """End the process group, reap it and return the trainer's exit code (negative: the signal's number)."""
+    def end(self) -> int:
+        """Kill what is left of the group, reap it and return the trainer's exit code (negative: a signal's number)."""
         with self._signals:
-            if not self._closed:
-                self._closed = True
-                self._end_group()
+            if not self._ended:
+                self._ended = True
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+                assert self._process.stdin is not None  # noqa: S101
+                self._process.stdin.close()
         return self._process.returncode
 
-    def drained_pipe(self) -> bool:
-        """True when nothing more will be said."""
+    def said_all(self) -> bool:
+        """Whether nothing more will come. A process that left the group may hold the pipe open for ever."""
         return not self._reader.is_alive() and self._messages.empty()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._abandoned = True
+        self.end()
+        self._reader.join(SECONDS_FOR_PIPE)
+        os.close(self._log_file)
 
     def last_log_line(self) -> str:
         """The last line of the trainer's log, for the sentence that says why it crashed."""
@@ -117,18 +130,9 @@ class Trainer:
 
     def _signal(self, number: signal.Signals) -> None:
         with self._signals:
-            if not self._closed:
-                # The group still exists: its leader is reaped only in `close`.
+            if not self._ended:
+                # The group still exists: its leader is reaped only in `end`.
                 os.killpg(self._process.pid, number)
-
-    def _end_group(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
-        # With the group dead the pipe ends, unless something left the group and holds it: that is given up on.
-        self._reader.join(SECONDS_FOR_PIPE)
-        os.close(self._log_file)
 
     def _read(self) -> None:
         line = bytearray()
@@ -156,13 +160,13 @@ class Trainer:
             try:
                 self._messages.put(message, timeout=1.0)
             except queue.Full:
-                if self._closed:
+                if self._abandoned:
                     return
             else:
                 return
 
     def _keep_in_log(self, line: bytes) -> None:
-        if line.strip():
+        if line.strip() and not self._abandoned:
             with self.log.open("ab") as file:
                 file.write(line[:1000] + b"\n")
 

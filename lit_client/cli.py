@@ -1,0 +1,182 @@
+"""`litc`: the command. Answers go to stdout, all else to stderr; exit codes are in `ExitCode`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.table import Table
+
+from lit_client import display
+from lit_client.client import Client, InspectionFailed
+from lit_client.compress import compress_command, follow_to_end
+from lit_client.downloads import DownloadedFile
+from lit_client.errors import LitError, ProblemError
+from lit_client.job_request import BadRequest, parse_changes
+from lit_client.models import Job, UploadKind
+from lit_client.options import JsonOption, SetOption, UrlOption
+from lit_client.service_commands import add_service_commands
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    FAILED = 1
+    """The job failed or was cancelled, or the service could not be reached."""
+    USAGE = 2
+    """The command or the request is wrong, or names what does not exist."""
+    NOT_ACCEPTED = 3
+    """The job succeeded, but the student lost more accuracy than was allowed."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+app = typer.Typer(
+    name="litc",
+    help="Make a deep network shallower without losing its accuracy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("compress")(compress_command)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+
+
+@app.command("jobs")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with this name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client(url) as client:
+        jobs = list(client.jobs(state=state, tag=tag, name=name, limit=limit))
+    show([job.model_dump(mode="json") for job in jobs], display.jobs_table(jobs), as_json)
+
+
+@app.command("job")
+def show_job(
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends; exit as compress does.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one job, or follow it to its end."""
+    with Client(url) as client:
+        job = client.job(job_id)
+        if wait and not job.finished:
+            job = follow_to_end(client, job)
+    print_job(job, as_json)
+    if wait:
+        raise typer.Exit(outcome(job))
+
+
+@app.command("cancel")
+def cancel_job(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Ask for a job's end; a running one stops within seconds."""
+    with Client(url) as client:
+        job = client.cancel(job_id)
+    show(job.model_dump(mode="json"), f"{job.id}: {job.state}{', cancelling' * (not job.finished)}", as_json)
+
+
+@app.command("rerun")
+def rerun_job(job_id: JobId, settings: SetOption = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Run a job's request again as a new job, with changes if `--set` gives any."""
+    with Client(url) as client:
+        job = client.rerun(job_id, parse_changes(settings or []))
+    show(job.model_dump(mode="json"), job.id, as_json)
+
+
+@app.command("download")
+def download_job(
+    job_id: JobId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
+    names: Annotated[list[str] | None, typer.Option("--file", help="Only this file; may be repeated.")] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch and verify a job's files; goes on where an earlier try stopped."""
+    with Client(url) as client, display.transfer_bar("downloading") as progress:
+        files = client.download(job_id, output, names, progress)
+    show(files_json(files), display.files_table((file.path, file.size, file.sha256) for file in files), as_json)
+
+
+@app.command("log")
+def show_log(job_id: JobId, url: UrlOption = None) -> None:
+    """Print what the trainer wrote."""
+    with Client(url) as client:
+        typer.echo(client.log(job_id), nl=False)
+
+
+@app.command("inspect")
+def inspect_teacher(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A teacher: safetensors or .pt.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a teacher and show what each depth of student would save."""
+    with Client(url) as client:
+        with display.transfer_bar(file.name) as progress:
+            upload = client.upload(file, UploadKind.TEACHER, progress)
+        upload = client.wait_inspection(upload.id)
+    if upload.inspection is None:
+        raise LitError(f"The service says nothing about {upload.id}.")
+    show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
+
+
+def show(answer: Any, text: str | Table, as_json: bool) -> None:
+    """One answer on stdout, for programs or for people."""
+    if as_json:
+        typer.echo(json.dumps(answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer))
+    else:
+        display.answers.print(text)
+
+
+def print_job(job: Job, as_json: bool) -> None:
+    show(job, display.job_table(job), as_json)
+    if not as_json and job.result:
+        display.answers.print(display.result_table(job.result))
+
+
+def files_json(files: list[DownloadedFile]) -> list[dict[str, Any]]:
+    return [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in files]
+
+
+def outcome(job: Job) -> ExitCode:
+    """The exit code that a finished job means to a pipeline."""
+    if job.state != "succeeded":
+        return ExitCode.FAILED
+    return ExitCode.NOT_ACCEPTED if job.accepted is False else ExitCode.OK
+
+
+def main() -> None:
+    """Run the command; every expected failure ends in a sentence and an exit code."""
+    try:
+        add_service_commands(app, sys.argv[1:])
+        app()
+    except LitError as error:
+        display.notes.print(str(error))
+        sys.exit(exit_code(error))
+    except OSError as error:
+        display.notes.print(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        sys.exit(ExitCode.FAILED)
+
+
+def exit_code(error: LitError) -> ExitCode:
+    """Whether the request is to blame, or the way to an answer."""
+    if isinstance(error, BadRequest | InspectionFailed):
+        return ExitCode.USAGE
+    if isinstance(error, ProblemError) and 400 <= error.status < 500 and error.status != 429:
+        return ExitCode.USAGE
+    return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    main()

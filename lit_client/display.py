@@ -1,0 +1,197 @@
+"""What `litc` shows: tables on stdout, progress on stderr, so that a pipe gets the answer alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+from lit_client.models import Event, Inspection, Job, Upload
+from lit_client.uploads import ProgressCallback
+
+PIPE_WIDTH = 160
+PHASE_NAMES = {"lit": "LIT", "fine_tune": "fine-tuning"}
+
+# Without markup: a name such as "[red]" is shown as it is.
+answers = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
+notes = Console(stderr=True, highlight=False, markup=False)
+
+
+@contextmanager
+def transfer_bar(title: str) -> Iterator[ProgressCallback]:
+    """A bar over the bytes of an upload or download."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class EpochBar:
+    """A bar over the epochs of both phases; one line an epoch where nobody looks at a terminal."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} epochs"),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
+        self.task = self.progress.add_task("queued", total=None)
+        self.lit_epochs = 0
+        self.waiting: str | None = None
+
+    def show_job(self, job: Job) -> None:
+        """Take the number of epochs, and tell why a queued job waits."""
+        self.lit_epochs = job.epochs_of("lit")
+        self.progress.update(self.task, total=self.lit_epochs + job.epochs_of("fine_tune"))
+        waiting = (job.waiting.detail or job.waiting.reason) if job.waiting else None
+        if waiting and waiting != self.waiting:
+            self._describe(f"queued: {waiting}")
+        self.waiting = waiting
+
+    def show_event(self, event: Event) -> None:
+        """Move on with an epoch, and tell other things that happened."""
+        if event.type == "epoch":
+            self._show_epoch(event.data)
+        elif event.type not in {"checkpoint", "started"}:
+            self._describe(event.type.replace("_", " "))
+
+    def _show_epoch(self, data: dict[str, Any]) -> None:
+        phase, epoch = data.get("phase"), int(data.get("epoch", 0))
+        self.progress.update(self.task, completed=epoch + (self.lit_epochs if phase == "fine_tune" else 0))
+        self._describe(epoch_line(data))
+
+    def _describe(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+        if not notes.is_terminal:
+            notes.print(text)
+
+
+def epoch_line(data: dict[str, Any]) -> str:
+    """One epoch in a line: phase, number and the accuracies on the validation split."""
+    metrics = data.get("metrics", {})
+    phase = PHASE_NAMES.get(str(data.get("phase")), str(data.get("phase")))
+    parts = [f"{phase} {data.get('epoch')}/{data.get('epochs')}"]
+    for who in ("student", "teacher"):
+        if (accuracy := metrics.get(f"{who}_accuracy")) is not None:
+            parts.append(f"{who} {accuracy:.2f} %")
+    return "  ".join(parts)
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = Table("id", "name", "state", "progress", "student", "accuracy", "created")
+    table.columns[0].no_wrap = True
+    for job in jobs:
+        depth = job.spec.get("student", {}).get("depth")
+        accuracy = _dig(job.result, "student", "accuracy", "test")
+        table.add_row(
+            job.id,
+            job.name or "",
+            job.state,
+            _percent(None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100),
+            "" if depth is None else f"depth {depth}",
+            _percent(accuracy),
+            _moment(job.created_at),
+        )
+    return table
+
+
+def job_table(job: Job) -> Table:
+    """Everything about one job that a person asks first."""
+    table = Table("job", job.id)
+    rows: list[tuple[str, object]] = [
+        ("name", job.name),
+        ("tags", ", ".join(job.tags)),
+        ("state", job.state + (" (cancel requested)" if job.cancel_requested and not job.finished else "")),
+        ("waits", job.waiting and (job.waiting.detail or job.waiting.reason)),
+        ("progress", job.progress and f"{job.progress.phase} {job.progress.epoch}/{job.progress.epochs}"),
+        ("error", job.error),
+        ("accepted", job.accepted),
+        ("device", job.device),
+        ("attempt", f"{job.attempt} ({job.failures} failed)"),
+        ("created", _moment(job.created_at)),
+        ("started", _moment(job.started_at)),
+        ("finished", _moment(job.finished_at)),
+    ]
+    for label, value in rows:
+        if value is not None and value != "":
+            table.add_row(label, str(value))
+    return table
+
+
+RESULT_ROWS = (
+    ("accuracy, test (%)", ("accuracy", "test"), "{:.2f}", None),
+    ("accuracy, val (%)", ("accuracy", "val"), "{:.2f}", None),
+    ("parameters", ("parameters",), "{:,}", "parameters"),
+    ("FLOPs", ("flops",), "{:,}", "flops"),
+    ("file (bytes)", ("file_size",), "{:,}", "file_size"),
+    ("latency p50, batch 1 (ms)", ("latency", "batch_1", "p50_ms"), "{:.3f}", "latency_batch_1"),
+    ("latency p95, batch 1 (ms)", ("latency", "batch_1", "p95_ms"), "{:.3f}", None),
+    ("latency p50, batch 32 (ms)", ("latency", "batch_32", "p50_ms"), "{:.3f}", "latency_batch_32"),
+    ("latency p95, batch 32 (ms)", ("latency", "batch_32", "p95_ms"), "{:.3f}", None),
+)
+
+
+def result_table(result: dict[str, Any], title: str | None = None) -> Table:
+    """Teacher and student side by side, from a job's `result` or a report."""
+    table = Table("", "teacher", "student", "teacher / student", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, path, form, ratio_name in RESULT_ROWS:
+        teacher, student = _dig(result, "teacher", *path), _dig(result, "student", *path)
+        ratio = _dig(result, "ratios", ratio_name) if ratio_name else None
+        if teacher is not None or student is not None:
+            table.add_row(label, _form(form, teacher), _form(form, student), _form("{:.2f}", ratio))
+    return table
+
+
+def inspection_table(upload: Upload, inspection: Inspection) -> Table:
+    """A teacher, and what each depth of student saves."""
+    found = inspection.architecture
+    title = (
+        f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
+        f"{found.channels} input channels, {found.classes} classes, {inspection.format} ({upload.id})"
+    )
+    table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for option in inspection.students:
+        blocks = ", ".join(str(number) for number in option.blocks)
+        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
+    return table
+
+
+def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:
+    table = Table("file", "bytes", "sha256 (verified)")
+    for path, size, sha256 in files:
+        table.add_row(str(path), f"{size:,}", sha256)
+    return table
+
+
+def _dig(value: Any, *path: str) -> Any:
+    """A value deep in nested objects, or None if any part is missing."""
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _form(form: str, value: float | None) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _percent(value: float | None) -> str:
+    return _form("{:.1f} %", value)
+
+
+def _moment(value: datetime | None) -> str:
+    return "" if value is None else value.astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,124 @@
+"""From a command line's words to the body of `POST /v1/jobs`, checked before anything is uploaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lit_client.errors import LitError
+from lit_client.models import Inspection
+from lit_core.spec import Inspection as SpecInspection
+from lit_core.spec import JobRequest, SpecError, resolve
+
+Body = dict[str, Any]
+
+# Stands for ids that are not known before the upload.
+TO_COME = "upl_to_come"
+
+
+class BadRequest(LitError):
+    """The command's words make no job that the service would take."""
+
+
+def build_body(
+    request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]
+) -> Body:
+    """Merge the three sources; a setting beats an option, and an option beats the file.
+
+    `options` are dotted paths into the request; None means that the option was not given.
+    """
+    body = _read_file(request_file) if request_file else {}
+    for path, value in options.items():
+        if value is not None:
+            _assign(body, path, value)
+    for setting in settings:
+        path, value = _parse_setting(setting)
+        _assign(body, path, value)
+    return body
+
+
+def check_body(body: Body) -> JobRequest:
+    """The request as the service would read it, with stand-ins for what is still to be uploaded.
+
+    Raises BadRequest that names each wrong field.
+    """
+    dataset = body.get("dataset", {})
+    if isinstance(dataset, dict) and "builtin" not in dataset:
+        dataset = {"upload": TO_COME} | dataset
+    try:
+        return JobRequest.model_validate({"teacher": TO_COME} | body | {"dataset": dataset})
+    except ValidationError as error:
+        lines = [f"  {_dotted(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
+
+
+def check_student(request: JobRequest, inspection: Inspection) -> None:
+    """Find out before a large dataset is sent that the student doesn't fit. Raises BadRequest."""
+    try:
+        resolve(request, SpecInspection.model_validate(inspection.model_dump()))
+    except SpecError as error:
+        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+    except ValidationError:
+        return  # an inspection in a newer service's words: the service itself judges
+
+
+def parse_blocks(text: str) -> list[int]:
+    """`2,2,2` as a list. Raises BadRequest."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadRequest(f"--blocks {text!r} is no list of numbers: write one a section, as 2,2,2.") from None
+
+
+def parse_changes(settings: Sequence[str]) -> Body:
+    """`--set` words alone, as a merge patch."""
+    return build_body(None, {}, settings)
+
+
+def _read_file(path: Path) -> Body:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadRequest(f"{path} is no JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise BadRequest(f"{path} must hold one JSON object, the request.")
+    return body
+
+
+def _parse_setting(setting: str) -> tuple[str, object]:
+    path, equals, text = setting.partition("=")
+    if not equals or not all(path.split(".")):
+        raise BadRequest(f"--set {setting!r}: write key.path=value, as schedule.batch_size=64.")
+    try:
+        return path, json.loads(text)
+    except ValueError:
+        if text[:1] in {"[", "{", '"'}:
+            raise BadRequest(f"--set {setting!r}: {text} is no valid JSON.") from None
+        return path, text  # a bare word is meant as a string: --set ir_loss=l1
+
+
+# Of each pair a request has exactly one, so that naming one takes back the other.
+RIVALS = {"student.depth": "blocks", "student.blocks": "depth", "dataset.builtin": "upload", "dataset.upload": "builtin"}
+
+
+def _assign(body: Body, path: str, value: object) -> None:
+    *parents, name = path.split(".")
+    place = body
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise BadRequest(f"{path} can't be set: {parent} is {inner!r} and has no fields.")
+        place = inner
+    place[name] = value
+    if path in RIVALS:
+        place.pop(RIVALS[path], None)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    # Pydantic adds the tried type of a union, as list[...] or function names; people look for the field.
+    parts = [str(part) for part in location if not any(c in str(part) for c in "[(")]
+    return ".".join(parts) or "the request"

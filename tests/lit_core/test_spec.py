@@ -1,0 +1,128 @@
+"""What a request may say, and how it is resolved against its teacher."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lit_core.spec import Architecture, Inspection, JobRequest, JobSpec, SpecError, StudentOption, resolve
+
+SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
+
+
+def inspection(n: int = 6) -> Inspection:
+    teacher = Architecture(family="resnet_cifar", depth=6 * n + 2, blocks=[n] * 3, channels=1, classes=10)
+    students = [
+        StudentOption(depth=6 * k + 2, blocks=[k] * 3, parameters=100 * k, parameters_ratio=n / k)
+        for k in range(1, n + 1)
+    ]
+    return Inspection(format="pt", architecture=teacher, parameters=100 * n, students=students)
+
+
+def request(**changes: Any) -> JobRequest:
+    return JobRequest.model_validate({**SMALLEST, **changes})
+
+
+def test_the_smallest_request_resolves_to_explicit_values() -> None:
+    spec = resolve(request(), inspection())
+    assert spec.spec_version == 1
+    assert spec.student.blocks == [2, 2, 2]
+    assert spec.schedule.lit.frozen == ["stem", "head"]
+    assert spec.schedule.fine_tune.frozen == []
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
+    made = request(schedule={"lit": {"epochs": 3}})
+    assert made.schedule.lit.epochs == 3
+    assert made.schedule.lit.learning_rate == request().schedule.lit.learning_rate
+    assert made.schedule.fine_tune == request().schedule.fine_tune
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"alpha": 1.01}, "alpha"),
+        ({"alpha": -0.01}, "alpha"),
+        ({"beta": 2}, "beta"),
+        ({"tau": 0}, "tau"),
+        ({"tau": -1}, "tau"),
+        ({"tau": float("nan")}, "tau"),
+        ({"colour": "red"}, "colour"),
+        ({"seed": -1}, "seed"),
+        ({"device": "tpu"}, "device"),
+        ({"dataset": {}}, "dataset"),
+        ({"dataset": {"builtin": "digits", "upload": "x"}}, "dataset"),
+        ({"dataset": {"builtin": "digits", "std": [0.0]}}, "dataset"),
+        ({"student": {}}, "student"),
+        ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
+        ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule"),
+        ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule"),
+        ({"accept": {"max_accuracy_drop": -1}}, "accept"),
+    ],
+)
+def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as failure:
+        request(**changes)
+    assert failure.value.errors()[0]["loc"][0] == field
+
+
+@pytest.mark.parametrize(
+    ("student", "field", "says"),
+    [
+        ({"depth": 38}, "student.depth", "not smaller than the teacher's depth 38"),
+        ({"depth": 44}, "student.depth", "not smaller"),
+        ({"depth": 44, "allow_same_depth": True}, "student.depth", "not smaller"),
+        ({"depth": 15}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
+        ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
+        ({"blocks": [2, 7, 2]}, "student.blocks", "deeper than the teacher's"),
+        ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(request(student=student), inspection())
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+def test_the_same_depth_is_allowed_when_asked_for() -> None:
+    assert resolve(request(student={"depth": 38, "allow_same_depth": True}), inspection()).student.blocks == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field"),
+    [
+        ({"mean": [0.1, 0.2]}, "dataset.mean"),
+        ({"std": [0.1, 0.2]}, "dataset.std"),
+        ({"class_order": ["a"]}, "dataset.class_order"),
+        ({"class_order": ["a"] * 10}, "dataset.class_order"),
+    ],
+)
+def test_preprocessing_must_fit_the_teacher(dataset: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(request(dataset={"builtin": "digits", **dataset}), inspection())
+    assert failure.value.field == field
+
+
+@given(n=st.integers(1, 40), blocks=st.lists(st.integers(1, 40), min_size=3, max_size=3))
+def test_blocks_resolve_to_their_depth_or_are_refused(n: int, blocks: list[int]) -> None:
+    try:
+        spec = resolve(request(student={"blocks": blocks, "allow_same_depth": True}), inspection(n))
+    except SpecError:
+        assert max(blocks) > n
+    else:
+        assert spec.student.blocks == blocks
+        if n > 1:
+            assert spec.student.depth == 2 * sum(blocks) + 2
+
+
+def test_the_specification_loads_no_torch() -> None:
+    code = "import sys, lit_core.spec; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

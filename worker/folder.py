@@ -1,0 +1,129 @@
+"""The job folder: what a trainer reads and writes, on the worker's own disk, gone when the attempt ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.attempts import Claim
+from jobs.storage import Storage, StorageKeyMissing
+from lit_core.spec import ErrorType, JobError
+
+CHUNK_BYTES = 8 << 20
+LOCK_NAME = "lock"
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+class PreparationFailed(Exception):
+    """The job cannot be prepared on any worker."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+class Workplace:
+    """A folder of this process under `root`, locked while it lives, so that others can tell what a dead one left."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = root / name
+        with _locked(root / LOCK_NAME):
+            remove_leftovers(root)
+            self.path.mkdir(mode=0o700)
+            self._lock = _open_lock(self.path / LOCK_NAME)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """An empty folder for one piece of work, removed afterwards."""
+        path = self.path / name
+        path.mkdir(mode=0o700)
+        try:
+            yield path.resolve()
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_leftovers(root: Path) -> list[str]:
+    """Remove the workplaces under `root` whose process is dead, and return their names."""
+    removed = []
+    for place in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
+        lock = _open_lock(place / LOCK_NAME)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            removed.append(place.name)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = _open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def prepare(folder: Path, claim: Claim, storage: Storage, threads: int | None, check: Callable[[], None]) -> None:
+    """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
+
+    Raises PreparationFailed, and OSError for this machine's own troubles.
+    """
+    spec = claim.spec
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    run = {"device": claim.device, "threads": threads, "attempt": claim.attempt}
+    (folder / "run.json").write_text(json.dumps(run))
+    teacher = f"uploads/{spec.teacher.upload}/teacher.safetensors"
+    try:
+        fetch(storage, teacher, folder / "teacher.safetensors", check)
+    except StorageKeyMissing as missing:
+        detail = f"the teacher {spec.teacher.upload} is no longer in storage: upload it again"
+        raise PreparationFailed(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")) from missing
+    if spec.dataset.upload is not None:
+        try:
+            fetch(storage, f"uploads/{spec.dataset.upload}/data", folder / "dataset", check)
+        except StorageKeyMissing as missing:
+            detail = f"the data set {spec.dataset.upload} is no longer in storage: upload it again"
+            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.upload")
+            raise PreparationFailed(error) from missing
+    if claim.checkpoint is not None:
+        fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
+
+
+def fetch_checkpoint(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> bool:
+    """False when it is gone: then the training starts anew, which costs time but loses nothing else."""
+    try:
+        fetch(storage, key, path, check)
+    except StorageKeyMissing:
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def fetch(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> None:
+    """Copy an object to a file, piece by piece, so that a cancel need not wait for a large one."""
+    with storage.open(key) as source, path.open("wb") as target:
+        while chunk := source.read(CHUNK_BYTES):
+            check()
+            target.write(chunk)
