@@ -1,39 +1,22 @@
-"""`litc`: the command. Answers go to stdout, all else to stderr; exit codes are in `ExitCode`."""
+"""`litc`: the command. Answers go to stdout, all else to stderr; exit codes are in `answers.ExitCode`."""
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.table import Table
 
-from lit_client import display
-from lit_client.client import Client, InspectionFailed
+from lit_client import answers, display
+from lit_client.answers import show
+from lit_client.client import Client
 from lit_client.compress import compress_command, follow_to_end
-from lit_client.downloads import DownloadedFile
-from lit_client.errors import LitError, ProblemError
-from lit_client.job_request import BadRequest, parse_changes
-from lit_client.models import Job, UploadKind
+from lit_client.errors import LitError
+from lit_client.job_request import parse_changes
+from lit_client.models import UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
 from lit_client.service_commands import add_service_commands
-
-
-class ExitCode(IntEnum):
-    OK = 0
-    FAILED = 1
-    """The job failed or was cancelled, or the service could not be reached."""
-    USAGE = 2
-    """The command or the request is wrong, or names what does not exist."""
-    NOT_ACCEPTED = 3
-    """The job succeeded, but the student lost more accuracy than was allowed."""
-    INTERRUPTED = 130
-    """Ctrl-C."""
-
 
 app = typer.Typer(
     name="litc",
@@ -73,9 +56,9 @@ def show_job(
         job = client.job(job_id)
         if wait and not job.finished:
             job = follow_to_end(client, job)
-    print_job(job, as_json)
+    answers.show_job(job, as_json)
     if wait:
-        raise typer.Exit(outcome(job))
+        raise typer.Exit(answers.outcome(job))
 
 
 @app.command("cancel")
@@ -83,7 +66,7 @@ def cancel_job(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False
     """Ask for a job's end; a running one stops within seconds."""
     with Client(url) as client:
         job = client.cancel(job_id)
-    show(job.model_dump(mode="json"), f"{job.id}: {job.state}{', cancelling' * (not job.finished)}", as_json)
+    show(job.model_dump(mode="json"), f"{job.id}: {job.state}{' (cancel requested)' * (not job.finished)}", as_json)
 
 
 @app.command("rerun")
@@ -105,7 +88,7 @@ def download_job(
     """Fetch and verify a job's files; goes on where an earlier try stopped."""
     with Client(url) as client, display.transfer_bar("downloading") as progress:
         files = client.download(job_id, output, names, progress)
-    show(files_json(files), display.files_table((file.path, file.size, file.sha256) for file in files), as_json)
+    answers.show_files(files, as_json)
 
 
 @app.command("log")
@@ -131,51 +114,18 @@ def inspect_teacher(
     show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
 
 
-def show(answer: Any, text: str | Table, as_json: bool) -> None:
-    """One answer on stdout, for programs or for people."""
-    if as_json:
-        typer.echo(json.dumps(answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer))
-    else:
-        display.answers.print(text)
-
-
-def print_job(job: Job, as_json: bool) -> None:
-    show(job, display.job_table(job), as_json)
-    if not as_json and job.result:
-        display.answers.print(display.result_table(job.result))
-
-
-def files_json(files: list[DownloadedFile]) -> list[dict[str, Any]]:
-    return [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in files]
-
-
-def outcome(job: Job) -> ExitCode:
-    """The exit code that a finished job means to a pipeline."""
-    if job.state != "succeeded":
-        return ExitCode.FAILED
-    return ExitCode.NOT_ACCEPTED if job.accepted is False else ExitCode.OK
-
-
 def main() -> None:
     """Run the command; every expected failure ends in a sentence and an exit code."""
     try:
         add_service_commands(app, sys.argv[1:])
         app()
     except LitError as error:
-        display.notes.print(str(error))
-        sys.exit(exit_code(error))
+        display.notes.print(str(error), soft_wrap=True)
+        sys.exit(answers.exit_code(error))
     except OSError as error:
-        display.notes.print(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
-        sys.exit(ExitCode.FAILED)
-
-
-def exit_code(error: LitError) -> ExitCode:
-    """Whether the request is to blame, or the way to an answer."""
-    if isinstance(error, BadRequest | InspectionFailed):
-        return ExitCode.USAGE
-    if isinstance(error, ProblemError) and 400 <= error.status < 500 and error.status != 429:
-        return ExitCode.USAGE
-    return ExitCode.FAILED
+        where = f": {error.filename}" if error.filename else ""
+        display.notes.print(f"{error.strerror or error}{where}.", soft_wrap=True)
+        sys.exit(answers.ExitCode.FAILED)
 
 
 if __name__ == "__main__":

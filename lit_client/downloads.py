@@ -16,8 +16,6 @@ from lit_client.errors import ChecksumError, LitError, ProblemError, TransferErr
 from lit_client.models import Artifact
 from lit_client.uploads import ProgressCallback, file_sha256
 
-READ_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True)
 class DownloadedFile:
@@ -139,7 +137,8 @@ class _Fetch:
             file.truncate(start)
             file.seek(start)
             done = start
-            for piece in response.iter_bytes(READ_BYTES):
+            # As they come: pieces of a size of our own would lose what is short of one when the line breaks.
+            for piece in response.iter_bytes():
                 file.write(piece)
                 done += len(piece)
                 self.progress(min(done, self.artifact.size), self.artifact.size)

@@ -24,9 +24,7 @@ class BadRequest(LitError):
     """The command's words make no job that the service would take."""
 
 
-def build_body(
-    request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]
-) -> Body:
+def build_body(request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]) -> Body:
     """Merge the three sources; a setting beats an option, and an option beats the file.
 
     `options` are dotted paths into the request; None means that the option was not given.
@@ -102,7 +100,12 @@ def _parse_setting(setting: str) -> tuple[str, object]:
 
 
 # Of each pair a request has exactly one, so that naming one takes back the other.
-RIVALS = {"student.depth": "blocks", "student.blocks": "depth", "dataset.builtin": "upload", "dataset.upload": "builtin"}
+RIVALS = {
+    "student.depth": "blocks",
+    "student.blocks": "depth",
+    "dataset.builtin": "upload",
+    "dataset.upload": "builtin",
+}
 
 
 def _assign(body: Body, path: str, value: object) -> None:

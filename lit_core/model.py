@@ -27,8 +27,7 @@ class ModelConfig(SpecModel):
     config_version: int = CONFIG_VERSION
     architecture: Architecture
     preprocessing: ResolvedPreprocessing
-    classes: list[str]
-    """Names of the outputs, in their order."""
+    """Also names the outputs, in their order."""
 
 
 class Model(nn.Module):
@@ -38,6 +37,11 @@ class Model(nn.Module):
         super().__init__()
         self.network = network
         self.config = config
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the outputs, in their order."""
+        return self.config.preprocessing.class_order
 
     def forward(self, x: Tensor) -> Tensor:
         """Preprocessed input (B, C, H, W) -> logits (B, classes)."""
@@ -51,13 +55,13 @@ class Model(nn.Module):
         arrays, which are converted and resized.
         """
         preprocessing = self.config.preprocessing
-        raw = images if isinstance(images, Tensor) else torch.stack([preprocessing.from_image(i) for i in images])
+        raw = images if isinstance(images, Tensor) else torch.cat([preprocessing.from_image(i) for i in images])
         return preprocessing.apply(raw.to(next(self.parameters()).device))
 
     @torch.no_grad()
     def classify(self, images: Tensor | Sequence[Any]) -> list[str]:
         """The most probable class name of each raw image."""
-        return [self.config.classes[index] for index in self(self.preprocess(images)).argmax(dim=1).tolist()]
+        return [self.classes[index] for index in self(self.preprocess(images)).argmax(dim=1).tolist()]
 
 
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:

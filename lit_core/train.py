@@ -155,7 +155,7 @@ def _environment(run: Run, spec: JobSpec) -> dict[str, str]:
         "device": device,
         "cpu_capability": capability,
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "precision": spec.precision.value,
     }
 
@@ -211,7 +211,6 @@ def _write_output(
     config = ModelConfig(
         architecture=student_architecture(spec.teacher.architecture, spec.student),
         preprocessing=dataset.preprocessing,
-        classes=dataset.classes,
     )
     save(student, config, output)
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}

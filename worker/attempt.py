@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -269,7 +270,7 @@ class Attempt:
                 if not is_outage(failure):
                     raise
                 self.log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
-            self.lease.wait(RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS)
 
     def _transact(self, action: Callable[[Session], None]) -> None:
         with self.database.session() as session:

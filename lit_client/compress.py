@@ -1,0 +1,185 @@
+"""`litc compress`: upload, post, follow, fetch, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lit_client import answers, display
+from lit_client.client import Client
+from lit_client.downloads import DownloadedFile
+from lit_client.job_request import BadRequest, Body, build_body, check_body, check_student, parse_blocks
+from lit_client.models import Job, Upload, UploadKind
+from lit_client.options import JsonOption, SetOption, UrlOption
+from lit_core.spec import Device, Init, JobRequest
+
+BUILTIN_DATASETS = ("digits",)
+UPLOAD_PREFIX = "upl_"
+
+METHOD, TRAINING, AROUND = "The method", "Training", "The job"
+
+
+def compress_command(
+    teacher: Annotated[
+        str,
+        typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
+    dataset: Annotated[
+        str | None, typer.Option(help="An .npz, safetensors, zip or tar file, an upload's id, or the word digits.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
+    init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Weight of the labels in the KD loss.", rich_help_panel=METHOD)
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Weight of the KD loss in the LIT phase.", rich_help_panel=METHOD)
+    ] = None,
+    tau: Annotated[float | None, typer.Option(help="Temperature of the KD loss.", rich_help_panel=METHOD)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the LIT phase.", rich_help_panel=TRAINING)] = None,
+    fine_tune_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=TRAINING)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="In the LIT phase.", rich_help_panel=TRAINING)] = None,
+    fine_tune_learning_rate: Annotated[
+        float | None, typer.Option(help="In fine-tuning.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=TRAINING)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random.", rich_help_panel=TRAINING)] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=TRAINING)] = None,
+    name: Annotated[str | None, typer.Option(help="A name to find the job by.", rich_help_panel=AROUND)] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=AROUND)] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of test accuracy that may be lost; more ends with exit code 3.", rich_help_panel=AROUND
+        ),
+    ] = None,
+    settings: SetOption = None,
+    request_file: Annotated[
+        Path | None, typer.Option("--request", help="A request as a JSON file; options beat it.", exists=True)
+    ] = None,
+    cancel_on_interrupt: Annotated[
+        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the job instead of leaving it.")
+    ] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compress a teacher into a shallower student and fetch it.
+
+    Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
+    """
+    options = {
+        "student.depth": depth,
+        "student.blocks": None if blocks is None else parse_blocks(blocks),
+        "student.init": init,
+        "alpha": alpha,
+        "beta": beta,
+        "tau": tau,
+        "schedule.lit.epochs": epochs,
+        "schedule.fine_tune.epochs": fine_tune_epochs,
+        "schedule.lit.learning_rate": learning_rate,
+        "schedule.fine_tune.learning_rate": fine_tune_learning_rate,
+        "schedule.batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "name": name,
+        "tags": tags or None,
+        "accept.max_accuracy_drop": max_accuracy_drop,
+        "dataset.builtin": dataset if dataset in BUILTIN_DATASETS else None,
+    }
+    body = build_body(request_file, options, settings or [])
+    request = check_body(body)
+    dataset_file = None if dataset in (None, *BUILTIN_DATASETS) else dataset
+    _check_source("TEACHER", teacher)
+    if dataset_file is not None:
+        _check_source("--dataset", dataset_file)
+    elif not {"builtin", "upload"} & set(body.get("dataset", {})):
+        raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
+    # Found out now rather than after the training.
+    output.mkdir(parents=True, exist_ok=True)
+
+    try:
+        job, files = _run(url, body, request, teacher, dataset_file, output, cancel_on_interrupt)
+    except KeyboardInterrupt:
+        display.notes.print("Interrupted; what was transferred stays, and the same command goes on from there.")
+        raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
+    answers.show_job(job, as_json, files)
+    raise typer.Exit(answers.outcome(job))
+
+
+def _run(
+    url: str | None,
+    body: Body,
+    request: JobRequest,
+    teacher: str,
+    dataset_file: str | None,
+    output: Path,
+    cancel_on_interrupt: bool,
+) -> tuple[Job, list[DownloadedFile]]:
+    with Client(url) as client:
+        _send_sources(client, body, request, teacher, dataset_file)
+        job = client.create_job(body)
+        display.notes.print(f"job {job.id}")
+        job = follow_to_end(client, job, cancel_on_interrupt=cancel_on_interrupt)
+        return job, _fetch(client, job, output)
+
+
+def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False) -> Job:
+    """Show a job's epochs until it has ended. Ctrl-C leaves it running, or cancels it, and exits with 130."""
+    bar = display.EpochBar()
+    try:
+        with bar.progress:
+            for event in client.follow(job.id, on_job=bar.show_job):
+                bar.show_event(event)
+        return client.job(job.id)
+    except KeyboardInterrupt:
+        if cancel_on_interrupt:
+            state = client.cancel(job.id).state
+            display.notes.print(f"Interrupted; {job.id} is {'being ' * (state == 'running')}cancelled.")
+        else:
+            display.notes.print(
+                f"Interrupted; {job.id} goes on without this command.\n"
+                f"Cancel it:   litc cancel {job.id}\n"
+                f"Follow it:   litc job {job.id} --wait\n"
+                f"Fetch it:    litc download {job.id} --output FOLDER"
+            )
+        raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
+
+
+def _check_source(option: str, source: str) -> None:
+    if source.startswith(UPLOAD_PREFIX) or Path(source).is_file():
+        return
+    if Path(source).is_dir():
+        raise BadRequest(f"{option} {source} is a folder: pack it as a zip or tar file.")
+    raise BadRequest(f"{option} {source}: there is no such file, and an upload's id begins with {UPLOAD_PREFIX}.")
+
+
+def _send_sources(client: Client, body: Body, request: JobRequest, teacher: str, dataset: str | None) -> None:
+    """Put the ids of both uploads into the request; the teacher first, so that a wrong one costs little."""
+    upload = _send(client, teacher, UploadKind.TEACHER)
+    upload = client.wait_inspection(upload.id)
+    body["teacher"] = upload.id
+    if upload.inspection is not None:
+        check_student(request, upload.inspection)
+    if dataset is not None:
+        body["dataset"] = {**body.get("dataset", {}), "upload": _send(client, dataset, UploadKind.DATASET).id}
+
+
+def _send(client: Client, source: str, kind: UploadKind) -> Upload:
+    path = Path(source)
+    if not path.is_file():
+        return client.get_upload(source)
+    with display.transfer_bar(path.name) as progress:
+        return client.upload(path, kind, progress)
+
+
+def _fetch(client: Client, job: Job, output: Path) -> list[DownloadedFile]:
+    if job.state != "succeeded":
+        return []
+    with display.transfer_bar("downloading") as progress:
+        return client.download(job.id, output, progress=progress)

@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lit_client.connection import DEFAULT_URL, URL_VARIABLE
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar=URL_VARIABLE,
+        help=f"Address of the service; default {DEFAULT_URL}. The key, if it needs one, comes from LIT_API_KEY.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with JSON, for pipelines.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=JSON",
+        help="Any field of the request, as schedule.batch_size=64; may be repeated.",
+    ),
+]

@@ -1,0 +1,263 @@
+"""Zip and tar archives from strangers: walked member by member, never extracted, never trusted.
+
+What a member's name says is only ever compared and shown; no file of that name is made.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.source import Limits
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    NotImplementedError,  # a compression method that zipfile lacks
+    UnicodeDecodeError,
+    ValueError,
+)
+TAR_EXTENSION_BYTES = 1 << 20
+TAR_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")
+ZIP64_END = struct.Struct("<4sQ2H2L4Q")
+ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file or folder of an archive. `open` works until the walk goes on to the next member."""
+
+    name: str
+    """Without `./`, doubled or trailing slashes."""
+    size: int
+    is_folder: bool
+    open: Callable[[], IO[bytes]]
+
+    def read(self) -> bytes:
+        """The whole content. Raises DatasetError."""
+        with damage_is_an_error(self.name), self.open() as file:
+            content = file.read(self.size + 1)
+        if len(content) != self.size:
+            raise DatasetError(f"{shown(self.name)} is cut off", member=shown(self.name))
+        return content
+
+
+def walk(path: Path, limits: Limits) -> Iterator[Member]:
+    """The members of a zip or (compressed) tar archive in the archive's order. Raises DatasetError."""
+    return _walk_zip(path, limits) if zipfile.is_zipfile(path) else _walk_tar(path, limits)
+
+
+def shown(name: str) -> str:
+    """A member's name for a message: printable, valid UTF-8 and of a sane length."""
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return name if len(name) <= 200 else f"{name[:200]}…"
+
+
+@contextmanager
+def damage_is_an_error(name: str | None = None) -> Iterator[None]:
+    """Whatever the standard library raises for a damaged archive becomes a DatasetError."""
+    try:
+        yield
+    except DAMAGE as failure:
+        what = "the archive" if name is None else shown(name)
+        raise DatasetError(
+            f"{what} is damaged or cut off ({shown(str(failure) or type(failure).__name__)}): "
+            "pack it again and check it before uploading",
+            member=None if name is None else shown(name),
+        ) from failure
+
+
+class _Meter:
+    """Counts members and bytes as they appear and refuses when a limit is passed."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.compressed = path.stat().st_size
+        self.limits = limits
+        self.members = 0
+        self.bytes = 0
+
+    def member(self, name: str, size: int) -> None:
+        self.members += 1
+        if self.members > self.limits.members:
+            raise DatasetError(f"the archive has more than {self.limits.members} members")
+        if size > self.limits.member_bytes:
+            raise DatasetError(
+                f"{shown(name)} has {size} bytes uncompressed: at most {self.limits.member_bytes} are read",
+                member=shown(name),
+            )
+
+    def grow(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.limits.total_bytes:
+            raise DatasetError(f"the archive unpacks to more than {self.limits.total_bytes} bytes")
+        if self.bytes > max(self.limits.ratio_from_bytes, self.limits.ratio * self.compressed):
+            raise DatasetError(
+                f"the archive unpacks to more than {self.limits.ratio} times its size, as decompression bombs do"
+            )
+
+
+# --- zip -------------------------------------------------------------------------------------------------
+
+
+def _walk_zip(path: Path, limits: Limits) -> Iterator[Member]:
+    meter = _Meter(path, limits)
+    _check_directory_size(path, limits)
+    with damage_is_an_error():
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for info in archive.infolist():
+            name = _checked_name(info.filename)
+            meter.member(name, info.file_size)
+            meter.grow(info.file_size)
+            _check_zip_member(info, name)
+            if name:
+                yield Member(name, info.file_size, info.is_dir(), _zip_opener(archive, info))
+
+
+def _zip_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
+    return lambda: archive.open(info)
+
+
+def _check_zip_member(info: zipfile.ZipInfo, name: str) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _not_a_file(name)
+    if info.flag_bits & ENCRYPTED:
+        raise DatasetError(f"{shown(name)} is encrypted: pack the archive without a password", member=shown(name))
+
+
+def _check_directory_size(path: Path, limits: Limits) -> None:
+    """Before zipfile reads the central directory whole and makes an object of each entry."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        tail_start = max(0, size - END_OF_CENTRAL_DIRECTORY.size - 0xFFFF)
+        file.seek(tail_start)
+        tail = file.read()
+        found = tail.rfind(b"PK\x05\x06")
+        if found < 0 or found + END_OF_CENTRAL_DIRECTORY.size > len(tail):
+            return  # zipfile finds no archive either, and says so
+        directory = END_OF_CENTRAL_DIRECTORY.unpack_from(tail, found)[5]
+        end64 = tail_start + found - 20 - ZIP64_END.size
+        if end64 >= 0:
+            file.seek(end64)
+            record = file.read(ZIP64_END.size)
+            if record[:4] == b"PK\x06\x06":
+                directory = max(directory if directory != 0xFFFFFFFF else 0, ZIP64_END.unpack(record)[8])
+    if directory > limits.directory_bytes:
+        raise DatasetError(f"the zip's directory has {directory} bytes: at most {limits.directory_bytes} are read")
+
+
+# --- tar -------------------------------------------------------------------------------------------------
+
+
+class _CheckedTarInfo(tarfile.TarInfo):
+    """Refuses what tarfile would swallow: long names and pax records of any size, and broken headers."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedTarInfo:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as failure:
+            if not any(buf):
+                raise  # zeros or nothing: the archive's end
+            # In the middle of an archive tarfile takes this for the end too, and images would be missing unnoticed.
+            raise DatasetError("the archive is damaged (a broken tar header): pack it again") from failure
+        if header.type in TAR_EXTENSIONS and header.size > TAR_EXTENSION_BYTES:
+            raise DatasetError(f"the archive has an extended tar header of {header.size} bytes")
+        return header
+
+
+class _MeteredFile:
+    def __init__(self, file: BinaryIO, meter: _Meter) -> None:
+        self.file = file
+        self.meter = meter
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.meter.grow(len(data))
+        return data
+
+
+def _walk_tar(path: Path, limits: Limits) -> Iterator[Member]:
+    meter = _Meter(path, limits)
+    with damage_is_an_error(), _decompressed(path) as file:
+        metered = cast(Any, _MeteredFile(file, meter))
+        with tarfile.open(fileobj=metered, mode="r|", tarinfo=_CheckedTarInfo, encoding="utf-8") as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all; a walk needs none
+                name = _checked_name(info.name)
+                meter.member(name, info.size)
+                if not (info.isreg() or info.isdir()) or info.issparse():
+                    raise _not_a_file(name)
+                if name:
+                    yield Member(name, info.size, info.isdir(), _tar_opener(archive, info))
+
+
+def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
+    def opener() -> IO[bytes]:
+        file = archive.extractfile(info)
+        if file is None:
+            raise _not_a_file(info.name)
+        return file
+
+    return opener
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.open(path))
+    if head.startswith(b"BZh"):
+        return cast(BinaryIO, bz2.open(path))
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return cast(BinaryIO, lzma.open(path))
+    return path.open("rb")
+
+
+# --- both ------------------------------------------------------------------------------------------------
+
+
+def _checked_name(name: str) -> str:
+    member = shown(name)
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise DatasetError(f"the member's name {member} is not UTF-8: rename it", member=member)
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if "\\" in name or name.startswith("/") or ".." in parts or re.match("[A-Za-z]:/", name):
+        raise DatasetError(
+            f"the member's name {member} is absolute, or has '..' or a backslash: pack the folder with relative names",
+            member=member,
+        )
+    return "/".join(parts)
+
+
+def _not_a_file(name: str) -> DatasetError:
+    return DatasetError(
+        f"{shown(name)} is a link, device or sparse file: pack plain files and folders only", member=shown(name)
+    )

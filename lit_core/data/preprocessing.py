@@ -1,0 +1,112 @@
+"""How raw pixels become the network's input: resolved once, then stored beside the model."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lit_core.data.pixels import CHUNK, MODES, image_to_raw, resize, to_channels_first, to_pixels
+from lit_core.spec import DatasetRequest, Model
+
+LEAST_STD = 1e-8
+
+
+class ResolvedPreprocessing(Model):
+    """Every value explicit: resize to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
+
+    size: list[int]
+    """Height and width in pixels."""
+    channels: int
+    scale: float
+    """255 where the raw data is uint8, 1 where it is floating point."""
+    mean: list[float]
+    """Per channel, after scaling."""
+    std: list[float]
+    class_order: list[str]
+    """The classes in the order of the network's outputs."""
+    resampling: Literal["bilinear"] = "bilinear"
+    """Pillow's filter of that name (it antialiases)."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Raw (B, C, H, W), uint8 or float32, to the network's input in float32 on x's device. Raises ValueError."""
+        if tuple(x.shape[1:]) != (self.channels, *self.size):
+            raise ValueError(
+                f"x has the shape {tuple(x.shape)}, not (B, {self.channels}, {self.size[0]}, {self.size[1]})"
+            )
+        mean, std = _constants(tuple(self.mean), tuple(self.std), x.device)
+        return ((x.detach().to(torch.float32) / self.scale - mean) / std).contiguous()
+
+    def from_image(self, image: Image.Image | NDArray[Any]) -> Tensor:
+        """One image as raw pixels (1, C, H, W) for `apply`. Raises ValueError.
+
+        A Pillow image or a uint8 array (H, W) or (H, W, 3 or 4) is converted to grey or RGB; any other array must be
+        (H, W) for one channel, (C, H, W) or (H, W, C), with the pixels' type and range as in the training data.
+        """
+        if isinstance(image, np.ndarray) and not self._is_image(image):
+            raw = to_pixels(to_channels_first(torch.from_numpy(np.array(image, order="C"))[None], self.channels))
+            self._check_dtype(raw)
+        else:
+            picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+            raw = image_to_raw(picture, self.channels)[None]
+            self._check_dtype(raw)
+        return resize(raw, self.size)
+
+    def _is_image(self, array: NDArray[Any]) -> bool:
+        pictures = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+        return array.dtype == np.uint8 and self.channels in MODES and pictures
+
+    def _check_dtype(self, raw: Tensor) -> None:
+        if self.scale == 255 and raw.dtype != torch.uint8:
+            raise ValueError("the network was trained on uint8 pixels: give an image or integers 0..255")
+        if self.scale == 1 and raw.dtype == torch.uint8:
+            raise ValueError("the network was trained on floats: give a float array in the training data's range")
+
+
+def resolve_preprocessing(request: DatasetRequest, train: Tensor, class_order: list[str]) -> ResolvedPreprocessing:
+    """Fill in what the request leaves to the data. `train` (N, C, H, W) is the raw training split, resized."""
+    scale = 255.0 if train.dtype == torch.uint8 else 1.0
+    mean, std = (
+        measured(train, scale) if "data" in (request.mean, request.std) else ([], [])
+    )  # both given: no pass over the data
+    return ResolvedPreprocessing(
+        size=list(train.shape[2:]),
+        channels=train.shape[1],
+        scale=scale,
+        mean=mean if isinstance(request.mean, str) else request.mean,
+        std=std if isinstance(request.std, str) else request.std,
+        class_order=class_order,
+    )
+
+
+def measured(x: Tensor, scale: float) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of x / scale, in float64, kept to 7 digits.
+
+    Seven digits are what float32 holds, and the same on every machine whatever the order of the sums.
+    A channel of (almost) constant value has standard deviation 1, so that nothing is divided by zero.
+    """
+    values = x.numel() // x.shape[1]
+    chunks = torch.split(x, CHUNK)
+    mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0) / values
+    center = mean.view(1, -1, 1, 1)
+    squares = torch.stack([(chunk.double() - center).square().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0)
+    variance = squares / values
+    std = variance.sqrt() / scale
+    std[std < LEAST_STD] = 1.0
+    return [_seven_digits(v) for v in (mean / scale).tolist()], [_seven_digits(v) for v in std.tolist()]
+
+
+def _seven_digits(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+@lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On the device once, not once a batch: a copy from the host would wait for the GPU."""
+    as_rows = [torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1) for values in (mean, std)]
+    return as_rows[0], as_rows[1]

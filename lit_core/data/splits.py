@@ -1,0 +1,97 @@
+"""Which sample belongs to which split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.pixels import CHUNK
+from lit_core.spec import DatasetRequest, Split
+
+SPLITS = tuple(Split)
+TRAIN, VALIDATION, TEST = range(3)
+NAMES = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
+SEED = 0
+"""Of every hold-out. Not the job's seed: jobs that differ in their seeds must be measured on the same samples."""
+LEAST_TRAINING_SAMPLES = 2
+
+
+def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
+    """Each sample's split (N,), the missing ones held out from the training split. Raises DatasetError."""
+    codes = torch.full_like(y, TRAIN) if codes is None else codes.clone()
+    present = {code for code, count in enumerate(torch.bincount(codes).tolist()) if count}
+    if TRAIN not in present:
+        raise empty_split(Split.TRAIN)
+    samples = int((codes == TRAIN).sum())
+    for code, name, fraction in (
+        (TEST, "test_fraction", request.test_fraction),
+        (VALIDATION, "validation_fraction", request.validation_fraction),
+    ):
+        if code not in present:
+            count = _held_out_count(samples, fraction, name, SPLITS[code], int((codes == TRAIN).sum()))
+            train = (codes == TRAIN).nonzero().squeeze(1)
+            codes[train[hold_out(y[train], count)]] = code
+    left = int((codes == TRAIN).sum())
+    if left < LEAST_TRAINING_SAMPLES:
+        raise DatasetError(f'the split "train" has {left} sample: at least {LEAST_TRAINING_SAMPLES} are needed')
+    return codes
+
+
+def hold_out(y: Tensor, count: int) -> Tensor:
+    """Positions of `count` of the samples, each class by its share (within one sample), always the same for a y."""
+    # RandomState's stream is frozen for good, which neither numpy's Generator nor torch promises.
+    shuffled = np.random.RandomState(SEED).permutation(len(y))
+    by_class = shuffled[np.argsort(y.numpy()[shuffled], kind="stable")]
+    return torch.from_numpy(np.sort(by_class[_evenly_spaced(len(y), count)]))
+
+
+def _evenly_spaced(samples: int, count: int) -> NDArray[np.bool_]:
+    edges = (2 * np.arange(samples + 1, dtype=np.int64) * count + samples) // (2 * samples)
+    return np.diff(edges) > 0
+
+
+def _held_out_count(samples: int, fraction: float, name: str, split: Split, left: int) -> int:
+    count = round(samples * fraction)
+    if count == 0:
+        raise DatasetError(
+            f'the split "{split}" is empty: {name} {fraction:g} of {samples} training samples is not one sample; '
+            f"raise {name} or give the split with the data",
+            field=f"dataset.{name}",
+            member=split.value,
+        )
+    if left - count < LEAST_TRAINING_SAMPLES:
+        raise DatasetError(
+            f'the split "train" is empty: {name} {fraction:g} takes {count} of the last {left} training samples; '
+            "lower validation_fraction and test_fraction",
+            field=f"dataset.{name}",
+            member=Split.TRAIN.value,
+        )
+    return count
+
+
+def empty_split(split: Split) -> DatasetError:
+    return DatasetError(f'the split "{split}" is empty: it needs samples', member=split.value)
+
+
+def partition(x: Tensor, y: Tensor, codes: Tensor) -> dict[Split, tuple[Tensor, Tensor]]:
+    """x and y by split, in their own order. **Takes x over**: it is rearranged in place, not copied.
+
+    Only validation and test samples are copied, so the peak is little above the data itself; splits that already
+    lie one after the other are views.
+    """
+    if bool((codes.diff() >= 0).all()):
+        bounds = [0, *torch.bincount(codes, minlength=len(SPLITS)).cumsum(0).tolist()]
+        return {s: (x[a:b], y[a:b]) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}
+    rows = {split: (codes == code).nonzero().squeeze(1) for code, split in enumerate(SPLITS)}
+    parts: dict[Split, tuple[Tensor, Tensor]] = {
+        split: (x[rows[split]], y[rows[split]]) for split in SPLITS if split != Split.TRAIN
+    }
+    train = rows[Split.TRAIN]
+    for start in range(0, len(train), CHUNK):
+        # Row i goes to place <= i, so no row is overwritten before it has been moved.
+        chunk = train[start : start + CHUNK]
+        x[start : start + len(chunk)] = x[chunk]
+    return {Split.TRAIN: (x[: len(train)], y[train]), **parts}

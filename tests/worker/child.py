@@ -1,0 +1,191 @@
+"""A small trainer for tests: a real process that speaks the trainer's protocol and misbehaves on request.
+
+`python child.py BEHAVIOUR`, started in a job folder. Nothing is imported but the standard library, so it starts fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+stop = threading.Event()
+
+
+def emit(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def epoch(number: int, epochs: int = 3) -> None:
+    metrics = {"loss": 1.0 / number, "student_accuracy": 50.0 + number}
+    emit(
+        {
+            "type": "epoch",
+            "phase": "lit",
+            "epoch": number,
+            "epochs": epochs,
+            "fraction": number / epochs,
+            "metrics": metrics,
+        }
+    )
+
+
+def checkpoint(number: int) -> None:
+    Path("checkpoint.tmp").write_text(f"epoch {number}")
+    Path("checkpoint.tmp").rename("checkpoint.pt")
+    emit({"type": "checkpoint", "phase": "lit", "epoch": number, "step": 0})
+
+
+def output() -> None:
+    Path("output").mkdir()
+    for name in ("model.safetensors", "config.json", "report.json"):
+        (Path("output") / name).write_text(name)
+
+
+def finish() -> None:
+    output()
+    emit({"type": "finished", "result": {"accepted": None, "student_accuracy": 53.0}})
+
+
+def obey_sigterm() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+
+def wait_for_sigterm(seconds: float = 60) -> None:
+    """Drains as the real trainer does."""
+    if stop.wait(seconds):
+        checkpoint(9)
+        emit({"type": "drained"})
+        sys.exit(0)
+
+
+def watch_deadlines() -> None:
+    """Keep the received deadlines in a file, and end by them as the real trainer does."""
+    latest = [time.clock_gettime(time.CLOCK_BOOTTIME) + 30]
+
+    def read() -> None:
+        with Path("deadlines").open("a") as file:
+            for line in sys.stdin:
+                latest[0] = json.loads(line)["deadline"]
+                file.write(f"{time.clock_gettime(time.CLOCK_BOOTTIME)} {latest[0]}\n")
+                file.flush()
+        os._exit(75)
+
+    def watch() -> None:
+        while time.clock_gettime(time.CLOCK_BOOTTIME) < latest[0]:
+            time.sleep(0.05)
+        os._exit(75)
+
+    threading.Thread(target=read, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    behaviour = sys.argv[1]
+    obey_sigterm()
+    log(f"behaviour {behaviour}, environment {sorted(os.environ)}")
+    emit({"type": "started", "data": {"folder": sorted(path.name for path in Path().iterdir())}})
+    return int(globals()[f"do_{behaviour}"]() or 0)
+
+
+def do_succeed() -> None:
+    if Path("checkpoint.pt").exists():
+        log(f"resumed from {Path('checkpoint.pt').read_text()}")
+    for number in (1, 2, 3):
+        epoch(number)
+        checkpoint(number)
+    finish()
+
+
+def do_finish_without_output() -> None:
+    emit({"type": "finished", "result": {}})
+
+
+def do_fail() -> int:
+    emit({"type": "failed", "error": {"type": "diverged", "detail": "the loss is no longer finite"}})
+    return 1
+
+
+def do_crash() -> int:
+    epoch(1)
+    checkpoint(1)
+    log("Traceback: everything is broken")
+    return 3
+
+
+def do_quit_silently() -> None:
+    epoch(1)
+
+
+def do_be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def do_kill_once() -> None:
+    """Dies of SIGKILL after a checkpoint; resumed from it, succeeds."""
+    if Path("checkpoint.pt").exists():
+        return do_succeed()
+    epoch(1)
+    checkpoint(1)
+    time.sleep(1)
+    return do_be_killed()
+
+
+def do_garbage() -> None:
+    print("no JSON at all")
+    print('{"type": "epoch"}')
+    print('{"type": "epoch", "phase": "lit", "epoch": 1, "epochs": 1, "fraction": 1, "metrics": {"loss": NaN}}')
+    print('{"type": "epoch", "phase": "lit", "epoch": 1, "epochs": 1, "fraction": 1, "metrics": {"loss": 1e999}}')
+    print('{"type": "started", "data": {"text": "\\u0000"}}')
+    print('{"type": "started", "data": {"text": "\\ud800"}}')
+    print("[" * 100_000)
+    print("x" * 3_000_000)
+    sys.stdout.buffer.write(b"\xff\xfe\x00 bytes\n")
+    sys.stdout.flush()
+    epoch(1)
+    finish()
+    sys.stdout.write("no newline at the end")
+
+
+def do_flood() -> None:
+    """More events than the worker keeps in memory, then the end at once."""
+    for number in range(1, 3001):
+        epoch(number, 3000)
+    finish()
+
+
+def do_run() -> None:
+    """Trains until told to stop, as the real trainer does."""
+    watch_deadlines()
+    epoch(1)
+    checkpoint(1)
+    wait_for_sigterm()
+
+
+def do_hang() -> None:
+    """Deaf to SIGTERM, and so is its child."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    emit({"type": "started", "data": {"pids": [os.getpid(), child.pid]}})
+    time.sleep(300)
+
+
+def do_leave_child() -> None:
+    """Succeeds, but leaves a process behind that holds its pipes open."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    emit({"type": "started", "data": {"pids": [child.pid]}})
+    finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""`python -m worker [--inspect] [--devices cpu,cuda]`: one worker process, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.settings import Settings
+from worker import logs, processes
+from worker.devices import worker_devices
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--inspect", action="store_true", help="inspect uploads instead of training")
+    parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; found out when not given')
+    parser.add_argument("--stop-with-parent", action="store_true", help="end when the process that started this ends")
+    arguments = parser.parse_args()
+    processes.exit_on_sigterm()
+    if arguments.stop_with_parent:
+        processes.stop_with_parent()
+    settings = Settings()
+    logs.configure(settings.log_format)
+    if arguments.inspect:
+        return processes.inspect(settings)
+    try:
+        devices = worker_devices(arguments.devices or settings.worker_devices)
+    except ValueError as failure:
+        parser.error(str(failure))
+    return processes.train(settings, devices)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

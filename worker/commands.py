@@ -1,0 +1,64 @@
+"""`litc worker`: the training worker and, beside it, the inspecting one, as children of one command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SECONDS_TO_STOP = 60.0
+"""A trainer gets 20 s for its checkpoint; the rest is for storage and ledger."""
+LOOK_SECONDS = 0.5
+
+
+def worker(
+    devices: Annotated[
+        str | None, typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what is found.')
+    ] = None,
+    with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
+) -> None:
+    """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
+    base = [sys.executable, "-m", "worker", "--stop-with-parent"]
+    commands = [[*base, *(["--devices", devices] if devices else [])]]
+    if with_inspect:
+        commands.append([*base, "--inspect"])
+    raise typer.Exit(run_together(commands))
+
+
+def run_together(commands: list[list[str]]) -> int:
+    """Run the commands until one ends or SIGTERM or SIGINT comes, then end them all by SIGTERM.
+
+    Returns 0 when that was asked for and all ended well; a process that ends by itself is an error.
+    """
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    # Groups of their own: Ctrl-C reaches this process alone, which then asks each child once.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.getenv("PYTHONPATH")]))}
+    children = [subprocess.Popen(command, process_group=0, env=environment) for command in commands]
+    while not asked.wait(LOOK_SECONDS) and all(child.poll() is None for child in children):
+        pass
+    ended_early = not asked.is_set()
+    codes = _stop(children)
+    return 1 if ended_early or any(codes) else 0
+
+
+def _stop(children: list[subprocess.Popen[bytes]]) -> list[int]:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    codes = []
+    for child in children:
+        try:
+            codes.append(child.wait(SECONDS_TO_STOP))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            codes.append(child.wait())
+    return codes

@@ -1,0 +1,222 @@
+"""Inspections: an uploaded teacher is read in a sandboxed subprocess and stored as safetensors.
+
+They run in a process of their own beside the training worker, so that an inspection never waits for a training.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from jobs import uploads
+from jobs.database import Database
+from jobs.settings import Settings
+from jobs.storage import Storage, StorageKeyMissing
+from lit_core.spec import ErrorType, Inspection, JobError
+from worker.folder import Workplace, fetch
+from worker.lease import is_outage
+from worker.supervisor import CHECKOUT
+
+INSPECT = (sys.executable, "-m", "lit_core.inspect")
+POLL_SECONDS = 1.0
+"""The ledger is asked this often; a hint makes it at once."""
+DRAIN_SECONDS = 10.0
+ANSWER_BYTES = 64 << 10
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """The upload is no teacher that could be read."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+class Stopped(Exception):
+    """The inspection was broken off because the worker stops."""
+
+
+class Inspector:
+    """Claims and runs inspections, one at a time, in a thread of its own. `command` inspects FILE into FOLDER."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        settings: Settings,
+        workplace: Workplace,
+        *,
+        command: Sequence[str] = INSPECT,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._workplace = workplace
+        self._command = command
+        self._hint = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="inspector", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def hint(self) -> None:
+        """There may be work: look now."""
+        self._hint.set()
+
+    def drain(self) -> None:
+        """Take nothing new. Safe in a signal handler."""
+        self._stopped.set()
+        self._hint.set()
+
+    def stop(self) -> None:
+        self.drain()
+        self._thread.join(DRAIN_SECONDS + 5)
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            self._hint.wait(POLL_SECONDS)
+            self._hint.clear()
+            try:
+                while not self._stopped.is_set() and self.inspect_one():
+                    pass
+            except Exception as failure:
+                if not is_outage(failure):
+                    log.exception("inspection failed")
+                else:
+                    log.warning("ledger out of reach", error=str(failure).splitlines()[0])
+                self._stopped.wait(POLL_SECONDS)
+
+    def inspect_one(self) -> bool:
+        """Claim one inspection and run it. False when none waits."""
+        with self._database.session() as session:
+            upload = uploads.claim_inspection(session, self._settings.inspect_timeout_seconds * 2)
+            if upload is None:
+                return False
+            upload_id = upload.id
+        bound = log.bind(upload=upload_id)
+        started = time.monotonic()
+        inspection: Inspection | None = None
+        error: JobError | None = None
+        try:
+            inspection = self._inspect(upload_id)
+        except Refused as refused:
+            error = refused.error
+        except Stopped:
+            # It is claimed again once its time is up.
+            bound.info("inspection broken off")
+            return False
+        self._finish(upload_id, inspection, error)
+        bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
+        return True
+
+    def _finish(self, upload_id: str, inspection: Inspection | None, error: JobError | None) -> None:
+        """Again and again through an outage: the work is done, and nobody else knows its result."""
+        while True:
+            try:
+                with self._database.session() as session:
+                    uploads.finish_inspection(session, upload_id, inspection=inspection, error=error)
+            except Exception as failure:
+                if not is_outage(failure) or self._stopped.is_set():
+                    raise
+                self._stopped.wait(POLL_SECONDS)
+            else:
+                return
+
+    def _inspect(self, upload_id: str) -> Inspection:
+        with self._workplace.folder(upload_id) as folder:
+            source, output = folder / "data", folder / "output"
+            output.mkdir()
+            try:
+                fetch(self._storage, f"uploads/{upload_id}/data", source, self._check)
+            except StorageKeyMissing as missing:
+                raise refused("the upload is no longer in storage: upload it again") from missing
+            answer = folder / "answer"
+            code = self._run(source, output, answer)
+            if code == 1:
+                raise Refused(_answer(answer))
+            if code != 0:
+                raise refused(f"the file could not be read: {_describe(code)}")
+            try:
+                inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
+            except (OSError, ValidationError) as failure:
+                raise refused("the file could not be read: its inspection gave no result") from failure
+            self._storage.put_file(f"uploads/{upload_id}/teacher.safetensors", output / "teacher.safetensors")
+            return inspection
+
+    def _run(self, source: Path, output: Path, answer: Path) -> int:
+        """The exit code of the sandboxed process, which gets no environment, little time and no group to hide in."""
+        seconds = self._settings.inspect_timeout_seconds
+        limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
+        environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
+        with answer.open("wb") as stdout:
+            process = subprocess.Popen(
+                [*self._command, str(source), str(output), *limits],
+                cwd=output,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            return self._wait(process, time.monotonic() + seconds)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes], until: float) -> int:
+        """Wait without reaping, so that the group's number stays its own until the group is killed."""
+        drained_at: float | None = None
+        while True:
+            status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if status is not None:
+                exited = status.si_code == os.CLD_EXITED
+                return status.si_status if exited else -status.si_status
+            now = time.monotonic()
+            if now > until:
+                seconds = self._settings.inspect_timeout_seconds
+                raise refused(f"reading the file took longer than {seconds:g} s")
+            if self._stopped.is_set():
+                drained_at = drained_at or now
+                if now - drained_at > DRAIN_SECONDS:
+                    raise Stopped
+            time.sleep(0.02)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
+
+def refused(detail: str) -> Refused:
+    return Refused(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher"))
+
+
+def _answer(path: Path) -> JobError:
+    """What the sandboxed process says is wrong with the file; it is no more to be trusted than the file."""
+    with path.open("rb") as file:
+        lines = file.read(ANSWER_BYTES).splitlines()
+    try:
+        error = JobError.model_validate_json(lines[-1])
+    except (IndexError, ValidationError):
+        return refused("the file could not be read").error
+    return error.model_copy(update={"detail": error.detail.replace("\0", "")})
+
+
+def _describe(code: int) -> str:
+    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+        return "reading it took more time or memory than an inspection may use"
+    return f"reading it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+
+
