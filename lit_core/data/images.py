@@ -93,12 +93,10 @@ def _placed(files: list[str], folders: list[str]) -> list[_Image]:
     inner = {name: parts[1:] if wrapped else parts for name, parts in paths.items()}
     named_as_splits = {name for name, parts in inner.items() if parts[0].lower() in NAMES}
     has_splits = any(len(inner[name]) == 3 for name in named_as_splits)
-    # Images right below train, val or test alone have no class, whatever the number of folders says.
-    wrong = (
-        inner.keys() - named_as_splits if has_splits else named_as_splits if len(named_as_splits) == len(inner) else ()
-    )
+    # With splits all images lie in one; without, images right below train, val and test alone have no class.
+    must_be_split = has_splits or len(named_as_splits) == len(inner)
     for name, parts in inner.items():
-        if len(parts) != (3 if has_splits else 2) or name in wrong:
+        if len(parts) != (3 if must_be_split else 2) or (must_be_split and name not in named_as_splits):
             raise DatasetError(f"{shown(name)} lies in the wrong place: expected {EXPECTED}", member=shown(name))
     if not has_splits:
         return [_Image(name, None, parts[0]) for name, parts in inner.items()]

@@ -36,11 +36,13 @@ class FaultyService:
         self.uploads: dict[str, dict[str, Any]] = {}
         self.data: dict[str, bytearray] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.job_fields: dict[str, Any] = {}
         self.keys: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.manifest: list[dict[str, Any]] | None = None
         self.ranges = True
+        self.inspection: dict[str, Any] | None = None
         self.faults: dict[str, deque[Fault | None]] = {name: deque() for name in ("PATCH", "GET", "POST", "DELETE")}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.body_bytes = 0
@@ -122,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
             self.create_upload(body)
         elif self.path == "/v1/jobs":
             self.create_job(body)
+        elif self.path.endswith("/cancel"):
+            self.answer(202, self.service.jobs[self.path.split("/")[3]])
         else:
             self.problem(404, "not-found", "There is no such thing.")
 
@@ -154,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
                 data.clear()
                 self.problem(422, "checksum-mismatch", "The bytes are not those announced.")
                 return
-            upload |= {"state": "complete", "inspection_state": "done"}
+            upload |= {"state": "complete", "inspection_state": "done", "inspection": self.service.inspection}
         self.answer(204, headers={"Upload-Offset": str(len(data))})
 
     def do_GET(self) -> None:
@@ -205,6 +209,7 @@ class Handler(BaseHTTPRequestHandler):
                 job_id = f"job_{len(self.service.jobs)}"
                 self.service.keys[key] = job_id
                 self.service.jobs[job_id] = {"id": job_id, "state": "queued", "request": body, "brand_new": True}
+                self.service.jobs[job_id] |= self.service.job_fields
         self.answer(202, self.service.jobs[self.service.keys[key]])
 
     def list_jobs(self, query: dict[str, str]) -> None:

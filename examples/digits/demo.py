@@ -1,0 +1,242 @@
+"""The whole service at work on a real network: `python examples/digits/demo.py`, or `make demo`.
+
+Starts the service on a free port with a temporary folder, compresses the resnet38 beside this file to a resnet14
+over HTTP, fetches the student, classifies the test split with it here, and compares with what the service reports.
+The last line is one JSON object. The exit code is 0 only when every check holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from lit_client import Client, LitError
+from lit_client.display import epoch_line, result_table
+from lit_client.models import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+TEACHER = Path(__file__).with_name("teacher.safetensors")
+
+REQUEST: dict[str, Any] = {
+    "name": "digits demo",
+    "dataset": {"builtin": "digits"},
+    "student": {"depth": 14},
+    "alpha": 0.5,
+    "beta": 0.5,
+    "tau": 4,
+    "schedule": {
+        "lit": {"epochs": 8, "learning_rate": 0.1},
+        "fine_tune": {"epochs": 4, "learning_rate": 0.03},
+        "batch_size": 32,
+    },
+    "seed": 0,
+    "accept": {"max_accuracy_drop": 1.5},
+}
+
+LEAST_ACCURACY = 96.0
+LARGEST_DROP = 1.5
+LEAST_RATIO = 2.3
+
+SECONDS_TO_START = 60.0
+SECONDS_TO_STOP = 40.0
+LOG_LINES_SHOWN = 40
+
+console = Console(highlight=False, markup=False)
+
+
+class DemoFailed(Exception):
+    """A check that did not hold, or a job that did not succeed."""
+
+
+@dataclass
+class Service:
+    """The service as a child process; its output is kept for when something fails."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_until_ready(self) -> str:
+        """The address, once the service says that it is ready. Raises DemoFailed."""
+        end = time.monotonic() + SECONDS_TO_START
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise DemoFailed(f"The service ended with exit code {self.process.returncode} instead of starting.")
+            found = re.search(r"http://127\.0\.0\.1:[1-9]\d*", self.log_text())
+            if found and _answers_ready(found[0]):
+                return found[0]
+            time.sleep(0.1)
+        raise DemoFailed(f"The service was not ready after {SECONDS_TO_START:g} s.")
+
+    def stop(self) -> None:
+        """Ask it to end, with all its children; insist when it doesn't."""
+        # An impatient second Ctrl-C must not leave the service running.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+def main() -> int:
+    began = time.monotonic()
+    # A SIGTERM unwinds as Ctrl-C does, so that the service is stopped in any case.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lit-demo-") as folder, running_service(Path(folder)) as service:
+            url = service.wait_until_ready()
+            console.print(f"Service ready at {url} after {time.monotonic() - began:.1f} s.")
+            with Client(url) as client:
+                summary, problems = compress_and_check(client, Path(folder) / "student")
+    except (DemoFailed, LitError) as failure:
+        console.print(f"The demo failed: {failure}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything is stopped.")
+        return 130
+    for problem in problems:
+        console.print(f"Check failed: {problem}", soft_wrap=True)
+    print(json.dumps({**summary, "seconds": round(time.monotonic() - began, 1)}), flush=True)
+    return 1 if problems else 0
+
+
+@contextmanager
+def running_service(folder: Path) -> Iterator[Service]:
+    """`litc serve` on a free port, with its data under `folder` and nothing of this machine's settings."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LIT_") and name not in ("DATABASE_URL", "REDIS_URL")
+    }
+    environment["LIT_DATA_DIR"] = str(folder / "data")
+    log = folder / "service.log"
+    command = [sys.executable, "-m", "lit_client.cli", "serve", "--port", "0"]
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    service = Service(process, log)
+    try:
+        yield service
+    except (DemoFailed, LitError):
+        console.print("The service's last words:")
+        console.print("\n".join(service.log_text().splitlines()[-LOG_LINES_SHOWN:]), soft_wrap=True)
+        raise
+    finally:
+        service.stop()
+
+
+def compress_and_check(client: Client, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """One job from upload to a checked student: what to say of it, and what is wrong with it."""
+    teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
+    job = client.create_job(REQUEST | {"teacher": teacher.id})
+    console.print(f"Job {job.id}: depth {_teacher_depth(job)} to {job.spec['student']['depth']}.")
+    for event in client.follow(job.id):
+        if event.type == "epoch":
+            console.print(f"  {epoch_line(event.data)}")
+    job = client.job(job.id)
+    if job.state != "succeeded" or job.result is None:
+        console.print("\n".join(client.log(job.id).splitlines()[-LOG_LINES_SHOWN:]), soft_wrap=True)
+        raise DemoFailed(f"The job is {job.state}: {job.error}")
+
+    sha256_ok = fetch_and_verify(client, job, folder)
+    own_accuracy, images = classify_test_split(folder)
+    console.print(f"Classified the {images} images of the test split here: {own_accuracy:.2f} % right.")
+    console.print(result_table(job.result, title="resnet38 to resnet14 on digits"))
+    summary = summarize(job.result, sha256_ok)
+    return summary, check(summary, own_accuracy, images)
+
+
+def fetch_and_verify(client: Client, job: Job, folder: Path) -> bool:
+    """Download everything; whether each file's sha256, computed once more here, is the manifest's."""
+    client.download(job.id, folder)
+    return all(
+        hashlib.sha256((folder / artifact.name).read_bytes()).hexdigest() == artifact.sha256
+        for artifact in client.artifacts(job.id)
+    )
+
+
+def classify_test_split(folder: Path) -> tuple[float, int]:
+    """Percent of the test split that the downloaded student names rightly, and how many images that is."""
+    import lit_core
+    from lit_core.data import load_dataset
+    from lit_core.spec import DatasetRequest, Split
+
+    model = lit_core.load(folder)
+    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, channels=1, classes=10)
+    test = digits.splits[Split.TEST]
+    expected = [digits.classes[label] for label in test.y.tolist()]
+    right = sum(found == name for found, name in zip(model.classify(test.x), expected, strict=True))
+    return 100 * right / len(expected), len(expected)
+
+
+def summarize(result: dict[str, Any], sha256_ok: bool) -> dict[str, Any]:
+    """The last line's object, but for the time."""
+    ratios = result["ratios"]
+    return {
+        "teacher_accuracy": result["teacher"]["accuracy"]["test"],
+        "student_accuracy": result["student"]["accuracy"]["test"],
+        "parameters_ratio": ratios["parameters"],
+        "flops_ratio": ratios["flops"],
+        "latency_ratio": ratios["latency_batch_1"],
+        "sha256_ok": sha256_ok,
+    }
+
+
+def check(summary: dict[str, Any], own_accuracy: float, images: int) -> list[str]:
+    """What the demo promises and this run did not keep."""
+    teacher, student = summary["teacher_accuracy"], summary["student_accuracy"]
+    # One image may fall differently: another device, or another number of threads, rounds differently.
+    one_image = 100 / images
+    promises = {
+        f"the report says {student} %, but {own_accuracy:.2f} % were found": abs(student - own_accuracy)
+        <= one_image + 1e-3,
+        f"student accuracy {student} % is below {LEAST_ACCURACY} %": student >= LEAST_ACCURACY,
+        f"student {student} % is more than {LARGEST_DROP} below {teacher} %": teacher - student <= LARGEST_DROP,
+        f"parameters ratio is below {LEAST_RATIO}": summary["parameters_ratio"] >= LEAST_RATIO,
+        f"FLOPs ratio is below {LEAST_RATIO}": summary["flops_ratio"] >= LEAST_RATIO,
+        "a file's sha256 is not the manifest's": summary["sha256_ok"],
+    }
+    return [problem for problem, kept in promises.items() if not kept]
+
+
+def _teacher_depth(job: Job) -> int:
+    return int(job.spec["teacher"]["architecture"]["depth"])
+
+
+def _answers_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

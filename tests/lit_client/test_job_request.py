@@ -1,0 +1,105 @@
+"""From words on a command line to a request."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lit_client.job_request import BadRequest, build_body, check_body, check_student, parse_blocks
+from lit_client.models import Inspection
+
+GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
+INSPECTION = {
+    "format": "pt",
+    "architecture": {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10},
+    "parameters": 100,
+    "students": [
+        {"depth": 14, "blocks": [2, 2, 2], "parameters": 60, "parameters_ratio": 1.6},
+        {"depth": 20, "blocks": [3, 3, 3], "parameters": 100, "parameters_ratio": 1.0},
+    ],
+    "of_tomorrow": True,
+}
+
+
+def test_settings_beat_options_beat_the_file(tmp_path):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"alpha": 0.1, "beta": 0.1, "tau": 1, "schedule": {"batch_size": 8}}))
+    options = {"beta": 0.2, "tau": 2, "schedule.lit.epochs": 3, "seed": None}
+    body = build_body(file, options, ["tau=3", "schedule.lit.frozen=[]", "ir_loss=l1", 'name="a b"'])
+    assert body == {
+        "alpha": 0.1,
+        "beta": 0.2,
+        "tau": 3,
+        "schedule": {"batch_size": 8, "lit": {"epochs": 3, "frozen": []}},
+        "ir_loss": "l1",
+        "name": "a b",
+    }
+
+
+def test_blocks_take_back_the_files_depth(tmp_path):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(GOOD))
+    assert build_body(file, {"student.blocks": [1, 2, 3]}, [])["student"] == {"blocks": [1, 2, 3]}
+    assert build_body(file, {}, ["dataset.upload=upl_x"])["dataset"] == {"upload": "upl_x"}
+
+
+@pytest.mark.parametrize("setting", ["alpha", "=1", "a..b=1", "mean=[1,", 'name="x'])
+def test_settings_that_are_none_are_quoted_back(setting):
+    with pytest.raises(BadRequest) as caught:
+        build_body(None, {}, [setting])
+    assert repr(setting) in str(caught.value)
+
+
+def test_setting_below_a_plain_value_is_refused():
+    with pytest.raises(BadRequest, match=r"alpha\.x can't be set"):
+        build_body(None, {"alpha": 0.5}, ["alpha.x=1"])
+
+
+def test_request_file_must_hold_an_object(tmp_path):
+    file = tmp_path / "request.json"
+    for text in ("[1]", "{"):
+        file.write_text(text)
+        with pytest.raises(BadRequest, match=r"request\.json"):
+            build_body(file, {}, [])
+
+
+def test_good_requests_pass_before_their_uploads_exist():
+    assert check_body(GOOD).student.depth == 14
+    assert check_body({"student": {"depth": 14}}).dataset.upload is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"alpha": 2}, "alpha"),
+        ({"tau": 0}, "tau"),
+        ({"betta": 0.5}, "betta"),
+        ({"student": {}}, "student"),
+        ({"schedule": {"lit": {"epochs": -1}}}, "schedule.lit.epochs"),
+        ({"dataset": {"builtin": "digits", "mean": [0.5, "x"]}}, "dataset.mean"),
+        ({"dataset": 5}, "dataset"),
+    ],
+)
+def test_bad_requests_name_the_field(change, field):
+    with pytest.raises(BadRequest) as caught:
+        check_body(GOOD | change)
+    assert any(line.startswith(f"  {field}") for line in str(caught.value).splitlines()), caught.value
+
+
+def test_student_is_checked_against_the_inspected_teacher():
+    inspection = Inspection.model_validate(INSPECTION)
+    check_student(check_body(GOOD), inspection)
+    with pytest.raises(BadRequest, match=r"student\.depth.*choose one of \[14\]"):
+        check_student(check_body(GOOD | {"student": {"depth": 15}}), inspection)
+
+
+def test_format_that_this_client_does_not_know_is_left_to_the_service():
+    inspection = Inspection.model_validate(INSPECTION | {"format": "of-tomorrow"})
+    check_student(check_body(GOOD | {"student": {"depth": 15}}), inspection)
+
+
+def test_blocks_are_numbers():
+    assert parse_blocks("2,2, 2") == [2, 2, 2]
+    with pytest.raises(BadRequest, match="2,x"):
+        parse_blocks("2,x")

@@ -1,0 +1,169 @@
+"""Ground for the worker's tests: a real ledger and storage, jobs in it, and supervisors of scripted trainers."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from jobs import ledger, uploads
+from jobs.database import Database
+from jobs.models import Job
+from jobs.settings import Settings
+from jobs.storage import Storage, open_storage
+from lit_core.spec import Architecture, Inspection, JobRequest, StudentOption, resolve
+from worker.folder import Workplace
+from worker.supervisor import Supervisor
+
+CHILD = Path(__file__).with_name("child.py")
+OWNER = "local"
+INSPECTION = Inspection(
+    format="safetensors",
+    architecture=Architecture(
+        family="resnet_cifar",
+        depth=38,
+        blocks=[6, 6, 6],
+        channels=1,
+        classes=10,
+        options={"width": 12, "shortcut": "A"},
+    ),
+    parameters=300_000,
+    students=[
+        StudentOption(depth=2 + 6 * n, blocks=[n, n, n], parameters=1000 * n, parameters_ratio=6 / n)
+        for n in range(1, 7)
+    ],
+)
+
+
+def child(behaviour: str) -> list[str]:
+    """The command of a scripted trainer."""
+    return [sys.executable, str(CHILD), behaviour]
+
+
+def wait_for(true: Callable[[], object], seconds: float = 10, what: str = "") -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what or true}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Bench:
+    """One ledger, one storage and one folder for workplaces."""
+
+    database: Database
+    storage: Storage
+    settings: Settings
+    folder: Path
+
+    def teacher(self, content: bytes = b"a teacher", inspection: Inspection = INSPECTION) -> str:
+        with self.database.session() as session:
+            upload = uploads.create(session, OWNER, "teacher", "teacher.safetensors", len(content), None)
+            upload_id = upload.id
+            uploads.complete(session, upload_id, upload_id)
+            uploads.finish_inspection(session, upload_id, inspection=inspection, error=None)
+        self.storage.put_bytes(f"uploads/{upload_id}/teacher.safetensors", content)
+        return upload_id
+
+    def dataset(self, content: bytes = b"a data set") -> str:
+        with self.database.session() as session:
+            upload = uploads.create(session, OWNER, "dataset", "data.npz", len(content), None)
+            upload_id = upload.id
+            uploads.complete(session, upload_id, upload_id)
+        self.storage.put_bytes(f"uploads/{upload_id}/data", content)
+        return upload_id
+
+    def job(self, *, teacher: str | None = None, dataset: str | None = None, **request: Any) -> str:
+        teacher = teacher or self.teacher()
+        source = {"upload": dataset} if dataset else {"builtin": "digits"}
+        asked = JobRequest.model_validate(
+            {"teacher": teacher, "dataset": source, "student": {"depth": 14}, "device": "cpu", **request}
+        )
+        upload_ids = [teacher, *([dataset] if dataset else [])]
+        with self.database.session() as session:
+            made = ledger.create(
+                session, OWNER, asked, resolve(asked, INSPECTION), upload_ids=upload_ids, idempotency=None
+            )
+            return made.id
+
+    def row(self, job_id: str) -> Job:
+        """The job as the ledger has it now, detached."""
+        with self.database.session() as session:
+            job = session.scalars(select(Job).where(Job.id == job_id)).one()
+            session.refresh(job)
+            session.expunge(job)
+            return job
+
+    def events(self, job_id: str, kind: str | None = None) -> list[dict[str, Any]]:
+        with self.database.session() as session:
+            found = ledger.events_after(session, job_id, 0, 100_000)
+            return [event.data for event in found if kind is None or event.type == kind]
+
+    def metrics(self, job_id: str) -> dict[tuple[str, int, str], float]:
+        with self.database.session() as session:
+            return {(m.phase, m.epoch, m.name): m.value for m in ledger.metrics(session, job_id)}
+
+    def cancel(self, job_id: str) -> None:
+        with self.database.session() as session:
+            ledger.request_cancel(session, OWNER, job_id)
+
+    def text(self, job_id: str, attempt: int, name: str) -> str:
+        with self.storage.open(f"jobs/{job_id}/{attempt}/{name}") as file:
+            return file.read().decode()
+
+    @contextmanager
+    def supervisor(
+        self, command: Sequence[str], *, name: str = "worker-a", database: Database | None = None
+    ) -> Iterator[Supervisor]:
+        workplace = Workplace(self.folder, name)
+        try:
+            yield Supervisor(
+                database or self.database,
+                self.storage,
+                self.settings,
+                workplace,
+                worker_id=name,
+                devices=["cpu"],
+                command=command,
+            )
+        finally:
+            workplace.close()
+
+    def work(self, behaviour: str) -> int:
+        """Run everything that waits under a scripted trainer."""
+        with self.supervisor(child(behaviour)) as supervisor:
+            return supervisor.work()
+
+    @contextmanager
+    def working(self, command: Sequence[str], name: str = "worker-a") -> Iterator[Supervisor]:
+        """The same in a thread; drains at the end."""
+        with self.supervisor(command, name=name) as supervisor:
+            thread = threading.Thread(target=supervisor.work)
+            thread.start()
+            try:
+                yield supervisor
+            finally:
+                supervisor.drain()
+                thread.join(60)
+                assert not thread.is_alive()
+
+
+def make_bench(database: Database, database_url: str, redis_url: str, folder: Path, **settings: Any) -> Bench:
+    values = {
+        "database_url": database_url,
+        "redis_url": redis_url,
+        "data_dir": folder / "data",
+        "storage_dir": folder / "storage",
+        "threads": 1,
+        **settings,
+    }
+    made = Settings(**values)
+    return Bench(database, open_storage(made), made, folder / "work")

@@ -1,0 +1,44 @@
+"""Workplaces: what a dead worker left is removed, what a living one uses is not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from worker.folder import Workplace
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from worker.folder import Workplace
+place = Workplace(Path(sys.argv[1]), "other")
+(place.path / "job_1-1").mkdir()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_leftovers_of_the_dead_are_removed_and_the_living_kept(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=root) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        Workplace(tmp_path, "first").close()
+        assert (tmp_path / "other" / "job_1-1").exists()
+        other.send_signal(signal.SIGKILL)
+    Workplace(tmp_path, "second").close()
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_is_removed_also_after_an_error(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, "one")
+    try:
+        with place.folder("job_1-1") as folder:
+            (folder / "file").write_text("content")
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert not (tmp_path / "one" / "job_1-1").exists()
+    place.close()

@@ -1,0 +1,283 @@
+"""The supervisor against trainers that behave and trainers that don't."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from jobs.database import Database
+from lit_core.spec import ErrorType
+from tests.worker.bench import Bench, child, wait_for
+
+
+def alive(pid: int) -> bool:
+    """A zombie that nobody has reaped yet is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
+    job_id = bench.job(dataset=bench.dataset())
+    assert bench.work("succeed") == 1
+    job = bench.row(job_id)
+    assert (job.state, job.attempt, job.failures) == ("succeeded", 1, 0)
+    assert job.result["student_accuracy"] == 53.0
+    assert job.progress == {"phase": "lit", "epoch": 3, "epochs": 3, "fraction": 1.0}
+    manifest = {artifact["name"]: artifact for artifact in job.manifest}
+    assert sorted(manifest) == ["config.json", "model.safetensors", "report.json"]
+    assert bench.text(job_id, 1, "output/config.json") == "config.json"
+    assert manifest["config.json"]["size"] == len("config.json")
+    assert bench.metrics(job_id)["lit", 2, "loss"] == 0.5
+    assert [event["epoch"] for event in bench.events(job_id, "epoch")] == [1, 2, 3]
+    assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
+    assert job.checkpoint == f"jobs/{job_id}/1/checkpoint.pt"
+    assert bench.text(job_id, 1, "checkpoint.pt") == "epoch 3"
+    assert "behaviour succeed" in bench.text(job_id, 1, "trainer.log")
+
+
+def test_the_job_folder_holds_what_the_trainer_needs_and_is_removed(bench: Bench) -> None:
+    job_id = bench.job(dataset=bench.dataset())
+    bench.work("succeed")
+    [started] = bench.events(job_id, "started")
+    assert started["folder"] == ["dataset", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
+    assert list(bench.folder.glob("*/*")) == []
+
+
+def test_the_trainer_gets_no_secrets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://someone:secret@localhost/lit")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    job_id = bench.job()
+    bench.work("succeed")
+    said = bench.text(job_id, 1, "trainer.log")
+    assert "'PATH'" in said
+    assert "DATABASE_URL" not in said
+    assert "AWS" not in said
+
+
+def test_a_typed_failure_is_final(bench: Bench) -> None:
+    job_id = bench.job()
+    bench.work("fail")
+    job = bench.row(job_id)
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert job.error["type"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("crash", "exit code 3; its log ends with: Traceback: everything is broken"),
+        ("be_killed", "SIGKILL"),
+        ("quit_silently", "without finishing"),
+        ("finish_without_output", "without writing model.safetensors, config.json, report.json"),
+    ],
+)
+def test_a_crash_is_retried_until_the_attempts_are_used_up(bench: Bench, behaviour: str, said: str) -> None:
+    job_id = bench.job(max_attempts=2)
+    assert bench.work(behaviour) == 2
+    job = bench.row(job_id)
+    assert (job.state, job.attempt, job.failures) == ("failed", 2, 2)
+    assert job.error["type"] == "trainer-crashed"
+    assert said in job.error["detail"]
+
+
+def test_a_killed_trainer_resumes_from_its_checkpoint(bench: Bench) -> None:
+    job_id = bench.job()
+    assert bench.work("kill_once") == 2
+    job = bench.row(job_id)
+    assert (job.state, job.attempt, job.failures) == ("succeeded", 2, 1)
+    assert "resumed from epoch 1" in bench.text(job_id, 2, "trainer.log")
+    # The redone epoch does not appear twice.
+    assert sorted(epoch for _, epoch, name in bench.metrics(job_id) if name == "loss") == [1, 2, 3]
+
+
+def test_lines_that_are_no_events_go_to_the_log(bench: Bench) -> None:
+    job_id = bench.job()
+    bench.work("garbage")
+    assert bench.row(job_id).state == "succeeded"
+    assert list(bench.metrics(job_id)) == [("lit", 1, "loss"), ("lit", 1, "student_accuracy")]
+    said = bench.text(job_id, 1, "trainer.log")
+    assert "no JSON at all" in said
+    assert "no newline at the end" in said
+    assert len(said) < 20_000
+
+
+def test_no_event_of_a_flood_is_lost(bench: Bench) -> None:
+    job_id = bench.job()
+    bench.work("flood")
+    assert bench.row(job_id).state == "succeeded"
+    assert [event["epoch"] for event in bench.events(job_id, "epoch")] == list(range(1, 3001))
+
+
+def test_an_epoch_is_in_the_ledger_within_a_second(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.events(job_id, "started"), 20)
+        wait_for(lambda: bench.row(job_id).progress, 1)
+
+
+def test_cancel_ends_the_trainer_soon(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(job_id).progress, 20)
+        bench.cancel(job_id)
+        wait_for(lambda: bench.row(job_id).state == "cancelled", 10)
+
+
+def test_cancel_ends_a_trainer_that_is_deaf(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("hang")):
+        wait_for(lambda: bench.events(job_id, "started"), 20)
+        pids = bench.events(job_id, "started")[0]["pids"]
+        assert all(alive(pid) for pid in pids)
+        bench.cancel(job_id)
+        wait_for(lambda: bench.row(job_id).state == "cancelled", 15)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_process_left_behind_is_ended(bench: Bench) -> None:
+    job_id = bench.job()
+    bench.work("leave_child")
+    assert bench.row(job_id).state == "succeeded"
+    [started] = bench.events(job_id, "started")
+    assert not any(alive(pid) for pid in started["pids"])
+
+
+def test_drain_gives_the_job_back_with_a_fresh_checkpoint(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(job_id).progress, 20)
+    job = bench.row(job_id)
+    assert (job.state, job.attempt, job.failures) == ("queued", 1, 0)
+    assert bench.text(job_id, 1, "checkpoint.pt") == "epoch 9"
+    bench.work("succeed")
+    assert bench.row(job_id).state == "succeeded"
+    assert "resumed from epoch 9" in bench.text(job_id, 2, "trainer.log")
+
+
+def test_the_time_limit_counts_all_attempts(bench: Bench) -> None:
+    job_id = bench.job(time_limit_s=4)
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(job_id).seconds_used > 1, 20)
+    assert bench.row(job_id).state == "queued"
+    started = time.monotonic()
+    bench.work("run")
+    assert time.monotonic() - started < 4
+    job = bench.row(job_id)
+    assert job.state == "failed"
+    assert job.error["type"] == "time-limit"
+    assert "4 s" in job.error["detail"]
+
+
+def test_the_trainer_gets_deadlines_within_its_lease(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(job_id).progress, 20)
+        [received] = bench.folder.glob("*/*/deadlines")
+        wait_for(lambda: len(received.read_text().splitlines()) >= 3, 10)
+        lines = [[float(part) for part in line.split()] for line in received.read_text().splitlines()]
+    assert [deadline for _, deadline in lines] == sorted(deadline for _, deadline in lines)
+    assert all(at < deadline < at + bench.settings.lease_seconds for at, deadline in lines)
+
+
+def test_a_stale_attempt_changes_nothing(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")) as supervisor:
+        wait_for(lambda: bench.row(job_id).progress, 20)
+        [folder] = bench.folder.glob("*/job_*")
+        with bench.database.session() as session:
+            session.execute(text("UPDATE jobs SET attempt = 7 WHERE id = :id"), {"id": job_id})
+        before = bench.row(job_id)
+        wait_for(lambda: supervisor.current_job is None, 10)
+        after = bench.row(job_id)
+        assert (after.state, after.attempt, after.version, after.event_seq) == (
+            "running",
+            7,
+            before.version,
+            before.event_seq,
+        )
+        assert not folder.exists()
+        assert bench.storage.list(f"jobs/{job_id}/7/") == []
+
+
+@pytest.mark.parametrize("kind", ["teacher", "dataset"])
+def test_a_missing_file_fails_the_job_with_its_field(bench: Bench, kind: str) -> None:
+    teacher, dataset = bench.teacher(), bench.dataset()
+    job_id = bench.job(teacher=teacher, dataset=dataset)
+    bench.storage.delete_prefix(f"uploads/{teacher if kind == 'teacher' else dataset}/")
+    bench.work("succeed")
+    job = bench.row(job_id)
+    assert job.state == "failed"
+    expected = {"teacher": (ErrorType.BAD_TEACHER, "teacher"), "dataset": (ErrorType.BAD_DATASET, "dataset.upload")}
+    assert (job.error["type"], job.error["field"]) == expected[kind]
+
+
+def test_a_missing_checkpoint_starts_the_training_anew(bench: Bench) -> None:
+    job_id = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(job_id).checkpoint, 20)
+    bench.storage.delete_prefix(f"jobs/{job_id}/1/")
+    bench.work("succeed")
+    assert bench.row(job_id).state == "succeeded"
+    assert "resumed" not in bench.text(job_id, 2, "trainer.log")
+
+
+@contextmanager
+def cut_off(bench: Bench, name: str) -> Iterator[tuple[Database, Callable[[], None], Callable[[], None]]]:
+    """A database as one role sees it, with functions that cut its connections and that lock it out for good."""
+    with bench.database.session() as session:
+        session.execute(text(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'cut'"))
+    database = Database(bench.database.engine.url.set(username=name, password="cut").render_as_string(False))
+
+    def cut() -> None:
+        with bench.database.session() as session:
+            session.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"))
+
+    def lock_out() -> None:
+        with bench.database.session() as session:
+            session.execute(text(f"ALTER ROLE {name} NOLOGIN"))
+        cut()
+
+    try:
+        yield database, cut, lock_out
+    finally:
+        database.engine.dispose()
+        with bench.database.session() as session:
+            session.execute(text(f"DROP ROLE {name}"))
+
+
+def test_short_outages_of_the_database_cost_nothing(bench: Bench) -> None:
+    job_id = bench.job()
+    with cut_off(bench, "cut_often") as (database, cut, _):
+        with bench.supervisor(child("flood"), database=database) as supervisor:
+            thread = threading.Thread(target=supervisor.work)
+            thread.start()
+            while thread.is_alive():
+                cut()
+                time.sleep(0.2)
+    assert bench.row(job_id).state == "succeeded"
+    assert len(bench.metrics(job_id)) == 6000
+
+
+def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:
+    job_id = bench.job()
+    with cut_off(bench, "cut_off") as (database, _, lock_out):
+        with bench.supervisor(child("run"), database=database) as supervisor:
+            thread = threading.Thread(target=supervisor.work)
+            thread.start()
+            wait_for(lambda: bench.row(job_id).progress, 20)
+            lock_out()
+            lease_ends = bench.row(job_id).lease_expires_at
+            thread.join(bench.settings.lease_seconds + 5)
+            assert not thread.is_alive()
+    with bench.database.session() as session:
+        now = session.scalar(text("SELECT clock_timestamp()"))
+    assert now < lease_ends
+    assert bench.row(job_id).state == "running"
