@@ -51,7 +51,7 @@ def near_chance(measured: Accuracy) -> bool:
     """Not above chance by 5 points and three standard errors: such a teacher has nothing to teach."""
     share = measured.chance / 100
     standard_error = 100 * (share * (1 - share) / measured.samples) ** 0.5
-    return measured.top1 < measured.chance + max(5.0, 3 * standard_error)
+    return bool(measured.top1 < measured.chance + max(5.0, 3 * standard_error))
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def flops(network: nn.Module, sample: Tensor) -> int:
     """FLOPs of one input (1, C, H, W) as torch counts them: two a multiply-add, matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         network(sample)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @dataclass(frozen=True)

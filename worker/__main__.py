@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from jobs import logs
 from jobs.settings import Settings
-from worker import logs, processes
+from worker import processes
 from worker.devices import worker_devices
 
 

@@ -20,7 +20,7 @@ from celery import Celery, signals
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
-from jobs.queues import INSPECT_TASK, WORK_TASK
+from jobs.queues import broker_url, task_for
 
 HINTS_IN_QUEUE = 100
 """With this many hints waiting nobody listens, and more would only fill the broker."""
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 def make_app(redis_url: str) -> Celery:
-    app = Celery("lit", broker=redis_url, set_as_current=False)
+    app = Celery("lit", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
@@ -59,11 +59,10 @@ class Hints:
         self._app = app
 
     def __call__(self, queue: str) -> None:
-        task = INSPECT_TASK if queue.endswith("inspect") else WORK_TASK
         try:
             with self._app.pool.acquire(block=True) as connection:
                 if _waiting(connection, queue) < HINTS_IN_QUEUE:
-                    self._app.send_task(task, queue=queue, connection=connection, retry=False)
+                    self._app.send_task(task_for(queue), queue=queue, connection=connection, retry=False)
         except (OperationalError, RedisError, OSError) as failure:
             log.warning("hint not sent", queue=queue, error=str(failure))
 

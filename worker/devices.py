@@ -33,9 +33,7 @@ def cuda_present() -> bool:
     if program is None:
         return any(Path("/dev").glob("nvidia[0-9]*"))
     try:
-        found = subprocess.run(
-            [program, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False
-        )
+        found = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return found.returncode == 0 and "GPU " in found.stdout

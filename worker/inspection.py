@@ -215,8 +215,6 @@ def _answer(path: Path) -> JobError:
 
 
 def _describe(code: int) -> str:
-    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return "reading it took more time or memory than an inspection may use"
     return f"reading it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-
-

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any
 
-import structlog
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -149,7 +148,7 @@ class Lease:
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged with its traceback
             # This thread must live as long as the attempt; without heartbeats the deadline ends both.
             self._log.exception("lease check failed")
             self._next_heartbeat = boottime() + RETRY_SECONDS

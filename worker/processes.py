@@ -18,7 +18,7 @@ from celery import Celery
 from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.housekeeping import Housekeeper
-from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
+from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK, queues_for
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from worker.app import Hints, make_app, run_worker
@@ -39,12 +39,13 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     workplace = Workplace(settings.data_dir / "work", worker_id)
 
     def offer(claim: Claim) -> None:
-        for queue in DEVICE_QUEUES.values():
+        for queue in queues_for(claim.spec.device.value):
             hints(queue)
 
+    storage = open_storage(settings)
     supervisor = Supervisor(
         database,
-        open_storage(settings),
+        storage,
         settings,
         workplace,
         worker_id=worker_id,
@@ -52,7 +53,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
         offer=offer,
     )
     presence = Presence(database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job)
-    housekeeper = Housekeeper(database, hints, settings)
+    housekeeper = Housekeeper(database, hints, settings, storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:
         stack.callback(workplace.close)

@@ -118,7 +118,7 @@ class Supervisor:
                     threads=threads,
                     log=bound,
                 ).run()
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
             bound.exception("the worker failed at an attempt")
             self._lose(claim, f"the worker failed: {failure!r}")
             ending = "lost"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,7 @@ class Bench:
 
     def text(self, job_id: str, attempt: int, name: str) -> str:
         with self.storage.open(f"jobs/{job_id}/{attempt}/{name}") as file:
-            return file.read().decode()
+            return file.read().decode(errors="replace")
 
     @contextmanager
     def supervisor(

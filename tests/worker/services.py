@@ -50,5 +50,3 @@ def database(service_urls: tuple[str, str]) -> Iterator[Database]:
 def bench(database: Database, service_urls: tuple[str, str], tmp_path: Path) -> Bench:
     url = database.engine.url.render_as_string(hide_password=False)
     return make_bench(database, url, service_urls[1], tmp_path, lease_seconds=5, heartbeat_seconds=0.5)
-
-

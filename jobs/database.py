@@ -1,0 +1,67 @@
+"""The connection to PostgreSQL: one pool a process, one transaction a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from sqlalchemy import URL, Engine, create_engine, func, make_url, select
+from sqlalchemy.orm import Session, sessionmaker
+
+# A server that is cut off must not hold a heartbeat longer than the lease lasts.
+CONNECT_SECONDS = 5
+SILENCE_MILLISECONDS = 15_000
+
+
+def database_url(url: str) -> URL:
+    """The URL with the psycopg driver, however its scheme was spelled.
+
+    Raises ValueError for anything that is not PostgreSQL.
+    """
+    parsed = make_url(url)
+    if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise ValueError(f"DATABASE_URL has the scheme {parsed.drivername}: it must be postgresql://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def connection_string(url: str) -> str:
+    """The same database as libpq spells it, for connections outside the pool."""
+    return database_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+class Database:
+    """Sessions on one database. Objects stay readable after their session has ended."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.engine: Engine = create_engine(
+            database_url(url),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "tcp_user_timeout": SILENCE_MILLISECONDS,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "application_name": "lit",
+            },
+        )
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back when an exception leaves it."""
+        with self._sessions.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def clock(session: Session) -> datetime:
+    """Now, by the database's clock, the only one that all processes share."""
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return now

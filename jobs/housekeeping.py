@@ -1,0 +1,116 @@
+"""What nobody in particular is responsible for: expired leases, lost hints, abandoned uploads.
+
+Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from jobs import attempts, ledger, uploads, workers
+from jobs.database import Database
+from jobs.hints import PublishHint
+from jobs.models import Job, JobState
+from jobs.queues import INSPECT_QUEUE, queues_for
+from jobs.settings import Settings
+from jobs.storage import Storage
+from lit_core.spec import ErrorType, JobError
+
+T = TypeVar("T")
+
+LOCK = 0x4C4954  # "LIT"
+JOBS_A_ROUND = 100
+
+log = structlog.get_logger()
+
+
+def reap(session: Session) -> list[str]:
+    """Take the running jobs whose lease has expired from their workers; returns their ids."""
+    expired = (
+        select(Job)
+        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+        .order_by(Job.lease_expires_at)
+        .limit(JOBS_A_ROUND)
+        .with_for_update(skip_locked=True)
+    )
+    reaped = []
+    for job in session.scalars(expired).all():
+        error = JobError(
+            type=ErrorType.WORKER_LOST,
+            detail=f"the worker {job.worker_id} was not heard of for longer than its lease: it crashed, was cut off "
+            "or stood still",
+        )
+        attempts.lose_locked(session, job, error)
+        reaped.append(job.id)
+    return reaped
+
+
+def queues_with_work(session: Session) -> list[str]:
+    """The queues in which a hint would find something to do."""
+    devices = session.scalars(select(Job.device).where(Job.state == JobState.QUEUED).distinct())
+    queues = {queue for device in devices for queue in queues_for(device)}
+    if uploads.inspections_wait(session):
+        queues.add(INSPECT_QUEUE)
+    return sorted(queues)
+
+
+class Housekeeper:
+    """Keeps house from a thread of its own, every `housekeeping_seconds`, while it holds the lock."""
+
+    def __init__(self, database: Database, publish_hint: PublishHint, settings: Settings, storage: Storage) -> None:
+        self._database = database
+        self._publish_hint = publish_hint
+        self._seconds = settings.housekeeping_seconds
+        self._storage = storage
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="housekeeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(self._seconds + 5)
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            try:
+                self.round()
+            except (SQLAlchemyError, OSError) as failure:
+                # An outage: the next round may do better, or another process takes over.
+                log.warning("housekeeping put off", error=str(failure).splitlines()[0])
+
+    def round(self) -> bool:
+        """Do everything once. False when another process is at it."""
+        with self._database.engine.connect() as connection:
+            if not connection.scalar(select(func.pg_try_advisory_lock(LOCK))):
+                return False
+            try:
+                connection.commit()
+                self._tidy()
+            finally:
+                connection.rollback()
+                connection.execute(select(func.pg_advisory_unlock(LOCK)))
+                connection.commit()
+        return True
+
+    def _tidy(self) -> None:
+        for job_id in self._in_session(reap):
+            log.warning("lease expired", job=job_id)
+        for prefix in self._in_session(uploads.delete_abandoned):
+            self._storage.delete_prefix(prefix)
+        self._in_session(workers.forget_dead)
+        self._in_session(ledger.forget_idempotency_keys)
+        for queue in self._in_session(queues_with_work):
+            self._publish_hint(queue)
+
+    def _in_session(self, action: Callable[[Session], T]) -> T:
+        with self._database.session() as session:
+            return action(session)

@@ -1,0 +1,245 @@
+"""Jobs as their owner sees them: create, look, list, cancel, delete, and what they told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs import workers
+from jobs.database import clock
+from jobs.errors import Conflict, NotFound
+from jobs.ids import new_id
+from jobs.models import TERMINAL_STATES, IdempotencyKey, Job, JobState, JobUpload, Upload
+from jobs.models import Event as EventRow
+from jobs.models import Metric as MetricRow
+from jobs.transitions import Event, add_events, change
+from lit_core.spec import Device, JobRequest, JobSpec
+
+IDEMPOTENCY_DAYS = 7
+Position = tuple[datetime, str]
+"""Where a page of a list ended: creation time and id of its last item."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a queued job does not run yet."""
+
+    reason: str
+    """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
+    position: int
+    """1 for the next job that such a worker takes."""
+    detail: str
+
+
+def create(
+    session: Session,
+    owner: str,
+    request: JobRequest,
+    spec: JobSpec,
+    *,
+    upload_ids: Sequence[str],
+    idempotency: tuple[str, str] | None,
+) -> Job:
+    """Add a queued job, or return the earlier one that was made with the same idempotency key and request hash.
+
+    Raises Conflict `idempotency-key-reused` when the key came with another request, and NotFound when one of the
+    uploads is gone.
+    """
+    job_id = new_id("job")
+    if idempotency is not None:
+        earlier = _take_idempotency_key(session, owner, *idempotency, job_id)
+        if earlier is not None:
+            return earlier
+    _hold_uploads(session, owner, upload_ids)
+    job = Job(
+        id=job_id,
+        owner=owner,
+        name=request.name,
+        tags=request.tags,
+        state=JobState.QUEUED,
+        device=spec.device.value,
+        spec_version=spec.spec_version,
+        request=request.model_dump(mode="json", exclude_unset=True),
+        spec=spec.model_dump(mode="json"),
+        max_attempts=spec.max_attempts,
+        attempt=0,
+        failures=0,
+        event_seq=1,
+        version=1,
+        seconds_used=0.0,
+    )
+    session.add(job)
+    session.flush()
+    session.add_all(JobUpload(job_id=job_id, upload_id=upload_id) for upload_id in dict.fromkeys(upload_ids))
+    if idempotency is not None:
+        session.add(IdempotencyKey(owner=owner, key=idempotency[0], request_hash=idempotency[1], job_id=job_id))
+        session.flush()
+    add_events(session, job_id, 0, 1, [Event("queued")])
+    session.refresh(job)
+    return job
+
+
+def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
+    """The job that an earlier request with this idempotency key made.
+
+    Raises Conflict `idempotency-key-reused` when that request was another one.
+    """
+    known = session.get(IdempotencyKey, (owner, key))
+    if known is None:
+        return None
+    if known.request_hash != request_hash:
+        raise Conflict(
+            "idempotency-key-reused",
+            "this Idempotency-Key came with another request before: use a new key for a new request",
+        )
+    return session.get_one(Job, known.job_id)
+
+
+def _take_idempotency_key(session: Session, owner: str, key: str, request_hash: str, job_id: str) -> Job | None:
+    """Make sure that no other transaction makes a job with this key; the earlier job, if there is one."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{key}", 0))))
+    return find_repeated(session, owner, key, request_hash)
+
+
+def _hold_uploads(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
+    """Keep the uploads from being deleted until this transaction has made them part of a job."""
+    wanted = set(upload_ids)
+    found = session.scalars(
+        select(Upload.id)
+        .where(Upload.id.in_(wanted), Upload.owner == owner)
+        .order_by(Upload.id)
+        .with_for_update(read=True, key_share=True)
+    ).all()
+    for missing in wanted - set(found):
+        raise NotFound("upload", missing)
+
+
+def get(session: Session, owner: str, job_id: str) -> Job:
+    """Raises NotFound, for another owner's job too."""
+    job = session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def list_page(
+    session: Session,
+    owner: str,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+    name: str | None = None,
+    after: Position | None = None,
+    limit: int = 50,
+) -> list[Job]:
+    """The owner's jobs, newest first."""
+    query = select(Job).where(Job.owner == owner)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if tag is not None:
+        query = query.where(Job.tags.contains([tag]))
+    if name is not None:
+        query = query.where(Job.name == name)
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
+    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)))
+
+
+def request_cancel(session: Session, owner: str, job_id: str) -> Job:
+    """Ask for a job's end. A queued job is cancelled at once, a running one at its worker's next heartbeat.
+
+    Asking twice is as good as once. Raises NotFound, and Conflict `job-finished` when it has ended already.
+    """
+    job = _locked(session, owner, job_id)
+    if JobState(job.state).terminal and job.state != JobState.CANCELLED:
+        raise Conflict("job-finished", f"job {job_id} has already {_ENDED[JobState(job.state)]}")
+    if job.state == JobState.QUEUED:
+        now = clock(session)
+        cancelled = {"state": JobState.CANCELLED, "cancel_requested_at": now, "finished_at": now}
+        change(session, job, [Event("cancelled")], **cancelled)
+    elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
+        change(session, job, [Event("cancel_requested")], cancel_requested_at=clock(session))
+    return job
+
+
+def delete(session: Session, owner: str, job_id: str) -> str:
+    """Remove a job with its events and metrics; returns the prefix of its files in storage, the caller's to remove.
+
+    Raises NotFound, and Conflict `job-not-finished` while it waits or runs.
+    """
+    job = _locked(session, owner, job_id)
+    if not JobState(job.state).terminal:
+        raise Conflict("job-not-finished", f"job {job_id} is {job.state}: cancel it first")
+    session.execute(sql_delete(Job).where(Job.id == job_id))
+    return f"jobs/{job_id}/"
+
+
+def waiting(session: Session, job: Job) -> Waiting | None:
+    """Why a queued job waits; None for any other."""
+    if job.state != JobState.QUEUED:
+        return None
+    earlier = select(func.count(Job.id)).where(
+        Job.state == JobState.QUEUED, tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)
+    )
+    if job.device != Device.AUTO:
+        earlier = earlier.where(Job.device.in_((job.device, Device.AUTO.value)))
+    position = 1 + session.execute(earlier).scalar_one()
+    able = [worker for worker in workers.live(session) if _can_run(worker.devices, worker.spec_versions, job)]
+    if not able:
+        return Waiting(
+            "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
+        )
+    busy = sum(worker.job_id is not None for worker in able)
+    if position == 1 and busy < len(able):
+        return Waiting("starting", position, "a worker is about to take it")
+    what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
+    return Waiting("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
+
+
+def _can_run(devices: Sequence[str], spec_versions: Sequence[int], job: Job) -> bool:
+    return (job.device == Device.AUTO or job.device in devices) and job.spec_version in spec_versions
+
+
+def events_after(session: Session, job_id: str, after: int, limit: int) -> list[EventRow]:
+    """The events with numbers above `after`, in order."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
+    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+
+def metrics(session: Session, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[MetricRow]:
+    """All numbers of a job, the LIT phase first, by epoch and name."""
+    query = select(MetricRow).where(MetricRow.job_id == job_id)
+    if phase is not None:
+        query = query.where(MetricRow.phase == phase)
+    if name is not None:
+        query = query.where(MetricRow.name == name)
+    return list(session.scalars(query.order_by(MetricRow.phase.desc(), MetricRow.epoch, MetricRow.name)))
+
+
+def jobs_using(session: Session, upload_id: str) -> list[str]:
+    """The jobs that still need an upload."""
+    query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
+    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(TERMINAL_STATES))
+    return list(session.scalars(query.order_by(Job.created_at)))
+
+
+def forget_idempotency_keys(session: Session) -> None:
+    """Remove the keys that are older than a week."""
+    age = timedelta(days=IDEMPOTENCY_DAYS)
+    session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.created_at < func.clock_timestamp() - age))
+
+
+def _locked(session: Session, owner: str, job_id: str) -> Job:
+    query = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
+    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+_ENDED = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}

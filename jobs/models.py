@@ -1,0 +1,232 @@
+"""The tables. Alembic alone makes them; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL_STATES
+
+
+TERMINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class UploadKind(StrEnum):
+    TEACHER = "teacher"
+    DATASET = "dataset"
+
+
+class UploadState(StrEnum):
+    UPLOADING = "uploading"
+    COMPLETE = "complete"
+
+
+class InspectionState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        str: Text,
+        int: BigInteger,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[dict[str, Any]]: JSONB(none_as_null=True),
+        list[str]: ARRAY(Text),
+        list[int]: ARRAY(Integer),
+    }
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hash: Mapped[str] = mapped_column(unique=True)
+    """Hexadecimal sha256 of the secret, which is nowhere else."""
+    prefix: Mapped[str]
+    """The secret's first characters, to tell keys apart."""
+    created_at: Mapped[datetime] = _now()
+    revoked_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    __tablename__ = "uploads"
+    __table_args__ = (
+        CheckConstraint("kind IN ('teacher', 'dataset')", name="kind"),
+        CheckConstraint("state IN ('uploading', 'complete')", name="state"),
+        CheckConstraint("inspection_state IN ('pending', 'running', 'done', 'failed')", name="inspection_state"),
+        CheckConstraint("received >= 0 AND received <= size", name="received"),
+        Index("ix_uploads_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_uploads_owner_sha256", "owner", "sha256"),
+        Index(
+            "ix_uploads_to_inspect",
+            "completed_at",
+            postgresql_where=text("inspection_state IN ('pending', 'running')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    kind: Mapped[str]
+    filename: Mapped[str]
+    size: Mapped[int]
+    received: Mapped[int] = mapped_column(server_default="0")
+    sha256: Mapped[str | None]
+    """As announced while uploading, as computed once complete."""
+    state: Mapped[str]
+    inspection_state: Mapped[str | None]
+    inspection: Mapped[dict[str, Any] | None]
+    inspection_error: Mapped[dict[str, Any] | None]
+    inspection_started_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    received_at: Mapped[datetime] = _now()
+    """When the last bytes came."""
+    completed_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("device IN ('auto', 'cpu', 'cuda')", name="device"),
+        CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
+        CheckConstraint(
+            "(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_at"
+        ),
+        Index("ix_jobs_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+        Index("ix_jobs_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_running", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    name: Mapped[str | None]
+    tags: Mapped[list[str]]
+    state: Mapped[str]
+    device: Mapped[str]
+    spec_version: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]]
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    """How often the job was claimed: only grows, and fences off every earlier attempt."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """How many attempts were lost; a drain is no failure."""
+    max_attempts: Mapped[int]
+    worker_id: Mapped[str | None]
+    worker_device: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    checkpoint: Mapped[str | None]
+    """Storage key of the newest recorded checkpoint, of whichever attempt."""
+    progress: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    manifest: Mapped[list[dict[str, Any]] | None]
+    event_seq: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[int] = mapped_column(server_default="0")
+    """Grows with every change that a reader can see; heartbeats are none."""
+    seconds_used: Mapped[float] = mapped_column(server_default="0")
+    """Seconds of training over all attempts."""
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobUpload(Base):
+    """Which uploads a job needs. The upload's row may go once the job has ended."""
+
+    __tablename__ = "job_uploads"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class Event(Base):
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    type: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+
+
+class Metric(Base):
+    __tablename__ = "metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    phase: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+    attempt: Mapped[int]
+
+
+class IdempotencyKey(Base):
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = _now()
+
+
+class Worker(Base):
+    """A training worker that was seen lately."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hostname: Mapped[str]
+    devices: Mapped[list[str]]
+    spec_versions: Mapped[list[int]]
+    job_id: Mapped[str | None]
+    last_seen: Mapped[datetime] = _now()

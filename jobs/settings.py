@@ -1,0 +1,53 @@
+"""Everything that is configured, from environment variables; the README's table lists the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1 << 30
+
+
+class Settings(BaseSettings):
+    """`LIT_<NAME>` for each field; DATABASE_URL and REDIS_URL carry no prefix."""
+
+    model_config = SettingsConfigDict(env_prefix="LIT_", populate_by_name=True, use_attribute_docstrings=True)
+
+    database_url: str | None = Field(None, validation_alias="DATABASE_URL")
+    """PostgreSQL, as postgresql://user:password@host/database. `litc serve` starts its own when not given."""
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL")
+    """Redis or Valkey, as redis://:password@host:6379/0. `litc serve` starts its own when not given."""
+    data_dir: Path = Path(".lit")
+    """Embedded database, storage and job folders, unless said otherwise."""
+    storage_dir: Path | None = None
+    """Uploads, checkpoints and outputs; must be shared by API and workers. None: `storage` in the data folder."""
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    """0 takes a free port."""
+    lease_seconds: float = Field(60, gt=0)
+    """A worker not heard of for so long loses its job."""
+    heartbeat_seconds: float = Field(10, gt=0)
+    housekeeping_seconds: float = Field(5, gt=0)
+    """How often expired leases are reaped and hints for waiting jobs sent again."""
+    max_upload_bytes: int = Field(8 * GIB, ge=1)
+    worker_devices: str | None = None
+    """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: found out."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of a trainer. None: torch's own choice."""
+    inspect_timeout_seconds: float = Field(120, gt=0)
+    inspect_memory_bytes: int = Field(4 * GIB, ge=1)
+    """Memory that reading an uploaded teacher may take."""
+    log_format: Literal["json", "console"] = "console"
+
+    @model_validator(mode="after")
+    def _heartbeats_hold_the_lease(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("LIT_HEARTBEAT_SECONDS must be at most half of LIT_LEASE_SECONDS")
+        return self
+
+    @property
+    def storage_root(self) -> Path:
+        return self.storage_dir or self.data_dir / "storage"

@@ -1,0 +1,182 @@
+"""Files of uploads and jobs behind one small interface: a shared folder now.
+
+Storage has no WHERE, so nothing here is ever changed under a key that a reader may know: an attempt writes under its
+own number, and readers go by the manifest in the ledger. The one exception is an upload on its way in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from jobs.settings import Settings
+
+TEMPORARY = ".tmp-"
+
+
+class StorageKeyMissing(Exception):
+    """Nothing lies under this key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"storage has no {key}")
+        self.key = key
+
+
+class Storage(Protocol):
+    """Keys are relative POSIX paths. Every method raises StorageKeyMissing for a key that is not there."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a copy of a file, durably and at once: readers see all of it or what was there before."""
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """The same for a few bytes."""
+
+    def open(self, key: str) -> BinaryIO:
+        """For reading; seekable."""
+
+    def size(self, key: str) -> int:
+        """In bytes."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys that begin with a prefix, sorted."""
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove everything under a prefix that ends in a slash; nothing there is no error."""
+
+    def append(self, key: str, offset: int, chunk: bytes) -> None:
+        """Write the next piece of an upload at `offset`; what lies beyond it is cut off. Neither atomic nor durable.
+
+        Raises ValueError when fewer than `offset` bytes are there.
+        """
+
+    def sync(self, key: str) -> None:
+        """Make what was appended durable."""
+
+    def check(self) -> None:
+        """Raises OSError when nothing can be stored."""
+
+
+class FolderStorage:
+    """A folder, which API and workers on several machines may share (NFS, for one)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._put(key, source)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self._put(key, io.BytesIO(data))
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError) as missing:
+            raise StorageKeyMissing(key) from missing
+
+    def size(self, key: str) -> int:
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError as missing:
+            raise StorageKeyMissing(key) from missing
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self._path(prefix) if prefix.strip("/") else self.root
+        if not folder.is_dir():
+            folder = folder.parent
+        found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
+        keys = (path.relative_to(self.root).as_posix() for path in found)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def delete_prefix(self, prefix: str) -> None:
+        if not prefix.endswith("/"):
+            raise ValueError(f"the prefix {prefix!r} must end in a slash")
+        folder = self._path(prefix)
+        if folder.exists():
+            # Out of sight first, so that a reader sees all of it or nothing.
+            doomed = self._temporary(folder)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def append(self, key: str, offset: int, chunk: bytes) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            if os.fstat(descriptor).st_size < offset:
+                raise ValueError(f"{key} has fewer than {offset} bytes")
+            file.seek(offset)
+            file.write(chunk)
+            file.truncate()
+
+    def sync(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError as missing:
+            raise StorageKeyMissing(key) from missing
+        _sync_folder(path.parent)
+
+    def check(self) -> None:
+        self.put_bytes("check", b"")
+
+    def _put(self, key: str, source: BinaryIO) -> None:
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._temporary(target)
+        try:
+            with temporary.open("xb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+                _flush(file)
+            self._publish(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, target: Path) -> None:
+        temporary.rename(target)
+        folder = target.parent
+        # New folders on the way are durable only once their own parents are.
+        while True:
+            _sync_folder(folder)
+            if folder == self.root:
+                return
+            folder = folder.parent
+
+    def _temporary(self, target: Path) -> Path:
+        return target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if not parts or key.startswith("/") or "\0" in key or any(part in {"..", "."} for part in key.split("/")):
+            raise ValueError(f"{key!r} is no storage key")
+        return self.root.joinpath(*parts)
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The storage that the settings name."""
+    return FolderStorage(settings.storage_root)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

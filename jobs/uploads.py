@@ -1,0 +1,164 @@
+"""Uploads: files on their way in, and what an inspection found in the teachers among them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs.database import clock
+from jobs.errors import Conflict, NotFound
+from jobs.ids import new_id
+from jobs.ledger import Position, jobs_using
+from jobs.models import InspectionState, Upload, UploadKind, UploadState
+from jobs.notifications import notify
+from lit_core.spec import Inspection, JobError
+
+ABANDONED_DAYS = 7
+JOBS_NAMED = 5
+
+
+def create(session: Session, owner: str, kind: str, filename: str, size: int, sha256: str | None) -> Upload:
+    """A new upload, or the owner's complete one of the same kind, size and content."""
+    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256)) is not None:
+        return same
+    upload = Upload(
+        id=new_id("upl"),
+        owner=owner,
+        kind=UploadKind(kind).value,
+        filename=filename,
+        size=size,
+        received=0,
+        sha256=sha256,
+        state=UploadState.UPLOADING.value,
+    )
+    session.add(upload)
+    session.flush()
+    session.refresh(upload)
+    return upload
+
+
+def find_same(session: Session, owner: str, kind: str, size: int, sha256: str) -> Upload | None:
+    """A complete upload with this content that is of use: no teacher whose inspection failed."""
+    query = select(Upload).where(
+        Upload.owner == owner,
+        Upload.kind == kind,
+        Upload.size == size,
+        Upload.sha256 == sha256,
+        Upload.state == UploadState.COMPLETE,
+        or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED),
+    )
+    return session.scalars(query.order_by(Upload.created_at).limit(1)).one_or_none()
+
+
+def get(session: Session, owner: str, upload_id: str) -> Upload:
+    """Raises NotFound, for another owner's upload too."""
+    upload = session.scalars(select(Upload).where(Upload.id == upload_id, Upload.owner == owner)).one_or_none()
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    return upload
+
+
+def list_page(session: Session, owner: str, *, after: Position | None = None, limit: int = 50) -> list[Upload]:
+    """The owner's uploads, newest first."""
+    query = select(Upload).where(Upload.owner == owner)
+    if after is not None:
+        query = query.where(tuple_(Upload.created_at, Upload.id) < tuple_(*after))
+    return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
+
+
+def record_progress(session: Session, upload_id: str, received: int) -> None:
+    """So many bytes lie in storage. Raises NotFound when the upload was deleted meanwhile."""
+    upload = _locked(session, upload_id)
+    upload.received = received
+    upload.received_at = clock(session)
+
+
+def complete(session: Session, upload_id: str, sha256: str) -> Upload:
+    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound."""
+    upload = _locked(session, upload_id)
+    upload.received = upload.size
+    upload.sha256 = sha256
+    upload.state = UploadState.COMPLETE.value
+    upload.completed_at = clock(session)
+    if upload.kind == UploadKind.TEACHER:
+        upload.inspection_state = InspectionState.PENDING.value
+    notify(session, upload_id)
+    return upload
+
+
+def delete(session: Session, owner: str, upload_id: str) -> str:
+    """Remove an upload; returns the prefix of its files in storage, the caller's to remove.
+
+    Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs needs it.
+    """
+    query = select(Upload).where(Upload.id == upload_id, Upload.owner == owner).with_for_update()
+    upload = session.scalars(query).one_or_none()
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    users = jobs_using(session, upload_id)
+    if users:
+        named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
+        raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")
+    session.delete(upload)
+    session.flush()
+    return prefix(upload_id)
+
+
+def prefix(upload_id: str) -> str:
+    """Where an upload's files lie in storage."""
+    return f"uploads/{upload_id}/"
+
+
+def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
+    """Take the oldest teacher that waits for its inspection, or whose inspection began too long ago."""
+    too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
+    waits = or_(
+        Upload.inspection_state == InspectionState.PENDING,
+        and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
+    )
+    query = select(Upload).where(waits).order_by(Upload.completed_at).limit(1).with_for_update(skip_locked=True)
+    upload = session.scalars(query).one_or_none()
+    if upload is not None:
+        upload.inspection_state = InspectionState.RUNNING.value
+        upload.inspection_started_at = clock(session)
+        session.flush()
+    return upload
+
+
+def finish_inspection(
+    session: Session, upload_id: str, *, inspection: Inspection | None, error: JobError | None
+) -> None:
+    """Write what an inspection found, or why the file is no teacher. The first result stays."""
+    if (inspection is None) == (error is None):
+        raise ValueError("give either the inspection or the error")
+    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
+    if upload is None or upload.inspection_state not in {InspectionState.PENDING, InspectionState.RUNNING}:
+        return  # deleted meanwhile, or found out by another inspector
+    upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
+    upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
+    upload.inspection_error = None if error is None else error.model_dump(mode="json")
+    notify(session, upload_id)
+
+
+def inspections_wait(session: Session) -> bool:
+    query = select(Upload.id).where(Upload.inspection_state == InspectionState.PENDING).limit(1)
+    return session.scalars(query).one_or_none() is not None
+
+
+def delete_abandoned(session: Session) -> list[str]:
+    """Remove the uploads that nobody went on with for a week; returns the prefixes of their files."""
+    too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
+    query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
+    abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for upload in abandoned:
+        session.delete(upload)
+    return [prefix(upload.id) for upload in abandoned]
+
+
+def _locked(session: Session, upload_id: str) -> Upload:
+    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    return upload
