@@ -52,7 +52,7 @@ def create(
     """
     job_id = new_id("job")
     if idempotency is not None:
-        earlier = _take_idempotency_key(session, owner, *idempotency, job_id)
+        earlier = _take_idempotency_key(session, owner, *idempotency)
         if earlier is not None:
             return earlier
     _hold_uploads(session, owner, upload_ids)
@@ -100,7 +100,7 @@ def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> 
     return session.get_one(Job, known.job_id)
 
 
-def _take_idempotency_key(session: Session, owner: str, key: str, request_hash: str, job_id: str) -> Job | None:
+def _take_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
     """Make sure that no other transaction makes a job with this key; the earlier job, if there is one."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{key}", 0))))
     return find_repeated(session, owner, key, request_hash)
