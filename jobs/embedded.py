@@ -21,10 +21,15 @@ import redis
 LONGEST_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a Unix socket."""
 DATABASE = "lit"
+ADDRESS_FILE = "database-url"
 
 
 class DataDirInUse(Exception):
-    """Another service works with this folder."""
+    """Another service works with this folder; `database_url` is its database's, if it got so far."""
+
+    def __init__(self, folder: Path, database_url: str | None) -> None:
+        super().__init__(f"another service uses {folder}: stop it, or set LIT_DATA_DIR to another folder")
+        self.database_url = database_url
 
 
 class Embedded:
@@ -42,6 +47,7 @@ class Embedded:
             self._lock(stack)
             self.database_url = self._start_postgres(stack)
             self.redis_url = self._start_valkey(stack)
+            self._publish(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -56,9 +62,19 @@ class Embedded:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as taken:
-            raise DataDirInUse(
-                f"another service uses {self._folder}: stop it, or set LIT_DATA_DIR to another folder"
-            ) from taken
+            raise DataDirInUse(self._folder, self._published()) from taken
+
+    def _publish(self, stack: ExitStack) -> None:
+        """Tell commands that run beside the service, as `litc keys`, where its database is."""
+        path = self._folder / ADDRESS_FILE
+        stack.callback(path.unlink, missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(self.database_url)
+
+    def _published(self) -> str | None:
+        with suppress(FileNotFoundError):
+            return (self._folder / ADDRESS_FILE).read_text() or None
+        return None
 
     def _start_postgres(self, stack: ExitStack) -> str:
         # Here, because the package looks for a runtime folder as soon as it is imported, and says so.

@@ -40,7 +40,7 @@ class Listener:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        self._wake_all()
+        self.wake_all()
 
     def subscribe(self, topic: str) -> Subscription:
         """Begin to collect wake-ups for `topic`: to be done before looking, so that no change falls in between."""
@@ -53,19 +53,20 @@ class Listener:
             except (psycopg.Error, OSError) as failure:
                 log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
             # What was missed in between is unknown: let everyone look.
-            self._wake_all()
+            self.wake_all()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen_once(self) -> None:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
-            self._wake_all()
+            self.wake_all()
             async for notification in connection.notifies():
                 for event in self._waiters.get(notification.payload, ()):
                     event.set()
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Let every waiter look, whatever it waits for."""
         for waiters in self._waiters.values():
             for event in waiters:
                 event.set()

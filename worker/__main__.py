@@ -9,6 +9,7 @@ from jobs import logs
 from jobs.settings import Settings
 from worker import processes
 from worker.devices import worker_devices
+from worker.parent import stop_with_parent
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     arguments = parser.parse_args()
     processes.exit_on_sigterm()
     if arguments.stop_with_parent:
-        processes.stop_with_parent()
+        stop_with_parent()
     settings = Settings()
     logs.configure(settings.log_format)
     if arguments.inspect:

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from worker.parent import stop_with_parent
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 SECONDS_TO_STOP = 60.0
 """A trainer gets 20 s for its checkpoint; the rest is for storage and ledger."""
@@ -23,8 +25,11 @@ def worker(
         str | None, typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what is found.')
     ] = None,
     with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
+    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
     """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
+    if with_parent:
+        stop_with_parent()
     base = [sys.executable, "-m", "worker", "--stop-with-parent"]
     commands = [[*base, *(["--devices", devices] if devices else [])]]
     if with_inspect:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import signal
@@ -26,8 +25,6 @@ from worker.folder import Workplace
 from worker.inspection import Inspector
 from worker.presence import Presence
 from worker.supervisor import SPEC_VERSIONS, Supervisor
-
-PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger()
 
@@ -78,14 +75,6 @@ def inspect(settings: Settings) -> int:
         inspector.start()
         log.info("inspecting worker starts", worker=worker_id)
         return run_worker(app, worker_id, [INSPECT_QUEUE], inspector.drain)
-
-
-def stop_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent dies, and look whether it still lives."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)
 
 
 def exit_on_sigterm() -> None:

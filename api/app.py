@@ -1,0 +1,135 @@
+"""The application: routes, problems, and what lives as long as the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse
+
+from api import health, jobs, problems, uploads
+from api.bodies import JSON_BYTES
+from api.context import Context
+from api.hints import Hints
+from api.long_poll import LongPolls
+from jobs.database import Database
+from jobs.housekeeping import Housekeeper
+from jobs.notifications import Listener
+from jobs.settings import Settings
+from jobs.storage import open_storage
+from lit_core.spec import JobRequest
+
+THREADS = 40
+DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).
+
+Upload a teacher, ask for a job, watch it, download the student. Errors are problems (RFC 9457) with a stable `type`.
+"""
+
+
+def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
+    """The API. `keyless` lets callers in without a key while none exists: for loopback addresses only.
+
+    Raises ValueError when the settings lack the database or the broker.
+    """
+    if settings.database_url is None or settings.redis_url is None:
+        raise ValueError("the API needs DATABASE_URL and REDIS_URL")
+    database_url, redis_url = settings.database_url, settings.redis_url
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        database, hints, listener = (
+            Database(database_url, pool_size=THREADS // 2),
+            Hints(redis_url),
+            Listener(database_url),
+        )
+        storage = open_storage(settings)
+        polls = LongPolls(listener)
+        housekeeper = Housekeeper(database, hints, settings, storage)
+        app.state.context = Context(settings, database, storage, hints, polls, keyless)
+        await listener.start()
+        housekeeper.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(housekeeper.stop)
+            await listener.stop()
+            hints.close()
+            database.close()
+
+    app = FastAPI(
+        title="LIT",
+        version=version("lit-compress"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        max_body_size=JSON_BYTES,
+    )
+    problems.install(app)
+    for router in (uploads.router, jobs.router, health.router):
+        app.include_router(router)
+    app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
+    _document(app)
+    return app
+
+
+def _explain(type: str) -> str:
+    """What the `type` of a problem links to."""
+    if type not in problems.TITLES:
+        raise problems.Problem(404, "not-found", f"There is no problem {type!r}")
+    return f"{problems.TITLES[type]}.\n"
+
+
+def _document(app: FastAPI) -> None:
+    """Add to the OpenAPI document what handlers that read their bodies themselves don't tell."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = made()
+        schemas = schema["components"]["schemas"]
+        own = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, definition in own.pop("$defs", {}).items():
+            schemas.setdefault(name, definition)
+        schemas["JobRequest"] = own
+        schemas["Problem"] = _PROBLEM
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in schema["paths"].items():
+            for operation in methods.values():
+                if path.startswith("/v1/"):
+                    operation["security"] = [{"key": []}, {}]
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = {
+                    "description": "A problem (RFC 9457).",
+                    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                }
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+_PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "Stable, as /problems/upload-in-use."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong and what would be right."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}

@@ -1,0 +1,167 @@
+"""Problems (RFC 9457): every error of the API, with a stable type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from jobs.errors import Conflict, NotFound
+
+MEDIA_TYPE = "application/problem+json"
+PREFIX = "/problems/"
+
+log = structlog.get_logger()
+
+TITLES = {
+    "bad-request": "The request is malformed",
+    "unauthorized": "An API key is needed",
+    "forbidden-origin": "This service answers local programs only",
+    "not-found": "There is no such thing",
+    "method-not-allowed": "This method is not allowed here",
+    "upload-unfinished": "The upload is not finished",
+    "upload-in-use": "A job needs this upload",
+    "upload-offset-mismatch": "The upload goes on at another offset",
+    "idempotency-key-reused": "The Idempotency-Key belongs to another request",
+    "job-finished": "The job has already ended",
+    "job-not-finished": "The job has not ended yet",
+    "length-required": "The request must say its length",
+    "too-large": "The request is too large",
+    "unsupported-media-type": "This content type is not understood",
+    "range-not-satisfiable": "The file has no such range",
+    "invalid-request": "The request has wrong fields",
+    "bad-teacher": "The teacher can't be used",
+    "bad-upload": "The file is not what it is said to be",
+    "checksum-mismatch": "The bytes are not those announced",
+    "internal-error": "The service failed",
+    "inspection-pending": "The teacher is still being inspected",
+    "unavailable": "The service is not ready",
+}
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One field of a request, as a dotted path, and what would be right."""
+
+    field: str
+    message: str
+
+
+class Problem(Exception):
+    """An answer that is an error. `type` is a key of TITLES."""
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.type = type
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = headers or {}
+
+    def response(self) -> JSONResponse:
+        body: dict[str, Any] = {
+            "type": PREFIX + self.type,
+            "title": TITLES[self.type],
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            body["errors"] = [{"field": error.field, "message": error.message} for error in self.errors]
+        return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+
+
+def invalid(errors: Iterable[FieldError]) -> Problem:
+    """422: fields of the request are wrong; the detail tells all of them."""
+    found = list(errors)
+    detail = "; ".join(f"{error.field}: {error.message}" for error in found)
+    return Problem(422, "invalid-request", detail, errors=found)
+
+
+def invalid_field(field: str, message: str) -> Problem:
+    return invalid([FieldError(field, message)])
+
+
+def install(app: FastAPI) -> None:
+    """Make every error that leaves a handler a problem."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(NotFound, _not_found)
+    app.add_exception_handler(Conflict, _conflict)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    for outage in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(outage, _outage)
+    app.add_exception_handler(Exception, _failure)
+
+
+def _problem(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)  # noqa: S101 - for the type checker, here and below
+    return error.response()
+
+
+def _not_found(_request: Request, error: Exception) -> JSONResponse:
+    return Problem(404, "not-found", _sentence(error)).response()
+
+
+def _conflict(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Conflict)  # noqa: S101
+    return Problem(409, error.type, _sentence(error)).response()
+
+
+def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    places = ("body", "query", "path", "header")
+    found = []
+    for entry in error.errors():
+        location = [part for i, part in enumerate(entry["loc"]) if i > 0 or part not in places]
+        found.append(FieldError(".".join(str(part) for part in location) or "body", entry["msg"]))
+    return invalid(found).response()
+
+
+_BY_STATUS = {
+    401: "unauthorized",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+    415: "unsupported-media-type",
+}
+
+
+def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    type = _BY_STATUS.get(error.status_code, "bad-request")
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = TITLES[type] if str(error.detail) == phrase else str(error.detail)
+    return Problem(error.status_code, type, detail, headers=dict(error.headers or {})).response()
+
+
+def _outage(_request: Request, error: Exception) -> JSONResponse:
+    log.warning("ledger out of reach", error=str(error).splitlines()[0])
+    detail = "the database can't be reached; nothing was changed that was not confirmed: try again"
+    return Problem(503, "unavailable", detail, headers={"Retry-After": "2"}).response()
+
+
+def _failure(_request: Request, _error: Exception) -> JSONResponse:
+    # Starlette logs the traceback; the caller is told nothing of the inside.
+    return Problem(500, "internal-error", "the service failed at this request; its log says more").response()
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]
