@@ -86,7 +86,7 @@ def _field_error(model: type[BaseModel], entry: Any) -> FieldError:
     field = ".".join(location) or "body"
     if entry["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         return FieldError(field, f"unknown field: {hint}")
     return FieldError(field, entry["msg"].removeprefix("Value error, "))

@@ -333,6 +333,12 @@ def _resolve_student(student: StudentRequest, inspection: Inspection) -> Student
     by_depth = {option.depth: option.blocks for option in inspection.students}
     if student.depth is not None:
         smaller = [d for d in by_depth if d < teacher.depth]
+        if not smaller and not student.allow_same_depth:
+            raise SpecError(
+                "student.depth",
+                f"the teacher's depth {teacher.depth} is the least of the family {teacher.family}: there is no "
+                "shallower student",
+            )
         if student.depth >= teacher.depth and not (student.allow_same_depth and student.depth == teacher.depth):
             raise SpecError(
                 "student.depth",

@@ -1,0 +1,21 @@
+"""The API never loads torch, nor anything of the core but the specification."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import json, sys
+import api.app, api.commands
+names = [name for name in sys.modules if name.split(".")[0] in {"torch", "numpy", "lit_core", "worker"}]
+print(json.dumps(sorted(names)))
+"""
+
+
+def test_the_api_loads_the_specification_and_no_torch() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root, check=True)
+    assert json.loads(done.stdout) == ["lit_core", "lit_core.spec"]

@@ -1,0 +1,254 @@
+"""Requests for jobs: what is made of them, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from jobs import uploads
+from lit_core.spec import ErrorType, JobError
+from tests.worker.bench import INSPECTION, Bench
+
+
+def request(teacher: str, **changes: Any) -> dict[str, Any]:
+    return {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, **changes}
+
+
+def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    answer = api.post("/v1/jobs", json=request(teacher))
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
+    assert job["state"] == "queued"
+    assert job["spec"]["spec_version"] == job["spec_version"] == 1
+    assert job["spec"]["student"] == {"depth": 14, "blocks": [2, 2, 2], "init": "inherit"}
+    assert job["spec"]["teacher"]["architecture"]["depth"] == 38
+    assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
+    assert job["request"] == request(teacher)
+    assert job["accepted"] is None
+    again = api.get(f"/v1/jobs/{job['id']}").json()
+    assert again["spec"] == job["spec"]
+    assert again["waiting"]["reason"] == "no-worker"
+    assert "litc worker" in again["waiting"]["detail"]
+
+
+def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestClient, bench: Bench) -> None:
+    dataset = bench.dataset()
+    wanted = {
+        "dataset": {"upload": dataset, "size": [8, 8], "mean": [0.3], "std": [0.2], "class_order": list("abcdefghij")},
+        "student": {"blocks": [3, 2, 1], "init": "random"},
+        "alpha": 0.25,
+        "beta": 0,
+        "tau": 2.5,
+        "ir_loss": "l1",
+        "schedule": {"lit": {"epochs": 1, "schedule": {"kind": "milestones", "milestones": [3]}}, "batch_size": 16},
+        "seed": 7,
+        "device": "cuda",
+        "accept": {"max_accuracy_drop": 1.0},
+        "name": "a job",
+        "tags": ["x", "y"],
+    }
+    job = api.post("/v1/jobs", json={"teacher": bench.teacher(), **wanted}).json()
+    spec = job["spec"]
+    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random"}
+    assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
+    assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
+    assert spec["schedule"]["batch_size"] == 16
+    assert (job["device"], spec["seed"], spec["accept"]) == ("cuda", 7, {"max_accuracy_drop": 1.0})
+    assert spec["dataset"]["class_order"] == list("abcdefghij")
+    assert (job["name"], job["tags"]) == ("a job", ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"alpah": 0.5}, "alpah", "did you mean alpha?"),
+        ({"schedule": {"lit": {"epoch": 3}}}, "schedule.lit.epoch", "did you mean epochs?"),
+        ({"student": {"depth": 14, "width": 3}}, "student.width", "known are allow_same_depth, blocks, depth, init"),
+        ({"alpha": 1.5}, "alpha", "less than or equal to 1"),
+        ({"alpha": -0.1}, "alpha", "greater than or equal to 0"),
+        ({"beta": 1.01}, "beta", "less than or equal to 1"),
+        ({"tau": 0}, "tau", "greater than 0"),
+        ({"tau": -4}, "tau", "greater than 0"),
+        ({"student": {"depth": 38}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
+        ({"student": {"depth": 44, "allow_same_depth": True}}, "student.depth", "not smaller than the teacher's depth"),
+        ({"student": {"depth": 15}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
+        ({"student": {}}, "student", '"depth" (as 14) or "blocks"'),
+        ({"student": {"blocks": [2, 2]}}, "student.blocks", "the teacher has 3"),
+        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "deeper than the teacher's [6, 6, 6]"),
+        ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
+        ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
+        ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),
+        ({"dataset": {"builtin": "digits", "class_order": ["a"]}}, "dataset.class_order", "has 10 classes"),
+        ({"dataset": {"upload": "upl_none"}}, "dataset.upload", "there is no upload 'upl_none'"),
+        ({"teacher": "upl_none"}, "teacher", "there is no upload 'upl_none'"),
+        ({"device": "tpu"}, "device", "'auto', 'cpu' or 'cuda'"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule", "at least one phase must train"),
+        ({"schedule": {"lit": {"schedule": {"kind": "linear"}}}}, "schedule.lit.schedule", "'one_cycle'"),
+        ({"accept": {"max_accuracy_drop": -1}}, "accept.max_accuracy_drop", "greater than or equal to 0"),
+    ],
+)
+def test_a_bad_request_names_the_field_and_what_would_be_right(
+    api: TestClient, bench: Bench, changes: dict[str, Any], field: str, said: str
+) -> None:
+    answer = api.post("/v1/jobs", json=request(bench.teacher()) | changes)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "/problems/invalid-request"
+    [error] = problem["errors"]
+    assert error["field"] == field
+    assert said in error["message"]
+    assert api.get("/v1/jobs").json()["items"] == []
+
+
+def test_allow_same_depth(api: TestClient, bench: Bench) -> None:
+    body = request(bench.teacher(), student={"depth": 38, "allow_same_depth": True})
+    assert api.post("/v1/jobs", json=body).json()["spec"]["student"]["blocks"] == [6, 6, 6]
+
+
+def test_a_teacher_without_a_smaller_depth_is_told_apart(api: TestClient, bench: Bench) -> None:
+    shallow = INSPECTION.model_copy(
+        update={
+            "architecture": INSPECTION.architecture.model_copy(update={"depth": 8, "blocks": [1, 1, 1]}),
+            "students": INSPECTION.students[:1],
+        }
+    )
+    answer = api.post("/v1/jobs", json=request(bench.teacher(inspection=shallow)))
+    [error] = answer.json()["errors"]
+    assert error["field"] == "student.depth"
+    assert "no shallower student" in error["message"]
+
+
+def test_uploads_that_cannot_be_used(api: TestClient, bench: Bench) -> None:
+    teacher, dataset = bench.teacher(), bench.dataset()
+    swapped = api.post("/v1/jobs", json=request(dataset))
+    assert (swapped.status_code, swapped.json()["errors"][0]["field"]) == (422, "teacher")
+    assert "is a dataset: give the id of a teacher upload" in swapped.json()["detail"]
+    swapped = api.post("/v1/jobs", json=request(teacher, dataset={"upload": teacher}))
+    assert (swapped.status_code, swapped.json()["errors"][0]["field"]) == (422, "dataset.upload")
+
+    begun = api.post("/v1/uploads", json={"kind": "dataset", "filename": "x.npz", "size": 10}).json()
+    unfinished = api.post("/v1/jobs", json=request(teacher, dataset={"upload": begun["id"]}))
+    assert (unfinished.status_code, unfinished.json()["type"]) == (409, "/problems/upload-unfinished")
+    assert "0 of 10 bytes" in unfinished.json()["detail"]
+
+
+def test_a_teacher_of_another_architecture(api: TestClient, bench: Bench) -> None:
+    detail = "the checkpoint is no CIFAR ResNet: unexpected keys features.0.weight"
+    content = (16).to_bytes(8, "little") + b'{"a":1}         '
+    upload = api.post("/v1/uploads", json={"kind": "teacher", "filename": "t", "size": len(content)}).json()
+    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+    assert api.patch(f"/v1/uploads/{upload['id']}", content=content, headers=headers).status_code == 204
+    with bench.database.session() as session:
+        error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")
+        uploads.finish_inspection(session, upload["id"], inspection=None, error=error)
+    answer = api.post("/v1/jobs", json=request(upload["id"]))
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/bad-teacher")
+    assert answer.json()["errors"] == [{"field": "teacher", "message": detail}]
+
+
+def test_an_idempotency_key_makes_one_job(api: TestClient, bench: Bench) -> None:
+    body, headers = request(bench.teacher()), {"Idempotency-Key": "once"}
+    first = api.post("/v1/jobs", json=body, headers=headers)
+    second = api.post("/v1/jobs", json=body, headers=headers)
+    assert first.json()["id"] == second.json()["id"]
+    other = api.post("/v1/jobs", json=body | {"seed": 1}, headers=headers)
+    assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert len(api.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_run_again_with_changes(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    before = api.post("/v1/jobs", json=request(teacher, alpha=0.2, accept={"max_accuracy_drop": 1})).json()
+    changes = {"beta": 0.9, "accept": None, "schedule": {"lit": {"epochs": 3}}}
+    after = api.post(f"/v1/jobs/{before['id']}/rerun", json=changes)
+    assert after.status_code == 202
+    spec = after.json()["spec"]
+    assert after.json()["id"] != before["id"]
+    assert (spec["alpha"], spec["beta"], spec["accept"], spec["schedule"]["lit"]["epochs"]) == (0.2, 0.9, None, 3)
+    wrong = api.post(f"/v1/jobs/{before['id']}/rerun", json={"tau": -1})
+    assert wrong.json()["errors"][0]["field"] == "tau"
+    assert api.post("/v1/jobs/job_none/rerun", json={}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "said"),
+    [
+        (b"{", "application/json", 400, "no JSON"),
+        (b"[1]", "application/json", 400, "must be a JSON object"),
+        (b'{"tau": NaN}', "application/json", 400, "NaN is no JSON number"),
+        (b'{"name": "a\\u0000b"}', "application/json", 400, "NUL"),
+        (b'{"name": "\\ud800"}', "application/json", 400, "no JSON"),
+        (b"[" * 100_000, "application/json", 400, "no JSON"),
+        (b'{"name": "' + b"x" * (1 << 20) + b'"}', "application/json", 413, "1048576 bytes"),
+        (b"{}", "application/x-www-form-urlencoded", 415, "application/json"),
+        (b"{}", "text/plain", 415, "application/json"),
+        (b"\xff\xfe", "application/json", 400, "no JSON"),
+    ],
+)
+def test_bodies_that_are_none(api: TestClient, content: bytes, kind: str, status: int, said: str) -> None:
+    answer = api.post("/v1/jobs", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["detail"]
+
+
+def test_a_form_with_both_files(api: TestClient, bench: Bench) -> None:
+    content = b"PK\x03\x04 a teacher as torch.save writes it"
+    known = bench_teacher_with(api, bench, content)
+    job = {"student": {"depth": 14}, "dataset": {"mean": [0.5]}, "alpha": 0.1}
+    files = {"teacher": ("t.pt", content), "dataset": ("d.npz", b"PK\x03\x04 arrays")}
+    answer = api.post("/v1/jobs", data={"job": json.dumps(job)}, files=files)
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    assert made["request"]["teacher"] == known
+    assert made["request"]["dataset"]["mean"] == [0.5]
+    dataset = api.get(f"/v1/uploads/{made['request']['dataset']['upload']}").json()
+    assert (dataset["kind"], dataset["filename"], dataset["state"]) == ("dataset", "d.npz", "complete")
+    with bench.storage.open(f"uploads/{dataset['id']}/data") as file:
+        assert file.read() == b"PK\x03\x04 arrays"
+    # Sending the same files again makes a job, and no new uploads.
+    count = len(api.get("/v1/uploads").json()["items"])
+    assert api.post("/v1/jobs", data={"job": json.dumps(job)}, files=files).status_code == 202
+    assert len(api.get("/v1/uploads").json()["items"]) == count
+
+
+def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
+    """An inspected teacher upload with this content."""
+    upload = api.post("/v1/uploads", json={"kind": "teacher", "filename": "t.pt", "size": len(content)}).json()
+    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+    assert api.patch(f"/v1/uploads/{upload['id']}", content=content, headers=headers).status_code == 204
+    with bench.database.session() as session:
+        uploads.finish_inspection(session, upload["id"], inspection=INSPECTION, error=None)
+    return str(upload["id"])
+
+
+@pytest.mark.parametrize(
+    ("job", "files", "field"),
+    [
+        ('{"student": {"depth": 14}, "tau": 0}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "tau"),
+        ('{"student": {"depth": 14}, "teacher": "upl_x"}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "teacher"),
+        ('{"student": {"depth": 14}, "dataset": {"builtin": "digits"}}', {"teacher": b"P", "dataset": b"x"}, "dataset"),
+        ('{"student": {"depth": 14}}', {"teacher": b"", "dataset": b"x"}, "teacher"),
+        ('{"student": {"depth": 14}}', {"teacher": b"PK\x03\x04", "model": b"x"}, "model"),
+        (None, {"teacher": b"PK\x03\x04"}, "job"),
+    ],
+)
+def test_a_bad_form_keeps_nothing(api: TestClient, job: str | None, files: dict[str, bytes], field: str) -> None:
+    parts = {name: (name, content) for name, content in files.items()}
+    answer = api.post("/v1/jobs", data={"job": job} if job else {}, files=parts)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+    assert api.get("/v1/uploads").json()["items"] == []
+
+
+def test_a_form_with_a_damaged_teacher_keeps_nothing(api: TestClient) -> None:
+    job = json.dumps({"student": {"depth": 14}, "dataset": {"builtin": "digits"}})
+    answer = api.post("/v1/jobs", data={"job": job}, files={"teacher": ("t.safetensors", b"not one of those")})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/bad-upload")
+    assert api.get("/v1/uploads").json()["items"] == []
