@@ -1,0 +1,238 @@
+"""Looking at jobs over HTTP: states, waits, events, metrics, files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import time
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from jobs import attempts, workers
+from jobs.attempts import Artifact, Claim, Event, Metric
+from lit_core.spec import ErrorType, JobError
+from tests.worker.bench import Bench
+
+
+def claim(bench: Bench) -> Claim:
+    with bench.database.session() as session:
+        claimed = attempts.claim(session, "worker-a", ["cpu"], [1], 60)
+    assert claimed is not None
+    return claimed
+
+
+def finish(bench: Bench, content: bytes = b"0123456789") -> str:
+    job = bench.job()
+    claimed = claim(bench)
+    key = f"jobs/{job}/1/output/model.safetensors"
+    bench.storage.put_bytes(key, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    with bench.database.session() as session:
+        artifact = Artifact("model.safetensors", key, len(content), sha256)
+        attempts.succeed(session, claimed, {"accepted": True, "ratios": {}}, [artifact])
+    return job
+
+
+def test_etags_change_with_what_is_seen_and_not_with_heartbeats(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    path = f"/v1/jobs/{job}"
+    claimed = claim(bench)
+    etag = api.get(path).headers["ETag"]
+    with bench.database.session() as session:
+        attempts.heartbeat(session, claimed, 60, 5.0)
+    same = api.get(path, headers={"If-None-Match": etag})
+    assert (same.status_code, same.content, same.headers["ETag"]) == (304, b"", etag)
+    with bench.database.session() as session:
+        progress = {"phase": "lit", "epoch": 1, "epochs": 2, "fraction": 0.5}
+        attempts.record(session, claimed, [Event("epoch")], [], progress, None)
+    changed = api.get(path, headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.json()["progress"]["epoch"] == 1
+    assert changed.json()["worker"] == {"id": "worker-a", "device": "cpu"}
+
+
+def test_a_wait_ends_with_the_change(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    claimed = claim(bench)
+    etag = api.get(f"/v1/jobs/{job}").headers["ETag"]
+
+    def change() -> None:
+        time.sleep(0.3)
+        with bench.database.session() as session:
+            attempts.record(session, claimed, [Event("epoch")], [], None, None)
+        with bench.database.session() as session:
+            attempts.fail(session, claimed, JobError(type=ErrorType.DIVERGED, detail="the loss is not finite"))
+
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, path: str, **options: Any) -> None:
+        answers[name] = api.get(path, **options)
+
+    threads = [
+        threading.Thread(target=change),
+        threading.Thread(target=ask, args=("job", f"/v1/jobs/{job}"), kwargs={"params": {"wait": 30}}),
+        threading.Thread(
+            target=ask,
+            args=("changed", f"/v1/jobs/{job}"),
+            kwargs={"params": {"wait": 30}, "headers": {"If-None-Match": etag}},
+        ),
+        threading.Thread(
+            target=ask, args=("events", f"/v1/jobs/{job}/events"), kwargs={"params": {"wait": 30, "after": 2}}
+        ),
+    ]
+    for thread in threads[1:] + threads[:1]:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert answers["job"].json()["state"] == "failed"
+    assert answers["job"].json()["error"] == {
+        "type": "diverged",
+        "detail": "the loss is not finite",
+        "field": None,
+        "member": None,
+    }
+    assert answers["changed"].status_code == 200
+    assert answers["events"].json()["items"][0]["type"] == "epoch"
+
+
+def test_a_wait_in_vain_answers_in_time(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    claim(bench)
+    etag = api.get(f"/v1/jobs/{job}").headers["ETag"]
+    answer = api.get(f"/v1/jobs/{job}", params={"wait": 1}, headers={"If-None-Match": etag})
+    assert answer.status_code == 304
+    assert api.get(f"/v1/jobs/{job}", params={"wait": 31}).status_code == 422
+
+
+def test_lists_are_filtered_and_paged(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    made = [bench.job(teacher=teacher, name=f"n{n % 2}", tags=["even"] if n % 2 == 0 else []) for n in range(5)]
+    page = api.get("/v1/jobs", params={"limit": 3}).json()
+    rest = api.get("/v1/jobs", params={"limit": 3, "cursor": page["next_cursor"]}).json()
+    assert [job["id"] for job in page["items"] + rest["items"]] == made[::-1]
+    assert rest["next_cursor"] is None
+    assert [job["id"] for job in api.get("/v1/jobs", params={"tag": "even"}).json()["items"]] == made[::-2]
+    assert [job["id"] for job in api.get("/v1/jobs", params={"name": "n1"}).json()["items"]] == [made[3], made[1]]
+    claim(bench)
+    assert [job["id"] for job in api.get("/v1/jobs", params={"state": "running"}).json()["items"]] == [made[0]]
+    assert api.get("/v1/jobs", params={"state": "done"}).json()["errors"][0]["field"] == "state"
+
+
+def test_a_queued_job_says_why_it_waits(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    first, second = bench.job(teacher=teacher), bench.job(teacher=teacher)
+    third = bench.job(teacher=teacher, device="cuda")
+
+    def waiting(job: str) -> Any:
+        return api.get(f"/v1/jobs/{job}").json()["waiting"]
+
+    assert waiting(first)["reason"] == "no-worker"
+    with bench.database.session() as session:
+        workers.register(session, "worker-a", "here", ["cpu"], [1])
+    assert waiting(first)["reason"] == "starting"
+    assert (waiting(second)["reason"], waiting(second)["position"]) == ("position", 2)
+    assert waiting(third)["reason"] == "no-worker"
+    assert "cuda" in waiting(third)["detail"]
+    claim(bench)
+    assert waiting(first) is None
+
+
+def test_events_and_metrics(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    claimed = claim(bench)
+    with bench.database.session() as session:
+        metrics = [
+            Metric("lit", 1, "loss", 0.5),
+            Metric("fine_tune", 1, "loss", 0.25),
+            Metric("lit", 1, "kd_loss", 1.0),
+        ]
+        attempts.record(session, claimed, [Event("epoch", {"epoch": 1})], metrics, None, None)
+    events = api.get(f"/v1/jobs/{job}/events").json()
+    assert [(event["seq"], event["type"]) for event in events["items"]] == [(1, "queued"), (2, "claimed"), (3, "epoch")]
+    assert events["last"] == 3
+    page = api.get(f"/v1/jobs/{job}/events", params={"after": 1, "limit": 1}).json()
+    assert ([event["seq"] for event in page["items"]], page["last"]) == ([2], 3)
+    items = api.get(f"/v1/jobs/{job}/metrics").json()["items"]
+    assert [(m["phase"], m["name"]) for m in items] == [("lit", "kd_loss"), ("lit", "loss"), ("fine_tune", "loss")]
+    one = api.get(f"/v1/jobs/{job}/metrics", params={"phase": "lit", "name": "loss"}).json()["items"]
+    assert one == [{"phase": "lit", "epoch": 1, "name": "loss", "value": 0.5}]
+    assert api.get(f"/v1/jobs/{job}/metrics", params={"phase": "x"}).json()["errors"][0]["field"] == "phase"
+
+
+def test_cancel_and_delete(api: TestClient, bench: Bench) -> None:
+    waits, runs = bench.job(), bench.job()
+    claim(bench)  # the older one
+    waits, runs = runs, waits
+    assert api.delete(f"/v1/jobs/{runs}").json()["type"] == "/problems/job-not-finished"
+    assert api.post(f"/v1/jobs/{waits}/cancel").json()["state"] == "cancelled"
+    asked = api.post(f"/v1/jobs/{runs}/cancel")
+    assert (asked.status_code, asked.json()["state"], asked.json()["cancel_requested"]) == (202, "running", True)
+    assert api.post(f"/v1/jobs/{runs}/cancel").status_code == 202
+    assert api.delete(f"/v1/jobs/{waits}").status_code == 204
+    assert api.get(f"/v1/jobs/{waits}").status_code == 404
+    done = finish(bench)
+    assert api.post(f"/v1/jobs/{done}/cancel").json()["type"] == "/problems/job-finished"
+    assert api.delete(f"/v1/jobs/{done}").status_code == 204
+    assert bench.storage.list(f"jobs/{done}/") == []
+
+
+def test_downloads(api: TestClient, bench: Bench) -> None:
+    job = finish(bench)
+    [artifact] = api.get(f"/v1/jobs/{job}/artifacts").json()["items"]
+    whole = api.get(artifact["href"])
+    sha256 = hashlib.sha256(b"0123456789").digest()
+    assert whole.content == b"0123456789"
+    assert artifact["sha256"] == sha256.hex()
+    assert whole.headers["ETag"] == f'"{sha256.hex()}"'
+    assert whole.headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(sha256).decode()}:"
+    assert whole.headers["Content-Length"] == "10"
+    head = api.head(artifact["href"])
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "10")
+    same = api.get(artifact["href"], headers={"If-None-Match": whole.headers["ETag"]})
+    assert same.status_code == 304
+    assert api.get(f"/v1/jobs/{job}/artifacts/other").status_code == 404
+    assert api.get(f"/v1/jobs/{job}/artifacts/..%2Ftrainer.log").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "content", "range"),
+    [
+        ("bytes=0-3", 206, b"0123", "bytes 0-3/10"),
+        ("bytes=4-", 206, b"456789", "bytes 4-9/10"),
+        ("bytes=-3", 206, b"789", "bytes 7-9/10"),
+        ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
+        ("bytes=-100", 206, b"0123456789", "bytes 0-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-0", 416, None, "bytes */10"),
+        ("bytes=3-1", 200, b"0123456789", None),
+        ("bytes=0-1,4-5", 200, b"0123456789", None),
+        ("lines=1-2", 200, b"0123456789", None),
+        ("bytes=-", 200, b"0123456789", None),
+    ],
+)
+def test_ranges(
+    api: TestClient, bench: Bench, header: str, status: int, content: bytes | None, range: str | None
+) -> None:
+    path = f"/v1/jobs/{finish(bench)}/artifacts/model.safetensors"
+    answer = api.get(path, headers={"Range": header})
+    assert answer.status_code == status
+    assert answer.headers.get("Content-Range") == range
+    if content is not None:
+        assert answer.content == content
+        etag = answer.headers["ETag"]
+        assert api.get(path, headers={"Range": header, "If-Range": etag}).status_code == status
+        assert api.get(path, headers={"Range": header, "If-Range": '"other"'}).status_code == 200
+
+
+def test_the_log(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    assert api.get(f"/v1/jobs/{job}/log").text == ""
+    claim(bench)
+    bench.storage.put_bytes(f"jobs/{job}/1/trainer.log", "epoch 1 ✓\n".encode())
+    answer = api.get(f"/v1/jobs/{job}/log")
+    assert answer.text == "epoch 1 ✓\n"
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert api.get(f"/v1/jobs/{job}/log", params={"attempt": 2}).status_code == 404
