@@ -80,6 +80,10 @@ class Bench:
         self.storage.put_bytes(f"uploads/{upload_id}/data", content)
         return upload_id
 
+    def inspection(self, upload_id: str) -> Inspection:
+        with self.database.session() as session:
+            return Inspection.model_validate(uploads.get(session, OWNER, upload_id).inspection)
+
     def job(self, *, teacher: str | None = None, dataset: str | None = None, **request: Any) -> str:
         teacher = teacher or self.teacher()
         source = {"upload": dataset} if dataset else {"builtin": "digits"}
@@ -89,7 +93,7 @@ class Bench:
         upload_ids = [teacher, *([dataset] if dataset else [])]
         with self.database.session() as session:
             made = ledger.create(
-                session, OWNER, asked, resolve(asked, INSPECTION), upload_ids=upload_ids, idempotency=None
+                session, OWNER, asked, resolve(asked, self.inspection(teacher)), upload_ids=upload_ids, idempotency=None
             )
             return made.id
 

@@ -1,0 +1,99 @@
+"""A supervisor that stands still past its lease: its trainer ends in time, and it may change nothing afterwards."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import psutil
+from sqlalchemy import text
+
+from tests.faults.machines import Machines, wait_for_epochs
+from tests.worker.bench import Bench, wait_for
+
+# Long enough that neither worker is done before the test is.
+REQUEST: dict[str, Any] = {
+    "student": {"depth": 14},
+    "schedule": {"lit": {"epochs": 200}, "fine_tune": {"epochs": 0}, "batch_size": 32},
+}
+SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+
+
+def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(bench: Bench, machines: Machines) -> None:
+    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
+    frozen = machines.start_worker()
+    first = machines.trainer_of(frozen)
+    wait_for_epochs(bench, job_id, 2)
+    with Watch(machines) as watch:
+        frozen.send_signal(signal.SIGSTOP)
+        second_worker = machines.start_worker()
+        second = machines.trainer_of(second_worker)
+        assert bench.row(job_id).attempt == 2
+        wait_for_epochs(bench, job_id, len(bench.events(job_id, "epoch")) + 1)
+        files = files_of_the_first_attempt(bench, job_id)
+        assert f"jobs/{job_id}/1/checkpoint.pt" in files
+
+        frozen.send_signal(signal.SIGCONT)
+        # Thawed, it finds out that it is stale, forgets the job and is ready for another.
+        other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT)
+        wait_for(lambda: bench.row(other).state == "succeeded", 60)
+        bench.cancel(job_id)
+        wait_for(lambda: bench.row(job_id).state == "cancelled", 20)
+
+    assert first not in machines.trainers()
+    # The other job's trainer is the thawed worker's own; of this job there was never more than one.
+    assert watch.most_at_once[job_id] == 1
+    assert watch.seen[job_id] == {first, second}
+    job = bench.row(job_id)
+    assert (job.attempt, job.failures) == (2, 1)
+    with bench.database.session() as session:
+        query = text("SELECT attempt, type FROM events WHERE job_id = :id ORDER BY seq")
+        events = [tuple(row) for row in session.execute(query, {"id": job_id})]
+    lost = events.index((1, "lost"))
+    assert all(attempt == 2 for attempt, _ in events[lost + 1 :])
+    assert files_of_the_first_attempt(bench, job_id) == files
+    assert job.checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
+
+
+def files_of_the_first_attempt(bench: Bench, job_id: str) -> dict[str, bytes]:
+    found = {}
+    for key in bench.storage.list(f"jobs/{job_id}/1/"):
+        with bench.storage.open(key) as file:
+            found[key] = file.read()
+    return found
+
+
+class Watch:
+    """Looks all the time which trainers live at once, for each job."""
+
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.most_at_once: dict[str, int] = {}
+        self.seen: dict[str, set[int]] = {}
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.is_set():
+            jobs: dict[str, set[int]] = {}
+            for pid in self._machines.trainers():
+                try:
+                    folder = psutil.Process(pid).cwd()
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+                # The job folder is named <job>-<attempt>.
+                jobs.setdefault(folder.rsplit("/", 1)[1].rsplit("-", 1)[0], set()).add(pid)
+            for job, pids in jobs.items():
+                self.most_at_once[job] = max(self.most_at_once.get(job, 0), len(pids))
+                self.seen.setdefault(job, set()).update(pids)
+            time.sleep(0.01)
