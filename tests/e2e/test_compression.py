@@ -1,0 +1,201 @@
+"""From a teacher over HTTP to a student that works: every kind of teacher and data set that people have."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lit_core
+from lit_client import Client
+from lit_core.data import load_dataset
+from lit_core.spec import DatasetRequest, Split
+from tests.e2e.digits import SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
+
+
+@pytest.fixture
+def teacher(client: Client) -> str:
+    return client.wait_inspection(client.upload(TEACHER, "teacher").id).id
+
+
+def run(client: Client, **request: Any) -> Any:
+    job = client.create_job({"student": {"depth": 8}, "schedule": SHORT, **request})
+    return client.wait_job(job.id, timeout=150)
+
+
+def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teacher: str, tmp_path: Path) -> None:
+    inspection = client.get_upload(teacher).inspection
+    assert inspection is not None
+    assert (inspection.architecture.depth, inspection.architecture.blocks) == (38, [6, 6, 6])
+    assert (inspection.parameters, inspection.format) == (316_270, "safetensors")
+    assert [option.depth for option in inspection.students] == [8, 14, 20, 26, 32, 38]
+    assert inspection.students[1].parameters_ratio == pytest.approx(316_270 / 97_198, abs=1e-3)
+
+    job = client.create_job(
+        {
+            "teacher": teacher,
+            "dataset": {"builtin": "digits"},
+            "student": {"depth": 14},
+            "schedule": {"lit": {"epochs": 3}, "fine_tune": {"epochs": 2}},
+            "accept": {"max_accuracy_drop": 100},
+        }
+    )
+    events = list(client.follow(job.id))
+    job = client.job(job.id)
+    assert job.state == "succeeded", job.error
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    epochs = [(event.data["phase"], event.data["epoch"]) for event in events if event.type == "epoch"]
+    assert epochs == [("lit", 1), ("lit", 2), ("lit", 3), ("fine_tune", 1), ("fine_tune", 2)]
+    assert {"kd_loss", "ir_loss", "ir_loss_1", "ir_loss_2", "ir_loss_3", "student_accuracy", "teacher_accuracy"} <= {
+        metric.name for metric in client.metrics(job.id, phase="lit")
+    }
+    assert job.accepted is True
+    assert "lit epoch 3/3" in client.log(job.id)
+
+    assert {file.path.name for file in client.download(job.id, tmp_path)} == {
+        "model.safetensors",
+        "config.json",
+        "report.json",
+    }
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["student"]["accuracy"]["test"] > 90
+    assert report["ratios"]["parameters"] == pytest.approx(3.254, abs=1e-3)
+    assert report["specification"]["student"]["blocks"] == [2, 2, 2]
+    assert len(report["epochs"]) == 5
+    for network in ("teacher", "student"):
+        for batch in ("batch_1", "batch_32"):
+            assert 0 < report[network]["latency"][batch]["p50_ms"] <= report[network]["latency"][batch]["p95_ms"]
+
+    model = lit_core.load(tmp_path)
+    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, channels=1, classes=10)
+    test = digits.splits[Split.TEST]
+    expected = [digits.classes[label] for label in test.y.tolist()]
+    right = sum(a == b for a, b in zip(model.classify(test.x), expected, strict=True))
+    assert 100 * right / len(expected) == pytest.approx(report["student"]["accuracy"]["test"], abs=0.3)
+
+
+def test_one_curl_command_does_it_all(service_url: str, client: Client, tmp_path: Path) -> None:
+    x, y = images()
+    write_pt(tmp_path / "teacher.pt")
+    write_npz(tmp_path / "digits.npz", x, y)
+    job = json.dumps({"student": {"depth": 8}, "schedule": SHORT, "alpha": 0.5, "beta": 0.5, "tau": 4})
+    command = ["curl", "-sS", "-F", f"job={job}", "-F", "teacher=@teacher.pt", "-F", "dataset=@digits.npz"]
+    done = subprocess.run(
+        [*command, f"{service_url}/v1/jobs"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert answer["state"] == "queued", answer
+    made = client.wait_job(answer["id"], timeout=150)
+    assert made.state == "succeeded", made.error
+    assert made.result is not None
+    assert made.result["samples"] == {"train": 480, "val": 60, "test": 60}
+
+
+def test_folders_of_images_in_a_zip_and_a_tar(client: Client, teacher: str, tmp_path: Path) -> None:
+    files = members()
+    archives = [write_zip(tmp_path / "digits.zip", files), write_tar(tmp_path / "digits.tar.gz", files.items())]
+    uploads = [client.upload(path, "dataset").id for path in archives]
+    jobs = [run(client, teacher=teacher, dataset={"upload": upload}) for upload in uploads]
+    assert [job.state for job in jobs] == ["succeeded", "succeeded"], [job.error for job in jobs]
+    assert jobs[0].result["samples"] == {"train": 200, "val": 100, "test": 100}
+    # The same images in another wrapping are the same data.
+    assert jobs[0].result["student"]["accuracy"] == jobs[1].result["student"]["accuracy"]
+
+
+def test_a_running_job_is_cancelled_and_runs_again_with_changes(client: Client, teacher: str) -> None:
+    long = {"lit": {"epochs": 500}, "fine_tune": {"epochs": 0}}
+    job = client.create_job(
+        {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "schedule": long}
+    )
+    for event in client.follow(job.id):
+        if event.type == "epoch":
+            break
+    assert client.cancel(job.id).cancel_requested
+    cancelled = client.wait_job(job.id, timeout=20)
+    assert cancelled.state == "cancelled"
+    again = client.rerun(job.id, {"schedule": SHORT, "student": {"depth": 8}})
+    assert client.wait_job(again.id, timeout=120).state == "succeeded"
+
+
+def test_a_queued_job_tells_its_place(client: Client, teacher: str) -> None:
+    request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "schedule": SHORT}
+    first = client.create_job(request | {"schedule": {"lit": {"epochs": 500}}})
+    second, third = client.create_job(request), client.create_job(request | {"device": "cuda"})
+    end = time.monotonic() + 20
+    while client.job(first.id).state != "running":
+        assert time.monotonic() < end
+    waiting = client.job(second.id).waiting
+    assert waiting is not None
+    assert (waiting.reason, waiting.position) == ("position", 1)
+    waiting = client.job(third.id).waiting
+    assert waiting is not None
+    assert waiting.reason == "no-worker"
+    for job in (third, second, first):
+        client.cancel(job.id)
+    assert client.wait_job(first.id, timeout=20).state == "cancelled"
+
+
+def broken_image() -> dict[str, bytes]:
+    files = members(200)
+    name = next(name for name in files if name.startswith("digits/train/3/"))
+    return files | {name: files[name][:60]}
+
+
+@pytest.mark.parametrize(
+    ("make", "dataset", "type", "said"),
+    [
+        pytest.param(
+            lambda path: write_npz(path, images()[0], images()[1] + 5), {}, "bad-dataset", "label", id="labels"
+        ),
+        pytest.param(
+            lambda path: write_npz(path, *images(), split=np.array(["train"] * 600)),
+            {"class_order": list("0123456789")},
+            "bad-dataset",
+            "val",
+            id="empty-split",
+        ),
+        pytest.param(lambda path: write_zip(path, broken_image()), {}, "bad-dataset", ".png", id="broken-image"),
+        pytest.param(
+            lambda path: write_npz(path, *images()),
+            {"class_order": list("1234567890")},
+            "teacher-near-chance",
+            "dataset.class_order",
+            id="class-order",
+        ),
+        pytest.param(
+            lambda path: write_npz(path, np.repeat(images()[0], 3, 1), images()[1]), {}, "bad-dataset", "channel"
+        ),
+    ],
+)
+def test_bad_data_fails_the_job_before_training(
+    client: Client, teacher: str, tmp_path: Path, make: Any, dataset: dict[str, Any], type: str, said: str
+) -> None:
+    upload = client.upload(make(tmp_path / "data.npz"), "dataset")
+    job = run(client, teacher=teacher, dataset={"upload": upload.id, **dataset})
+    assert job.state == "failed"
+    assert job.error.type == type
+    assert said in f"{job.error.detail} {job.error.member}"
+    assert client.metrics(job.id) == []
+
+
+def test_a_network_that_diverges_says_so(client: Client, teacher: str) -> None:
+    wild = {"lit": {"epochs": 3, "learning_rate": 100, "schedule": {"kind": "constant"}}}
+    job = run(
+        client, teacher=teacher, dataset={"builtin": "digits"}, schedule=wild, student={"depth": 8, "init": "random"}
+    )
+    assert (job.state, job.error.type) == ("failed", "diverged")
+    assert "learning_rate" in job.error.detail
+
+
+def test_a_checkpoint_of_another_architecture_lists_its_keys(client: Client, tmp_path: Path) -> None:
+    from lit_client import InspectionFailed
+
+    torch.save({"features.0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "vgg.pt")
+    with pytest.raises(InspectionFailed, match=r"features\.0\.weight"):
+        client.wait_inspection(client.upload(tmp_path / "vgg.pt", "teacher").id, timeout=60)
