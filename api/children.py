@@ -51,7 +51,7 @@ class WorkerChild:
             self._process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "lit_client.cli", "worker", "--stop-with-parent"]
+        command = [sys.executable, "-m", "lit_client.cli", "worker", "--stop-with-parent", str(os.getpid())]
         # A group of its own: Ctrl-C reaches this process alone, which then stops the worker in order.
         return subprocess.Popen(command, env=self._environment, process_group=0)
 

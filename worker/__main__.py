@@ -16,11 +16,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--inspect", action="store_true", help="inspect uploads instead of training")
     parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; found out when not given')
-    parser.add_argument("--stop-with-parent", action="store_true", help="end when the process that started this ends")
+    parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
     processes.exit_on_sigterm()
-    if arguments.stop_with_parent:
-        stop_with_parent()
+    if arguments.stop_with_parent is not None:
+        stop_with_parent(arguments.stop_with_parent)
     settings = Settings()
     logs.configure(settings.log_format)
     if arguments.inspect:

@@ -25,12 +25,12 @@ def worker(
         str | None, typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what is found.')
     ] = None,
     with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
-    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+    parent: Annotated[int | None, typer.Option("--stop-with-parent", hidden=True, help="The parent's pid.")] = None,
 ) -> None:
     """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
-    if with_parent:
-        stop_with_parent()
-    base = [sys.executable, "-m", "worker", "--stop-with-parent"]
+    if parent is not None:
+        stop_with_parent(parent)
+    base = [sys.executable, "-m", "worker", "--stop-with-parent", str(os.getpid())]
     commands = [[*base, *(["--devices", devices] if devices else [])]]
     if with_inspect:
         commands.append([*base, "--inspect"])

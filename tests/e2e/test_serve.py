@@ -152,6 +152,7 @@ def test_wrong_settings_end_in_a_sentence(tmp_path: Path, variables: dict[str, s
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert said in done.stderr
