@@ -16,7 +16,7 @@ from rich.table import Table
 from lit_client.models import Event, Inspection, Job, Upload
 from lit_client.uploads import ProgressCallback
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 1000
 PHASE_NAMES = {"lit": "LIT", "fine_tune": "fine-tuning"}
 
 # Without markup: a name such as "[red]" is shown as it is.

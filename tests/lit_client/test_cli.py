@@ -122,7 +122,7 @@ def test_exit_codes_tell_how_the_job_ended(compress, faulty, tmp_path, fields, c
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
         (("--dataset", "tests", "--depth", 14), "pack it"),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
-        (("--dataset", "digits", "--depth", "many"), "many"),
+        (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
     ],
 )
