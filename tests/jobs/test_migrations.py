@@ -1,0 +1,92 @@
+"""The migrations make what the models say, may be run by anyone at any time, and can be taken back."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from jobs.database import Database
+from jobs.migrate import MIGRATIONS, is_current, upgrade
+from jobs.models import Base
+from tests.jobs.racing import together
+
+# As the server spells them, predicates of indexes and conditions of checks included: alembic doesn't compare these.
+DEFINITIONS = """
+SELECT conrelid::regclass::text || ': ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = current_schema()::regnamespace
+UNION ALL
+SELECT replace(indexdef, current_schema() || '.', '') FROM pg_indexes WHERE schemaname = current_schema()
+UNION ALL
+SELECT concat_ws(' ', table_name, column_name, data_type, udt_name, column_default, is_nullable)
+FROM information_schema.columns WHERE table_schema = current_schema()
+"""
+OURS = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+UNION SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype NOT IN ('b', 'c')
+"""
+
+
+def url(database: Database) -> str:
+    return database.engine.url.render_as_string(hide_password=False)
+
+
+def downgrade(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+
+
+def definitions(connection: Connection) -> set[str]:
+    found = set(connection.scalars(text(DEFINITIONS)))
+    return {line for line in found if "alembic_version" not in line}
+
+
+def ours(database: Database) -> set[str]:
+    with database.engine.connect() as connection:
+        return set(connection.scalars(text(OURS)))
+
+
+def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": Base.metadata}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+        migrated = definitions(connection)
+        connection.execute(text("CREATE SCHEMA from_models"))
+        connection.execute(text("SET search_path TO from_models"))
+        Base.metadata.create_all(connection)
+        assert definitions(connection) == migrated
+        assert any("ck_jobs_lease" in line for line in migrated)
+
+
+def test_upgrading_again_changes_nothing(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO workers VALUES ('w', 'host', '{cpu}', '{1}')"))
+    before = ours(database)
+    upgrade(url(database))
+    with database.engine.connect() as connection:
+        assert is_current(connection)
+        assert connection.scalar(text("SELECT count(*) FROM workers")) == 1
+    assert ours(database) == before
+
+
+def test_downgrading_leaves_nothing_and_concurrent_upgrades_bring_it_back(database: Database) -> None:
+    before = ours(database)
+    assert {"jobs", "ix_jobs_queued", "refuse_change_of_terminal_job"} <= before
+    downgrade(database)
+    assert ours(database) == {"alembic_version", "alembic_version_pkc"}
+    with database.engine.begin() as connection:
+        assert not is_current(connection)
+        # As in a new database: alembic's own table, too, is made by one of them only.
+        connection.execute(text("DROP TABLE alembic_version"))
+    together([lambda: upgrade(url(database))] * 2)
+    assert ours(database) == before
+    with database.engine.connect() as connection:
+        assert is_current(connection)

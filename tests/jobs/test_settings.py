@@ -1,0 +1,100 @@
+"""The settings, by the names that they have in the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.database import Database, connection_string, database_url
+from jobs.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith("LIT_") or name.upper() in {"DATABASE_URL", "REDIS_URL"}:
+            monkeypatch.delenv(name)
+
+
+def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "DATABASE_URL": "postgresql://user@host/lit",
+        "REDIS_URL": "redis://host:6379/0",
+        "LIT_DATA_DIR": "/data",
+        "LIT_STORAGE_DIR": "/shared",
+        "LIT_HOST": "0.0.0.0",
+        "LIT_PORT": "0",
+        "LIT_LEASE_SECONDS": "20.0",
+        "LIT_HEARTBEAT_SECONDS": "9.5",
+        "LIT_HOUSEKEEPING_SECONDS": "0.5",
+        "LIT_MAX_UPLOAD_BYTES": "1000",
+        "LIT_WORKER_DEVICES": "cpu,cuda",
+        "LIT_THREADS": "2",
+        "LIT_INSPECT_TIMEOUT_SECONDS": "30.5",
+        "LIT_INSPECT_MEMORY_BYTES": "2000",
+        "LIT_LOG_FORMAT": "json",
+    }
+    defaults = Settings().model_dump(mode="json")
+    assert (defaults["database_url"], defaults["redis_url"], defaults["data_dir"]) == (None, None, ".lit")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    read = Settings().model_dump(mode="json")
+    names = {field: field.upper() if field.endswith("_url") else f"LIT_{field.upper()}" for field in read}
+    assert sorted(names.values()) == sorted(environment)
+    for field, value in read.items():
+        assert str(value) == environment[names[field]]
+        assert value != defaults[field]
+
+
+def test_files_lie_in_the_data_folder_unless_said_otherwise() -> None:
+    assert Settings(data_dir=Path("d")).storage_root == Path("d/storage")
+    assert Settings(data_dir=Path("d"), storage_dir=Path("s")).storage_root == Path("s")
+
+
+def test_two_heartbeats_fit_into_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_HEARTBEAT_SECONDS", "30")
+    assert Settings().lease_seconds == 60
+    monkeypatch.setenv("LIT_HEARTBEAT_SECONDS", "30.1")
+    with pytest.raises(ValidationError, match="LIT_HEARTBEAT_SECONDS must be at most half of LIT_LEASE_SECONDS"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LIT_PORT", "65536"),
+        ("LIT_THREADS", "0"),
+        ("LIT_LEASE_SECONDS", "soon"),
+        ("LIT_LEASE_SECONDS", "nan"),
+        ("LIT_LOG_FORMAT", "xml"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.removeprefix("LIT_").lower()):
+        Settings()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_a_database_url_is_read_however_its_scheme_is_spelled(scheme: str) -> None:
+    url = f"{scheme}://user:p%40ss@host:5433/lit?sslmode=require"
+    read = database_url(url)
+    assert (read.drivername, read.password) == ("postgresql+psycopg", "p@ss")
+    assert connection_string(url) == "postgresql://user:p%40ss@host:5433/lit?sslmode=require"
+
+
+@pytest.mark.parametrize("url", ["mysql://user:secret@host/lit", "sqlite:///lit.db", "postgresql+psycopg2://host/lit"])
+def test_another_database_is_refused_by_name(url: str) -> None:
+    with pytest.raises(ValueError, match=r"DATABASE_URL has the scheme .*: it must be postgresql://") as refused:
+        Database(url)
+    assert f"scheme {url.split(':', maxsplit=1)[0]}:" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["", "host:5432/lit", "postgresql//host/lit"])
+def test_what_is_no_url_is_refused_as_well(url: str) -> None:
+    with pytest.raises(ValueError, match="DATABASE_URL"):
+        database_url(url)

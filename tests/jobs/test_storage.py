@@ -1,0 +1,182 @@
+"""The folder storage: no key leads out of it, and readers see whole files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from jobs.storage import FolderStorage, StorageKeyMissing, open_storage
+
+NO_KEYS = ["", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "./a", "a/./b", ".", "a\0b"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FolderStorage:
+    return FolderStorage(tmp_path / "storage")
+
+
+def content(storage: FolderStorage, key: str) -> bytes:
+    with storage.open(key) as file:
+        return file.read()
+
+
+def temporary_files(storage: FolderStorage) -> list[Path]:
+    return [path for path in storage.root.rglob("*") if path.name.startswith(".tmp-")]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+def test_a_key_never_leaves_the_folder(storage: FolderStorage, tmp_path: Path, key: str) -> None:
+    (tmp_path / "a").write_bytes(b"outside")
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.put_bytes(key, b"x")
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.put_file(key, tmp_path / "a")
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.append(key, 0, b"x")
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.open(key)
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.size(key)
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.delete_prefix(f"{key}/")
+    if key.strip("/"):  # an empty prefix lists everything
+        with pytest.raises(ValueError, match="is no storage key"):
+            storage.list(key)
+    assert (tmp_path / "a").read_bytes() == b"outside"
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", storage.root]
+
+
+def test_what_was_put_is_there(storage: FolderStorage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 10_000)
+    storage.put_file("jobs/1/2/student.pt", source)
+    storage.put_bytes("jobs/1/2/.hidden", b"")
+    assert content(storage, "jobs/1/2/student.pt") == source.read_bytes()
+    assert storage.size("jobs/1/2/student.pt") == 2_560_000
+    assert content(storage, "jobs/1/2/.hidden") == b""
+    assert storage.exists("jobs/1/2/.hidden")
+    assert not storage.exists("jobs/1/2")
+    assert source.exists()
+    with storage.open("jobs/1/2/student.pt") as file:
+        file.seek(300)
+        assert file.read(2) == bytes([44, 45])
+    storage.check()
+    assert temporary_files(storage) == []
+
+
+# Neither the folder of a key nor something below it is a key.
+@pytest.mark.parametrize("key", ["nothing", "folder/nothing", "nothing/at/all", "folder", "folder/file/below"])
+def test_a_missing_key_is_said_to_be_missing(storage: FolderStorage, key: str) -> None:
+    storage.put_bytes("folder/file", b"x")
+    assert not storage.exists(key)
+    for method in (storage.open, storage.size, storage.sync):
+        with pytest.raises(StorageKeyMissing) as missing:
+            method(key)
+        assert missing.value.key == key
+
+
+def test_a_replaced_file_is_seen_whole_the_old_or_the_new(storage: FolderStorage) -> None:
+    versions = [bytes([value]) * 300_000 for value in range(2)]
+    storage.put_bytes("key", versions[0])
+    with storage.open("key") as old:
+        storage.put_bytes("key", versions[1])
+        assert old.read() == versions[0]
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(content(storage, "key"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(50):
+        storage.put_bytes("key", versions[i % 2])
+    done.set()
+    reader.join(20)
+    assert len(seen) > 1
+    assert set(seen) <= set(versions)
+
+
+def test_what_cannot_be_put_leaves_what_was_there(storage: FolderStorage, tmp_path: Path) -> None:
+    storage.put_bytes("key", b"old")
+    with pytest.raises(FileNotFoundError):
+        storage.put_file("key", tmp_path / "missing")
+    (storage.root / "taken" / "by").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        storage.put_bytes("taken", b"new")
+    assert content(storage, "key") == b"old"
+    assert temporary_files(storage) == []
+
+
+def test_appending_goes_on_where_it_is_told_and_cuts_off_the_rest(storage: FolderStorage) -> None:
+    storage.append("up/1", 0, b"0123")
+    storage.append("up/1", 4, b"4567")
+    assert content(storage, "up/1") == b"01234567"
+    # A piece that was sent before is written over, and what came after it is gone.
+    storage.append("up/1", 2, b"ab")
+    assert content(storage, "up/1") == b"01ab"
+    with pytest.raises(ValueError, match="fewer than 5"):
+        storage.append("up/1", 5, b"x")
+    assert content(storage, "up/1") == b"01ab"
+    storage.sync("up/1")
+    storage.append("up/1", 0, b"")
+    assert storage.size("up/1") == 0
+
+
+def test_a_refused_first_piece_leaves_no_file(storage: FolderStorage) -> None:
+    with pytest.raises(ValueError, match="fewer than 5"):
+        storage.append("up/1", 5, b"x")
+    assert not storage.exists("up/1")
+
+
+def test_lists_and_removal_by_prefix(storage: FolderStorage) -> None:
+    keys = ["jobs/1/1/a", "jobs/1/2/a", "jobs/10/1/a", "jobs/2/1/b", "top", "uploads/1/data"]
+    for key in reversed(keys):
+        storage.put_bytes(key, b"x")
+    # What a writer that died in the middle leaves.
+    (storage.root / "jobs" / "1" / ".tmp-0123").write_bytes(b"half")
+    assert storage.list("") == keys
+    assert storage.list("jobs/1/") == keys[:2]
+    assert storage.list("jobs/1/2") == ["jobs/1/2/a"]
+    assert storage.list("to") == ["top"]
+    assert storage.list("missing/") == storage.list("missing/too/") == []
+
+    storage.delete_prefix("jobs/1/")
+    assert storage.list("") == keys[2:]
+    storage.delete_prefix("jobs/1/")
+    storage.delete_prefix("missing/too/")
+    with pytest.raises(ValueError, match="must end in a slash"):
+        storage.delete_prefix("jobs/10")
+    assert storage.list("") == keys[2:]
+    assert temporary_files(storage) == []
+
+
+def test_a_prefix_is_no_folder(storage: FolderStorage) -> None:
+    for key in ("jobs/1/a", "jobs/10/a"):
+        storage.put_bytes(key, b"x")
+    assert storage.list("jobs/1") == ["jobs/1/a", "jobs/10/a"]
+
+
+def test_what_is_being_removed_is_not_listed(storage: FolderStorage) -> None:
+    storage.put_bytes("jobs/1/a", b"x")
+    # Where the removing process was killed, or has not come to the end.
+    (storage.root / "jobs" / "1").rename(storage.root / "jobs" / ".tmp-0123456789abcdef")
+    assert storage.list("jobs/") == storage.list("") == []
+
+
+def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:
+    storage.root.rmdir()
+    storage.root.write_bytes(b"a file where the folder was")
+    with pytest.raises(FileExistsError):
+        storage.check()
+
+
+def test_the_settings_name_the_folder(tmp_path: Path) -> None:
+    for settings in (Settings(storage_dir=tmp_path / "s"), Settings(data_dir=tmp_path, storage_dir=None)):
+        open_storage(settings).put_bytes("key", b"x")
+        assert (settings.storage_root / "key").read_bytes() == b"x"
+    assert (tmp_path / "storage" / "key").exists()
