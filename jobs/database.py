@@ -7,19 +7,29 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import URL, Engine, create_engine, func, make_url, select
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 # A server that is cut off must not hold a heartbeat longer than the lease lasts.
-CONNECT_SECONDS = 5
-SILENCE_MILLISECONDS = 15_000
+CONNECT_ARGS: dict[str, str | int] = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "application_name": "lit",
+}
 
 
 def database_url(url: str) -> URL:
     """The URL with the psycopg driver, however its scheme was spelled.
 
-    Raises ValueError for anything that is not PostgreSQL.
+    Raises ValueError for anything that is not the URL of a PostgreSQL database.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as broken:
+        raise ValueError("DATABASE_URL is no URL: it must look like postgresql://user@host:5432/name") from broken
     if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise ValueError(f"DATABASE_URL has the scheme {parsed.drivername}: it must be postgresql://")
     return parsed.set(drivername="postgresql+psycopg")
@@ -40,14 +50,7 @@ class Database:
             max_overflow=pool_size,
             pool_pre_ping=True,
             pool_timeout=10,
-            connect_args={
-                "connect_timeout": CONNECT_SECONDS,
-                "tcp_user_timeout": SILENCE_MILLISECONDS,
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "application_name": "lit",
-            },
+            connect_args=CONNECT_ARGS,
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 

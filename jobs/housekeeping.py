@@ -105,11 +105,18 @@ class Housekeeper:
         for job_id in self._in_session(reap):
             log.warning("lease expired", job=job_id)
         for prefix in self._in_session(uploads.delete_abandoned):
-            self._storage.delete_prefix(prefix)
+            self._remove_files(prefix)
         self._in_session(workers.forget_dead)
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+
+    def _remove_files(self, prefix: str) -> None:
+        # Their row is gone, so nobody comes back for them: one that fails must not keep the others.
+        try:
+            self._storage.delete_prefix(prefix)
+        except OSError as failure:
+            log.error("files left behind in storage", prefix=prefix, error=str(failure))
 
     def _in_session(self, action: Callable[[Session], T]) -> T:
         with self._database.session() as session:

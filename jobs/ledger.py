@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs import workers
@@ -89,15 +89,17 @@ def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> 
 
     Raises Conflict `idempotency-key-reused` when that request was another one.
     """
-    known = session.get(IdempotencyKey, (owner, key))
+    query = select(IdempotencyKey.request_hash, Job).join(Job, Job.id == IdempotencyKey.job_id)
+    known = session.execute(query.where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)).one_or_none()
     if known is None:
         return None
-    if known.request_hash != request_hash:
+    earlier_hash, job = known
+    if earlier_hash != request_hash:
         raise Conflict(
             "idempotency-key-reused",
             "this Idempotency-Key came with another request before: use a new key for a new request",
         )
-    return session.get_one(Job, known.job_id)
+    return job
 
 
 def _take_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
@@ -183,13 +185,21 @@ def waiting(session: Session, job: Job) -> Waiting | None:
     """Why a queued job waits; None for any other."""
     if job.state != JobState.QUEUED:
         return None
-    earlier = select(func.count(Job.id)).where(
-        Job.state == JobState.QUEUED, tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)
-    )
-    if job.device != Device.AUTO:
-        earlier = earlier.where(Job.device.in_((job.device, Device.AUTO.value)))
-    position = 1 + session.execute(earlier).scalar_one()
     able = [worker for worker in workers.live(session) if _can_run(worker.devices, worker.spec_versions, job)]
+    # A worker takes the oldest job that it can run: any other earlier one holds nobody up.
+    any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
+    takers = [(worker.devices, worker.spec_versions) for worker in able] or [(any_device, [job.spec_version])]
+    earlier = select(func.count(Job.id)).where(
+        Job.state == JobState.QUEUED,
+        tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id),
+        or_(
+            *(
+                and_(Job.device.in_([Device.AUTO.value, *devices]), Job.spec_version.in_(versions))
+                for devices, versions in takers
+            )
+        ),
+    )
+    position = 1 + session.execute(earlier).scalar_one()
     if not able:
         return Waiting(
             "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"

@@ -37,5 +37,6 @@ def is_current(connection: Connection) -> bool:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    # Doubled, because the option is interpolated.
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

@@ -14,7 +14,7 @@ GIB = 1 << 30
 class Settings(BaseSettings):
     """`LIT_<NAME>` for each field; DATABASE_URL and REDIS_URL carry no prefix."""
 
-    model_config = SettingsConfigDict(env_prefix="LIT_", populate_by_name=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="LIT_", use_attribute_docstrings=True)
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     """PostgreSQL, as postgresql://user:password@host/database. `litc serve` starts its own when not given."""

@@ -10,6 +10,8 @@ import io
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -77,27 +79,32 @@ class FolderStorage:
         self._put(key, io.BytesIO(data))
 
     def open(self, key: str) -> BinaryIO:
-        try:
+        with _missing_as(key):
             return self._path(key).open("rb")
-        except (FileNotFoundError, IsADirectoryError) as missing:
-            raise StorageKeyMissing(key) from missing
 
     def size(self, key: str) -> int:
-        try:
-            return self._path(key).stat().st_size
-        except FileNotFoundError as missing:
-            raise StorageKeyMissing(key) from missing
+        path = self._path(key)
+        if not path.is_file():
+            raise StorageKeyMissing(key)
+        with _missing_as(key):
+            return path.stat().st_size
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def list(self, prefix: str) -> list[str]:
-        folder = self._path(prefix) if prefix.strip("/") else self.root
-        if not folder.is_dir():
-            folder = folder.parent
-        found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
-        keys = (path.relative_to(self.root).as_posix() for path in found)
-        return sorted(key for key in keys if key.startswith(prefix))
+        start = self.root
+        if prefix.strip("/"):
+            path = self._path(prefix)
+            start = path if prefix.endswith("/") else path.parent
+        found: list[str] = []
+        for folder, subfolders, names in os.walk(start):
+            subfolders[:] = [name for name in subfolders if not name.startswith(TEMPORARY)]
+            keys = (
+                Path(folder, name).relative_to(self.root).as_posix() for name in names if not name.startswith(TEMPORARY)
+            )
+            found.extend(key for key in keys if key.startswith(prefix))
+        return sorted(found)
 
     def delete_prefix(self, prefix: str) -> None:
         if not prefix.endswith("/"):
@@ -111,6 +118,8 @@ class FolderStorage:
 
     def append(self, key: str, offset: int, chunk: bytes) -> None:
         path = self._path(key)
+        if offset and not path.is_file():
+            raise ValueError(f"{key} has fewer than {offset} bytes")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -122,12 +131,9 @@ class FolderStorage:
 
     def sync(self, key: str) -> None:
         path = self._path(key)
-        try:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        except FileNotFoundError as missing:
-            raise StorageKeyMissing(key) from missing
-        _sync_folder(path.parent)
+        with _missing_as(key), path.open("rb+") as file:
+            os.fsync(file.fileno())
+        self._sync_folders(path.parent)
 
     def check(self) -> None:
         self.put_bytes("check", b"")
@@ -146,7 +152,9 @@ class FolderStorage:
 
     def _publish(self, temporary: Path, target: Path) -> None:
         temporary.rename(target)
-        folder = target.parent
+        self._sync_folders(target.parent)
+
+    def _sync_folders(self, folder: Path) -> None:
         # New folders on the way are durable only once their own parents are.
         while True:
             _sync_folder(folder)
@@ -167,6 +175,14 @@ class FolderStorage:
 def open_storage(settings: Settings) -> Storage:
     """The storage that the settings name."""
     return FolderStorage(settings.storage_root)
+
+
+@contextmanager
+def _missing_as(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as missing:
+        raise StorageKeyMissing(key) from missing
 
 
 def _flush(file: BinaryIO) -> None:

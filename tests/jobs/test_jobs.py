@@ -236,7 +236,7 @@ def test_why_a_job_waits(bench: Bench) -> None:
     assert "1 worker, of which 1 busy" in why.detail
     with database.session() as session:
         workers.register(session, "b", "host", ["cpu", "cuda"], [SPEC_VERSION])
-    assert reasons(first, on_cuda, second) == [("starting", 1), ("starting", 1), ("position", 3)]
+    assert reasons(first, on_cuda, second) == [("starting", 1), ("position", 2), ("position", 3)]
 
     # A worker that wasn't seen lately takes nothing, nor one that has gone.
     with database.session() as session:

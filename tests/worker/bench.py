@@ -161,8 +161,8 @@ class Bench:
 
 def make_bench(database: Database, database_url: str, redis_url: str, folder: Path, **settings: Any) -> Bench:
     values = {
-        "database_url": database_url,
-        "redis_url": redis_url,
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
         "data_dir": folder / "data",
         "storage_dir": folder / "storage",
         "threads": 1,
