@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, Engine, create_engine, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
@@ -37,7 +38,8 @@ def database_url(url: str) -> URL:
 
 def connection_string(url: str) -> str:
     """The same database as libpq spells it, for connections outside the pool."""
-    return database_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    plain = database_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return make_conninfo(plain, **CONNECT_ARGS)
 
 
 class Database:

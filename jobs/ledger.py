@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete as sql_delete
 from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from jobs import workers

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from jobs.database import CONNECT_ARGS, connection_string
+from jobs.database import connection_string
 
 CHANNEL = "lit"
 RECONNECT_SECONDS = 1.0
@@ -57,7 +57,7 @@ class Listener:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen_once(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, **CONNECT_ARGS)
+        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             self.wake_all()
