@@ -1,7 +1,7 @@
 """A training's checkpoint: everything needed to go on as if nothing had happened.
 
 The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so the
-position stands for them; weights, optimizer, sums and the random state of torch are stored.
+position stands for them; weights, the phase's program, sums and the random state of torch are stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_core.spec import Phase
 
-FORMAT = 1
+FORMAT = 2
 
 State = dict[str, Tensor]
 
@@ -36,7 +36,8 @@ class Best:
 
     phase: Phase
     epoch: int
-    accuracy: float
+    score: float
+    """Larger is better; what it is, the task says."""
     state: State
 
 
@@ -44,7 +45,8 @@ class Best:
 class Checkpoint:
     position: Position
     student: State
-    optimizer: dict[str, Any]
+    program: dict[str, Any]
+    """What the phase's program needs to go on: its optimizer's state, for one."""
     sums: Tensor
     """Losses of the epoch under way, times samples."""
     seen: int
@@ -64,11 +66,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "format": FORMAT,
         "position": [checkpoint.position.phase.value, checkpoint.position.epoch, checkpoint.position.step],
         "student": checkpoint.student,
-        "optimizer": checkpoint.optimizer,
+        "program": checkpoint.program,
         "sums": checkpoint.sums,
         "seen": checkpoint.seen,
         "seconds": checkpoint.seconds,
-        "best": [best.phase.value, best.epoch, best.accuracy, best.state] if best else None,
+        "best": [best.phase.value, best.epoch, best.score, best.state] if best else None,
         "epochs": checkpoint.epochs,
         "environment": checkpoint.environment,
         "resumes": checkpoint.resumes,
@@ -98,7 +100,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         position=Position(Phase(phase), epoch, step),
         student=data["student"],
-        optimizer=data["optimizer"],
+        program=data["program"],
         sums=data["sums"],
         seen=data["seen"],
         seconds=data["seconds"],

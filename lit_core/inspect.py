@@ -25,6 +25,7 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
     from safetensors.torch import save_file
 
+    from lit_core.measure import is_out_of_memory
     from lit_core.teacher import TeacherError, inspect_teacher, read_teacher
 
     if arguments.memory:
@@ -34,11 +35,13 @@ def main() -> int:
     try:
         teacher = read_teacher(arguments.file)
         inspection = inspect_teacher(teacher)
+        save_file(teacher.state, arguments.folder / "teacher.safetensors")
     except TeacherError as failure:
         return _refuse(str(failure))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as failure:
+        if not isinstance(failure, MemoryError) and not is_out_of_memory(failure):
+            raise
         return _refuse("the checkpoint needs more memory than an inspection may use")
-    save_file(teacher.state, arguments.folder / "teacher.safetensors")
     (arguments.folder / "inspection.json").write_text(inspection.model_dump_json())
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lit_core.spec import Constant, Cosine, Milestones, OneCycle, PhaseSchedule
+from lit_core.spec import Constant, Cosine, Linear, Milestones, OneCycle, PhaseSchedule
 
 
 def learning_rate(phase: PhaseSchedule, step: int, steps_per_epoch: int) -> float:
@@ -23,6 +23,8 @@ def learning_rate(phase: PhaseSchedule, step: int, steps_per_epoch: int) -> floa
             if position < warmup:
                 return phase.learning_rate * position / warmup
             return phase.learning_rate * _half_cosine((position - warmup) / (1 - warmup))
+        case Linear(start=start):
+            return phase.learning_rate * min(1.0, (1 - position) / (1 - start))
 
 
 def _half_cosine(position: float) -> float:

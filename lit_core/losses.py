@@ -1,28 +1,36 @@
-"""The losses of LIT (Koratana et al., ICML 2019, section 3)."""
+"""The losses of the methods, as functions of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_core.sections import SectionedNetwork, Trace, untracked_statistics
-from lit_core.spec import IrLoss, Part
+from lit_core.spec import IrLoss
+
+NO_LABEL = -1
+"""Stands for the label of a sample that has none."""
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`H(y, σ(z))`, the mean over the batch, to which samples without a label (NO_LABEL) add nothing.
+
+    Logits are (B, classes), labels (B,) integers.
+    """
+    return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / len(labels)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float, tau: float) -> Tensor:
-    """`α·H(y, σ(z_S)) + (1-α)·τ²·H(σ(z_T/τ), σ(z_S/τ))`, the mean over the batch.
+    """`α·H(y, σ(z_S)) + (1-α)·τ²·H(σ(z_T/τ), σ(z_S/τ))`, the mean over the batch (Koratana et al., section 3.1).
 
     Logits are (B, classes), labels (B,) integers. H is the cross entropy, so the soft term's minimum is the
-    teacher's entropy and not zero.
+    teacher's entropy and not zero. At α = 0 the labels are not looked at.
     """
-    hard = F.cross_entropy(student_logits, labels)
     soft = F.cross_entropy(student_logits / tau, F.softmax(teacher_logits / tau, dim=1))
-    return alpha * hard + (1 - alpha) * tau**2 * soft
+    loss = (1 - alpha) * tau**2 * soft
+    return loss if alpha == 0 else alpha * label_loss(student_logits, labels) + loss
 
 
 def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -37,63 +45,18 @@ IR_LOSSES: dict[IrLoss, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class Losses:
-    """One batch's losses, scalars. `kd` is None at β = 0, `ir` is empty at β = 1."""
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared difference of the attention maps of two representations (B, C, …).
 
-    total: Tensor
-    kd: Tensor | None
-    ir: list[Tensor]
-
-
-@dataclass(frozen=True)
-class LitLoss:
-    """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(T_{n-1}(x)))`."""
-
-    alpha: float
-    beta: float
-    tau: float
-    ir_loss: IrLoss
-    frozen: list[Part]
-
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, x: Tensor, labels: Tensor) -> Losses:
-        """Run teacher and student on x (B, C, H, W). The KD path updates the student's BatchNorm statistics; the
-        IR path leaves them alone, except at β = 0, where it is the only one."""
-        with torch.no_grad():
-            taught = teacher.trace(x)
-        traced = student.trace(x) if self.beta > 0 else None
-        kd = kd_loss(traced.logits, taught.logits, labels, self.alpha, self.tau) if traced else None
-        ir = self._ir(taught, student, traced) if self.beta < 1 else []
-        terms = []
-        if kd is not None:
-            terms.append(self.beta * kd)
-        if ir:
-            terms.append((1 - self.beta) * torch.stack(ir).sum())
-        return Losses(torch.stack(terms).sum(), kd, ir)
-
-    def _ir(self, taught: Trace, student: SectionedNetwork, traced: Trace | None) -> list[Tensor]:
-        measure = IR_LOSSES[self.ir_loss]
-        losses = []
-        for n, section in enumerate(student.sections):
-            if n == 0 and traced is not None and Part.STEM in self.frozen:
-                # A frozen stem gives student and teacher the same representation: the KD path ran this section on it.
-                made = traced.outputs[0]
-            else:
-                with untracked_statistics(section) if traced is not None else nullcontext():
-                    made = section(taught.inputs[n])
-            losses.append(measure(made, taught.outputs[n]))
-        return losses
+    A map is the mean over channels of the squared values, flattened and scaled to length 1 (Zagoruyko and Komodakis,
+    ICLR 2017, section 3.1, with p = 2; as a mean over places, as their code has it).
+    """
+    return (_attention(student) - _attention(teacher)).square().mean()
 
 
-@dataclass(frozen=True)
-class FineTuneLoss:
-    """KD alone."""
+def _attention(representation: Tensor) -> Tensor:
+    return F.normalize(representation.square().mean(dim=1).flatten(1), dim=1)
 
-    alpha: float
-    tau: float
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, x: Tensor, labels: Tensor) -> Losses:
-        with torch.no_grad():
-            teacher_logits = teacher.network(x)
-        kd = kd_loss(student.network(x), teacher_logits, labels, self.alpha, self.tau)
-        return Losses(kd, kd, [])
+def total_of(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum()

@@ -1,4 +1,4 @@
-"""What is measured of a network: accuracy, parameters, FLOPs and latency."""
+"""What is measured of a network whatever it is for: parameters, FLOPs and latency."""
 
 from __future__ import annotations
 
@@ -11,54 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_core.data import Dataset
-from lit_core.spec import Split
-
-EVALUATION_BATCH = 256
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "unable to mmap")
 LATENCY_SECONDS = 1.0
 LATENCY_RUNS = 100
 LATENCY_WARM_UP = 5
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """In percent. `chance` is the share of the most frequent class, which a constant answer reaches."""
-
-    top1: float
-    chance: float
-    samples: int
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, dataset: Dataset, split: Split, device: torch.device) -> Accuracy:
-    """Top-1 accuracy on a split; the network's mode is put back."""
-    arrays = dataset.splits[split]
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, len(arrays.y), EVALUATION_BATCH):
-        x = dataset.preprocessing.apply(arrays.x[start : start + EVALUATION_BATCH].to(device))
-        labels = arrays.y[start : start + EVALUATION_BATCH].to(device)
-        right += (network(x).argmax(dim=1) == labels).sum()
-    for module, mode in training.items():
-        module.training = mode
-    samples = len(arrays.y)
-    most_frequent = int(torch.bincount(arrays.y).max())
-    return Accuracy(100 * int(right) / samples, 100 * most_frequent / samples, samples)
+def is_out_of_memory(failure: BaseException) -> bool:
+    """torch has an exception of its own for this on GPUs only."""
+    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(failure)
+    return isinstance(failure, RuntimeError) and any(said in text for said in OUT_OF_MEMORY)
 
 
-def near_chance(measured: Accuracy) -> bool:
-    """Not above chance by 5 points and three standard errors: such a teacher has nothing to teach."""
-    share = measured.chance / 100
-    standard_error = 100 * (share * (1 - share) / measured.samples) ** 0.5
-    return bool(measured.top1 < measured.chance + max(5.0, 3 * standard_error))
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()
-def flops(network: nn.Module, sample: Tensor) -> int:
-    """FLOPs of one input (1, C, H, W) as torch counts them: two a multiply-add, matrix products and convolutions."""
+def flops(network: nn.Module, sample: tuple[Tensor, ...]) -> int:
+    """FLOPs of one input (batch 1) as torch counts them: two a multiply-add, matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
-        network(sample)
+        network(*sample)
     return int(counter.get_total_flops())
 
 
@@ -71,8 +46,8 @@ class Latency:
 
 
 @torch.no_grad()
-def latencies(networks: Sequence[nn.Module], sample: Tensor) -> list[Latency]:
-    """Of each network on `sample` (B, C, H, W), in turns, so that all see the same machine."""
+def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list[Latency]:
+    """Of each network on one input of any batch size, in turns, so that all see the same machine."""
     times: list[list[float]] = [[] for _ in networks]
     for network in networks:
         for _ in range(LATENCY_WARM_UP):
@@ -84,11 +59,11 @@ def latencies(networks: Sequence[nn.Module], sample: Tensor) -> list[Latency]:
     return [_summary(measured) for measured in times]
 
 
-def _timed(network: nn.Module, sample: Tensor) -> float:
+def _timed(network: nn.Module, sample: tuple[Tensor, ...]) -> float:
     start = time.perf_counter()
-    network(sample)
-    if sample.is_cuda:
-        torch.cuda.synchronize(sample.device)
+    network(*sample)
+    if sample[0].is_cuda:
+        torch.cuda.synchronize(sample[0].device)
     return 1000 * (time.perf_counter() - start)
 
 

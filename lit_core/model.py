@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lit_core.data.preprocessing import ResolvedPreprocessing
+from lit_core.data import Preprocessing
 from lit_core.families import family_of
 from lit_core.spec import Architecture
 from lit_core.spec import Model as SpecModel
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 
 
 class ModelConfig(SpecModel):
@@ -26,7 +26,7 @@ class ModelConfig(SpecModel):
 
     config_version: int = CONFIG_VERSION
     architecture: Architecture
-    preprocessing: ResolvedPreprocessing
+    preprocessing: Preprocessing
     """Also names the outputs, in their order."""
 
 
@@ -44,24 +44,29 @@ class Model(nn.Module):
         return self.config.preprocessing.class_order
 
     def forward(self, x: Tensor) -> Tensor:
-        """Preprocessed input (B, C, H, W) -> logits (B, classes)."""
+        """Preprocessed input, (B, C, H, W) of images or (B, L) of texts -> logits (B, classes)."""
         logits: Tensor = self.network(x)
         return logits
 
-    def preprocess(self, images: Tensor | Sequence[Any]) -> Tensor:
-        """Raw images -> (B, C, H, W) float32, as in training.
+    def preprocess(self, samples: Tensor | Sequence[Any]) -> Tensor:
+        """Raw samples -> the network's input, as in training.
 
-        `images` is a raw batch (B, C, H, W) of the data set's own type and size, or a sequence of PIL images and
-        arrays, which are converted and resized.
+        `samples` is a raw batch of the data set's own type and size, (B, C, H, W) or (B, L); or a sequence of PIL
+        images and arrays, which are converted, cropped and resized; or a sequence of texts.
         """
         preprocessing = self.config.preprocessing
-        raw = images if isinstance(images, Tensor) else torch.cat([preprocessing.from_image(i) for i in images])
+        if isinstance(samples, Tensor):
+            raw = samples
+        elif preprocessing.kind == "text":
+            raw = preprocessing.from_texts(samples)
+        else:
+            raw = torch.cat([preprocessing.from_image(image) for image in samples])
         return preprocessing.apply(raw.to(next(self.parameters()).device))
 
     @torch.no_grad()
-    def classify(self, images: Tensor | Sequence[Any]) -> list[str]:
-        """The most probable class name of each raw image."""
-        return [self.classes[index] for index in self(self.preprocess(images)).argmax(dim=1).tolist()]
+    def classify(self, samples: Tensor | Sequence[Any]) -> list[str]:
+        """The most probable class name of each raw image or text."""
+        return [self.classes[index] for index in self(self.preprocess(samples)).argmax(dim=1).tolist()]
 
 
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from lit_core.families import family_of
-from lit_core.families.shapes import Layout
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, Init, StudentSpec
+from lit_core.spec import Architecture, Init, JobSpec, Method, Part
 
 
 def inherited_blocks(teacher_blocks: int, student_blocks: int) -> list[int]:
@@ -16,29 +14,41 @@ def inherited_blocks(teacher_blocks: int, student_blocks: int) -> list[int]:
     return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
 
 
-def build_student(teacher: SectionedNetwork, architecture: Architecture, spec: StudentSpec, seed: int) -> nn.Module:
-    """A network of the teacher's widths with `spec.blocks`; stem and head are the teacher's.
+def build_student(teacher: SectionedNetwork, spec: JobSpec) -> SectionedNetwork:
+    """A network of the teacher's widths with the specification's blocks, as its method begins with it.
 
-    `inherit` copies blocks from the teacher; `random` leaves the sections as the family initialises them, by `seed`.
+    `inherit` copies blocks from the teacher and `random` leaves the sections as the family initialises them, by the
+    seed. Stem and head are the teacher's, except for training from scratch with random weights. Method `prune` begins
+    with the whole teacher.
     """
+    architecture = student_architecture(spec)
     family = family_of(architecture)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = family.build(student_architecture(architecture, spec))
-    student = SectionedNetwork(network, teacher.layout)
-    _copy_ends(teacher.network, network, teacher.layout)
-    if spec.init == Init.INHERIT:
+        torch.manual_seed(spec.seed)
+        network = family.build(architecture)
+    student = SectionedNetwork(network, family.layout(architecture))
+    if spec.method == Method.PRUNE:
+        network.load_state_dict(teacher.network.state_dict())
+        return student
+    if spec.method != Method.SCRATCH or spec.student.init == Init.INHERIT:
+        _copy_ends(teacher, student)
+    if spec.student.init == Init.INHERIT:
         for source, target in zip(teacher.sections, student.sections, strict=True):
-            old, new = list(source.children()), list(target.children())
-            for block, index in zip(new, inherited_blocks(len(old), len(new)), strict=True):
-                block.load_state_dict(old[index].state_dict())
-    return network
+            for block, index in zip(target, inherited_blocks(len(source), len(target)), strict=True):
+                block.load_state_dict(source[index].state_dict())
+    return student
 
 
-def student_architecture(teacher: Architecture, spec: StudentSpec) -> Architecture:
-    return teacher.model_copy(update={"depth": spec.depth, "blocks": list(spec.blocks)})
+def student_architecture(spec: JobSpec) -> Architecture:
+    """Of the network that the job puts out; pruning keeps the teacher's."""
+    teacher = spec.teacher.architecture
+    if spec.method == Method.PRUNE:
+        return teacher
+    return teacher.model_copy(update={"depth": spec.student.depth, "blocks": list(spec.student.blocks)})
 
 
-def _copy_ends(source: nn.Module, target: nn.Module, layout: Layout) -> None:
-    for path in (*layout.stem, *layout.head):
-        target.get_submodule(path).load_state_dict(source.get_submodule(path).state_dict())
+def _copy_ends(source: SectionedNetwork, target: SectionedNetwork) -> None:
+    for part in (Part.STEM, Part.HEAD):
+        # Module paths after a shortened section may be others than the teacher's; their order is the same.
+        for old, new in zip(source.part(part), target.part(part), strict=True):
+            new.load_state_dict(old.state_dict())

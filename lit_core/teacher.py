@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_core.families import Recognised, Unrecognised, family_of, recognise
+from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Architecture, Inspection, StudentOption
 
@@ -39,20 +40,20 @@ def read_teacher(path: Path) -> Teacher:
     """Read a safetensors or `.pt` file. Raises TeacherError."""
     file_format = _format(path)
     loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
-    state = {_stripped(name): tensor for name, tensor in _unwrapped(loaded).items()}
+    state = _with_plain_names(_unwrapped(loaded))
     _check_tensors(state)
     try:
         recognised = recognise({name: tuple(tensor.shape) for name, tensor in state.items()})
     except Unrecognised as failure:
-        raise TeacherError(f"the checkpoint {failure}") from failure
-    state = {name: _as_float32(tensor) for name, tensor in state.items()}
+        raise TeacherError(f"this checkpoint {failure}") from failure
+    state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Teacher(file_format, _completed(state, recognised), recognised)
 
 
 def inspect_teacher(teacher: Teacher) -> Inspection:
     architecture = teacher.recognised.architecture
     sizes = _block_parameters(architecture)
-    total = count_parameters(_meta(architecture))
+    total = count_parameters(meta_network(architecture))
     students = []
     for depth, blocks in teacher.recognised.family.students(architecture):
         removed = sum(sum(section[count:]) for section, count in zip(sizes, blocks, strict=True))
@@ -75,10 +76,6 @@ def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
     teacher = SectionedNetwork(network, family.layout(architecture))
     teacher.freeze()
     return teacher
-
-
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _format(path: Path) -> Format:
@@ -131,6 +128,16 @@ def _unwrapped(loaded: Any) -> Mapping[str, Any]:
     return loaded
 
 
+def _with_plain_names(state: Mapping[Any, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in state.items():
+        name = _stripped(key)
+        if name in plain:
+            raise TeacherError(f"the state dict has {name} twice, once with a prefix: save one of them")
+        plain[name] = value
+    return plain
+
+
 def _stripped(key: Any) -> str:
     if not isinstance(key, str):
         raise TeacherError(f"the state dict has a key that is no text: {key!r}")
@@ -147,32 +154,36 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
         if not isinstance(value, Tensor):
             wrappers = ", ".join(WRAPPERS)
             raise TeacherError(
-                f"{name} is a {type(value).__name__}, not a tensor: give a state dict, bare or under one of {wrappers}"
+                f"{name} is of type {type(value).__name__}, no tensor: give a state dict, bare or under {wrappers}"
             )
         if value.layout != torch.strided or value.is_quantized:
             raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TeacherError(f"{name} has values that are not finite")
+        if value.is_complex():
+            raise TeacherError(f"{name} is complex: only real weights are accepted")
 
 
-def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    converted = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+    if converted.is_floating_point() and not torch.isfinite(converted).all():
+        raise TeacherError(f"{name} has values that are not finite in float32")
+    return converted
 
 
 def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
     """In the network's own order, BatchNorm's step counters added where an old checkpoint lacks them."""
     return {
         name: state[name] if name in state else torch.zeros(expected.shape, dtype=expected.dtype)
-        for name, expected in _meta(recognised.architecture).state_dict().items()
+        for name, expected in meta_network(recognised.architecture).state_dict().items()
     }
 
 
-def _meta(architecture: Architecture) -> nn.Module:
+def meta_network(architecture: Architecture) -> nn.Module:
+    """Names and shapes without memory."""
     with torch.device("meta"):
         return family_of(architecture).build(architecture)
 
 
 def _block_parameters(architecture: Architecture) -> list[list[int]]:
     """Parameters of each block of each section. Every student has the first blocks' sizes."""
-    network = SectionedNetwork(_meta(architecture), family_of(architecture).layout(architecture))
+    network = SectionedNetwork(meta_network(architecture), family_of(architecture).layout(architecture))
     return [[count_parameters(block) for block in section.children()] for section in network.sections]

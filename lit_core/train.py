@@ -11,6 +11,8 @@ import argparse
 import json
 import logging
 import os
+import pickle
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,17 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
-from lit_core.data import Dataset, DatasetError, load_dataset
-from lit_core.measure import Accuracy, accuracy, near_chance
+from lit_core.data import Dataset, DatasetError, Interface, load_dataset
+from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import ErrorType, JobError, JobSpec, Model, Phase, Split
+from lit_core.spec import ErrorType, JobError, JobSpec, Method, Model, Phase, Split
 from lit_core.student import build_student, student_architecture
 from lit_core.supervision import Events, Watch
-from lit_core.teacher import build_teacher
+from lit_core.tasks.classification import Classification
+from lit_core.tasks.task import Refused, Task
+from lit_core.teacher import build_teacher, meta_network
 from lit_core.training import Diverged, Drained, Training
 
 log = logging.getLogger("trainer")
@@ -43,12 +47,6 @@ class Run(Model):
     attempt: int = 1
 
 
-class JobFailed(Exception):
-    def __init__(self, error: JobError) -> None:
-        super().__init__(error.detail)
-        self.error = error
-
-
 class Reporter:
     """Turns a training's news into events and files."""
 
@@ -59,14 +57,7 @@ class Reporter:
 
     def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
         log.info(
-            "%s epoch %d/%d: student %.2f %%, teacher %.2f %%, loss %.4g, %.1f s",
-            phase,
-            epoch,
-            epochs,
-            metrics["student_accuracy"],
-            metrics["teacher_accuracy"],
-            metrics["loss"],
-            metrics["seconds"],
+            "%s epoch %d/%d: %s", phase, epoch, epochs, ", ".join(f"{name} {v:.4g}" for name, v in metrics.items())
         )
         place = {"phase": phase.value, "epoch": epoch, "epochs": epochs, "fraction": fraction}
         self.events.emit({"type": "epoch", **place, "metrics": metrics})
@@ -96,7 +87,7 @@ def main() -> int:
         log.info("drained")
         events.emit({"type": "drained"})
         return 0
-    except (JobFailed, DatasetError, Diverged, MemoryError, RuntimeError) as failure:
+    except (Refused, DatasetError, Diverged, MemoryError, RuntimeError) as failure:
         error = _job_error(failure)
         if error is None:
             raise
@@ -117,29 +108,35 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     teacher = build_teacher(spec.teacher.architecture, folder / "teacher.safetensors")
     teacher.network.to(device)
     dataset = _load_dataset(spec, folder)
-    measured = _measure_teacher(teacher, dataset, device, reporter)
-    student = build_student(teacher, spec.teacher.architecture, spec.student, spec.seed).to(device)
-    training = Training(
-        spec,
-        teacher,
-        student,
-        dataset,
-        device,
-        reporter,
-        teacher_accuracy=measured.top1,
-        environment=environment,
-    )
-    if (folder / "checkpoint.pt").exists():
-        training.restore(load_checkpoint(folder / "checkpoint.pt"), run.attempt)
-        log.info("resumed at %s", training.position)
+    student = build_student(teacher, spec)
+    student.network.to(device)
+    task = _make_task(spec, teacher, student, dataset, device)
+    found = task.check()
+    log.info("teacher: %s", found)
+    reporter.events.emit({"type": "teacher_measured", "data": found})
+    training = Training(spec, task, device, reporter, environment=environment)
+    _resume(training, folder / "checkpoint.pt", run.attempt)
     best = training.run()
-    return _write_output(folder, spec, teacher, training, best, environment)
+    return _write_output(folder, spec, training, best, environment)
+
+
+def _resume(training: Training, path: Path, attempt: int) -> None:
+    """Go on from a checkpoint. One that can't be read costs its training, as a lost one does, but not the job."""
+    if not path.exists():
+        return
+    try:
+        checkpoint = load_checkpoint(path)
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as failure:
+        log.warning("the checkpoint can't be read, so the training begins anew: %s", failure)
+        return
+    training.restore(checkpoint, attempt)
+    log.info("resumed at %s", training.position)
 
 
 def _prepare_torch(run: Run) -> torch.device:
     if run.device == "cuda" and not torch.cuda.is_available():
         detail = "the worker was asked to train on cuda, but torch finds no usable GPU there"
-        raise JobFailed(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
+        raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
     if run.threads:
         torch.set_num_threads(run.threads)
     # On the CPU everything that is used here has a deterministic form; on CUDA the rest is warned about in the log.
@@ -153,77 +150,65 @@ def _environment(run: Run, spec: JobSpec) -> dict[str, str]:
     capability = torch.backends.cpu.get_cpu_capability()
     return {
         "device": device,
-        "cpu_capability": capability,
+        "cpu": f"{_processor()} ({capability})",
         "threads": str(torch.get_num_threads()),
         "torch": str(torch.__version__),
         "precision": spec.precision.value,
     }
 
 
+def _processor() -> str:
+    """The model's name: kernels may be chosen, and rounded, by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def _load_dataset(spec: JobSpec, folder: Path) -> Dataset:
-    architecture = spec.teacher.architecture
     path = None if spec.dataset.builtin else folder / "dataset"
-    dataset = load_dataset(
-        spec.dataset, spec.augmentation, path, channels=architecture.channels, classes=architecture.classes
-    )
+    dataset = load_dataset(spec.dataset, spec.augmentation, path, Interface.of(spec.teacher.architecture))
     samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
     log.info("data set: %s, classes %s", samples, dataset.classes)
     if samples[Split.TRAIN.value] < 2:
         detail = f"the train split has {samples[Split.TRAIN.value]} sample: training needs 2 at least"
-        raise JobFailed(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset"))
+        raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset"))
     return dataset
 
 
-def _measure_teacher(teacher: SectionedNetwork, dataset: Dataset, device: torch.device, reporter: Reporter) -> Accuracy:
-    measured = accuracy(teacher.network, dataset, Split.VALIDATION, device)
-    data = {"split": Split.VALIDATION.value, "accuracy": measured.top1, "chance": measured.chance}
-    reporter.events.emit({"type": "teacher_measured", "data": data})
-    log.info("the teacher reaches %.2f %% on the validation split (chance %.2f %%)", measured.top1, measured.chance)
-    if near_chance(measured):
-        preprocessing = dataset.preprocessing
-        detail = (
-            f"the teacher reaches {measured.top1:.1f} % on the validation split, where always answering the most "
-            f"frequent class gives {measured.chance:.1f} %. Check that the preprocessing is the one that the teacher "
-            f"was trained with (here size {preprocessing.size}, mean {_short(preprocessing.mean)}, "
-            f"std {_short(preprocessing.std)}: dataset.size, dataset.mean, dataset.std), and that the class order "
-            f"(here {', '.join(dataset.classes[:10])}: dataset.class_order) is that of its outputs"
-        )
-        raise JobFailed(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
-    return measured
-
-
-def _short(values: list[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+def _make_task(
+    spec: JobSpec, teacher: SectionedNetwork, student: SectionedNetwork, dataset: Dataset, device: torch.device
+) -> Task:
+    size = count_parameters(student.network)
+    if spec.method == Method.PRUNE:
+        shallow = spec.model_copy(update={"method": Method.LIT})
+        size = count_parameters(meta_network(student_architecture(shallow)))
+    return Classification(spec, teacher, student, dataset, device, student_parameters=size)
 
 
 def _write_output(
-    folder: Path,
-    spec: JobSpec,
-    teacher: SectionedNetwork,
-    training: Training,
-    best: Best,
-    environment: dict[str, str],
+    folder: Path, spec: JobSpec, training: Training, best: Best, environment: dict[str, str]
 ) -> dict[str, Any]:
-    dataset, device = training.dataset, training.device
-    student = training.student.network
+    task = training.task
+    student = task.student.network
     student.load_state_dict(best.state)
     output = folder / "output"
-    config = ModelConfig(
-        architecture=student_architecture(spec.teacher.architecture, spec.student),
-        preprocessing=dataset.preprocessing,
-    )
+    config = ModelConfig(architecture=student_architecture(spec), preprocessing=task.dataset.preprocessing)
     save(student, config, output)
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}
-    measured = measure_networks({"teacher": teacher.network, "student": student}, files, dataset, device)
-    report = build_report(spec, dataset, training, best, measured, environment)
+    measured = measure_networks(task, files)
+    report = build_report(spec, task, training, best, measured, environment)
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    log.info("test split: %s", {name: found["accuracy"]["test"] for name, found in measured.items()})
-    return summary(report)
+    result = summary(report)
+    log.info("result: %s", result)
+    return result
 
 
 def _job_error(failure: Exception) -> JobError | None:
     """The typed error of a failure that a person can do something about; None for a bug."""
-    if isinstance(failure, JobFailed):
+    if isinstance(failure, Refused):
         return failure.error
     if isinstance(failure, DatasetError):
         return JobError(
@@ -232,7 +217,7 @@ def _job_error(failure: Exception) -> JobError | None:
     if isinstance(failure, Diverged):
         detail = f"{failure}: lower schedule.lit.learning_rate or schedule.fine_tune.learning_rate"
         return JobError(type=ErrorType.DIVERGED, detail=detail, field="schedule")
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(failure):
+    if is_out_of_memory(failure):
         detail = "the worker's memory is too small for this job: lower schedule.batch_size, or use a larger worker"
         return JobError(type=ErrorType.OUT_OF_MEMORY, detail=detail, field="schedule.batch_size")
     return None

@@ -182,11 +182,11 @@ def fetch_and_verify(client: Client, job: Job, folder: Path) -> bool:
 def classify_test_split(folder: Path) -> tuple[float, int]:
     """Percent of the test split that the downloaded student names rightly, and how many images that is."""
     import lit_core
-    from lit_core.data import load_dataset
+    from lit_core.data import Interface, load_dataset
     from lit_core.spec import DatasetRequest, Split
 
     model = lit_core.load(folder)
-    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, channels=1, classes=10)
+    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
     test = digits.splits[Split.TEST]
     expected = [digits.classes[label] for label in test.y.tolist()]
     right = sum(found == name for found, name in zip(model.classify(test.x), expected, strict=True))

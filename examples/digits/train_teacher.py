@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lit_core.data import augment, load_dataset
+from lit_core.data import Interface, augment, load_dataset
 from lit_core.families import family_of
 from lit_core.learning_rate import learning_rate
-from lit_core.measure import accuracy
+from lit_core.scores import top1
 from lit_core.spec import Architecture, DatasetRequest, OneCycle, PhaseSchedule, Split
+from lit_core.tasks.classification import predict
 
 SEED = 0
 BATCH = 32
@@ -38,9 +39,7 @@ def main() -> None:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     device = torch.device("cpu")
-    dataset = load_dataset(
-        DatasetRequest(builtin="digits"), None, None, channels=TEACHER.channels, classes=TEACHER.classes
-    )
+    dataset = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(TEACHER.channels, TEACHER.classes))
     network = family_of(TEACHER).build(TEACHER)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(SEED)
@@ -56,9 +55,9 @@ def main() -> None:
             optimizer.zero_grad()
             F.cross_entropy(network(x), arrays.y[index]).backward()
             optimizer.step()
-        validation = accuracy(network, dataset, Split.VALIDATION, device).top1
+        validation = top1(predict(network, dataset, Split.VALIDATION, device))
         print(f"epoch {epoch + 1:2d}: validation {validation:.2f} %")
-    print(f"test {accuracy(network, dataset, Split.TEST, device).top1:.2f} %")
+    print(f"test {top1(predict(network, dataset, Split.TEST, device)):.2f} %")
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, output)
 
 

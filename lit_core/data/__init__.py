@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from lit_core.data.augmentation import augment
-from lit_core.data.dataset import Arrays, Dataset, load_dataset
+from lit_core.data.dataset import Arrays, Dataset, Preprocessing, load_dataset
 from lit_core.data.errors import DatasetError
-from lit_core.data.preprocessing import ResolvedPreprocessing
-from lit_core.data.source import Limits
+from lit_core.data.preprocessing import ImagePreprocessing
+from lit_core.data.source import Interface, Limits
+from lit_core.data.text_preprocessing import TextPreprocessing
 
-__all__ = ["Arrays", "Dataset", "DatasetError", "Limits", "ResolvedPreprocessing", "augment", "load_dataset"]
+__all__ = [
+    "Arrays",
+    "Dataset",
+    "DatasetError",
+    "ImagePreprocessing",
+    "Interface",
+    "Limits",
+    "Preprocessing",
+    "TextPreprocessing",
+    "augment",
+    "load_dataset",
+]

@@ -18,6 +18,9 @@ from lit_core.data.errors import DatasetError
 from lit_core.data.pixels import dtype_name, to_channels_first, to_pixels
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS
+from lit_core.data.text_preprocessing import resolve_text_preprocessing
+from lit_core.losses import NO_LABEL
+from lit_core.spec import Modality, Task
 
 Array = Tensor | NDArray[Any]
 ARRAYS = ("x", "y", "split")
@@ -58,12 +61,12 @@ def _for_arrays(limits: Limits) -> Limits:
 
 def _check_names(names: Iterable[str]) -> None:
     found = sorted(names)
-    for name in ("x", "y"):
-        if name not in found:
-            raise DatasetError(
-                f"the array {name} is missing: the file must hold x, y and perhaps split, but holds {_listed(found)}",
-                member=name,
-            )
+    if "x" not in found:
+        raise DatasetError(
+            f"the array x is missing: the file must hold x, y (labels, if there are any) and perhaps split, but "
+            f"holds {_listed(found)}",
+            member="x",
+        )
     for name in found:
         if name not in ARRAYS:
             raise DatasetError(
@@ -128,34 +131,77 @@ def _native(name: str, array: NDArray[Any]) -> Array:
 
 def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
     """Empties `arrays` as it goes, so that a converted array doesn't live beside its original."""
-    y = _labels(arrays.pop("y"), source)
-    codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     x = arrays.pop("x")
-    if not isinstance(x, Tensor):
-        raise DatasetError("x holds text: give uint8 or float32 pixels", member="x")
-    if len(x.shape) == 0 or x.numel() == 0:
+    if isinstance(x, Tensor) and x.numel() == 0:
         raise DatasetError(f"x has the shape {tuple(x.shape)}: there are no samples in it", member="x")
+    y = _labels(arrays.pop("y"), source) if "y" in arrays else torch.full((len(x),), NO_LABEL)
+    codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     if len(x) != len(y):
         raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one a sample", member="y")
+    names = source.request.class_order or [str(output) for output in range(source.classes)]
+    return Raw(_inputs(x, source), y, codes, list(names))
+
+
+def _inputs(x: Array, source: Source) -> Tensor:
+    if source.interface.modality == Modality.TEXT:
+        return _texts(x, source)
+    if not isinstance(x, Tensor):
+        raise DatasetError("x holds text: give uint8 or float32 pixels", member="x")
     try:
-        x = to_pixels(to_channels_first(x, source.channels))
+        return to_pixels(to_channels_first(x, source.channels))
     except ValueError as failure:
         raise DatasetError(f"x {failure}", member="x") from failure
-    names = source.request.class_order or [str(output) for output in range(source.classes)]
-    return Raw(x, y, codes, list(names))
+
+
+def _texts(x: Array, source: Source) -> Tensor:
+    """(N, L) places in the vocabulary, from texts (N,) or from places."""
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    if not isinstance(x, Tensor):
+        if x.ndim != 1:
+            raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text a sample", member="x")
+        try:
+            return preprocessing.from_texts([t.decode() if isinstance(t, bytes) else str(t) for t in x.tolist()])
+        except UnicodeDecodeError as failure:
+            raise DatasetError("x has a text that is not UTF-8: save texts, or UTF-8 bytes", member="x") from failure
+    rows = source.interface.vocabulary_size
+    if x.is_floating_point() or x.ndim != 2 or x.shape[1] != preprocessing.length:
+        raise DatasetError(
+            f"x has dtype {dtype_name(x)} and shape {tuple(x.shape)}: it must hold texts (N,), or integers "
+            f"(N, {preprocessing.length}), places in the teacher's vocabulary (dataset.length sets the width)",
+            member="x",
+        )
+    low, high = (int(bound) for bound in torch.aminmax(x.to(torch.int64)))
+    if low < 0 or high >= rows:
+        raise DatasetError(
+            f"x has values {low}..{high}, but the teacher's embedding has rows 0..{rows - 1}", member="x"
+        )
+    return x.to(torch.uint8 if rows <= 256 else torch.int16)
 
 
 def _labels(y: Array, source: Source) -> Tensor:
+    if source.interface.task == Task.TRANSLATION and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1:
+        return _attributes(y, source)
     y = _integers("y", y, "the class of each sample as an integer")
-    outside = ((y < 0) | (y >= source.classes)).nonzero()
+    outside = ((y < NO_LABEL) | (y >= source.classes)).nonzero()
     if len(outside):
         index = int(outside[0])
         raise DatasetError(
             f"y[{index}] is {int(y[index])}, but the teacher has {source.classes} classes: "
-            f"labels must be 0..{source.classes - 1}",
+            f"labels must be 0..{source.classes - 1}, or -1 for a sample without a label",
             member=f"y[{index}]",
         )
     return y
+
+
+def _attributes(y: Tensor, source: Source) -> Tensor:
+    """(N, domains) float32 of zeros and ones."""
+    if y.shape[1] != source.classes or not bool(((y == 0) | (y == 1)).all()):
+        raise DatasetError(
+            f"y has the shape {tuple(y.shape)}: it must hold each sample's domain as an integer, or (N, "
+            f"{source.classes}) zeros and ones, one column a domain of the teacher",
+            member="y",
+        )
+    return y.float()
 
 
 def _codes(split: Array, samples: int) -> Tensor:

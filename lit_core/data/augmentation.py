@@ -1,24 +1,59 @@
-"""Augmentation by batch."""
+"""Augmentation by batch, on the batch's device. All draws come from a generator on the CPU, whatever the device."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_core.data.text_preprocessing import UNKNOWN
 from lit_core.spec import Augmentation
 
 
 def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift and mirror each image (B, C, H, W) of a preprocessed batch by its own draw, on x's device.
+    """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch by its own draw.
 
     Zeros move in. They are zeros *after* preprocessing, so the border has the data's mean colour, not black.
-    `generator` must live on the CPU: the draws are then the same whatever the device.
     """
+    if not x.is_floating_point():
+        return _mask(x, augmentation.mask, generator)
+    if augmentation.rotate or augmentation.scale > 1:
+        x = _turn(x, augmentation, generator)
+    if augmentation.shift or augmentation.flip:
+        x = _move(x, augmentation, generator)
+    if augmentation.noise:
+        x = x + augmentation.noise * torch.randn(x.shape, generator=generator).to(x.device, non_blocking=True)
+    return x
+
+
+def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    if not share:
+        return x
+    hidden = torch.rand(x.shape, generator=generator) < share
+    return x.masked_fill(hidden.to(x.device, non_blocking=True), UNKNOWN)
+
+
+def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Rotate and scale about the middle, bilinearly."""
+    batch, _, height, width = x.shape
+    angle = (2 * torch.rand(batch, generator=generator) - 1) * math.radians(augmentation.rotate)
+    # The grid says where each pixel comes from, so an enlargement divides.
+    inverse = torch.exp(-(2 * torch.rand(batch, generator=generator) - 1) * math.log(augmentation.scale))
+    cosine, sine, zero = inverse * angle.cos(), inverse * angle.sin(), torch.zeros(batch)
+    # The grid's coordinates run from -1 to 1 along either side, so the sides' ratio keeps circles round.
+    ratio = height / width
+    rows = [torch.stack([cosine, -sine * ratio, zero], dim=1), torch.stack([sine / ratio, cosine, zero], dim=1)]
+    matrices = torch.stack(rows, dim=1).to(x.device, non_blocking=True)
+    grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _move(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Shift and mirror, by whole pixels."""
     batch, _, height, width = x.shape
     shift = augmentation.shift
-    if not shift and not augmentation.flip:
-        return x
     rows = torch.arange(height).expand(batch, height)
     columns = torch.arange(width).expand(batch, width)
     if shift:

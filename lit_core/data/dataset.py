@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from lit_core.data.digits import read_digits
 from lit_core.data.errors import DatasetError
 from lit_core.data.formats import read_upload
-from lit_core.data.pixels import resize
-from lit_core.data.preprocessing import ResolvedPreprocessing, resolve_preprocessing
-from lit_core.data.source import Limits, Raw, Source
-from lit_core.data.splits import assign, empty_split, partition
-from lit_core.spec import Augmentation, DatasetRequest, Split
+from lit_core.data.mounted import read_mounted
+from lit_core.data.pixels import crop_middle, resize
+from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
+from lit_core.data.source import Interface, Limits, Raw, Source
+from lit_core.data.splits import assign, empty_split, hold_out, partition
+from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
+from lit_core.losses import NO_LABEL
+from lit_core.spec import Augmentation, DatasetRequest, Modality, Split, Task
 
 LIMITS = Limits()
 SHIFT_SHARE = 8
 """The default shift is this part of the image's shorter side."""
 
+Preprocessing = Annotated[ImagePreprocessing | TextPreprocessing, Field(discriminator="kind")]
+
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split, raw: give `x[rows]` to `ResolvedPreprocessing.apply`."""
+    """One split, raw: give `x[rows]` to the preprocessing's `apply`."""
 
     x: Tensor
-    """(N, C, H, W), uint8 or float32, not necessarily contiguous."""
+    """Images (N, C, H, W), uint8 or float32, or texts (N, L) as places in the vocabulary; perhaps not contiguous."""
     y: Tensor
-    """(N,) int64: positions in the class order."""
+    """(N,) int64: positions in the class order, -1 without a label. For translation (N, domains) float32."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample has a label."""
+        return not bool((self.y == NO_LABEL).any())
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Dataset:
     splits: dict[Split, Arrays]
     """Every split of `Split`, none empty."""
     classes: list[str]
-    preprocessing: ResolvedPreprocessing
+    preprocessing: ImagePreprocessing | TextPreprocessing
     augmentation: Augmentation
 
 
@@ -44,34 +58,44 @@ def load_dataset(
     request: DatasetRequest,
     augmentation: Augmentation | None,
     path: Path | None,
+    interface: Interface,
     *,
-    channels: int,
-    classes: int,
     limits: Limits = LIMITS,
 ) -> Dataset:
-    """Read, split and measure the data for a teacher with `channels` inputs and `classes` outputs.
+    """Read, split and measure the data for a teacher with that interface.
 
-    `path` is the uploaded file, None for a built-in data set. The result depends on request and file alone: the
-    hold-out has a seed of its own, so that jobs with different seeds share one split. Raises DatasetError.
+    `path` is the uploaded file or the mounted folder, None for a built-in data set. The result depends on request and
+    file alone: the hold-out has a seed of its own, so that jobs with different seeds share one split. Raises
+    DatasetError.
     """
-    _check_request(request, channels, classes)
-    raw = _read(request, path, channels, classes, limits)
-    x, y, codes = raw.x, raw.y, assign(raw.y, raw.codes, request)
-    names = raw.classes
+    _check_request(request, interface)
+    raw = _read(request, path, interface, limits)
+    y = _domains(raw.y, interface)
+    codes = assign(y, raw.codes, request)
+    x, names, fitted = raw.x, raw.classes, raw.fitted
     del raw  # x is taken over below: nothing else may hold it
-    if request.size is not None:
-        x = resize(x, request.size)
-    shift = _augmentation(augmentation, x)
+    if interface.modality == Modality.IMAGE and not fitted:
+        x = _fitted(x, request)
+    chosen = _augmentation(augmentation, x, interface)
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
-    preprocessing = resolve_preprocessing(request, splits[Split.TRAIN].x, names)
-    return Dataset(splits, names, preprocessing, shift)
+    if request.train_samples is not None:
+        splits[Split.TRAIN] = _fewer(splits[Split.TRAIN], request.train_samples)
+    if not request.labels:
+        splits |= {split: _unlabelled(splits[split], interface) for split in (Split.TRAIN, Split.VALIDATION)}
+    preprocessing = (
+        resolve_text_preprocessing(request, names)
+        if interface.modality == Modality.TEXT
+        else resolve_image_preprocessing(request, splits[Split.TRAIN].x, names)
+    )
+    return Dataset(splits, names, preprocessing, chosen)
 
 
-def _check_request(request: DatasetRequest, channels: int, classes: int) -> None:
+def _check_request(request: DatasetRequest, interface: Interface) -> None:
     """What `lit_core.spec.resolve` has checked for a job, for those who call this directly."""
+    channels, classes = interface.channels, interface.classes
     for name, values in (("mean", request.mean), ("std", request.std)):
         if not isinstance(values, str) and len(values) != channels:
             raise DatasetError(
@@ -85,22 +109,73 @@ def _check_request(request: DatasetRequest, channels: int, classes: int) -> None
         )
 
 
-def _read(request: DatasetRequest, path: Path | None, channels: int, classes: int, limits: Limits) -> Raw:
+def _read(request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits) -> Raw:
     if request.builtin is not None:
-        return read_digits(request, channels, classes)
+        return read_digits(request, interface)
     if path is None:
-        raise ValueError("an uploaded data set needs its path")
-    return read_upload(Source(path, request, channels, classes, limits))
+        raise ValueError("an uploaded or mounted data set needs its path")
+    source = Source(path, request, interface, limits)
+    return read_upload(source) if request.mounted is None else read_mounted(source)
 
 
-def _augmentation(augmentation: Augmentation | None, x: Tensor) -> Augmentation:
+def _domains(y: Tensor, interface: Interface) -> Tensor:
+    """For translation a class becomes the domain of that number."""
+    if interface.task != Task.TRANSLATION or y.ndim == 2:
+        return y
+    if bool((y == NO_LABEL).any()):
+        raise DatasetError("a sample has no label, but a generator needs the domain of each", field="dataset")
+    return F.one_hot(y, interface.classes).float()
+
+
+def _fitted(x: Tensor, request: DatasetRequest) -> Tensor:
+    """Cropped and resized; image files have been as they were read."""
+    try:
+        x = crop_middle(x, request.crop)
+    except ValueError as failure:
+        raise DatasetError(f"x {failure}", field="dataset.crop") from failure
+    return x if request.size is None else resize(x, request.size)
+
+
+def _fewer(arrays: Arrays, samples: int) -> Arrays:
+    """So many of the samples, each class by its share, always the same for a y."""
+    if samples > len(arrays.y):
+        raise DatasetError(
+            f"train_samples is {samples}, but the training split has {len(arrays.y)}: lower it or leave it out",
+            field="dataset.train_samples",
+        )
+    rows = hold_out(arrays.y, samples)
+    return Arrays(arrays.x[rows], arrays.y[rows])
+
+
+def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
+    if interface.task != Task.CLASSIFICATION:
+        raise DatasetError("labels can't be left out: a generator needs its domains", field="dataset.labels")
+    return Arrays(arrays.x, torch.full_like(arrays.y, NO_LABEL))
+
+
+def _augmentation(augmentation: Augmentation | None, x: Tensor, interface: Interface) -> Augmentation:
+    if interface.modality == Modality.TEXT:
+        wrong = [name for name in ("shift", "flip", "rotate", "scale", "noise") if _asked(augmentation, name)]
+        if wrong:
+            raise DatasetError("is for images, but the teacher takes texts", field=f"augmentation.{wrong[0]}")
+        return augmentation or Augmentation()
+    if _asked(augmentation, "mask"):
+        raise DatasetError("is for texts, but the teacher takes images", field="augmentation.mask")
     shorter = min(x.shape[2:])
+    generator = interface.task == Task.TRANSLATION
+    usual = Augmentation(shift=0 if generator else min(shorter // SHIFT_SHARE, 64), flip=generator)
     if augmentation is None:
-        return Augmentation(shift=min(shorter // SHIFT_SHARE, 64), flip=False)
-    if augmentation.shift >= shorter:
+        return usual
+    if augmentation.shift is not None and augmentation.shift >= shorter:
         raise DatasetError(
             f"a shift of {augmentation.shift} pixels can move an image of {x.shape[2]}x{x.shape[3]} out of sight: "
             f"shift at most {shorter - 1}",
             field="augmentation.shift",
         )
-    return augmentation
+    open_ones = {name: getattr(usual, name) for name in ("shift", "flip") if getattr(augmentation, name) is None}
+    return augmentation.model_copy(update=open_ones)
+
+
+def _asked(augmentation: Augmentation | None, name: str) -> bool:
+    default = Augmentation.model_fields[name].default
+    return augmentation is not None and getattr(augmentation, name) != default

@@ -6,19 +6,22 @@ import numpy as np
 import torch
 
 from lit_core.data.errors import DatasetError
-from lit_core.data.source import Raw
+from lit_core.data.source import Interface, Raw
 from lit_core.data.splits import assign
-from lit_core.spec import DatasetRequest
+from lit_core.spec import DatasetRequest, Modality
 
 NAMES = [str(digit) for digit in range(10)]
 HELD_OUT = 0.2
 """For validation and again for the test: 60/20/20, whatever fractions a request names."""
 
 
-def read_digits(request: DatasetRequest, channels: int, classes: int) -> Raw:
+def read_digits(request: DatasetRequest, interface: Interface) -> Raw:
     """x (1797, 1, 8, 8) uint8, the original 0..16 spread over 0..255. Raises DatasetError."""
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
+    channels, classes = interface.channels, interface.classes
+    if interface.modality == Modality.TEXT:
+        raise DatasetError("digits are images, but the teacher takes texts", field="dataset.builtin")
     if (channels, classes) != (1, len(NAMES)):
         raise DatasetError(
             f"digits has 1 channel and 10 classes, but the teacher takes {channels} and has {classes}: "

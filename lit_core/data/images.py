@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_core.data.archives import Member, shown, walk
 from lit_core.data.errors import DatasetError
-from lit_core.data.pixels import MODES, image_to_raw, resize
+from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 
@@ -48,7 +48,7 @@ def read_image_folders(source: Source) -> Raw:
     y = torch.tensor([output[image.label] for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
     x = _decode_all({image.name: row for row, image in enumerate(images)}, source)
-    return Raw(x, y, codes, classes)
+    return Raw(x, y, codes, classes, fitted=True)
 
 
 # --- which files there are ----------------------------------------------------------------------------------
@@ -168,6 +168,11 @@ def _decode_all(rows: dict[str, int], source: Source) -> Tensor:
         if member.is_folder or member.name not in rows:
             continue
         pixels = decode(member, source.channels, source.limits)
+        try:
+            pixels = crop_middle(pixels, source.request.crop)
+        except ValueError as failure:
+            name = shown(member.name)
+            raise DatasetError(f"{name} {failure}", field="dataset.crop", member=name) from failure
         if source.request.size is not None:
             pixels = resize(pixels[None], source.request.size)[0]
         if x is None:

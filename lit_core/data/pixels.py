@@ -47,9 +47,9 @@ def to_pixels(x: Tensor) -> Tensor:
         return x
     if x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"has dtype {dtype_name(x)}: give uint8 (0..255) or float32")
-    if x.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        x = x.to(torch.int64)  # torch has no minimum of these
-    low, high = (int(bound) for bound in torch.aminmax(x))
+    # torch has no minimum of wide unsigned integers.
+    wide = x.to(torch.int64) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
+    low, high = (int(bound) for bound in torch.aminmax(wide))
     if low < 0 or high > 255:
         raise ValueError(
             f"has dtype {dtype_name(x)} with values {low}..{high}: integers must be 0..255 (they are divided by 255); "
@@ -84,6 +84,17 @@ def to_channels_first(x: Tensor, channels: int) -> Tensor:
         return x.permute(0, 3, 1, 2)
     right = f"(N, {channels}, H, W) or (N, H, W, {channels})" + (" or (N, H, W)" if channels == 1 else "")
     raise ValueError(f"has the shape {shape}, but the teacher takes {channels} channels: it must be {right}")
+
+
+def crop_middle(x: Tensor, side: int | None) -> Tensor:
+    """The middle square of images (…, H, W) as a view; x itself without a side. Raises ValueError for smaller ones."""
+    if side is None:
+        return x
+    height, width = x.shape[-2:]
+    if side > min(height, width):
+        raise ValueError(f"is of {height}x{width} pixels, too small to cut {side}x{side} from: lower dataset.crop")
+    top, left = (height - side) // 2, (width - side) // 2
+    return x[..., top : top + side, left : left + side]
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

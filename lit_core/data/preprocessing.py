@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_core.data.pixels import CHUNK, MODES, image_to_raw, resize, to_channels_first, to_pixels
+from lit_core.data.pixels import CHUNK, MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
 from lit_core.spec import DatasetRequest, Model
 
 LEAST_STD = 1e-8
 
 
-class ResolvedPreprocessing(Model):
-    """Every value explicit: resize to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
+class ImagePreprocessing(Model):
+    """Every value explicit: crop, resize to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
 
+    kind: Literal["image"] = "image"
+    crop: int | None = None
+    """Side of the square that is cut from the middle of an image before it is resized."""
     size: list[int]
     """Height and width in pixels."""
     channels: int
@@ -55,7 +58,16 @@ class ResolvedPreprocessing(Model):
             picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
             raw = image_to_raw(picture, self.channels)[None]
             self._check_dtype(raw)
-        return resize(raw, self.size)
+        return resize(crop_middle(raw, self.crop), self.size)
+
+    def sample(self, batch: int) -> Tensor:
+        """An input (B, C, H, W) of zeros, to count and time with."""
+        return torch.zeros(batch, self.channels, *self.size)
+
+    def random(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Inputs of pixels drawn evenly from [0, 1], preprocessed, as the reference's random images."""
+        pixels = torch.rand(batch, self.channels, *self.size, generator=generator) * self.scale
+        return self.apply(pixels)
 
     def _is_image(self, array: NDArray[Any]) -> bool:
         pictures = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
@@ -68,13 +80,14 @@ class ResolvedPreprocessing(Model):
             raise ValueError("the network was trained on floats: give a float array in the training data's range")
 
 
-def resolve_preprocessing(request: DatasetRequest, train: Tensor, class_order: list[str]) -> ResolvedPreprocessing:
+def resolve_image_preprocessing(request: DatasetRequest, train: Tensor, class_order: list[str]) -> ImagePreprocessing:
     """Fill in what the request leaves to the data. `train` (N, C, H, W) is the raw training split, resized."""
     scale = 255.0 if train.dtype == torch.uint8 else 1.0
     mean, std = (
         measured(train, scale) if "data" in (request.mean, request.std) else ([], [])
     )  # both given: no pass over the data
-    return ResolvedPreprocessing(
+    return ImagePreprocessing(
+        crop=request.crop,
         size=list(train.shape[2:]),
         channels=train.shape[1],
         scale=scale,

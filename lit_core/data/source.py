@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_core.spec import DatasetRequest
+from lit_core.spec import Architecture, DatasetRequest, Modality, Task
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -32,20 +32,48 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Interface:
+    """The teacher's inputs and outputs, which the data must fit."""
+
+    channels: int | None
+    """None for texts."""
+    classes: int
+    modality: Modality = Modality.IMAGE
+    task: Task = Task.CLASSIFICATION
+    vocabulary_size: int = 0
+    """Rows of a text network's embedding."""
+
+    @classmethod
+    def of(cls, teacher: Architecture) -> Interface:
+        vocabulary_size = int(teacher.options.get("vocabulary_size", 0))
+        return cls(teacher.channels, teacher.classes, teacher.modality, teacher.task, vocabulary_size)
+
+
+@dataclass(frozen=True)
 class Source:
     """An uploaded file and the teacher that it must fit."""
 
     path: Path
     request: DatasetRequest
-    channels: int
-    classes: int
+    interface: Interface
     limits: Limits
+
+    @property
+    def channels(self) -> int:
+        """Of a teacher for images."""
+        return self.interface.channels or 0
+
+    @property
+    def classes(self) -> int:
+        return self.interface.classes
 
 
 @dataclass
 class Raw:
-    """A data set as read: x (N, C, H, W) uint8 or float32, y (N,) int64.
+    """A data set as read.
 
+    x: images (N, C, H, W) uint8 or float32, or texts as places in the vocabulary (N, L) uint8 or int16.
+    y: (N,) int64 with -1 for a sample without a label; or attributes (N, classes) float32 of zeros and ones.
     `codes` (N,) int64 gives each sample's split as its place in `Split` (0 train, 1 val, 2 test); None: no splits.
     """
 
@@ -53,3 +81,5 @@ class Raw:
     y: Tensor
     codes: Tensor | None
     classes: list[str]
+    fitted: bool = False
+    """Whether images have been cropped and resized as the request says."""

@@ -21,6 +21,7 @@ LEAST_TRAINING_SAMPLES = 2
 
 def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
     """Each sample's split (N,), the missing ones held out from the training split. Raises DatasetError."""
+    y = _strata(y)
     codes = torch.full_like(y, TRAIN) if codes is None else codes.clone()
     present = {code for code, count in enumerate(torch.bincount(codes).tolist()) if count}
     if TRAIN not in present:
@@ -42,10 +43,16 @@ def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
 
 def hold_out(y: Tensor, count: int) -> Tensor:
     """Positions of `count` of the samples, each class by its share (within one sample), always the same for a y."""
+    y = _strata(y)
     # RandomState's stream is frozen for good, which neither numpy's Generator nor torch promises.
     shuffled = np.random.RandomState(SEED).permutation(len(y))
     by_class = shuffled[np.argsort(y.numpy()[shuffled], kind="stable")]
     return torch.from_numpy(np.sort(by_class[_evenly_spaced(len(y), count)]))
+
+
+def _strata(y: Tensor) -> Tensor:
+    """One integer a sample: its class, or a number for its combination of attributes."""
+    return torch.unique(y, dim=0, return_inverse=True)[1] if y.ndim == 2 else y
 
 
 def _evenly_spaced(samples: int, count: int) -> NDArray[np.bool_]:
@@ -63,8 +70,9 @@ def _held_out_count(samples: int, fraction: float, name: str, split: Split, left
             member=split.value,
         )
     if left - count < LEAST_TRAINING_SAMPLES:
+        left_with = "is empty" if left == count else "is left with 1 sample"
         raise DatasetError(
-            f'the split "train" is empty: {name} {fraction:g} takes {count} of the last {left} training samples; '
+            f'the split "train" {left_with}: {name} {fraction:g} takes {count} of {left}; '
             "lower validation_fraction and test_fraction",
             field=f"dataset.{name}",
             member=Split.TRAIN.value,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised
+from lit_core.families.shapes import Layout, Shapes, Unrecognised, numbered
 from lit_core.spec import Architecture
 
 SECTIONS = ("layer1", "layer2", "layer3")
@@ -94,7 +94,7 @@ class ResNetCifar:
         if head is None or len(stem) != 4 or 0 in blocks or len(shapes[f"{head}.weight"]) != 2:
             wanted = "conv1.weight, layer1…layer3 with blocks numbered from 0, and fc or linear"
             raise Unrecognised(
-                f"not a CIFAR ResNet: expected {wanted}; found {', '.join(list(shapes)[:8]) or 'nothing'}"
+                f"is no CIFAR ResNet: expected {wanted}; found {', '.join(list(shapes)[:8]) or 'nothing'}"
             )
         projection = next((name for name in PROJECTIONS if f"layer2.0.{name}.0.weight" in shapes), None)
         return Architecture(
@@ -116,7 +116,7 @@ class ResNetCifar:
         return ResNet(
             blocks=architecture.blocks,
             width=int(options["width"]),
-            channels=architecture.channels,
+            channels=int(architecture.channels or 0),
             classes=architecture.classes,
             shortcut=str(options["shortcut"]),
             head=str(options["head"]),
@@ -124,7 +124,8 @@ class ResNetCifar:
         )
 
     def layout(self, architecture: Architecture) -> Layout:
-        return Layout(stem=("conv1", "bn1"), sections=SECTIONS, head=(str(architecture.options["head"]),))
+        sections = tuple(numbered(*section) for section in zip(SECTIONS, architecture.blocks, strict=True))
+        return Layout(stem=("conv1", "bn1"), sections=sections, head=(str(architecture.options["head"]),))
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         """n blocks in each section, but never more than the teacher has there."""

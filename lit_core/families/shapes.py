@@ -17,11 +17,16 @@ LISTED_KEYS = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """Module paths of a network's stem, sections and head. A section is a sequence of blocks."""
+    """Module paths of a network's stem, sections and head. A section is a sequence of blocks, each a module."""
 
     stem: tuple[str, ...]
-    sections: tuple[str, ...]
+    sections: tuple[tuple[str, ...], ...]
     head: tuple[str, ...]
+
+
+def numbered(path: str, count: int, prefix: str = "") -> tuple[str, ...]:
+    """The paths of a sequence's modules: `layer1.0`, `layer1.1`, …"""
+    return tuple(f"{path}.{prefix}{index}" for index in range(count))
 
 
 class Unrecognised(Exception):

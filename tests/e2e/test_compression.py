@@ -14,7 +14,7 @@ import torch
 
 import lit_core
 from lit_client import Client
-from lit_core.data import load_dataset
+from lit_core.data import Interface, load_dataset
 from lit_core.spec import DatasetRequest, Split
 from tests.e2e.digits import SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
 
@@ -73,7 +73,7 @@ def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teach
             assert 0 < report[network]["latency"][batch]["p50_ms"] <= report[network]["latency"][batch]["p95_ms"]
 
     model = lit_core.load(tmp_path)
-    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, channels=1, classes=10)
+    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
     test = digits.splits[Split.TEST]
     expected = [digits.classes[label] for label in test.y.tolist()]
     right = sum(a == b for a, b in zip(model.classify(test.x), expected, strict=True))

@@ -124,10 +124,43 @@ def distance(kind: str, a: Tensor, b: Tensor) -> Tensor:
     raise AssertionError(kind)
 
 
+def attention(x: Tensor) -> Tensor:
+    maps = (x * x).sum(1) / x.shape[1]
+    maps = maps.reshape(len(maps), -1)
+    return maps / (maps * maps).sum(1, keepdim=True).sqrt()
+
+
+def at(teacher: Net, student: Net, x: Tensor, y: Tensor, *, alpha: float, tau: float, weight: float) -> Tensor:
+    """KD + weight/2 · Σ mean (Q_S/‖Q_S‖ - Q_T/‖Q_T‖)²."""
+    with torch.no_grad():
+        h_t = stem(teacher, x, False)
+    h_s = stem(student, x, True)
+    total = torch.zeros((), dtype=x.dtype)
+    for n in range(3):
+        with torch.no_grad():
+            h_t = section(teacher, n, h_t, False)
+        h_s = section(student, n, h_s, True)
+        d = attention(h_s) - attention(h_t)
+        total = total + weight / 2 * (d * d).sum() / d.numel()
+    return total + kd(head(student, h_s), head(teacher, h_t).detach(), y, alpha, tau)
+
+
 def lit(
-    teacher: Net, student: Net, x: Tensor, y: Tensor, *, alpha: float, beta: float, tau: float, ir_loss: str
+    teacher: Net,
+    student: Net,
+    x: Tensor,
+    y: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    tau: float,
+    ir_loss: str,
+    feeds: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """(total, KD, IR per section) of β·KD + (1-β)·Σ ℓ(T_n(x), S_n(T_{n-1}(x)))."""
+    """(total, KD, IR per section) of β·KD + (1-β)·Σ ℓ(T_n(x), S_n(·)).
+
+    Section n is fed T_{n-1}(x) where `feeds[n]`, and else what the student's section before put out on the IR path.
+    """
     with torch.no_grad():
         t = [stem(teacher, x, False)]
         for n in range(3):
@@ -138,8 +171,10 @@ def lit(
         kd_value = kd(logits(student, x, track=True), z_t, y, alpha, tau)
     ir: list[Tensor] = []
     if beta < 1:
+        own = None if feeds[0] else stem(student, x, track=beta == 0)
         for n in range(3):
-            ir.append(distance(ir_loss, section(student, n, t[n], track=beta == 0), t[n + 1]))
+            own = section(student, n, t[n] if feeds[n] else own, track=beta == 0)
+            ir.append(distance(ir_loss, own, t[n + 1]))
     total = torch.zeros((), dtype=x.dtype)
     if kd_value is not None:
         total = total + beta * kd_value

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_core.data import DatasetError, Limits, load_dataset
+from lit_core.data import DatasetError, Interface, Limits, load_dataset
 from lit_core.data.archives import shown, walk
 from lit_core.spec import DatasetRequest
 
@@ -184,4 +184,4 @@ def test_garbled_archives_are_read_or_refused_but_never_crash(tmp_path: Path, da
     path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
     # Its images are no images, so that whatever is left of it is refused; by a DatasetError and nothing else.
     with pytest.raises(DatasetError):
-        load_dataset(DatasetRequest(upload="upl_x"), None, path, channels=1, classes=2, limits=LIMITS)
+        load_dataset(DatasetRequest(upload="upl_x"), None, path, Interface(1, 2), limits=LIMITS)

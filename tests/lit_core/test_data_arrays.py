@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_core.data import Dataset, DatasetError, Limits, load_dataset
+from lit_core.data import Dataset, DatasetError, Interface, Limits, load_dataset
 from lit_core.spec import Augmentation, DatasetRequest, Split
 
 RANDOM = np.random.default_rng(5)
@@ -20,7 +20,7 @@ def load(
     path: Path | None, *, channels: int = 1, classes: int = 3, limits: Limits | None = None, **request: Any
 ) -> Dataset:
     asked = DatasetRequest(upload="upl_x", **request)
-    return load_dataset(asked, None, path, channels=channels, classes=classes, limits=limits or Limits())
+    return load_dataset(asked, None, path, Interface(channels, classes), limits=limits or Limits())
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -124,12 +124,11 @@ TOO_LARGE[4] = 1e300
     ("arrays", "member", "words"),
     [
         ({"x": X, "y": np.where(np.arange(30) == 7, 3, Y)}, "y[7]", ["y[7] is 3", "3 classes", "0..2"]),
-        ({"x": X, "y": np.where(np.arange(30) == 9, -1, Y)}, "y[9]", ["y[9] is -1", "0..2"]),
+        ({"x": X, "y": np.where(np.arange(30) == 9, -2, Y)}, "y[9]", ["y[9] is -2", "0..2", "-1"]),
         ({"x": X, "y": Y.astype(float)}, "y", ["float64", "integer"]),
         ({"x": X, "y": np.eye(3)[Y].astype(int)}, "y", ["(30, 3)", "argmax"]),
         ({"x": X, "y": np.array(["a", "b", "c"])[Y]}, "y", ["text", "integer"]),
         ({"x": X, "y": Y[:-1]}, "y", ["30 samples", "29 labels"]),
-        ({"x": X}, "y", ["y is missing", "holds x"]),
         ({"x_train": X, "y_train": Y}, "x", ["x is missing", "x_train"]),
         ({"x": X, "y": Y, "x_test": X}, "x_test", ["unknown"]),
         ({"x": X.astype(int) + 200, "y": Y}, "x", ["int64", "0..255", "float32"]),
@@ -232,14 +231,34 @@ def test_resized_arrays(tmp_path: Path) -> None:
     assert dataset.preprocessing.size == [4, 6]
 
 
+def test_samples_without_labels(tmp_path: Path) -> None:
+    split = np.repeat([0, 1, 2], 10)
+    some = load(npz(tmp_path, x=X, y=np.where(split == 2, Y, -1), split=split))
+    assert [some.splits[s].labelled for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [False, False, True]
+    none = load(npz(tmp_path, x=X, split=split))
+    assert not any(arrays.labelled for arrays in none.splits.values())
+    hidden = load(npz(tmp_path, x=X, y=Y, split=split), labels=False)
+    assert [hidden.splits[s].labelled for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [False, False, True]
+    assert torch.equal(hidden.splits[Split.TEST].y, torch.from_numpy(Y)[20:])
+
+
+def test_fewer_samples_keep_the_classes_shares(tmp_path: Path) -> None:
+    path = npz(tmp_path, x=np.repeat(X, 10, 0), y=np.repeat(Y, 10), split=np.arange(300) % 3)
+    few = load(path, train_samples=12).splits[Split.TRAIN]
+    assert all(abs(count - 4) <= 1 for count in torch.bincount(few.y).tolist())
+    assert torch.equal(few.x, load(path, train_samples=12).splits[Split.TRAIN].x)
+    error = refusal(path, train_samples=101)
+    assert error.field == "dataset.train_samples"
+
+
 def test_a_shift_as_large_as_the_image(tmp_path: Path) -> None:
     path = npz(tmp_path, x=X, y=Y)
     request = DatasetRequest(upload="upl_x")
     with pytest.raises(DatasetError, match="at most 3") as caught:
-        load_dataset(request, Augmentation(shift=4), path, channels=1, classes=3)
+        load_dataset(request, Augmentation(shift=4), path, Interface(1, 3))
     assert caught.value.field == "augmentation.shift"
     kept = Augmentation(shift=3, flip=True)
-    assert load_dataset(request, kept, path, channels=1, classes=3).augmentation == kept
+    assert load_dataset(request, kept, path, Interface(1, 3)).augmentation == kept
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_core.data import Dataset, DatasetError, Limits, load_dataset
+from lit_core.data import Dataset, DatasetError, Interface, Limits, load_dataset
 from lit_core.data.pixels import image_to_raw
 from lit_core.spec import DatasetRequest, Split
 
@@ -20,7 +20,7 @@ Files = dict[str, bytes]
 
 def load(path: Path, *, channels: int = 3, classes: int = 2, limits: Limits | None = None, **request: Any) -> Dataset:
     asked = DatasetRequest(upload="upl_x", **request)
-    return load_dataset(asked, None, path, channels=channels, classes=classes, limits=limits or Limits())
+    return load_dataset(asked, None, path, Interface(channels, classes), limits=limits or Limits())
 
 
 def refusal(path: Path, **options: Any) -> DatasetError:

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lit_core.data import ResolvedPreprocessing, augment
-from lit_core.data.preprocessing import measured, resolve_preprocessing
+from lit_core.data import ImagePreprocessing, augment
+from lit_core.data.preprocessing import measured, resolve_image_preprocessing
 from lit_core.spec import Augmentation, DatasetRequest
 
 RANDOM = np.random.default_rng(8)
 
 
-def preprocessing(channels: int = 3, scale: float = 255.0, size: tuple[int, int] = (4, 6)) -> ResolvedPreprocessing:
+def preprocessing(channels: int = 3, scale: float = 255.0, size: tuple[int, int] = (4, 6)) -> ImagePreprocessing:
     mean, std = [0.5, 0.25, 0.125][:channels], [0.5, 2.0, 4.0][:channels]
-    return ResolvedPreprocessing(
+    return ImagePreprocessing(
         size=list(size), channels=channels, scale=scale, mean=mean, std=std, class_order=["a", "b"]
     )
 
@@ -44,7 +44,7 @@ def test_apply_refuses_another_shape() -> None:
 def test_survives_json() -> None:
     stored = preprocessing()
     stored.apply(torch.zeros(1, 3, 4, 6))
-    assert ResolvedPreprocessing.model_validate_json(stored.model_dump_json()) == stored
+    assert ImagePreprocessing.model_validate_json(stored.model_dump_json()) == stored
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -59,11 +59,11 @@ def test_measured_over_several_chunks(dtype: torch.dtype) -> None:
 def test_mean_and_std_are_taken_from_the_request_or_the_data() -> None:
     train = torch.full((5, 2, 3, 3), 51, dtype=torch.uint8)
     request = DatasetRequest(upload="u", mean=[0.1, 0.3])
-    resolved = resolve_preprocessing(request, train, ["a"])
+    resolved = resolve_image_preprocessing(request, train, ["a"])
     assert resolved.mean == [0.1, 0.3]
     assert resolved.std == [1.0, 1.0]  # constant channels
-    assert resolve_preprocessing(DatasetRequest(upload="u", std=[2.0, 3.0]), train, ["a"]).mean == [0.2, 0.2]
-    both = resolve_preprocessing(DatasetRequest(upload="u", mean=[0, 1], std=[2.0, 3.0]), train, ["a"])
+    assert resolve_image_preprocessing(DatasetRequest(upload="u", std=[2.0, 3.0]), train, ["a"]).mean == [0.2, 0.2]
+    both = resolve_image_preprocessing(DatasetRequest(upload="u", mean=[0, 1], std=[2.0, 3.0]), train, ["a"])
     assert (both.mean, both.std, both.scale, both.size) == ([0, 1], [2.0, 3.0], 255.0, [3, 3])
 
 

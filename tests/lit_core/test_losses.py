@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from lit_core.families import family_of
-from lit_core.losses import FineTuneLoss, LitLoss, kd_loss
+from lit_core.losses import kd_loss
+from lit_core.objectives import AttentionObjective, Batch, KdObjective, LabelObjective, LitObjective, Losses, draw_feeds
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, Init, IrLoss, Part, StudentSpec
+from lit_core.spec import Architecture, DatasetRequest, Feed, Init, IrLoss, JobSpec, Part, StudentSpec, TeacherSpec
 from lit_core.student import build_student
 from tests.lit_core import naive
 
@@ -38,10 +41,22 @@ def networks(
     network.to(dtype)
     teacher = SectionedNetwork(network, family.layout(arch))
     teacher.freeze()
-    spec = StudentSpec(depth=14, blocks=[2, 2, 2], init=init)
-    student = SectionedNetwork(build_student(teacher, arch, spec, seed=3).to(dtype), teacher.layout)
+    spec = JobSpec(
+        teacher=TeacherSpec(upload="upl_t", architecture=arch),
+        dataset=DatasetRequest(builtin="digits"),
+        student=StudentSpec(depth=14, blocks=[2, 2, 2], init=init),
+        seed=3,
+    )
+    student = build_student(teacher, spec)
+    student.network.to(dtype)
     student.train(frozen)
     return teacher, student
+
+
+def lit_objective(
+    alpha: float, beta: float, tau: float, ir_loss: IrLoss, frozen: list[Part], **options: Any
+) -> LitObjective:
+    return LitObjective(alpha=alpha, beta=beta, tau=tau, ir_loss=ir_loss, sections=3, frozen=frozen, **options)
 
 
 def as_naive(net: SectionedNetwork, blocks: list[int], shortcut: str, frozen_stem: bool, training: bool) -> naive.Net:
@@ -89,19 +104,34 @@ def test_a_lit_step_equals_the_naive_formulas(
     reference = as_naive(student, [2, 2, 2], shortcut, Part.STEM in frozen, training=True)
     x, y = batch(dtype)
 
-    losses = LitLoss(alpha, beta, tau, ir_loss, frozen)(teacher, student, x, y)
+    losses = lit_objective(alpha, beta, tau, ir_loss, frozen)(teacher, student, Batch((x,), y))
     losses.total.backward()
     total, kd, ir = naive.lit(
         reference_teacher, reference, x, y, alpha=alpha, beta=beta, tau=tau, ir_loss=ir_loss.value
     )
     total.backward()
 
+    assert_same_step(losses, total, kd, ir, beta, student, reference, dtype)
+
+
+def assert_same_step(
+    losses: Losses,
+    total: Tensor,
+    kd: Tensor | None,
+    ir: list[Tensor],
+    beta: float,
+    student: SectionedNetwork,
+    reference: naive.Net,
+    dtype: torch.dtype,
+) -> None:
+    """Losses, gradients and buffers."""
     assert_close(losses.total, total, dtype, "total")
-    assert (losses.kd is None) == (kd is None) == (beta == 0)
-    if losses.kd is not None:
-        assert_close(losses.kd, kd, dtype, "kd")
-    assert len(losses.ir) == len(ir) == (0 if beta == 1 else 3)
-    for n, (found, wanted) in enumerate(zip(losses.ir, ir, strict=True)):
+    assert ("kd_loss" not in losses.parts) == (kd is None) == (beta == 0)
+    if kd is not None:
+        assert_close(losses.parts["kd_loss"], kd, dtype, "kd")
+    found_ir = [value for name, value in losses.parts.items() if name.startswith("ir_loss_")]
+    assert len(found_ir) == len(ir) == (0 if beta == 1 else 3)
+    for n, (found, wanted) in enumerate(zip(found_ir, ir, strict=True)):
         assert_close(found, wanted, dtype, f"ir {n}")
     compared = 0
     for name, parameter in student.network.named_parameters():
@@ -122,12 +152,124 @@ def test_a_lit_step_equals_the_naive_formulas(
             assert_close(buffer, reference.tensors[name], dtype, name)
 
 
+FEEDS = [(a, b, c) for a in (True, False) for b in (True, False) for c in (True, False)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("frozen", [[Part.STEM, Part.HEAD], []], ids=["frozen", "free"])
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+@pytest.mark.parametrize("feeds", FEEDS)
+def test_every_way_of_feeding_equals_the_naive_formulas(
+    feeds: tuple[bool, bool, bool], beta: float, frozen: list[Part], dtype: torch.dtype
+) -> None:
+    teacher, student = networks(dtype, "B", frozen)
+    reference_teacher = as_naive(teacher, [3, 3, 3], "B", True, training=False)
+    reference = as_naive(student, [2, 2, 2], "B", Part.STEM in frozen, training=True)
+    x, y = batch(dtype)
+    if len(set(feeds)) == 1:
+        options: dict[str, Any] = {"feed": Feed.TEACHER if feeds[0] else Feed.STUDENT}
+        made = Batch((x,), y)
+    else:
+        options = {"feed": Feed.SCHEDULED, "feed_until": 1.0}
+        made = Batch((x,), y, 0.5, generator_that_draws(feeds))
+    losses = lit_objective(0.3, beta, 4.0, IrLoss.MSE, frozen, **options)(teacher, student, made)
+    losses.total.backward()
+    total, kd, ir = naive.lit(
+        reference_teacher, reference, x, y, alpha=0.3, beta=beta, tau=4.0, ir_loss="mse", feeds=feeds
+    )
+    total.backward()
+    assert_same_step(losses, total, kd, ir, beta, student, reference, dtype)
+
+
+def generator_that_draws(feeds: tuple[bool, bool, bool]) -> torch.Generator:
+    """A generator whose next draw at half of the schedule gives these feeds."""
+    for seed in range(1000):
+        if draw_feeds(Feed.SCHEDULED, 3, 0.5, 1.0, torch.Generator().manual_seed(seed)) == list(feeds):
+            return torch.Generator().manual_seed(seed)
+    raise AssertionError(feeds)
+
+
+def test_scheduled_feeding_goes_from_the_teacher_to_the_student() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def share(position: float) -> float:
+        drawn = [draw_feeds(Feed.SCHEDULED, 3, position, 0.8, generator) for _ in range(2000)]
+        return sum(map(sum, drawn)) / 6000
+
+    assert share(0.0) == 1
+    assert share(0.4) == pytest.approx(0.5, abs=0.03)
+    assert share(0.6) == pytest.approx(0.25, abs=0.03)
+    assert share(0.8) == share(0.95) == 0
+
+
+def test_noise_is_added_to_the_teachers_representations_alone() -> None:
+    frozen = [Part.STEM, Part.HEAD]
+    teacher, student = networks(torch.float64, "A", frozen)
+    student.network.eval()
+    x, y = batch(torch.float64)
+    made = Batch((x,), y, generator=torch.Generator().manual_seed(5))
+    noisy = lit_objective(0.5, 0.0, 4.0, IrLoss.MSE, frozen, noise=0.1)(teacher, student, made)
+    generator = torch.Generator().manual_seed(5)
+    taught = teacher.trace(x)
+    for n, section in enumerate(student.sections):
+        given = taught.inputs[n] + 0.1 * torch.randn(taught.inputs[n].shape, generator=generator)
+        wanted = naive.distance("mse", section(given), taught.outputs[n])
+        assert_close(noisy.parts[f"ir_loss_{n + 1}"], wanted, torch.float64, f"section {n}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_attention_transfer_equals_the_naive_formulas(alpha: float, dtype: torch.dtype) -> None:
+    teacher, student = networks(dtype, "B", [])
+    reference_teacher = as_naive(teacher, [3, 3, 3], "B", True, training=False)
+    reference = as_naive(student, [2, 2, 2], "B", False, training=True)
+    x, y = batch(dtype)
+    losses = AttentionObjective(alpha, 4.0, 1000.0)(teacher, student, Batch((x,), y))
+    losses.total.backward()
+    wanted = naive.at(reference_teacher, reference, x, y, alpha=alpha, tau=4.0, weight=1000.0)
+    wanted.backward()
+    assert_close(losses.total, wanted, dtype, "total")
+    assert_same_gradients_and_buffers(student, reference, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_training_from_scratch_equals_the_naive_formulas(dtype: torch.dtype) -> None:
+    teacher, student = networks(dtype, "A", [])
+    reference = as_naive(student, [2, 2, 2], "A", False, training=True)
+    x, y = batch(dtype)
+    losses = LabelObjective()(teacher, student, Batch((x,), y))
+    losses.total.backward()
+    z = naive.logits(reference, x)
+    wanted = naive.kd(z, z.detach(), y, 1.0, 1.0)
+    wanted.backward()
+    assert_close(losses.total, wanted, dtype, "total")
+    assert_same_gradients_and_buffers(student, reference, dtype)
+
+
+def assert_same_gradients_and_buffers(student: SectionedNetwork, reference: naive.Net, dtype: torch.dtype) -> None:
+    for name, parameter in student.network.named_parameters():
+        assert parameter.grad is not None
+        assert_close(parameter.grad, reference.tensors[name].grad, dtype, name)
+    for name, buffer in student.network.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            assert_close(buffer, reference.tensors[name], dtype, name)
+
+
+def test_samples_without_a_label_are_taught_by_the_teacher_alone() -> None:
+    z_s, z_t = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    y = torch.tensor([0, -1, 2, -1])
+    labelled = y >= 0
+    hard = naive.cross_entropy(torch.eye(3, dtype=torch.float64)[y[labelled]], z_s[labelled]) * 2 / 4
+    soft = naive.kd(z_s, z_t, y.clamp(min=0), 0.0, 3.0)
+    assert torch.allclose(kd_loss(z_s, z_t, y, 0.3, 3.0), 0.3 * hard + 0.7 * soft)
+
+
 def test_the_teacher_and_frozen_parts_change_nothing() -> None:
     frozen = [Part.STEM, Part.HEAD]
     teacher, student = networks(torch.float64, "B", frozen)
     before = {k: v.clone() for k, v in teacher.network.state_dict().items()}
     x, y = batch(torch.float64)
-    LitLoss(0.5, 0.5, 4.0, IrLoss.MSE, frozen)(teacher, student, x, y).total.backward()
+    lit_objective(0.5, 0.5, 4.0, IrLoss.MSE, frozen)(teacher, student, Batch((x,), y)).total.backward()
     for name, tensor in teacher.network.state_dict().items():
         assert torch.equal(tensor, before[name])
     for name in ("bn1.running_mean", "bn1.running_var", "conv1.weight", "fc.weight"):
@@ -142,18 +284,13 @@ def test_a_fine_tuning_step_equals_the_naive_formulas(alpha: float, tau: float, 
     reference_teacher = as_naive(teacher, [3, 3, 3], "A", True, training=False)
     reference = as_naive(student, [2, 2, 2], "A", False, training=True)
     x, y = batch(dtype)
-    losses = FineTuneLoss(alpha, tau)(teacher, student, x, y)
+    losses = KdObjective(alpha, tau)(teacher, student, Batch((x,), y))
     losses.total.backward()
     wanted = naive.kd(naive.logits(reference, x), naive.logits(reference_teacher, x, False).detach(), y, alpha, tau)
     wanted.backward()
-    assert losses.ir == []
+    assert list(losses.parts) == ["kd_loss"]
     assert_close(losses.total, wanted, dtype, "total")
-    for name, parameter in student.network.named_parameters():
-        assert parameter.grad is not None
-        assert_close(parameter.grad, reference.tensors[name].grad, dtype, name)
-    for name, buffer in student.network.named_buffers():
-        if not name.endswith("num_batches_tracked"):
-            assert_close(buffer, reference.tensors[name], dtype, name)
+    assert_same_gradients_and_buffers(student, reference, dtype)
 
 
 def test_kd_at_alpha_one_is_cross_entropy_and_at_zero_ignores_labels() -> None:

@@ -123,7 +123,7 @@ def broken_state(change: str) -> dict[str, Any]:
         ("extra", "layer4.0.conv1.weight"),
         ("missing", "layer2.1.conv2.weight"),
         ("shape", "layer3.0.bn1.weight has [3], not [16]"),
-        ("text", "layer1.0.conv1.weight is a str"),
+        ("text", "layer1.0.conv1.weight is of type str"),
         ("nan", "fc.weight has values that are not finite"),
         ("gap", "layer2.1."),
     ],

@@ -1,0 +1,68 @@
+"""How texts become a network's input: characters looked up in a vocabulary, cut or padded to one length.
+
+As the reference has it: place 0 is padding, place 1 the unknown character, and the vocabulary follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_core.spec import DatasetRequest, Model
+
+PADDING, UNKNOWN, OFFSET = 0, 1, 2
+VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
+"""The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
+
+
+class TextPreprocessing(Model):
+    """Every value explicit."""
+
+    kind: Literal["text"] = "text"
+    length: int
+    """Characters that a text is cut or padded to."""
+    vocabulary: str
+    lowercase: bool
+    class_order: list[str]
+    """The classes in the order of the network's outputs."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Places in the vocabulary (B, L) of any integer type to the network's input, int64. Raises ValueError."""
+        if x.ndim != 2 or x.shape[1] != self.length:
+            raise ValueError(f"x has the shape {tuple(x.shape)}, not (B, {self.length})")
+        return x.to(torch.int64)
+
+    def from_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts as places in the vocabulary (N, L), for `apply`."""
+        rows = np.full((len(texts), self.length), PADDING, dtype=self._dtype())
+        table = {ord(character): place for place, character in enumerate(self.vocabulary, start=OFFSET)}
+        for row, text in zip(rows, texts, strict=True):
+            cut = (text.lower() if self.lowercase else text)[: self.length]
+            row[: len(cut)] = [table.get(ord(character), UNKNOWN) for character in cut]
+        return torch.from_numpy(rows)
+
+    def sample(self, batch: int) -> Tensor:
+        """An input (B, L) of padding, to count and time with."""
+        return torch.zeros(batch, self.length, dtype=torch.int64)
+
+    def random(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Inputs of characters drawn evenly from the vocabulary."""
+        top = OFFSET + len(self.vocabulary)
+        return torch.randint(OFFSET, top, (batch, self.length), generator=generator)
+
+    def _dtype(self) -> type[np.uint8] | type[np.int16]:
+        return np.uint8 if len(self.vocabulary) + OFFSET <= 256 else np.int16
+
+
+def resolve_text_preprocessing(request: DatasetRequest, class_order: list[str]) -> TextPreprocessing:
+    """Fill in what the request leaves open."""
+    return TextPreprocessing(
+        length=request.length,
+        vocabulary=VDCNN_VOCABULARY if request.vocabulary is None else request.vocabulary,
+        lowercase=request.lowercase,
+        class_order=class_order,
+    )

@@ -1,0 +1,86 @@
+"""The job specification: one definition that the API validates, the ledger stores and the trainer obeys.
+
+`JobRequest` is what a person sends: short, with defaults. `resolve` turns it into `JobSpec`, in which
+every value is explicit, so that a stored job means the same tomorrow. Pydantic only: no torch here.
+"""
+
+from __future__ import annotations
+
+from lit_core.spec.architecture import Architecture, Inspection, Modality, StudentOption, Task, layers_per_block
+from lit_core.spec.base import Model, SpecError, Split
+from lit_core.spec.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
+from lit_core.spec.errors import ErrorType, JobError
+from lit_core.spec.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_core.spec.presets import Preset, merged
+from lit_core.spec.resolve import resolve
+from lit_core.spec.training import (
+    Acceptance,
+    Adversarial,
+    Constant,
+    Cosine,
+    Device,
+    Feed,
+    FineTuneSchedule,
+    Hyperparameters,
+    Init,
+    IrLoss,
+    Linear,
+    LitSchedule,
+    Method,
+    Milestones,
+    OneCycle,
+    Optimizer,
+    Part,
+    Phase,
+    PhaseSchedule,
+    Precision,
+    Schedule,
+)
+
+__all__ = [
+    "BUILTIN",
+    "SPEC_VERSION",
+    "Acceptance",
+    "Adversarial",
+    "Architecture",
+    "Augmentation",
+    "Constant",
+    "Cosine",
+    "DatasetRequest",
+    "Device",
+    "ErrorType",
+    "Feed",
+    "FineTuneSchedule",
+    "Hyperparameters",
+    "Init",
+    "Inspection",
+    "IrLoss",
+    "JobError",
+    "JobRequest",
+    "JobSpec",
+    "Linear",
+    "LitSchedule",
+    "Method",
+    "Milestones",
+    "Modality",
+    "Model",
+    "OneCycle",
+    "Optimizer",
+    "Part",
+    "Phase",
+    "PhaseSchedule",
+    "Precision",
+    "Preprocessing",
+    "Preset",
+    "Schedule",
+    "SpecError",
+    "Split",
+    "StudentOption",
+    "StudentRequest",
+    "StudentSpec",
+    "Task",
+    "TeacherSpec",
+    "layers_per_block",
+    "merged",
+    "resolve",
+]

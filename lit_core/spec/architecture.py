@@ -1,0 +1,69 @@
+"""What an inspection finds in a teacher."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from lit_core.spec.base import Model
+
+
+class Modality(StrEnum):
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class Task(StrEnum):
+    CLASSIFICATION = "classification"
+    TRANSLATION = "translation"
+    """Images to images of another domain, as a StarGAN generator does."""
+    DISCRIMINATION = "discrimination"
+    """A GAN's discriminator: no teacher by itself, but what an adversarial fine-tuning needs."""
+
+
+class Architecture(Model):
+    """A network as read from its tensors; with its state dict enough to rebuild it."""
+
+    family: str
+    modality: Modality = Modality.IMAGE
+    task: Task = Task.CLASSIFICATION
+    depth: int
+    """Weighted layers, counted as the family's paper counts them."""
+    blocks: list[int]
+    """Blocks per section."""
+    channels: int | None
+    """Input channels of images; None for text."""
+    classes: int
+    """Outputs of a classifier; domains (or attributes) of a GAN."""
+    options: dict[str, int | str | bool] = Field(default_factory=dict)
+    """What else the family needs: for a CIFAR ResNet `width`, `shortcut` (A or B) and the names in use."""
+
+
+class StudentOption(Model):
+    """What one student depth would save."""
+
+    depth: int
+    blocks: list[int]
+    parameters: int
+    parameters_ratio: float
+    """Teacher / student."""
+
+
+class Inspection(Model):
+    """What a teacher's upload turned out to be."""
+
+    format: Literal["safetensors", "pt"]
+    architecture: Architecture
+    parameters: int
+    students: list[StudentOption]
+    """Every depth that a student may have, shallowest first, the teacher's own depth last; none of a discriminator."""
+
+
+def layers_per_block(inspection: Inspection) -> int:
+    """Weighted layers of one block, read off two of the depths that the family offers."""
+    if len(inspection.students) < 2:
+        return 0
+    first, last = inspection.students[0], inspection.students[-1]
+    return (last.depth - first.depth) // (sum(last.blocks) - sum(first.blocks))

@@ -1,0 +1,142 @@
+"""Values for what a request leaves open, by family: `paper` as published, `quick`, `few` for little data.
+
+A preset is a partial request. What the request says itself always wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+Values = Mapping[str, Any]
+
+
+class Preset(StrEnum):
+    PAPER = "paper"
+    """The paper's own hyperparameters for the family, feeding the teacher's representations."""
+    QUICK = "quick"
+    """Few epochs: minutes instead of hours, for a first look."""
+    FEW = "few"
+    """50 to 2,000 samples, labelled or not: first β = 0 with scheduled feeding, then KD without labels."""
+
+
+def preset_values(preset: Preset | None, family: str) -> Values:
+    """What the preset (None: the family's defaults) says for a family. Raises KeyError where it has none."""
+    return PRESETS[family][preset]
+
+
+def merged(base: Values, over: Values) -> dict[str, Any]:
+    """`over` laid over `base`, deeply. An object of another `kind` replaces the one below it."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and _same_kind(below, value):
+            result[name] = merged(below, value)
+        else:
+            result[name] = value
+    return result
+
+
+def _same_kind(below: Values, over: Values) -> bool:
+    return bool(over.get("kind", below.get("kind")) == below.get("kind"))
+
+
+_ONE_CYCLE = {"kind": "one_cycle", "warmup": 0.2}
+
+_PLAIN: Values = {}
+
+_FEW: Values = {
+    "alpha": 0.0,
+    "beta": 0.0,
+    "tau": 4.0,
+    "feed": "scheduled",
+    "schedule": {
+        "steps_per_epoch": 20,
+        "lit": {"epochs": 13, "learning_rate": 0.1, "schedule": _ONE_CYCLE},
+        "fine_tune": {"epochs": 7, "learning_rate": 0.03, "schedule": _ONE_CYCLE},
+        "batch_size": 32,
+    },
+}
+
+_QUICK: Values = {"schedule": {"lit": {"epochs": 4}, "fine_tune": {"epochs": 2}}}
+
+_PAPER_CIFAR: Values = {
+    "feed": "teacher",
+    "alpha": 0.95,
+    "beta": 0.75,
+    "tau": 6.0,
+    "student": {"init": "random"},
+    "augmentation": {"shift": 4, "flip": True},
+    "schedule": {
+        "batch_size": 32,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+        "lit": {
+            "epochs": 175,
+            "learning_rate": 0.1,
+            "schedule": {"kind": "milestones", "milestones": [100], "gamma": 0.1},
+        },
+        "fine_tune": {
+            "epochs": 125,
+            "learning_rate": 0.01,
+            "schedule": {"kind": "milestones", "milestones": [55], "gamma": 0.1},
+        },
+    },
+}
+
+_HALVED = {"kind": "milestones", "milestones": [3, 6, 9, 12], "gamma": 0.5}
+
+_PAPER_VDCNN: Values = {
+    "feed": "teacher",
+    "alpha": 0.95,
+    "beta": 0.05,
+    "tau": 6.0,
+    "student": {"init": "random"},
+    "schedule": {
+        "batch_size": 128,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+        "lit": {"epochs": 15, "learning_rate": 0.01, "schedule": _HALVED},
+        "fine_tune": {"epochs": 10, "learning_rate": 0.001, "schedule": _HALVED},
+    },
+}
+
+_ADAM = {"optimizer": "adam", "adam_betas": [0.5, 0.999], "weight_decay": 0.0, "batch_size": 16}
+_HALF_LINEAR = {"kind": "linear", "start": 0.5}
+
+
+def _stargan(epochs: int, fine_tune_epochs: int, steps: int, learning_rate: float) -> Values:
+    return {
+        "beta": 0.0,
+        "schedule": {
+            **_ADAM,
+            "steps_per_epoch": steps,
+            "lit": {"epochs": epochs, "learning_rate": learning_rate, "schedule": _HALF_LINEAR},
+            "fine_tune": {"epochs": fine_tune_epochs, "learning_rate": 1e-4, "schedule": _HALF_LINEAR},
+        },
+    }
+
+
+_RESNET: Mapping[Preset | None, Values] = {
+    None: _PLAIN,
+    Preset.PAPER: _PAPER_CIFAR,
+    Preset.QUICK: _QUICK,
+    Preset.FEW: _FEW,
+}
+
+_PAPER_STARGAN = {**_stargan(200, 200, 1000, 1e-4), "student": {"init": "random"}, "augmentation": {"flip": True}}
+
+PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
+    "resnet_cifar": _RESNET,
+    "resnext_cifar": _RESNET,
+    "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW},
+    "stargan": {
+        None: _stargan(100, 100, 500, 1e-3),
+        Preset.PAPER: _PAPER_STARGAN,
+        Preset.QUICK: _stargan(10, 4, 30, 1e-3),
+    },
+}
+"""By family. Each family's entry None holds its defaults where they are not the specification's own."""

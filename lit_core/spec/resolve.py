@@ -1,0 +1,222 @@
+"""From a request and what was found in its teacher to a specification in which every value is explicit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from lit_core.spec.architecture import Architecture, Inspection, Modality, Task, layers_per_block
+from lit_core.spec.base import SpecError
+from lit_core.spec.dataset import DatasetRequest
+from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_core.spec.presets import PRESETS, merged, preset_values
+from lit_core.spec.training import (
+    Acceptance,
+    Adversarial,
+    Hyperparameters,
+    Init,
+    Method,
+    Optimizer,
+    Part,
+    Schedule,
+)
+
+
+def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
+    """Make every value explicit. Raises SpecError when the request doesn't fit its teacher."""
+    teacher = inspection.architecture
+    if teacher.task == Task.DISCRIMINATION:
+        raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
+    request = with_preset(request, teacher)
+    _check_preprocessing(request.dataset, teacher)
+    _check_task(request, teacher)
+    shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
+    shared["schedule"] = _resolve_schedule(request.schedule, request.method)
+    found = _resolve_discriminator(request, teacher, discriminator)
+    if found is not None:
+        shared["adversarial"] = request.adversarial or Adversarial()
+    return JobSpec(
+        teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
+        discriminator=found,
+        dataset=request.dataset,
+        student=_resolve_student(request.student, request.method, inspection),
+        augmentation=request.augmentation,
+        preset=request.preset,
+        **shared,
+    )
+
+
+def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
+    """The request with what it leaves open taken from its preset, or from the family's defaults."""
+    known = PRESETS.get(teacher.family, {None: {}})
+    if request.preset not in known:
+        names = ", ".join(preset.value for preset in known if preset is not None) or "none"
+        raise SpecError("preset", f"{request.preset} is no preset of the family {teacher.family}, which has {names}")
+    values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
+    try:
+        return JobRequest.model_validate(merged(values, request.model_dump(exclude_unset=True)))
+    except ValidationError as failure:
+        # A value of the request may not go together with one of the preset.
+        error = failure.errors()[0]
+        field = ".".join(str(part) for part in error["loc"])
+        raise SpecError(field or "preset", f"{error['msg']} (together with the preset {request.preset})") from failure
+
+
+def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
+    given = dataset.model_fields_set
+    if teacher.modality == Modality.TEXT:
+        for name in ("size", "crop", "mean", "std", "attributes"):
+            if name in given and getattr(dataset, name) is not None:
+                raise SpecError(f"dataset.{name}", "is for images, but the teacher takes texts: leave it out")
+        _check_vocabulary(dataset, teacher)
+    else:
+        for name in ("length", "vocabulary", "lowercase"):
+            if name in given:
+                raise SpecError(f"dataset.{name}", "is for texts, but the teacher takes images: leave it out")
+        for name, value in (("mean", dataset.mean), ("std", dataset.std)):
+            if not isinstance(value, str) and len(value) != teacher.channels:
+                raise SpecError(
+                    f"dataset.{name}",
+                    f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
+                    "give one a channel",
+                )
+    for name, names in (("class_order", dataset.class_order), ("attributes", dataset.attributes)):
+        what = "domains" if teacher.task == Task.TRANSLATION else "classes"
+        if names is not None and len(names) != teacher.classes:
+            raise SpecError(
+                f"dataset.{name}", f"has {len(names)} names, but the teacher has {teacher.classes} {what}: name each"
+            )
+        if names is not None and len(set(names)) != len(names):
+            raise SpecError(f"dataset.{name}", "names a class twice: name each class once")
+
+
+def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
+    if dataset.vocabulary is None:
+        return
+    if len(set(dataset.vocabulary)) != len(dataset.vocabulary):
+        raise SpecError("dataset.vocabulary", "has a character twice: give each once")
+    rows = int(teacher.options["vocabulary_size"])
+    if len(dataset.vocabulary) + 2 > rows:
+        raise SpecError(
+            "dataset.vocabulary",
+            f"has {len(dataset.vocabulary)} characters, but the teacher's embedding has {rows} rows, two of them for "
+            f"padding and the unknown: give at most {rows - 2}",
+        )
+
+
+def _check_task(request: JobRequest, teacher: Architecture) -> None:
+    if request.accept is not None:
+        _check_acceptance(request.accept, teacher)
+    if teacher.task != Task.TRANSLATION:
+        if request.schedule.batch_size < 2:
+            raise SpecError("schedule.batch_size", "is 1: BatchNorm needs batches of at least 2")
+        if request.adversarial is not None:
+            raise SpecError("adversarial", "is for GANs, but the teacher is a classifier: leave it out")
+        return
+    if request.method not in (Method.LIT, Method.BORN_AGAIN_LIT):
+        raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
+    if request.beta != 0:
+        raise SpecError("beta", f"is {request.beta:g}, but a generator has no KD loss: leave it out, or give 0")
+
+
+def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
+    if teacher.task == Task.TRANSLATION and accept.max_accuracy_drop is not None:
+        raise SpecError("accept.max_accuracy_drop", "is for classifiers, but the teacher is a generator: use min_psnr")
+    if teacher.task == Task.CLASSIFICATION and accept.min_psnr is not None:
+        raise SpecError("accept.min_psnr", "is for generators, but the teacher is a classifier: use max_accuracy_drop")
+
+
+def _resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
+    frozen = [Part.STEM, Part.HEAD] if method.uses_representations else []
+    lit = schedule.lit if schedule.lit.frozen is not None else schedule.lit.model_copy(update={"frozen": frozen})
+    last = schedule.fine_tune
+    last = last if last.frozen is not None else last.model_copy(update={"frozen": []})
+    if method == Method.SCRATCH:
+        for name, phase in (("lit", lit), ("fine_tune", last)):
+            if phase.frozen:
+                raise SpecError(f"schedule.{name}.frozen", "freezes what method scratch has not trained: leave it out")
+    return schedule.model_copy(update={"lit": lit, "fine_tune": last})
+
+
+def _resolve_discriminator(
+    request: JobRequest, teacher: Architecture, discriminator: Inspection | None
+) -> TeacherSpec | None:
+    if request.discriminator is None:
+        if request.adversarial is not None:
+            raise SpecError("adversarial", "needs a `discriminator`: upload the teacher's")
+        return None
+    if teacher.task != Task.TRANSLATION:
+        raise SpecError("discriminator", "is for GANs, but the teacher is a classifier: leave it out")
+    if discriminator is None or discriminator.architecture.task != Task.DISCRIMINATION:
+        raise SpecError("discriminator", "is no discriminator: give the upload of the teacher's discriminator")
+    found = discriminator.architecture
+    for name, mine, wanted in (
+        ("domains", found.classes, teacher.classes),
+        ("image channels", found.channels, teacher.channels),
+    ):
+        if mine != wanted:
+            raise SpecError("discriminator", f"has {mine} {name}, but the generator has {wanted}")
+    if request.schedule.optimizer != Optimizer.ADAM:
+        raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
+    return TeacherSpec(upload=request.discriminator, architecture=found)
+
+
+def _resolve_student(student: StudentRequest, method: Method, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    fresh = method == Method.SCRATCH or method.born_again
+    init = student.init or (Init.RANDOM if fresh else Init.INHERIT)
+    if method.born_again:
+        _check_born_again(student, method, teacher)
+        return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
+    if student.depth is None and student.blocks is None:
+        raise SpecError("student", 'give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
+    if student.depth is not None:
+        return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
+    return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+
+
+def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
+    if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
+        raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
+
+
+def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    by_depth = {option.depth: option.blocks for option in inspection.students}
+    smaller = [d for d in by_depth if d < teacher.depth]
+    if not smaller and not allow_same_depth:
+        raise SpecError(
+            "student.depth",
+            f"the teacher's depth {teacher.depth} is the least of the family {teacher.family}: there is no "
+            "shallower student",
+        )
+    if depth >= teacher.depth and not (allow_same_depth and depth == teacher.depth):
+        raise SpecError(
+            "student.depth",
+            f"{depth} is not smaller than the teacher's depth {teacher.depth}: choose one of {smaller}"
+            ' (or set "allow_same_depth" to use the teacher\'s own depth)',
+        )
+    if depth not in by_depth:
+        raise SpecError(
+            "student.depth", f"{depth} is not a depth of the family {teacher.family}: choose one of {smaller}"
+        )
+    return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
+
+
+def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    if len(blocks) != len(teacher.blocks):
+        raise SpecError(
+            "student.blocks",
+            f"names {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
+        )
+    if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
+        raise SpecError("student.blocks", f"{blocks} has a section deeper than the teacher's {teacher.blocks}")
+    if blocks == teacher.blocks and not allow_same_depth:
+        raise SpecError(
+            "student.blocks",
+            f"{blocks} is the teacher's own depth: use fewer blocks in a section, or set allow_same_depth",
+        )
+    removed = sum(teacher.blocks) - sum(blocks)
+    return StudentSpec(depth=teacher.depth - layers_per_block(inspection) * removed, blocks=blocks, init=init)

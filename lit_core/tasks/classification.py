@@ -1,0 +1,202 @@
+"""Classifiers of images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.data import Arrays, Dataset, DatasetError, augment
+from lit_core.losses import NO_LABEL
+from lit_core.measure import count_parameters
+from lit_core.objectives import Batch, objective_of
+from lit_core.programs import Distillation, Program
+from lit_core.pruning import prune_to
+from lit_core.scores import Prediction, agreement, near_chance, top1
+from lit_core.sections import SectionedNetwork
+from lit_core.spec import ErrorType, JobError, JobSpec, Method, Part, Phase, Split
+from lit_core.tasks.task import Refused, Scores
+
+EVALUATION_BATCH = 256
+
+
+class Classification:
+    """A student that is to answer as its teacher does, or as the labels say."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        teacher: SectionedNetwork,
+        student: SectionedNetwork,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        student_parameters: int,
+    ) -> None:
+        """`student_parameters` are those of a student of the specification's blocks, to which `prune` prunes.
+
+        Raises DatasetError when the method needs labels that are not there.
+        """
+        self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
+        self.train = dataset.splits[Split.TRAIN]
+        _check_labels(spec, self.train)
+        self.labelled = dataset.splits[Split.VALIDATION].labelled
+        self.selection = "accuracy" if self.labelled else "agreement"
+        self.masks: dict[str, Tensor] = {}
+        if spec.method == Method.PRUNE:
+            self.masks = prune_to(student.network, student_parameters)
+        self._answers: dict[Split, Tensor] = {}
+
+    def check(self) -> dict[str, Any]:
+        split = Split.VALIDATION
+        if not self.labelled:
+            return {"split": split.value, "accuracy": None, "chance": None}
+        prediction = self._predict(self.teacher.network, split)
+        accuracy, chance = top1(prediction), _chance(prediction)
+        if near_chance(accuracy, chance, len(prediction.labels)):
+            raise Refused(_near_chance(accuracy, chance, self.dataset))
+        return {"split": split.value, "accuracy": accuracy, "chance": chance}
+
+    def runs(self, phase: Phase) -> bool:
+        schedule = self.spec.schedule
+        return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
+
+    def program(self, phase: Phase) -> Program:
+        schedule = self.spec.schedule
+        frozen = (schedule.lit if phase == Phase.LIT else schedule.fine_tune).frozen or []
+        return Distillation(
+            objective_of(self.spec, phase, len(self.teacher.sections)),
+            self.teacher,
+            self.student,
+            schedule,
+            frozen=[Part(part) for part in frozen],
+            precision=self.spec.precision,
+            masks=self.masks,
+        )
+
+    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+        real = rows[rows < len(self.train.y)]
+        preprocessing = self.dataset.preprocessing
+        x = augment(preprocessing.apply(self.train.x[real].to(self.device)), self.dataset.augmentation, augmentation)
+        labels = self.train.y[real].to(self.device)
+        made = len(rows) - len(real)
+        if made:
+            x = torch.cat([x, preprocessing.random(made, augmentation).to(self.device)])
+            labels = torch.cat([labels, labels.new_full((made,), NO_LABEL)])
+        return Batch((x,), labels, position, generator)
+
+    def score(self) -> Scores:
+        prediction = self._predict(self.student.network, Split.VALIDATION)
+        agreed = agreement(prediction.logits, self._teacher_logits(Split.VALIDATION))
+        metrics = {"agreement": agreed}
+        if self.labelled:
+            teacher = Prediction(self._teacher_logits(Split.VALIDATION), prediction.labels)
+            metrics |= {"student_accuracy": top1(prediction), "teacher_accuracy": top1(teacher)}
+        return Scores(metrics["student_accuracy"] if self.labelled else agreed, metrics)
+
+    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
+        prediction = self._predict(network.network, split)
+        agreed = agreement(prediction.logits, self._teacher_logits(split))
+        accuracy = top1(prediction) if self.dataset.splits[split].labelled else None
+        return {"accuracy": accuracy, "agreement": agreed}
+
+    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
+        labelled = teacher["accuracy"]["test"] is not None
+        # Without labels: whatever the truth is, accuracy falls by no more than the share of other answers.
+        drop = (
+            teacher["accuracy"]["test"] - student["accuracy"]["test"]
+            if labelled
+            else 100 - student["agreement"]["test"]
+        )
+        drop = round(drop, 4)
+        accept = self.spec.accept
+        return {
+            "accuracy_drop": drop,
+            "accuracy_drop_is": "measured" if labelled else "bounded by agreement",
+            "accepted": None
+            if accept is None or accept.max_accuracy_drop is None
+            else drop <= accept.max_accuracy_drop,
+        }
+
+    def parameters(self, network: SectionedNetwork) -> int:
+        return count_parameters(network.network) - sum(int((mask == 0).sum()) for mask in self.masks.values())
+
+    def sample(self, batch: int) -> tuple[Tensor, ...]:
+        return (self.dataset.preprocessing.sample(batch).to(self.device),)
+
+    def _teacher_logits(self, split: Split) -> Tensor:
+        if split not in self._answers:
+            self._answers[split] = self._predict(self.teacher.network, split).logits
+        return self._answers[split]
+
+    def _predict(self, network: nn.Module, split: Split) -> Prediction:
+        return predict(network, self.dataset, split, self.device)
+
+
+@torch.no_grad()
+def predict(network: nn.Module, dataset: Dataset, split: Split, device: torch.device) -> Prediction:
+    """What a classifier in eval mode answers to a whole split; its mode is put back."""
+    arrays = dataset.splits[split]
+    logits = []
+    with evaluating(network):
+        for start in range(0, len(arrays.y), EVALUATION_BATCH):
+            x = dataset.preprocessing.apply(arrays.x[start : start + EVALUATION_BATCH].to(device))
+            logits.append(network(x).float().cpu())
+    return Prediction(torch.cat(logits), arrays.y)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode, and then each module's mode as it was."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _check_labels(spec: JobSpec, train: Arrays) -> None:
+    if bool((train.y != NO_LABEL).any()):
+        return
+    if spec.method == Method.SCRATCH:
+        raise DatasetError("the training split has no labels, which method scratch learns from", field="method")
+    if spec.alpha > 0:
+        raise DatasetError(
+            f"the training split has no labels, but alpha is {spec.alpha:g}: set alpha to 0 to learn from the teacher "
+            "alone, or give labels",
+            field="alpha",
+        )
+
+
+def _chance(prediction: Prediction) -> float:
+    """Percent that always answering the most frequent class reaches."""
+    return 100 * int(torch.bincount(prediction.labels).max()) / len(prediction.labels)
+
+
+def _near_chance(accuracy: float, chance: float, dataset: Dataset) -> JobError:
+    detail = (
+        f"the teacher reaches {accuracy:.1f} % on the validation split, where always answering the most frequent class "
+        f"gives {chance:.1f} %. Check that the preprocessing is the one that the teacher was trained with "
+        f"({_described(dataset)}), and that the class order (here {', '.join(dataset.classes[:10])}: "
+        "dataset.class_order) is that of its outputs"
+    )
+    return JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset")
+
+
+def _described(dataset: Dataset) -> str:
+    preprocessing = dataset.preprocessing
+    if preprocessing.kind == "text":
+        shown = (
+            preprocessing.vocabulary if len(preprocessing.vocabulary) <= 100 else f"{preprocessing.vocabulary[:100]}…"
+        )
+        return (
+            f"here length {preprocessing.length}, lowercase {preprocessing.lowercase}, vocabulary {shown!r}: "
+            "dataset.length, dataset.lowercase, dataset.vocabulary"
+        )
+    mean, std = ([round(value, 4) for value in values] for values in (preprocessing.mean, preprocessing.std))
+    return f"here size {preprocessing.size}, mean {mean}, std {std}: dataset.size, dataset.mean, dataset.std"

@@ -1,0 +1,69 @@
+"""The seam between training and what is trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_core.data import Dataset
+from lit_core.objectives import Batch
+from lit_core.programs import Program
+from lit_core.sections import SectionedNetwork
+from lit_core.spec import JobError, Phase, Split
+
+
+class Refused(Exception):
+    """The job can't be done with this teacher or these data; nothing was trained."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an epoch reached on the validation split."""
+
+    value: float
+    """Larger is better: the best epoch is the one that the job puts out."""
+    metrics: dict[str, float]
+
+
+class Task(Protocol):
+    """Teacher, student and data of one job."""
+
+    teacher: SectionedNetwork
+
+    student: SectionedNetwork
+    dataset: Dataset
+    selection: str
+    """The metric that `Scores.value` is."""
+
+    def check(self) -> dict[str, Any]:
+        """Measure the teacher before training; what to tell of it. Raises Refused."""
+
+    def runs(self, phase: Phase) -> bool:
+        """Whether the phase trains at all."""
+
+    def program(self, phase: Phase) -> Program: ...
+
+    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+        """The samples `rows` of the training split, augmented; rows beyond it are inputs of random noise."""
+
+    def score(self) -> Scores:
+        """The student on the validation split. Its mode is put back."""
+
+    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
+        """What the report says of a network on a split."""
+
+    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
+        """From both networks' measures by split: what the report says of the two, `accepted` among it."""
+
+    def parameters(self, network: SectionedNetwork) -> int:
+        """Of the student, without those that are pruned."""
+
+    def sample(self, batch: int) -> tuple[Tensor, ...]:
+        """Inputs to count and time with, on the task's device."""
