@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 EXIT_DEADLINE = 75
@@ -52,6 +54,7 @@ class Watch:
         if not supervised:
             return
         _die_with_parent()
+        be_first_to_go()
         threading.Thread(target=self._read_deadlines, daemon=True, name="deadlines").start()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
@@ -74,6 +77,12 @@ def _end(reason: str) -> None:
     # Not sys.exit: this is no main thread, and nothing may be written any more.
     os.write(2, f"trainer ends: {reason}\n".encode())
     os._exit(EXIT_DEADLINE)
+
+
+def be_first_to_go() -> None:
+    """Where memory runs out, the kernel is to end this process and not a database or another's work."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
 
 
 def _die_with_parent() -> None:

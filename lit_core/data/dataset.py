@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,7 @@ def load_dataset(
     x, names, fitted = raw.x, raw.classes, raw.fitted
     del raw  # x is taken over below: nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
-        x = _fitted(x, request)
+        x = _fitted(x, request, limits)
     chosen = _augmentation(augmentation, x, interface)
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
     for split, arrays in splits.items():
@@ -127,12 +128,20 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
     return F.one_hot(y, interface.classes).float()
 
 
-def _fitted(x: Tensor, request: DatasetRequest) -> Tensor:
+def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
     """Cropped and resized; image files have been as they were read."""
     try:
         x = crop_middle(x, request.crop)
     except ValueError as failure:
         raise DatasetError(f"x {failure}", field="dataset.crop") from failure
+    size = request.size or list(x.shape[2:])
+    needed = x.shape[0] * x.shape[1] * math.prod(size) * x.element_size()
+    if needed > limits.total_bytes:
+        raise DatasetError(
+            f"{len(x)} images of {size[0]}x{size[1]} take {needed} bytes, more than {limits.total_bytes}, half of the "
+            "worker's memory: set a smaller dataset.size",
+            field="dataset.size",
+        )
     return x if request.size is None else resize(x, request.size)
 
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_core.data.pixels import CHUNK, MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
+from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
 from lit_core.spec import DatasetRequest, Model
 
 LEAST_STD = 1e-8
+DOUBLES = 1 << 23
+"""Values that are summed up in float64 at a time: 64 MiB of them."""
 
 
 class ImagePreprocessing(Model):
@@ -104,7 +106,7 @@ def measured(x: Tensor, scale: float) -> tuple[list[float], list[float]]:
     A channel of (almost) constant value has standard deviation 1, so that nothing is divided by zero.
     """
     values = x.numel() // x.shape[1]
-    chunks = torch.split(x, CHUNK)
+    chunks = torch.split(x, max(1, DOUBLES // x[0].numel()))
     mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0) / values
     center = mean.view(1, -1, 1, 1)
     squares = torch.stack([(chunk.double() - center).square().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0)

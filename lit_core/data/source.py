@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +12,14 @@ from torch import Tensor
 from lit_core.spec import Architecture, DatasetRequest, Modality, Task
 
 MIB = 1 << 20
-GIB = 1 << 30
+
+
+def _half_of_memory() -> int:
+    """Bytes: what a data set may take on this machine or in this container."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory // 2
 
 
 @dataclass(frozen=True)
@@ -22,8 +31,8 @@ class Limits:
     """A zip's central directory, which is read as a whole before its members can be counted."""
     member_bytes: int = 256 * MIB
     """One image file."""
-    total_bytes: int = 64 * GIB
-    """All members, uncompressed; and all images, decoded."""
+    total_bytes: int = field(default_factory=_half_of_memory)
+    """All members, uncompressed; and all images, decoded. Data sets are held in memory."""
     ratio: int = 200
     """Uncompressed to compressed size of the whole archive, looked at above `ratio_from_bytes`."""
     ratio_from_bytes: int = 256 * MIB

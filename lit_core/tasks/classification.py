@@ -21,6 +21,7 @@ from lit_core.spec import ErrorType, JobError, JobSpec, Method, Part, Phase, Spl
 from lit_core.tasks.task import Refused, Scores
 
 EVALUATION_BATCH = 256
+"""The largest; small ones where training batches are small, since those tell what the memory holds."""
 
 
 class Classification:
@@ -133,18 +134,19 @@ class Classification:
         return self._answers[split]
 
     def _predict(self, network: nn.Module, split: Split) -> Prediction:
-        return predict(network, self.dataset, split, self.device)
+        return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 
 @torch.no_grad()
-def predict(network: nn.Module, dataset: Dataset, split: Split, device: torch.device) -> Prediction:
+def predict(
+    network: nn.Module, dataset: Dataset, split: Split, device: torch.device, batch: int = EVALUATION_BATCH
+) -> Prediction:
     """What a classifier in eval mode answers to a whole split; its mode is put back."""
     arrays = dataset.splits[split]
     logits = []
     with evaluating(network):
-        for start in range(0, len(arrays.y), EVALUATION_BATCH):
-            x = dataset.preprocessing.apply(arrays.x[start : start + EVALUATION_BATCH].to(device))
-            logits.append(network(x).float().cpu())
+        for raw in torch.split(arrays.x, min(batch, EVALUATION_BATCH)):
+            logits.append(network(dataset.preprocessing.apply(raw.to(device))).float().cpu())
     return Prediction(torch.cat(logits), arrays.y)
 
 
