@@ -169,8 +169,6 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
     if method.born_again:
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
-    if student.depth is None and student.blocks is None:
-        raise SpecError("student", 'give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
     if student.depth is not None:
         return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
