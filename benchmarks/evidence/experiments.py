@@ -1,0 +1,159 @@
+"""What the evidence compares: experiments, their arms, seeds and budgets. Data only.
+
+An arm is a merge patch over its experiment's request. `tuned.json` holds the learning rates that `tune.py` chose for
+each arm on the validation split, with other seeds than those of the tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.data import HARD
+from lit_core.spec import merged
+
+TUNED = Path(__file__).with_name("tuned.json")
+TUNING_SEEDS = (100, 101, 102)
+RATES = (0.01, 0.03, 0.1)
+"""Of the first phase; fine-tuning has a third of it."""
+
+Patch = Mapping[str, Any]
+
+ARMS: Mapping[str, Patch] = {
+    "lit": {"method": "lit", "feed": "teacher"},
+    "lit-scheduled": {"method": "lit", "feed": "scheduled"},
+    "kd": {"method": "kd"},
+    "hint": {"method": "lit", "feed": "student"},
+    "at": {"method": "at"},
+    "scratch": {"method": "scratch"},
+    "prune": {"method": "prune"},
+    "lit-random": {"method": "lit", "feed": "teacher", "student": {"init": "random"}},
+    "kd-random": {"method": "kd", "student": {"init": "random"}},
+    "hint-random": {"method": "lit", "feed": "student", "student": {"init": "random"}},
+    # Ablations of lit.
+    "beta-0": {"method": "lit", "feed": "teacher", "beta": 0.0},
+    "beta-1": {"method": "lit", "feed": "teacher", "beta": 1.0},
+    "no-fine-tuning": {"method": "lit", "feed": "teacher"},
+    "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
+}
+EVERY = ("lit", "kd", "hint", "at", "lit-random", "kd-random", "hint-random", "scratch", "prune")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    name: str
+    teacher: str
+    """A name in `teachers.TEACHERS`."""
+    dataset: str
+    """A name in `data.DATASETS`."""
+    request: Patch
+    """What all arms share, without teacher, data and seed."""
+    arms: tuple[str, ...]
+    seeds: int
+    patches: Mapping[str, Patch] = field(default_factory=dict)
+    """Changes of single arms."""
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """The patch of one arm, its tuned learning rate included."""
+        patch = merged(ARMS[name], self.patches.get(name, {}))
+        rate = tuned().get(self.name, {}).get(name)
+        return patch if rate is None else merged(patch, at_rate(rate))
+
+
+def at_rate(rate: float) -> Patch:
+    return {"schedule": {"lit": {"learning_rate": rate}, "fine_tune": {"learning_rate": round(rate / 3, 6)}}}
+
+
+def tuned() -> Mapping[str, Mapping[str, float]]:
+    """Learning rate by experiment and arm."""
+    found: dict[str, dict[str, float]] = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    return found
+
+
+def epochs(lit: int, fine_tune: int) -> Patch:
+    return {"schedule": {"lit": {"epochs": lit}, "fine_tune": {"epochs": fine_tune}}}
+
+
+def steps(total: int) -> Patch:
+    """Two thirds in the first phase, evaluated twenty times in all."""
+    return {"schedule": {"steps_per_epoch": total // 20, "lit": {"epochs": 13}, "fine_tune": {"epochs": 7}}}
+
+
+def _of(*patches: Patch) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for patch in patches:
+        result = merged(result, patch)
+    return result
+
+
+SHIFT = {"augmentation": {"shift": 1}}
+HARDER = {"augmentation": HARD.model_dump(exclude_unset=True), "dataset": {"mean": [0.0], "std": [1.0]}}
+TO_14, TO_8 = {"student": {"depth": 14}}, {"student": {"depth": 8}}
+NO_LABELS = {"alpha": 0.0, "dataset": {"labels": False}}
+
+
+def _few(samples: int) -> Patch:
+    return {"dataset": {"train_samples": samples}}
+
+
+def _unlabelled(samples: int) -> Experiment:
+    return Experiment(
+        name=f"mnist5k-unlabelled-{samples}",
+        teacher="mnist5k",
+        dataset="mnist5k",
+        request=_of(SHIFT, TO_14, NO_LABELS, _few(samples), steps(400)),
+        arms=("lit", "kd", "hint"),
+        seeds=5,
+        patches={"lit": {"preset": "few", "feed": "scheduled", "beta": 0.0}},
+    )
+
+
+def _hard_steps(total: int) -> Experiment:
+    return Experiment(
+        name=f"mnist5k-hard-steps-{total}",
+        teacher="mnist5k-hard",
+        dataset="mnist5k-hard",
+        request=_of(HARDER, TO_14, steps(total)),
+        arms=("lit", "lit-scheduled", "kd"),
+        seeds=3,
+    )
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment("digits", "digits", "digits", _of(TO_14, epochs(8, 4)), EVERY, 5),
+    Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(2, 1)), EVERY, 5),
+    Experiment("mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(8, 4)), EVERY, 5),
+    Experiment(
+        "mnist5k-hard",
+        "mnist5k-hard",
+        "mnist5k-hard",
+        _of(HARDER, TO_14, steps(800)),
+        ("lit", "lit-scheduled", "kd", "hint", "scratch"),
+        5,
+    ),
+    Experiment(
+        "mnist5k-hard-unlabelled-300",
+        "mnist5k-hard",
+        "mnist5k-hard",
+        _of(HARDER, TO_14, NO_LABELS, _few(300), steps(800)),
+        ("lit", "lit-scheduled", "kd", "hint"),
+        5,
+    ),
+    *(_hard_steps(total) for total in (200, 400, 1600, 3200)),
+    Experiment(
+        "mnist5k-deep", "mnist5k", "mnist5k", _of(SHIFT, TO_8, epochs(2, 1)), ("lit", "kd", "hint", "scratch"), 5
+    ),
+    *(_unlabelled(samples) for samples in (100, 300, 1000)),
+    Experiment(
+        "ablations",
+        "mnist5k",
+        "mnist5k",
+        _of(SHIFT, TO_14, epochs(2, 1)),
+        ("lit", "hint", "beta-0", "beta-1", "no-fine-tuning", "free-ends"),
+        5,
+        patches={"no-fine-tuning": {**epochs(3, 0)}},
+    ),
+)
