@@ -1,8 +1,8 @@
 """`make evidence`: every experiment as a compare study of the service itself, and what came of it.
 
 Writes docs/evidence.json after each study, and docs/evidence.md from it. What has been run stays in `.evidence`, so
-the command goes on where it was stopped. `ONLY=experiment` runs one experiment, `ONLY=experiment/arm/seed` runs one cell
-again as a job of its own and prints its row.
+the command goes on where it was stopped. `ONLY=experiment` runs one experiment, `ONLY=experiment/arm/seed` runs one
+cell again as a job of its own and prints its row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.run", description=__doc__)
     parser.add_argument("--only", default="", help="experiment, or experiment/arm/seed")
     arguments = parser.parse_args()
-    name, arm, seed = (arguments.only.split("/") + ["", "", ""])[:3]
+    name, arm, seed = [*arguments.only.split("/"), "", "", ""][:3]
     chosen = [experiment for experiment in EXPERIMENTS if name in ("", experiment.name)]
     if not chosen:
         parser.error(f"{name} is no experiment: choose one of {', '.join(e.name for e in EXPERIMENTS)}")
