@@ -32,7 +32,7 @@ this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again 
 
 Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are to the
 first arm, paired by seed, with the 95 % interval of their mean (Student's t). Each arm's learning rate was chosen on
-the validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student itself.
+the validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student.
 """
 
 
