@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
@@ -68,6 +68,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         max_body_size=JSON_BYTES,
+        dependencies=[Depends(_refuse_nul)],
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, health.router):
@@ -75,6 +76,12 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app
+
+
+async def _refuse_nul(request: Request) -> None:
+    """Raises Problem 400: PostgreSQL can't even look for such a text."""
+    if "\0" in request.scope["path"] or any("\0" in value for value in request.query_params.values()):
+        raise problems.Problem(400, "bad-request", "the address has a NUL character")
 
 
 def _explain(type: str) -> str:
