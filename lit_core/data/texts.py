@@ -211,9 +211,8 @@ def _read_labels(table: Table, numbers: _Numbers, source: Source) -> _Labels | N
 
 
 def _label(row: Row) -> str:
-    """As it is compared: integers however they are written, and nothing for no label."""
-    cell = row.cells[0].strip()
-    return str(int(cell)) if INTEGER.fullmatch(cell) else cell
+    """Empty for a sample without one."""
+    return row.cells[0].strip()
 
 
 def _tell_headers(tables: Sequence[_Labels], numbers: _Numbers) -> None:
