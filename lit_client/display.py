@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from lit_client.models import Event, Inspection, Job, Upload
+from lit_client.models import Architecture, Event, Inspection, Job, Upload
 from lit_client.uploads import ProgressCallback
 
 PIPE_WIDTH = 1000
@@ -158,7 +158,7 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Table:
     found = inspection.architecture
     title = (
         f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
-        f"{found.channels} input channels, {found.classes} classes, {inspection.format} ({upload.id})"
+        f"{_inputs(found)}, {found.classes} classes, {inspection.format} ({upload.id})"
     )
     table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
     for column in table.columns[2:]:
@@ -167,6 +167,10 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Table:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
     return table
+
+
+def _inputs(found: Architecture) -> str:
+    return "texts" if found.channels is None else f"{found.channels} input channels"
 
 
 def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:

@@ -26,13 +26,18 @@ class Architecture(Answer):
     """A network as the service read it from its tensors."""
 
     family: str
+    modality: str = "image"
+    """`image` or `text`."""
+    task: str = "classification"
     depth: int
     blocks: list[int]
     """Blocks per section."""
-    channels: int
-    """Input channels."""
+    channels: int | None
+    """Input channels of images."""
     classes: int
     options: dict[str, Any] = Field(default_factory=dict)
+    choices: dict[str, list[Any]] = Field(default_factory=dict)
+    """Options that the tensors can't tell, with their possible values; the first is assumed."""
 
 
 class StudentOption(Answer):

@@ -11,9 +11,12 @@ from lit_core.data.arrays import is_npz, read_npz, read_safetensors
 from lit_core.data.errors import DatasetError
 from lit_core.data.images import read_image_folders
 from lit_core.data.source import Raw, Source
+from lit_core.data.texts import is_text, read_text_archive, read_text_file
+from lit_core.spec import Modality
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 HEAD_BYTES = 512
+ARCHIVES = "zip, tar, tar.gz, tar.bz2, tar.xz"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Format:
     matches: Callable[[bytes, Source], bool]
     """From the file's first 512 bytes; may look further."""
     read: Callable[[Source], Raw]
+    modality: Modality | None = None
+    """What the teacher must take; None: images or texts."""
+
+    def takes(self, head: bytes, source: Source) -> bool:
+        return self.modality in (None, source.interface.modality) and self.matches(head, source)
 
 
 def _is_npz(head: bytes, source: Source) -> bool:
@@ -48,10 +56,16 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
+def _is_table(head: bytes, _: Source) -> bool:
+    return is_text(head)
+
+
 FORMATS = [
     Format("npz", _is_npz, read_npz),
-    Format("an archive of image folders (zip, tar, tar.gz, tar.bz2, tar.xz)", _is_archive, read_image_folders),
+    Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
+    Format(f"an archive of CSV or TSV files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
     Format("safetensors", _is_safetensors, read_safetensors),
+    Format("CSV or TSV", _is_table, read_text_file, Modality.TEXT),
 ]
 
 
@@ -62,8 +76,15 @@ def read_upload(source: Source) -> Raw:
     if _is_zip(head) and not zipfile.is_zipfile(source.path):
         raise DatasetError("the zip file is damaged or cut off: upload it again", field="dataset.upload")
     for known in FORMATS:
-        if known.matches(head, source):
+        if known.takes(head, source):
             return known.read(source)
-    raise DatasetError(
-        f"the file is of no known format: give {', '.join(known.name for known in FORMATS)}", field="dataset.upload"
+    raise _unreadable(head, source)
+
+
+def _unreadable(head: bytes, source: Source) -> DatasetError:
+    modality = source.interface.modality
+    wanted = ", ".join(known.name for known in FORMATS if known.modality in (None, modality))
+    other = next((known.name for known in FORMATS if known.matches(head, source)), "of no known format")
+    return DatasetError(
+        f"the file is {other}, but the teacher takes {modality}s: give {wanted}", field="dataset.upload"
     )

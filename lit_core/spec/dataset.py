@@ -10,6 +10,8 @@ from lit_core.spec.base import Model
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
+VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
+"""The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
 
 
 class Preprocessing(Model):

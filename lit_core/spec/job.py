@@ -36,6 +36,8 @@ class JobRequest(Hyperparameters):
 
     teacher: str = Field(min_length=1)
     """The id of a teacher upload."""
+    teacher_options: dict[str, int | str | bool] = Field(default_factory=dict)
+    """What the teacher's tensors can't tell; its inspection's `choices` are what may be said."""
     discriminator: str | None = Field(None, min_length=1)
     """The id of a teacher upload that holds a GAN's discriminator, for the adversarial fine-tuning of its generator."""
     dataset: DatasetRequest

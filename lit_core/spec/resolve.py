@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
 
 from lit_core.spec.architecture import Architecture, Inspection, Modality, Task, layers_per_block
 from lit_core.spec.base import SpecError
-from lit_core.spec.dataset import DatasetRequest
+from lit_core.spec.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.presets import PRESETS, merged, preset_values
 from lit_core.spec.training import (
@@ -25,7 +26,7 @@ from lit_core.spec.training import (
 
 def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
     """Make every value explicit. Raises SpecError when the request doesn't fit its teacher."""
-    teacher = inspection.architecture
+    teacher = _chosen(request.teacher_options, inspection.architecture)
     if teacher.task == Task.DISCRIMINATION:
         raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
     request = with_preset(request, teacher)
@@ -45,6 +46,19 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         preset=request.preset,
         **shared,
     )
+
+
+def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Architecture:
+    """The teacher with what the request says about it. Raises SpecError for what it can't be."""
+    for name, value in options.items():
+        known = teacher.choices.get(name)
+        if known is None:
+            names = ", ".join(teacher.choices) or "nothing"
+            raise SpecError(f"teacher_options.{name}", f"is no choice: this teacher's tensors leave open {names}")
+        if value not in known:
+            allowed = ", ".join(json.dumps(choice) for choice in known)
+            raise SpecError(f"teacher_options.{name}", f"is {json.dumps(value)}: choose one of {allowed}")
+    return teacher.model_copy(update={"options": teacher.options | options})
 
 
 def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
@@ -70,6 +84,7 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
             if name in given and getattr(dataset, name) is not None:
                 raise SpecError(f"dataset.{name}", "is for images, but the teacher takes texts: leave it out")
         _check_vocabulary(dataset, teacher)
+        _check_length(dataset, teacher)
     else:
         for name in ("length", "vocabulary", "lowercase"):
             if name in given:
@@ -92,17 +107,22 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
 
 
 def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
-    if dataset.vocabulary is None:
-        return
-    if len(set(dataset.vocabulary)) != len(dataset.vocabulary):
+    vocabulary = VDCNN_VOCABULARY if dataset.vocabulary is None else dataset.vocabulary
+    if len(set(vocabulary)) != len(vocabulary):
         raise SpecError("dataset.vocabulary", "has a character twice: give each once")
     rows = int(teacher.options["vocabulary_size"])
-    if len(dataset.vocabulary) + 2 > rows:
+    if len(vocabulary) + 2 > rows:
         raise SpecError(
             "dataset.vocabulary",
-            f"has {len(dataset.vocabulary)} characters, but the teacher's embedding has {rows} rows, two of them for "
-            f"padding and the unknown: give at most {rows - 2}",
+            f"has {len(vocabulary)} characters{' where none are given' if dataset.vocabulary is None else ''}, but the "
+            f"teacher's embedding has {rows} rows, two of them for padding and the unknown: give at most {rows - 2}",
         )
+
+
+def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
+    least = int(teacher.options.get("least_length", 0))
+    if dataset.length < least:
+        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs {least} characters at least")
 
 
 def _check_task(request: JobRequest, teacher: Architecture) -> None:

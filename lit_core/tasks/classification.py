@@ -17,7 +17,7 @@ from lit_core.programs import Distillation, Program
 from lit_core.pruning import prune_to
 from lit_core.scores import Prediction, agreement, near_chance, top1
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import ErrorType, JobError, JobSpec, Method, Part, Phase, Split
+from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Part, Phase, Split
 from lit_core.tasks.task import Refused, Scores
 
 EVALUATION_BATCH = 256
@@ -58,7 +58,7 @@ class Classification:
         prediction = self._predict(self.teacher.network, split)
         accuracy, chance = top1(prediction), _chance(prediction)
         if near_chance(accuracy, chance, len(prediction.labels)):
-            raise Refused(_near_chance(accuracy, chance, self.dataset))
+            raise Refused(_near_chance(accuracy, chance, self.dataset, self.spec.teacher.architecture))
         return {"split": split.value, "accuracy": accuracy, "chance": chance}
 
     def runs(self, phase: Phase) -> bool:
@@ -180,14 +180,23 @@ def _chance(prediction: Prediction) -> float:
     return 100 * int(torch.bincount(prediction.labels).max()) / len(prediction.labels)
 
 
-def _near_chance(accuracy: float, chance: float, dataset: Dataset) -> JobError:
+def _near_chance(accuracy: float, chance: float, dataset: Dataset, teacher: Architecture) -> JobError:
     detail = (
         f"the teacher reaches {accuracy:.1f} % on the validation split, where always answering the most frequent class "
         f"gives {chance:.1f} %. Check that the preprocessing is the one that the teacher was trained with "
         f"({_described(dataset)}), and that the class order (here {', '.join(dataset.classes[:10])}: "
-        "dataset.class_order) is that of its outputs"
+        f"dataset.class_order) is that of its outputs{_assumed(teacher)}"
     )
     return JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset")
+
+
+def _assumed(teacher: Architecture) -> str:
+    """What the teacher's tensors don't say."""
+    return "".join(
+        f". Its tensors don't tell its {name}, which was taken as {teacher.options[name]} of "
+        f"{', '.join(str(value) for value in values)}: teacher_options.{name}"
+        for name, values in teacher.choices.items()
+    )
 
 
 def _described(dataset: Dataset) -> str:
