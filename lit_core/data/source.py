@@ -27,6 +27,8 @@ class Limits:
     ratio: int = 200
     """Uncompressed to compressed size of the whole archive, looked at above `ratio_from_bytes`."""
     ratio_from_bytes: int = 256 * MIB
+    samples: int = 50_000_000
+    """Rows of a table."""
     image_pixels: int = 64 * MIB
     """Width times height of one image."""
 
