@@ -53,12 +53,14 @@ class Interface:
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file and the teacher that it must fit."""
+    """An uploaded file, or the mounted folder, and the teacher that it must fit."""
 
     path: Path
     request: DatasetRequest
     interface: Interface
     limits: Limits
+    download: bool = False
+    """Whether the operator allows that what the mounted folder lacks is downloaded into it."""
 
     @property
     def channels(self) -> int:
