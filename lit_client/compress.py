@@ -98,7 +98,7 @@ def compress_command(
     _check_source("TEACHER", teacher)
     if dataset_file is not None:
         _check_source("--dataset", dataset_file)
-    elif not {"builtin", "upload"} & set(body.get("dataset", {})):
+    elif not {"builtin", "mounted", "upload"} & set(body.get("dataset", {})):
         raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
     # Found out now rather than after the training.
     output.mkdir(parents=True, exist_ok=True)
