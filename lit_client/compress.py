@@ -28,7 +28,8 @@ def compress_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
-        str | None, typer.Option(help="An .npz, safetensors, zip or tar file, an upload's id, or the word digits.")
+        str | None,
+        typer.Option(help="An .npz, safetensors, Parquet, zip or tar file, an upload's id, or the word digits."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
