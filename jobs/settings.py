@@ -24,6 +24,10 @@ class Settings(BaseSettings):
     """Embedded database, storage and job folders, unless said otherwise."""
     storage_dir: Path | None = None
     """Uploads, checkpoints and outputs; must be shared by API and workers. None: `storage` in the data folder."""
+    datasets_dir: Path | None = None
+    """On workers: where data sets lie that jobs name instead of uploading them. None: there are none."""
+    datasets_download: bool = False
+    """Whether workers may download those that the folder lacks."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""

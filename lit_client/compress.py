@@ -28,7 +28,8 @@ def compress_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
-        str | None, typer.Option(help="An .npz, safetensors, csv, tsv, zip or tar file, an upload's id, or digits.")
+        str | None,
+        typer.Option(help="An .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or the word digits."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
@@ -98,7 +99,7 @@ def compress_command(
     _check_source("TEACHER", teacher)
     if dataset_file is not None:
         _check_source("--dataset", dataset_file)
-    elif not {"builtin", "upload"} & set(body.get("dataset", {})):
+    elif not {"builtin", "mounted", "upload"} & set(body.get("dataset", {})):
         raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
     # Found out now rather than after the training.
     output.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def check_body(body: Body) -> JobRequest:
     Raises BadRequest that names each wrong field.
     """
     dataset = body.get("dataset", {})
-    if isinstance(dataset, dict) and "builtin" not in dataset:
+    if isinstance(dataset, dict) and not {"builtin", "mounted"} & dataset.keys():
         dataset = {"upload": TO_COME} | dataset
     try:
         return JobRequest.model_validate({"teacher": TO_COME} | body | {"dataset": dataset})

@@ -45,6 +45,9 @@ class Run(Model):
     device: str
     threads: int | None = None
     attempt: int = 1
+    datasets: Path | None = None
+    """The folder of mounted data sets."""
+    datasets_download: bool = False
 
 
 class Reporter:
@@ -107,7 +110,7 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     reporter.events.emit({"type": "started", "data": {"environment": environment, "versions": versions()}})
     teacher = build_teacher(spec.teacher.architecture, folder / "teacher.safetensors")
     teacher.network.to(device)
-    dataset = _load_dataset(spec, folder)
+    dataset = _load_dataset(spec, run, folder)
     student = build_student(teacher, spec)
     student.network.to(device)
     task = _make_task(spec, teacher, student, dataset, device)
@@ -167,9 +170,10 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _load_dataset(spec: JobSpec, folder: Path) -> Dataset:
-    path = None if spec.dataset.builtin else folder / "dataset"
-    dataset = load_dataset(spec.dataset, spec.augmentation, path, Interface.of(spec.teacher.architecture))
+def _load_dataset(spec: JobSpec, run: Run, folder: Path) -> Dataset:
+    path = run.datasets if spec.dataset.mounted else folder / "dataset"
+    interface = Interface.of(spec.teacher.architecture)
+    dataset = load_dataset(spec.dataset, spec.augmentation, path, interface, download=run.datasets_download)
     samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
     log.info("data set: %s, classes %s", samples, dataset.classes)
     if samples[Split.TRAIN.value] < 2:

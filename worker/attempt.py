@@ -21,7 +21,7 @@ from jobs.database import Database
 from jobs.errors import Stale
 from jobs.storage import Storage
 from lit_core.spec import ErrorType, JobError
-from worker.folder import CHECKPOINT_NAME, PreparationFailed, prepare
+from worker.folder import CHECKPOINT_NAME, Machine, PreparationFailed, prepare
 from worker.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
 from worker.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
 from worker.trainer import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
@@ -52,7 +52,7 @@ class Attempt:
     folder: Path
     command: Sequence[str]
     environment: dict[str, str]
-    threads: int | None
+    machine: Machine
     log: Any
     _said: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Attempt:
 
     def _ending(self) -> Ending:
         try:
-            prepare(self.folder, self.claim, self.storage, self.threads, self.lease.check)
+            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
         except PreparationFailed as failure:
             return failed(failure.error)
         except Interrupted as interrupted:

@@ -8,15 +8,32 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.attempts import Claim
+from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
 from lit_core.spec import ErrorType, JobError
 
 CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
 CHECKPOINT_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What every trainer of this worker is told of where it runs."""
+
+    threads: int | None = None
+    datasets: Path | None = None
+    """The folder of mounted data sets, absolute: a trainer runs in its job folder."""
+    datasets_download: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Machine:
+        datasets = settings.datasets_dir and settings.datasets_dir.resolve()
+        return cls(settings.threads, datasets, settings.datasets_download)
 
 
 class PreparationFailed(Exception):
@@ -85,15 +102,15 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def prepare(folder: Path, claim: Claim, storage: Storage, threads: int | None, check: Callable[[], None]) -> None:
+def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, check: Callable[[], None]) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
 
     Raises PreparationFailed, and OSError for this machine's own troubles.
     """
     spec = claim.spec
     (folder / "spec.json").write_text(spec.model_dump_json())
-    run = {"device": claim.device, "threads": threads, "attempt": claim.attempt}
-    (folder / "run.json").write_text(json.dumps(run))
+    run = {"device": claim.device, "attempt": claim.attempt, **asdict(machine)}
+    (folder / "run.json").write_text(json.dumps(run, default=str))
     teacher = f"uploads/{spec.teacher.upload}/teacher.safetensors"
     try:
         fetch(storage, teacher, folder / "teacher.safetensors", check)

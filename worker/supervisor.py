@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.storage import Storage
 from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from worker.attempt import Attempt, trainer_environment
-from worker.folder import Workplace
+from worker.folder import Machine, Workplace
 from worker.lease import Lease, is_outage
 from worker.trainer import boottime
 
@@ -49,6 +49,7 @@ class Supervisor:
         self._database = database
         self._storage = storage
         self._settings = settings
+        self._machine = Machine.of(settings)
         self._workplace = workplace
         self._worker_id = worker_id
         self._devices = list(devices)
@@ -106,7 +107,6 @@ class Supervisor:
                     log=bound,
                 ) as lease,
             ):
-                threads = self._settings.threads
                 ending = Attempt(
                     database=self._database,
                     storage=self._storage,
@@ -114,8 +114,8 @@ class Supervisor:
                     lease=lease,
                     folder=folder,
                     command=self._command,
-                    environment=trainer_environment(folder, claim.device, threads, CHECKOUT),
-                    threads=threads,
+                    environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
+                    machine=self._machine,
                     log=bound,
                 ).run()
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back

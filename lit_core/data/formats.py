@@ -5,11 +5,12 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lit_core.data.archives import walk
 from lit_core.data.arrays import is_npz, read_npz, read_safetensors
 from lit_core.data.errors import DatasetError
-from lit_core.data.images import read_image_folders
+from lit_core.data.images import is_ignored, read_image_folders
 from lit_core.data.source import Raw, Source
 from lit_core.data.texts import is_text, read_text_archive, read_text_file
 from lit_core.spec import Modality
@@ -34,6 +35,23 @@ class Format:
 
 def _is_npz(head: bytes, source: Source) -> bool:
     return _is_zip(head) and is_npz(source)
+
+
+def _is_parquet(head: bytes, source: Source) -> bool:
+    return head.startswith(b"PAR1") or (_is_archive(head, source) and _first_file(source).endswith(".parquet"))
+
+
+def _first_file(source: Source) -> str:
+    """The name of the first file in an archive, in small letters, what lies in any archive left aside."""
+    limits = replace(source.limits, member_bytes=source.limits.total_bytes)
+    names = (member.name.lower() for member in walk(source.path, limits) if not member.is_folder)
+    return next((name for name in names if not is_ignored(name)), "")
+
+
+def _read_parquet(source: Source) -> Raw:
+    from lit_core.data.parquet import read_parquet  # pyarrow is slow to import, and only needed here
+
+    return read_parquet(source)
 
 
 def _is_safetensors(head: bytes, source: Source) -> bool:
@@ -62,6 +80,7 @@ def _is_table(head: bytes, _: Source) -> bool:
 
 FORMATS = [
     Format("npz", _is_npz, read_npz),
+    Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet),
     Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
     Format(f"an archive of CSV or TSV files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
     Format("safetensors", _is_safetensors, read_safetensors),

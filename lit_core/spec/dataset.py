@@ -41,8 +41,8 @@ class Preprocessing(Model):
 class DatasetRequest(Preprocessing):
     upload: str | None = None
     builtin: Literal["digits"] | None = None
-    mounted: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """A data set by name from the folder that the workers' operator has mounted: cifar10, cifar100, svhn, celeba."""
+    mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
+    """A data set by name from the folder that the workers' operator has mounted."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training split held out for validation where the dataset has no `val` split."""
     test_fraction: float = Field(0.1, gt=0, lt=1)

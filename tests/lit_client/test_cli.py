@@ -87,6 +87,14 @@ def test_compress_uploads_a_dataset_and_keeps_its_settings(compress, faulty, tmp
     assert faulty.uploads["upl_1"]["kind"] == "dataset"
 
 
+def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(compress, faulty):
+    faulty.job_fields = SUCCEEDED
+    done = compress("--request", ROOT / "examples/paper/resnet-110-20-cifar10.json")
+    assert done.returncode == 0, done.stderr
+    assert faulty.jobs["job_0"]["request"]["dataset"]["mounted"] == "cifar10"
+    assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
+
+
 def test_json_alone_is_on_stdout(compress, faulty, tmp_path):
     faulty.job_fields = SUCCEEDED
     answer = json.loads(compress("--dataset", "digits", "--depth", 14, "--json").stdout)

@@ -67,6 +67,7 @@ def test_request_file_must_hold_an_object(tmp_path):
 def test_good_requests_pass_before_their_uploads_exist():
     assert check_body(GOOD).student.depth == 14
     assert check_body({"student": {"depth": 14}}).dataset.upload is not None
+    assert check_body({**GOOD, "dataset": {"mounted": "cifar10"}}).dataset.upload is None
 
 
 @pytest.mark.parametrize(

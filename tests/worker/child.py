@@ -107,6 +107,12 @@ def do_succeed() -> None:
     finish()
 
 
+def do_tell_its_run() -> None:
+    output()
+    run = json.loads(Path("run.json").read_text())
+    emit({"type": "finished", "result": {"run": run, "folder": sorted(path.name for path in Path().iterdir())}})
+
+
 def do_finish_without_output() -> None:
     emit({"type": "finished", "result": {}})
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from jobs.database import Database
 from lit_core.spec import ErrorType
+from lit_core.train import Run
 from tests.worker.bench import Bench, child, wait_for
 
 
@@ -49,6 +50,22 @@ def test_the_job_folder_holds_what_the_trainer_needs_and_is_removed(bench: Bench
     [started] = bench.events(job_id, "started")
     assert started["folder"] == ["dataset", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
     assert list(bench.folder.glob("*/*")) == []
+
+
+def test_the_trainer_is_told_where_mounted_data_sets_lie(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    allowed = {"datasets_dir": Path("sets"), "datasets_download": True}
+    bench.settings = bench.settings.model_copy(update=allowed)
+    job_id = bench.job(mounted="cifar10")
+    bench.work("tell_its_run")
+    result = bench.row(job_id).result
+    # Absolute, because a trainer runs in its job folder; and nothing of the data is copied into that.
+    assert Run.model_validate(result["run"]) == Run(
+        device="cpu", threads=1, attempt=1, datasets=tmp_path / "sets", datasets_download=True
+    )
+    assert result["folder"] == ["output", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
 
 
 def test_the_trainer_gets_no_secrets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
