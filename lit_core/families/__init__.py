@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_core.families.resnet_cifar import ResNetCifar
 from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
+from lit_core.families.stargan import StarGan, StarGanDiscriminator
 from lit_core.spec import Architecture
 
 __all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]
@@ -36,7 +37,9 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (ResNetCifar(),)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (ResNetCifar(), StarGan(), StarGanDiscriminator())
+}
 
 
 @dataclass(frozen=True)
