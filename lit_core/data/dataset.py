@@ -70,6 +70,7 @@ def load_dataset(
     """
     _check_request(request, interface)
     raw = _read(request, path, interface, limits)
+    _check_attributes(request, raw)
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
@@ -116,6 +117,14 @@ def _read(request: DatasetRequest, path: Path | None, interface: Interface, limi
         raise ValueError("an uploaded or mounted data set needs its path")
     source = Source(path, request, interface, limits)
     return read_upload(source) if request.mounted is None else read_mounted(source)
+
+
+def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
+    if request.attributes is not None and raw.classes != request.attributes:
+        raise DatasetError(
+            "attributes choose among those of a CelebA layout, which this is not: name domains in class_order",
+            field="dataset.attributes",
+        )
 
 
 def _domains(y: Tensor, interface: Interface) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lit_core.data.arrays import is_npz, read_npz, read_safetensors
+from lit_core.data.celeba import is_celeba, read_celeba
 from lit_core.data.errors import DatasetError
 from lit_core.data.images import read_image_folders
 from lit_core.data.source import Raw, Source
@@ -36,6 +37,10 @@ def _is_archive(head: bytes, _: Source) -> bool:
     return _is_zip(head) or head.startswith(COMPRESSED) or _is_tar(head)
 
 
+def _is_celeba(head: bytes, source: Source) -> bool:
+    return _is_archive(head, source) and is_celeba(source)
+
+
 def _is_zip(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
@@ -50,6 +55,7 @@ def _is_tar(head: bytes) -> bool:
 
 FORMATS = [
     Format("npz", _is_npz, read_npz),
+    Format("an archive with images and list_attr_celeba.txt", _is_celeba, read_celeba),
     Format("an archive of image folders (zip, tar, tar.gz, tar.bz2, tar.xz)", _is_archive, read_image_folders),
     Format("safetensors", _is_safetensors, read_safetensors),
 ]

@@ -37,9 +37,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (ResNetCifar(), StarGan(), StarGanDiscriminator())
-}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (ResNetCifar(), StarGan(), StarGanDiscriminator())}
 
 
 @dataclass(frozen=True)

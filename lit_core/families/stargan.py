@@ -65,7 +65,8 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         norm = partial(InstanceNorm, affine=True, track_running_stats=running_statistics)
-        stem: list[nn.Module] = [nn.Conv2d(channels + domains, conv_dim, 7, 1, 3, bias=False), norm(conv_dim), nn.ReLU()]
+        stem: list[nn.Module] = []
+        stem += [nn.Conv2d(channels + domains, conv_dim, 7, 1, 3, bias=False), norm(conv_dim), nn.ReLU()]
         for width in (2 * conv_dim, 4 * conv_dim):
             stem += [nn.Conv2d(width // 2, width, 4, 2, 1, bias=False), norm(width), nn.ReLU()]
         trunk = [ResidualBlock(4 * conv_dim, norm) for _ in range(blocks)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,6 +127,9 @@ class Classification:
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         return (self.dataset.preprocessing.sample(batch).to(self.device),)
+
+    def write_pictures(self, folder: Path) -> None:
+        """None."""
 
     def _teacher_logits(self, split: Split) -> Tensor:
         if split not in self._answers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -67,3 +68,6 @@ class Task(Protocol):
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         """Inputs to count and time with, on the task's device."""
+
+    def write_pictures(self, folder: Path) -> None:
+        """Put into the output what is to be looked at, if anything is."""
