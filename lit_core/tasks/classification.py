@@ -65,6 +65,9 @@ class Classification:
         schedule = self.spec.schedule
         return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
 
+    def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
+        return False
+
     def program(self, phase: Phase) -> Program:
         schedule = self.spec.schedule
         frozen = (schedule.lit if phase == Phase.LIT else schedule.fine_tune).frozen or []

@@ -49,6 +49,9 @@ class Task(Protocol):
     def runs(self, phase: Phase) -> bool:
         """Whether the phase trains at all."""
 
+    def supersedes(self, phase: Phase) -> bool:
+        """Whether each epoch of the phase is chosen over all before it, whatever the scores."""
+
     def program(self, phase: Phase) -> Program: ...
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:

@@ -24,7 +24,8 @@ from lit_core.tasks.task import Scores
 
 EVALUATION_BATCH = 64
 PICTURE_FILE = "translations.png"
-PICTURED = 8
+PICTURED, GAP = 8, 2
+"""Images and the white pixels between them."""
 LEAST_SIDE, SIDE_MULTIPLE = 8, 4
 
 
@@ -63,6 +64,10 @@ class Translation:
         if phase == Phase.LIT:
             return schedule.lit.epochs > 0
         return self.discriminator is not None and schedule.fine_tune.epochs > 0
+
+    def supersedes(self, phase: Phase) -> bool:
+        """An adversarial fine-tuning leads away from the teacher's output: nearness to it can't choose its epoch."""
+        return phase == Phase.FINE_TUNE
 
     def program(self, phase: Phase) -> Program:
         spec, schedule = self.spec, self.spec.schedule
@@ -217,8 +222,8 @@ def _check_images(spec: JobSpec, dataset: Dataset) -> None:
 
 
 def _tiled(rows: list[list[Image.Image]]) -> Image.Image:
-    width, height = rows[0][0].size
-    sheet = Image.new(rows[0][0].mode, (width * len(rows[0]), height * len(rows)))
+    width, height = (side + GAP for side in rows[0][0].size)
+    sheet = Image.new(rows[0][0].mode, (width * len(rows[0]) - GAP, height * len(rows) - GAP), "white")
     for down, row in enumerate(rows):
         for right, image in enumerate(row):
             sheet.paste(image, (width * right, height * down))
