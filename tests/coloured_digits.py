@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,15 @@ def train_discriminator(generator: Generator, steps: int = 40) -> Discriminator:
     return network
 
 
-def write_teachers(folder: Path, blocks: int = 6) -> tuple[Path, Path]:
+@cache
+def _trained() -> tuple[Generator, Discriminator]:
+    generator = train_generator()
+    return generator, train_discriminator(generator)
+
+
+def write_teachers(folder: Path) -> tuple[Path, Path]:
     """A generator's and a discriminator's file."""
-    generator = train_generator(blocks)
     paths = folder / "generator.safetensors", folder / "discriminator.safetensors"
-    save_file(generator.state_dict(), paths[0])
-    save_file(train_discriminator(generator).state_dict(), paths[1])
+    for network, path in zip(_trained(), paths, strict=True):
+        save_file(network.state_dict(), path)
     return paths

@@ -141,7 +141,7 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
 def _check_image_size(size: list[int]) -> None:
     if any(side % 4 or side < 8 for side in size):
         raise SpecError(
-            "dataset.size", f"is {size}, but a generator's images have sides that are multiples of 4, from 8"
+            "dataset.size", f"is {size}, but a generator's images have sides of 8 pixels or more, multiples of 4"
         )
 
 
