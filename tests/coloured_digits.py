@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -74,10 +76,22 @@ def train_discriminator(generator: Generator, steps: int = 40) -> Discriminator:
     return network
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def _trained() -> tuple[Generator, Discriminator]:
-    generator = train_generator()
-    return generator, train_discriminator(generator)
+    with one_thread():
+        generator = train_generator()
+        return generator, train_discriminator(generator)
 
 
 def write_teachers(folder: Path) -> tuple[Path, Path]:

@@ -27,7 +27,7 @@ from lit_core.student import build_student
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
 from lit_core.teacher import build_network, build_teacher, inspect_teacher, read_teacher
 from lit_core.training import Drained, Training
-from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, write_teachers
+from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_teachers
 from tests.lit_core.test_training import run, write_dataset
 
 SCHEDULE = {"steps_per_epoch": 7, "batch_size": 4, "lit": {"epochs": 2}, "fine_tune": {"epochs": 2}}
@@ -260,7 +260,7 @@ def trained(task: Translation, path: Path, steps: int = 10**9) -> Training:
     training = Training(task.spec, task, task.device, Stopping(path, steps), environment={})
     if path.exists():
         training.restore(load_checkpoint(path), 2)
-    with suppress(Drained):
+    with suppress(Drained), one_thread():
         training.run()
     return training
 
