@@ -29,7 +29,7 @@ def compress_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
         str | None,
-        typer.Option(help="An .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or the word digits."),
+        typer.Option(help="An .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or digits."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,

@@ -72,7 +72,9 @@ def build_report(
         "selected": {
             "phase": best.phase.value,
             "epoch": best.epoch,
-            "by": f"{task.selection} on the {Split.VALIDATION.value} split",
+            "by": "the last epoch"
+            if task.supersedes(best.phase)
+            else f"{task.selection} on the {Split.VALIDATION.value} split",
             "value": round(best.score, 4),
         },
         "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},

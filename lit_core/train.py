@@ -1,6 +1,7 @@
 """`python -m lit_core.train FOLDER`: the trainer of one job.
 
-FOLDER holds spec.json, run.json, teacher.safetensors, the data set (unless built in) and, to resume, checkpoint.pt.
+FOLDER holds spec.json, run.json, teacher.safetensors, perhaps discriminator.safetensors, the data set (unless built in)
+and, to resume, checkpoint.pt.
 Events leave as JSON lines on standard output; FOLDER/output holds the results at the end. Exit codes: 0 finished or
 drained, 1 failed with an event that says why, 75 ended by its deadline.
 """
@@ -29,11 +30,12 @@ from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import ErrorType, JobError, JobSpec, Method, Model, Phase, Split
+from lit_core.spec import Task as TaskKind
 from lit_core.student import build_student, student_architecture
 from lit_core.supervision import Events, Watch
 from lit_core.tasks.classification import Classification
 from lit_core.tasks.task import Refused, Task
-from lit_core.teacher import build_teacher, meta_network
+from lit_core.teacher import build_network, build_teacher, meta_network
 from lit_core.training import Diverged, Drained, Training
 
 log = logging.getLogger("trainer")
@@ -113,7 +115,7 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     dataset = _load_dataset(spec, run, folder)
     student = build_student(teacher, spec)
     student.network.to(device)
-    task = _make_task(spec, teacher, student, dataset, device)
+    task = _make_task(spec, teacher, student, dataset, device, folder)
     found = task.check()
     log.info("teacher: %s", found)
     reporter.events.emit({"type": "teacher_measured", "data": found})
@@ -183,13 +185,28 @@ def _load_dataset(spec: JobSpec, run: Run, folder: Path) -> Dataset:
 
 
 def _make_task(
-    spec: JobSpec, teacher: SectionedNetwork, student: SectionedNetwork, dataset: Dataset, device: torch.device
+    spec: JobSpec,
+    teacher: SectionedNetwork,
+    student: SectionedNetwork,
+    dataset: Dataset,
+    device: torch.device,
+    folder: Path,
 ) -> Task:
+    if spec.teacher.architecture.task == TaskKind.TRANSLATION:
+        from lit_core.tasks.translation import Translation  # torchmetrics takes seconds that classifiers needn't wait
+
+        return Translation(spec, teacher, student, dataset, device, discriminator=_discriminator(spec, device, folder))
     size = count_parameters(student.network)
     if spec.method == Method.PRUNE:
         shallow = spec.model_copy(update={"method": Method.LIT})
         size = count_parameters(meta_network(student_architecture(shallow)))
     return Classification(spec, teacher, student, dataset, device, student_parameters=size)
+
+
+def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.nn.Module | None:
+    if spec.discriminator is None:
+        return None
+    return build_network(spec.discriminator.architecture, folder / "discriminator.safetensors").to(device)
 
 
 def _write_output(
@@ -204,6 +221,7 @@ def _write_output(
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}
     measured = measure_networks(task, files)
     report = build_report(spec, task, training, best, measured, environment)
+    task.write_pictures(output)
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     result = summary(report)
     log.info("result: %s", result)

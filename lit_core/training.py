@@ -139,7 +139,9 @@ class Training:
         metrics |= scores.metrics
         rate = learning_rate(schedule, (epoch + 1) * self.steps_per_epoch - 1, self.steps_per_epoch)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
-        if self.best is None or scores.value >= self.best.score:
+        if not math.isfinite(scores.value):
+            raise Diverged(f"the {self.task.selection} is no longer finite in epoch {epoch + 1} of the {phase} phase")
+        if self.best is None or self.task.supersedes(phase) or scores.value >= self.best.score:
             state = self.task.student.network.state_dict()
             kept = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.best = Best(phase, epoch + 1, scores.value, kept)

@@ -111,21 +111,29 @@ def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, chec
     (folder / "spec.json").write_text(spec.model_dump_json())
     run = {"device": claim.device, "attempt": claim.attempt, **asdict(machine)}
     (folder / "run.json").write_text(json.dumps(run, default=str))
-    teacher = f"uploads/{spec.teacher.upload}/teacher.safetensors"
-    try:
-        fetch(storage, teacher, folder / "teacher.safetensors", check)
-    except StorageKeyMissing as missing:
-        detail = f"the teacher {spec.teacher.upload} is no longer in storage: upload it again"
-        raise PreparationFailed(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")) from missing
+    for field, network in (("teacher", spec.teacher), ("discriminator", spec.discriminator)):
+        if network is not None:
+            stored = f"uploads/{network.upload}/teacher.safetensors"
+            gone = _gone(ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
+            _fetch_input(storage, stored, folder / f"{field}.safetensors", check, gone)
     if spec.dataset.upload is not None:
-        try:
-            fetch(storage, f"uploads/{spec.dataset.upload}/data", folder / "dataset", check)
-        except StorageKeyMissing as missing:
-            detail = f"the data set {spec.dataset.upload} is no longer in storage: upload it again"
-            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.upload")
-            raise PreparationFailed(error) from missing
+        stored = f"uploads/{spec.dataset.upload}/data"
+        gone = _gone(ErrorType.BAD_DATASET, "dataset.upload", f"the data set {spec.dataset.upload}")
+        _fetch_input(storage, stored, folder / "dataset", check, gone)
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
+
+
+def _gone(type: ErrorType, field: str, what: str) -> JobError:
+    return JobError(type=type, detail=f"{what} is no longer in storage: upload it again", field=field)
+
+
+def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], gone: JobError) -> None:
+    """Raises PreparationFailed with the error `gone` when the object is."""
+    try:
+        fetch(storage, key, path, check)
+    except StorageKeyMissing as missing:
+        raise PreparationFailed(gone) from missing
 
 
 def fetch_checkpoint(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> bool:

@@ -72,6 +72,7 @@ def load_dataset(
     """
     _check_request(request, interface)
     raw = _read(request, path, interface, limits, download)
+    _check_attributes(request, raw)
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
@@ -121,6 +122,14 @@ def _read(request: DatasetRequest, path: Path | None, interface: Interface, limi
     if path is None:
         raise ValueError("an uploaded data set needs its path")
     return read_upload(Source(path, request, interface, limits))
+
+
+def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
+    if request.attributes is not None and raw.classes != request.attributes:
+        raise DatasetError(
+            "attributes choose among those of a CelebA layout, which this is not: name domains in class_order",
+            field="dataset.attributes",
+        )
 
 
 def _domains(y: Tensor, interface: Interface) -> Tensor:

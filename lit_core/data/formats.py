@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from lit_core.data.archives import walk
 from lit_core.data.arrays import is_npz, read_npz, read_safetensors
+from lit_core.data.celeba import is_celeba, read_celeba
 from lit_core.data.errors import DatasetError
 from lit_core.data.images import is_ignored, read_image_folders
 from lit_core.data.source import Raw, Source
@@ -62,6 +63,10 @@ def _is_archive(head: bytes, _: Source) -> bool:
     return _is_zip(head) or head.startswith(COMPRESSED) or _is_tar(head)
 
 
+def _is_celeba(head: bytes, source: Source) -> bool:
+    return _is_archive(head, source) and is_celeba(source)
+
+
 def _is_zip(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
@@ -81,6 +86,7 @@ def _is_table(head: bytes, _: Source) -> bool:
 FORMATS = [
     Format("npz", _is_npz, read_npz),
     Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet),
+    Format(f"an archive with images and list_attr_celeba.txt ({ARCHIVES})", _is_celeba, read_celeba, Modality.IMAGE),
     Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
     Format(f"an archive of CSV or TSV files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
     Format("safetensors", _is_safetensors, read_safetensors),

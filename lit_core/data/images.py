@@ -51,7 +51,7 @@ def read_image_folders(source: Source) -> Raw:
     output: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
-    x = _decode_all({image.name: row for row, image in enumerate(images)}, source)
+    x = decode_all({image.name: row for row, image in enumerate(images)}, source)
     return Raw(x, y, codes, classes, fitted=True)
 
 
@@ -180,7 +180,7 @@ def _some(names: set[str]) -> str:
 # --- what is in them ----------------------------------------------------------------------------------------
 
 
-def _decode_all(rows: dict[str, int], source: Source) -> Tensor:
+def decode_all(rows: dict[str, int], source: Source) -> Tensor:
     """(N, C, H, W) uint8; the image `name` goes to `rows[name]`."""
     stack = ImageStack(len(rows), source)
     found = 0

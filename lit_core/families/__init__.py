@@ -14,6 +14,7 @@ from torch import nn
 from lit_core.families.resnet_cifar import ResNetCifar
 from lit_core.families.resnext_cifar import ResNeXtCifar
 from lit_core.families.shapes import LISTED_KEYS, NOT_AT_ALL, Layout, Shapes, Unrecognised, misfits
+from lit_core.families.stargan import StarGan, StarGanDiscriminator
 from lit_core.families.vdcnn import Vdcnn
 from lit_core.spec import Architecture
 
@@ -38,7 +39,9 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (ResNetCifar(), ResNeXtCifar(), Vdcnn())}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
+}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class Preprocessing(Model):
     crop: int | None = Field(None, ge=1, le=16_384)
     """Side of the square that is cut from the middle of each image before it is resized."""
     mean: Channel | Literal["data"] = "data"
-    """Per channel, after scaling to [0, 1]; "data" measures the training split."""
+    """Per channel, after scaling to [0, 1]; "data" measures the training split. Unset: "data", but 0.5 for a generator,
+    and the same for `std`."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Literal["data"] = "data"
     length: int = Field(1014, ge=8, le=1_000_000)
     """Characters that a text is cut or padded to."""
@@ -35,7 +36,7 @@ class Preprocessing(Model):
     """Class names in the order of the teacher's outputs. None: alphabetical for folders and names, ascending for
     numbers."""
     attributes: list[str] | None = Field(None, min_length=1, max_length=1000)
-    """Of a CelebA layout: the attributes that are the teacher's domains or classes, in its order."""
+    """Of a CelebA layout: the attributes that are the generator's domains, in its order."""
 
 
 class DatasetRequest(Preprocessing):

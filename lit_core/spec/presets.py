@@ -136,7 +136,7 @@ PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
     "stargan": {
         None: _stargan(100, 100, 500, 1e-3),
         Preset.PAPER: _PAPER_STARGAN,
-        Preset.QUICK: _stargan(10, 4, 30, 1e-3),
+        Preset.QUICK: _stargan(10, 4, 30, 1e-2),
     },
 }
 """By family. Each family's entry None holds its defaults where they are not the specification's own."""

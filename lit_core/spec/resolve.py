@@ -20,6 +20,7 @@ from lit_core.spec.training import (
     Method,
     Optimizer,
     Part,
+    Precision,
     Schedule,
 )
 
@@ -37,10 +38,12 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     found = _resolve_discriminator(request, teacher, discriminator)
     if found is not None:
         shared["adversarial"] = request.adversarial or Adversarial()
+    elif teacher.task == Task.TRANSLATION:
+        shared["schedule"] = _without_fine_tuning(shared["schedule"])
     return JobSpec(
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
         discriminator=found,
-        dataset=request.dataset,
+        dataset=_resolve_dataset(request.dataset, teacher),
         student=_resolve_student(request.student, request.method, inspection),
         augmentation=request.augmentation,
         preset=request.preset,
@@ -77,6 +80,15 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         raise SpecError(field or "preset", f"{error['msg']} (together with the preset {request.preset})") from failure
 
 
+def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
+    """A generator puts out -1..1, so that is what its images are scaled to where nothing else is said."""
+    if teacher.task != Task.TRANSLATION:
+        return dataset
+    half = [0.5] * (teacher.channels or 0)
+    unset = {name: half for name in ("mean", "std") if name not in dataset.model_fields_set}
+    return dataset.model_copy(update=unset)
+
+
 def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
     given = dataset.model_fields_set
     if teacher.modality == Modality.TEXT:
@@ -96,6 +108,8 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
                     f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
                     "give one a channel",
                 )
+    if dataset.attributes is not None and teacher.task != Task.TRANSLATION:
+        raise SpecError("dataset.attributes", "are the domains of a generator, but the teacher is none: leave it out")
     for name, names in (("class_order", dataset.class_order), ("attributes", dataset.attributes)):
         what = "domains" if teacher.task == Task.TRANSLATION else "classes"
         if names is not None and len(names) != teacher.classes:
@@ -138,6 +152,17 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
     if request.beta != 0:
         raise SpecError("beta", f"is {request.beta:g}, but a generator has no KD loss: leave it out, or give 0")
+    if request.n_random != 0:
+        raise SpecError("n_random", "is for classifiers, but the teacher is a generator: leave it out")
+    if request.dataset.size is not None:
+        _check_image_size(request.dataset.size)
+
+
+def _check_image_size(size: list[int]) -> None:
+    if any(side % 4 or side < 8 for side in size):
+        raise SpecError(
+            "dataset.size", f"is {size}, but a generator's images have sides of 8 pixels or more, multiples of 4"
+        )
 
 
 def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
@@ -157,6 +182,13 @@ def _resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
             if phase.frozen:
                 raise SpecError(f"schedule.{name}.frozen", "freezes what method scratch has not trained: leave it out")
     return schedule.model_copy(update={"lit": lit, "fine_tune": last})
+
+
+def _without_fine_tuning(schedule: Schedule) -> Schedule:
+    """What a generator's training is without a discriminator: the LIT phase alone."""
+    if schedule.lit.epochs == 0:
+        raise SpecError("schedule.lit.epochs", "is 0, and without a `discriminator` there is no other phase")
+    return schedule.model_copy(update={"fine_tune": schedule.fine_tune.model_copy(update={"epochs": 0})})
 
 
 def _resolve_discriminator(
@@ -179,6 +211,11 @@ def _resolve_discriminator(
             raise SpecError("discriminator", f"has {mine} {name}, but the generator has {wanted}")
     if request.schedule.optimizer != Optimizer.ADAM:
         raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
+    if request.precision != Precision.FLOAT32:
+        raise SpecError("precision", "must be float32 for adversarial fine-tuning, whose gradient penalty needs it")
+    side = int(found.options["image_size"])
+    if request.dataset.size not in (None, [side, side]):
+        raise SpecError("dataset.size", f"is {request.dataset.size}, but the discriminator takes {[side, side]}")
     return TeacherSpec(upload=request.discriminator, architecture=found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,9 @@ class Classification:
     def runs(self, phase: Phase) -> bool:
         schedule = self.spec.schedule
         return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
+
+    def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
+        return False
 
     def program(self, phase: Phase) -> Program:
         schedule = self.spec.schedule
@@ -127,6 +131,9 @@ class Classification:
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         return (self.dataset.preprocessing.sample(batch).to(self.device),)
+
+    def write_pictures(self, folder: Path) -> None:
+        """None."""
 
     def _teacher_logits(self, split: Split) -> Tensor:
         if split not in self._answers:
