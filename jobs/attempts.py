@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -20,9 +21,10 @@ from jobs.errors import Stale
 from jobs.models import Job, JobState
 from jobs.models import Metric as MetricRow
 from jobs.transitions import Event, add_events, change
-from lit_core.spec import Device, JobError, JobSpec
+from lit_core.spec import Device, ErrorType, JobError, JobSpec
 
 METRICS_A_STATEMENT = 5000
+FIELDS_NAMED = 3
 
 __all__ = [
     "Artifact",
@@ -83,7 +85,21 @@ class Artifact:
 def claim(
     session: Session, worker_id: str, devices: Sequence[str], spec_versions: Sequence[int], lease_seconds: float
 ) -> Claim | None:
-    """Take the oldest queued job that this worker can run; None when there is none."""
+    """Take the oldest queued job that this worker can run; None when there is none.
+
+    Jobs whose stored specification can't be read any more fail here, so that they hold nobody up.
+    """
+    while (job := _oldest(session, devices, spec_versions)) is not None:
+        try:
+            spec = JobSpec.model_validate(job.spec)
+        except ValidationError as wrong:
+            _fail_unreadable(session, job, wrong)
+        else:
+            return _take(session, job, spec, worker_id, devices, lease_seconds)
+    return None
+
+
+def _oldest(session: Session, devices: Sequence[str], spec_versions: Sequence[int]) -> Job | None:
     query = (
         select(Job)
         .where(
@@ -95,9 +111,20 @@ def claim(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if job is None:
-        return None
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None:
+    fields = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors(include_url=False)]
+    said = "; ".join(fields[:FIELDS_NAMED]) + ("; …" * (len(fields) > FIELDS_NAMED))
+    detail = f"the stored specification can't be read by this version of LIT ({said}): send the request again"
+    error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
+    change(session, job, [Event("failed", {"error": error})], error=error, **_ended(JobState.FAILED))
+
+
+def _take(
+    session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
+) -> Claim:
     device = job.device if job.device != Device.AUTO else _best(devices)
     job.attempt += 1
     change(
@@ -114,7 +141,7 @@ def claim(
         job_id=job.id,
         attempt=job.attempt,
         owner=job.owner,
-        spec=JobSpec.model_validate(job.spec),
+        spec=spec,
         device=device,
         checkpoint=job.checkpoint,
         seconds_used=job.seconds_used,

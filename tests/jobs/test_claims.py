@@ -119,6 +119,22 @@ def test_a_worker_gets_only_what_it_can_run_and_auto_prefers_cuda(bench: Bench) 
     assert bench.row(auto).worker_device == "cuda"
 
 
+def test_a_specification_that_cannot_be_read_ends_its_own_job_alone(bench: Bench) -> None:
+    teacher = bench.teacher()
+    first, second, good = (bench.job(teacher=teacher) for _ in range(3))
+    with bench.database.session() as session:
+        for job, wrong in ((first, {"beta": 2}), (second, {"of_tomorrow": 1})):
+            session.execute(update(Job).where(Job.id == job).values(spec=Job.spec.concat(wrong)))
+    assert take(bench).job_id == good
+    for job, field in ((first, "beta: "), (second, "of_tomorrow: ")):
+        row = bench.row(job)
+        assert (row.state, row.attempt, row.worker_id) == (JobState.FAILED, 0, None)
+        assert row.error is not None
+        assert row.error["type"] == "bad-specification"
+        assert field in row.error["detail"]
+        assert types(bench, job) == ["queued", "failed"]
+
+
 @pytest.mark.parametrize("situation", ["old attempt", "queued", "ended", "deleted"])
 def test_whoever_holds_the_job_no_more_is_stale_and_changes_nothing(bench: Bench, situation: str) -> None:
     job = bench.job()
