@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from jobs.errors import Stale
+from jobs.ids import new_id
 from jobs.models import Job, JobState
 from jobs.models import Metric as MetricRow
 from jobs.transitions import Event, add_events, change
@@ -34,6 +35,7 @@ __all__ = [
     "Metric",
     "cancelled",
     "claim",
+    "count_seconds",
     "fail",
     "heartbeat",
     "lose",
@@ -169,15 +171,33 @@ def record(
     metrics: Sequence[Metric],
     progress: dict[str, Any] | None,
     checkpoint: str | None,
+    batch: str | None = None,
 ) -> None:
-    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale."""
-    values: dict[str, Any] = {}
+    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale.
+
+    `batch` names these news: sent again under the same name, when the answer to the first commit was lost, they change
+    nothing. That is looked up for the newest batch alone, because an attempt sends one after another.
+    """
+    batch = batch or new_id("bat")
+    newest = session.execute(select(Job.batch).where(_held(claim)).with_for_update()).one_or_none()
+    if newest is None:
+        raise Stale
+    if newest.batch == batch:
+        return
+    values: dict[str, Any] = {"batch": batch}
     if progress is not None:
         values["progress"] = progress
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
     _write(session, claim, events, **values)
     _upsert(session, claim, metrics)
+
+
+def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
+    """Write the seconds of training over all attempts, before the transaction ends this one. Raises Stale."""
+    statement = update(Job).where(_held(claim)).values(seconds_used=seconds_used).returning(Job.id)
+    if session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
+        raise Stale
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Sequence[Artifact]) -> None:

@@ -168,6 +168,8 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     manifest: Mapped[list[dict[str, Any]] | None]
+    batch: Mapped[str | None]
+    """Name of the newest batch of a trainer's news that was recorded, so that one sent twice is recorded once."""
     event_seq: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     """Grows with every change that a reader can see; heartbeats are none."""

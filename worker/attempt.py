@@ -19,6 +19,7 @@ from jobs import attempts
 from jobs.attempts import Artifact, Claim, Event, Metric
 from jobs.database import Database
 from jobs.errors import Stale
+from jobs.ids import new_id
 from jobs.storage import Storage
 from lit_core.spec import ErrorType, JobError
 from worker.folder import CHECKPOINT_NAME, PreparationFailed, prepare
@@ -158,7 +159,7 @@ class Attempt:
                 case _:
                     self.log.info("trainer drained")
         if events:
-            self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, None))
+            self._write_news(events, metrics, progress, None)
 
     def _copy_checkpoint(self) -> None:
         """Copy the newest checkpoint beside the training, one at a time; the ledger hears of it once it is stored."""
@@ -182,8 +183,13 @@ class Attempt:
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        key = self._key(CHECKPOINT_NAME)
-        self._write(lambda session: attempts.record(session, self.claim, events, [], None, key))
+        self._write_news(events, [], None, self._key(CHECKPOINT_NAME))
+
+    def _write_news(
+        self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
+    ) -> None:
+        batch = new_id("bat")
+        self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch))
 
     def _push_log(self) -> None:
         """Bring the trainer's log to storage now and then, if it has grown."""
@@ -246,6 +252,7 @@ class Attempt:
         """The one transaction that ends the attempt."""
 
         def write(session: Session) -> None:
+            attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             ending.write(session, self.claim)
 
         self._write(write, closing=True)

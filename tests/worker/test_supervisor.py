@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from lit_core.spec import ErrorType
@@ -272,6 +274,47 @@ def test_short_outages_of_the_database_cost_nothing(bench: Bench) -> None:
         assert cuts > 1
     assert bench.row(job_id).state == "succeeded"
     assert len(bench.metrics(job_id)) == 6000
+
+
+class AnswersLost(Database):
+    """A database whose commits succeed, while the answer to every second one is lost on its way."""
+
+    commits = 0
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        with super().session() as session:
+            yield session
+        self.commits += 1
+        if self.commits % 2 == 0:
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+
+def test_a_commit_whose_answer_is_lost_is_not_recorded_twice(bench: Bench) -> None:
+    job_id = bench.job()
+    database = AnswersLost(bench.settings.database_url or "")
+    with bench.supervisor(child("flood"), database=database) as supervisor:
+        supervisor.work()
+    database.close()
+    assert bench.row(job_id).state == "succeeded"
+    assert [event["epoch"] for event in bench.events(job_id, "epoch")] == list(range(1, 3001))
+
+
+def test_the_seconds_of_a_short_attempt_are_counted(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 10})
+    job_id = bench.job(max_attempts=2)
+    bench.work("crash")
+    job = bench.row(job_id)
+    # Both ended before their first heartbeat.
+    assert job.seconds_used > 0
+    spent = job.seconds_used
+
+    drained = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(drained).progress, 20)
+    assert bench.row(drained).state == "queued"
+    assert bench.row(drained).seconds_used > 0
+    assert bench.row(job_id).seconds_used == spent
 
 
 def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:
