@@ -211,6 +211,15 @@ class Metric(Base):
     attempt: Mapped[int]
 
 
+class SpentCheckpoints(Base):
+    """A job that ended after it was claimed, and whose checkpoints are still to be removed. A trigger adds it."""
+
+    __tablename__ = "spent_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
+
+
 class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
 

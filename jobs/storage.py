@@ -48,6 +48,9 @@ class Storage(Protocol):
     def list(self, prefix: str) -> list[str]:
         """The keys that begin with a prefix, sorted."""
 
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing there is no error."""
+
     def delete_prefix(self, prefix: str) -> None:
         """Remove everything under a prefix that ends in a slash; nothing there is no error."""
 
@@ -105,6 +108,9 @@ class FolderStorage:
             )
             found.extend(key for key in keys if key.startswith(prefix))
         return sorted(found)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
 
     def delete_prefix(self, prefix: str) -> None:
         if not prefix.endswith("/"):

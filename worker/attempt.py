@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs import attempts
+from jobs import attempts, checkpoints
 from jobs.attempts import Artifact, Claim, Event, Metric
+from jobs.checkpoints import CHECKPOINT_NAME
 from jobs.database import Database
 from jobs.errors import Stale
 from jobs.ids import new_id
 from jobs.storage import Storage
 from lit_core.spec import ErrorType, JobError
-from worker.folder import CHECKPOINT_NAME, PreparationFailed, prepare
+from worker.folder import PreparationFailed, prepare
 from worker.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
 from worker.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
 from worker.trainer import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
@@ -69,6 +71,7 @@ class Attempt:
                 ending = self._ending()
                 self.lease.detach()
                 self._close(ending)
+                self._remove_spent_checkpoints()
             except Stale:
                 self.log.warning("stale: another attempt has the job")
                 return "forgotten"
@@ -257,6 +260,16 @@ class Attempt:
 
         self._write(write, closing=True)
         self.log.info("attempt ended", ending=ending.name)
+
+    def _remove_spent_checkpoints(self) -> None:
+        """If the job has ended. The trainer's logs stay."""
+        try:
+            with self.database.session() as session:
+                keys = checkpoints.spent(session, self.claim.job_id)
+            for key in keys:
+                self.storage.delete(key)
+        except (SQLAlchemyError, OSError) as failure:
+            self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
 
     def _write(self, action: Callable[[Session], None], *, closing: bool = False) -> None:
         """Write to the ledger, again and again through an outage, until the lease is lost.

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.attempts import Claim
+from jobs.checkpoints import CHECKPOINT_NAME
 from jobs.storage import Storage, StorageKeyMissing
 from lit_core.spec import ErrorType, JobError
 
 CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
-CHECKPOINT_NAME = "checkpoint.pt"
 
 
 class PreparationFailed(Exception):
