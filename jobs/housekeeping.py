@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, abandoned uploads, spent checkpoints.
+"""What nobody in particular is responsible for: expired leases, lost hints, and what is left behind in storage.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 LOCK = 0x4C4954  # "LIT"
 JOBS_A_ROUND = 100
+LEFTOVER_SECONDS = 86_400.0
+"""Nothing is written or removed for so long."""
 
 log = structlog.get_logger()
 
@@ -107,11 +109,12 @@ class Housekeeper:
             log.warning("lease expired", job=job_id)
         for prefix in self._in_session(uploads.delete_abandoned):
             self._remove_files(prefix)
-        self._remove_spent_checkpoints()
         self._in_session(workers.forget_dead)
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+        self._remove_spent_checkpoints()
+        self._storage.remove_leftovers(LEFTOVER_SECONDS)
 
     def _remove_spent_checkpoints(self) -> None:
         removed, failures = [], []

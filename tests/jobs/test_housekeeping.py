@@ -148,7 +148,7 @@ def test_hints_go_to_the_queues_that_have_work(house: Household) -> None:
         upload = uploads.create(session, OWNER, "teacher", "t", 1, None).id
     assert house.round() == []
     with bench.database.session() as session:
-        uploads.complete(session, upload, "00")
+        uploads.complete(session, upload, 0, "00")
     assert house.round() == ["lit.inspect"]
     with bench.database.session() as session:
         uploads.claim_inspection(session, 60)
@@ -167,7 +167,7 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     complete = bench.dataset()
     house.execute("UPDATE uploads SET created_at = now() - interval '8 days', received_at = now() - interval '8 days'")
     with bench.database.session() as session:
-        uploads.record_progress(session, going_on, 4)
+        uploads.record_progress(session, going_on, 0, 4)
 
     job = bench.job()
     with bench.database.session() as session:
@@ -253,6 +253,18 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other_and_is_tried_again(h
     bench.storage.put_bytes(f"jobs/{stuck}/1/checkpoint.pt", b"weights")
     house.round()
     assert not bench.storage.exists(f"jobs/{stuck}/1/checkpoint.pt")
+
+
+def test_what_the_killed_left_in_storage_is_removed(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.bench.storage.check()
+    left = house.bench.settings.storage_root / ".tmp" / "0123456789abcdef"
+    left.write_bytes(b"half")
+    house.round()
+    assert left.exists()
+    # No clock can be turned that says when a file was renamed.
+    monkeypatch.setattr(housekeeping, "LEFTOVER_SECONDS", 0.0)
+    house.round()
+    assert not left.exists()
 
 
 def test_the_thread_goes_on_after_an_outage_and_ends_when_stopped(house: Household) -> None:
