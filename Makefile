@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format serve clean
+.PHONY: help install demo test evidence lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ demo: $(INSTALLED) ## Compress a real network through the running service
 
 test: $(INSTALLED) ## Run all tests, against a real PostgreSQL and a real Valkey
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; ONLY=experiment/arm/seed for a part)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
+	@$(BIN)/python -m benchmarks.evidence.run --only "$(ONLY)"
 
 lint: $(INSTALLED) ## Style, types, import contracts
 	$(BIN)/ruff check .

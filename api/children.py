@@ -1,4 +1,4 @@
-"""The worker that `litc serve` runs beside the API, kept running."""
+"""The workers that `litc serve` runs beside the API, kept running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ log = structlog.get_logger()
 class WorkerChild:
     """`litc worker` as a child process while entered; started again should it end by itself."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, inspects: bool) -> None:
+        self._options = [] if inspects else ["--no-with-inspect"]
         self._environment = worker_environment(settings)
         self._stopped = threading.Event()
         self._process = self._start()
@@ -52,6 +53,7 @@ class WorkerChild:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "lit_client.cli", "worker", "--stop-with-parent", str(os.getpid())]
+        command += self._options
         # A group of its own: Ctrl-C reaches this process alone, which then stops the worker in order.
         return subprocess.Popen(command, env=self._environment, process_group=0)
 

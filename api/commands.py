@@ -41,7 +41,7 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free 
 def serve(
     host: Host = None,
     port: Port = None,
-    with_worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run a worker beside the API.")] = True,
+    workers: Annotated[int, typer.Option(help="How many workers to run beside the API.", min=0, max=64)] = 1,
 ) -> None:
     """Run the whole service on this machine: API, worker and, without DATABASE_URL and REDIS_URL, both of these."""
     with _plain_errors(), ExitStack() as stack:
@@ -53,8 +53,9 @@ def serve(
         upgrade(settings.database_url or "")
         application = create_app(settings, keyless=_keyless(settings))
         url = server.url_of(listening)
-        if with_worker:
-            stack.enter_context(WorkerChild(settings))
+        for number in range(workers):
+            # One is enough to inspect uploads.
+            stack.enter_context(WorkerChild(settings, inspects=number == 0))
         # In case of a signal the stack is unwound from here: API first, then worker, then database and broker.
         stack.callback(server.ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")

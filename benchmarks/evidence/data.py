@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,3 +51,14 @@ def write(path: Path, arrays: dict[str, Array]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
     return path
+
+
+DATASETS: Mapping[str, Callable[[], dict[str, Array]]] = {"mnist5k": mnist5k, "mnist5k-hard": mnist5k_hard}
+
+
+def dataset_file(name: str, folder: Path) -> Path:
+    """A data set as a file to upload, made if it isn't there yet."""
+    file = folder / f"{name}.npz"
+    if not file.exists():
+        write(file, DATASETS[name]())
+    return file

@@ -116,7 +116,7 @@ def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "litc keys create" in refused.stderr
     assert litc(tmp_path, "keys", "create", "first").returncode == 0
-    process, _ = start(tmp_path, "--host", "0.0.0.0", "--no-worker")
+    process, _ = start(tmp_path, "--host", "0.0.0.0", "--workers", "0")
     port = next(c.laddr.port for c in psutil.Process(process.pid).net_connections("tcp") if c.status == "LISTEN")
     assert httpx.get(f"http://127.0.0.1:{port}/v1/jobs").status_code == 401
     assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
@@ -124,7 +124,7 @@ def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
 
 
 def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
-    process, url = start(tmp_path, "--no-worker")
+    process, url = start(tmp_path, "--workers", "0")
     upload = httpx.post(f"{url}/v1/uploads", json={"kind": "teacher", "filename": "x", "size": 9}).json()
     content = b"\x80 pickled"
     headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}

@@ -17,6 +17,7 @@ from lit_core.spec import JobRequest, resolve
 from lit_core.supervision import Watch
 from lit_core.teacher import inspect_teacher, read_teacher
 from lit_core.train import Reporter, train
+from lit_core.training import Drained
 from tests.lit_core.test_training import stripes, teacher_file, write_dataset
 
 __all__ = ["teacher_file"]  # a fixture
@@ -34,8 +35,31 @@ class Said:
         self.events.append(event)
 
 
+class StopsAt:
+    """A watch that asks for a stop when it has been looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def stop_requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
 def run(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The report of one job, run in this process."""
+    prepare(folder, teacher, arrays, **changes)
+    train(folder, Reporter(Said(), Watch(), folder))  # type: ignore[arg-type]
+    return read_report(folder)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "output" / "report.json").read_text())
+    return report
+
+
+def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> None:
     folder.mkdir()
     (folder / "teacher.safetensors").write_bytes(teacher.read_bytes())
     x, y = stripes()
@@ -50,9 +74,6 @@ def run(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **cha
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher)))
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
-    train(folder, Reporter(Said(), Watch(), folder))  # type: ignore[arg-type]
-    report: dict[str, Any] = json.loads((folder / "output" / "report.json").read_text())
-    return report
 
 
 @pytest.mark.parametrize(
@@ -167,6 +188,34 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
     assert (spec["alpha"], spec["beta"], spec["feed"]) == (0, 0, "scheduled")
     assert report["samples"]["train"] == 20
     assert [e["phase"] for e in report["epochs"]] == ["lit", "lit", "fine_tune"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feed": "scheduled", "beta": 0.4, "schedule": {"steps_per_epoch": 5, **ONE_EACH}},
+        {"feed": "scheduled", "beta": 0, "noise": 0.1, "n_random": 40},
+        {"method": "prune"},
+        {"method": "at", "schedule": {"optimizer": "adam", **ONE_EACH}},
+    ],
+    ids=["scheduled", "noise", "prune", "adam"],
+)
+def test_a_training_that_is_broken_off_ends_with_the_same_bits(
+    tmp_path: Path, teacher_file: Path, changes: dict[str, Any]
+) -> None:
+    run(tmp_path / "whole", teacher_file, **changes)
+    broken = tmp_path / "broken"
+    prepare(broken, teacher_file, **changes)
+    drains = 0
+    for looks in (1, 2, 2, 1, 1000):
+        try:
+            train(broken, Reporter(Said(), StopsAt(looks), broken))  # type: ignore[arg-type]
+        except Drained:
+            drains += 1
+    assert drains == 4
+    assert len(read_report(broken)["resumes"]) == 4
+    whole, found = (tmp_path / name / "output" / "model.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == found.read_bytes()
 
 
 def test_random_inputs_are_added_to_the_training_split(tmp_path: Path, teacher_file: Path) -> None:

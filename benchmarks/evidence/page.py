@@ -1,0 +1,144 @@
+"""docs/evidence.md and its plots, from evidence.json alone.
+
+`python -m benchmarks.evidence.page` writes them again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from scipy import stats
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIDENCE = 0.95
+BUDGETS = "mnist5k-hard-steps-"
+
+Run = Mapping[str, Any]
+
+INTRODUCTION = """# Evidence
+
+Where LIT helps, how much, and where it does not. `make evidence` makes all of it: it posts one compare study for each
+experiment to the service, with two workers of one thread, and writes [evidence.json](evidence.json), from which alone
+this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
+
+Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are to the
+first arm, paired by seed, with the 95 % interval of their mean (Student's t). Each arm's learning rate was chosen on
+the validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student.
+"""
+
+
+def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
+    """Write evidence.md and the plots beside it."""
+    runs: list[Run] = list(evidence["runs"])
+    plots = docs / "evidence"
+    plots.mkdir(exist_ok=True)
+    parts = [INTRODUCTION]
+    budgets = [run for run in runs if run["experiment"].startswith(BUDGETS)]
+    for name in dict.fromkeys(run["experiment"] for run in runs):
+        own = [run for run in runs if run["experiment"] == name]
+        parts.append(_section(name, own))
+        if not name.startswith(BUDGETS):
+            _plot_curves(own, plots / f"{name}.svg")
+            parts.append(f"![Learning curves of {name}](evidence/{name}.svg)\n")
+    if budgets:
+        _plot_budgets(budgets, plots / "budgets.svg")
+        parts.append("## Accuracy against budget\n\n![Accuracy against budget](evidence/budgets.svg)\n")
+    (docs / "evidence.md").write_text("\n".join(parts))
+
+
+def _section(name: str, runs: Sequence[Run]) -> str:
+    teacher = runs[0]["teacher_accuracy"]
+    first = runs[0]["arm"]
+    lines = [
+        f"## {name}\n",
+        f"Teacher {teacher:.2f} %, {runs[0]['teacher_parameters']:,} parameters.\n",
+        f"| Arm | Test accuracy | Difference to {first} | Parameters | Learning rate | Seconds | Seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = {run["seed"]: run["accuracy"] for run in runs if run["arm"] == first}
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        own = [run for run in runs if run["arm"] == arm]
+        differences = [run["accuracy"] - base[run["seed"]] for run in own if run["seed"] in base]
+        shown = "" if arm == first else _interval(differences)
+        rate = own[0]["specification"]["schedule"]["lit"]["learning_rate"]
+        seconds = statistics.median(run["seconds"] for run in own)
+        lines.append(
+            f"| {arm} | {_spread([run['accuracy'] for run in own])} | {shown} | {own[0]['parameters']:,} | {rate:g} | "
+            f"{seconds:.0f} | {len(own)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Of the mean, by Student's t."""
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.mean(values)
+    return mean - half, mean + half
+
+
+def _interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{statistics.mean(values):+.2f}"
+    low, high = interval(values)
+    return f"{statistics.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _plot_curves(runs: Sequence[Run], file: Path) -> None:
+    """Validation accuracy by epoch, the mean over seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        curves = [run["curve"] for run in runs if run["arm"] == arm]
+        means = [statistics.mean(values) for values in zip(*curves, strict=True)]
+        axes.plot(range(1, len(means) + 1), means, marker="o", markersize=3, label=arm)
+    axes.set_xlabel("epoch, both phases")
+    axes.set_ylabel("validation, %")
+    _save(figure, axes, file)
+
+
+def _plot_budgets(runs: Sequence[Run], file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        found = _by_budget(run for run in runs if run["arm"] == arm)
+        means = [statistics.mean(values) for values in found.values()]
+        errors = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found.values()]
+        axes.errorbar(list(found), means, yerr=errors, marker="o", capsize=3, label=arm)
+    axes.axhline(runs[0]["teacher_accuracy"], color="grey", linestyle="--", label="teacher")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("steps of 32")
+    axes.set_ylabel("test accuracy, %")
+    _save(figure, axes, file)
+
+
+def _by_budget(runs: Iterable[Run]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        found.setdefault(int(run["experiment"].removeprefix(BUDGETS)), []).append(run["accuracy"])
+    return dict(sorted(found.items()))
+
+
+def _save(figure: Any, axes: Any, file: Path) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    # No date in it: the same numbers give the same file.
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    write_page(json.loads((ROOT / "docs/evidence.json").read_text()), ROOT / "docs")
+    sys.exit()

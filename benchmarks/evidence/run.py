@@ -1,0 +1,152 @@
+"""`make evidence`: every experiment as a compare study of the service itself, and what came of it.
+
+Writes docs/evidence.json after each study, and docs/evidence.md from it. What has been run stays in `.evidence`, so
+the command goes on where it was stopped. `ONLY=experiment` runs one experiment, `ONLY=experiment/arm/seed` runs one
+cell again as a job of its own and prints its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.data import dataset_file
+from benchmarks.evidence.experiments import EXPERIMENTS, Experiment
+from benchmarks.evidence.page import write_page
+from benchmarks.evidence.service import ROOT, running_service
+from benchmarks.evidence.teachers import teacher_file
+from lit_client import Client
+from lit_client.models import Job
+from lit_core.spec import merged
+
+FOLDER = ROOT / ".evidence"
+RESULTS = ROOT / "docs/evidence.json"
+
+Run = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.run", description=__doc__)
+    parser.add_argument("--only", default="", help="experiment, or experiment/arm/seed")
+    arguments = parser.parse_args()
+    name, arm, seed = [*arguments.only.split("/"), "", "", ""][:3]
+    chosen = [experiment for experiment in EXPERIMENTS if name in ("", experiment.name)]
+    if not chosen:
+        parser.error(f"{name} is no experiment: choose one of {', '.join(e.name for e in EXPERIMENTS)}")
+    with running_service(FOLDER / "service") as url, Client(url) as client:
+        if arm:
+            job = run_cell(client, chosen[0], arm, int(seed or 0))
+            print(json.dumps(row(client, chosen[0], arm, job)))
+            return 0
+        for experiment in chosen:
+            runs = run_experiment(client, experiment)
+            keep(experiment.name, runs)
+            print(f"{experiment.name}: {len(runs)} runs", flush=True)
+    write_page(json.loads(RESULTS.read_text()), ROOT / "docs")
+    print(json.dumps({"experiments": len(chosen), "runs": len(read_runs())}))
+    return 0
+
+
+def run_experiment(client: Client, experiment: Experiment) -> list[Run]:
+    """All cells of an experiment; a study that an earlier call began goes on."""
+    jobs = run_study(client, experiment.name, study_request(client, experiment))
+    return [row(client, experiment, str((job.trial or {})["arm"]), job) for job in jobs]
+
+
+def run_study(client: Client, name: str, request: dict[str, Any]) -> list[Job]:
+    """The succeeded jobs of a study, made by this call or gone on with from an earlier one."""
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+    # The same key gives the study of the first call, whatever became of it.
+    key = f"evidence-{digest}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    study = client.create_study({**request, "name": f"{name}, {digest}"}, idempotency_key=key)
+    if study.state in ("failed", "cancelled"):
+        study = client.resume_study(study.id)
+    study = client.wait_study(study.id)
+    if study.state != "succeeded":
+        raise SystemExit(f"{name}: {study.state}: {study.error}")
+    return [job for job in client.jobs(study=study.id) if job.state == "succeeded"]
+
+
+def study_request(client: Client, experiment: Experiment) -> dict[str, Any]:
+    arms = [{"name": name, **experiment.arm(name)} for name in experiment.arms]
+    job = merged(experiment.request, sources(client, experiment))
+    return {"kind": "compare", "job": job, "methods": arms, "seeds": list(range(experiment.seeds))}
+
+
+def run_cell(client: Client, experiment: Experiment, arm: str, seed: int) -> Job:
+    if arm not in experiment.arms:
+        raise SystemExit(f"{arm} is no arm of {experiment.name}: choose one of {', '.join(experiment.arms)}")
+    patch = merged(merged(experiment.request, sources(client, experiment)), experiment.arm(arm))
+    return client.wait_job(client.create_job(merged(patch, {"seed": seed})).id)
+
+
+def sources(client: Client, experiment: Experiment) -> dict[str, Any]:
+    """Teacher and data as uploads; what is there already is not sent again."""
+
+    def data(name: str) -> Path:
+        return dataset_file(name, FOLDER / "data")
+
+    teacher = client.upload(teacher_file(experiment.teacher, FOLDER / "teachers", data), "teacher")
+    client.wait_inspection(teacher.id)
+    if experiment.dataset == "digits":
+        return {"teacher": teacher.id, "dataset": {"builtin": "digits"}}
+    return {"teacher": teacher.id, "dataset": {"upload": client.upload(data(experiment.dataset), "dataset").id}}
+
+
+def row(client: Client, experiment: Experiment, arm: str, job: Job) -> Run:
+    """One run as evidence.json has it."""
+    if job.result is None:
+        raise SystemExit(f"{experiment.name}/{arm}: {job.id} is {job.state}: {job.error}")
+    result = job.result
+    return {
+        "experiment": experiment.name,
+        "arm": arm,
+        "seed": result["seed"],
+        "accuracy": result["student"]["accuracy"]["test"],
+        "teacher_accuracy": result["teacher"]["accuracy"]["test"],
+        "validation_accuracy": result["student"]["accuracy"]["val"],
+        "agreement": result["student"]["agreement"]["test"],
+        "parameters": result["student"]["parameters"],
+        "teacher_parameters": result["teacher"]["parameters"],
+        "seconds": _seconds(job),
+        "curve": curve(client, job),
+        "specification": job.spec,
+    }
+
+
+def curve(client: Client, job: Job) -> list[float]:
+    """What the student reached on the validation split after each epoch of both phases."""
+    by_name: dict[str, list[float]] = {}
+    for metric in client.metrics(job.id):
+        by_name.setdefault(metric.name, []).append(metric.value)
+    return by_name.get("student_accuracy") or by_name["agreement"]
+
+
+def _seconds(job: Job) -> float | None:
+    if job.started_at is None or job.finished_at is None:
+        return None
+    return round((job.finished_at - job.started_at).total_seconds(), 1)
+
+
+def read_runs() -> list[Run]:
+    runs: list[Run] = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    return runs
+
+
+def keep(experiment: str, runs: Iterable[Run]) -> None:
+    """Replace an experiment's runs in docs/evidence.json, in the order of the experiments."""
+    order = {known.name: place for place, known in enumerate(EXPERIMENTS)}
+    arms = {known.name: known.arms for known in EXPERIMENTS}
+    everything = [run for run in read_runs() if run["experiment"] != experiment and run["experiment"] in order]
+    everything += runs
+    everything.sort(key=lambda r: (order[r["experiment"]], arms[r["experiment"]].index(r["arm"]), r["seed"]))
+    RESULTS.write_text(json.dumps({"runs": everything}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
