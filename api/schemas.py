@@ -88,8 +88,8 @@ class JobOut(Out):
     device: str
     """As asked for: `auto`, `cpu` or `cuda`; `worker.device` is what it became."""
     spec_version: int
-    spec: JobSpec
-    """The request with every value made explicit."""
+    spec: JobSpec | dict[str, Any]
+    """The request with every value made explicit, as the version of LIT that made the job understood it."""
     request: dict[str, Any]
     """As it came; the start of a run with changes."""
     attempt: int
@@ -167,7 +167,7 @@ def show_job(job: Job, waiting: Waiting | None = None) -> JobOut:
         state=JobState(job.state),
         device=job.device,
         spec_version=job.spec_version,
-        spec=JobSpec.model_validate(job.spec),
+        spec=job.spec,
         request=job.request,
         attempt=job.attempt,
         failures=job.failures,

@@ -12,17 +12,20 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from jobs.errors import Stale
+from jobs.ids import new_id
 from jobs.models import Job, JobState
 from jobs.models import Metric as MetricRow
 from jobs.transitions import Event, add_events, change
-from lit_core.spec import Device, JobError, JobSpec
+from lit_core.spec import Device, ErrorType, JobError, JobSpec
 
 METRICS_A_STATEMENT = 5000
+FIELDS_NAMED = 3
 
 __all__ = [
     "Artifact",
@@ -32,6 +35,7 @@ __all__ = [
     "Metric",
     "cancelled",
     "claim",
+    "count_seconds",
     "fail",
     "heartbeat",
     "lose",
@@ -83,7 +87,21 @@ class Artifact:
 def claim(
     session: Session, worker_id: str, devices: Sequence[str], spec_versions: Sequence[int], lease_seconds: float
 ) -> Claim | None:
-    """Take the oldest queued job that this worker can run; None when there is none."""
+    """Take the oldest queued job that this worker can run; None when there is none.
+
+    Jobs whose stored specification can't be read any more fail here, so that they hold nobody up.
+    """
+    while (job := _oldest(session, devices, spec_versions)) is not None:
+        try:
+            spec = JobSpec.model_validate(job.spec)
+        except ValidationError as wrong:
+            _fail_unreadable(session, job, wrong)
+        else:
+            return _take(session, job, spec, worker_id, devices, lease_seconds)
+    return None
+
+
+def _oldest(session: Session, devices: Sequence[str], spec_versions: Sequence[int]) -> Job | None:
     query = (
         select(Job)
         .where(
@@ -95,9 +113,20 @@ def claim(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if job is None:
-        return None
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None:
+    fields = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors(include_url=False)]
+    said = "; ".join(fields[:FIELDS_NAMED]) + ("; …" * (len(fields) > FIELDS_NAMED))
+    detail = f"the stored specification can't be read by this version of LIT ({said}): send the request again"
+    error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
+    change(session, job, [Event("failed", {"error": error})], error=error, **_ended(JobState.FAILED))
+
+
+def _take(
+    session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
+) -> Claim:
     device = job.device if job.device != Device.AUTO else _best(devices)
     job.attempt += 1
     change(
@@ -114,7 +143,7 @@ def claim(
         job_id=job.id,
         attempt=job.attempt,
         owner=job.owner,
-        spec=JobSpec.model_validate(job.spec),
+        spec=spec,
         device=device,
         checkpoint=job.checkpoint,
         seconds_used=job.seconds_used,
@@ -142,15 +171,33 @@ def record(
     metrics: Sequence[Metric],
     progress: dict[str, Any] | None,
     checkpoint: str | None,
+    batch: str | None = None,
 ) -> None:
-    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale."""
-    values: dict[str, Any] = {}
+    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale.
+
+    `batch` names these news: sent again under the same name, when the answer to the first commit was lost, they change
+    nothing. That is looked up for the newest batch alone, because an attempt sends one after another.
+    """
+    batch = batch or new_id("bat")
+    newest = session.execute(select(Job.batch).where(_held(claim)).with_for_update()).one_or_none()
+    if newest is None:
+        raise Stale
+    if newest.batch == batch:
+        return
+    values: dict[str, Any] = {"batch": batch}
     if progress is not None:
         values["progress"] = progress
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
     _write(session, claim, events, **values)
     _upsert(session, claim, metrics)
+
+
+def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
+    """Write the seconds of training over all attempts, before the transaction ends this one. Raises Stale."""
+    statement = update(Job).where(_held(claim)).values(seconds_used=seconds_used).returning(Job.id)
+    if session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
+        raise Stale
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Sequence[Artifact]) -> None:

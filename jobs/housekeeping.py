@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, abandoned uploads, leftovers in storage.
+"""What nobody in particular is responsible for: expired leases, lost hints, and what is left behind in storage.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -14,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs import attempts, ledger, uploads, workers
+from jobs import attempts, checkpoints, ledger, uploads, workers
 from jobs.database import Database
 from jobs.hints import PublishHint
 from jobs.models import Job, JobState
@@ -112,7 +113,23 @@ class Housekeeper:
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+        self._remove_spent_checkpoints()
         self._storage.remove_leftovers(LEFTOVER_SECONDS)
+
+    def _remove_spent_checkpoints(self) -> None:
+        removed, failures = [], []
+        for job_id, keys in self._in_session(checkpoints.settled).items():
+            try:
+                for key in keys:
+                    self._storage.delete(key)
+            except OSError as failure:
+                failures.append(failure)
+            else:
+                removed.append(job_id)
+        if removed:
+            self._in_session(partial(checkpoints.forget, job_ids=removed))
+        if failures:
+            log.warning("checkpoints of ended jobs not removed yet", jobs=len(failures), error=str(failures[0]))
 
     def _remove_files(self, prefix: str) -> None:
         # Their row is gone, so nobody comes back for them: one that fails must not keep the others.

@@ -172,6 +172,8 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     manifest: Mapped[list[dict[str, Any]] | None]
+    batch: Mapped[str | None]
+    """Name of the newest batch of a trainer's news that was recorded, so that one sent twice is recorded once."""
     event_seq: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     """Grows with every change that a reader can see; heartbeats are none."""
@@ -211,6 +213,15 @@ class Metric(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[float]
     attempt: Mapped[int]
+
+
+class SpentCheckpoints(Base):
+    """A job that ended after it was claimed, and whose checkpoints are still to be removed. A trigger adds it."""
+
+    __tablename__ = "spent_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
 
 
 class IdempotencyKey(Base):

@@ -50,6 +50,9 @@ class Storage(Protocol):
     def list(self, prefix: str) -> list[str]:
         """The keys that begin with a prefix, sorted."""
 
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing there is no error."""
+
     def delete_prefix(self, prefix: str) -> None:
         """Remove everything under a prefix that ends in a slash; nothing there is no error."""
 
@@ -109,6 +112,9 @@ class FolderStorage:
             keys = (Path(folder, name).relative_to(self.root).as_posix() for name in names)
             found.extend(key for key in keys if key.startswith(prefix))
         return sorted(found)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
 
     def delete_prefix(self, prefix: str) -> None:
         if not prefix.endswith("/"):

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs import attempts
+from jobs import attempts, checkpoints
 from jobs.attempts import Artifact, Claim, Event, Metric
+from jobs.checkpoints import CHECKPOINT_NAME
 from jobs.database import Database
 from jobs.errors import Stale
+from jobs.ids import new_id
 from jobs.storage import Storage
 from lit_core.spec import ErrorType, JobError
-from worker.folder import CHECKPOINT_NAME, Machine, PreparationFailed, prepare
+from worker.folder import Machine, PreparationFailed, prepare
 from worker.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
 from worker.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
 from worker.trainer import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
@@ -68,6 +71,7 @@ class Attempt:
                 ending = self._ending()
                 self.lease.detach()
                 self._close(ending)
+                self._remove_spent_checkpoints()
             except Stale:
                 self.log.warning("stale: another attempt has the job")
                 return "forgotten"
@@ -158,7 +162,7 @@ class Attempt:
                 case _:
                     self.log.info("trainer drained")
         if events:
-            self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, None))
+            self._write_news(events, metrics, progress, None)
 
     def _copy_checkpoint(self) -> None:
         """Copy the newest checkpoint beside the training, one at a time; the ledger hears of it once it is stored."""
@@ -182,8 +186,13 @@ class Attempt:
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        key = self._key(CHECKPOINT_NAME)
-        self._write(lambda session: attempts.record(session, self.claim, events, [], None, key))
+        self._write_news(events, [], None, self._key(CHECKPOINT_NAME))
+
+    def _write_news(
+        self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
+    ) -> None:
+        batch = new_id("bat")
+        self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch))
 
     def _push_log(self) -> None:
         """Bring the trainer's log to storage now and then, if it has grown."""
@@ -246,10 +255,21 @@ class Attempt:
         """The one transaction that ends the attempt."""
 
         def write(session: Session) -> None:
+            attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             ending.write(session, self.claim)
 
         self._write(write, closing=True)
         self.log.info("attempt ended", ending=ending.name)
+
+    def _remove_spent_checkpoints(self) -> None:
+        """If the job has ended. The trainer's logs stay."""
+        try:
+            with self.database.session() as session:
+                keys = checkpoints.spent(session, self.claim.job_id)
+            for key in keys:
+                self.storage.delete(key)
+        except (SQLAlchemyError, OSError) as failure:
+            self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
 
     def _write(self, action: Callable[[Session], None], *, closing: bool = False) -> None:
         """Write to the ledger, again and again through an outage, until the lease is lost.

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.attempts import Claim
+from jobs.checkpoints import CHECKPOINT_NAME
 from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
 from lit_core.spec import ErrorType, JobError
 
 CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
-CHECKPOINT_NAME = "checkpoint.pt"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ class ErrorType(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     BAD_DATASET = "bad-dataset"
     BAD_TEACHER = "bad-teacher"
+    BAD_SPECIFICATION = "bad-specification"
     TEACHER_NEAR_CHANCE = "teacher-near-chance"
     DEVICE_UNAVAILABLE = "device-unavailable"
     WORKER_LOST = "worker-lost"

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from jobs import attempts, workers
 from jobs.attempts import Artifact, Claim, Event, Metric
+from jobs.models import Job
 from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import Bench
 
@@ -225,6 +227,14 @@ def test_ranges(
         etag = answer.headers["ETag"]
         assert api.get(path, headers={"Range": header, "If-Range": etag}).status_code == status
         assert api.get(path, headers={"Range": header, "If-Range": '"other"'}).status_code == 200
+
+
+def test_a_specification_of_another_version_is_shown_as_it_is_stored(api: TestClient, bench: Bench) -> None:
+    job = bench.job()
+    with bench.database.session() as session:
+        session.execute(update(Job).where(Job.id == job).values(spec=Job.spec.concat({"of_yesterday": 1})))
+    assert api.get(f"/v1/jobs/{job}").json()["spec"]["of_yesterday"] == 1
+    assert [shown["id"] for shown in api.get("/v1/jobs").json()["items"]] == [job]
 
 
 def test_the_log(api: TestClient, bench: Bench) -> None:

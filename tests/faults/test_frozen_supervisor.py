@@ -39,6 +39,7 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
         # Thawed, it finds out that it is stale, forgets the job and is ready for another.
         other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT)
         wait_for(lambda: bench.row(other).state == "succeeded", 60)
+        assert files_of_the_first_attempt(bench, job_id) == files
         bench.cancel(job_id)
         wait_for(lambda: bench.row(job_id).state == "cancelled", 20)
 
@@ -53,7 +54,6 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
         events = [tuple(row) for row in session.execute(query, {"id": job_id})]
     lost = events.index((1, "lost"))
     assert all(attempt == 2 for attempt, _ in events[lost + 1 :])
-    assert files_of_the_first_attempt(bench, job_id) == files
     assert job.checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
 
 

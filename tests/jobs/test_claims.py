@@ -28,6 +28,7 @@ FENCED: dict[str, Callable[[Session, Claim], object]] = {
     "record": lambda session, claim: attempts.record(
         session, claim, [Event("epoch")], [Metric("lit", 1, "loss", 0.5)], {"epoch": 1}, "jobs/x/1/checkpoint"
     ),
+    "count seconds": lambda session, claim: attempts.count_seconds(session, claim, 2.0),
     "record nothing": lambda session, claim: attempts.record(session, claim, [], [], None, None),
     "succeed": lambda session, claim: attempts.succeed(session, claim, {}, [Artifact("a", "jobs/x/1/a", 1, "00")]),
     "fail": lambda session, claim: attempts.fail(session, claim, ERROR),
@@ -117,6 +118,22 @@ def test_a_worker_gets_only_what_it_can_run_and_auto_prefers_cuda(bench: Bench) 
     claims = [take(bench, devices=("cpu", "cuda")) for _ in range(2)]
     assert [(claim.job_id, claim.device) for claim in claims] == [(on_cuda, "cuda"), (auto, "cuda")]
     assert bench.row(auto).worker_device == "cuda"
+
+
+def test_a_specification_that_cannot_be_read_ends_its_own_job_alone(bench: Bench) -> None:
+    teacher = bench.teacher()
+    first, second, good = (bench.job(teacher=teacher) for _ in range(3))
+    with bench.database.session() as session:
+        for job, wrong in ((first, {"beta": 2}), (second, {"of_tomorrow": 1})):
+            session.execute(update(Job).where(Job.id == job).values(spec=Job.spec.concat(wrong)))
+    assert take(bench).job_id == good
+    for job, field in ((first, "beta: "), (second, "of_tomorrow: ")):
+        row = bench.row(job)
+        assert (row.state, row.attempt, row.worker_id) == (JobState.FAILED, 0, None)
+        assert row.error is not None
+        assert row.error["type"] == "bad-specification"
+        assert field in row.error["detail"]
+        assert types(bench, job) == ["queued", "failed"]
 
 
 @pytest.mark.parametrize("situation", ["old attempt", "queued", "ended", "deleted"])
@@ -211,6 +228,26 @@ def test_a_heartbeat_renews_the_lease_and_is_no_change_that_a_reader_sees(bench:
     assert (after.version, after.event_seq) == (before.version, before.event_seq)
     do(bench, "record nothing", claim)
     assert bench.row(job).version == after.version + 1
+
+
+def test_news_sent_twice_are_recorded_once(bench: Bench) -> None:
+    job = bench.job()
+    claim = take(bench)
+
+    def send(batch: str, epoch: int) -> None:
+        news = [Event("epoch", {"epoch": epoch})], [Metric("lit", epoch, "loss", 1.0)], {"epoch": epoch}, None
+        with bench.database.session() as session:
+            attempts.record(session, claim, *news, batch)
+
+    send("first", 1)
+    before = everything(bench, job)
+    send("first", 1)
+    assert everything(bench, job) == before
+    send("second", 2)
+    assert [event["epoch"] for event in bench.events(job, "epoch")] == [1, 2]
+    together([partial(send, "third", 3)] * 2)
+    assert [event["epoch"] for event in bench.events(job, "epoch")] == [1, 2, 3]
+    assert bench.row(job).event_seq == 5
 
 
 def test_a_redone_epoch_replaces_its_metrics(bench: Bench) -> None:

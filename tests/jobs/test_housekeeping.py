@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
 
-from jobs import attempts, housekeeping, uploads, workers
+from jobs import attempts, checkpoints, housekeeping, ledger, uploads, workers
 from jobs.attempts import Claim
 from jobs.errors import Stale
 from jobs.housekeeping import Housekeeper
 from jobs.models import IdempotencyKey, JobState, Upload, Worker
-from lit_core.spec import SPEC_VERSION
+from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import OWNER, Bench, wait_for
 
 EXPIRED = -1.0
@@ -187,6 +189,70 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     assert not bench.storage.exists(f"uploads/{abandoned}/data")
     assert bench.storage.exists(f"uploads/{going_on}/data")
     assert bench.storage.exists(f"uploads/{complete}/data")
+
+
+LOST = JobError(type=ErrorType.WORKER_LOST, detail="gone")
+ENDINGS: dict[str, Callable[[Session, Claim], object]] = {
+    "succeeded": lambda session, claim: attempts.succeed(session, claim, {}, []),
+    "failed": lambda session, claim: attempts.fail(session, claim, LOST),
+    "cancelled": attempts.cancelled,
+    "lost": lambda session, claim: attempts.lose(session, claim, LOST),
+    "cancelled while it waited": lambda session, claim: (
+        attempts.release(session, claim),
+        ledger.request_cancel(session, OWNER, claim.job_id),
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_checkpoints_of_a_job_that_ended_are_removed_and_its_logs_stay(house: Household, ending: str) -> None:
+    bench = house.bench
+    job = bench.job(max_attempts=1)
+    with bench.database.session() as session:
+        attempts.release(session, take(bench, lease_seconds=60))
+    claim = take(bench, lease_seconds=60)
+    going_on = bench.job()
+    take(bench, lease_seconds=60)
+    for key in (f"{job}/1", f"{job}/2", f"{going_on}/1"):
+        bench.storage.put_bytes(f"jobs/{key}/checkpoint.pt", b"weights")
+        bench.storage.put_bytes(f"jobs/{key}/trainer.log", b"log")
+    logs = [f"jobs/{key}/trainer.log" for key in sorted((f"{job}/1", f"{job}/2", f"{going_on}/1"))]
+    with bench.database.session() as session:
+        assert checkpoints.spent(session, job) == []
+        ENDINGS[ending](session, claim)
+    with bench.database.session() as session:
+        assert checkpoints.spent(session, job) == [f"jobs/{job}/{attempt}/checkpoint.pt" for attempt in (1, 2)]
+        assert checkpoints.spent(session, going_on) == []
+
+    everything = bench.storage.list("jobs/")
+    house.round()
+    # Not yet: a stale attempt may be storing one just now.
+    assert bench.storage.list("jobs/") == everything
+    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    house.round()
+    assert bench.storage.list("jobs/") == sorted([*logs, f"jobs/{going_on}/1/checkpoint.pt"])
+    with bench.database.session() as session:
+        assert checkpoints.spent(session, job) == []
+
+
+def test_a_checkpoint_that_cannot_be_removed_keeps_no_other_and_is_tried_again(house: Household) -> None:
+    bench = house.bench
+    teacher = bench.teacher()
+    stuck, free = (bench.job(teacher=teacher) for _ in range(2))
+    for job in (stuck, free):
+        with bench.database.session() as session:
+            attempts.cancelled(session, take(bench, lease_seconds=60))
+        bench.storage.put_bytes(f"jobs/{job}/1/checkpoint.pt", b"weights")
+    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    # A folder in its place is no file to be removed.
+    bench.storage.delete(f"jobs/{stuck}/1/checkpoint.pt")
+    bench.storage.put_bytes(f"jobs/{stuck}/1/checkpoint.pt/in-the-way", b"")
+    house.round()
+    assert not bench.storage.exists(f"jobs/{free}/1/checkpoint.pt")
+    bench.storage.delete_prefix(f"jobs/{stuck}/1/checkpoint.pt/")
+    bench.storage.put_bytes(f"jobs/{stuck}/1/checkpoint.pt", b"weights")
+    house.round()
+    assert not bench.storage.exists(f"jobs/{stuck}/1/checkpoint.pt")
 
 
 def test_what_the_killed_left_in_storage_is_removed(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:

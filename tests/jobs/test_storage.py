@@ -73,6 +73,16 @@ def test_what_was_put_is_there(storage: FolderStorage, tmp_path: Path) -> None:
     assert temporary_files(storage) == []
 
 
+def test_an_object_is_deleted_alone_and_twice_is_as_good_as_once(storage: FolderStorage) -> None:
+    for key in ("jobs/1/2/a", "jobs/1/2/b"):
+        storage.put_bytes(key, b"x")
+    for _ in range(2):
+        storage.delete("jobs/1/2/a")
+        assert storage.list("jobs/") == ["jobs/1/2/b"]
+    with pytest.raises(ValueError, match="is no storage key"):
+        storage.delete("../a")
+
+
 # Neither the folder of a key nor something below it is a key.
 @pytest.mark.parametrize("key", ["nothing", "folder/nothing", "nothing/at/all", "folder", "folder/file/below"])
 def test_a_missing_key_is_said_to_be_missing(storage: FolderStorage, key: str) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from lit_core.spec import ErrorType
@@ -40,8 +42,21 @@ def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
     assert [event["epoch"] for event in bench.events(job_id, "epoch")] == [1, 2, 3]
     assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
     assert job.checkpoint == f"jobs/{job_id}/1/checkpoint.pt"
-    assert bench.text(job_id, 1, "checkpoint.pt") == "epoch 3"
     assert "behaviour succeed" in bench.text(job_id, 1, "trainer.log")
+
+
+def test_the_checkpoints_of_all_attempts_go_when_the_job_has_ended(bench: Bench) -> None:
+    job_id = bench.job(max_attempts=2)
+    bench.work("kill_once")
+    assert bench.row(job_id).attempt == 2
+    assert sorted(key for key in bench.storage.list(f"jobs/{job_id}/") if "/output/" not in key) == [
+        f"jobs/{job_id}/1/trainer.log",
+        f"jobs/{job_id}/2/trainer.log",
+    ]
+    crashing = bench.job(max_attempts=2)
+    bench.work("crash")
+    assert bench.row(crashing).state == "failed"
+    assert not any("checkpoint" in key for key in bench.storage.list(f"jobs/{crashing}/"))
 
 
 def test_the_job_folder_holds_what_the_trainer_needs_and_is_removed(bench: Bench) -> None:
@@ -289,6 +304,49 @@ def test_short_outages_of_the_database_cost_nothing(bench: Bench) -> None:
         assert cuts > 1
     assert bench.row(job_id).state == "succeeded"
     assert len(bench.metrics(job_id)) == 6000
+
+
+class AnswersLost(Database):
+    """A database whose commits succeed, while the answer to every second one is lost; heartbeats are spared."""
+
+    commits = 0
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        with super().session() as session:
+            yield session
+        self.commits += threading.current_thread().name != "lease"
+        if threading.current_thread().name != "lease" and self.commits % 2 == 0:
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+
+def test_a_commit_whose_answer_is_lost_is_not_recorded_twice(bench: Bench) -> None:
+    job_id = bench.job()
+    database = AnswersLost(bench.settings.database_url or "")
+    with bench.supervisor(child("succeed"), database=database) as supervisor:
+        supervisor.work()
+    database.close()
+    assert bench.row(job_id).state == "succeeded"
+    assert len(bench.events(job_id, "started")) == 1
+    assert [event["epoch"] for event in bench.events(job_id, "epoch")] == [1, 2, 3]
+    assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
+
+
+def test_the_seconds_of_a_short_attempt_are_counted(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 10})
+    job_id = bench.job(max_attempts=2)
+    bench.work("crash")
+    job = bench.row(job_id)
+    # Both ended before their first heartbeat.
+    assert job.seconds_used > 0
+    spent = job.seconds_used
+
+    drained = bench.job()
+    with bench.working(child("run")):
+        wait_for(lambda: bench.row(drained).progress, 20)
+    assert bench.row(drained).state == "queued"
+    assert bench.row(drained).seconds_used > 0
+    assert bench.row(job_id).seconds_used == spent
 
 
 def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:
