@@ -87,8 +87,10 @@ def _missing_is_an_error(source: Source) -> Iterator[None]:
     except DAMAGE as failure:
         name = source.request.mounted or ""
         download = "" if source.download else ", or allow downloads with LIT_DATASETS_DOWNLOAD=true"
+        # The reader's advice that follows is for who calls it.
+        reason = str(failure).partition(" You can use download=True")[0] or type(failure).__name__
         raise DatasetError(
-            f"{name} is missing or damaged on this worker ({shown(str(failure) or type(failure).__name__)}): its "
+            f"{name} is missing or damaged on this worker ({shown(reason).rstrip('.')}): its "
             f"operator must put {MOUNTED[name].files} into the folder {source.path} (LIT_DATASETS_DIR){download}",
             field="dataset.mounted",
         ) from failure

@@ -247,6 +247,7 @@ def test_a_missing_folder_tells_the_operator_what_to_do(tmp_path: Path, name: st
     assert empty.field == "dataset.mounted"
     for word in (str(tmp_path), MOUNTED[name].files, "LIT_DATASETS_DIR", "LIT_DATASETS_DOWNLOAD"):
         assert word in empty.detail
+    assert "download=True" not in empty.detail
     assert list(tmp_path.iterdir()) == []
 
 
