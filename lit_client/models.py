@@ -26,12 +26,16 @@ class Architecture(Answer):
     """A network as the service read it from its tensors."""
 
     family: str
+    modality: str = "image"
+    task: str = "classification"
+    """`classification`, `translation` (a generator) or `discrimination` (its discriminator)."""
     depth: int
     blocks: list[int]
     """Blocks per section."""
-    channels: int
-    """Input channels."""
+    channels: int | None = None
+    """Input channels of images."""
     classes: int
+    """Outputs of a classifier, domains of a generator or discriminator."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -52,7 +56,7 @@ class Inspection(Answer):
     architecture: Architecture
     parameters: int
     students: list[StudentOption]
-    """Shallowest first, the teacher's own depth last."""
+    """Shallowest first, the teacher's own depth last; none of a discriminator."""
 
 
 class Failure(Answer):
