@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,23 @@ import typer
 from lit_client import answers, display
 from lit_client.client import Client
 from lit_client.downloads import DownloadedFile
-from lit_client.job_request import BadRequest, Body, build_body, check_body, check_student, parse_blocks
-from lit_client.models import Job, Upload, UploadKind
+from lit_client.job_request import TO_COME, BadRequest, Body, build_body, check_body, check_student, parse_blocks
+from lit_client.models import Inspection, Job, Upload, UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
 from lit_core.spec import Device, Init, JobRequest
 
 BUILTIN_DATASETS = ("digits",)
 UPLOAD_PREFIX = "upl_"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files, or ids of uploads."""
+
+    teacher: str
+    discriminator: str | None
+    dataset: str | None
+
 
 METHOD, TRAINING, AROUND = "The method", "Training", "The job"
 
@@ -30,6 +41,10 @@ def compress_command(
     dataset: Annotated[
         str | None,
         typer.Option(help="An .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or digits."),
+    ] = None,
+    discriminator: Annotated[
+        str | None,
+        typer.Option(help="Of a GAN's generator, for adversarial fine-tuning: a file, or an upload's id."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
@@ -91,12 +106,16 @@ def compress_command(
         "name": name,
         "tags": tags or None,
         "accept.max_accuracy_drop": max_accuracy_drop,
+        "discriminator": None if discriminator is None else TO_COME,
         "dataset.builtin": dataset if dataset in BUILTIN_DATASETS else None,
     }
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
     dataset_file = None if dataset in (None, *BUILTIN_DATASETS) else dataset
+    sources = Sources(teacher, discriminator or request.discriminator, dataset_file)
     _check_source("TEACHER", teacher)
+    if sources.discriminator is not None:
+        _check_source("--discriminator", sources.discriminator)
     if dataset_file is not None:
         _check_source("--dataset", dataset_file)
     elif not {"builtin", "mounted", "upload"} & set(body.get("dataset", {})):
@@ -105,7 +124,7 @@ def compress_command(
     output.mkdir(parents=True, exist_ok=True)
 
     try:
-        job, files = _run(url, body, request, teacher, dataset_file, output, cancel_on_interrupt)
+        job, files = _run(url, body, request, sources, output, cancel_on_interrupt)
     except KeyboardInterrupt:
         display.notes.print("Interrupted; what was transferred stays, and the same command goes on from there.")
         raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
@@ -117,13 +136,12 @@ def _run(
     url: str | None,
     body: Body,
     request: JobRequest,
-    teacher: str,
-    dataset_file: str | None,
+    sources: Sources,
     output: Path,
     cancel_on_interrupt: bool,
 ) -> tuple[Job, list[DownloadedFile]]:
     with Client(url) as client:
-        _send_sources(client, body, request, teacher, dataset_file)
+        _send_sources(client, body, request, sources)
         job = client.create_job(body)
         display.notes.print(f"job {job.id}")
         job = follow_to_end(client, job, cancel_on_interrupt=cancel_on_interrupt)
@@ -160,15 +178,20 @@ def _check_source(option: str, source: str) -> None:
     raise BadRequest(f"{option} {source}: there is no such file, and an upload's id begins with {UPLOAD_PREFIX}.")
 
 
-def _send_sources(client: Client, body: Body, request: JobRequest, teacher: str, dataset: str | None) -> None:
-    """Put the ids of both uploads into the request; the teacher first, so that a wrong one costs little."""
-    upload = _send(client, teacher, UploadKind.TEACHER)
-    upload = client.wait_inspection(upload.id)
-    body["teacher"] = upload.id
-    if upload.inspection is not None:
-        check_student(request, upload.inspection)
-    if dataset is not None:
-        body["dataset"] = {**body.get("dataset", {}), "upload": _send(client, dataset, UploadKind.DATASET).id}
+def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sources) -> None:
+    """Put the uploads' ids into the request; the networks first, so that a wrong one costs little."""
+    teacher = client.wait_inspection(_send(client, sources.teacher, UploadKind.TEACHER).id)
+    body["teacher"] = teacher.id
+    discriminator: Inspection | None = None
+    if sources.discriminator is not None:
+        upload = client.wait_inspection(_send(client, sources.discriminator, UploadKind.TEACHER).id)
+        body["discriminator"] = upload.id
+        discriminator = upload.inspection
+    if teacher.inspection is not None and (sources.discriminator is None) == (discriminator is None):
+        check_student(request, teacher.inspection, discriminator)
+    if sources.dataset is not None:
+        dataset = _send(client, sources.dataset, UploadKind.DATASET)
+        body["dataset"] = {**body.get("dataset", {}), "upload": dataset.id}
 
 
 def _send(client: Client, source: str, kind: UploadKind) -> Upload:

@@ -54,14 +54,19 @@ def check_body(body: Body) -> JobRequest:
         raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
 
 
-def check_student(request: JobRequest, inspection: Inspection) -> None:
-    """Find out before a large dataset is sent that the student doesn't fit. Raises BadRequest."""
+def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
+    """Find out before a large dataset is sent that student or discriminator don't fit. Raises BadRequest."""
     try:
-        resolve(request, SpecInspection.model_validate(inspection.model_dump()))
+        other = None if discriminator is None else _in_words_of_spec(discriminator)
+        resolve(request, _in_words_of_spec(inspection), other)
     except SpecError as error:
         raise BadRequest(f"The service would refuse this request:\n  {error}") from error
     except ValidationError:
         return  # an inspection in a newer service's words: the service itself judges
+
+
+def _in_words_of_spec(inspection: Inspection) -> SpecInspection:
+    return SpecInspection.model_validate(inspection.model_dump())
 
 
 def parse_blocks(text: str) -> list[int]:

@@ -29,12 +29,14 @@ class Architecture(Answer):
     modality: str = "image"
     """`image` or `text`."""
     task: str = "classification"
+    """`classification`, `translation` (a generator) or `discrimination` (its discriminator)."""
     depth: int
     blocks: list[int]
     """Blocks per section."""
-    channels: int | None
+    channels: int | None = None
     """Input channels of images."""
     classes: int
+    """Outputs of a classifier, domains of a generator or discriminator."""
     options: dict[str, Any] = Field(default_factory=dict)
     choices: dict[str, list[Any]] = Field(default_factory=dict)
     """Options that the tensors can't tell, with their possible values; the first is assumed."""
@@ -57,7 +59,7 @@ class Inspection(Answer):
     architecture: Architecture
     parameters: int
     students: list[StudentOption]
-    """Shallowest first, the teacher's own depth last."""
+    """Shallowest first, the teacher's own depth last; none of a discriminator."""
 
 
 class Failure(Answer):
