@@ -55,6 +55,8 @@ class Claim:
     """Storage key of the checkpoint to resume from."""
     seconds_used: float
     """Seconds of training of earlier attempts."""
+    study_id: str | None = None
+    """The study whose trial it is."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def claim(
         device=device,
         checkpoint=job.checkpoint,
         seconds_used=job.seconds_used,
+        study_id=job.study_id,
     )
 
 
