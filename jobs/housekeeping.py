@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, studies to go on, abandoned uploads.
+"""What nobody in particular is responsible for: expired leases, lost hints, studies to go on, what was left behind.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 LOCK = 0x4C4954  # "LIT"
 JOBS_A_ROUND = 100
+LEFTOVER_SECONDS = 86_400.0
+"""Nothing is written or removed for so long."""
 
 log = structlog.get_logger()
 
@@ -113,6 +115,7 @@ class Housekeeper:
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+        self._storage.remove_leftovers(LEFTOVER_SECONDS)
 
     def _advance(self, study_id: str) -> None:
         try:

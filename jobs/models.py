@@ -104,6 +104,8 @@ class Upload(Base):
     filename: Mapped[str]
     size: Mapped[int]
     received: Mapped[int] = mapped_column(server_default="0")
+    turn: Mapped[int] = mapped_column(server_default="0")
+    """How often a request began to write: only grows, and fences off every earlier one."""
     sha256: Mapped[str | None]
     """As announced while uploading, as computed once complete."""
     state: Mapped[str]
@@ -111,6 +113,8 @@ class Upload(Base):
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]
     inspection_started_at: Mapped[datetime | None]
+    inspection_failures: Mapped[int] = mapped_column(server_default="0")
+    """How many inspections were lost; one that found the file to be no teacher is none of them."""
     created_at: Mapped[datetime] = _now()
     received_at: Mapped[datetime] = _now()
     """When the last bytes came."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.database import clock
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import Position, jobs_using, studies_using
 from jobs.models import InspectionState, Upload, UploadKind, UploadState
 from jobs.notifications import notify
-from lit_core.spec import Inspection, JobError
+from lit_core.spec import ErrorType, Inspection, JobError
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
+INSPECTION_ATTEMPTS = 3
+_WORKER_LOST = JobError(
+    type=ErrorType.WORKER_LOST,
+    detail="the worker that inspected the file crashed, froze or was cut off, each time anew: upload it again",
+)
 
 
 def create(session: Session, owner: str, kind: str, filename: str, size: int, sha256: str | None) -> Upload:
@@ -68,18 +73,43 @@ def list_page(session: Session, owner: str, *, after: Position | None = None, li
     return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
 
 
-def record_progress(session: Session, upload_id: str, received: int) -> None:
-    """So many bytes lie in storage. Raises NotFound when the upload was deleted meanwhile."""
-    upload = _locked(session, upload_id)
+def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
+    """Let the caller write from `offset` on, and nobody who began before.
+
+    Raises NotFound, and Stale when the upload is complete or goes on elsewhere.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.received != offset:
+        raise Stale
+    upload.turn += 1
+    return upload
+
+
+def hold(session: Session, upload_id: str, turn: int) -> Upload:
+    """Keep all others from writing until this transaction ends.
+
+    Raises NotFound when the upload was deleted meanwhile, and Stale when the turn is over.
+    """
+    upload = _locked(session, Upload.id == upload_id)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.turn != turn:
+        raise Stale
+    return upload
+
+
+def record_progress(session: Session, upload_id: str, turn: int, received: int) -> None:
+    """So many bytes lie in storage. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
     upload.received = received
     upload.received_at = clock(session)
 
 
-def complete(session: Session, upload_id: str, sha256: str) -> Upload:
-    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound."""
-    upload = _locked(session, upload_id)
-    if upload.state == UploadState.COMPLETE:
-        return upload  # and its inspection, if it is a teacher, goes its way
+def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
+    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
     upload.received = upload.size
     upload.sha256 = sha256
     upload.state = UploadState.COMPLETE.value
@@ -87,7 +117,6 @@ def complete(session: Session, upload_id: str, sha256: str) -> Upload:
     if upload.kind == UploadKind.TEACHER:
         upload.inspection_state = InspectionState.PENDING.value
     notify(session, upload_id)
-    return upload
 
 
 def delete(session: Session, owner: str, upload_id: str) -> str:
@@ -95,8 +124,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
 
     Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
     """
-    query = select(Upload).where(Upload.id == upload_id, Upload.owner == owner).with_for_update()
-    upload = session.scalars(query).one_or_none()
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
     users = [*studies_using(session, upload_id), *jobs_using(session, upload_id)]
@@ -121,27 +149,49 @@ def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
         and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
     )
     query = select(Upload).where(waits).order_by(Upload.completed_at).limit(1).with_for_update(skip_locked=True)
-    upload = session.scalars(query).one_or_none()
+    while (upload := session.scalars(query).one_or_none()) is not None:
+        if upload.inspection_state == InspectionState.RUNNING:
+            _lose(session, upload, _WORKER_LOST)
+        if upload.inspection_state == InspectionState.PENDING:
+            upload.inspection_state = InspectionState.RUNNING.value
+            upload.inspection_started_at = clock(session)
+            session.flush()
+            return upload
+    return None
+
+
+def release_inspection(session: Session, claimed: Upload) -> None:
+    """Give a claimed inspection back without counting a failure."""
+    upload = _claimed(session, claimed)
     if upload is not None:
-        upload.inspection_state = InspectionState.RUNNING.value
-        upload.inspection_started_at = clock(session)
-        session.flush()
-    return upload
+        upload.inspection_state = InspectionState.PENDING.value
+
+
+def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
+    """Count a failure that is not the file's: the teacher waits again, or fails with `error` after the third."""
+    upload = _claimed(session, claimed)
+    if upload is not None:
+        _lose(session, upload, error)
 
 
 def finish_inspection(
     session: Session, upload_id: str, *, inspection: Inspection | None, error: JobError | None
-) -> None:
-    """Write what an inspection found, or why the file is no teacher. The first result stays."""
+) -> bool:
+    """Write what an inspection found, or why the file is no teacher. The first result stays.
+
+    False when the upload was deleted meanwhile: what the inspection stored is then the caller's to remove.
+    """
     if (inspection is None) == (error is None):
         raise ValueError("give either the inspection or the error")
-    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
-    if upload is None or upload.inspection_state not in {InspectionState.PENDING, InspectionState.RUNNING}:
-        return  # deleted meanwhile, or found out by another inspector
-    upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
-    upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
-    upload.inspection_error = None if error is None else error.model_dump(mode="json")
-    notify(session, upload_id)
+    upload = _locked(session, Upload.id == upload_id)
+    if upload is None:
+        return False
+    if upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}:
+        upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
+        upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
+        upload.inspection_error = None if error is None else error.model_dump(mode="json")
+        notify(session, upload_id)
+    return True
 
 
 def inspections_wait(session: Session) -> bool:
@@ -159,8 +209,26 @@ def delete_abandoned(session: Session) -> list[str]:
     return [prefix(upload.id) for upload in abandoned]
 
 
-def _locked(session: Session, upload_id: str) -> Upload:
-    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
-    if upload is None:
-        raise NotFound("upload", upload_id)
-    return upload
+def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
+    query = select(Upload).where(*which).with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _claimed(session: Session, claimed: Upload) -> Upload | None:
+    """The upload, locked, if its inspection is still the one that was claimed: the time of the claim tells."""
+    return _locked(
+        session,
+        Upload.id == claimed.id,
+        Upload.inspection_state == InspectionState.RUNNING,
+        Upload.inspection_started_at == claimed.inspection_started_at,
+    )
+
+
+def _lose(session: Session, upload: Upload, error: JobError) -> None:
+    upload.inspection_failures += 1
+    upload.inspection_state = InspectionState.PENDING.value
+    if upload.inspection_failures >= INSPECTION_ATTEMPTS:
+        upload.inspection_state = InspectionState.FAILED.value
+        upload.inspection_error = error.model_dump(mode="json")
+        notify(session, upload.id)
+    session.flush()

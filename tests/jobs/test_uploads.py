@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from jobs import ledger, uploads
 from jobs.database import Database
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict, NotFound, Stale
 from jobs.models import InspectionState, Upload, UploadState
 from lit_core.spec import ErrorType, JobError, JobRequest, JobSpec, resolve
 from tests.jobs.racing import together, wait_until_blocked
@@ -30,7 +30,7 @@ def new(
 
 def complete(database: Database, upload: str, sha256: str = SHA) -> None:
     with database.session() as session:
-        uploads.complete(session, upload, sha256)
+        uploads.complete(session, upload, look(database, upload).turn, sha256)
 
 
 def look(database: Database, upload: str, owner: str = OWNER) -> Upload:
@@ -92,12 +92,12 @@ def test_progress_and_completion(database: Database) -> None:
     before = look(database, teacher)
     assert (before.received, before.state, before.inspection_state) == (0, UploadState.UPLOADING, None)
     with database.session() as session:
-        uploads.record_progress(session, teacher, 4)
+        uploads.record_progress(session, teacher, 0, 4)
     after = look(database, teacher)
     assert after.received == 4
     assert after.received_at > before.received_at
     with pytest.raises(IntegrityError, match="ck_uploads_received"), database.session() as session:
-        uploads.record_progress(session, teacher, 11)
+        uploads.record_progress(session, teacher, 0, 11)
 
     assert not waits(database)
     complete(database, dataset)
@@ -111,9 +111,40 @@ def test_progress_and_completion(database: Database) -> None:
 
     remove(database, teacher)
     with database.session() as session, pytest.raises(NotFound):
-        uploads.record_progress(session, teacher, 5)
+        uploads.record_progress(session, teacher, 0, 5)
     with database.session() as session, pytest.raises(NotFound):
-        uploads.complete(session, teacher, SHA)
+        uploads.complete(session, teacher, 0, SHA)
+
+
+def test_a_turn_ends_when_another_begins(database: Database) -> None:
+    upload = new(database, "dataset")
+    with database.session() as session:
+        first = uploads.begin_turn(session, OWNER, upload, 0).turn
+        uploads.record_progress(session, upload, first, 4)
+    with database.session() as session:
+        with pytest.raises(NotFound):
+            uploads.begin_turn(session, "another", upload, 4)
+        # At a wrong offset nothing begins, and the first goes on.
+        with pytest.raises(Stale):
+            uploads.begin_turn(session, OWNER, upload, 0)
+        uploads.record_progress(session, upload, first, 5)
+    with database.session() as session:
+        second = uploads.begin_turn(session, OWNER, upload, 5).turn
+    for write in (
+        partial(uploads.hold, turn=first),
+        partial(uploads.record_progress, turn=first, received=10),
+        partial(uploads.complete, turn=first, sha256=SHA),
+    ):
+        with database.session() as session, pytest.raises(Stale):
+            write(session, upload)
+    assert look(database, upload).received == 5
+    with database.session() as session:
+        uploads.complete(session, upload, second, SHA)
+    # And with the last byte all turns end.
+    with database.session() as session, pytest.raises(Stale):
+        uploads.record_progress(session, upload, second, 0)
+    with database.session() as session, pytest.raises(Stale):
+        uploads.begin_turn(session, OWNER, upload, 10)
 
 
 def test_another_owners_upload_is_not_there(bench: Bench) -> None:
@@ -222,6 +253,51 @@ def test_inspections_are_taken_once_oldest_first_and_again_when_they_take_too_lo
     assert claim_inspection(database) is None
 
 
+def test_an_inspection_is_given_back_or_lost_three_times(database: Database) -> None:
+    teacher = new(database)
+    complete(database, teacher)
+
+    def claim() -> Upload:
+        with database.session() as session:
+            claimed = uploads.claim_inspection(session, 60)
+        assert claimed is not None
+        return claimed
+
+    def state() -> tuple[str | None, int]:
+        row = look(database, teacher)
+        return row.inspection_state, row.inspection_failures
+
+    def grow_old() -> None:
+        with database.session() as session:
+            session.execute(text("UPDATE uploads SET inspection_started_at = now() - interval '61 s'"))
+
+    first = claim()
+    with database.session() as session:
+        uploads.release_inspection(session, first)
+    assert state() == ("pending", 0)
+    second = claim()
+    with database.session() as session:
+        # Whoever was released has no say any more.
+        uploads.release_inspection(session, first)
+        uploads.lose_inspection(session, first, BAD)
+    assert state() == ("running", 0)
+    with database.session() as session:
+        uploads.lose_inspection(session, second, BAD)
+    assert state() == ("pending", 1)
+
+    # Workers that die at it are counted as well.
+    claim()
+    grow_old()
+    claim()
+    assert state() == ("running", 2)
+    grow_old()
+    assert claim_inspection(database) is None
+    assert state() == ("failed", 3)
+    error = look(database, teacher).inspection_error
+    assert error is not None
+    assert error["type"] == "worker-lost"
+
+
 def test_the_first_result_of_an_inspection_stays(database: Database) -> None:
     good, bad, gone = (new(database) for _ in range(3))
     for teacher in (good, bad, gone):
@@ -234,7 +310,7 @@ def test_the_first_result_of_an_inspection_stays(database: Database) -> None:
         uploads.finish_inspection(session, bad, inspection=None, error=BAD)
         uploads.finish_inspection(session, bad, inspection=INSPECTION, error=None)
         # It was deleted meanwhile, and nobody wants to know.
-        uploads.finish_inspection(session, gone, inspection=INSPECTION, error=None)
+        assert not uploads.finish_inspection(session, gone, inspection=INSPECTION, error=None)
         with pytest.raises(ValueError, match="either"):
             uploads.finish_inspection(session, good, inspection=INSPECTION, error=BAD)
         with pytest.raises(ValueError, match="either"):
