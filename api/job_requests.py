@@ -139,7 +139,7 @@ async def make_job(
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
         return earlier, []
-    teacher = await _inspected_teacher(context, owner, request)
+    teacher = await inspected_teacher(context, owner, request)
     job = await run_in_threadpool(_create, context, owner, request, teacher, repeated)
     return job, queues_for(job.device)
 
@@ -151,7 +151,7 @@ def _find_repeated(context: Context, owner: str, repeated: tuple[str, str] | Non
         return ledger.find_repeated(session, owner, *repeated)
 
 
-async def _inspected_teacher(context: Context, owner: str, request: JobRequest) -> Upload:
+async def inspected_teacher(context: Context, owner: str, request: JobRequest) -> Upload:
     """The teacher's upload once it has been inspected. Raises Problem when it isn't, or is none."""
 
     def look() -> Upload:

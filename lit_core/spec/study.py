@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lit_core.spec.base import Model
 from lit_core.spec.job import JobRequest, Tag
@@ -85,11 +85,13 @@ class StudyRequest(Model):
     name: str | None = Field(None, min_length=1, max_length=200)
     tags: list[Tag] = Field(default_factory=list, max_length=32)
 
-    @model_validator(mode="after")
-    def _one_place_for_seeds(self) -> Self:
-        if self.seeds is not None and "seed" in self.job.model_fields_set:
-            raise ValueError('give either "seeds" or the job\'s "seed", not both')
-        return self
+    @field_validator("seeds")
+    @classmethod
+    def _one_place_for_seeds(cls, seeds: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        job = info.data.get("job")
+        if seeds is not None and job is not None and "seed" in job.model_fields_set:
+            raise ValueError('the job has a "seed" already: give one of the two')
+        return seeds
 
     @property
     def explicit_seeds(self) -> list[int]:
@@ -121,18 +123,20 @@ class DepthRequest(StudyRequest):
     kind: Literal[StudyKind.DEPTH]
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
     """Points of validation accuracy that the student may lose: the shallowest that keeps to it is looked for."""
-    front: bool = False
+    front: bool = Field(False, validate_default=True)
     """Try all depths, and tell those that no other student beats in accuracy and in latency."""
     depths: Grid[Annotated[int, Field(ge=1)]] | None = None
     """None: all depths below the teacher's."""
     stop_early: bool = True
     """Whether trials that can't reach what is needed any more are stopped."""
 
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
-        if self.max_accuracy_drop is None and not self.front:
+    @field_validator("front")
+    @classmethod
+    def _asks_for_something(cls, front: bool, info: ValidationInfo) -> bool:
+        # It isn't among the data when it is wrong itself.
+        if not front and info.data.get("max_accuracy_drop", 0) is None:
             raise ValueError('give "max_accuracy_drop" (points), or "front": true, or both')
-        return self
+        return front
 
 
 STUDY_REQUESTS: dict[StudyKind, type[CompareRequest | SearchRequest | DepthRequest]] = {
