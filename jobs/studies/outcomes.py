@@ -7,12 +7,16 @@ from typing import Any
 from jobs.studies.trials import Outcome
 from lit_core.spec import Split
 
+MEASURES = ("accuracy", "agreement", "psnr", "parameters", "latency")
+"""What is read of each network."""
 LATENCY = "batch_1"
 
 
-def outcome_of(result: dict[str, Any]) -> Outcome:
-    """Read a summary of a report (`lit_core.report`)."""
+def outcome_of(result: dict[str, Any]) -> Outcome | None:
+    """Read a summary of a report (`lit_core.report`); None where it does not tell what was selected."""
     selected, student, teacher = result["selected"], result["student"], result["teacher"]
+    if selected is None:
+        return None
     metric = str(selected["by"]).split()[0]
     labelled = _on(student, "accuracy", Split.TEST) is not None
     test_metric = "accuracy" if labelled else metric
@@ -37,5 +41,6 @@ def _on(network: dict[str, Any], metric: str, split: Split) -> float | None:
 
 
 def _latency(network: dict[str, Any]) -> float | None:
-    found: float | None = network.get("latency", {}).get(LATENCY, {}).get("p50_ms")
+    latency = network.get("latency") or {}
+    found: float | None = latency.get(LATENCY, {}).get("p50_ms")
     return found

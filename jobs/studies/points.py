@@ -47,7 +47,7 @@ class Point:
     @property
     def complete(self) -> bool:
         """Whether every seed succeeded: only such points are compared with one another."""
-        return all(trial is not None and trial.state is JobState.SUCCEEDED for trial in self.trials)
+        return all(trial is not None and trial.outcome is not None for trial in self.trials)
 
     @property
     def outcomes(self) -> list[Outcome]:

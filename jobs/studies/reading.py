@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, TableValuedAlias, column, func, or_, select, true
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from jobs.models import TERMINAL_STATES, Job, JobState, Metric, Study
-from jobs.studies.outcomes import outcome_of
+from jobs.studies.outcomes import MEASURES, outcome_of
 from jobs.studies.trials import Key, Kind, Position, StopReason, Trial
 from lit_core.spec import Phase
 
@@ -36,8 +37,10 @@ class Progress:
 
 def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Trial]:
     """Those that count: all but the failed and cancelled ones of earlier rounds."""
+    report = _report()
     query = (
-        select(Job.id, Job.trial, Job.state, Job.trial_stopped, Job.result)
+        select(Job.id, Job.trial, Job.state, Job.trial_stopped, _parts(report).label("result"))
+        .outerjoin(report, true())
         .where(Job.study_id == study.id, _counts(study.round))
         .order_by(Job.trial_round, Job.created_at)
     )
@@ -48,7 +51,7 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
             job_id=row.id,
             state=JobState(row.state),
             stopped=None if row.trial_stopped is None else StopReason(row.trial_stopped),
-            outcome=None if row.result is None else outcome_of(row.result),
+            outcome=outcome_of(row.result) if row.state == JobState.SUCCEEDED else None,
             curve=curves.get(row.id, {}),
         )
         for row in rows
@@ -75,6 +78,22 @@ def read_progress(session: Session, studies: Iterable[Study]) -> dict[str, Progr
         name = "stopped" if by_study and state == JobState.CANCELLED else state
         counted[study_id][name] += jobs
     return {study_id: Progress(**counts) for study_id, counts in counted.items()}
+
+
+def _report() -> TableValuedAlias:
+    """A job's result, taken apart once by the database: it is large, and a study may have thousands."""
+    columns = [column(name, JSONB) for name in ("selected", "student", "teacher", "seconds")]
+    return func.jsonb_to_record(Job.result).table_valued(*columns, name="report").render_derived(with_types=True)
+
+
+def _parts(report: TableValuedAlias) -> ColumnElement[Any]:
+    """What `outcome_of` reads of it."""
+    networks = [
+        (name, func.jsonb_build_object(*(part for field in MEASURES for part in (field, report.c[name][field]))))
+        for name in ("student", "teacher")
+    ]
+    kept = [(name, report.c[name]) for name in ("selected", "seconds")]
+    return func.jsonb_build_object(*(part for pair in (*kept, *networks) for part in pair))
 
 
 def _counts(round: Any) -> ColumnElement[bool]:

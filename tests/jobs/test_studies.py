@@ -156,6 +156,15 @@ def test_a_worker_goes_on_with_a_study_until_it_has_ended(bench: Bench) -> None:
     assert study_row(bench, study).state == "succeeded"
 
 
+def test_a_result_that_tells_nothing_is_no_success(bench: Bench) -> None:
+    study = make_study(bench, "compare", methods=["lit"])
+    assert bench.work("succeed") == 1
+    row = study_row(bench, study)
+    assert (row.state, states(bench, study)) == ("failed", ["succeeded"])
+    assert row.error is not None
+    assert row.error["type"] == "no-result"
+
+
 def test_housekeeping_goes_on_after_a_study_that_can_not(bench: Bench) -> None:
     broken, good = (make_study(bench, "compare", methods=["lit"]) for _ in range(2))
     with bench.database.session() as session:
