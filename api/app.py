@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
-from api import health, jobs, problems, uploads
+from api import health, jobs, problems, studies, uploads
 from api.bodies import JSON_BYTES
 from api.context import Context
 from api.hints import Hints
@@ -23,11 +23,13 @@ from jobs.notifications import Listener
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from lit_core.spec import JobRequest
+from lit_core.spec.study import STUDY_REQUESTS
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).
 
-Upload a teacher, ask for a job, watch it, download the student. Errors are problems (RFC 9457) with a stable `type`.
+Upload a teacher, ask for a job, watch it, download the student. Studies are groups of jobs with one table. Errors are
+problems (RFC 9457) with a stable `type`.
 """
 
 
@@ -71,7 +73,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         dependencies=[Depends(_refuse_nul)],
     )
     problems.install(app)
-    for router in (uploads.router, jobs.router, health.router):
+    for router in (uploads.router, jobs.router, studies.router, health.router):
         app.include_router(router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
@@ -100,10 +102,11 @@ def _document(app: FastAPI) -> None:
             return app.openapi_schema
         schema = made()
         schemas = schema["components"]["schemas"]
-        own = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, definition in own.pop("$defs", {}).items():
-            schemas.setdefault(name, definition)
-        schemas["JobRequest"] = own
+        for model in (JobRequest, *STUDY_REQUESTS.values()):
+            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, definition in own.pop("$defs", {}).items():
+                schemas.setdefault(name, definition)
+            schemas[model.__name__] = own
         schemas["Problem"] = _PROBLEM
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in schema["paths"].items():

@@ -63,20 +63,6 @@ def validate(model: type[ModelT], value: dict[str, Any]) -> ModelT:
         raise invalid(_field_error(model, entry) for entry in wrong.errors()) from wrong
 
 
-def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """RFC 7396: null removes, objects merge, everything else replaces."""
-    result = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, dict):
-            inner = result.get(name)
-            result[name] = merge_patch(inner if isinstance(inner, dict) else {}, value)
-        else:
-            result[name] = value
-    return result
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 

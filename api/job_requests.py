@@ -146,7 +146,7 @@ async def make_job(
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
         return earlier, []
-    inspections = await _inspections(context, owner, request)
+    inspections = await inspections_of(context, owner, request)
     job = await run_in_threadpool(_create, context, owner, request, inspections, repeated)
     return job, queues_for(job.device)
 
@@ -158,7 +158,7 @@ def _find_repeated(context: Context, owner: str, repeated: tuple[str, str] | Non
         return ledger.find_repeated(session, owner, *repeated)
 
 
-async def _inspections(context: Context, owner: str, request: JobRequest) -> dict[str, Inspection]:
+async def inspections_of(context: Context, owner: str, request: JobRequest) -> dict[str, Inspection]:
     """What was found in the teacher and, if there is one, in the discriminator. Raises Problem."""
     end = time.monotonic() + INSPECTION_SECONDS
     named = {"teacher": request.teacher, "discriminator": request.discriminator}

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from api.problems import invalid_field
 from jobs.ledger import Position
-from jobs.models import Job, Upload
+from jobs.models import Job, Study, Upload
 
 ItemT = TypeVar("ItemT", bound=BaseModel)
-RowT = TypeVar("RowT", Job, Upload)
+RowT = TypeVar("RowT", Job, Study, Upload)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]

@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, and what is left behind in storage.
+"""What nobody in particular is responsible for: expired leases, lost hints, studies to go on, and what is left behind.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -22,6 +22,7 @@ from jobs.models import Job, JobState
 from jobs.queues import INSPECT_QUEUE, queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage
+from jobs.studies.advance import advance, due
 from lit_core.spec import ErrorType, JobError
 
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class Housekeeper:
     def _tidy(self) -> None:
         for job_id in self._in_session(reap):
             log.warning("lease expired", job=job_id)
+        for study_id in self._in_session(due):
+            self._advance(study_id)
         for prefix in self._in_session(uploads.delete_abandoned):
             self._remove_files(prefix)
         self._in_session(workers.forget_dead)
@@ -130,6 +133,18 @@ class Housekeeper:
             self._in_session(partial(checkpoints.forget, job_ids=removed))
         if failures:
             log.warning("checkpoints of ended jobs not removed yet", jobs=len(failures), error=str(failures[0]))
+
+    def _advance(self, study_id: str) -> None:
+        try:
+            queues = self._in_session(lambda session: advance(session, study_id))
+        except SQLAlchemyError:
+            raise
+        except Exception:
+            # One study that can't go on must not keep the others, nor all other housekeeping, from it.
+            log.exception("study not advanced", study=study_id)
+        else:
+            for queue in queues:
+                self._publish_hint(queue)
 
     def _remove_files(self, prefix: str) -> None:
         # Their row is gone, so nobody comes back for them: one that fails must not keep the others.

@@ -84,6 +84,7 @@ def build_report(
         "seed": spec.seed,
         "environment": environment,
         "versions": versions(),
+        "seconds": round(sum(epoch["seconds"] for epoch in training.epochs), 3),
         "resumes": training.resumes,
         "epochs": training.epochs,
         "specification": spec.model_dump(mode="json"),

@@ -14,10 +14,9 @@ from typing import NoReturn
 import structlog
 from celery import Celery
 
-from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.housekeeping import Housekeeper
-from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK, queues_for
+from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from worker.app import Hints, make_app, run_worker
@@ -34,11 +33,6 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     database, app, worker_id = _start(settings)
     hints = Hints(app)
     workplace = Workplace(settings.data_dir / "work", worker_id)
-
-    def offer(claim: Claim) -> None:
-        for queue in queues_for(claim.spec.device.value):
-            hints(queue)
-
     storage = open_storage(settings)
     supervisor = Supervisor(
         database,
@@ -47,7 +41,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
         workplace,
         worker_id=worker_id,
         devices=devices,
-        offer=offer,
+        publish_hint=hints,
     )
     presence = Presence(database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job)
     housekeeper = Housekeeper(database, hints, settings, storage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -14,8 +14,11 @@ from jobs import attempts
 from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.errors import Stale
+from jobs.hints import PublishHint
+from jobs.queues import queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage
+from jobs.studies.advance import advance
 from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from worker.attempt import Attempt, trainer_environment
 from worker.folder import Machine, Workplace
@@ -44,7 +47,7 @@ class Supervisor:
         worker_id: str,
         devices: Sequence[str],
         command: Sequence[str] = TRAINER,
-        offer: Callable[[Claim], None] | None = None,
+        publish_hint: PublishHint | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -54,7 +57,7 @@ class Supervisor:
         self._worker_id = worker_id
         self._devices = list(devices)
         self._command = command
-        self._offer = offer
+        self._publish_hint = publish_hint
         self._busy = threading.Lock()
         self._drain = threading.Event()
         self.current_job: str | None = None
@@ -126,8 +129,25 @@ class Supervisor:
             self.current_job = None
         if ending == "lost":
             self._drain.wait(PAUSE_SECONDS)
-        if ending == "released" and self._offer is not None:
-            self._offer(claim)
+        if ending == "released":
+            self._hint(queues_for(claim.spec.device.value))
+        if claim.study_id is not None:
+            self._advance(claim.study_id)
+
+    def _advance(self, study_id: str) -> None:
+        """See what a trial's end means for its study; should it fail, housekeeping does it a little later."""
+        try:
+            with self._database.session() as session:
+                queues = advance(session, study_id)
+        except Exception:
+            log.exception("study not advanced", study=study_id)
+            return
+        self._hint(queues)
+
+    def _hint(self, queues: Sequence[str]) -> None:
+        if self._publish_hint is not None:
+            for queue in queues:
+                self._publish_hint(queue)
 
     def _lose(self, claim: Claim, detail: str) -> None:
         error = JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
