@@ -48,12 +48,20 @@ def _refuse_browsers_of_others(request: Request) -> None:
 
     A page that had its own name resolve to this machine sends that name as Host; any other sends its Origin.
     """
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-    if not is_loopback(host):
+    host = request.headers.get("Host", "")
+    if not is_loopback(_name_of(host)):
         raise Problem(403, "forbidden-origin", f"without API keys only loopback addresses are served, not {host!r}")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
+    if origin is not None and origin not in {f"http://{host}", f"https://{host}"}:
         raise Problem(403, "forbidden-origin", f"without API keys no page of {origin!r} may use this service")
+
+
+def _name_of(host: str) -> str | None:
+    """The name or address in a Host header, None where there is none to be found."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -7,10 +7,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import typer
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api import server
 from api.app import create_app
@@ -150,6 +151,10 @@ def _plain_errors() -> Iterator[None]:
         _end("; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors()))
     except OperationalError as failure:
         _end(f"the database can't be reached: {str(failure.orig).strip().splitlines()[0]}")
+    except ProgrammingError as failure:
+        if not isinstance(failure.orig, UndefinedTable | UndefinedColumn):
+            raise
+        _end("the database's schema is not this version's: run `litc migrate`")
     except ValueError as failure:
         _end(str(failure))
 

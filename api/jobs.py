@@ -6,6 +6,7 @@ import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from api.auth import Owner
@@ -89,8 +90,7 @@ async def rerun_job(
 ) -> JobOut:
     """Run a job's request again as a new job, with changes: a JSON merge patch (RFC 7396) of the request."""
     changes = await read_json(request, ("application/json", MERGE_PATCH))
-    with context.database.session() as session:
-        before = ledger.get(session, owner, job_id).request
+    before = await run_in_threadpool(_request_of, context, owner, job_id)
     return await _make(context, owner, merge_patch(before, changes), idempotency_key, response, background)
 
 
@@ -107,6 +107,11 @@ async def _make(
         background.add_task(context.hints, queue)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job)
+
+
+def _request_of(context: Context, owner: str, job_id: str) -> dict[str, Any]:
+    with context.database.session() as session:
+        return ledger.get(session, owner, job_id).request
 
 
 @router.get("")

@@ -1,20 +1,37 @@
-"""The application on a real ledger, broker and storage, spoken to in process; teachers are put in as inspected."""
+"""The application on a real ledger, broker and storage, in process or behind a socket; teachers come as inspected."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
+from api import server
 from api.app import create_app
-from tests.worker.bench import Bench
+from tests.worker.bench import Bench, wait_for
 from tests.worker.services import bench, database, service_urls
 
-__all__ = ["api", "bench", "database", "service_urls"]
+__all__ = ["address", "api", "bench", "database", "service_urls"]
 
 
 @pytest.fixture
 def api(bench: Bench) -> Iterator[TestClient]:
     with TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as client:
         yield client
+
+
+@pytest.fixture
+def address(bench: Bench) -> Iterator[tuple[str, int]]:
+    """The application behind a real socket, whose connections can break."""
+    listening = server.listen("127.0.0.1", 0)
+    running = uvicorn.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    wait_for(lambda: running.started, 20)
+    yield listening.getsockname()[:2]
+    running.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()

@@ -63,14 +63,21 @@ def test_others_things_are_not_there(api: TestClient, bench: Bench) -> None:
         ({"Host": "[::1]:8000"}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[x"}, 403),
         ({"Origin": "http://127.0.0.1:9999"}, 403),
         ({"Origin": "http://127.0.0.1:8000"}, 200),
+        ({"Origin": "https://127.0.0.1:8000"}, 200),
     ],
 )
 def test_without_keys_no_foreign_page_gets_in(api: TestClient, headers: dict[str, str], status: int) -> None:
-    assert api.get("/v1/jobs", headers=headers).status_code == status
+    answer = api.get("/v1/jobs", headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["type"] == "/problems/forbidden-origin"
 
 
 def test_health(api: TestClient, bench: Bench) -> None:

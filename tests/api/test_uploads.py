@@ -7,16 +7,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
-from api import server
-from api.app import create_app
 from jobs import uploads
 from tests.worker.bench import INSPECTION, Bench, wait_for
 
@@ -173,20 +169,6 @@ def test_lists_go_by_pages(api: TestClient) -> None:
     assert found == made[::-1]
     bad = api.get("/v1/uploads", params={"cursor": "bm9uc2Vuc2U="})
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "cursor")
-
-
-@pytest.fixture
-def address(bench: Bench) -> Iterator[tuple[str, int]]:
-    """The application behind a real socket, whose connections can break."""
-    listening = server.listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-    wait_for(lambda: running.started, 20)
-    yield listening.getsockname()[:2]
-    running.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 def send_part(address: tuple[str, int], upload: str, offset: int, content: bytes, announced: int) -> socket.socket:

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from jobs.embedded import Embedded
 from tests.e2e.digits import ROOT
 
 LITC = str(Path(sys.executable).with_name("litc"))
@@ -42,8 +43,9 @@ def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError((folder / "log").read_text())
 
 
-def litc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([LITC, *words], cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=60)
+def litc(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    given = environment(folder) | variables
+    return subprocess.run([LITC, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> int:
@@ -136,6 +138,19 @@ def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
         assert waiting.recv(100).startswith(b"HTTP/1.1 200")
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("keys", "create", "ci"), ("keys", "list"), ("api", "--host", "0.0.0.0", "--port", "0")], ids=" ".join
+)
+def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with Embedded(tmp_path / "data") as empty:
+        given = {"DATABASE_URL": empty.database_url, "REDIS_URL": empty.redis_url}
+        done = litc(tmp_path, *words, **given)
+        assert (done.returncode, "litc migrate" in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+        assert litc(tmp_path, "migrate", **given).returncode == 0
+        assert litc(tmp_path, "keys", "create", "ci", **given).returncode == 0
 
 
 @pytest.mark.parametrize(

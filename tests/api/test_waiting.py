@@ -1,0 +1,49 @@
+"""The event loop: a request that waits for the ledger holds up nobody else."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from tests.jobs.racing import wait_until_blocked
+from tests.worker.bench import Bench
+
+JOB = {"teacher": "upl_none", "dataset": {"builtin": "digits"}, "student": {"depth": 8}}
+BINARY = {"Content-Type": "application/octet-stream", "Upload-Offset": "0"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("POST", "/v1/jobs", {"json": JOB}),
+        ("POST", "/v1/jobs/{job}/rerun", {"json": {}}),
+        ("POST", "/v1/jobs/{job}/cancel", {}),
+        ("GET", "/v1/jobs/{job}?wait=1", {}),
+        ("GET", "/v1/jobs/{job}/events?wait=1", {}),
+        ("GET", "/v1/jobs/{job}/log", {}),
+        ("GET", "/v1/jobs/{job}/artifacts/model.safetensors", {}),
+        ("DELETE", "/v1/jobs/{job}", {}),
+        ("POST", "/v1/uploads", {"json": {"kind": "dataset", "filename": "x", "size": 1}}),
+        ("GET", "/v1/uploads/{teacher}?wait=1", {}),
+        ("PATCH", "/v1/uploads/{teacher}", {"content": b"x", "headers": BINARY}),
+        ("DELETE", "/v1/uploads/{teacher}", {}),
+    ],
+)
+def test_who_waits_for_the_ledger_holds_up_nobody(
+    bench: Bench, address: tuple[str, int], method: str, path: str, sent: dict[str, Any]
+) -> None:
+    teacher = bench.teacher()
+    path = path.format(job=bench.job(teacher=teacher), teacher=teacher)
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20) as api:
+        waiting = threading.Thread(target=lambda: api.request(method, path, **sent))
+        with bench.database.session() as session:
+            session.execute(text("LOCK TABLE jobs, uploads IN ACCESS EXCLUSIVE MODE"))
+            waiting.start()
+            wait_until_blocked(bench.database)
+            assert api.get("/healthz", timeout=5).status_code == 200
+        waiting.join(20)
+        assert not waiting.is_alive()
