@@ -18,4 +18,6 @@ print(json.dumps(sorted(names)))
 def test_the_api_loads_the_specification_and_no_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root, check=True)
-    assert json.loads(done.stdout) == ["lit_core", "lit_core.spec"]
+    loaded = json.loads(done.stdout)
+    assert "lit_core.spec" in loaded
+    assert [name for name in loaded if name != "lit_core" and not name.startswith("lit_core.spec")] == []

@@ -13,13 +13,13 @@ from fastapi.testclient import TestClient
 
 from jobs import attempts, workers
 from jobs.attempts import Artifact, Claim, Event, Metric
-from lit_core.spec import ErrorType, JobError
+from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import Bench
 
 
 def claim(bench: Bench) -> Claim:
     with bench.database.session() as session:
-        claimed = attempts.claim(session, "worker-a", ["cpu"], [1], 60)
+        claimed = attempts.claim(session, "worker-a", ["cpu"], [SPEC_VERSION], 60)
     assert claimed is not None
     return claimed
 
@@ -131,7 +131,7 @@ def test_a_queued_job_says_why_it_waits(api: TestClient, bench: Bench) -> None:
 
     assert waiting(first)["reason"] == "no-worker"
     with bench.database.session() as session:
-        workers.register(session, "worker-a", "here", ["cpu"], [1])
+        workers.register(session, "worker-a", "here", ["cpu"], [SPEC_VERSION])
     assert waiting(first)["reason"] == "starting"
     assert (waiting(second)["reason"], waiting(second)["position"]) == ("position", 2)
     assert waiting(third)["reason"] == "no-worker"

@@ -117,7 +117,6 @@ def test_exit_codes_tell_how_the_job_ended(compress, faulty, tmp_path, fields, c
     ("words", "said"),
     [
         (("--dataset", "digits", "--depth", 14, "--alpha", 2), "alpha"),
-        (("--dataset", "digits"), "student"),
         (("--depth", 14), "--dataset"),
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
         (("--dataset", "tests", "--depth", 14), "pack it"),
@@ -133,16 +132,17 @@ def test_wrong_use_ends_with_2_before_anything_is_sent(compress, faulty, words, 
     assert not faulty.requests
 
 
-def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path):
+@pytest.mark.parametrize(("words", "said"), [(("--depth", 15), "student.depth: 15"), ((), "student: give exactly one")])
+def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path, words, said):
     option = {"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}
     architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}
     students = [option | {"depth": 14, "blocks": [2, 2, 2]}, option]
     faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
     data = tmp_path / "data.npz"
     data.write_bytes(b"arrays")
-    done = compress("--dataset", data, "--depth", 15)
+    done = compress("--dataset", data, *words)
     assert done.returncode == 2
-    assert "student.depth: 15" in done.stderr
+    assert said in done.stderr
     assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
 
 

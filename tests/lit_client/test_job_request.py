@@ -75,7 +75,7 @@ def test_good_requests_pass_before_their_uploads_exist():
         ({"alpha": 2}, "alpha"),
         ({"tau": 0}, "tau"),
         ({"betta": 0.5}, "betta"),
-        ({"student": {}}, "student"),
+        ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
         ({"schedule": {"lit": {"epochs": -1}}}, "schedule.lit.epochs"),
         ({"dataset": {"builtin": "digits", "mean": [0.5, "x"]}}, "dataset.mean"),
         ({"dataset": 5}, "dataset"),
