@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from api.context import InContext, InSession
+from api.context import InContext
 from api.problems import Problem
 from jobs import keys
 
@@ -17,12 +17,15 @@ LOCAL_OWNER = "local"
 SCHEME = "bearer"
 
 
-def authenticate(request: Request, context: InContext, session: InSession) -> str:
+def authenticate(request: Request, context: InContext) -> str:
     """The owner in whose name this request acts. Raises Problem 401 or 403."""
     header = request.headers.get("Authorization")
-    if header is not None:
-        return _by_key(header, session)
-    if not context.keyless or keys.any_keys(session):
+    # In a session of its own: the request may wait for long, and is not to hold a connection all the while.
+    with context.database.session() as session:
+        if header is not None:
+            return _by_key(header, session)
+        open_to_all = context.keyless and not keys.any_keys(session)
+    if not open_to_all:
         raise _unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
     _refuse_browsers_of_others(request)
     return LOCAL_OWNER

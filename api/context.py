@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from api.hints import Hints
 from api.long_poll import LongPolls
-from api.receiving import Receivers
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -26,7 +25,6 @@ class Context:
     polls: LongPolls
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
-    receivers: Receivers = field(default_factory=Receivers)
 
 
 def get_context(request: Request) -> Context:

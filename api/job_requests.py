@@ -16,8 +16,8 @@ from starlette.datastructures import FormData, UploadFile
 from api.bodies import JSON_BYTES, content_type, parse_json, read_json, validate
 from api.context import Context
 from api.problems import FieldError, Problem, invalid_field
-from api.receiving import sha256_of
-from api.uploads import check_size, complete_upload, file_key
+from api.receiving import Turn, sha256_of
+from api.uploads import check_size
 from jobs import ledger, uploads
 from jobs.errors import NotFound
 from jobs.models import InspectionState, Job, Upload, UploadKind, UploadState
@@ -102,13 +102,14 @@ def _keep(file: BinaryIO, filename: str, kind: UploadKind, owner: str, context: 
         upload = uploads.create(session, owner, kind, filename.replace("\0", "")[:255], size, sha256)
     if upload.state == UploadState.COMPLETE:
         return upload.id
+    turn = Turn(context, owner, upload.id, 0)
     file.seek(0)
     offset = 0
     while piece := file.read(PIECE_BYTES):
-        context.storage.append(file_key(upload.id), offset, piece)
+        turn.append(offset, piece)
         offset += len(piece)
     try:
-        complete_upload(context, upload)
+        turn.complete()
     except Problem:
         # Nobody knows its id, so nobody could send it again.
         with context.database.session() as session:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict, NotFound, Stale
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
@@ -103,6 +103,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(Conflict, _conflict)
+    app.add_exception_handler(Stale, _stale)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     for outage in (OperationalError, InterfaceError, PoolTimeout):
@@ -122,6 +123,10 @@ def _not_found(_request: Request, error: Exception) -> JSONResponse:
 def _conflict(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Conflict)  # noqa: S101
     return Problem(409, error.type, _sentence(error)).response()
+
+
+def _stale(_request: Request, _error: Exception) -> JSONResponse:
+    return Problem(409, "upload-offset-mismatch", "another request goes on with this upload").response()
 
 
 def _invalid(_request: Request, error: Exception) -> JSONResponse:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import BinaryIO
 
+from api.context import Context
+from api.problems import Problem
+from jobs import uploads
 from jobs.models import Upload, UploadKind
-from jobs.storage import Storage
+from jobs.storage import Storage, StorageKeyMissing
 
 PIECE_BYTES = 1 << 20
 RECORD_BYTES = 16 << 20
@@ -22,49 +22,60 @@ PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin: a zip archive, or a pickle in the old format."""
 
 
-class TakenOver(Exception):
-    """Another request goes on with this upload: the sender had given this one up."""
-
-
-class Receivers:
-    """Lets one request at a time write to an upload; a newer one takes over from an older."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._newest: dict[str, object] = {}
-
-    @asynccontextmanager
-    async def receive(self, upload_id: str) -> AsyncIterator[Turn]:
-        token = object()
-        self._newest[upload_id] = token
-        try:
-            yield Turn(self, upload_id, token)
-        finally:
-            if self._newest.get(upload_id) is token:
-                del self._newest[upload_id]
-                self._locks.pop(upload_id, None)
-
-    @asynccontextmanager
-    async def hold(self, upload_id: str, token: object) -> AsyncIterator[None]:
-        async with self._locks[upload_id]:
-            if self._newest.get(upload_id) is not token:
-                raise TakenOver
-            yield
-
-
 class Turn:
-    """One request's right to write to an upload."""
+    """One request's right to write to an upload, until a newer request begins, in whatever process that is.
 
-    def __init__(self, receivers: Receivers, upload_id: str, token: object) -> None:
-        self._receivers = receivers
-        self._upload_id = upload_id
-        self._token = token
+    Every write happens under the lock of the upload's row: an older request can't cut off what a newer one wrote, and
+    nothing is written for an upload that was deleted. All methods block; they raise Stale and NotFound.
+    """
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """Around each write. Raises TakenOver when a newer request has come."""
-        async with self._receivers.hold(self._upload_id, self._token):
-            yield
+    def __init__(self, context: Context, owner: str, upload_id: str, offset: int) -> None:
+        with context.database.session() as session:
+            self.upload = uploads.begin_turn(session, owner, upload_id, offset)
+        self._database = context.database
+        self._storage = context.storage
+        self._key = f"{uploads.prefix(upload_id)}data"
+
+    def append(self, offset: int, piece: bytes) -> None:
+        """Write the next piece to storage."""
+        with self._database.session() as session:
+            uploads.hold(session, self.upload.id, self.upload.turn)
+            self._storage.append(self._key, offset, piece)
+
+    def record(self, received: int) -> None:
+        """Tell the ledger how many bytes lie in storage, once they do so durably."""
+        with self._database.session() as session:
+            uploads.record_progress(session, self.upload.id, self.upload.turn, received)
+            self._storage.sync(self._key)
+
+    def complete(self) -> None:
+        """Check the bytes that lie in storage and mark the upload complete.
+
+        Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then begins anew.
+        """
+        try:
+            self._storage.sync(self._key)
+            with self._storage.open(self._key) as file:
+                sha256 = sha256_of(file)
+            problem = self._problem(sha256)
+        except StorageKeyMissing:
+            detail = f"{self.upload.filename}: the bytes are no longer in storage: send the file again"
+            problem = Problem(422, "bad-upload", detail)
+        with self._database.session() as session:
+            if problem is None:
+                uploads.complete(session, self.upload.id, self.upload.turn, sha256)
+            else:
+                uploads.record_progress(session, self.upload.id, self.upload.turn, 0)
+        if problem is not None:
+            raise problem
+
+    def _problem(self, sha256: str) -> Problem | None:
+        announced = self.upload.sha256
+        if announced is not None and sha256 != announced:
+            detail = f"the bytes have the sha256 {sha256}, but {announced} was announced: send the file again"
+            return Problem(422, "checksum-mismatch", detail)
+        wrong = what_is_wrong(self._storage, self.upload, self._key)
+        return None if wrong is None else Problem(422, "bad-upload", f"{self.upload.filename}: {wrong}")
 
 
 async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -13,9 +13,10 @@ from api.context import Context, InContext, InSession
 from api.long_poll import Wait
 from api.pages import Cursor, Limit, Page, make_page, read_cursor
 from api.problems import Problem, invalid_field
-from api.receiving import RECORD_BYTES, TakenOver, Turn, pieces, sha256_of, what_is_wrong
+from api.receiving import RECORD_BYTES, Turn, pieces
 from api.schemas import UploadOut, UploadRequest, show_upload
 from jobs import uploads
+from jobs.errors import Stale
 from jobs.models import Upload, UploadKind, UploadState
 from jobs.queues import INSPECT_QUEUE
 
@@ -92,74 +93,37 @@ async def append_to_upload(
     """Send the next bytes, as many as you like. A broken connection loses little: ask for `received` and go on."""
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != BINARY:
         raise Problem(415, "unsupported-media-type", f"send the bytes as {BINARY}")
-    async with context.receivers.receive(upload_id) as turn:
-        async with turn.writing():
-            upload = await run_in_threadpool(_get, context, owner, upload_id)
-        if upload.state == UploadState.COMPLETE or upload_offset != upload.received:
-            raise _elsewhere(upload)
-        try:
-            received = await _receive(request, context, upload, turn)
-        except TakenOver:
-            raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
-        if received == upload.size:
-            async with turn.writing():
-                await run_in_threadpool(complete_upload, context, upload)
-            if upload.kind == UploadKind.TEACHER:
+    try:
+        turn = await run_in_threadpool(Turn, context, owner, upload_id, upload_offset)
+        received = await _receive(request, turn)
+        if received == turn.upload.size:
+            await run_in_threadpool(turn.complete)
+            if turn.upload.kind == UploadKind.TEACHER:
                 background.add_task(context.hints, INSPECT_QUEUE)
+    except Stale:
+        raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
     return Response(status_code=204, headers=_offset(received), background=background)
 
 
-async def _receive(request: Request, context: Context, upload: Upload, turn: Turn) -> int:
+async def _receive(request: Request, turn: Turn) -> int:
     """Write the body to storage and tell the ledger how far it came, however it ends; the new offset."""
-    key = file_key(upload.id)
-    offset = recorded = upload.received
+    offset = recorded = turn.upload.received
+    size = turn.upload.size
     try:
         async for piece in pieces(request.stream()):
-            if offset + len(piece) > upload.size:
-                raise Problem(413, "too-large", f"the upload was announced with {upload.size} bytes; this is more")
-            async with turn.writing():
-                await run_in_threadpool(context.storage.append, key, offset, piece)
-                offset += len(piece)
-                if offset - recorded >= RECORD_BYTES:
-                    await run_in_threadpool(_record, context, upload.id, offset)
-                    recorded = offset
+            if offset + len(piece) > size:
+                raise Problem(413, "too-large", f"the upload was announced with {size} bytes; this is more")
+            await run_in_threadpool(turn.append, offset, piece)
+            offset += len(piece)
+            if offset - recorded >= RECORD_BYTES:
+                await run_in_threadpool(turn.record, offset)
+                recorded = offset
     except ClientDisconnect:
         raise Problem(400, "bad-request", "the connection broke") from None
     finally:
         if offset > recorded:
-            async with turn.writing():
-                await run_in_threadpool(_record, context, upload.id, offset)
+            await run_in_threadpool(turn.record, offset)
     return offset
-
-
-def _record(context: Context, upload_id: str, received: int) -> None:
-    context.storage.sync(file_key(upload_id))
-    with context.database.session() as session:
-        uploads.record_progress(session, upload_id, received)
-
-
-def complete_upload(context: Context, upload: Upload) -> None:
-    """Check the bytes that lie in storage and mark the upload complete.
-
-    Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then begins anew.
-    """
-    key = file_key(upload.id)
-    context.storage.sync(key)
-    with context.storage.open(key) as file:
-        sha256 = sha256_of(file)
-    problem = None
-    if upload.sha256 is not None and sha256 != upload.sha256:
-        detail = f"the bytes have the sha256 {sha256}, but {upload.sha256} was announced: send the file again"
-        problem = Problem(422, "checksum-mismatch", detail)
-    elif (wrong := what_is_wrong(context.storage, upload, key)) is not None:
-        problem = Problem(422, "bad-upload", f"{upload.filename}: {wrong}")
-    with context.database.session() as session:
-        if problem is None:
-            uploads.complete(session, upload.id, sha256)
-        else:
-            uploads.record_progress(session, upload.id, 0)
-    if problem is not None:
-        raise problem
 
 
 def check_size(size: int, context: Context, field: str) -> None:
@@ -167,11 +131,6 @@ def check_size(size: int, context: Context, field: str) -> None:
     most = context.settings.max_upload_bytes
     if size > most:
         raise Problem(413, "too-large", f"{field}: {size} bytes, but this service takes files of up to {most} bytes")
-
-
-def file_key(upload_id: str) -> str:
-    """Where an upload's bytes lie in storage."""
-    return f"{uploads.prefix(upload_id)}data"
 
 
 def _get(context: Context, owner: str, upload_id: str) -> Upload:

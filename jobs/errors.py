@@ -22,4 +22,4 @@ class Conflict(Exception):
 
 
 class Stale(Exception):
-    """This attempt no longer holds its job: it must stop and may change nothing."""
+    """Another attempt holds the job, or another request the upload: this one must stop and may change nothing."""

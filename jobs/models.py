@@ -116,6 +116,8 @@ class Upload(Base):
     filename: Mapped[str]
     size: Mapped[int]
     received: Mapped[int] = mapped_column(server_default="0")
+    turn: Mapped[int] = mapped_column(server_default="0")
+    """How often a request began to write: only grows, and fences off every earlier one."""
     sha256: Mapped[str | None]
     """As announced while uploading, as computed once complete."""
     state: Mapped[str]

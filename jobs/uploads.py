@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.database import clock
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import Position, jobs_using
 from jobs.models import InspectionState, Upload, UploadKind, UploadState
@@ -68,18 +68,43 @@ def list_page(session: Session, owner: str, *, after: Position | None = None, li
     return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
 
 
-def record_progress(session: Session, upload_id: str, received: int) -> None:
-    """So many bytes lie in storage. Raises NotFound when the upload was deleted meanwhile."""
-    upload = _locked(session, upload_id)
+def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
+    """Let the caller write from `offset` on, and nobody who began before.
+
+    Raises NotFound, and Stale when the upload is complete or goes on elsewhere.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.received != offset:
+        raise Stale
+    upload.turn += 1
+    return upload
+
+
+def hold(session: Session, upload_id: str, turn: int) -> Upload:
+    """Keep all others from writing until this transaction ends.
+
+    Raises NotFound when the upload was deleted meanwhile, and Stale when the turn is over.
+    """
+    upload = _locked(session, Upload.id == upload_id)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.turn != turn:
+        raise Stale
+    return upload
+
+
+def record_progress(session: Session, upload_id: str, turn: int, received: int) -> None:
+    """So many bytes lie in storage. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
     upload.received = received
     upload.received_at = clock(session)
 
 
-def complete(session: Session, upload_id: str, sha256: str) -> Upload:
-    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound."""
-    upload = _locked(session, upload_id)
-    if upload.state == UploadState.COMPLETE:
-        return upload  # and its inspection, if it is a teacher, goes its way
+def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
+    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
     upload.received = upload.size
     upload.sha256 = sha256
     upload.state = UploadState.COMPLETE.value
@@ -87,7 +112,6 @@ def complete(session: Session, upload_id: str, sha256: str) -> Upload:
     if upload.kind == UploadKind.TEACHER:
         upload.inspection_state = InspectionState.PENDING.value
     notify(session, upload_id)
-    return upload
 
 
 def delete(session: Session, owner: str, upload_id: str) -> str:
@@ -95,8 +119,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
 
     Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs needs it.
     """
-    query = select(Upload).where(Upload.id == upload_id, Upload.owner == owner).with_for_update()
-    upload = session.scalars(query).one_or_none()
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
     users = jobs_using(session, upload_id)
@@ -135,7 +158,7 @@ def finish_inspection(
     """Write what an inspection found, or why the file is no teacher. The first result stays."""
     if (inspection is None) == (error is None):
         raise ValueError("give either the inspection or the error")
-    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
+    upload = _locked(session, Upload.id == upload_id)
     if upload is None or upload.inspection_state not in {InspectionState.PENDING, InspectionState.RUNNING}:
         return  # deleted meanwhile, or found out by another inspector
     upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
@@ -159,8 +182,6 @@ def delete_abandoned(session: Session) -> list[str]:
     return [prefix(upload.id) for upload in abandoned]
 
 
-def _locked(session: Session, upload_id: str) -> Upload:
-    upload = session.scalars(select(Upload).where(Upload.id == upload_id).with_for_update()).one_or_none()
-    if upload is None:
-        raise NotFound("upload", upload_id)
-    return upload
+def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
+    query = select(Upload).where(*which).with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()

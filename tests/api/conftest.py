@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
@@ -14,7 +15,7 @@ from api.app import create_app
 from tests.worker.bench import Bench, wait_for
 from tests.worker.services import bench, database, service_urls
 
-__all__ = ["address", "api", "bench", "database", "service_urls"]
+__all__ = ["bench", "database", "service_urls"]
 
 
 @pytest.fixture
@@ -23,9 +24,8 @@ def api(bench: Bench) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture
-def address(bench: Bench) -> Iterator[tuple[str, int]]:
-    """The application behind a real socket, whose connections can break."""
+@contextmanager
+def serving(bench: Bench) -> Iterator[tuple[str, int]]:
     listening = server.listen("127.0.0.1", 0)
     running = uvicorn.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
@@ -35,3 +35,17 @@ def address(bench: Bench) -> Iterator[tuple[str, int]]:
     running.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def address(bench: Bench) -> Iterator[tuple[str, int]]:
+    """The application behind a real socket, whose connections can break."""
+    with serving(bench) as made:
+        yield made
+
+
+@pytest.fixture
+def other_address(bench: Bench) -> Iterator[tuple[str, int]]:
+    """The same ledger and storage behind a second application, which shares nothing else with the first."""
+    with serving(bench) as made:
+        yield made

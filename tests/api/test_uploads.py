@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs import uploads
-from tests.worker.bench import INSPECTION, Bench, wait_for
+from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 
 BINARY = "application/octet-stream"
 
@@ -182,6 +182,12 @@ def send_part(address: tuple[str, int], upload: str, offset: int, content: bytes
     return connection
 
 
+def status_line(connection: socket.socket) -> bytes:
+    with connection:
+        connection.settimeout(10)
+        return connection.recv(1000).splitlines()[0]
+
+
 def test_a_broken_connection_keeps_what_came(bench: Bench, address: tuple[str, int]) -> None:
     content = bytes(range(256)) * 4096
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
@@ -205,12 +211,66 @@ def test_a_newer_request_takes_over_from_one_that_hangs(bench: Bench, address: t
         assert patch(api, upload, 0, content).status_code == 204
         # What the first still sends changes nothing.
         hanging.sendall(b"\0" * (len(content) - 1_200_000))
-        hanging.settimeout(10)
-        assert b" 409 " in hanging.recv(1000).splitlines()[0]
-        hanging.close()
+        assert b" 409 " in status_line(hanging)
         assert api.get(f"/v1/uploads/{upload}").json()["sha256"] == hashlib.sha256(content).hexdigest()
         with bench.storage.open(f"uploads/{upload}/data") as file:
             assert file.read() == content
+
+
+def test_a_newer_request_takes_over_from_another_process(
+    bench: Bench, address: tuple[str, int], other_address: tuple[str, int]
+) -> None:
+    content = bytes(range(256)) * 16384
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
+        upload = begin(api, content)
+        older = send_part(address, upload, 0, content[:1_200_000], len(content))
+        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        newer = send_part(other_address, upload, 0, content[:3_000_000], len(content))
+        wait_for(lambda: bench.storage.size(f"uploads/{upload}/data") > 2_000_000)
+        # What the first still sends cuts nothing off.
+        older.sendall(b"\0" * (len(content) - 1_200_000))
+        assert b" 409 " in status_line(older)
+        newer.sendall(content[3_000_000:])
+        assert b" 204 " in status_line(newer)
+        assert api.get(f"/v1/uploads/{upload}").json()["sha256"] == hashlib.sha256(content).hexdigest()
+        with bench.storage.open(f"uploads/{upload}/data") as file:
+            assert file.read() == content
+
+
+def test_a_request_at_the_wrong_offset_takes_nothing_over(bench: Bench, address: tuple[str, int]) -> None:
+    content = bytes(range(256)) * 8192
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
+        upload = begin(api, content)
+        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
+        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        assert patch(api, upload, 5, content[5:]).status_code == 409
+        sending.sendall(content[1_200_000:])
+        assert b" 204 " in status_line(sending)
+
+
+def test_nothing_is_stored_for_an_upload_that_was_deleted(bench: Bench, address: tuple[str, int]) -> None:
+    content = bytes(range(256)) * 16384
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
+        upload = begin(api, content)
+        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
+        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        assert api.delete(f"/v1/uploads/{upload}").status_code == 204
+        sending.sendall(content[1_200_000:])
+        assert b" 404 " in status_line(sending)
+        assert bench.storage.list(f"uploads/{upload}/") == []
+
+
+def test_bytes_that_storage_lost_are_sent_again(api: TestClient, bench: Bench) -> None:
+    content = b"some data"
+    upload = begin(api, content)
+    with bench.database.session() as session:
+        # As after a crash between the last byte and the check.
+        begun = uploads.begin_turn(session, OWNER, upload, 0)
+        uploads.record_progress(session, upload, begun.turn, len(content))
+    lost = patch(api, upload, len(content), b"")
+    assert (lost.status_code, lost.json()["type"]) == (422, "/problems/bad-upload")
+    assert "no longer in storage" in lost.json()["detail"]
+    assert patch(api, upload, 0, content).status_code == 204
 
 
 def test_waiting_for_an_inspection(api: TestClient, bench: Bench) -> None:

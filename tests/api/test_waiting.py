@@ -1,8 +1,9 @@
-"""The event loop: a request that waits for the ledger holds up nobody else."""
+"""The event loop: a request that waits holds up nobody else."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -47,3 +48,18 @@ def test_who_waits_for_the_ledger_holds_up_nobody(
             assert api.get("/healthz", timeout=5).status_code == 200
         waiting.join(20)
         assert not waiting.is_alive()
+
+
+def test_waits_hold_no_connections(bench: Bench, address: tuple[str, int]) -> None:
+    """More of them than an API process has connections to the ledger."""
+    job = bench.job()
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60, limits=httpx.Limits()) as api:
+        waits = [threading.Thread(target=api.get, args=[f"/v1/jobs/{job}?wait=6"]) for _ in range(80)]
+        for wait in waits:
+            wait.start()
+        time.sleep(1)
+        began = time.monotonic()
+        assert api.get("/v1/jobs").status_code == 200
+        assert time.monotonic() - began < 4
+        for wait in waits:
+            wait.join()

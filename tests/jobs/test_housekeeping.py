@@ -146,7 +146,7 @@ def test_hints_go_to_the_queues_that_have_work(house: Household) -> None:
         upload = uploads.create(session, OWNER, "teacher", "t", 1, None).id
     assert house.round() == []
     with bench.database.session() as session:
-        uploads.complete(session, upload, "00")
+        uploads.complete(session, upload, 0, "00")
     assert house.round() == ["lit.inspect"]
     with bench.database.session() as session:
         uploads.claim_inspection(session, 60)
@@ -165,7 +165,7 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     complete = bench.dataset()
     house.execute("UPDATE uploads SET created_at = now() - interval '8 days', received_at = now() - interval '8 days'")
     with bench.database.session() as session:
-        uploads.record_progress(session, going_on, 4)
+        uploads.record_progress(session, going_on, 0, 4)
 
     job = bench.job()
     with bench.database.session() as session:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from jobs import ledger, uploads
 from jobs.database import Database
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict, NotFound, Stale
 from jobs.models import InspectionState, Upload, UploadState
 from lit_core.spec import ErrorType, JobError, JobRequest, JobSpec, resolve
 from tests.jobs.racing import together, wait_until_blocked
@@ -30,7 +30,7 @@ def new(
 
 def complete(database: Database, upload: str, sha256: str = SHA) -> None:
     with database.session() as session:
-        uploads.complete(session, upload, sha256)
+        uploads.complete(session, upload, look(database, upload).turn, sha256)
 
 
 def look(database: Database, upload: str, owner: str = OWNER) -> Upload:
@@ -92,12 +92,12 @@ def test_progress_and_completion(database: Database) -> None:
     before = look(database, teacher)
     assert (before.received, before.state, before.inspection_state) == (0, UploadState.UPLOADING, None)
     with database.session() as session:
-        uploads.record_progress(session, teacher, 4)
+        uploads.record_progress(session, teacher, 0, 4)
     after = look(database, teacher)
     assert after.received == 4
     assert after.received_at > before.received_at
     with pytest.raises(IntegrityError, match="ck_uploads_received"), database.session() as session:
-        uploads.record_progress(session, teacher, 11)
+        uploads.record_progress(session, teacher, 0, 11)
 
     assert not waits(database)
     complete(database, dataset)
@@ -111,9 +111,40 @@ def test_progress_and_completion(database: Database) -> None:
 
     remove(database, teacher)
     with database.session() as session, pytest.raises(NotFound):
-        uploads.record_progress(session, teacher, 5)
+        uploads.record_progress(session, teacher, 0, 5)
     with database.session() as session, pytest.raises(NotFound):
-        uploads.complete(session, teacher, SHA)
+        uploads.complete(session, teacher, 0, SHA)
+
+
+def test_a_turn_ends_when_another_begins(database: Database) -> None:
+    upload = new(database, "dataset")
+    with database.session() as session:
+        first = uploads.begin_turn(session, OWNER, upload, 0).turn
+        uploads.record_progress(session, upload, first, 4)
+    with database.session() as session:
+        with pytest.raises(NotFound):
+            uploads.begin_turn(session, "another", upload, 4)
+        # At a wrong offset nothing begins, and the first goes on.
+        with pytest.raises(Stale):
+            uploads.begin_turn(session, OWNER, upload, 0)
+        uploads.record_progress(session, upload, first, 5)
+    with database.session() as session:
+        second = uploads.begin_turn(session, OWNER, upload, 5).turn
+    for write in (
+        partial(uploads.hold, turn=first),
+        partial(uploads.record_progress, turn=first, received=10),
+        partial(uploads.complete, turn=first, sha256=SHA),
+    ):
+        with database.session() as session, pytest.raises(Stale):
+            write(session, upload)
+    assert look(database, upload).received == 5
+    with database.session() as session:
+        uploads.complete(session, upload, second, SHA)
+    # And with the last byte all turns end.
+    with database.session() as session, pytest.raises(Stale):
+        uploads.record_progress(session, upload, second, 0)
+    with database.session() as session, pytest.raises(Stale):
+        uploads.begin_turn(session, OWNER, upload, 10)
 
 
 def test_another_owners_upload_is_not_there(bench: Bench) -> None:
