@@ -130,6 +130,9 @@ def job_table(job: Job) -> Table:
 RESULT_ROWS = (
     ("accuracy, test (%)", ("accuracy", "test"), "{:.2f}", None),
     ("accuracy, val (%)", ("accuracy", "val"), "{:.2f}", None),
+    ("top-5, test (%)", ("top5", "test"), "{:.2f}", None),
+    ("agreement, test (%)", ("agreement", "test"), "{:.2f}", None),
+    ("calibration error, test (%)", ("calibration_error", "test"), "{:.2f}", None),
     ("parameters", ("parameters",), "{:,}", "parameters"),
     ("FLOPs", ("flops",), "{:,}", "flops"),
     ("file (bytes)", ("file_size",), "{:,}", "file_size"),
