@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, abandoned uploads.
+"""What nobody in particular is responsible for: expired leases, lost hints, abandoned uploads, leftovers in storage.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 LOCK = 0x4C4954  # "LIT"
 JOBS_A_ROUND = 100
+LEFTOVER_SECONDS = 86_400.0
+"""Nothing is written or removed for so long."""
 
 log = structlog.get_logger()
 
@@ -110,6 +112,7 @@ class Housekeeper:
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+        self._storage.remove_leftovers(LEFTOVER_SECONDS)
 
     def _remove_files(self, prefix: str) -> None:
         # Their row is gone, so nobody comes back for them: one that fails must not keep the others.

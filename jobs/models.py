@@ -125,6 +125,8 @@ class Upload(Base):
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]
     inspection_started_at: Mapped[datetime | None]
+    inspection_failures: Mapped[int] = mapped_column(server_default="0")
+    """How many inspections were lost; one that found the file to be no teacher is none of them."""
     created_at: Mapped[datetime] = _now()
     received_at: Mapped[datetime] = _now()
     """When the last bytes came."""

@@ -10,14 +10,16 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from jobs.settings import Settings
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp"
+"""Folder of what is being written or removed. One for all, so that what the killed left is found without a search."""
 
 
 class StorageKeyMissing(Exception):
@@ -63,6 +65,9 @@ class Storage(Protocol):
     def check(self) -> None:
         """Raises OSError when nothing can be stored."""
 
+    def remove_leftovers(self, seconds: float) -> None:
+        """Remove what processes that were killed while writing or removing left, if it is older than `seconds`."""
+
 
 class FolderStorage:
     """A folder, which API and workers on several machines may share (NFS, for one)."""
@@ -99,10 +104,9 @@ class FolderStorage:
             start = path if prefix.endswith("/") else path.parent
         found: list[str] = []
         for folder, subfolders, names in os.walk(start):
-            subfolders[:] = [name for name in subfolders if not name.startswith(TEMPORARY)]
-            keys = (
-                Path(folder, name).relative_to(self.root).as_posix() for name in names if not name.startswith(TEMPORARY)
-            )
+            if Path(folder) == self.root and TEMPORARY in subfolders:
+                subfolders.remove(TEMPORARY)
+            keys = (Path(folder, name).relative_to(self.root).as_posix() for name in names)
             found.extend(key for key in keys if key.startswith(prefix))
         return sorted(found)
 
@@ -112,7 +116,7 @@ class FolderStorage:
         folder = self._path(prefix)
         if folder.exists():
             # Out of sight first, so that a reader sees all of it or nothing.
-            doomed = self._temporary(folder)
+            doomed = self._temporary()
             folder.rename(doomed)
             shutil.rmtree(doomed)
 
@@ -138,10 +142,23 @@ class FolderStorage:
     def check(self) -> None:
         self.put_bytes("check", b"")
 
+    def remove_leftovers(self, seconds: float) -> None:
+        folder = self.root / TEMPORARY
+        for path in folder.iterdir() if folder.is_dir() else ():
+            # Its writer may just have come to the end.
+            with suppress(FileNotFoundError):
+                # A rename changes this time, and leaves that of modification as it was.
+                if time.time() - path.lstat().st_ctime < seconds:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
     def _put(self, key: str, source: BinaryIO) -> None:
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._temporary(target)
+        temporary = self._temporary()
         try:
             with temporary.open("xb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -162,12 +179,20 @@ class FolderStorage:
                 return
             folder = folder.parent
 
-    def _temporary(self, target: Path) -> Path:
-        return target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    def _temporary(self) -> Path:
+        folder = self.root / TEMPORARY
+        folder.mkdir(exist_ok=True)
+        return folder / secrets.token_hex(8)
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
-        if not parts or key.startswith("/") or "\0" in key or any(part in {"..", "."} for part in key.split("/")):
+        if (
+            not parts
+            or parts[0] == TEMPORARY
+            or key.startswith("/")
+            or "\0" in key
+            or any(part in {"..", "."} for part in key.split("/"))
+        ):
             raise ValueError(f"{key!r} is no storage key")
         return self.root.joinpath(*parts)
 

@@ -13,10 +13,15 @@ from jobs.ids import new_id
 from jobs.ledger import Position, jobs_using
 from jobs.models import InspectionState, Upload, UploadKind, UploadState
 from jobs.notifications import notify
-from lit_core.spec import Inspection, JobError
+from lit_core.spec import ErrorType, Inspection, JobError
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
+INSPECTION_ATTEMPTS = 3
+_WORKER_LOST = JobError(
+    type=ErrorType.WORKER_LOST,
+    detail="the worker that inspected the file crashed, froze or was cut off, each time anew: upload it again",
+)
 
 
 def create(session: Session, owner: str, kind: str, filename: str, size: int, sha256: str | None) -> Upload:
@@ -144,27 +149,49 @@ def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
         and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
     )
     query = select(Upload).where(waits).order_by(Upload.completed_at).limit(1).with_for_update(skip_locked=True)
-    upload = session.scalars(query).one_or_none()
+    while (upload := session.scalars(query).one_or_none()) is not None:
+        if upload.inspection_state == InspectionState.RUNNING:
+            _lose(session, upload, _WORKER_LOST)
+        if upload.inspection_state == InspectionState.PENDING:
+            upload.inspection_state = InspectionState.RUNNING.value
+            upload.inspection_started_at = clock(session)
+            session.flush()
+            return upload
+    return None
+
+
+def release_inspection(session: Session, claimed: Upload) -> None:
+    """Give a claimed inspection back without counting a failure."""
+    upload = _claimed(session, claimed)
     if upload is not None:
-        upload.inspection_state = InspectionState.RUNNING.value
-        upload.inspection_started_at = clock(session)
-        session.flush()
-    return upload
+        upload.inspection_state = InspectionState.PENDING.value
+
+
+def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
+    """Count a failure that is not the file's: the teacher waits again, or fails with `error` after the third."""
+    upload = _claimed(session, claimed)
+    if upload is not None:
+        _lose(session, upload, error)
 
 
 def finish_inspection(
     session: Session, upload_id: str, *, inspection: Inspection | None, error: JobError | None
-) -> None:
-    """Write what an inspection found, or why the file is no teacher. The first result stays."""
+) -> bool:
+    """Write what an inspection found, or why the file is no teacher. The first result stays.
+
+    False when the upload was deleted meanwhile: what the inspection stored is then the caller's to remove.
+    """
     if (inspection is None) == (error is None):
         raise ValueError("give either the inspection or the error")
     upload = _locked(session, Upload.id == upload_id)
-    if upload is None or upload.inspection_state not in {InspectionState.PENDING, InspectionState.RUNNING}:
-        return  # deleted meanwhile, or found out by another inspector
-    upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
-    upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
-    upload.inspection_error = None if error is None else error.model_dump(mode="json")
-    notify(session, upload_id)
+    if upload is None:
+        return False
+    if upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}:
+        upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
+        upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
+        upload.inspection_error = None if error is None else error.model_dump(mode="json")
+        notify(session, upload_id)
+    return True
 
 
 def inspections_wait(session: Session) -> bool:
@@ -185,3 +212,23 @@ def delete_abandoned(session: Session) -> list[str]:
 def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
     query = select(Upload).where(*which).with_for_update()
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _claimed(session: Session, claimed: Upload) -> Upload | None:
+    """The upload, locked, if its inspection is still the one that was claimed: the time of the claim tells."""
+    return _locked(
+        session,
+        Upload.id == claimed.id,
+        Upload.inspection_state == InspectionState.RUNNING,
+        Upload.inspection_started_at == claimed.inspection_started_at,
+    )
+
+
+def _lose(session: Session, upload: Upload, error: JobError) -> None:
+    upload.inspection_failures += 1
+    upload.inspection_state = InspectionState.PENDING.value
+    if upload.inspection_failures >= INSPECTION_ATTEMPTS:
+        upload.inspection_state = InspectionState.FAILED.value
+        upload.inspection_error = error.model_dump(mode="json")
+        notify(session, upload.id)
+    session.flush()

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from jobs import uploads
 from jobs.database import Database
@@ -24,9 +26,11 @@ from jobs.storage import Storage, StorageKeyMissing
 from lit_core.spec import ErrorType, Inspection, JobError
 from worker.folder import Workplace, fetch
 from worker.lease import is_outage
-from worker.supervisor import CHECKOUT
+from worker.supervisor import CHECKOUT, PAUSE_SECONDS
 
 INSPECT = (sys.executable, "-m", "lit_core.inspect")
+BOUND = (sys.executable, "-m", "worker.parent")
+"""In front of the command: a worker that is killed leaves no inspection running."""
 POLL_SECONDS = 1.0
 """The ledger is asked this often; a hint makes it at once."""
 DRAIN_SECONDS = 10.0
@@ -99,47 +103,62 @@ class Inspector:
                 self._stopped.wait(POLL_SECONDS)
 
     def inspect_one(self) -> bool:
-        """Claim one inspection and run it. False when none waits."""
+        """Claim one inspection and run it. False when none waits, or when the worker stops."""
         with self._database.session() as session:
             upload = uploads.claim_inspection(session, self._settings.inspect_timeout_seconds * 2)
-            if upload is None:
-                return False
-            upload_id = upload.id
-        bound = log.bind(upload=upload_id)
+        if upload is None:
+            return False
+        bound = log.bind(upload=upload.id)
         started = time.monotonic()
         inspection: Inspection | None = None
         error: JobError | None = None
         try:
-            inspection = self._inspect(upload_id)
+            inspection = self._inspect(upload.id)
         except Refused as refused:
             error = refused.error
         except Stopped:
-            # It is claimed again once its time is up.
             bound.info("inspection broken off")
+            self._give_back(lambda session: uploads.release_inspection(session, upload))
             return False
-        self._finish(upload_id, inspection, error)
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the inspection is given back
+            bound.exception("the worker failed at an inspection")
+            lost = worker_lost(failure)
+            self._give_back(lambda session: uploads.lose_inspection(session, upload, lost))
+            self._stopped.wait(PAUSE_SECONDS)
+            return True
+        self._finish(upload.id, inspection, error)
         bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
         return True
+
+    def _give_back(self, write: Callable[[Session], None]) -> None:
+        try:
+            with self._database.session() as session:
+                write(session)
+        except Exception:
+            # Without this it is claimed again a little later, once its time is up.
+            log.exception("inspection not given back")
 
     def _finish(self, upload_id: str, inspection: Inspection | None, error: JobError | None) -> None:
         """Again and again through an outage: the work is done, and nobody else knows its result."""
         while True:
             try:
                 with self._database.session() as session:
-                    uploads.finish_inspection(session, upload_id, inspection=inspection, error=error)
+                    kept = uploads.finish_inspection(session, upload_id, inspection=inspection, error=error)
+                break
             except Exception as failure:
                 if not is_outage(failure) or self._stopped.is_set():
                     raise
                 self._stopped.wait(POLL_SECONDS)
-            else:
-                return
+        if not kept:
+            # Whoever deleted the upload may have done so before its teacher was stored.
+            self._storage.delete_prefix(uploads.prefix(upload_id))
 
     def _inspect(self, upload_id: str) -> Inspection:
         with self._workplace.folder(upload_id) as folder:
             source, output = folder / "data", folder / "output"
             output.mkdir()
             try:
-                fetch(self._storage, f"uploads/{upload_id}/data", source, self._check)
+                fetch(self._storage, f"{uploads.prefix(upload_id)}data", source, self._check)
             except StorageKeyMissing as missing:
                 raise refused("the upload is no longer in storage: upload it again") from missing
             answer = folder / "answer"
@@ -148,11 +167,8 @@ class Inspector:
                 raise Refused(_answer(answer))
             if code != 0:
                 raise refused(f"the file could not be read: {_describe(code)}")
-            try:
-                inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
-            except (OSError, ValidationError) as failure:
-                raise refused("the file could not be read: its inspection gave no result") from failure
-            self._storage.put_file(f"uploads/{upload_id}/teacher.safetensors", output / "teacher.safetensors")
+            inspection, teacher = _result(output)
+            self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
             return inspection
 
     def _run(self, source: Path, output: Path, answer: Path) -> int:
@@ -162,7 +178,7 @@ class Inspector:
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
         with answer.open("wb") as stdout:
             process = subprocess.Popen(
-                [*self._command, str(source), str(output), *limits],
+                [*BOUND, str(os.getpid()), *self._command, str(source), str(output), *limits],
                 cwd=output,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -201,6 +217,25 @@ class Inspector:
 
 def refused(detail: str) -> Refused:
     return Refused(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher"))
+
+
+def worker_lost(failure: Exception) -> JobError:
+    detail = f"the worker failed at inspecting the file: {failure!r}; upload it again once that is mended"
+    return JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
+
+
+def _result(output: Path) -> tuple[Inspection, Path]:
+    """What the sandboxed process left. Raises Refused when that is no inspection with a teacher."""
+    teacher = output / "teacher.safetensors"
+    try:
+        inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
+        # A link could lead to what belongs to others.
+        regular = stat.S_ISREG(teacher.lstat().st_mode)
+    except (OSError, ValidationError) as failure:
+        raise refused("the file could not be read: its inspection gave no result") from failure
+    if not regular:
+        raise refused("the file could not be read: its inspection gave no teacher")
+    return inspection, teacher
 
 
 def _answer(path: Path) -> JobError:

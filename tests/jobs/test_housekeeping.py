@@ -189,6 +189,18 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     assert bench.storage.exists(f"uploads/{complete}/data")
 
 
+def test_what_the_killed_left_in_storage_is_removed(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.bench.storage.check()
+    left = house.bench.settings.storage_root / ".tmp" / "0123456789abcdef"
+    left.write_bytes(b"half")
+    house.round()
+    assert left.exists()
+    # No clock can be turned that says when a file was renamed.
+    monkeypatch.setattr(housekeeping, "LEFTOVER_SECONDS", 0.0)
+    house.round()
+    assert not left.exists()
+
+
 def test_the_thread_goes_on_after_an_outage_and_ends_when_stopped(house: Household) -> None:
     bench = house.bench
     job = bench.job()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,8 +13,10 @@ import pytest
 
 from jobs.settings import Settings
 from jobs.storage import FolderStorage, StorageKeyMissing, open_storage
+from tests.worker.bench import wait_for
 
-NO_KEYS = ["", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "./a", "a/./b", ".", "a\0b"]
+ROOT = Path(__file__).parents[2]
+NO_KEYS = ["", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "./a", "a/./b", ".", "a\0b", ".tmp/a"]
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def content(storage: FolderStorage, key: str) -> bytes:
 
 
 def temporary_files(storage: FolderStorage) -> list[Path]:
-    return [path for path in storage.root.rglob("*") if path.name.startswith(".tmp-")]
+    return sorted((storage.root / ".tmp").iterdir())
 
 
 @pytest.mark.parametrize("key", NO_KEYS)
@@ -138,7 +144,7 @@ def test_lists_and_removal_by_prefix(storage: FolderStorage) -> None:
     for key in reversed(keys):
         storage.put_bytes(key, b"x")
     # What a writer that died in the middle leaves.
-    (storage.root / "jobs" / "1" / ".tmp-0123").write_bytes(b"half")
+    (storage.root / ".tmp" / "0123").write_bytes(b"half")
     assert storage.list("") == keys
     assert storage.list("jobs/1/") == keys[:2]
     assert storage.list("jobs/1/2") == ["jobs/1/2/a"]
@@ -152,7 +158,7 @@ def test_lists_and_removal_by_prefix(storage: FolderStorage) -> None:
     with pytest.raises(ValueError, match="must end in a slash"):
         storage.delete_prefix("jobs/10")
     assert storage.list("") == keys[2:]
-    assert temporary_files(storage) == []
+    assert [path.name for path in temporary_files(storage)] == ["0123"]
 
 
 def test_a_prefix_is_no_folder(storage: FolderStorage) -> None:
@@ -164,8 +170,25 @@ def test_a_prefix_is_no_folder(storage: FolderStorage) -> None:
 def test_what_is_being_removed_is_not_listed(storage: FolderStorage) -> None:
     storage.put_bytes("jobs/1/a", b"x")
     # Where the removing process was killed, or has not come to the end.
-    (storage.root / "jobs" / "1").rename(storage.root / "jobs" / ".tmp-0123456789abcdef")
+    (storage.root / "jobs" / "1").rename(storage.root / ".tmp" / "0123456789abcdef")
     assert storage.list("jobs/") == storage.list("") == []
+
+
+def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, tmp_path: Path) -> None:
+    storage.put_bytes("jobs/1/a", b"x")
+    (storage.root / "jobs" / "1").rename(storage.root / ".tmp" / "0123456789abcdef")
+    os.mkfifo(tmp_path / "endless")
+    code = "import sys; from jobs.storage import *; FolderStorage(Path(sys.argv[1])).put_file('key', Path(sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(storage.root), str(tmp_path / "endless")]
+    with subprocess.Popen(command, cwd=ROOT) as writer, (tmp_path / "endless").open("wb"):
+        wait_for(lambda: len(temporary_files(storage)) == 2)
+        writer.send_signal(signal.SIGKILL)
+    storage.remove_leftovers(3600)
+    assert len(temporary_files(storage)) == 2
+    storage.remove_leftovers(0)
+    assert temporary_files(storage) == []
+    # Before anything was written there is nothing to look through.
+    FolderStorage(tmp_path / "new").remove_leftovers(0)
 
 
 def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:

@@ -253,6 +253,51 @@ def test_inspections_are_taken_once_oldest_first_and_again_when_they_take_too_lo
     assert claim_inspection(database) is None
 
 
+def test_an_inspection_is_given_back_or_lost_three_times(database: Database) -> None:
+    teacher = new(database)
+    complete(database, teacher)
+
+    def claim() -> Upload:
+        with database.session() as session:
+            claimed = uploads.claim_inspection(session, 60)
+        assert claimed is not None
+        return claimed
+
+    def state() -> tuple[str | None, int]:
+        row = look(database, teacher)
+        return row.inspection_state, row.inspection_failures
+
+    def grow_old() -> None:
+        with database.session() as session:
+            session.execute(text("UPDATE uploads SET inspection_started_at = now() - interval '61 s'"))
+
+    first = claim()
+    with database.session() as session:
+        uploads.release_inspection(session, first)
+    assert state() == ("pending", 0)
+    second = claim()
+    with database.session() as session:
+        # Whoever was released has no say any more.
+        uploads.release_inspection(session, first)
+        uploads.lose_inspection(session, first, BAD)
+    assert state() == ("running", 0)
+    with database.session() as session:
+        uploads.lose_inspection(session, second, BAD)
+    assert state() == ("pending", 1)
+
+    # Workers that die at it are counted as well.
+    claim()
+    grow_old()
+    claim()
+    assert state() == ("running", 2)
+    grow_old()
+    assert claim_inspection(database) is None
+    assert state() == ("failed", 3)
+    error = look(database, teacher).inspection_error
+    assert error is not None
+    assert error["type"] == "worker-lost"
+
+
 def test_the_first_result_of_an_inspection_stays(database: Database) -> None:
     good, bad, gone = (new(database) for _ in range(3))
     for teacher in (good, bad, gone):
@@ -265,7 +310,7 @@ def test_the_first_result_of_an_inspection_stays(database: Database) -> None:
         uploads.finish_inspection(session, bad, inspection=None, error=BAD)
         uploads.finish_inspection(session, bad, inspection=INSPECTION, error=None)
         # It was deleted meanwhile, and nobody wants to know.
-        uploads.finish_inspection(session, gone, inspection=INSPECTION, error=None)
+        assert not uploads.finish_inspection(session, gone, inspection=INSPECTION, error=None)
         with pytest.raises(ValueError, match="either"):
             uploads.finish_inspection(session, good, inspection=INSPECTION, error=BAD)
         with pytest.raises(ValueError, match="either"):

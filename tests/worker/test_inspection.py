@@ -1,0 +1,176 @@
+"""Inspections against readers that behave, that hang and that leave nonsense, and storage that fails."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs import uploads
+from jobs.models import Upload
+from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
+from worker import inspection
+from worker.folder import Workplace
+from worker.inspection import Inspector
+
+READER = Path(__file__).with_name("reader.py")
+ROOT = Path(__file__).parents[2]
+INSPECT = """\
+import sys
+from pathlib import Path
+from jobs.database import Database
+from jobs.settings import Settings
+from jobs.storage import open_storage
+from worker.folder import Workplace
+from worker.inspection import Inspector
+settings = Settings()
+place, *command = sys.argv[1:]
+database, storage = Database(settings.database_url), open_storage(settings)
+Inspector(database, storage, settings, Workplace(Path(place), "killed"), command=command).inspect_one()
+"""
+
+
+def reader(behaviour: str) -> list[str]:
+    return [sys.executable, str(READER), behaviour]
+
+
+@contextmanager
+def inspector(bench: Bench, behaviour: str) -> Iterator[Inspector]:
+    workplace = Workplace(bench.folder, "inspector")
+    try:
+        yield Inspector(bench.database, bench.storage, bench.settings, workplace, command=reader(behaviour))
+    finally:
+        workplace.close()
+
+
+@contextmanager
+def reading(bench: Bench, tmp_path: Path) -> Iterator[Inspector]:
+    """An inspection under way, until someone makes the file `go`; the inspector stops at the end."""
+    with inspector(bench, "hang") as made:
+        made.start()
+        try:
+            wait_for((tmp_path / "pid").exists)
+            yield made
+        finally:
+            made.stop()
+
+
+def upload_teacher(bench: Bench, content: bytes = b"as it came") -> str:
+    with bench.database.session() as session:
+        made = uploads.create(session, OWNER, "teacher", "teacher.pt", len(content), None)
+        upload = made.id
+        bench.storage.append(f"{uploads.prefix(upload)}data", 0, content)
+        uploads.complete(session, upload, made.turn, upload)
+    (bench.folder.parent / "found.json").write_text(INSPECTION.model_dump_json())
+    return upload
+
+
+def look(bench: Bench, upload: str) -> Upload:
+    with bench.database.session() as session:
+        return uploads.get(session, OWNER, upload)
+
+
+def error_of(bench: Bench, upload: str) -> tuple[str, str]:
+    row = look(bench, upload)
+    assert row.inspection_state == "failed"
+    assert row.inspection_error is not None
+    return row.inspection_error["type"], row.inspection_error["detail"]
+
+
+def files(bench: Bench, upload: str) -> list[str]:
+    prefix = uploads.prefix(upload)
+    return [key.removeprefix(prefix) for key in bench.storage.list(prefix)]
+
+
+def test_what_was_found_is_stored(bench: Bench) -> None:
+    upload = upload_teacher(bench)
+    with inspector(bench, "find") as made:
+        assert made.inspect_one()
+        assert not made.inspect_one()
+    row = look(bench, upload)
+    assert (row.inspection_state, row.inspection_failures) == ("done", 0)
+    assert files(bench, upload) == ["data", "teacher.safetensors"]
+    assert list(bench.folder.glob("*/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("refuse", "no network that we know"),
+        ("leave_no_teacher", "gave no result"),
+        ("leave_a_link", "gave no teacher"),
+        ("leave_nothing", "gave no result"),
+    ],
+)
+def test_a_reader_without_a_teacher_fails_the_inspection(bench: Bench, behaviour: str, said: str) -> None:
+    upload = upload_teacher(bench)
+    with inspector(bench, behaviour) as made:
+        assert made.inspect_one()
+    kind, detail = error_of(bench, upload)
+    assert kind == "bad-teacher"
+    assert said in detail
+    assert files(bench, upload) == ["data"]
+
+
+def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "PAUSE_SECONDS", 0)
+    upload = upload_teacher(bench)
+    # Where the teacher belongs, something else is in the way.
+    bench.storage.put_bytes(f"{uploads.prefix(upload)}teacher.safetensors/in/the/way", b"")
+    with inspector(bench, "find") as made:
+        for failures in (1, 2):
+            assert made.inspect_one()
+            row = look(bench, upload)
+            assert (row.inspection_state, row.inspection_failures) == ("pending", failures)
+        assert made.inspect_one()
+        assert not made.inspect_one()
+    kind, detail = error_of(bench, upload)
+    assert kind == "worker-lost"
+    assert "IsADirectoryError" in detail
+
+
+def test_a_teacher_that_was_deleted_meanwhile_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    upload = upload_teacher(bench)
+    with reading(bench, tmp_path):
+        with bench.database.session() as session:
+            prefix = uploads.delete(session, OWNER, upload)
+        bench.storage.delete_prefix(prefix)
+        # Its folder is gone once it is done with.
+        (tmp_path / "go").touch()
+        wait_for(lambda: not list(bench.folder.glob("inspector/upl_*")))
+    assert files(bench, upload) == []
+
+
+def test_a_worker_that_stops_gives_the_inspection_back(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "DRAIN_SECONDS", 0.2)
+    upload = upload_teacher(bench)
+    with reading(bench, tmp_path):
+        assert look(bench, upload).inspection_state == "running"
+    row = look(bench, upload)
+    assert (row.inspection_state, row.inspection_failures) == ("pending", 0)
+    with inspector(bench, "find") as made:
+        assert made.inspect_one()
+    assert look(bench, upload).inspection_state == "done"
+
+
+def test_a_worker_that_is_killed_leaves_no_reader(bench: Bench, tmp_path: Path) -> None:
+    upload = upload_teacher(bench)
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": bench.settings.database_url or "",
+        "LIT_STORAGE_DIR": str(bench.settings.storage_root),
+    }
+    command = [sys.executable, "-c", INSPECT, str(bench.folder), *reader("hang")]
+    with subprocess.Popen(command, env=environment) as worker:
+        wait_for((tmp_path / "pid").exists, 20)
+        pid = int((tmp_path / "pid").read_text())
+        worker.send_signal(signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert look(bench, upload).inspection_state == "running"
