@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -156,20 +156,21 @@ def result_table(result: dict[str, Any], title: str | None = None) -> Table:
     return table
 
 
-def inspection_table(upload: Upload, inspection: Inspection) -> Table:
+def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     """A teacher, and what each depth of student saves."""
     found = inspection.architecture
+    # Not the table's own title, which would be folded to the table's width.
     title = (
         f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
         f"{found.channels} input channels, {found.classes} classes, {inspection.format} ({upload.id})"
     )
-    table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
+    table = Table("depth", "blocks", "parameters", "teacher / student")
     for column in table.columns[2:]:
         column.justify = "right"
     for option in inspection.students:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
-    return table
+    return Group(title, table)
 
 
 def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:
