@@ -8,15 +8,17 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from fastapi_offline import FastAPIOffline
 
 from api import health, jobs, problems, uploads
-from api.bodies import JSON_BYTES
+from api.addresses import refuse_nul
 from api.context import Context
 from api.hints import Hints
 from api.long_poll import LongPolls
+from api.schemas import UploadRequest
 from jobs.database import Database
 from jobs.housekeeping import Housekeeper
 from jobs.notifications import Listener
@@ -62,16 +64,16 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             hints.close()
             database.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="LIT",
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=JSON_BYTES,
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, health.router):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(refuse_nul)])
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app
@@ -93,10 +95,11 @@ def _document(app: FastAPI) -> None:
             return app.openapi_schema
         schema = made()
         schemas = schema["components"]["schemas"]
-        own = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, definition in own.pop("$defs", {}).items():
-            schemas.setdefault(name, definition)
-        schemas["JobRequest"] = own
+        for body in (JobRequest, UploadRequest):
+            own = body.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, definition in own.pop("$defs", {}).items():
+                schemas.setdefault(name, definition)
+            schemas[body.__name__] = own
         schemas["Problem"] = _PROBLEM
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in schema["paths"].items():

@@ -13,6 +13,7 @@ from lit_client.errors import LitError
 from lit_client.models import Inspection
 from lit_core.spec import Inspection as SpecInspection
 from lit_core.spec import JobRequest, SpecError, resolve
+from lit_core.spec.mistakes import mistakes
 
 Body = dict[str, Any]
 
@@ -46,10 +47,11 @@ def check_body(body: Body) -> JobRequest:
     dataset = body.get("dataset", {})
     if isinstance(dataset, dict) and not set(SOURCES) & set(dataset):
         dataset = {"upload": TO_COME, **dataset}
+    request = {"teacher": TO_COME} | body | {"dataset": dataset}
     try:
-        return JobRequest.model_validate({"teacher": TO_COME} | body | {"dataset": dataset})
+        return JobRequest.model_validate(request)
     except ValidationError as error:
-        lines = [f"  {_dotted(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        lines = [f"  {found.field}: {found.message}" for found in mistakes(JobRequest, request, error)]
         raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
 
 
@@ -128,9 +130,3 @@ def _assign(body: Body, path: str, value: object) -> Body:
         place = inner
     place[name] = value
     return place
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    # Pydantic adds the tried type of a union, as list[...] or function names; people look for the field.
-    parts = [str(part) for part in location if not any(c in str(part) for c in "[(")]
-    return ".".join(parts) or "the request"
