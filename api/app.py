@@ -8,15 +8,17 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from fastapi_offline import FastAPIOffline
 
 from api import health, jobs, problems, studies, uploads
-from api.bodies import JSON_BYTES
+from api.addresses import refuse_nul
 from api.context import Context
 from api.hints import Hints
 from api.long_poll import LongPolls
+from api.schemas import UploadRequest
 from jobs.database import Database
 from jobs.housekeeping import Housekeeper
 from jobs.notifications import Listener
@@ -64,26 +66,19 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             hints.close()
             database.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="LIT",
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=JSON_BYTES,
-        dependencies=[Depends(_refuse_nul)],
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, studies.router, health.router):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(refuse_nul)])
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app
-
-
-async def _refuse_nul(request: Request) -> None:
-    """Raises Problem 400: PostgreSQL can't even look for such a text."""
-    if "\0" in request.scope["path"] or any("\0" in value for value in request.query_params.values()):
-        raise problems.Problem(400, "bad-request", "the address has a NUL character")
 
 
 def _explain(type: str) -> str:
@@ -102,7 +97,7 @@ def _document(app: FastAPI) -> None:
             return app.openapi_schema
         schema = made()
         schemas = schema["components"]["schemas"]
-        for model in (JobRequest, *STUDY_REQUESTS.values()):
+        for model in (JobRequest, UploadRequest, *STUDY_REQUESTS.values()):
             own = model.model_json_schema(ref_template="#/components/schemas/{model}")
             for name, definition in own.pop("$defs", {}).items():
                 schemas.setdefault(name, definition)

@@ -10,5 +10,6 @@ def etag_of(text: str) -> str:
 
 
 def matches(if_none_match: str, etag: str) -> bool:
+    """By the weak comparison (RFC 9110, section 13.1.2), so with W/ before it too."""
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return etag in tags or "*" in tags

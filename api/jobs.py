@@ -34,8 +34,6 @@ from jobs.storage import StorageKeyMissing
 from lit_core.spec import Phase
 from lit_core.spec.patch import merge_patch
 
-NO_LIMIT = 1 << 60
-"""For the framework; JSON and forms have limits of their own."""
 MERGE_PATCH = "application/merge-patch+json"
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -65,7 +63,7 @@ _REQUEST_BODY = {
 _PATCH_BODY = {"requestBody": {"content": {MERGE_PATCH: {"schema": {"type": "object"}}}}}
 
 
-@router.post("", status_code=202, response_model=JobOut, max_body_size=NO_LIMIT, openapi_extra=_REQUEST_BODY)
+@router.post("", status_code=202, response_model=JobOut, openapi_extra=_REQUEST_BODY)
 async def create_job(
     request: Request,
     response: Response,
@@ -135,8 +133,10 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobOut, responses={304: {"description": "As the caller knows it."}})
+@router.head("/{job_id}", response_class=Response, responses={304: {"description": "As the caller knows it."}})
 async def get_job(
     job_id: str,
+    request: Request,
     owner: Owner,
     context: InContext,
     wait: Wait = 0,
@@ -159,7 +159,10 @@ async def get_job(
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    return Response(text, media_type="application/json", headers=headers)
+    content = text.encode()
+    headers["Content-Length"] = str(len(content))
+    shown = b"" if request.method == "HEAD" else content
+    return Response(shown, media_type="application/json", headers=headers)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -242,7 +245,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactsOu
         416: {"description": "There is no such range."},
     },
 )
-@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
+@router.head("/{job_id}/artifacts/{name}", response_class=Response)
 def download_artifact(job_id: str, name: str, request: Request, owner: Owner, context: InContext) -> Response:
     """One file; takes Range and If-Range. ETag and Repr-Digest are its sha256."""
     with context.database.session() as session:

@@ -109,7 +109,7 @@ class JobOut(Out):
     accepted: bool | None
     """Whether the student keeps to `accept`; null without `accept`, or before the end."""
     result: dict[str, Any] | None
-    """The report without its epochs and specification."""
+    """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None
     created_at: datetime
     started_at: datetime | None

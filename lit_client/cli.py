@@ -92,10 +92,14 @@ def download_job(
 
 
 @app.command("log")
-def show_log(job_id: JobId, url: UrlOption = None) -> None:
+def show_log(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of an earlier attempt; the newest's by default.")] = None,
+    url: UrlOption = None,
+) -> None:
     """Print what the trainer wrote."""
     with Client(url) as client:
-        typer.echo(client.log(job_id), nl=False)
+        typer.echo(client.log(job_id, attempt), nl=False)
 
 
 @app.command("inspect")

@@ -40,7 +40,9 @@ from lit_client.models import (
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, send_file
 from lit_core.spec import JobRequest
 
-LONG_POLL_SECONDS = 30.0
+LONGEST_WAIT = 30
+"""Seconds that the service holds an answer."""
+LONG_POLL_SECONDS = float(LONGEST_WAIT)
 PAGE_ITEMS = 100
 # The least time between two questions, should a service answer long polls at once.
 SHORTEST_POLL_SECONDS = 0.2
@@ -211,9 +213,9 @@ class Client:
         params = {key: value for key, value in (("phase", phase), ("name", name)) if value is not None}
         return parse(MetricPage, self._get(f"/v1/jobs/{job_id}/metrics", params=params)).items
 
-    def log(self, job_id: str) -> str:
-        """What the trainer wrote, as text."""
-        return self._get(f"/v1/jobs/{job_id}/log").text
+    def log(self, job_id: str, attempt: int | None = None) -> str:
+        """What the trainer wrote, as text; of the newest attempt, or of the one with that number, from 1 on."""
+        return self._get(f"/v1/jobs/{job_id}/log", params={} if attempt is None else {"attempt": attempt}).text
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that a job left, with their sha256."""
@@ -226,7 +228,8 @@ class Client:
         names: Collection[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[DownloadedFile]:
-        """Fetch a job's files (all, or those named) into a folder, which is made if need be.
+        """Fetch a job's files (all, or those named) into a folder, which is made if need be. It has none before it
+        has succeeded, which is a LitError.
 
         Goes on where an earlier call stopped; each file appears under its name only whole and verified.
         `progress` gets the bytes of all files together. Raises ChecksumError, TransferError.
@@ -262,10 +265,10 @@ class Client:
                 return
 
     def _get(self, path: str, *, wait: float | None = None, **options: Any) -> httpx.Response:
-        if wait is not None:
-            # The service takes whole seconds.
-            options["params"] = {**options.get("params", {}), "wait": max(1, round(wait))}
-        return self._connection.request("GET", path, repeatable=True, wait=wait or 0.0, **options)
+        seconds = _whole_seconds(wait or 0.0)
+        if seconds:
+            options["params"] = {**options.get("params", {}), "wait": seconds}
+        return self._connection.request("GET", path, repeatable=True, wait=seconds, **options)
 
     def _post_job(self, path: str, body: Mapping[str, Any], key: str | None) -> Job:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
@@ -276,12 +279,19 @@ class Client:
         return parse(Job, response)
 
 
+def _whole_seconds(wait: float) -> int:
+    """As the service takes them: whole, and so many at the most; a short wait is still one."""
+    return min(max(1, round(wait)), LONGEST_WAIT) if wait > 0 else 0
+
+
 def _choose(artifacts: list[Artifact], names: Collection[str] | None, job_id: str) -> list[Artifact]:
+    if not artifacts:
+        raise LitError(f"{job_id} has no files: only a job that has succeeded has any.")
     if names is None:
         return artifacts
     missing = sorted(set(names) - {artifact.name for artifact in artifacts})
     if missing:
-        there = ", ".join(artifact.name for artifact in artifacts) or "no files"
+        there = ", ".join(artifact.name for artifact in artifacts)
         raise LitError(f"{job_id} has no {', '.join(missing)}; it has {there}.")
     return [artifact for artifact in artifacts if artifact.name in names]
 

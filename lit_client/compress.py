@@ -11,12 +11,20 @@ import typer
 from lit_client import answers, display
 from lit_client.client import Client
 from lit_client.downloads import DownloadedFile
-from lit_client.job_request import TO_COME, BadRequest, Body, build_body, check_body, check_student, parse_blocks
+from lit_client.job_request import (
+    SOURCES,
+    TO_COME,
+    BadRequest,
+    Body,
+    build_body,
+    check_body,
+    check_student,
+    parse_blocks,
+)
 from lit_client.models import Inspection, Job, Upload, UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
-from lit_core.spec import Device, Init, JobRequest
+from lit_core.spec import BUILTIN, Device, Init, JobRequest
 
-BUILTIN_DATASETS = ("digits",)
 UPLOAD_PREFIX = "upl_"
 
 
@@ -89,6 +97,9 @@ def compress_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
+    if depth is not None and blocks is not None:
+        raise BadRequest("--depth and --blocks say the same in two ways: give one of them.")
+    dataset_file = None if dataset in (None, *BUILTIN) else dataset
     options = {
         "student.depth": depth,
         "student.blocks": None if blocks is None else parse_blocks(blocks),
@@ -107,18 +118,20 @@ def compress_command(
         "tags": tags or None,
         "accept.max_accuracy_drop": max_accuracy_drop,
         "discriminator": None if discriminator is None else TO_COME,
-        "dataset.builtin": dataset if dataset in BUILTIN_DATASETS else None,
+        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        "dataset.upload": None if dataset_file is None else TO_COME,
     }
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
-    dataset_file = None if dataset in (None, *BUILTIN_DATASETS) else dataset
     sources = Sources(teacher, discriminator or request.discriminator, dataset_file)
     _check_source("TEACHER", teacher)
     if sources.discriminator is not None:
         _check_source("--discriminator", sources.discriminator)
     if dataset_file is not None:
         _check_source("--dataset", dataset_file)
-    elif not {"builtin", "mounted", "upload"} & set(body.get("dataset", {})):
+        if request.dataset.upload != TO_COME:
+            raise BadRequest("--dataset and --set each name a data set: give one of them.")
+    elif not set(SOURCES) & set(body.get("dataset", {})):
         raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
     # Found out now rather than after the training.
     output.mkdir(parents=True, exist_ok=True)

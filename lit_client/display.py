@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -154,7 +154,9 @@ def job_table(job: Job) -> Table:
 RESULT_ROWS = (
     ("accuracy, test (%)", ("accuracy", "test"), "{:.2f}", None),
     ("accuracy, val (%)", ("accuracy", "val"), "{:.2f}", None),
+    ("top-5, test (%)", ("top5", "test"), "{:.2f}", None),
     ("agreement, test (%)", ("agreement", "test"), "{:.2f}", None),
+    ("calibration error, test (%)", ("calibration_error", "test"), "{:.2f}", None),
     ("PSNR to the teacher, test (dB)", ("psnr", "test"), "{:.2f}", None),
     ("SSIM to the teacher, test", ("ssim", "test"), "{:.4f}", None),
     ("L1 to the teacher, test", ("l1", "test"), "{:.4f}", None),
@@ -182,21 +184,22 @@ def result_table(result: dict[str, Any], title: str | None = None) -> Table:
     return table
 
 
-def inspection_table(upload: Upload, inspection: Inspection) -> Table:
+def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     """A teacher, and what each depth of student saves."""
     found = inspection.architecture
     outputs = "classes" if found.task == "classification" else "domains"
+    # Not the table's own title, which would be folded to the table's width.
     title = (
         f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
         f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
-    table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
+    table = Table("depth", "blocks", "parameters", "teacher / student")
     for column in table.columns[2:]:
         column.justify = "right"
     for option in inspection.students:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
-    return table
+    return Group(title, table)
 
 
 def _inputs(found: Architecture) -> str:

@@ -147,7 +147,7 @@ class Job(Answer):
     accepted: bool | None = None
     """None where the request set no `accept`, or the job has not ended."""
     result: dict[str, Any] | None = None
-    """The report without its epochs and specification."""
+    """The report without its longest parts: epochs, specification and accuracies per class."""
     error: Failure | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None

@@ -41,9 +41,14 @@ class Arrays:
     """(N,) int64: positions in the class order, -1 without a label. For translation (N, domains) float32."""
 
     @property
+    def labels(self) -> int:
+        """Samples that have a label."""
+        return int((self.y != NO_LABEL).reshape(len(self.y), -1).any(dim=1).sum())
+
+    @property
     def labelled(self) -> bool:
         """Whether every sample has a label."""
-        return not bool((self.y == NO_LABEL).any())
+        return self.labels == len(self.y)
 
 
 @dataclass(frozen=True)

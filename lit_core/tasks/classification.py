@@ -16,7 +16,7 @@ from lit_core.measure import count_parameters
 from lit_core.objectives import Batch, objective_of
 from lit_core.programs import Distillation, Program
 from lit_core.pruning import prune_to
-from lit_core.scores import Prediction, agreement, near_chance, top1
+from lit_core.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Part, Phase, Split
 from lit_core.tasks.task import Refused, Scores
@@ -104,9 +104,14 @@ class Classification:
 
     def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
         prediction = self._predict(network.network, split)
-        agreed = agreement(prediction.logits, self._teacher_logits(split))
-        accuracy = top1(prediction) if self.dataset.splits[split].labelled else None
-        return {"accuracy": accuracy, "agreement": agreed}
+        labelled = self.dataset.splits[split].labelled
+        return {
+            "accuracy": top1(prediction) if labelled else None,
+            "top5": top5(prediction) if labelled else None,
+            "per_class": per_class(prediction, self.dataset.classes) if labelled else None,
+            "calibration_error": calibration_error(prediction) if labelled else None,
+            "agreement": agreement(prediction.logits, self._teacher_logits(split)),
+        }
 
     def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
         labelled = teacher["accuracy"]["test"] is not None
@@ -121,6 +126,11 @@ class Classification:
         return {
             "accuracy_drop": drop,
             "accuracy_drop_is": "measured" if labelled else "bounded by agreement",
+            "notes": [
+                _unlabelled(split, self.dataset.splits[split])
+                for split in (Split.VALIDATION, Split.TEST)
+                if not self.dataset.splits[split].labelled
+            ],
             "accepted": None
             if accept is None or accept.max_accuracy_drop is None
             else drop <= accept.max_accuracy_drop,
@@ -180,6 +190,15 @@ def _check_labels(spec: JobSpec, train: Arrays) -> None:
             "alone, or give labels",
             field="alpha",
         )
+
+
+def _unlabelled(split: Split, arrays: Arrays) -> str:
+    unlabelled = len(arrays.y) - arrays.labels
+    chosen = ", and the best epoch was chosen by agreement with the teacher" if split == Split.VALIDATION else ""
+    return (
+        f"{unlabelled} of {len(arrays.y)} samples of the {split.value} split have no label: accuracies and calibration "
+        f"error are null there{chosen}"
+    )
 
 
 def _chance(prediction: Prediction) -> float:

@@ -41,6 +41,7 @@ class FaultyService:
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.manifest: list[dict[str, Any]] | None = None
+        self.logs: list[str] = []
         self.ranges = True
         self.inspection: dict[str, Any] | None = None
         self.faults: dict[str, deque[Fault | None]] = {name: deque() for name in ("PATCH", "GET", "POST", "DELETE")}
@@ -180,6 +181,8 @@ class Handler(BaseHTTPRequestHandler):
             after = int(query.get("after", 0))
             items = [event for event in self.service.events if event["seq"] > after][:2]
             self.answer(200, {"items": items, "last": len(self.service.events)})
+        elif parts[2:] == ["log"]:
+            self.answer(200, self.service.logs[int(query.get("attempt", 0)) - 1])
         elif parts[2:] == ["artifacts"]:
             self.answer(200, {"items": self.service.artifacts()})
         else:
