@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lit_client.errors import LitError
 from lit_client.models import Inspection
 from lit_core.spec import Inspection as SpecInspection
-from lit_core.spec import JobRequest, SpecError, resolve
+from lit_core.spec import JobRequest, SpecError, check_depth, resolve
 from lit_core.spec.mistakes import mistakes
 
 Body = dict[str, Any]
@@ -49,10 +49,14 @@ def check_body(body: Body) -> JobRequest:
         dataset = {"upload": TO_COME, **dataset}
     request = {"teacher": TO_COME} | body | {"dataset": dataset}
     try:
-        return JobRequest.model_validate(request)
+        checked = JobRequest.model_validate(request)
+        check_depth(checked.student, checked.method)
     except ValidationError as error:
         lines = [f"  {found.field}: {found.message}" for found in mistakes(JobRequest, request, error)]
         raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
+    except SpecError as error:
+        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+    return checked
 
 
 def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:

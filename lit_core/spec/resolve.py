@@ -226,9 +226,16 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
     if method.born_again:
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
+    check_depth(student, method)
     if student.depth is not None:
         return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+
+
+def check_depth(student: StudentRequest, method: Method) -> None:
+    """Raises SpecError when the request doesn't say how deep its student is to be."""
+    if student.depth is None and student.blocks is None and not method.born_again:
+        raise SpecError("student", 'give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
 
 
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:

@@ -60,7 +60,6 @@ def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
         ({"dataset": {}}, "dataset"),
         ({"dataset": {"builtin": "digits", "upload": "x"}}, "dataset"),
         ({"dataset": {"builtin": "digits", "std": [0.0]}}, "dataset"),
-        ({"student": {}}, "student"),
         ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule"),
         ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule"),
@@ -83,6 +82,7 @@ def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> Non
         ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
         ({"blocks": [2, 7, 2]}, "student.blocks", "deeper than the teacher's"),
         ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
+        ({}, "student", "exactly one"),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: str, says: str) -> None:
