@@ -95,9 +95,9 @@ def compress_command(
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
     dataset_file = None if dataset in (None, *BUILTIN_DATASETS) else dataset
-    _check_source("TEACHER", teacher)
+    check_source("TEACHER", teacher)
     if dataset_file is not None:
-        _check_source("--dataset", dataset_file)
+        check_source("--dataset", dataset_file)
     elif not {"builtin", "upload"} & set(body.get("dataset", {})):
         raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
     # Found out now rather than after the training.
@@ -151,7 +151,8 @@ def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False
         raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
 
 
-def _check_source(option: str, source: str) -> None:
+def check_source(option: str, source: str) -> None:
+    """Whether there is something to send: a file, or what looks like an upload's id. Raises BadRequest."""
     if source.startswith(UPLOAD_PREFIX) or Path(source).is_file():
         return
     if Path(source).is_dir():
@@ -161,16 +162,17 @@ def _check_source(option: str, source: str) -> None:
 
 def _send_sources(client: Client, body: Body, request: JobRequest, teacher: str, dataset: str | None) -> None:
     """Put the ids of both uploads into the request; the teacher first, so that a wrong one costs little."""
-    upload = _send(client, teacher, UploadKind.TEACHER)
+    upload = send(client, teacher, UploadKind.TEACHER)
     upload = client.wait_inspection(upload.id)
     body["teacher"] = upload.id
     if upload.inspection is not None:
         check_student(request, upload.inspection)
     if dataset is not None:
-        body["dataset"] = {**body.get("dataset", {}), "upload": _send(client, dataset, UploadKind.DATASET).id}
+        body["dataset"] = {**body.get("dataset", {}), "upload": send(client, dataset, UploadKind.DATASET).id}
 
 
-def _send(client: Client, source: str, kind: UploadKind) -> Upload:
+def send(client: Client, source: str, kind: UploadKind) -> Upload:
+    """The upload of a file, or the one with this id."""
     path = Path(source)
     if not path.is_file():
         return client.get_upload(source)
