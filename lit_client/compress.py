@@ -124,11 +124,11 @@ def compress_command(
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
     sources = Sources(teacher, discriminator or request.discriminator, dataset_file)
-    _check_source("TEACHER", teacher)
+    check_source("TEACHER", teacher)
     if sources.discriminator is not None:
-        _check_source("--discriminator", sources.discriminator)
+        check_source("--discriminator", sources.discriminator)
     if dataset_file is not None:
-        _check_source("--dataset", dataset_file)
+        check_source("--dataset", dataset_file)
         if request.dataset.upload != TO_COME:
             raise BadRequest("--dataset and --set each name a data set: give one of them.")
     elif not set(SOURCES) & set(body.get("dataset", {})):
@@ -183,7 +183,8 @@ def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False
         raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
 
 
-def _check_source(option: str, source: str) -> None:
+def check_source(option: str, source: str) -> None:
+    """Whether there is something to send: a file, or what looks like an upload's id. Raises BadRequest."""
     if source.startswith(UPLOAD_PREFIX) or Path(source).is_file():
         return
     if Path(source).is_dir():
@@ -193,21 +194,22 @@ def _check_source(option: str, source: str) -> None:
 
 def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sources) -> None:
     """Put the uploads' ids into the request; the networks first, so that a wrong one costs little."""
-    teacher = client.wait_inspection(_send(client, sources.teacher, UploadKind.TEACHER).id)
+    teacher = client.wait_inspection(send(client, sources.teacher, UploadKind.TEACHER).id)
     body["teacher"] = teacher.id
     discriminator: Inspection | None = None
     if sources.discriminator is not None:
-        upload = client.wait_inspection(_send(client, sources.discriminator, UploadKind.TEACHER).id)
+        upload = client.wait_inspection(send(client, sources.discriminator, UploadKind.TEACHER).id)
         body["discriminator"] = upload.id
         discriminator = upload.inspection
     if teacher.inspection is not None and (sources.discriminator is None) == (discriminator is None):
         check_student(request, teacher.inspection, discriminator)
     if sources.dataset is not None:
-        dataset = _send(client, sources.dataset, UploadKind.DATASET)
+        dataset = send(client, sources.dataset, UploadKind.DATASET)
         body["dataset"] = {**body.get("dataset", {}), "upload": dataset.id}
 
 
-def _send(client: Client, source: str, kind: UploadKind) -> Upload:
+def send(client: Client, source: str, kind: UploadKind) -> Upload:
+    """The upload of a file, or the one with this id."""
     path = Path(source)
     if not path.is_file():
         return client.get_upload(source)
