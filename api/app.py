@@ -70,10 +70,11 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(refuse_nul)],
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, health.router):
-        app.include_router(router, dependencies=[Depends(refuse_nul)])
+        app.include_router(router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app

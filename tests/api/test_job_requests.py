@@ -92,6 +92,18 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule", "at least one phase must train"),
         ({"schedule": {"lit": {"schedule": {"kind": "cubic"}}}}, "schedule.lit.schedule", "'one_cycle'"),
         ({"accept": {"max_accuracy_drop": -1}}, "accept.max_accuracy_drop", "greater than or equal to 0"),
+        ({"dataset": {"builtin": "digits", "mean": "x"}}, "dataset.mean", "valid list, or input should be 'data'"),
+        ({"dataset": {"builtin": "digits", "mean": ["x"]}}, "dataset.mean.0", "valid number"),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "one_cycle", "wamup": 0.1}}}},
+            "schedule.lit.schedule.wamup",
+            "did you mean warmup?",
+        ),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "milestones"}}}},
+            "schedule.lit.schedule.milestones",
+            "required",
+        ),
     ],
 )
 def test_a_bad_request_names_the_field_and_what_would_be_right(
@@ -204,7 +216,9 @@ def test_run_again_with_the_other_of_two_fields(
         (b"[1]", "application/json", 400, "must be a JSON object"),
         (b'{"tau": NaN}', "application/json", 400, "NaN is no JSON number"),
         (b'{"name": "a\\u0000b"}', "application/json", 400, "NUL"),
-        (b'{"name": "\\ud800"}', "application/json", 400, "no JSON"),
+        (b'{"a\\u0000b": 1}', "application/json", 400, "NUL"),
+        (b'{"name": "\\ud800"}', "application/json", 400, "surrogates"),
+        (b'{"tau": 1e999}', "application/json", 400, "float"),
         (b"[" * 100_000, "application/json", 400, "no JSON"),
         (b'{"name": "' + b"x" * (1 << 20) + b'"}', "application/json", 413, "1048576 bytes"),
         (b"{}", "application/x-www-form-urlencoded", 415, "application/json"),
@@ -216,6 +230,12 @@ def test_bodies_that_are_none(api: TestClient, content: bytes, kind: str, status
     answer = api.post("/v1/jobs", content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert said in answer.json()["detail"]
+
+
+def test_a_backslash_before_u0000_is_no_nul(api: TestClient, bench: Bench) -> None:
+    name = "C:\\u0000\\data"
+    made = api.post("/v1/jobs", json=request(bench.teacher(), name=name))
+    assert (made.status_code, made.json()["name"]) == (202, name)
 
 
 def test_a_form_with_both_files(api: TestClient, bench: Bench) -> None:
