@@ -37,6 +37,7 @@ __all__ = [
     "lose",
     "record",
     "release",
+    "spend",
     "succeed",
 ]
 
@@ -133,6 +134,13 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, seconds_used
     if row is None:
         raise Stale
     return Heartbeat(cancel_requested=row[0] is not None)
+
+
+def spend(session: Session, claim: Claim, seconds_used: float) -> None:
+    """Write how long all attempts so far have trained: part of the transaction that ends one. Raises Stale."""
+    statement = update(Job).where(_held(claim)).values(seconds_used=seconds_used).returning(Job.id)
+    if session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
+        raise Stale
 
 
 def record(

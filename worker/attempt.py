@@ -246,6 +246,8 @@ class Attempt:
         """The one transaction that ends the attempt."""
 
         def write(session: Session) -> None:
+            # The next attempt's time limit counts from here, not from the last heartbeat.
+            attempts.spend(session, self.claim, self.lease.seconds_used())
             ending.write(session, self.claim)
 
         self._write(write, closing=True)

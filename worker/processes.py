@@ -88,6 +88,6 @@ def _exit(_number: int, _frame: object) -> NoReturn:
 
 def _start(settings: Settings) -> tuple[Database, Celery, str]:
     if not settings.database_url or not settings.redis_url:
-        sys.exit("the worker needs DATABASE_URL and REDIS_URL (`litc serve` brings its own database and broker)")
+        sys.exit("the worker needs DATABASE_URL and REDIS_URL")
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     return Database(settings.database_url), make_app(settings.redis_url), worker_id

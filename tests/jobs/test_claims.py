@@ -25,6 +25,7 @@ ERROR = JobError(type=ErrorType.TRAINER_CRASHED, detail="the trainer ended with 
 
 FENCED: dict[str, Callable[[Session, Claim], object]] = {
     "heartbeat": lambda session, claim: attempts.heartbeat(session, claim, LEASE, 1.0),
+    "spend": lambda session, claim: attempts.spend(session, claim, 2.0),
     "record": lambda session, claim: attempts.record(
         session, claim, [Event("epoch")], [Metric("lit", 1, "loss", 0.5)], {"epoch": 1}, "jobs/x/1/checkpoint"
     ),
