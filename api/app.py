@@ -13,13 +13,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 
-from api import health, jobs, problems, studies, uploads
+from api import broker, health, jobs, problems, studies, uploads
 from api.addresses import refuse_nul
 from api.context import Context
-from api.hints import Hints
 from api.long_poll import LongPolls
 from api.schemas import UploadRequest
 from jobs.database import Database
+from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
 from jobs.notifications import Listener
 from jobs.settings import Settings
@@ -47,11 +47,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        database, hints, listener = (
-            Database(database_url, pool_size=THREADS // 2),
-            Hints(redis_url),
-            Listener(database_url),
-        )
+        database, listener = Database(database_url, pool_size=THREADS // 2), Listener(database_url)
+        sender = broker.make_app(redis_url)
+        hints = Hints(sender, redis_url)
         storage = open_storage(settings)
         polls = LongPolls(listener)
         housekeeper = Housekeeper(database, hints, settings, storage)
@@ -64,6 +62,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
             hints.close()
+            sender.close()
             database.close()
 
     app = FastAPIOffline(
@@ -72,10 +71,11 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(refuse_nul)],
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, studies.router, health.router):
-        app.include_router(router, dependencies=[Depends(refuse_nul)])
+        app.include_router(router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app

@@ -26,7 +26,7 @@ from jobs.database import Database
 from jobs.embedded import DataDirInUse
 from jobs.errors import NotFound
 from jobs.migrate import upgrade
-from jobs.settings import Settings
+from jobs.settings import Settings, explain
 
 USAGE = 2
 PIPE_WIDTH = 1000
@@ -154,7 +154,7 @@ def _plain_errors() -> Iterator[None]:
     except (NotConfigured, DataDirInUse, BadAddress, NotFound) as failure:
         _end(str(failure))
     except ValidationError as wrong:
-        _end("; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors()))
+        _end(explain(wrong))
     except OperationalError as failure:
         _end(f"the database can't be reached: {str(failure.orig).strip().splitlines()[0]}")
     except ProgrammingError as failure:
@@ -163,11 +163,6 @@ def _plain_errors() -> Iterator[None]:
         _end("the database's schema is not this version's: run `litc migrate`")
     except ValueError as failure:
         _end(str(failure))
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else "settings"
-    return name if name.isupper() or not location else f"LIT_{name.upper()}"
 
 
 def _end(sentence: str) -> None:

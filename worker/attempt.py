@@ -255,6 +255,7 @@ class Attempt:
         """The one transaction that ends the attempt."""
 
         def write(session: Session) -> None:
+            # The next attempt's time limit counts from here, not from the last heartbeat.
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             ending.write(session, self.claim)
 

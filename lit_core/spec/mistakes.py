@@ -49,7 +49,8 @@ def _complaint(model: type[BaseModel], value: object, entry: Mapping[str, Any]) 
         if _is_in(part, here):
             here = here[part]  # type: ignore[index]
             path.append(str(part))
-        elif entry["type"] == "missing" and number == len(location):
+        elif number == len(location) and (entry["type"] == "missing" or _is_field(model, location)):
+            # Not given, and either needed or by its default wrong.
             path.append(str(part))
         else:
             # Not in the value, so it names a kind of a union, or a dictionary's key as opposed to its value.
@@ -64,6 +65,11 @@ def _message(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
         return f"{entry['ctx']['discriminator']} is missing: it says what the other fields mean"
     # Literals that are members of an enum are shown as Python writes them.
     return re.sub(r"<[\w.]+: ('[^']*')>", r"\1", entry["msg"].removeprefix("Value error, "))
+
+
+def _is_field(model: type[BaseModel], location: Sequence[int | str]) -> bool:
+    *path, name = (str(part) for part in location)
+    return name in _fields_at(model, path)
 
 
 def _is_in(part: int | str, value: object) -> bool:

@@ -92,6 +92,18 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule", "at least one phase must train"),
         ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule.lit.schedule", "'one_cycle'"),
         ({"accept": {"max_accuracy_drop": -1}}, "accept.max_accuracy_drop", "greater than or equal to 0"),
+        ({"dataset": {"builtin": "digits", "mean": "x"}}, "dataset.mean", "valid list, or input should be 'data'"),
+        ({"dataset": {"builtin": "digits", "mean": ["x"]}}, "dataset.mean.0", "valid number"),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "one_cycle", "wamup": 0.1}}}},
+            "schedule.lit.schedule.wamup",
+            "did you mean warmup?",
+        ),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "milestones"}}}},
+            "schedule.lit.schedule.milestones",
+            "required",
+        ),
     ],
 )
 def test_a_bad_request_names_the_field_and_what_would_be_right(

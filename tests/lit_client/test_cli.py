@@ -140,6 +140,7 @@ def test_exit_codes_tell_how_the_job_ended(compress, faulty, tmp_path, fields, c
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
         (("--dataset", "tests", "--depth", 14), "pack it"),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
+        (("--dataset", "digits"), "student: give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
@@ -153,7 +154,7 @@ def test_wrong_use_ends_with_2_before_anything_is_sent(compress, faulty, words, 
     assert not faulty.requests
 
 
-@pytest.mark.parametrize(("words", "said"), [(("--depth", 15), "student.depth: 15"), ((), "student: give exactly one")])
+@pytest.mark.parametrize(("words", "said"), [(("--depth", 15), "student.depth: 15")])
 def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path, words, said):
     option = {"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}
     architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,19 @@ def test_the_time_limit_counts_all_attempts(bench: Bench) -> None:
     assert job.state == "failed"
     assert job.error["type"] == "time-limit"
     assert "4 s" in job.error["detail"]
+
+
+@pytest.mark.parametrize("behaviour", ["crash", "run"])
+def test_time_between_the_last_heartbeat_and_the_end_counts(bench: Bench, behaviour: str) -> None:
+    """Lost or drained: the next attempt's time limit goes on from there."""
+    settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 30})
+    seldom = replace(bench, settings=settings)  # a heartbeat every 2 s, and these trainers are quicker
+    job_id = bench.job(max_attempts=1)
+    with seldom.working(child(behaviour)):
+        wait_for(lambda: bench.row(job_id).progress, 20)
+    job = bench.row(job_id)
+    assert job.state in ("failed", "queued")
+    assert job.seconds_used > 0
 
 
 def test_the_trainer_gets_deadlines_within_its_lease(bench: Bench) -> None:
