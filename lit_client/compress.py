@@ -23,7 +23,7 @@ from lit_client.job_request import (
 )
 from lit_client.models import Inspection, Job, Upload, UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
-from lit_core.spec import BUILTIN, Device, Init, JobRequest
+from lit_core.spec import BUILTIN, Device, Feed, Init, JobRequest, Method, Preset
 
 UPLOAD_PREFIX = "upl_"
 
@@ -57,6 +57,16 @@ def compress_command(
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Values for all that is left open.", rich_help_panel=METHOD)
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="LIT, or another to compare with.", rich_help_panel=METHOD)
+    ] = None,
+    feed: Annotated[Feed | None, typer.Option(help="What sections are fed.", rich_help_panel=METHOD)] = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Learn from the teacher alone (alpha 0).", rich_help_panel=METHOD)
+    ] = False,
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the labels in the KD loss.", rich_help_panel=METHOD)
     ] = None,
@@ -104,7 +114,11 @@ def compress_command(
         "student.depth": depth,
         "student.blocks": None if blocks is None else parse_blocks(blocks),
         "student.init": init,
-        "alpha": alpha,
+        "preset": preset,
+        "method": method,
+        "feed": feed,
+        "alpha": 0.0 if no_labels and alpha is None else alpha,
+        "dataset.labels": False if no_labels else None,
         "beta": beta,
         "tau": tau,
         "schedule.lit.epochs": epochs,

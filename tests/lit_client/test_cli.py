@@ -106,6 +106,16 @@ def test_compress_sends_the_named_dataset_in_place_of_the_files(compress, faulty
     assert faulty.jobs["job_0"]["request"]["dataset"] == {"mean": [0.5], "upload": "upl_1"}
 
 
+def test_the_method_is_named_by_options(compress, faulty):
+    faulty.job_fields = SUCCEEDED
+    words = ("--preset", "few", "--method", "kd", "--feed", "student", "--no-labels")
+    done = compress("--dataset", "digits", "--depth", 14, *words)
+    assert done.returncode == 0, done.stderr
+    request = faulty.jobs["job_0"]["request"]
+    assert (request["preset"], request["method"], request["feed"], request["alpha"]) == ("few", "kd", "student", 0)
+    assert request["dataset"] == {"builtin": "digits", "labels": False}
+
+
 def test_json_alone_is_on_stdout(compress, faulty, tmp_path):
     faulty.job_fields = SUCCEEDED
     answer = json.loads(compress("--dataset", "digits", "--depth", 14, "--json").stdout)
