@@ -19,11 +19,12 @@ CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
 
 
-class PreparationFailed(Exception):
-    """The job cannot be prepared on any worker."""
+class UploadMissing(Exception):
+    """Storage lacks the file of an upload. `error` is the job's, should the upload be gone from the ledger as well."""
 
-    def __init__(self, error: JobError) -> None:
+    def __init__(self, upload: str, error: JobError) -> None:
         super().__init__(error.detail)
+        self.upload = upload
         self.error = error
 
 
@@ -88,7 +89,7 @@ def _locked(path: Path) -> Iterator[None]:
 def prepare(folder: Path, claim: Claim, storage: Storage, threads: int | None, check: Callable[[], None]) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
 
-    Raises PreparationFailed, and OSError for this machine's own troubles.
+    Raises UploadMissing, and OSError for this machine's own troubles.
     """
     spec = claim.spec
     (folder / "spec.json").write_text(spec.model_dump_json())
@@ -98,15 +99,16 @@ def prepare(folder: Path, claim: Claim, storage: Storage, threads: int | None, c
     try:
         fetch(storage, teacher, folder / "teacher.safetensors", check)
     except StorageKeyMissing as missing:
-        detail = f"the teacher {spec.teacher.upload} is no longer in storage: upload it again"
-        raise PreparationFailed(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")) from missing
+        detail = f"the teacher {spec.teacher.upload} was deleted: upload it again"
+        error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")
+        raise UploadMissing(spec.teacher.upload, error) from missing
     if spec.dataset.upload is not None:
         try:
             fetch(storage, f"uploads/{spec.dataset.upload}/data", folder / "dataset", check)
         except StorageKeyMissing as missing:
-            detail = f"the data set {spec.dataset.upload} is no longer in storage: upload it again"
+            detail = f"the data set {spec.dataset.upload} was deleted: upload it again"
             error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.upload")
-            raise PreparationFailed(error) from missing
+            raise UploadMissing(spec.dataset.upload, error) from missing
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
 
