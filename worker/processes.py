@@ -58,7 +58,9 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
         devices=devices,
         offer=offer,
     )
-    presence = Presence(database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job)
+    presence = Presence(
+        database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job, lambda: supervisor.resting
+    )
     housekeeper = Housekeeper(database, hints, settings, storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:

@@ -64,6 +64,7 @@ class Supervisor:
         self._drain = threading.Event()
         self._backoff = Backoff()
         self._left_to_others: dict[str, float] = {}
+        self.resting = False
         self.current_job: str | None = None
 
     def drain(self) -> None:
@@ -175,8 +176,10 @@ class Supervisor:
 
     def _recover(self, fault: str | None) -> None:
         """Take nothing for a while, and as long as something is plainly wrong."""
+        self.resting = True
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()
             log.error("this worker is at fault and takes no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
             fault = complaint(self._storage, self._marker) or device_complaint(self._devices)
+        self.resting = False

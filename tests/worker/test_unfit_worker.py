@@ -7,16 +7,20 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import workers
 from jobs.storage import FolderStorage
+from lit_core.spec import SPEC_VERSION
 from tests.worker.bench import Bench, child, wait_for
-from worker import backoff, supervisor
+from worker import backoff, presence, supervisor
 from worker.backoff import Backoff
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +73,29 @@ def test_a_share_that_is_not_mounted_costs_no_job_anything(bench: Bench, tmp_pat
         wait_for(lambda: all(bench.row(job).state == "succeeded" for job in waiting), 20)
     assert [state(bench, job) for job in waiting] == [("succeeded", 0)] * 3
     assert [bench.row(job).attempt for job in waiting] == [2, 1, 1]
+
+
+def test_a_worker_that_rests_is_not_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "SEEN_SECONDS", 0.02)
+    rests = [False]
+    keeper = presence.Presence(bench.database, "worker-a", ["cpu"], [SPEC_VERSION], lambda: None, lambda: rests[0])
+
+    def seen() -> datetime | None:
+        with bench.database.session() as session:
+            return next((worker.last_seen for worker in workers.live(session)), None)
+
+    keeper.start()
+    try:
+        wait_for(seen)
+        rests[0] = True
+        time.sleep(0.2)
+        last = seen()
+        time.sleep(0.2)
+        assert seen() == last
+        rests[0] = False
+        wait_for(lambda: seen() != last)
+    finally:
+        keeper.stop()
 
 
 @pytest.mark.usefixtures("impatient")
