@@ -27,6 +27,8 @@ from jobs.embedded import DataDirInUse
 from jobs.errors import NotFound
 from jobs.migrate import upgrade
 from jobs.settings import Settings, explain
+from jobs.storage import open_storage
+from jobs.storage_marker import marker_key
 
 USAGE = 2
 PIPE_WIDTH = 1000
@@ -53,6 +55,7 @@ def serve(
         listening = stack.enter_context(server.listen(settings.host, settings.port))
         settings = stack.enter_context(services(settings))
         upgrade(settings.database_url or "")
+        _mark_storage(settings)
         application = create_app(settings, keyless=_keyless(settings))
         url = server.url_of(listening)
         for number in range(workers):
@@ -73,6 +76,7 @@ def api(host: Host = None, port: Port = None) -> None:
             raise NotConfigured("`litc api` needs DATABASE_URL and REDIS_URL; `litc serve` brings its own")
         server.exit_on_signals()
         listening = stack.enter_context(server.listen(settings.host, settings.port))
+        _mark_storage(settings)
         application = create_app(settings, keyless=_keyless(settings))
         typer.echo(f"LIT listens on {server.url_of(listening)}")
         server.run(application, listening)
@@ -144,6 +148,19 @@ def _keyless(settings: Settings) -> bool:
     finally:
         database.close()
     return False
+
+
+def _mark_storage(settings: Settings) -> None:
+    """Before any worker looks for the marker. Raises NotConfigured when the storage can't be written."""
+    database = Database(settings.database_url or "", pool_size=1)
+    try:
+        with database.session() as session:
+            marker = marker_key(session)
+        open_storage(settings).put_bytes(marker, b"")
+    except OSError as failure:
+        raise NotConfigured(f"the storage {settings.storage_root} can't be written: {failure}") from failure
+    finally:
+        database.close()
 
 
 @contextmanager

@@ -87,13 +87,18 @@ class Artifact:
 
 
 def claim(
-    session: Session, worker_id: str, devices: Sequence[str], spec_versions: Sequence[int], lease_seconds: float
+    session: Session,
+    worker_id: str,
+    devices: Sequence[str],
+    spec_versions: Sequence[int],
+    lease_seconds: float,
+    besides: Sequence[str] = (),
 ) -> Claim | None:
-    """Take the oldest queued job that this worker can run; None when there is none.
+    """Take the oldest queued job that this worker can run, `besides` those that it leaves to others; None for none.
 
     Jobs whose stored specification can't be read any more fail here, so that they hold nobody up.
     """
-    while (job := _oldest(session, devices, spec_versions)) is not None:
+    while (job := _oldest(session, devices, spec_versions, besides)) is not None:
         try:
             spec = JobSpec.model_validate(job.spec)
         except ValidationError as wrong:
@@ -103,13 +108,16 @@ def claim(
     return None
 
 
-def _oldest(session: Session, devices: Sequence[str], spec_versions: Sequence[int]) -> Job | None:
+def _oldest(
+    session: Session, devices: Sequence[str], spec_versions: Sequence[int], besides: Sequence[str]
+) -> Job | None:
     query = (
         select(Job)
         .where(
             Job.state == JobState.QUEUED,
             or_(Job.device == Device.AUTO, Job.device.in_(devices)),
             Job.spec_version.in_(spec_versions),
+            Job.id.not_in(besides),
         )
         .order_by(Job.created_at, Job.id)
         .limit(1)
@@ -221,13 +229,13 @@ def cancelled(session: Session, claim: Claim) -> None:
     _write(session, claim, [Event("cancelled")], **_ended(JobState.CANCELLED))
 
 
-def release(session: Session, claim: Claim) -> None:
+def release(session: Session, claim: Claim, reason: str = "the worker was told to stop") -> None:
     """Give the job back to the queue without counting a failure. Raises Stale."""
     job = _locked(session, claim)
     if job.cancel_requested_at is not None:
         change(session, job, [Event("cancelled")], **_ended(JobState.CANCELLED))
         return
-    change(session, job, [Event("released", {"worker": job.worker_id})], **_QUEUED)
+    change(session, job, [Event("released", {"worker": job.worker_id, "reason": reason})], **_QUEUED)
 
 
 def lose(session: Session, claim: Claim, error: JobError) -> None:

@@ -22,6 +22,7 @@ from jobs.models import Job, JobState
 from jobs.queues import INSPECT_QUEUE, queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage
+from jobs.storage_marker import complaint, marker_key
 from jobs.studies.advance import advance, due
 from lit_core.spec import ErrorType, JobError
 
@@ -110,12 +111,19 @@ class Housekeeper:
             log.warning("lease expired", job=job_id)
         for study_id in self._in_session(due):
             self._advance(study_id)
-        for prefix in self._in_session(uploads.delete_abandoned):
-            self._remove_files(prefix)
         self._in_session(workers.forget_dead)
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
             self._publish_hint(queue)
+        self._tidy_storage()
+
+    def _tidy_storage(self) -> None:
+        if (wrong := complaint(self._storage, self._in_session(marker_key))) is not None:
+            # Removing from a folder that isn't the storage would only look as if it were done.
+            log.warning("nothing removed from storage", reason=wrong)
+            return
+        for prefix in self._in_session(uploads.delete_abandoned):
+            self._remove_files(prefix)
         self._remove_spent_checkpoints()
         self._storage.remove_leftovers(LEFTOVER_SECONDS)
 

@@ -277,6 +277,14 @@ class SpentCheckpoints(Base):
     ended_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
 
 
+class StorageMarker(Base):
+    """One row: the id of the object by which a worker tells the storage of this ledger from any other."""
+
+    __tablename__ = "storage_marker"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
 class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
     __table_args__ = (CheckConstraint("num_nonnulls(job_id, study_id) = 1", name="one_made"),)

@@ -25,6 +25,7 @@ import torch
 
 from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
+from lit_core.devices import cuda_complaint
 from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
@@ -139,8 +140,8 @@ def _resume(training: Training, path: Path, attempt: int) -> None:
 
 
 def _prepare_torch(run: Run) -> torch.device:
-    if run.device == "cuda" and not torch.cuda.is_available():
-        detail = "the worker was asked to train on cuda, but torch finds no usable GPU there"
+    if run.device == "cuda" and (complaint := cuda_complaint()) is not None:
+        detail = f"the worker was asked to train on cuda, but torch can't use it there: {complaint}"
         raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
     if run.threads:
         torch.set_num_threads(run.threads)

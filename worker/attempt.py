@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -16,15 +15,28 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs import attempts, checkpoints
+from jobs import attempts, checkpoints, uploads
 from jobs.attempts import Artifact, Claim, Event, Metric
 from jobs.checkpoints import CHECKPOINT_NAME
 from jobs.database import Database
-from jobs.errors import Stale
+from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
 from jobs.storage import Storage
+from jobs.storage_marker import complaint
 from lit_core.spec import ErrorType, JobError
-from worker.folder import Machine, PreparationFailed, prepare
+from worker.endings import (
+    CANCELLED,
+    FORGOTTEN,
+    RELEASED,
+    Ending,
+    as_said,
+    describe_exit,
+    failed,
+    lost,
+    succeeded,
+    unfit,
+)
+from worker.folder import Machine, UploadMissing, prepare
 from worker.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
 from worker.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
 from worker.trainer import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
@@ -36,20 +48,14 @@ OUTPUT_FILES = ("model.safetensors", "config.json", "report.json")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt ended: the ledger's function for it and, for people, its name."""
-
-    name: str
-    write: Callable[[Session, Claim], None]
-
-
 @dataclass
 class Attempt:
     """Runs `claim` in `folder` while `lease` holds it."""
 
     database: Database
     storage: Storage
+    marker: str
+    """Key of the object by which storage is known to be the ledger's."""
     claim: Claim
     lease: Lease
     folder: Path
@@ -64,8 +70,8 @@ class Attempt:
     _log_size: int = 0
     _log_at: float = 0.0
 
-    def run(self) -> str:
-        """Returns how it ended: "succeeded", "failed", "lost", "released", "cancelled" or "forgotten"."""
+    def run(self) -> Ending:
+        """Returns how it ended."""
         with ThreadPoolExecutor(1, thread_name_prefix="copies") as self._copies:
             try:
                 ending = self._ending()
@@ -74,33 +80,44 @@ class Attempt:
                 self._remove_spent_checkpoints()
             except Stale:
                 self.log.warning("stale: another attempt has the job")
-                return "forgotten"
+                return FORGOTTEN
             except Interrupted as interrupted:
                 self.log.warning("attempt given up", reason=interrupted.reason.value)
-                return "forgotten"
-        return ending.name
+                return FORGOTTEN
+        return ending
 
     def _ending(self) -> Ending:
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
-        except PreparationFailed as failure:
-            return failed(failure.error)
+            started = Trainer(self.command, self.folder, self.environment)
+        except UploadMissing as missing:
+            return self._upload_missing(missing)
         except Interrupted as interrupted:
             return self._interrupted(interrupted.reason)
         except OSError as failure:
-            return lost(ErrorType.WORKER_LOST, f"the worker could not prepare the job: {failure}")
-        with Trainer(self.command, self.folder, self.environment) as trainer:
+            return unfit(f"the worker could not prepare the job: {failure}")
+        with started as trainer:
             self.log.info("trainer started", pid=trainer.pid)
             self.lease.attach(trainer)
             code = self._follow(trainer)
             self.log.info("trainer ended", exit_code=code)
             return self._judge(code, trainer)
 
+    def _upload_missing(self, missing: UploadMissing) -> Ending:
+        if (fault := complaint(self.storage, self.marker)) is not None:
+            return unfit(fault)
+        if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
+            return failed(missing.error)
+        fault = (
+            f"the file of {missing.upload} is not in storage, though the ledger has it: if it is lost, upload it again"
+        )
+        return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
+
     def _interrupted(self, reason: Stop) -> Ending:
         if reason is Stop.CANCEL:
-            return Ending("cancelled", attempts.cancelled)
+            return CANCELLED
         if reason is Stop.DRAIN:
-            return Ending("released", attempts.release)
+            return RELEASED
         if reason is Stop.TIME_LIMIT:
             limit = self.claim.spec.time_limit_s
             detail = f"the training took longer than its limit of {limit} s: raise time_limit_s or lower the epochs"
@@ -114,7 +131,7 @@ class Attempt:
         if isinstance(self._said, Finished) and code == 0:
             return self._success(self._said)
         if isinstance(self._said, Failed) and code == 1:
-            return failed(self._said.error)
+            return as_said(self._said.error)
         if reason is not None:
             return self._interrupted(reason)
         if code == EXIT_DEADLINE:
@@ -175,6 +192,7 @@ class Attempt:
 
     def _store_checkpoint(self, covered: list[CheckpointWritten]) -> list[CheckpointWritten]:
         self._check_not_lost()
+        self._check_storage()
         self.storage.put_file(self._key(CHECKPOINT_NAME), self.folder / CHECKPOINT_NAME)
         return covered
 
@@ -230,13 +248,15 @@ class Attempt:
         try:
             manifest = self._store_output()
         except OSError as failure:
-            return lost(ErrorType.WORKER_LOST, f"the worker could not store the output: {failure}")
+            fault = f"the worker could not store the output: {failure}"
+            return lost(ErrorType.WORKER_LOST, fault, fault=fault)
         missing = [name for name in OUTPUT_FILES if name not in {artifact.name for artifact in manifest}]
         if missing:
             return lost(ErrorType.TRAINER_CRASHED, f"the trainer finished without writing {', '.join(missing)}")
-        return Ending("succeeded", lambda session, claim: attempts.succeed(session, claim, said.result, manifest))
+        return succeeded(said.result, manifest)
 
     def _store_output(self) -> list[Artifact]:
+        self._check_storage()
         manifest = []
         output = self.folder / "output"
         for path in sorted(output.iterdir()) if output.is_dir() else []:
@@ -272,7 +292,7 @@ class Attempt:
         except (SQLAlchemyError, OSError) as failure:
             self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
 
-    def _write(self, action: Callable[[Session], None], *, closing: bool = False) -> None:
+    def _write(self, action: Callable[[Session], T], *, closing: bool = False) -> T:
         """Write to the ledger, again and again through an outage, until the lease is lost.
 
         Raises Interrupted then, and Stale when the ledger says so.
@@ -281,54 +301,42 @@ class Attempt:
             self._check_not_lost()
             try:
                 if not closing:
-                    self._transact(action)
-                    return
+                    return self._transact(action)
                 with self.lease.closing():
-                    self._transact(action)
+                    result = self._transact(action)
                     self.lease.closed()
-                    return
+                    return result
             except Exception as failure:
                 if not is_outage(failure):
                     raise
                 self.log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
             time.sleep(RETRY_SECONDS)
 
-    def _transact(self, action: Callable[[Session], None]) -> None:
+    def _transact(self, action: Callable[[Session], T]) -> T:
         with self.database.session() as session:
-            action(session)
+            return action(session)
 
     def _check_not_lost(self) -> None:
         reason = self.lease.reason
         if reason is not None and reason in FATAL:
             raise Interrupted(reason)
 
+    def _check_storage(self) -> None:
+        """Raises OSError when the storage has gone, and what is stored would lie where nobody looks for it."""
+        if (fault := complaint(self.storage, self.marker)) is not None:
+            raise OSError(fault)
+
     def _key(self, name: str) -> str:
         """Everything that an attempt stores lies under its own number: storage has no WHERE."""
         return f"jobs/{self.claim.job_id}/{self.claim.attempt}/{name}"
 
 
-def failed(error: JobError) -> Ending:
-    """The job fails for good."""
-    return Ending("failed", lambda session, claim: attempts.fail(session, claim, error))
-
-
-def lost(error: ErrorType, detail: str) -> Ending:
-    """This attempt fails; the job is tried again while it has attempts left."""
-    failure = JobError(type=error, detail=detail[:2000].replace("\0", ""))
-    return Ending("lost", lambda session, claim: attempts.lose(session, claim, failure))
-
-
-def describe_exit(code: int, last_line: str) -> str:
-    """A sentence about a trainer that ended without saying why."""
-    said = f"; its log ends with: {last_line}" if last_line else ""
-    if code == -signal.SIGKILL:
-        return f"the trainer was killed (SIGKILL), perhaps because the machine ran out of memory{said}"
-    if code < 0:
-        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
-        return f"the trainer was ended by {name}{said}"
-    if code == 0:
-        return f"the trainer ended without finishing{said}"
-    return f"the trainer ended with exit code {code}{said}"
+def _is_known(session: Session, owner: str, upload_id: str) -> bool:
+    try:
+        uploads.get(session, owner, upload_id)
+    except NotFound:
+        return False
+    return True
 
 
 def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:

@@ -36,11 +36,12 @@ class Machine:
         return cls(settings.threads, datasets, settings.datasets_download)
 
 
-class PreparationFailed(Exception):
-    """The job cannot be prepared on any worker."""
+class UploadMissing(Exception):
+    """Storage lacks the file of an upload. `error` is the job's, should the upload be gone from the ledger as well."""
 
-    def __init__(self, error: JobError) -> None:
+    def __init__(self, upload: str, error: JobError) -> None:
         super().__init__(error.detail)
+        self.upload = upload
         self.error = error
 
 
@@ -105,7 +106,7 @@ def _locked(path: Path) -> Iterator[None]:
 def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, check: Callable[[], None]) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
 
-    Raises PreparationFailed, and OSError for this machine's own troubles.
+    Raises UploadMissing, and OSError for this machine's own troubles.
     """
     spec = claim.spec
     (folder / "spec.json").write_text(spec.model_dump_json())
@@ -114,26 +115,26 @@ def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, chec
     for field, network in (("teacher", spec.teacher), ("discriminator", spec.discriminator)):
         if network is not None:
             stored = f"uploads/{network.upload}/teacher.safetensors"
-            gone = _gone(ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
+            gone = _gone(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
             _fetch_input(storage, stored, folder / f"{field}.safetensors", check, gone)
     if spec.dataset.upload is not None:
-        stored = f"uploads/{spec.dataset.upload}/data"
-        gone = _gone(ErrorType.BAD_DATASET, "dataset.upload", f"the data set {spec.dataset.upload}")
-        _fetch_input(storage, stored, folder / "dataset", check, gone)
+        upload = spec.dataset.upload
+        gone = _gone(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
+        _fetch_input(storage, f"uploads/{upload}/data", folder / "dataset", check, gone)
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
 
 
-def _gone(type: ErrorType, field: str, what: str) -> JobError:
-    return JobError(type=type, detail=f"{what} is no longer in storage: upload it again", field=field)
+def _gone(upload: str, type: ErrorType, field: str, what: str) -> UploadMissing:
+    return UploadMissing(upload, JobError(type=type, detail=f"{what} was deleted: upload it again", field=field))
 
 
-def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], gone: JobError) -> None:
-    """Raises PreparationFailed with the error `gone` when the object is."""
+def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], gone: UploadMissing) -> None:
+    """Raises `gone` when the object is."""
     try:
         fetch(storage, key, path, check)
     except StorageKeyMissing as missing:
-        raise PreparationFailed(gone) from missing
+        raise gone from missing
 
 
 def fetch_checkpoint(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> bool:

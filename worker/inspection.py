@@ -23,10 +23,12 @@ from jobs import jsonb, uploads
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
+from jobs.storage_marker import complaint
 from lit_core.spec import ErrorType, Inspection, JobError
+from worker.backoff import Backoff
+from worker.devices import CHECKOUT
 from worker.folder import Workplace, fetch
 from worker.lease import is_outage
-from worker.supervisor import CHECKOUT, PAUSE_SECONDS
 
 INSPECT = (sys.executable, "-m", "lit_core.inspect")
 BOUND = (sys.executable, "-m", "worker.parent")
@@ -47,6 +49,10 @@ class Refused(Exception):
         self.error = error
 
 
+class Unfit(Exception):
+    """Something is wrong with this worker, and nothing with the upload."""
+
+
 class Stopped(Exception):
     """The inspection was broken off because the worker stops."""
 
@@ -61,12 +67,15 @@ class Inspector:
         settings: Settings,
         workplace: Workplace,
         *,
+        marker: str,
         command: Sequence[str] = INSPECT,
     ) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
         self._workplace = workplace
+        self._marker = marker
+        self._backoff = Backoff()
         self._command = command
         self._hint = threading.Event()
         self._stopped = threading.Event()
@@ -120,12 +129,17 @@ class Inspector:
             bound.info("inspection broken off")
             self._give_back(lambda session: uploads.release_inspection(session, upload))
             return False
+        except Unfit as unfit:
+            self._give_back(lambda session: uploads.release_inspection(session, upload))
+            self._recover(str(unfit))
+            return True
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the inspection is given back
             bound.exception("the worker failed at an inspection")
             lost = worker_lost(failure)
             self._give_back(lambda session: uploads.lose_inspection(session, upload, lost))
-            self._stopped.wait(PAUSE_SECONDS)
+            self._recover(lost.detail)
             return True
+        self._backoff.reset()
         self._finish(upload.id, inspection, error)
         bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
         return True
@@ -137,6 +151,14 @@ class Inspector:
         except Exception:
             # Without this it is claimed again a little later, once its time is up.
             log.exception("inspection not given back")
+
+    def _recover(self, fault: str | None) -> None:
+        """Take nothing for a while, and as long as the storage is not the ledger's."""
+        while fault is not None and not self._stopped.is_set():
+            seconds = self._backoff.next()
+            log.error("this worker is at fault and inspects nothing for a while", fault=fault, seconds=seconds)
+            self._stopped.wait(seconds)
+            fault = complaint(self._storage, self._marker)
 
     def _finish(self, upload_id: str, inspection: Inspection | None, error: JobError | None) -> None:
         """Again and again through an outage: the work is done, and nobody else knows its result."""
@@ -160,6 +182,8 @@ class Inspector:
             try:
                 fetch(self._storage, f"{uploads.prefix(upload_id)}data", source, self._check)
             except StorageKeyMissing as missing:
+                if (fault := complaint(self._storage, self._marker)) is not None:
+                    raise Unfit(fault) from missing
                 raise refused("the upload is no longer in storage: upload it again") from missing
             answer = folder / "answer"
             code = self._run(source, output, answer)
@@ -168,6 +192,8 @@ class Inspector:
             if code != 0:
                 raise refused(f"the file could not be read: {_describe(code)}")
             inspection, teacher = _result(output)
+            if (fault := complaint(self._storage, self._marker)) is not None:
+                raise Unfit(fault)
             self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
             return inspection
 

@@ -26,12 +26,14 @@ class Presence:
         devices: Sequence[str],
         spec_versions: Sequence[int],
         current_job: Callable[[], str | None],
+        resting: Callable[[], bool],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._devices = list(devices)
         self._spec_versions = list(spec_versions)
         self._current_job = current_job
+        self._resting = resting
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
 
@@ -59,6 +61,8 @@ class Presence:
             workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)
 
     def _see(self) -> None:
+        if self._resting():
+            return  # one that rests for long is of no use to a job that waits, and is ill
         # Registering again costs no more, and brings the row back if housekeeping took it during an outage.
         with self._database.session() as session:
             workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)

@@ -24,7 +24,7 @@ SECONDS_FOR_PIPE = 5.0
 
 
 class Trainer:
-    """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind."""
+    """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind. Raises OSError."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
         self.log = folder / LOG_NAME
@@ -33,16 +33,20 @@ class Trainer:
         self._abandoned = False
         # Appending, because lines of standard output that are no events are added to the same file.
         self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log_file,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log_file,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError:
+            os.close(self._log_file)
+            raise
         assert self._process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
         assert self._process.stdout is not None  # noqa: S101
         self._deadlines = self._process.stdin.fileno()

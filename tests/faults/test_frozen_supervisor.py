@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
+from jobs.storage import TEMPORARY
 from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 
@@ -27,7 +29,7 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
     first = machines.trainer_of(frozen)
     wait_for_epochs(bench, job_id, 2)
     with Watch(machines) as watch:
-        frozen.send_signal(signal.SIGSTOP)
+        freeze(bench, frozen)
         second_worker = machines.start_worker()
         second = machines.trainer_of(second_worker)
         assert bench.row(job_id).attempt == 2
@@ -55,6 +57,17 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
     lost = events.index((1, "lost"))
     assert all(attempt == 2 for attempt, _ in events[lost + 1 :])
     assert job.checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
+
+
+def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:
+    """Stop the worker, though not in the midst of storing a file: thawed, it would finish that, and rightly."""
+    while True:
+        worker.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+        if not list((bench.settings.storage_root / TEMPORARY).iterdir()):
+            return
+        worker.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
 
 
 def files_of_the_first_attempt(bench: Bench, job_id: str) -> dict[str, bytes]:

@@ -191,6 +191,27 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     assert bench.storage.exists(f"uploads/{complete}/data")
 
 
+def test_nothing_is_removed_from_a_folder_that_is_not_the_storage(house: Household) -> None:
+    bench = house.bench
+    bench.job()
+    claim = take(bench, lease_seconds=60)
+    with bench.database.session() as session:
+        attempts.cancelled(session, claim)
+        upload = uploads.create(session, OWNER, "dataset", "d", 9, None).id
+    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    house.execute("UPDATE uploads SET received_at = now() - interval '8 days'")
+    bench.storage.delete(bench.marker())
+    house.round()
+    with bench.database.session() as session:
+        assert checkpoints.settled(session)
+        assert uploads.get(session, OWNER, upload)
+    bench.storage.put_bytes(bench.marker(), b"")
+    house.round()
+    with bench.database.session() as session:
+        assert not checkpoints.settled(session)
+        assert session.get(Upload, upload) is None
+
+
 LOST = JobError(type=ErrorType.WORKER_LOST, detail="gone")
 ENDINGS: dict[str, Callable[[Session, Claim], object]] = {
     "succeeded": lambda session, claim: attempts.succeed(session, claim, {}, []),

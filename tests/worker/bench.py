@@ -18,6 +18,7 @@ from jobs.database import Database
 from jobs.models import Job
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
+from jobs.storage_marker import marker_key
 from lit_core.spec import Architecture, Inspection, JobRequest, StudentOption, resolve
 from worker.folder import Workplace
 from worker.supervisor import Supervisor
@@ -62,6 +63,10 @@ class Bench:
     storage: Storage
     settings: Settings
     folder: Path
+
+    def marker(self) -> str:
+        with self.database.session() as session:
+            return marker_key(session)
 
     def teacher(self, content: bytes = b"a teacher", inspection: Inspection = INSPECTION) -> str:
         with self.database.session() as session:
@@ -135,6 +140,7 @@ class Bench:
                 self.storage,
                 self.settings,
                 workplace,
+                marker=self.marker(),
                 worker_id=name,
                 devices=["cpu"],
                 command=command,
@@ -171,4 +177,6 @@ def make_bench(database: Database, database_url: str, redis_url: str, folder: Pa
         **settings,
     }
     made = Settings(**values)
-    return Bench(database, open_storage(made), made, folder / "work")
+    bench = Bench(database, open_storage(made), made, folder / "work")
+    bench.storage.put_bytes(bench.marker(), b"")
+    return bench

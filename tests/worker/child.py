@@ -132,6 +132,18 @@ def do_fail() -> int:
     return 1
 
 
+def do_find_no_device() -> int:
+    emit({"type": "failed", "error": {"type": "device-unavailable", "detail": "no usable GPU", "field": "device"}})
+    return 1
+
+
+def do_wait_for_go() -> None:
+    """Trains until someone makes the file `go`."""
+    while not Path("go").exists():
+        time.sleep(0.02)
+    do_succeed()
+
+
 def do_crash() -> int:
     epoch(1)
     checkpoint(1)

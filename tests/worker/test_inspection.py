@@ -14,7 +14,7 @@ import pytest
 from jobs import uploads
 from jobs.models import Upload
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
-from worker import inspection
+from worker import backoff, inspection
 from worker.folder import Workplace
 from worker.inspection import Inspector
 
@@ -29,9 +29,10 @@ from jobs.storage import open_storage
 from worker.folder import Workplace
 from worker.inspection import Inspector
 settings = Settings()
-place, *command = sys.argv[1:]
+place, marker, *command = sys.argv[1:]
 database, storage = Database(settings.database_url), open_storage(settings)
-Inspector(database, storage, settings, Workplace(Path(place), "killed"), command=command).inspect_one()
+workplace = Workplace(Path(place), "killed")
+Inspector(database, storage, settings, workplace, marker=marker, command=command).inspect_one()
 """
 
 
@@ -43,7 +44,8 @@ def reader(behaviour: str) -> list[str]:
 def inspector(bench: Bench, behaviour: str) -> Iterator[Inspector]:
     workplace = Workplace(bench.folder, "inspector")
     try:
-        yield Inspector(bench.database, bench.storage, bench.settings, workplace, command=reader(behaviour))
+        marker, command = bench.marker(), reader(behaviour)
+        yield Inspector(bench.database, bench.storage, bench.settings, workplace, marker=marker, command=command)
     finally:
         workplace.close()
 
@@ -118,7 +120,7 @@ def test_a_reader_without_a_teacher_fails_the_inspection(bench: Bench, behaviour
 
 
 def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0)
     upload = upload_teacher(bench)
     # Where the teacher belongs, something else is in the way.
     bench.storage.put_bytes(f"{uploads.prefix(upload)}teacher.safetensors/in/the/way", b"")
@@ -132,6 +134,35 @@ def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: py
     kind, detail = error_of(bench, upload)
     assert kind == "worker-lost"
     assert "IsADirectoryError" in detail
+
+
+def test_a_storage_that_is_not_mounted_costs_no_inspection(bench: Bench, tmp_path: Path) -> None:
+    upload = upload_teacher(bench)
+    root = bench.settings.storage_root
+    root.rename(tmp_path / "elsewhere")
+    root.mkdir()
+    with inspector(bench, "find") as made:
+        made.start()
+        try:
+            wait_for(lambda: look(bench, upload).inspection_started_at)
+            wait_for(lambda: look(bench, upload).inspection_state == "pending")
+            assert look(bench, upload).inspection_failures == 0
+            root.rmdir()
+            (tmp_path / "elsewhere").rename(root)
+            wait_for(lambda: look(bench, upload).inspection_state == "done")
+        finally:
+            made.stop()
+    assert files(bench, upload) == ["data", "teacher.safetensors"]
+
+
+def test_a_teacher_that_is_lost_is_said_to_be_missing(bench: Bench) -> None:
+    upload = upload_teacher(bench)
+    bench.storage.delete_prefix(uploads.prefix(upload))
+    with inspector(bench, "find") as made:
+        assert made.inspect_one()
+    kind, detail = error_of(bench, upload)
+    assert kind == "bad-teacher"
+    assert "no longer in storage" in detail
 
 
 def test_a_teacher_that_was_deleted_meanwhile_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
@@ -167,7 +198,7 @@ def test_a_worker_that_is_killed_leaves_no_reader(bench: Bench, tmp_path: Path) 
         "DATABASE_URL": bench.settings.database_url or "",
         "LIT_STORAGE_DIR": str(bench.settings.storage_root),
     }
-    command = [sys.executable, "-c", INSPECT, str(bench.folder), *reader("hang")]
+    command = [sys.executable, "-c", INSPECT, str(bench.folder), bench.marker(), *reader("hang")]
     with subprocess.Popen(command, env=environment) as worker:
         wait_for((tmp_path / "pid").exists, 20)
         pid = int((tmp_path / "pid").read_text())

@@ -18,6 +18,7 @@ from jobs.database import Database
 from lit_core.spec import ErrorType
 from lit_core.train import Run
 from tests.worker.bench import Bench, child, wait_for
+from worker import supervisor
 
 
 def alive(pid: int) -> bool:
@@ -46,7 +47,10 @@ def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
     assert "behaviour succeed" in bench.text(job_id, 1, "trainer.log")
 
 
-def test_the_checkpoints_of_all_attempts_go_when_the_job_has_ended(bench: Bench) -> None:
+def test_the_checkpoints_of_all_attempts_go_when_the_job_has_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0)
     job_id = bench.job(max_attempts=2)
     bench.work("kill_once")
     assert bench.row(job_id).attempt == 2
@@ -254,10 +258,12 @@ def test_a_stale_attempt_changes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["teacher", "dataset"])
-def test_a_missing_file_fails_the_job_with_its_field(bench: Bench, kind: str) -> None:
-    teacher, dataset = bench.teacher(), bench.dataset()
-    job_id = bench.job(teacher=teacher, dataset=dataset)
-    bench.storage.delete_prefix(f"uploads/{teacher if kind == 'teacher' else dataset}/")
+def test_a_file_whose_upload_is_gone_fails_the_job_with_its_field(bench: Bench, kind: str) -> None:
+    uploaded = {"teacher": bench.teacher(), "dataset": bench.dataset()}
+    job_id = bench.job(teacher=uploaded["teacher"], dataset=uploaded["dataset"])
+    with bench.database.session() as session:
+        session.execute(text("DELETE FROM uploads WHERE id = :id"), {"id": uploaded[kind]})
+    bench.storage.delete_prefix(f"uploads/{uploaded[kind]}/")
     bench.work("succeed")
     job = bench.row(job_id)
     assert job.state == "failed"

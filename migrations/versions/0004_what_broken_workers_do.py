@@ -1,4 +1,4 @@
-"""What broken workers leave: news sent twice, checkpoints of ended jobs"""
+"""What broken workers do: news sent twice, checkpoints left behind, storage of another ledger"""
 
 from __future__ import annotations
 
@@ -38,9 +38,16 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_spent_checkpoints_ended_at"), "spent_checkpoints", ["ended_at"], unique=False)
     op.execute(NOTE_SPENT_CHECKPOINTS)
+    op.create_table(
+        "storage_marker",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_marker")),
+    )
+    op.execute("INSERT INTO storage_marker (id) VALUES (gen_random_uuid()::text)")
 
 
 def downgrade() -> None:
+    op.drop_table("storage_marker")
     op.execute("DROP TRIGGER note_spent_checkpoints ON jobs")
     op.execute("DROP FUNCTION note_spent_checkpoints")
     op.drop_index(op.f("ix_spent_checkpoints_ended_at"), table_name="spent_checkpoints")

@@ -1,0 +1,225 @@
+"""A worker with a fault of its own: it gives jobs back, rests, and empties no queue."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import workers
+from jobs.storage import FolderStorage
+from lit_core.spec import SPEC_VERSION
+from tests.worker.bench import Bench, child, wait_for
+from worker import backoff, presence, supervisor
+from worker.backoff import Backoff
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that rest for moments and leave no job to others."""
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "LEFT_TO_OTHERS_SECONDS", 0.0)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: writing more is an OSError, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def state(bench: Bench, job_id: str) -> tuple[str, int]:
+    row = bench.row(job_id)
+    return row.state, row.failures
+
+
+def test_rests_double_from_one_second_to_five_minutes() -> None:
+    rests = Backoff()
+    assert [rests.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    rests.reset()
+    assert [rests.next() for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_share_that_is_not_mounted_costs_no_job_anything(bench: Bench, tmp_path: Path) -> None:
+    waiting = [bench.job(teacher=bench.teacher()) for _ in range(3)]
+    mounted, root = tmp_path / "mounted", bench.settings.storage_root
+    root.rename(mounted)
+    root.mkdir()
+    with bench.working(child("succeed")):
+        wait_for(lambda: bench.events(waiting[0], "released"))
+        [released, *_] = bench.events(waiting[0], "released")
+        assert "LIT_STORAGE_DIR" in released["reason"]
+        # While it is not there, nothing is claimed, however often the worker looks.
+        root.rmdir()
+        mounted.rename(root)
+        wait_for(lambda: all(bench.row(job).state == "succeeded" for job in waiting), 20)
+    assert [state(bench, job) for job in waiting] == [("succeeded", 0)] * 3
+    assert [bench.row(job).attempt for job in waiting] == [2, 1, 1]
+
+
+def test_a_worker_that_rests_is_not_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "SEEN_SECONDS", 0.02)
+    rests = [False]
+    keeper = presence.Presence(bench.database, "worker-a", ["cpu"], [SPEC_VERSION], lambda: None, lambda: rests[0])
+
+    def seen() -> datetime | None:
+        with bench.database.session() as session:
+            return next((worker.last_seen for worker in workers.live(session)), None)
+
+    keeper.start()
+    try:
+        wait_for(seen)
+        rests[0] = True
+        time.sleep(0.2)
+        last = seen()
+        time.sleep(0.2)
+        assert seen() == last
+        rests[0] = False
+        wait_for(lambda: seen() != last)
+    finally:
+        keeper.stop()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_storage_has_lost_is_looked_for_again_before_the_job_fails(bench: Bench) -> None:
+    teacher = bench.teacher()
+    job_id, other = bench.job(teacher=teacher, max_attempts=3), bench.job(max_attempts=3)
+    bench.storage.delete_prefix(f"uploads/{teacher}/")
+    bench.work("succeed")
+    assert state(bench, other) == ("succeeded", 0)
+    assert state(bench, job_id) == ("failed", 3)
+    error = bench.row(job_id).error
+    assert (error["type"], error["field"]) == ("worker-lost", "teacher")
+    assert f"the file of {teacher} is not in storage" in error["detail"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_outputs_and_checkpoints_are_not_stored_where_nobody_looks(bench: Bench, tmp_path: Path) -> None:
+    job_id = bench.job(max_attempts=1)
+    root = bench.settings.storage_root
+    with bench.working(child("wait_for_go")) as worker:
+        wait_for(lambda: bench.events(job_id, "started"))
+        root.rename(tmp_path / "mounted")
+        root.mkdir(exist_ok=True)
+        [folder] = bench.folder.glob("*/job_*")
+        (folder / "go").touch()
+        wait_for(lambda: bench.row(job_id).state == "failed")
+        worker.drain()
+    assert "is not mounted" in bench.row(job_id).error["detail"]
+    assert [key for key in bench.storage.list("jobs/") if not key.endswith(".log")] == []
+
+
+def test_a_full_disk_costs_no_failure_and_holds_up_no_job_that_fits(bench: Bench) -> None:
+    large = bench.job(dataset=bench.dataset(bytes(2 * MIB)), max_attempts=1)
+    small = bench.job(max_attempts=1)
+    with bench.supervisor(child("succeed")) as worker:
+        with files_up_to(MIB):
+            worker.work()
+        assert state(bench, large) == ("queued", 0)
+        assert state(bench, small) == ("succeeded", 0)
+        [released] = bench.events(large, "released")
+        assert "could not prepare the job: [Errno 27] File too large" in released["reason"]
+        # For a while the job is left to others.
+        assert worker.work() == 0
+    bench.work("succeed")
+    assert state(bench, large) == ("succeeded", 0)
+
+
+def test_a_disk_that_is_gone_costs_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    waiting = [bench.job(teacher=bench.teacher(), max_attempts=1) for _ in range(3)]
+    with bench.supervisor(child("succeed")) as worker:
+        shutil.rmtree(bench.folder)
+        worker.work()
+    assert [state(bench, job) for job in waiting] == [("queued", 0)] * 3
+    assert all("could not make a job folder" in bench.events(job, "released")[0]["reason"] for job in waiting)
+    bench.work("succeed")
+    assert [state(bench, job) for job in waiting] == [("succeeded", 0)] * 3
+
+
+def test_a_trainer_that_cannot_be_started_costs_no_failure(bench: Bench) -> None:
+    job_id = bench.job(max_attempts=1)
+    with bench.supervisor(["/nowhere/python"]) as worker:
+        worker.work()
+    assert state(bench, job_id) == ("queued", 0)
+
+
+def test_a_job_whose_worker_lacks_its_device_is_tried_elsewhere(bench: Bench) -> None:
+    job_id = bench.job(max_attempts=2)
+    with bench.supervisor(child("find_no_device"), name="broken") as broken:
+        assert broken.work() == 1
+        assert state(bench, job_id) == ("queued", 1)
+        [lost] = bench.events(job_id, "lost")
+        assert lost["error"]["type"] == "device-unavailable"
+        assert broken.work() == 0
+        with bench.supervisor(child("succeed"), name="whole") as whole:
+            assert whole.work() == 1
+    assert state(bench, job_id) == ("succeeded", 1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_job_that_finds_its_device_nowhere_fails_in_the_end(bench: Bench) -> None:
+    job_id = bench.job(max_attempts=2)
+    assert bench.work("find_no_device") == 2
+    assert state(bench, job_id) == ("failed", 2)
+    error = bench.row(job_id).error
+    assert (error["type"], error["field"]) == ("device-unavailable", "device")
+
+
+def start(bench: Bench, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """A worker process, which is to end by itself."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": bench.settings.database_url or "",
+        "REDIS_URL": bench.settings.redis_url or "",
+        "LIT_DATA_DIR": str(bench.settings.data_dir),
+        "LIT_STORAGE_DIR": str(bench.settings.storage_root),
+        **changes,
+    }
+    command = [sys.executable, "-m", "worker", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("mode", ["--devices=cpu", "--inspect"])
+def test_no_worker_starts_on_the_storage_of_another_ledger(bench: Bench, tmp_path: Path, mode: str) -> None:
+    FolderStorage(tmp_path / "other").put_bytes("markers/of-another-ledger", b"")
+    ended = start(bench, mode, LIT_STORAGE_DIR=str(tmp_path / "other"))
+    assert ended.returncode == 1
+    assert f"the storage {tmp_path / 'other'} can't be used" in ended.stderr
+    assert "LIT_STORAGE_DIR must be the API's" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_no_worker_starts_where_it_can_store_nothing(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    storage = start(bench, "--devices=cpu", LIT_STORAGE_DIR=str(tmp_path / "file" / "storage"))
+    assert (storage.returncode, "Traceback" in storage.stderr) == (1, False)
+    assert "can't be used: [Errno 20]" in storage.stderr
+    folder = start(bench, "--devices=cpu", LIT_DATA_DIR=str(tmp_path / "file"))
+    assert (folder.returncode, "Traceback" in folder.stderr) == (1, False)
+    assert "for jobs can't be used: [Errno 20]" in folder.stderr
+
+
+def test_no_worker_starts_on_a_device_that_torch_cannot_use(bench: Bench) -> None:
+    ended = start(bench, "--devices=cpu,cuda", CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode == 2
+    assert "worker devices 'cpu,cuda': torch can't use cuda here: " in ended.stderr
+    assert "Traceback" not in ended.stderr
