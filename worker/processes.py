@@ -15,11 +15,12 @@ import structlog
 from celery import Celery
 
 from jobs.database import Database
+from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
 from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from worker.app import Hints, make_app, run_worker
+from worker.app import make_app, run_worker
 from worker.folder import Workplace
 from worker.inspection import Inspector
 from worker.presence import Presence
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 def train(settings: Settings, devices: Sequence[str]) -> int:
     """The training worker; returns its exit code after SIGTERM or SIGINT."""
     database, app, worker_id = _start(settings)
-    hints = Hints(app)
+    hints = Hints(app, settings.redis_url or "")
     workplace = Workplace(settings.data_dir / "work", worker_id)
     storage = open_storage(settings)
     supervisor = Supervisor(
@@ -47,6 +48,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     housekeeper = Housekeeper(database, hints, settings, storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:
+        stack.callback(hints.close)
         stack.callback(workplace.close)
         stack.callback(presence.stop)
         presence.start()
