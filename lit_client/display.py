@@ -211,7 +211,7 @@ def _inputs(found: Architecture) -> str:
 def _open_choices(found: Architecture) -> str:
     """What the tensors leave open, in the words of a request."""
     return "\n".join(
-        f"Assumed: teacher_options.{name}={found.options.get(name)}; it may be {', '.join(str(value) for value in values)}"
+        f"Assumed: teacher_options.{name}={found.options.get(name)}; it may be {', '.join(map(str, values))}"
         for name, values in found.choices.items()
     )
 
