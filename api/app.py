@@ -8,16 +8,16 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
-from api import health, jobs, problems, uploads
+from api import broker, health, jobs, problems, uploads
 from api.bodies import JSON_BYTES
 from api.context import Context
-from api.hints import Hints
 from api.long_poll import LongPolls
 from jobs.database import Database
+from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
 from jobs.notifications import Listener
 from jobs.settings import Settings
@@ -43,11 +43,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        database, hints, listener = (
-            Database(database_url, pool_size=THREADS // 2),
-            Hints(redis_url),
-            Listener(database_url),
-        )
+        database, listener = Database(database_url, pool_size=THREADS // 2), Listener(database_url)
+        sender = broker.make_app(redis_url)
+        hints = Hints(sender, redis_url)
         storage = open_storage(settings)
         polls = LongPolls(listener)
         housekeeper = Housekeeper(database, hints, settings, storage)
@@ -60,6 +58,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
             hints.close()
+            sender.close()
             database.close()
 
     app = FastAPI(
@@ -68,6 +67,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         max_body_size=JSON_BYTES,
+        dependencies=[Depends(_refuse_nul)],
     )
     problems.install(app)
     for router in (uploads.router, jobs.router, health.router):
@@ -75,6 +75,12 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app
+
+
+async def _refuse_nul(request: Request) -> None:
+    """Raises Problem 400: PostgreSQL can't even look for such a text."""
+    if "\0" in request.scope["path"] or any("\0" in value for value in request.query_params.values()):
+        raise problems.Problem(400, "bad-request", "the address has a NUL character")
 
 
 def _explain(type: str) -> str:

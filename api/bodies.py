@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from api.problems import FieldError, Problem, invalid
+from jobs import jsonb
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -43,13 +44,12 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object that the ledger can hold. Raises Problem 400."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
-        # A NUL or half a surrogate pair is JSON, but no text that PostgreSQL stores.
-        text = json.dumps(value, ensure_ascii=False)
-        text.encode()
     except (ValueError, RecursionError) as bad:
         raise Problem(400, "bad-request", f"the body is no JSON: {bad}") from bad
-    if "\\u0000" in text:
-        raise Problem(400, "bad-request", "the body has a NUL character in a string")
+    try:
+        jsonb.check(value)
+    except (ValueError, RecursionError) as bad:
+        raise Problem(400, "bad-request", f"the body has what can't be stored: {bad}") from bad
     if not isinstance(value, dict):
         raise Problem(400, "bad-request", "the body must be a JSON object")
     return value

@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from api.hints import Hints
 from api.long_poll import LongPolls
 from jobs.database import Database
+from jobs.hints import Hints
 from jobs.settings import Settings
 from jobs.storage import Storage
 

@@ -16,18 +16,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
-from kombu.exceptions import ChannelError, OperationalError
-from redis.exceptions import RedisError
 
-from jobs.queues import broker_url, task_for
-
-HINTS_IN_QUEUE = 100
-"""With this many hints waiting nobody listens, and more would only fill the broker."""
-
-log = structlog.get_logger()
+from jobs.queues import broker_url
 
 
 def make_app(redis_url: str) -> Celery:
@@ -52,29 +44,6 @@ def make_app(redis_url: str) -> Celery:
         worker_send_task_events=False,
     )
     return app
-
-
-class Hints:
-    """Publishes hints to a queue. A lost hint is replaced by housekeeping, so a broker that is away is only logged."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-
-    def __call__(self, queue: str) -> None:
-        try:
-            with self._app.pool.acquire(block=True) as connection:
-                if _waiting(connection, queue) < HINTS_IN_QUEUE:
-                    self._app.send_task(task_for(queue), queue=queue, connection=connection, retry=False)
-        except (OperationalError, RedisError, OSError) as failure:
-            log.warning("hint not sent", queue=queue, error=str(failure))
-
-
-def _waiting(connection: Any, queue: str) -> int:
-    with connection.channel() as channel:
-        try:
-            return int(channel.queue_declare(queue=queue, passive=True).message_count)
-        except ChannelError:
-            return 0  # no such queue yet
 
 
 def run_worker(app: Celery, name: str, queues: Sequence[str], on_shutdown: Callable[[], None]) -> int:

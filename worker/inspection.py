@@ -19,7 +19,7 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from jobs import uploads
+from jobs import jsonb, uploads
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
@@ -255,9 +255,10 @@ def _result(output: Path) -> tuple[Inspection, Path]:
     teacher = output / "teacher.safetensors"
     try:
         inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
+        jsonb.check(inspection.model_dump(mode="json"))
         # A link could lead to what belongs to others.
         regular = stat.S_ISREG(teacher.lstat().st_mode)
-    except (OSError, ValidationError) as failure:
+    except (OSError, ValueError) as failure:
         raise refused("the file could not be read: its inspection gave no result") from failure
     if not regular:
         raise refused("the file could not be read: its inspection gave no teacher")

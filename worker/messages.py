@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from jobs import jsonb
 from lit_core.spec import JobError, Phase
 
 MAX_LINE_BYTES = 1 << 20
@@ -68,10 +69,7 @@ def parse(line: bytes) -> Message | None:
     """The message of a line; None for anything that is none, or that a `jsonb` column could not hold."""
     try:
         value = json.loads(line)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()  # lone surrogates
-        if "\\u0000" in text:
-            return None
+        jsonb.check(value)
         return _MESSAGES.validate_python(value)
     except (ValueError, ValidationError, RecursionError):
         return None

@@ -19,12 +19,13 @@ from sqlalchemy.exc import ProgrammingError
 
 from jobs.attempts import Claim
 from jobs.database import Database
+from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
 from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK, queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 from jobs.storage_marker import complaint, marker_key
-from worker.app import Hints, make_app, run_worker
+from worker.app import make_app, run_worker
 from worker.folder import Workplace
 from worker.inspection import Inspector
 from worker.lease import is_outage
@@ -41,7 +42,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     """The training worker; returns its exit code after SIGTERM or SIGINT."""
     database, app, worker_id = _start(settings)
     storage, marker = _find_storage(settings, database)
-    hints = Hints(app)
+    hints = Hints(app, settings.redis_url or "")
     workplace = _make_workplace(settings, worker_id)
 
     def offer(claim: Claim) -> None:
@@ -64,6 +65,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     housekeeper = Housekeeper(database, hints, settings, storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:
+        stack.callback(hints.close)
         stack.callback(workplace.close)
         stack.callback(presence.stop)
         presence.start()

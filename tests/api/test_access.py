@@ -115,6 +115,14 @@ def test_every_error_is_a_problem(api: TestClient) -> None:
         assert api.get(problem["type"]).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs/%00", "/v1/jobs?tag=a%00", "/v1/uploads/upl_%00", "/v1/jobs/job_none/metrics?name=%00"]
+)
+def test_an_address_with_a_nul_is_refused(api: TestClient, path: str) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+
+
 def test_the_openapi_document(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     schemas = document["components"]["schemas"]

@@ -184,7 +184,9 @@ def test_run_again_with_changes(api: TestClient, bench: Bench) -> None:
         (b"[1]", "application/json", 400, "must be a JSON object"),
         (b'{"tau": NaN}', "application/json", 400, "NaN is no JSON number"),
         (b'{"name": "a\\u0000b"}', "application/json", 400, "NUL"),
-        (b'{"name": "\\ud800"}', "application/json", 400, "no JSON"),
+        (b'{"a\\u0000b": 1}', "application/json", 400, "NUL"),
+        (b'{"name": "\\ud800"}', "application/json", 400, "surrogates"),
+        (b'{"tau": 1e999}', "application/json", 400, "float"),
         (b"[" * 100_000, "application/json", 400, "no JSON"),
         (b'{"name": "' + b"x" * (1 << 20) + b'"}', "application/json", 413, "1048576 bytes"),
         (b"{}", "application/x-www-form-urlencoded", 415, "application/json"),
@@ -196,6 +198,12 @@ def test_bodies_that_are_none(api: TestClient, content: bytes, kind: str, status
     answer = api.post("/v1/jobs", content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert said in answer.json()["detail"]
+
+
+def test_a_backslash_before_u0000_is_no_nul(api: TestClient, bench: Bench) -> None:
+    name = "C:\\u0000\\data"
+    made = api.post("/v1/jobs", json=request(bench.teacher(), name=name))
+    assert (made.status_code, made.json()["name"]) == (202, name)
 
 
 def test_a_form_with_both_files(api: TestClient, bench: Bench) -> None:

@@ -1,0 +1,18 @@
+"""The API's way to the broker: it sends hints and consumes nothing."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from jobs.hints import SECONDS
+from jobs.queues import broker_url
+
+
+def make_app(redis_url: str) -> Celery:
+    app = Celery("lit", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        task_serializer="json",
+        broker_transport_options={"socket_connect_timeout": SECONDS, "socket_timeout": SECONDS},
+    )
+    return app
