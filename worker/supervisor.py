@@ -122,7 +122,8 @@ class Supervisor:
             return self._attempt(claim, claimed_at, bound)
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
             bound.exception("the worker failed at an attempt")
-            return self._end(claim, lost(ErrorType.WORKER_LOST, f"the worker failed: {failure!r}"))
+            fault = f"the worker failed: {failure!r}"
+            return self._end(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
         finally:
             self.current_job = None
 

@@ -131,7 +131,12 @@ class Bench:
 
     @contextmanager
     def supervisor(
-        self, command: Sequence[str], *, name: str = "worker-a", database: Database | None = None
+        self,
+        command: Sequence[str],
+        *,
+        name: str = "worker-a",
+        database: Database | None = None,
+        device: str = "cpu",
     ) -> Iterator[Supervisor]:
         workplace = Workplace(self.folder, name)
         try:
@@ -142,7 +147,7 @@ class Bench:
                 workplace,
                 marker=self.marker(),
                 worker_id=name,
-                devices=["cpu"],
+                devices=[device],
                 command=command,
             )
         finally:

@@ -137,6 +137,11 @@ def do_find_no_device() -> int:
     return 1
 
 
+def do_find_no_device_at_first() -> int | None:
+    """The device is there once the test has made the file `mended` in its own folder, three above the job's."""
+    return do_succeed() if (Path.cwd().parents[2] / "mended").exists() else do_find_no_device()
+
+
 def do_wait_for_go() -> None:
     """Trains until someone makes the file `go`."""
     while not Path("go").exists():

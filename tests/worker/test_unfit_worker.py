@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,6 +174,43 @@ def test_a_job_whose_worker_lacks_its_device_is_tried_elsewhere(bench: Bench) ->
         with bench.supervisor(child("succeed"), name="whole") as whole:
             assert whole.work() == 1
     assert state(bench, job_id) == ("succeeded", 1)
+
+
+TORCH_WITHOUT_GPU = """
+from pathlib import Path
+class Tensor:
+    def sum(self): return self
+    def item(self): return 1.0
+def ones(size, device):
+    Path("{folder}/asked").touch()
+    if not Path("{folder}/mended").exists():
+        raise RuntimeError("the GPU has fallen off the bus")
+    return Tensor()
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_whose_gpu_is_gone_takes_no_further_job(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(TORCH_WITHOUT_GPU.format(folder=tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    first, second = (bench.job(device="cuda", max_attempts=2) for _ in range(2))
+    with bench.supervisor(child("find_no_device_at_first"), device="cuda") as worker:
+        thread = threading.Thread(target=worker.work)
+        thread.start()
+        try:
+            wait_for((tmp_path / "asked").exists)
+            (tmp_path / "asked").unlink()
+            wait_for((tmp_path / "asked").exists)
+            assert [state(bench, job) for job in (first, second)] == [("queued", 1), ("queued", 0)]
+            (tmp_path / "mended").touch()
+            wait_for(lambda: bench.row(second).state == "succeeded")
+        finally:
+            worker.drain()
+            thread.join(20)
+    assert not thread.is_alive()
+    assert [state(bench, job) for job in (first, second)] == [("succeeded", 1), ("succeeded", 0)]
 
 
 @pytest.mark.usefixtures("impatient")
