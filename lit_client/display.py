@@ -163,6 +163,8 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Table:
     table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
     for column in table.columns[2:]:
         column.justify = "right"
+    if found.choices:
+        table.caption, table.caption_justify = _open_choices(found), "left"
     for option in inspection.students:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
@@ -171,6 +173,14 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Table:
 
 def _inputs(found: Architecture) -> str:
     return "texts" if found.channels is None else f"{found.channels} input channels"
+
+
+def _open_choices(found: Architecture) -> str:
+    """What the tensors leave open, in the words of a request."""
+    return "\n".join(
+        f"Assumed: teacher_options.{name}={found.options.get(name)}; it may be {', '.join(map(str, values))}"
+        for name, values in found.choices.items()
+    )
 
 
 def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:

@@ -88,8 +88,8 @@ def is_text(head: bytes) -> bool:
 def read_text_file(source: Source) -> Raw:
     """One CSV or TSV file, without splits; TSV where a tab comes before any comma. Raises DatasetError."""
     with source.path.open("rb") as file:
-        line = file.readline(ROW_BYTES)
-    table = Table("", TAB if b"\t" in line.partition(b",")[0] else ",", lambda: source.path.open("rb"))
+        before_commas = file.read(ROW_BYTES).partition(b",")[0]
+    table = Table("", TAB if b"\t" in before_commas else ",", lambda: source.path.open("rb"))
     numbers = _Numbers(source)
     labels = _read_labels(table, numbers, source)
     _tell_headers([labels] if labels else [], numbers)

@@ -146,6 +146,35 @@ def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, 
     assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
 
 
+def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(compress, faulty, tmp_path):
+    option = {"depth": 9, "blocks": [1, 1, 1, 1], "parameters": 9, "parameters_ratio": 1.0}
+    architecture = {
+        "family": "vdcnn",
+        "modality": "text",
+        "depth": 17,
+        "blocks": [2, 2, 2, 2],
+        "channels": None,
+        "classes": 2,
+        "options": {"downsampling": "maxpool", "vocabulary_size": 69},
+        "choices": {"downsampling": ["maxpool", "conv", "kmaxpool"]},
+    }
+    students = [option, option | {"depth": 17, "blocks": [2, 2, 2, 2]}]
+    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
+    shown = litc(faulty, "inspect", tmp_path / "teacher.safetensors")
+    words = " ".join(shown.stdout.split())
+    assert "texts, 2 classes" in words
+    assert "teacher_options.downsampling=maxpool; it may be maxpool, conv, kmaxpool" in words
+    data = tmp_path / "reviews.csv"
+    data.write_text("1,good\n")
+    wrong = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=stride")
+    assert wrong.returncode == 2
+    assert "teacher_options.downsampling" in wrong.stderr
+    faulty.job_fields = SUCCEEDED
+    done = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=conv")
+    assert done.returncode == 0, done.stderr
+    assert next(iter(faulty.jobs.values()))["request"]["teacher_options"] == {"downsampling": "conv"}
+
+
 def test_problem_of_the_service_is_a_sentence_and_2(faulty):
     done = litc(faulty, "job", "job_x")
     assert (done.returncode, done.stdout) == (2, "")

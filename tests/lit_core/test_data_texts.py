@@ -102,6 +102,7 @@ def test_the_layout_of_zhang_et_al(tmp_path: Path) -> None:
     [
         (rows("ab"), "a9"),
         (rows("ab", separator="\t"), "b0"),
+        ("\n\n" + rows("ab", separator="\t"), "b0"),
         (rows("ab", separator="\t") + 'a\t"no, quotes"\n', '"no, quotes"'),
         (rows("ab") + 'a,"two\nlines"\n', "two?lines"),
         (rows("ab") + "\n\n" + 'b,"é, UP"', "?, up"),
