@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from jobs import ledger, uploads
 from jobs.database import Database
+from jobs.hints import PublishHint
 from jobs.models import Job
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
@@ -124,7 +125,12 @@ class Bench:
 
     @contextmanager
     def supervisor(
-        self, command: Sequence[str], *, name: str = "worker-a", database: Database | None = None
+        self,
+        command: Sequence[str],
+        *,
+        name: str = "worker-a",
+        database: Database | None = None,
+        publish_hint: PublishHint | None = None,
     ) -> Iterator[Supervisor]:
         workplace = Workplace(self.folder, name)
         try:
@@ -136,6 +142,7 @@ class Bench:
                 worker_id=name,
                 devices=["cpu"],
                 command=command,
+                publish_hint=publish_hint,
             )
         finally:
             workplace.close()
