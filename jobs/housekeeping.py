@@ -145,8 +145,6 @@ class Housekeeper:
     def _advance(self, study_id: str) -> None:
         try:
             queues = self._in_session(lambda session: advance(session, study_id))
-        except SQLAlchemyError:
-            raise
         except Exception:
             # One study that can't go on must not keep the others, nor all other housekeeping, from it.
             log.exception("study not advanced", study=study_id)

@@ -138,6 +138,8 @@ def job_table(job: Job) -> Table:
         ("waits", job.waiting and (job.waiting.detail or job.waiting.reason)),
         ("progress", job.progress and f"{job.progress.phase} {job.progress.epoch}/{job.progress.epochs}"),
         ("error", job.error),
+        ("study", job.study_id),
+        ("trial", job.trial and ", ".join(f"{name} {value}" for name, value in job.trial.items())),
         ("accepted", job.accepted),
         ("device", job.device),
         ("attempt", f"{job.attempt} ({job.failures} failed)"),

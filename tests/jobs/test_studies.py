@@ -6,6 +6,7 @@ import threading
 from functools import partial
 
 import pytest
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -31,7 +32,7 @@ from tests.jobs.study_bench import (
     trials,
     work,
 )
-from tests.worker.bench import OWNER, Bench
+from tests.worker.bench import OWNER, Bench, child
 
 TWO_ARMS = {"methods": ["lit", "kd"], "seeds": [0, 1]}
 
@@ -151,9 +152,13 @@ def test_a_worker_that_dies_after_its_trial_ended_loses_nothing(bench: Bench) ->
 
 def test_a_worker_goes_on_with_a_study_until_it_has_ended(bench: Bench) -> None:
     study = make_study(bench, "search", taus=[1, 2], alphas=[0.5, 1], betas=[0.5])
-    # One call: each trial's end makes the next ones, which the same worker then finds.
-    assert bench.work("report") == 4
+    hints: list[str] = []
+    with bench.supervisor(child("report"), publish_hint=hints.append) as supervisor:
+        # One call: each trial's end makes the next ones, which the same worker then finds.
+        assert supervisor.work() == 4
     assert study_row(bench, study).state == "succeeded"
+    # One hint for each trial that was made on the way, so that other workers come as well.
+    assert hints == ["lit.cpu", "lit.cpu"]
 
 
 def test_a_result_that_tells_nothing_is_no_success(bench: Bench) -> None:
@@ -163,6 +168,26 @@ def test_a_result_that_tells_nothing_is_no_success(bench: Bench) -> None:
     assert (row.state, states(bench, study)) == ("failed", ["succeeded"])
     assert row.error is not None
     assert row.error["type"] == "no-result"
+
+
+def test_what_a_newer_version_refuses_fails_the_study_and_stops_its_trials(bench: Bench) -> None:
+    study = make_study(bench, "search", taus=[1, 2], alphas=[0.5], betas=[0.5])
+    running = take(bench)
+    with bench.database.session() as session:
+        # As if the family no longer had the student's depth.
+        no_students = text("UPDATE studies SET spec = jsonb_set(spec, '{inspection,students}', '[]') WHERE id = :id")
+        session.execute(no_students, {"id": study})
+        session.execute(delete_rows(Job).where(Job.study_id == study, Job.state == JobState.QUEUED))
+    look(bench, study)
+    assert bench.row(running.job_id).cancel_requested_at is not None
+    assert study_row(bench, study).state == "running"
+    with bench.database.session() as session:
+        attempts.cancelled(session, running)
+    look(bench, study)
+    row = study_row(bench, study)
+    assert row.state == "failed"
+    assert row.error is not None
+    assert (row.error["type"], "student.depth" in row.error["detail"]) == ("outdated", True)
 
 
 def test_housekeeping_goes_on_after_a_study_that_can_not(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from jobs import ledger, uploads
 from jobs.database import Database
+from jobs.hints import PublishHint
 from jobs.models import Job
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
@@ -137,6 +138,7 @@ class Bench:
         name: str = "worker-a",
         database: Database | None = None,
         device: str = "cpu",
+        publish_hint: PublishHint | None = None,
     ) -> Iterator[Supervisor]:
         workplace = Workplace(self.folder, name)
         try:
@@ -149,6 +151,7 @@ class Bench:
                 worker_id=name,
                 devices=[device],
                 command=command,
+                publish_hint=publish_hint,
             )
         finally:
             workplace.close()
