@@ -18,6 +18,8 @@ RECORD_BYTES = 16 << 20
 """How much may have to be sent again after this process has died."""
 HEADER_BYTES = 100 << 20
 """The longest header that the safetensors format allows."""
+PARSED_BYTES = 4 << 20
+"""JSON can take 25 times its size once it is parsed: the sandboxed inspection reads headers that are longer."""
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin: a zip archive, or a pickle in the old format."""
 
@@ -118,6 +120,8 @@ def what_is_wrong(storage: Storage, upload: Upload, key: str) -> str | None:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(upload.size - 8, HEADER_BYTES):
             return "it is neither a safetensors file nor one of torch.save (.pt)"
+        if length > PARSED_BYTES:
+            return None
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError):

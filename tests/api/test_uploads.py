@@ -110,6 +110,15 @@ def test_a_teacher_then_waits_for_its_inspection(api: TestClient, content: bytes
     assert api.get(f"/v1/uploads/{upload}").json()["inspection_state"] == "pending"
 
 
+def test_a_long_header_is_left_to_the_inspection(api: TestClient) -> None:
+    """Parsed in the API, one of 100 MB would take gigabytes of the process that serves everybody."""
+    header = b"[" + b"[]," * (2 << 20) + b"[]]"
+    content = len(header).to_bytes(8, "little") + header
+    upload = begin(api, content, kind="teacher")
+    assert patch(api, upload, 0, content).status_code == 204
+    assert api.get(f"/v1/uploads/{upload}").json()["inspection_state"] == "pending"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -67,6 +67,14 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
     process, url = start(tmp_path)
     family = [*psutil.Process(process.pid).children(recursive=True), postgres(tmp_path)]
     assert httpx.get(f"{url}/v1/jobs").status_code == 200
+    # There are no web sockets, so a request that asks for one is a request like any other.
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "YQ==",
+    }
+    assert httpx.get(f"{url}/v1/jobs", headers=upgrade).status_code == 200
 
     # A second service must not touch the same data.
     second = litc(tmp_path, "serve", "--port", "0")
