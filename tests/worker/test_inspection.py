@@ -200,7 +200,7 @@ def test_a_worker_that_is_killed_leaves_no_reader(bench: Bench, tmp_path: Path) 
     }
     command = [sys.executable, "-c", INSPECT, str(bench.folder), bench.marker(), *reader("hang")]
     with subprocess.Popen(command, env=environment) as worker:
-        wait_for((tmp_path / "pid").exists, 20)
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20)
         pid = int((tmp_path / "pid").read_text())
         worker.send_signal(signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
