@@ -11,8 +11,9 @@ WORKDIR /app
 # PyPI has torch with CUDA; https://download.pytorch.org/whl/cpu has it without, smaller by several gigabytes.
 ARG TORCH_INDEX=https://pypi.org/simple
 COPY constraints.txt pyproject.toml ./
-# --no-deps: only torch comes from that index; what it needs comes from PyPI below, in the tested versions.
-RUN pip install --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch
+# --no-deps: only these two come from that index; what they need comes from PyPI below, in the tested versions.
+# torchvision of another kind than torch can't be imported.
+RUN pip install --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision
 
 # Before the code, so that a change of code does not install gigabytes again.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \

@@ -8,14 +8,16 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from fastapi_offline import FastAPIOffline
 
-from api import broker, health, jobs, problems, uploads
-from api.bodies import JSON_BYTES
+from api import broker, health, jobs, problems, studies, uploads
+from api.addresses import refuse_nul
 from api.context import Context
 from api.long_poll import LongPolls
+from api.schemas import UploadRequest
 from jobs.database import Database
 from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
@@ -23,11 +25,13 @@ from jobs.notifications import Listener
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from lit_core.spec import JobRequest
+from lit_core.spec.study import STUDY_REQUESTS
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).
 
-Upload a teacher, ask for a job, watch it, download the student. Errors are problems (RFC 9457) with a stable `type`.
+Upload a teacher, ask for a job, watch it, download the student. Studies are groups of jobs with one table. Errors are
+problems (RFC 9457) with a stable `type`.
 """
 
 
@@ -61,26 +65,20 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             sender.close()
             database.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="LIT",
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=JSON_BYTES,
-        dependencies=[Depends(_refuse_nul)],
+        dependencies=[Depends(refuse_nul)],
     )
     problems.install(app)
-    for router in (uploads.router, jobs.router, health.router):
+    for router in (uploads.router, jobs.router, studies.router, health.router):
         app.include_router(router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)
     return app
-
-
-async def _refuse_nul(request: Request) -> None:
-    """Raises Problem 400: PostgreSQL can't even look for such a text."""
-    if "\0" in request.scope["path"] or any("\0" in value for value in request.query_params.values()):
-        raise problems.Problem(400, "bad-request", "the address has a NUL character")
 
 
 def _explain(type: str) -> str:
@@ -99,10 +97,11 @@ def _document(app: FastAPI) -> None:
             return app.openapi_schema
         schema = made()
         schemas = schema["components"]["schemas"]
-        own = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, definition in own.pop("$defs", {}).items():
-            schemas.setdefault(name, definition)
-        schemas["JobRequest"] = own
+        for model in (JobRequest, UploadRequest, *STUDY_REQUESTS.values()):
+            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, definition in own.pop("$defs", {}).items():
+                schemas.setdefault(name, definition)
+            schemas[model.__name__] = own
         schemas["Problem"] = _PROBLEM
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in schema["paths"].items():

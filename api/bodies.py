@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import types
-import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -14,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.problems import FieldError, Problem, invalid
 from jobs import jsonb
+from lit_core.spec.mistakes import mistakes
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -60,56 +58,8 @@ def validate(model: type[ModelT], value: dict[str, Any]) -> ModelT:
     try:
         return model.model_validate(value)
     except ValidationError as wrong:
-        raise invalid(_field_error(model, entry) for entry in wrong.errors()) from wrong
-
-
-def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """RFC 7396: null removes, objects merge, everything else replaces."""
-    result = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, dict):
-            inner = result.get(name)
-            result[name] = merge_patch(inner if isinstance(inner, dict) else {}, value)
-        else:
-            result[name] = value
-    return result
+        raise invalid(FieldError(found.field, found.message) for found in mistakes(model, value, wrong)) from wrong
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _field_error(model: type[BaseModel], entry: Any) -> FieldError:
-    location = [str(part) for part in entry["loc"]]
-    field = ".".join(location) or "body"
-    if entry["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        return FieldError(field, f"unknown field: {hint}")
-    return FieldError(field, entry["msg"].removeprefix("Value error, "))
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The names that an object at `path` inside a request may have."""
-    models = [model]
-    for name in path:
-        inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, name)]
-        # A path also names the chosen kind of a union, which is no field.
-        models = inner or models
-    return sorted({name for found in models for name in found.model_fields})
-
-
-def _models_in(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
-    return list(_models(model.model_fields[name].annotation))
-
-
-def _models(annotation: Any) -> typing.Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, BaseModel):
-            yield annotation
-        return
-    for part in typing.get_args(annotation):
-        yield from _models(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api import server
@@ -25,11 +26,12 @@ from jobs.database import Database
 from jobs.embedded import DataDirInUse
 from jobs.errors import NotFound
 from jobs.migrate import upgrade
-from jobs.settings import Settings
+from jobs.settings import Settings, explain
 from jobs.storage import open_storage
 from jobs.storage_marker import marker_key
 
 USAGE = 2
+PIPE_WIDTH = 1000
 
 app = typer.Typer()
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
@@ -105,11 +107,14 @@ def list_keys() -> None:
     """Show the keys, without their secrets."""
     with _plain_errors(), ledger(_settings()) as database, database.session() as session:
         found = api_keys.all_keys(session)
-    table = Table("id", "name", "begins with", "created", "revoked")
+    # Whole in the narrowest window, because `litc keys revoke` wants it whole.
+    table = Table(Column("id", min_width=max((len(key.id) for key in found), default=0)))
+    for heading in ("name", "begins with", "created", "revoked"):
+        table.add_column(heading, overflow="fold")
     for key in found:
         revoked = "" if key.revoked_at is None else f"{key.revoked_at:%Y-%m-%d %H:%M}"
         table.add_row(key.id, key.name, key.prefix, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False).print(table)
 
 
 @keys.command("revoke")
@@ -166,7 +171,7 @@ def _plain_errors() -> Iterator[None]:
     except (NotConfigured, DataDirInUse, BadAddress, NotFound) as failure:
         _end(str(failure))
     except ValidationError as wrong:
-        _end("; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors()))
+        _end(explain(wrong))
     except OperationalError as failure:
         _end(f"the database can't be reached: {str(failure.orig).strip().splitlines()[0]}")
     except ProgrammingError as failure:
@@ -175,11 +180,6 @@ def _plain_errors() -> Iterator[None]:
         _end("the database's schema is not this version's: run `litc migrate`")
     except ValueError as failure:
         _end(str(failure))
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else "settings"
-    return name if name.isupper() or not location else f"LIT_{name.upper()}"
 
 
 def _end(sentence: str) -> None:

@@ -11,9 +11,11 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
+from api.etags import matches
 from api.problems import Problem
 
 CHUNK_BYTES = 1 << 20
+DIGITS = 30
 
 
 def send_bytes(
@@ -37,7 +39,7 @@ def send_bytes(
         "X-Content-Type-Options": "nosniff",
     }
     known = request.headers.get("If-None-Match")
-    if known is not None and (known.strip() == "*" or etag in {tag.strip() for tag in known.split(",")}):
+    if known is not None and matches(known, etag):
         return Response(status_code=304, headers=headers)
     condition = request.headers.get("If-Range")
     wanted = request.headers.get("Range") if condition in (None, etag) else None
@@ -55,20 +57,25 @@ def send_bytes(
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
     """(start, end), the end excluded; None for what is to be ignored. Raises Problem 416 when nothing is there."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip().replace(" ", ""), re.IGNORECASE)
+    match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", header.strip().replace(" ", ""), re.IGNORECASE)
     if match is None or not (match[1] or match[2]):
         return None
-    if match[1]:
-        start = int(match[1])
-        end = min(int(match[2]) + 1, size) if match[2] else size
-        if match[2] and int(match[2]) < start:
-            return None
+    first, last = _number(match[1]), _number(match[2])
+    if first is None:
+        start, end = max(0, size - (last or 0)), size
     else:
-        start, end = max(0, size - int(match[2])), size
+        start, end = first, size if last is None else min(last + 1, size)
+        if last is not None and last < first:
+            return None
     if start >= size or start >= end:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Problem(416, "range-not-satisfiable", f"the file has {size} bytes", headers=headers)
     return start, end
+
+
+def _number(digits: str) -> int | None:
+    """None for no digits. A number too long for Python's `int` is beyond the end of any file."""
+    return int(digits.lstrip("0")[:DIGITS] or 0) if digits else None
 
 
 def stream(file: BinaryIO, length: int | None = None) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, cast
@@ -28,7 +29,11 @@ MULTIPART = "multipart/form-data"
 INSPECTION_SECONDS = 30.0
 """How long a request for a job waits for its teacher's inspection."""
 PIECE_BYTES = 8 << 20
-FORM_FILES = {"teacher": UploadKind.TEACHER, "dataset": UploadKind.DATASET}
+FORM_FILES = {
+    "teacher": UploadKind.TEACHER,
+    "discriminator": UploadKind.TEACHER,
+    "dataset": UploadKind.DATASET,
+}
 LONGEST_KEY = 255
 
 
@@ -56,7 +61,8 @@ async def _form(request: Request, context: Context) -> AsyncIterator[FormData]:
 async def _read_form(form: FormData, owner: str, context: Context) -> dict[str, Any]:
     unknown = sorted(set(form) - {"job", *FORM_FILES})
     if unknown:
-        raise invalid_field(unknown[0], "unknown part: a form has the parts job (JSON), teacher and dataset (files)")
+        parts = "job (JSON), teacher, discriminator and dataset (files)"
+        raise invalid_field(unknown[0], f"unknown part: a form has the parts {parts}")
     files = {name: value for name, value in form.multi_items() if name in FORM_FILES}
     if len(form.multi_items()) != len(set(form)):
         raise Problem(400, "bad-request", "the form has a part twice")
@@ -82,10 +88,11 @@ async def _read_form(form: FormData, owner: str, context: Context) -> dict[str, 
 def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     """The request with the ids of the form's files in their places."""
     result = dict(body)
-    if "teacher" in ids:
-        if "teacher" in body:
-            raise invalid_field("teacher", "comes as a file and as an id: give one of them")
-        result["teacher"] = ids["teacher"]
+    for name in ("teacher", "discriminator"):
+        if name in ids:
+            if name in body:
+                raise invalid_field(name, "comes as a file and as an id: give one of them")
+            result[name] = ids[name]
     if "dataset" in ids:
         dataset = body.get("dataset", {})
         if not isinstance(dataset, dict) or {"upload", "builtin"} & set(dataset):
@@ -139,8 +146,8 @@ async def make_job(
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
         return earlier, []
-    teacher = await _inspected_teacher(context, owner, request)
-    job = await run_in_threadpool(_create, context, owner, request, teacher, repeated)
+    inspections = await inspections_of(context, owner, request)
+    job = await run_in_threadpool(_create, context, owner, request, inspections, repeated)
     return job, queues_for(job.device)
 
 
@@ -151,31 +158,55 @@ def _find_repeated(context: Context, owner: str, repeated: tuple[str, str] | Non
         return ledger.find_repeated(session, owner, *repeated)
 
 
-async def _inspected_teacher(context: Context, owner: str, request: JobRequest) -> Upload:
-    """The teacher's upload once it has been inspected. Raises Problem when it isn't, or is none."""
+async def inspections_of(context: Context, owner: str, request: JobRequest) -> dict[str, Inspection]:
+    """What was found in the teacher and, if there is one, in the discriminator. Raises Problem."""
+    end = time.monotonic() + INSPECTION_SECONDS
+    named = {"teacher": request.teacher, "discriminator": request.discriminator}
+    return {
+        field: await _inspected(context, owner, request, field, upload_id, end)
+        for field, upload_id in named.items()
+        if upload_id is not None
+    }
+
+
+async def _inspected(
+    context: Context, owner: str, request: JobRequest, field: str, upload_id: str, end: float
+) -> Inspection:
+    """Once the upload has been inspected, what was found. Raises Problem when it isn't, or is no network."""
 
     def look() -> Upload:
         with context.database.session() as session:
-            return _check_uploads(session, owner, request)
+            return _check_uploads(session, owner, request)[field]
 
     def inspected(upload: Upload) -> bool:
         return upload.inspection_state in {InspectionState.DONE, InspectionState.FAILED}
 
-    teacher = await context.polls.until(request.teacher, INSPECTION_SECONDS, look, inspected)
-    if not inspected(teacher):
-        detail = "the teacher has not been inspected yet: see that a worker runs (`litc worker`), and try again"
+    upload = await context.polls.until(upload_id, end - time.monotonic(), look, inspected)
+    if not inspected(upload):
+        detail = f"the {field} has not been inspected yet: see that a worker runs (`litc worker`), and try again"
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
-    if teacher.inspection_error is not None:
-        error = JobError.model_validate(teacher.inspection_error)
-        raise Problem(422, "bad-teacher", error.detail, errors=[FieldError("teacher", error.detail)])
-    return teacher
+    if upload.inspection_error is not None:
+        error = JobError.model_validate(upload.inspection_error)
+        raise Problem(422, "bad-teacher", error.detail, errors=[FieldError(field, error.detail)])
+    return Inspection.model_validate(upload.inspection)
 
 
-def _check_uploads(session: Session, owner: str, request: JobRequest) -> Upload:
-    """The teacher's upload. Raises Problem when one of the uploads can't be used."""
-    if request.dataset.upload is not None:
-        _usable(session, owner, request.dataset.upload, UploadKind.DATASET, "dataset.upload")
-    return _usable(session, owner, request.teacher, UploadKind.TEACHER, "teacher")
+def _check_uploads(session: Session, owner: str, request: JobRequest) -> dict[str, Upload]:
+    """The uploads by their fields. Raises Problem when one of them can't be used."""
+    return {
+        field: _usable(session, owner, upload_id, kind, field)
+        for field, (upload_id, kind) in _named_uploads(request).items()
+    }
+
+
+def _named_uploads(request: JobRequest) -> dict[str, tuple[str, UploadKind]]:
+    """Ids and kinds by the fields that name them."""
+    named = {
+        "dataset.upload": (request.dataset.upload, UploadKind.DATASET),
+        "teacher": (request.teacher, UploadKind.TEACHER),
+        "discriminator": (request.discriminator, UploadKind.TEACHER),
+    }
+    return {field: (upload_id, kind) for field, (upload_id, kind) in named.items() if upload_id is not None}
 
 
 def _usable(session: Session, owner: str, upload_id: str, kind: UploadKind, field: str) -> Upload:
@@ -196,19 +227,22 @@ def _unknown_upload(field: str, upload_id: str, kind: UploadKind) -> Problem:
 
 
 def _create(
-    context: Context, owner: str, request: JobRequest, teacher: Upload, repeated: tuple[str, str] | None
+    context: Context,
+    owner: str,
+    request: JobRequest,
+    inspections: dict[str, Inspection],
+    repeated: tuple[str, str] | None,
 ) -> Job:
     try:
-        spec = resolve(request, Inspection.model_validate(teacher.inspection))
+        spec = resolve(request, inspections["teacher"], inspections.get("discriminator"))
     except SpecError as wrong:
         raise invalid_field(wrong.field, wrong.message) from wrong
-    fields = {request.teacher: "teacher"}
-    if request.dataset.upload is not None:
-        fields[request.dataset.upload] = "dataset.upload"
+    named = _named_uploads(request)
+    ids = [upload_id for upload_id, _ in named.values()]
     try:
         with context.database.session() as session:
-            return ledger.create(session, owner, request, spec, upload_ids=list(fields), idempotency=repeated)
+            return ledger.create(session, owner, request, spec, upload_ids=ids, idempotency=repeated)
     except NotFound as gone:
         # Deleted since it was looked at.
-        kind = UploadKind.TEACHER if gone.id == request.teacher else UploadKind.DATASET
-        raise _unknown_upload(fields[gone.id], gone.id, kind) from gone
+        field, kind = next((field, kind) for field, (upload_id, kind) in named.items() if upload_id == gone.id)
+        raise _unknown_upload(field, gone.id, kind) from gone

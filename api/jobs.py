@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
@@ -10,9 +9,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from api.auth import Owner
-from api.bodies import merge_patch, read_json
+from api.bodies import read_json
 from api.context import Context, InContext, InSession
 from api.downloads import send_bytes, stream
+from api.etags import etag_of, matches
 from api.job_requests import idempotency, make_job, read_job_request
 from api.long_poll import Wait
 from api.pages import Cursor, Limit, Page, make_page, read_cursor
@@ -32,9 +32,8 @@ from jobs.errors import NotFound
 from jobs.models import Job, JobState
 from jobs.storage import StorageKeyMissing
 from lit_core.spec import Phase
+from lit_core.spec.patch import merge_patch
 
-NO_LIMIT = 1 << 60
-"""For the framework; JSON and forms have limits of their own."""
 MERGE_PATCH = "application/merge-patch+json"
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -64,7 +63,7 @@ _REQUEST_BODY = {
 _PATCH_BODY = {"requestBody": {"content": {MERGE_PATCH: {"schema": {"type": "object"}}}}}
 
 
-@router.post("", status_code=202, response_model=JobOut, max_body_size=NO_LIMIT, openapi_extra=_REQUEST_BODY)
+@router.post("", status_code=202, response_model=JobOut, openapi_extra=_REQUEST_BODY)
 async def create_job(
     request: Request,
     response: Response,
@@ -121,17 +120,23 @@ def list_jobs(
     state: JobState | None = None,
     tag: str | None = None,
     name: str | None = None,
+    study: Annotated[str | None, Query(description="Id of a study: its trials alone.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[JobOut]:
     """The jobs, newest first."""
-    rows = ledger.list_page(session, owner, state=state, tag=tag, name=name, after=read_cursor(cursor), limit=limit + 1)
+    after = read_cursor(cursor)
+    rows = ledger.list_page(
+        session, owner, state=state, tag=tag, name=name, study_id=study, after=after, limit=limit + 1
+    )
     return make_page(rows, limit, show_job)
 
 
 @router.get("/{job_id}", response_model=JobOut, responses={304: {"description": "As the caller knows it."}})
+@router.head("/{job_id}", response_class=Response, responses={304: {"description": "As the caller knows it."}})
 async def get_job(
     job_id: str,
+    request: Request,
     owner: Owner,
     context: InContext,
     wait: Wait = 0,
@@ -144,17 +149,20 @@ async def get_job(
             job = ledger.get(session, owner, job_id)
             shown = show_job(job, ledger.waiting(session, job))
         text = shown.model_dump_json()
-        return shown, text, f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+        return shown, text, etag_of(text)
 
     def answers(looked: tuple[JobOut, str, str]) -> bool:
         shown, _, etag = looked
-        return shown.state.terminal if if_none_match is None else not _matches(if_none_match, etag)
+        return shown.state.terminal if if_none_match is None else not matches(if_none_match, etag)
 
     _, text, etag = await context.polls.until(job_id, wait, look, answers)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if if_none_match is not None and _matches(if_none_match, etag):
+    if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    return Response(text, media_type="application/json", headers=headers)
+    content = text.encode()
+    headers["Content-Length"] = str(len(content))
+    shown = b"" if request.method == "HEAD" else content
+    return Response(shown, media_type="application/json", headers=headers)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -237,7 +245,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactsOu
         416: {"description": "There is no such range."},
     },
 )
-@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
+@router.head("/{job_id}/artifacts/{name}", response_class=Response)
 def download_artifact(job_id: str, name: str, request: Request, owner: Owner, context: InContext) -> Response:
     """One file; takes Range and If-Range. ETag and Repr-Digest are its sha256."""
     with context.database.session() as session:
@@ -257,8 +265,3 @@ def _find(job: Job, name: str) -> dict[str, Any]:
         if artifact["name"] == name:
             return artifact
     raise NotFound("artifact", f"{name} of {job.id}, which is {job.state}")
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in tags or "*" in tags

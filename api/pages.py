@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, StringConstraints, TypeAdapter
 
 from api.problems import invalid_field
 from jobs.ledger import Position
-from jobs.models import Job, Upload
+from jobs.models import Job, Study, Upload
 
 ItemT = TypeVar("ItemT", bound=BaseModel)
-RowT = TypeVar("RowT", Job, Upload)
+RowT = TypeVar("RowT", Job, Study, Upload)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+
+
+_POSITION: TypeAdapter[Position] = TypeAdapter(
+    tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
+)
 
 
 class Page(BaseModel, Generic[ItemT]):
@@ -35,12 +38,8 @@ def read_cursor(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
     try:
-        moment, id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        created_at = datetime.fromisoformat(moment)
-        if created_at.tzinfo is None or not isinstance(id, str) or "\0" in id:
-            raise ValueError(cursor)
-        return created_at, id
-    except (ValueError, TypeError) as bad:
+        return _POSITION.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True)
+    except ValueError as bad:
         raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
 
 
@@ -50,5 +49,5 @@ def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -
     if len(rows) <= limit:
         return Page(items=items, next_cursor=None)
     last = rows[limit - 1]
-    position = json.dumps([last.created_at.isoformat(), last.id])
-    return Page(items=items, next_cursor=base64.urlsafe_b64encode(position.encode()).decode())
+    position = _POSITION.dump_json((last.created_at, last.id))
+    return Page(items=items, next_cursor=base64.urlsafe_b64encode(position).decode())

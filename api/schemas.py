@@ -92,6 +92,10 @@ class JobOut(Out):
     """The request with every value made explicit, as the version of LIT that made the job understood it."""
     request: dict[str, Any]
     """As it came; the start of a run with changes."""
+    study_id: str | None
+    """The study that it is a trial of."""
+    trial: dict[str, Any] | None
+    """What tells it from the study's other trials, as {"arm": "lit", "seed": 3}."""
     attempt: int
     """How often a worker has taken the job."""
     failures: int
@@ -105,7 +109,7 @@ class JobOut(Out):
     accepted: bool | None
     """Whether the student keeps to `accept`; null without `accept`, or before the end."""
     result: dict[str, Any] | None
-    """The report without its epochs and specification."""
+    """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
@@ -169,6 +173,8 @@ def show_job(job: Job, waiting: Waiting | None = None) -> JobOut:
         spec_version=job.spec_version,
         spec=job.spec,
         request=job.request,
+        study_id=job.study_id,
+        trial=job.trial,
         attempt=job.attempt,
         failures=job.failures,
         max_attempts=job.max_attempts,

@@ -9,10 +9,11 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api.auth import Owner
+from api.bodies import content_type, read_json, validate
 from api.context import Context, InContext, InSession
 from api.long_poll import Wait
 from api.pages import Cursor, Limit, Page, make_page, read_cursor
-from api.problems import Problem, invalid_field
+from api.problems import Problem
 from api.receiving import RECORD_BYTES, Turn, pieces
 from api.schemas import UploadOut, UploadRequest, show_upload
 from jobs import uploads
@@ -21,22 +22,26 @@ from jobs.models import Upload, UploadKind, UploadState
 from jobs.queues import INSPECT_QUEUE
 
 OFFSET = "Upload-Offset"
+LENGTH = "Upload-Length"
 BINARY = "application/octet-stream"
-NO_LIMIT = 1 << 60
-"""For the framework; the upload's announced size is the limit."""
+
+_OFFSETS = {name: {"schema": {"type": "integer"}} for name in (OFFSET, LENGTH)}
+_ANNOUNCEMENT = {"$ref": "#/components/schemas/UploadRequest"}
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 
-@router.post("", status_code=201, responses={200: {"description": "The file is here already.", "model": UploadOut}})
-def create_upload(
-    body: UploadRequest, response: Response, owner: Owner, session: InSession, context: InContext
-) -> UploadOut:
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"description": "The file is here already.", "model": UploadOut}},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ANNOUNCEMENT}}}},
+)
+async def create_upload(request: Request, response: Response, owner: Owner, context: InContext) -> UploadOut:
     """Announce a file, then PATCH its bytes. A file that is here already, by its sha256, needs no sending."""
-    check_size(body.size, context, "size")
-    if "\0" in body.filename:
-        raise invalid_field("filename", "has a NUL character")
-    upload = uploads.create(session, owner, body.kind, body.filename, body.size, body.sha256)
+    announced = validate(UploadRequest, await read_json(request))
+    check_size(announced.size, context, "size")
+    upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
@@ -61,10 +66,11 @@ async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wai
     return await context.polls.until(upload_id, wait, look, _inspected)
 
 
-@router.head("/{upload_id}", include_in_schema=False)
+@router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}})
 def get_offset(upload_id: str, owner: Owner, session: InSession) -> Response:
+    """How many bytes are here, in the headers."""
     upload = uploads.get(session, owner, upload_id)
-    return Response(headers={**_offset(upload.received), "Upload-Length": str(upload.size)})
+    return Response(headers={**_offset(upload.received), LENGTH: str(upload.size)})
 
 
 @router.delete("/{upload_id}", status_code=204)
@@ -78,8 +84,7 @@ def delete_upload(upload_id: str, owner: Owner, context: InContext) -> None:
 @router.patch(
     "/{upload_id}",
     status_code=204,
-    max_body_size=NO_LIMIT,
-    responses={204: {"headers": {OFFSET: {"schema": {"type": "integer"}}}}},
+    responses={204: {"headers": {OFFSET: _OFFSETS[OFFSET]}}},
     openapi_extra={"requestBody": {"required": True, "content": {BINARY: {}}}},
 )
 async def append_to_upload(
@@ -91,7 +96,7 @@ async def append_to_upload(
     upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: the upload's `received`.")],
 ) -> Response:
     """Send the next bytes, as many as you like. A broken connection loses little: ask for `received` and go on."""
-    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != BINARY:
+    if content_type(request) != BINARY:
         raise Problem(415, "unsupported-media-type", f"send the bytes as {BINARY}")
     try:
         turn = await run_in_threadpool(Turn, context, owner, upload_id, upload_offset)
@@ -124,6 +129,11 @@ async def _receive(request: Request, turn: Turn) -> int:
         if offset > recorded:
             await run_in_threadpool(turn.record, offset)
     return offset
+
+
+def _create(context: Context, owner: str, announced: UploadRequest) -> Upload:
+    with context.database.session() as session:
+        return uploads.create(session, owner, announced.kind, announced.filename, announced.size, announced.sha256)
 
 
 def check_size(size: int, context: Context, field: str) -> None:

@@ -59,6 +59,8 @@ class Claim:
     """Storage key of the checkpoint to resume from."""
     seconds_used: float
     """Seconds of training of earlier attempts."""
+    study_id: str | None = None
+    """The study whose trial it is."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _take(
         device=device,
         checkpoint=job.checkpoint,
         seconds_used=job.seconds_used,
+        study_id=job.study_id,
     )
 
 

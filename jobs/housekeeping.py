@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, and what is left behind in storage.
+"""What nobody in particular is responsible for: expired leases, lost hints, studies to go on, and what is left behind.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -23,6 +23,7 @@ from jobs.queues import INSPECT_QUEUE, queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage_marker import complaint, marker_key
+from jobs.studies.advance import advance, due
 from lit_core.spec import ErrorType, JobError
 
 T = TypeVar("T")
@@ -108,6 +109,8 @@ class Housekeeper:
     def _tidy(self) -> None:
         for job_id in self._in_session(reap):
             log.warning("lease expired", job=job_id)
+        for study_id in self._in_session(due):
+            self._advance(study_id)
         self._in_session(workers.forget_dead)
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
@@ -138,6 +141,18 @@ class Housekeeper:
             self._in_session(partial(checkpoints.forget, job_ids=removed))
         if failures:
             log.warning("checkpoints of ended jobs not removed yet", jobs=len(failures), error=str(failures[0]))
+
+    def _advance(self, study_id: str) -> None:
+        try:
+            queues = self._in_session(lambda session: advance(session, study_id))
+        except SQLAlchemyError:
+            raise
+        except Exception:
+            # One study that can't go on must not keep the others, nor all other housekeeping, from it.
+            log.exception("study not advanced", study=study_id)
+        else:
+            for queue in queues:
+                self._publish_hint(queue)
 
     def _remove_files(self, prefix: str) -> None:
         # Their row is gone, so nobody comes back for them: one that fails must not keep the others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy import delete as sql_delete
@@ -14,15 +15,25 @@ from jobs import workers
 from jobs.database import clock
 from jobs.errors import Conflict, NotFound
 from jobs.ids import new_id
-from jobs.models import TERMINAL_STATES, IdempotencyKey, Job, JobState, JobUpload, Upload
+from jobs.models import TERMINAL_STATES, IdempotencyKey, Job, JobState, JobUpload, Study, StudyUpload, Upload
 from jobs.models import Event as EventRow
 from jobs.models import Metric as MetricRow
+from jobs.states import StudyState
 from jobs.transitions import Event, add_events, change
 from lit_core.spec import Device, JobRequest, JobSpec
 
 IDEMPOTENCY_DAYS = 7
 Position = tuple[datetime, str]
 """Where a page of a list ended: creation time and id of its last item."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A trial's place in its study."""
+
+    study_id: str
+    trial: dict[str, Any]
+    round: int
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,22 @@ def create(
     *,
     upload_ids: Sequence[str],
     idempotency: tuple[str, str] | None,
+    place: Place | None = None,
 ) -> Job:
     """Add a queued job, or return the earlier one that was made with the same idempotency key and request hash.
+
+    `place` makes it a trial of a study.
 
     Raises Conflict `idempotency-key-reused` when the key came with another request, and NotFound when one of the
     uploads is gone.
     """
     job_id = new_id("job")
     if idempotency is not None:
-        earlier = _take_idempotency_key(session, owner, *idempotency)
+        lock_idempotency_key(session, owner, idempotency[0])
+        earlier = find_repeated(session, owner, *idempotency)
         if earlier is not None:
             return earlier
-    _hold_uploads(session, owner, upload_ids)
+    hold_uploads(session, owner, upload_ids)
     job = Job(
         id=job_id,
         owner=owner,
@@ -67,6 +82,9 @@ def create(
         request=request.model_dump(mode="json", exclude_unset=True),
         spec=spec.model_dump(mode="json"),
         max_attempts=spec.max_attempts,
+        study_id=place.study_id if place else None,
+        trial=place.trial if place else None,
+        trial_round=place.round if place else None,
         attempt=0,
         failures=0,
         event_seq=1,
@@ -89,27 +107,29 @@ def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> 
 
     Raises Conflict `idempotency-key-reused` when that request was another one.
     """
-    query = select(IdempotencyKey.request_hash, Job).join(Job, Job.id == IdempotencyKey.job_id)
-    known = session.execute(query.where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)).one_or_none()
-    if known is None:
-        return None
-    earlier_hash, job = known
-    if earlier_hash != request_hash:
+    known = find_idempotency_key(session, owner, key, request_hash)
+    return None if known is None else session.scalars(select(Job).where(Job.id == known.job_id)).one_or_none()
+
+
+def find_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> IdempotencyKey | None:
+    """What an earlier request with this key made. Raises Conflict `idempotency-key-reused` when it was another one."""
+    query = select(IdempotencyKey).where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)
+    known = session.scalars(query).one_or_none()
+    if known is not None and known.request_hash != request_hash:
         raise Conflict(
             "idempotency-key-reused",
             "this Idempotency-Key came with another request before: use a new key for a new request",
         )
-    return job
+    return known
 
 
-def _take_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
-    """Make sure that no other transaction makes a job with this key; the earlier job, if there is one."""
+def lock_idempotency_key(session: Session, owner: str, key: str) -> None:
+    """Make sure that no other transaction makes anything with this key."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{key}", 0))))
-    return find_repeated(session, owner, key, request_hash)
 
 
-def _hold_uploads(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
-    """Keep the uploads from being deleted until this transaction has made them part of a job."""
+def hold_uploads(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
+    """Keep the uploads from being deleted until this transaction has made them part of a job. Raises NotFound."""
     wanted = set(upload_ids)
     found = session.scalars(
         select(Upload.id)
@@ -136,6 +156,7 @@ def list_page(
     state: str | None = None,
     tag: str | None = None,
     name: str | None = None,
+    study_id: str | None = None,
     after: Position | None = None,
     limit: int = 50,
 ) -> list[Job]:
@@ -147,6 +168,8 @@ def list_page(
         query = query.where(Job.tags.contains([tag]))
     if name is not None:
         query = query.where(Job.name == name)
+    if study_id is not None:
+        query = query.where(Job.study_id == study_id)
     if after is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
     return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)))
@@ -160,23 +183,34 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
     job = _locked(session, owner, job_id)
     if JobState(job.state).terminal and job.state != JobState.CANCELLED:
         raise Conflict("job-finished", f"job {job_id} has already {_ENDED[JobState(job.state)]}")
+    cancel_locked(session, job)
+    return job
+
+
+def cancel_locked(session: Session, job: Job, stopped: str | None = None) -> None:
+    """The same for a job whose row the caller has locked. `stopped`: why its study wants its end, if that does."""
+    data = {} if stopped is None else {"stopped": stopped}
     if job.state == JobState.QUEUED:
         now = clock(session)
         cancelled = {"state": JobState.CANCELLED, "cancel_requested_at": now, "finished_at": now}
-        change(session, job, [Event("cancelled")], **cancelled)
+        change(session, job, [Event("cancelled", data)], **cancelled, trial_stopped=stopped)
     elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
-        change(session, job, [Event("cancel_requested")], cancel_requested_at=clock(session))
-    return job
+        now = clock(session)
+        change(session, job, [Event("cancel_requested", data)], cancel_requested_at=now, trial_stopped=stopped)
 
 
 def delete(session: Session, owner: str, job_id: str) -> str:
     """Remove a job with its events and metrics; returns the prefix of its files in storage, the caller's to remove.
 
-    Raises NotFound, and Conflict `job-not-finished` while it waits or runs.
+    Raises NotFound, Conflict `job-not-finished` while it waits or runs, and `study-not-finished` while its study does.
     """
     job = _locked(session, owner, job_id)
     if not JobState(job.state).terminal:
         raise Conflict("job-not-finished", f"job {job_id} is {job.state}: cancel it first")
+    running = select(Study.id).where(Study.id == job.study_id, Study.state == StudyState.RUNNING)
+    if session.scalars(running).one_or_none() is not None:
+        detail = f"job {job_id} is a trial of {job.study_id}, which still runs: cancel that first"
+        raise Conflict("study-not-finished", detail)
     session.execute(sql_delete(Job).where(Job.id == job_id))
     return f"jobs/{job_id}/"
 
@@ -236,6 +270,13 @@ def jobs_using(session: Session, upload_id: str) -> list[str]:
     query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
     query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(TERMINAL_STATES))
     return list(session.scalars(query.order_by(Job.created_at)))
+
+
+def studies_using(session: Session, upload_id: str) -> list[str]:
+    """The studies that still need an upload, for trials that are not made yet as well."""
+    query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
+    query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
+    return list(session.scalars(query.order_by(Study.created_at)))
 
 
 def forget_idempotency_keys(session: Session) -> None:

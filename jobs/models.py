@@ -22,20 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def terminal(self) -> bool:
-        return self in TERMINAL_STATES
-
-
-TERMINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+from jobs.states import TERMINAL_STATES as TERMINAL_STATES  # noqa: PLC0414 - whoever reads rows finds them here
+from jobs.states import JobState as JobState  # noqa: PLC0414
 
 
 class UploadKind(StrEnum):
@@ -133,6 +121,53 @@ class Upload(Base):
     completed_at: Mapped[datetime | None]
 
 
+class Study(Base):
+    """A group of jobs, its trials; what comes next is in `jobs.studies`."""
+
+    __tablename__ = "studies"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'succeeded', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_at"),
+        Index("ix_studies_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_studies_tags", "tags", postgresql_using="gin"),
+        Index("ix_studies_running", "created_at", postgresql_where=text("state = 'running'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    name: Mapped[str | None]
+    tags: Mapped[list[str]]
+    kind: Mapped[str]
+    state: Mapped[str]
+    study_version: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]]
+    round: Mapped[int] = mapped_column(server_default="1")
+    """Grows when the study is resumed: trials that failed or were cancelled in an earlier round are made anew."""
+    watches: Mapped[bool] = mapped_column(server_default="false")
+    """Whether an epoch of a trial may be news, and not only its end."""
+    planned: Mapped[int]
+    """Trials at the most."""
+    seen: Mapped[int] = mapped_column(server_default="0")
+    """Jobs that had ended when the study was last looked at."""
+    cancel_requested_at: Mapped[datetime | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(server_default="0")
+    """Grows with every change of the row that a reader can see."""
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class StudyUpload(Base):
+    """Which uploads a study needs while it runs, between its trials as well."""
+
+    __tablename__ = "study_uploads"
+
+    study_id: Mapped[str] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
 class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
@@ -142,7 +177,18 @@ class Job(Base):
         CheckConstraint(
             "(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_at"
         ),
+        CheckConstraint("(study_id IS NULL) = (trial IS NULL)", name="trial"),
+        CheckConstraint("trial_stopped IN ('hopeless', 'unneeded')", name="trial_stopped"),
         Index("ix_jobs_owner_created_at_id", "owner", "created_at", "id"),
+        Index(
+            "ix_jobs_study_id_trial_trial_round",
+            "study_id",
+            "trial",
+            "trial_round",
+            unique=True,
+            postgresql_where=text("study_id IS NOT NULL"),
+        ),
+        Index("ix_jobs_study_id_state", "study_id", "state", postgresql_where=text("study_id IS NOT NULL")),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
         Index("ix_jobs_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where=text("state = 'running'")),
@@ -162,6 +208,13 @@ class Job(Base):
     failures: Mapped[int] = mapped_column(server_default="0")
     """How many attempts were lost; a drain is no failure."""
     max_attempts: Mapped[int]
+    study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"))
+    trial: Mapped[dict[str, Any] | None]
+    """What tells this job from the others of its study, as {"arm": "lit", "seed": 3}."""
+    trial_round: Mapped[int | None]
+    """The study's round in which it was made."""
+    trial_stopped: Mapped[str | None]
+    """Why the study itself asked for its end."""
     worker_id: Mapped[str | None]
     worker_device: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
@@ -234,11 +287,13 @@ class StorageMarker(Base):
 
 class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
+    __table_args__ = (CheckConstraint("num_nonnulls(job_id, study_id) = 1", name="one_made"),)
 
     owner: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     request_hash: Mapped[str]
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = _now()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1 << 30
+BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class Settings(BaseSettings):
@@ -24,6 +25,10 @@ class Settings(BaseSettings):
     """Embedded database, storage and job folders, unless said otherwise."""
     storage_dir: Path | None = None
     """Uploads, checkpoints and outputs; must be shared by API and workers. None: `storage` in the data folder."""
+    datasets_dir: Path | None = None
+    """On workers: where data sets lie that jobs name instead of uploading them. None: there are none."""
+    datasets_download: bool = False
+    """Whether workers may download those that the folder lacks."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
@@ -42,6 +47,13 @@ class Settings(BaseSettings):
     """Memory that reading an uploaded teacher may take."""
     log_format: Literal["json", "console"] = "console"
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_of_a_broker(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(BROKER_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(BROKER_SCHEMES)}")
+        return url
+
     @model_validator(mode="after")
     def _heartbeats_hold_the_lease(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -51,3 +63,13 @@ class Settings(BaseSettings):
     @property
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"
+
+
+def explain(wrong: ValidationError) -> str:
+    """Which variables have wrong values, and what would be right."""
+    return "; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors())
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "settings"
+    return name if name.isupper() or not location else f"LIT_{name.upper()}"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from jobs.database import clock
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
-from jobs.ledger import Position, jobs_using
+from jobs.ledger import Position, jobs_using, studies_using
 from jobs.models import InspectionState, Upload, UploadKind, UploadState
 from jobs.notifications import notify
 from lit_core.spec import ErrorType, Inspection, JobError
@@ -122,12 +122,12 @@ def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
 def delete(session: Session, owner: str, upload_id: str) -> str:
     """Remove an upload; returns the prefix of its files in storage, the caller's to remove.
 
-    Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs needs it.
+    Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
-    users = jobs_using(session, upload_id)
+    users = [*studies_using(session, upload_id), *jobs_using(session, upload_id)]
     if users:
         named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
         raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")

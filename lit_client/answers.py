@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from lit_client import display
 from lit_client.client import InspectionFailed
@@ -46,7 +46,7 @@ def exit_code(error: LitError) -> ExitCode:
     return ExitCode.FAILED
 
 
-def show(answer: Any, text: str | Table, as_json: bool) -> None:
+def show(answer: Any, text: RenderableType, as_json: bool) -> None:
     """One answer on stdout, for programs or for people."""
     if as_json:
         typer.echo(json.dumps(answer))

@@ -17,6 +17,7 @@ from lit_client.job_request import parse_changes
 from lit_client.models import UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
 from lit_client.service_commands import add_service_commands
+from lit_client.study_commands import app as study_app
 
 app = typer.Typer(
     name="litc",
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compress")(compress_command)
+app.add_typer(study_app, name="study")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
@@ -92,10 +94,14 @@ def download_job(
 
 
 @app.command("log")
-def show_log(job_id: JobId, url: UrlOption = None) -> None:
+def show_log(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of an earlier attempt; the newest's by default.")] = None,
+    url: UrlOption = None,
+) -> None:
     """Print what the trainer wrote."""
     with Client(url) as client:
-        typer.echo(client.log(job_id), nl=False)
+        typer.echo(client.log(job_id, attempt), nl=False)
 
 
 @app.command("inspect")

@@ -34,13 +34,18 @@ from lit_client.models import (
     Metric,
     MetricPage,
     Page,
+    Study,
+    StudyTable,
     Upload,
     UploadKind,
 )
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, send_file
 from lit_core.spec import JobRequest
+from lit_core.spec.study import StudyRequest
 
-LONG_POLL_SECONDS = 30.0
+LONGEST_WAIT = 30
+"""Seconds that the service holds an answer."""
+LONG_POLL_SECONDS = float(LONGEST_WAIT)
 PAGE_ITEMS = 100
 # The least time between two questions, should a service answer long polls at once.
 SHORTEST_POLL_SECONDS = 0.2
@@ -160,10 +165,17 @@ class Client:
         return job
 
     def jobs(
-        self, *, state: str | None = None, tag: str | None = None, name: str | None = None, limit: int | None = None
+        self,
+        *,
+        state: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        study: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Job]:
-        """The owner's jobs, newest first, fetched page by page as they are read."""
-        filters = {key: value for key, value in (("state", state), ("tag", tag), ("name", name)) if value is not None}
+        """The owner's jobs (or a study's trials), newest first, fetched page by page as they are read."""
+        given = (("state", state), ("tag", tag), ("name", name), ("study", study))
+        filters = {key: value for key, value in given if value is not None}
         return self._paged(Page[Job], "/v1/jobs", filters, limit)
 
     def wait_job(self, job_id: str, *, timeout: float | None = None) -> Job:
@@ -211,9 +223,9 @@ class Client:
         params = {key: value for key, value in (("phase", phase), ("name", name)) if value is not None}
         return parse(MetricPage, self._get(f"/v1/jobs/{job_id}/metrics", params=params)).items
 
-    def log(self, job_id: str) -> str:
-        """What the trainer wrote, as text."""
-        return self._get(f"/v1/jobs/{job_id}/log").text
+    def log(self, job_id: str, attempt: int | None = None) -> str:
+        """What the trainer wrote, as text; of the newest attempt, or of the one with that number, from 1 on."""
+        return self._get(f"/v1/jobs/{job_id}/log", params={} if attempt is None else {"attempt": attempt}).text
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that a job left, with their sha256."""
@@ -226,7 +238,8 @@ class Client:
         names: Collection[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[DownloadedFile]:
-        """Fetch a job's files (all, or those named) into a folder, which is made if need be.
+        """Fetch a job's files (all, or those named) into a folder, which is made if need be. It has none before it
+        has succeeded, which is a LitError.
 
         Goes on where an earlier call stopped; each file appears under its name only whole and verified.
         `progress` gets the bytes of all files together. Raises ChecksumError, TransferError.
@@ -245,6 +258,78 @@ class Client:
             finished.append(fetch_file(self._connection, job_id, artifact, folder, report))
         return finished
 
+    # --- studies -----------------------------------------------------------------------------------------
+
+    def create_study(self, request: StudyRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
+        """Ask for a study; the key is that of `create_job`."""
+        body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, StudyRequest) else request
+        return parse(Study, self._post("/v1/studies", body, idempotency_key))
+
+    @overload
+    def study(self, study_id: str, *, wait: float | None = None) -> Study: ...
+    @overload
+    def study(self, study_id: str, *, wait: float | None = None, etag: str) -> Study | None: ...
+
+    def study(self, study_id: str, *, wait: float | None = None, etag: str | None = None) -> Study | None:
+        """One study with its table so far, or None if it is still as `etag` knew it; `wait` is that of `job`."""
+        headers = {"If-None-Match": etag} if etag else {}
+        response = self._get(f"/v1/studies/{study_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
+        if response.status_code == NOT_MODIFIED:
+            return None
+        study = parse(Study, response)
+        study.etag = response.headers.get("ETag")
+        return study
+
+    def studies(
+        self, *, state: str | None = None, tag: str | None = None, name: str | None = None, limit: int | None = None
+    ) -> Iterator[Study]:
+        """The owner's studies without their tables, newest first, fetched page by page as they are read."""
+        filters = {key: value for key, value in (("state", state), ("tag", tag), ("name", name)) if value is not None}
+        return self._paged(Page[Study], "/v1/studies", filters, limit)
+
+    def follow_study(self, study_id: str) -> Iterator[Study]:
+        """The study now and at each change, until it has ended; survives a restarting service."""
+        study = self.study(study_id)
+        yield study
+        for wait in _long_polls(None, study_id):
+            if study.finished:
+                return
+            changed = self.study(study_id, wait=wait, etag=study.etag or "")
+            if changed is not None:
+                study = changed
+                yield study
+
+    def wait_study(self, study_id: str, *, timeout: float | None = None) -> Study:
+        """Wait until a study has ended. Raises WaitTimeout after `timeout` seconds."""
+        for wait in _long_polls(timeout, f"the end of {study_id}"):
+            study = self.study(study_id, wait=wait)
+            if study.finished:
+                return study
+        raise AssertionError("long polls end by an exception")
+
+    def cancel_study(self, study_id: str) -> Study:
+        """Ask for a study's end. Raises ProblemError `study-finished` when it has ended otherwise already."""
+        return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/cancel", repeatable=True))
+
+    def resume_study(self, study_id: str) -> Study:
+        """Let a study that ended go on; trials that failed or were cancelled are made anew.
+
+        Raises ProblemError `study-not-finished`, or `study-finished` when there is nothing to make anew.
+        """
+        return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/resume", repeatable=False))
+
+    def delete_study(self, study_id: str) -> None:
+        """Remove a study that has ended, with its jobs. Raises ProblemError `study-not-finished` before that."""
+        self._connection.request("DELETE", f"/v1/studies/{study_id}", repeatable=True)
+
+    def study_table(self, study_id: str) -> StudyTable:
+        """The table so far."""
+        return parse(StudyTable, self._get(f"/v1/studies/{study_id}/table"))
+
+    def study_csv(self, study_id: str) -> str:
+        """The table so far as CSV, with a header line."""
+        return self._get(f"/v1/studies/{study_id}/table", params={"format": "csv"}).text
+
     # --- plumbing ----------------------------------------------------------------------------------------
 
     def _paged(
@@ -262,26 +347,35 @@ class Client:
                 return
 
     def _get(self, path: str, *, wait: float | None = None, **options: Any) -> httpx.Response:
-        if wait is not None:
-            # The service takes whole seconds.
-            options["params"] = {**options.get("params", {}), "wait": max(1, round(wait))}
-        return self._connection.request("GET", path, repeatable=True, wait=wait or 0.0, **options)
+        seconds = _whole_seconds(wait or 0.0)
+        if seconds:
+            options["params"] = {**options.get("params", {}), "wait": seconds}
+        return self._connection.request("GET", path, repeatable=True, wait=seconds, **options)
 
     def _post_job(self, path: str, body: Mapping[str, Any], key: str | None) -> Job:
+        return parse(Job, self._post(path, body, key))
+
+    def _post(self, path: str, body: Mapping[str, Any], key: str | None) -> httpx.Response:
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         # The service itself may wait for a teacher's inspection before it answers.
-        response = self._connection.request(
+        return self._connection.request(
             "POST", path, repeatable=True, wait=LONG_POLL_SECONDS, json=dict(body), headers=headers
         )
-        return parse(Job, response)
+
+
+def _whole_seconds(wait: float) -> int:
+    """As the service takes them: whole, and so many at the most; a short wait is still one."""
+    return min(max(1, round(wait)), LONGEST_WAIT) if wait > 0 else 0
 
 
 def _choose(artifacts: list[Artifact], names: Collection[str] | None, job_id: str) -> list[Artifact]:
+    if not artifacts:
+        raise LitError(f"{job_id} has no files: only a job that has succeeded has any.")
     if names is None:
         return artifacts
     missing = sorted(set(names) - {artifact.name for artifact in artifacts})
     if missing:
-        there = ", ".join(artifact.name for artifact in artifacts) or "no files"
+        there = ", ".join(artifact.name for artifact in artifacts)
         raise LitError(f"{job_id} has no {', '.join(missing)}; it has {there}.")
     return [artifact for artifact in artifacts if artifact.name in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,31 @@ import typer
 from lit_client import answers, display
 from lit_client.client import Client
 from lit_client.downloads import DownloadedFile
-from lit_client.job_request import BadRequest, Body, build_body, check_body, check_student, parse_blocks
-from lit_client.models import Job, Upload, UploadKind
+from lit_client.job_request import (
+    SOURCES,
+    TO_COME,
+    BadRequest,
+    Body,
+    build_body,
+    check_body,
+    check_student,
+    parse_blocks,
+)
+from lit_client.models import Inspection, Job, Upload, UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
-from lit_core.spec import Device, Init, JobRequest
+from lit_core.spec import BUILTIN, Device, Feed, Init, JobRequest, Method, Preset
 
-BUILTIN_DATASETS = ("digits",)
 UPLOAD_PREFIX = "upl_"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files, or ids of uploads."""
+
+    teacher: str
+    discriminator: str | None
+    dataset: str | None
+
 
 METHOD, TRAINING, AROUND = "The method", "Training", "The job"
 
@@ -28,11 +47,26 @@ def compress_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
-        str | None, typer.Option(help="An .npz, safetensors, zip or tar file, an upload's id, or the word digits.")
+        str | None,
+        typer.Option(help="An .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or digits."),
+    ] = None,
+    discriminator: Annotated[
+        str | None,
+        typer.Option(help="Of a GAN's generator, for adversarial fine-tuning: a file, or an upload's id."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Values for all that is left open.", rich_help_panel=METHOD)
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="LIT, or another to compare with.", rich_help_panel=METHOD)
+    ] = None,
+    feed: Annotated[Feed | None, typer.Option(help="What sections are fed.", rich_help_panel=METHOD)] = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Learn from the teacher alone (alpha 0).", rich_help_panel=METHOD)
+    ] = False,
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the labels in the KD loss.", rich_help_panel=METHOD)
     ] = None,
@@ -73,11 +107,18 @@ def compress_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
+    if depth is not None and blocks is not None:
+        raise BadRequest("--depth and --blocks say the same in two ways: give one of them.")
+    dataset_file = None if dataset in (None, *BUILTIN) else dataset
     options = {
         "student.depth": depth,
         "student.blocks": None if blocks is None else parse_blocks(blocks),
         "student.init": init,
-        "alpha": alpha,
+        "preset": preset,
+        "method": method,
+        "feed": feed,
+        "alpha": 0.0 if no_labels and alpha is None else alpha,
+        "dataset.labels": False if no_labels else None,
         "beta": beta,
         "tau": tau,
         "schedule.lit.epochs": epochs,
@@ -90,21 +131,27 @@ def compress_command(
         "name": name,
         "tags": tags or None,
         "accept.max_accuracy_drop": max_accuracy_drop,
-        "dataset.builtin": dataset if dataset in BUILTIN_DATASETS else None,
+        "discriminator": None if discriminator is None else TO_COME,
+        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        "dataset.upload": None if dataset_file is None else TO_COME,
     }
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
-    dataset_file = None if dataset in (None, *BUILTIN_DATASETS) else dataset
-    _check_source("TEACHER", teacher)
+    sources = Sources(teacher, discriminator or request.discriminator, dataset_file)
+    check_source("TEACHER", teacher)
+    if sources.discriminator is not None:
+        check_source("--discriminator", sources.discriminator)
     if dataset_file is not None:
-        _check_source("--dataset", dataset_file)
-    elif not {"builtin", "upload"} & set(body.get("dataset", {})):
+        check_source("--dataset", dataset_file)
+        if request.dataset.upload != TO_COME:
+            raise BadRequest("--dataset and --set each name a data set: give one of them.")
+    elif not set(SOURCES) & set(body.get("dataset", {})):
         raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
     # Found out now rather than after the training.
     output.mkdir(parents=True, exist_ok=True)
 
     try:
-        job, files = _run(url, body, request, teacher, dataset_file, output, cancel_on_interrupt)
+        job, files = _run(url, body, request, sources, output, cancel_on_interrupt)
     except KeyboardInterrupt:
         display.notes.print("Interrupted; what was transferred stays, and the same command goes on from there.")
         raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
@@ -116,13 +163,12 @@ def _run(
     url: str | None,
     body: Body,
     request: JobRequest,
-    teacher: str,
-    dataset_file: str | None,
+    sources: Sources,
     output: Path,
     cancel_on_interrupt: bool,
 ) -> tuple[Job, list[DownloadedFile]]:
     with Client(url) as client:
-        _send_sources(client, body, request, teacher, dataset_file)
+        _send_sources(client, body, request, sources)
         job = client.create_job(body)
         display.notes.print(f"job {job.id}")
         job = follow_to_end(client, job, cancel_on_interrupt=cancel_on_interrupt)
@@ -151,7 +197,8 @@ def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False
         raise typer.Exit(answers.ExitCode.INTERRUPTED) from None
 
 
-def _check_source(option: str, source: str) -> None:
+def check_source(option: str, source: str) -> None:
+    """Whether there is something to send: a file, or what looks like an upload's id. Raises BadRequest."""
     if source.startswith(UPLOAD_PREFIX) or Path(source).is_file():
         return
     if Path(source).is_dir():
@@ -159,18 +206,24 @@ def _check_source(option: str, source: str) -> None:
     raise BadRequest(f"{option} {source}: there is no such file, and an upload's id begins with {UPLOAD_PREFIX}.")
 
 
-def _send_sources(client: Client, body: Body, request: JobRequest, teacher: str, dataset: str | None) -> None:
-    """Put the ids of both uploads into the request; the teacher first, so that a wrong one costs little."""
-    upload = _send(client, teacher, UploadKind.TEACHER)
-    upload = client.wait_inspection(upload.id)
-    body["teacher"] = upload.id
-    if upload.inspection is not None:
-        check_student(request, upload.inspection)
-    if dataset is not None:
-        body["dataset"] = {**body.get("dataset", {}), "upload": _send(client, dataset, UploadKind.DATASET).id}
+def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sources) -> None:
+    """Put the uploads' ids into the request; the networks first, so that a wrong one costs little."""
+    teacher = client.wait_inspection(send(client, sources.teacher, UploadKind.TEACHER).id)
+    body["teacher"] = teacher.id
+    discriminator: Inspection | None = None
+    if sources.discriminator is not None:
+        upload = client.wait_inspection(send(client, sources.discriminator, UploadKind.TEACHER).id)
+        body["discriminator"] = upload.id
+        discriminator = upload.inspection
+    if teacher.inspection is not None and (sources.discriminator is None) == (discriminator is None):
+        check_student(request, teacher.inspection, discriminator)
+    if sources.dataset is not None:
+        dataset = send(client, sources.dataset, UploadKind.DATASET)
+        body["dataset"] = {**body.get("dataset", {}), "upload": dataset.id}
 
 
-def _send(client: Client, source: str, kind: UploadKind) -> Upload:
+def send(client: Client, source: str, kind: UploadKind) -> Upload:
+    """The upload of a file, or the one with this id."""
     path = Path(source)
     if not path.is_file():
         return client.get_upload(source)

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from lit_client.models import Event, Inspection, Job, Upload
+from lit_client.models import Architecture, Event, Inspection, Job, Upload
 from lit_client.uploads import ProgressCallback
 
 PIPE_WIDTH = 1000
@@ -61,6 +61,8 @@ class EpochBar:
         """Move on with an epoch, and tell other things that happened."""
         if event.type == "epoch":
             self._show_epoch(event.data)
+        elif event.type == "teacher_measured":
+            self._describe(measured_line(event.data))
         elif event.type not in {"checkpoint", "started"}:
             self._describe(event.type.replace("_", " "))
 
@@ -75,33 +77,55 @@ class EpochBar:
             notes.print(text)
 
 
+EPOCH_METRICS = (
+    ("student_accuracy", "student {:.2f} %"),
+    ("teacher_accuracy", "teacher {:.2f} %"),
+    ("agreement", "agreement {:.2f} %"),
+    ("psnr", "PSNR {:.2f} dB"),
+    ("validation_ir_loss", "IR loss {:.4g}"),
+)
+
+
 def epoch_line(data: dict[str, Any]) -> str:
-    """One epoch in a line: phase, number and the accuracies on the validation split."""
+    """One epoch in a line: phase, number and what was measured on the validation split."""
     metrics = data.get("metrics", {})
     phase = PHASE_NAMES.get(str(data.get("phase")), str(data.get("phase")))
-    parts = [f"{phase} {data.get('epoch')}/{data.get('epochs')}"]
-    for who in ("student", "teacher"):
-        if (accuracy := metrics.get(f"{who}_accuracy")) is not None:
-            parts.append(f"{who} {accuracy:.2f} %")
-    return "  ".join(parts)
+    shown = [form.format(metrics[name]) for name, form in EPOCH_METRICS if metrics.get(name) is not None]
+    return "  ".join([f"{phase} {data.get('epoch')}/{data.get('epochs')}", *shown])
+
+
+def measured_line(data: dict[str, Any]) -> str:
+    """What was measured of the teacher before training."""
+    numbers = {name: value for name, value in data.items() if isinstance(value, int | float)}
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+    return f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = Table("id", "name", "state", "progress", "student", "accuracy", "created")
+    table = Table("id", "name", "state", "progress", "student", "test", "created")
     table.columns[0].no_wrap = True
     for job in jobs:
         depth = job.spec.get("student", {}).get("depth")
-        accuracy = _dig(job.result, "student", "accuracy", "test")
         table.add_row(
             job.id,
             job.name or "",
             job.state,
             _percent(None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100),
             "" if depth is None else f"depth {depth}",
-            _percent(accuracy),
+            _on_test(job),
             _moment(job.created_at),
         )
     return table
+
+
+def _on_test(job: Job) -> str:
+    """How good the student is: its accuracy, or how near it comes to the teacher."""
+    accuracy, agreement, psnr = (
+        _dig(job.result, "student", name, "test") for name in ("accuracy", "agreement", "psnr")
+    )
+    if accuracy is not None:
+        return _percent(accuracy)
+    return _form("{:.1f} % agree", agreement) or _form("{:.1f} dB", psnr)
 
 
 def job_table(job: Job) -> Table:
@@ -130,6 +154,13 @@ def job_table(job: Job) -> Table:
 RESULT_ROWS = (
     ("accuracy, test (%)", ("accuracy", "test"), "{:.2f}", None),
     ("accuracy, val (%)", ("accuracy", "val"), "{:.2f}", None),
+    ("top-5, test (%)", ("top5", "test"), "{:.2f}", None),
+    ("agreement, test (%)", ("agreement", "test"), "{:.2f}", None),
+    ("calibration error, test (%)", ("calibration_error", "test"), "{:.2f}", None),
+    ("PSNR to the teacher, test (dB)", ("psnr", "test"), "{:.2f}", None),
+    ("SSIM to the teacher, test", ("ssim", "test"), "{:.4f}", None),
+    ("L1 to the teacher, test", ("l1", "test"), "{:.4f}", None),
+    ("L1 there and back, test", ("reconstruction_l1", "test"), "{:.4f}", None),
     ("parameters", ("parameters",), "{:,}", "parameters"),
     ("FLOPs", ("flops",), "{:,}", "flops"),
     ("file (bytes)", ("file_size",), "{:,}", "file_size"),
@@ -153,20 +184,36 @@ def result_table(result: dict[str, Any], title: str | None = None) -> Table:
     return table
 
 
-def inspection_table(upload: Upload, inspection: Inspection) -> Table:
+def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     """A teacher, and what each depth of student saves."""
     found = inspection.architecture
+    outputs = "classes" if found.task == "classification" else "domains"
+    # Not the table's own title, which would be folded to the table's width.
     title = (
         f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
-        f"{found.channels} input channels, {found.classes} classes, {inspection.format} ({upload.id})"
+        f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
-    table = Table("depth", "blocks", "parameters", "teacher / student", title=title, title_justify="left")
+    table = Table("depth", "blocks", "parameters", "teacher / student")
     for column in table.columns[2:]:
         column.justify = "right"
+    if found.choices:
+        table.caption, table.caption_justify = _open_choices(found), "left"
     for option in inspection.students:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
-    return table
+    return Group(title, table)
+
+
+def _inputs(found: Architecture) -> str:
+    return "texts" if found.channels is None else f"{found.channels} input channels"
+
+
+def _open_choices(found: Architecture) -> str:
+    """What the tensors leave open, in the words of a request."""
+    return "\n".join(
+        f"Assumed: teacher_options.{name}={found.options.get(name)}; it may be {', '.join(map(str, values))}"
+        for name, values in found.choices.items()
+    )
 
 
 def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from lit_client.errors import LitError
 from lit_client.models import Inspection
 from lit_core.spec import Inspection as SpecInspection
-from lit_core.spec import JobRequest, SpecError, resolve
+from lit_core.spec import JobRequest, SpecError, check_depth, resolve
+from lit_core.spec.mistakes import mistakes
 
 Body = dict[str, Any]
 
@@ -30,12 +31,11 @@ def build_body(request_file: Path | None, options: Mapping[str, object | None], 
     `options` are dotted paths into the request; None means that the option was not given.
     """
     body = _read_file(request_file) if request_file else {}
-    for path, value in options.items():
-        if value is not None:
-            _assign(body, path, value)
-    for setting in settings:
-        path, value = _parse_setting(setting)
-        _assign(body, path, value)
+    given = [(path, value) for path, value in options.items() if value is not None]
+    for path, value in [*given, *map(_parse_setting, settings)]:
+        place = _assign(body, path, value)
+        for rival in _rivals(path, value):
+            place.pop(rival, None)
     return body
 
 
@@ -45,23 +45,33 @@ def check_body(body: Body) -> JobRequest:
     Raises BadRequest that names each wrong field.
     """
     dataset = body.get("dataset", {})
-    if isinstance(dataset, dict) and "builtin" not in dataset:
-        dataset = {"upload": TO_COME} | dataset
+    if isinstance(dataset, dict) and not set(SOURCES) & set(dataset):
+        dataset = {"upload": TO_COME, **dataset}
+    request = {"teacher": TO_COME} | body | {"dataset": dataset}
     try:
-        return JobRequest.model_validate({"teacher": TO_COME} | body | {"dataset": dataset})
+        checked = JobRequest.model_validate(request)
+        check_depth(checked.student, checked.method)
     except ValidationError as error:
-        lines = [f"  {_dotted(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        lines = [f"  {found.field}: {found.message}" for found in mistakes(JobRequest, request, error)]
         raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
+    except SpecError as error:
+        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+    return checked
 
 
-def check_student(request: JobRequest, inspection: Inspection) -> None:
-    """Find out before a large dataset is sent that the student doesn't fit. Raises BadRequest."""
+def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
+    """Find out before a large dataset is sent that student or discriminator don't fit. Raises BadRequest."""
     try:
-        resolve(request, SpecInspection.model_validate(inspection.model_dump()))
+        other = None if discriminator is None else _in_words_of_spec(discriminator)
+        resolve(request, _in_words_of_spec(inspection), other)
     except SpecError as error:
         raise BadRequest(f"The service would refuse this request:\n  {error}") from error
     except ValidationError:
         return  # an inspection in a newer service's words: the service itself judges
+
+
+def _in_words_of_spec(inspection: Inspection) -> SpecInspection:
+    return SpecInspection.model_validate(inspection.model_dump())
 
 
 def parse_blocks(text: str) -> list[int]:
@@ -73,8 +83,12 @@ def parse_blocks(text: str) -> list[int]:
 
 
 def parse_changes(settings: Sequence[str]) -> Body:
-    """`--set` words alone, as a merge patch."""
-    return build_body(None, {}, settings)
+    """`--set` words alone, as a merge patch (RFC 7396) of a request that may have any rival of what they set."""
+    patch: Body = {}
+    for path, value in map(_parse_setting, settings):
+        place = _assign(patch, path, value)
+        place.update(dict.fromkeys(_rivals(path, value)))
+    return patch
 
 
 def _read_file(path: Path) -> Body:
@@ -99,16 +113,23 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         return path, text  # a bare word is meant as a string: --set ir_loss=l1
 
 
-# Of each pair a request has exactly one, so that naming one takes back the other.
-RIVALS = {
-    "student.depth": "blocks",
-    "student.blocks": "depth",
-    "dataset.builtin": "upload",
-    "dataset.upload": "builtin",
-}
+SOURCES = ("upload", "builtin", "mounted")
+"""Of `dataset`: where the data comes from."""
+
+# Of each group a request has exactly one, so that naming one takes back the others.
+GROUPS = (("student", ("depth", "blocks")), ("dataset", SOURCES))
 
 
-def _assign(body: Body, path: str, value: object) -> None:
+def _rivals(path: str, value: object) -> list[str]:
+    """The names beside `path` that can't stand together with a value there."""
+    for parent, names in GROUPS:
+        if value is not None and path in {f"{parent}.{name}" for name in names}:
+            return [name for name in names if path != f"{parent}.{name}"]
+    return []
+
+
+def _assign(body: Body, path: str, value: object) -> Body:
+    """Set the value; the object that it now stands in."""
     *parents, name = path.split(".")
     place = body
     for parent in parents:
@@ -117,11 +138,4 @@ def _assign(body: Body, path: str, value: object) -> None:
             raise BadRequest(f"{path} can't be set: {parent} is {inner!r} and has no fields.")
         place = inner
     place[name] = value
-    if path in RIVALS:
-        place.pop(RIVALS[path], None)
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    # Pydantic adds the tried type of a union, as list[...] or function names; people look for the field.
-    parts = [str(part) for part in location if not any(c in str(part) for c in "[(")]
-    return ".".join(parts) or "the request"
+    return place

@@ -26,13 +26,20 @@ class Architecture(Answer):
     """A network as the service read it from its tensors."""
 
     family: str
+    modality: str = "image"
+    """`image` or `text`."""
+    task: str = "classification"
+    """`classification`, `translation` (a generator) or `discrimination` (its discriminator)."""
     depth: int
     blocks: list[int]
     """Blocks per section."""
-    channels: int
-    """Input channels."""
+    channels: int | None = None
+    """Input channels of images."""
     classes: int
+    """Outputs of a classifier, domains of a generator or discriminator."""
     options: dict[str, Any] = Field(default_factory=dict)
+    choices: dict[str, list[Any]] = Field(default_factory=dict)
+    """Options that the tensors can't tell, with their possible values; the first is assumed."""
 
 
 class StudentOption(Answer):
@@ -52,7 +59,7 @@ class Inspection(Answer):
     architecture: Architecture
     parameters: int
     students: list[StudentOption]
-    """Shallowest first, the teacher's own depth last."""
+    """Shallowest first, the teacher's own depth last; none of a discriminator."""
 
 
 class Failure(Answer):
@@ -130,6 +137,10 @@ class Job(Answer):
     spec: dict[str, Any] = Field(default_factory=dict)
     """The request with every value made explicit."""
     request: dict[str, Any] = Field(default_factory=dict)
+    study_id: str | None = None
+    """The study that it is a trial of."""
+    trial: dict[str, Any] | None = None
+    """What tells it from the study's other trials."""
     attempt: int = 0
     failures: int = 0
     max_attempts: int | None = None
@@ -140,7 +151,7 @@ class Job(Answer):
     accepted: bool | None = None
     """None where the request set no `accept`, or the job has not ended."""
     result: dict[str, Any] | None = None
-    """The report without its epochs and specification."""
+    """The report without its longest parts: epochs, specification and accuracies per class."""
     error: Failure | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -156,6 +167,78 @@ class Job(Answer):
     def epochs_of(self, phase: str) -> int:
         """How many epochs the job's specification gives a phase, `lit` or `fine_tune`."""
         return int(self.spec.get("schedule", {}).get(phase, {}).get("epochs", 0))
+
+
+class StudyProgress(Answer):
+    """How many trials there are, by state."""
+
+    planned: int = 0
+    """At the most."""
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    stopped: int = 0
+    """By the study itself."""
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled + self.stopped
+
+
+class TeacherRow(Answer):
+    """What the students of a study are measured against."""
+
+    validation: float | None = None
+    test: float | None = None
+    parameters: int | None = None
+    latency_ms: float | None = None
+
+
+class StudyTable(Answer):
+    """A study's table so far; the service's documentation tells the columns of each kind."""
+
+    validation_metric: str | None = None
+    test_metric: str | None = None
+    teacher: TeacherRow | None = None
+    columns: list[str] = Field(default_factory=list)
+    rows: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Study(Answer):
+    """A group of jobs from one request."""
+
+    id: str
+    name: str | None = None
+    tags: list[str] = Field(default_factory=list)
+    kind: str
+    """`compare`, `search` or `depth`."""
+    state: str
+    """`running`, `succeeded`, `failed` or `cancelled`."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """The request with every grid written out."""
+    cancel_requested: bool = False
+    round: int = 1
+    progress: StudyProgress = Field(default_factory=StudyProgress)
+    choice: dict[str, Any] | None = None
+    """What was found out; None before the end."""
+    best_job: str | None = None
+    next: list[dict[str, Any]] = Field(default_factory=list)
+    """The trials that will be made next."""
+    table: StudyTable | None = None
+    """None in lists."""
+    error: Failure | None = None
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    links: dict[str, str] = Field(default_factory=dict)
+    etag: str | None = Field(None, exclude=True)
+    """The answer's ETag, to ask later whether anything changed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in TERMINAL_STATES
 
 
 class Page(Answer, Generic[ItemT]):

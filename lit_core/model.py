@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lit_core.data import Preprocessing
+from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.families import family_of
-from lit_core.spec import Architecture
+from lit_core.spec import Architecture, Task
 from lit_core.spec import Model as SpecModel
 
 WEIGHTS_FILE = "model.safetensors"
@@ -31,7 +32,7 @@ class ModelConfig(SpecModel):
 
 
 class Model(nn.Module):
-    """A network with its preprocessing and class names. In eval mode when loaded."""
+    """A network with its preprocessing and the names of its classes or domains. In eval mode when loaded."""
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
@@ -40,13 +41,16 @@ class Model(nn.Module):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the outputs, in their order."""
+        """Names of a classifier's outputs, or of a generator's domains, in their order."""
         return self.config.preprocessing.class_order
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Preprocessed input, (B, C, H, W) of images or (B, L) of texts -> logits (B, classes)."""
-        logits: Tensor = self.network(x)
-        return logits
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Preprocessed input, (B, C, H, W) of images or (B, L) of texts -> logits (B, classes).
+
+        Of a generator: images (B, C, H, W) and target domains (B, domains) -> images (B, C, H, W) in -1..1.
+        """
+        output: Tensor = self.network(*inputs)
+        return output
 
     def preprocess(self, samples: Tensor | Sequence[Any]) -> Tensor:
         """Raw samples -> the network's input, as in training.
@@ -65,8 +69,39 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def classify(self, samples: Tensor | Sequence[Any]) -> list[str]:
-        """The most probable class name of each raw image or text."""
+        """The most probable class name of each raw image or text. Raises ValueError for a generator."""
+        self._check_task(Task.CLASSIFICATION, "translate(images, domain)")
         return [self.classes[index] for index in self(self.preprocess(samples)).argmax(dim=1).tolist()]
+
+    @torch.no_grad()
+    def translate(self, images: Tensor | Sequence[Any], domain: str | Sequence[str]) -> list[Image.Image]:
+        """Each raw image in another domain: in the one named, or with all attributes named and no other.
+
+        The pictures have the size that the network was trained on. Raises ValueError for an unknown domain, for a
+        classifier, and where images are neither grey nor RGB.
+        """
+        self._check_task(Task.TRANSLATION, "classify(samples)")
+        x = self.preprocess(images)
+        target = self._domains(domain).to(x.device).expand(len(x), -1)
+        return self._image_preprocessing().to_images(self(x, target))
+
+    def _domains(self, domain: str | Sequence[str]) -> Tensor:
+        named = {domain} if isinstance(domain, str) else set(domain)
+        unknown = sorted(named - set(self.classes))
+        if unknown:
+            raise ValueError(f"there is no domain {unknown[0]!r}: the domains are {', '.join(self.classes)}")
+        return torch.tensor([[float(name in named) for name in self.classes]])
+
+    def _image_preprocessing(self) -> ImagePreprocessing:
+        preprocessing = self.config.preprocessing
+        if not isinstance(preprocessing, ImagePreprocessing):
+            raise ValueError("config.json has no preprocessing of images")
+        return preprocessing
+
+    def _check_task(self, task: Task, instead: str) -> None:
+        found = self.config.architecture.task
+        if found != task:
+            raise ValueError(f"the model is for {found}, not for {task}: use {instead}")
 
 
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:

@@ -25,7 +25,7 @@ class Batch:
     inputs: tuple[Tensor, ...]
     """The network's inputs: (B, C, H, W) for images, (B, L) for texts; a generator's target domains after them."""
     labels: Tensor
-    """(B,) int64, NO_LABEL where there is none."""
+    """(B,) int64, NO_LABEL where there is none; of a generator's images their own domains (B, domains)."""
     position: float = 0.0
     """Share of the phase that is done, from 0 to 1."""
     generator: torch.Generator = field(default_factory=torch.Generator)

@@ -15,7 +15,7 @@ from lit_core.tasks.task import Task
 from lit_core.training import Training
 
 LATENCY_BATCHES = (1, 32)
-PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
+PACKAGES = ("torch", "numpy", "safetensors", "torchmetrics", "pydantic")
 
 
 def versions() -> dict[str, str]:
@@ -48,6 +48,8 @@ def _measure(task: Task, network: SectionedNetwork, file: Path) -> dict[str, Any
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -72,16 +74,20 @@ def build_report(
         "selected": {
             "phase": best.phase.value,
             "epoch": best.epoch,
-            "by": f"{task.selection} on the {Split.VALIDATION.value} split",
+            "by": "the last epoch"
+            if task.supersedes(best.phase)
+            else f"{task.selection} on the {Split.VALIDATION.value} split",
             "value": round(best.score, 4),
         },
         "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},
+        "labels": {split.value: arrays.labels for split, arrays in task.dataset.splits.items()},
         "classes": task.dataset.classes,
         "augmentation": task.dataset.augmentation.model_dump(),
         "preprocessing": task.dataset.preprocessing.model_dump(exclude={"class_order"}),
         "seed": spec.seed,
         "environment": environment,
         "versions": versions(),
+        "seconds": round(sum(epoch["seconds"] for epoch in training.epochs), 3),
         "resumes": training.resumes,
         "epochs": training.epochs,
         "specification": spec.model_dump(mode="json"),
@@ -89,5 +95,10 @@ def build_report(
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """The report without what the API shows elsewhere."""
-    return {name: value for name, value in report.items() if name not in ("epochs", "specification")}
+    """The report without what the API shows elsewhere, and without what grows with the number of classes."""
+    networks = {name: _without(report[name], "per_class") for name in ("teacher", "student")}
+    return _without(report, "epochs", "specification") | networks
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}

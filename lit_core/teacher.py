@@ -70,12 +70,16 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
 
 def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
     """The frozen teacher from an inspected safetensors file."""
-    family = family_of(architecture)
-    network = family.build(architecture)
-    network.load_state_dict(load_file(path))
-    teacher = SectionedNetwork(network, family.layout(architecture))
+    teacher = SectionedNetwork(build_network(architecture, path), family_of(architecture).layout(architecture))
     teacher.freeze()
     return teacher
+
+
+def build_network(architecture: Architecture, path: Path) -> nn.Module:
+    """A network from an inspected safetensors file."""
+    network = family_of(architecture).build(architecture)
+    network.load_state_dict(load_file(path))
+    return network
 
 
 def _format(path: Path) -> Format:

@@ -1,6 +1,7 @@
 """`python -m lit_core.train FOLDER`: the trainer of one job.
 
-FOLDER holds spec.json, run.json, teacher.safetensors, the data set (unless built in) and, to resume, checkpoint.pt.
+FOLDER holds spec.json, run.json, teacher.safetensors, perhaps discriminator.safetensors, the data set (unless built in)
+and, to resume, checkpoint.pt.
 Events leave as JSON lines on standard output; FOLDER/output holds the results at the end. Exit codes: 0 finished or
 drained, 1 failed with an event that says why, 75 ended by its deadline.
 """
@@ -30,11 +31,12 @@ from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import ErrorType, JobError, JobSpec, Method, Model, Phase, Split
+from lit_core.spec import Task as TaskKind
 from lit_core.student import build_student, student_architecture
 from lit_core.supervision import Events, Watch
 from lit_core.tasks.classification import Classification
 from lit_core.tasks.task import Refused, Task
-from lit_core.teacher import build_teacher, meta_network
+from lit_core.teacher import build_network, build_teacher, meta_network
 from lit_core.training import Diverged, Drained, Training
 
 log = logging.getLogger("trainer")
@@ -46,6 +48,9 @@ class Run(Model):
     device: str
     threads: int | None = None
     attempt: int = 1
+    datasets: Path | None = None
+    """The folder of mounted data sets."""
+    datasets_download: bool = False
 
 
 class Reporter:
@@ -108,10 +113,10 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     reporter.events.emit({"type": "started", "data": {"environment": environment, "versions": versions()}})
     teacher = build_teacher(spec.teacher.architecture, folder / "teacher.safetensors")
     teacher.network.to(device)
-    dataset = _load_dataset(spec, folder)
+    dataset = _load_dataset(spec, run, folder)
     student = build_student(teacher, spec)
     student.network.to(device)
-    task = _make_task(spec, teacher, student, dataset, device)
+    task = _make_task(spec, teacher, student, dataset, device, folder)
     found = task.check()
     log.info("teacher: %s", found)
     reporter.events.emit({"type": "teacher_measured", "data": found})
@@ -168,9 +173,10 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _load_dataset(spec: JobSpec, folder: Path) -> Dataset:
-    path = None if spec.dataset.builtin else folder / "dataset"
-    dataset = load_dataset(spec.dataset, spec.augmentation, path, Interface.of(spec.teacher.architecture))
+def _load_dataset(spec: JobSpec, run: Run, folder: Path) -> Dataset:
+    path = run.datasets if spec.dataset.mounted else folder / "dataset"
+    interface = Interface.of(spec.teacher.architecture)
+    dataset = load_dataset(spec.dataset, spec.augmentation, path, interface, download=run.datasets_download)
     samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
     log.info("data set: %s, classes %s", samples, dataset.classes)
     if samples[Split.TRAIN.value] < 2:
@@ -180,13 +186,28 @@ def _load_dataset(spec: JobSpec, folder: Path) -> Dataset:
 
 
 def _make_task(
-    spec: JobSpec, teacher: SectionedNetwork, student: SectionedNetwork, dataset: Dataset, device: torch.device
+    spec: JobSpec,
+    teacher: SectionedNetwork,
+    student: SectionedNetwork,
+    dataset: Dataset,
+    device: torch.device,
+    folder: Path,
 ) -> Task:
+    if spec.teacher.architecture.task == TaskKind.TRANSLATION:
+        from lit_core.tasks.translation import Translation  # torchmetrics takes seconds that classifiers needn't wait
+
+        return Translation(spec, teacher, student, dataset, device, discriminator=_discriminator(spec, device, folder))
     size = count_parameters(student.network)
     if spec.method == Method.PRUNE:
         shallow = spec.model_copy(update={"method": Method.LIT})
         size = count_parameters(meta_network(student_architecture(shallow)))
     return Classification(spec, teacher, student, dataset, device, student_parameters=size)
+
+
+def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.nn.Module | None:
+    if spec.discriminator is None:
+        return None
+    return build_network(spec.discriminator.architecture, folder / "discriminator.safetensors").to(device)
 
 
 def _write_output(
@@ -201,6 +222,7 @@ def _write_output(
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}
     measured = measure_networks(task, files)
     report = build_report(spec, task, training, best, measured, environment)
+    task.write_pictures(output)
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     result = summary(report)
     log.info("result: %s", result)

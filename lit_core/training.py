@@ -40,7 +40,8 @@ class Observer(Protocol):
 
 
 class Training:
-    """Trains the task's student. `run` returns the epoch that scores best on the validation split."""
+    """Trains the task's student. `run` returns the epoch that scores best on the validation split, or that supersedes
+    it."""
 
     def __init__(
         self, spec: JobSpec, task: Task, device: torch.device, observer: Observer, *, environment: dict[str, str]
@@ -136,10 +137,12 @@ class Training:
     def _end_epoch(self, phase: Phase, epoch: int, schedule: PhaseSchedule, program: Program) -> None:
         metrics = self._means(program)
         scores = self.task.score()
+        if not all(map(math.isfinite, scores.metrics.values())):
+            raise Diverged(f"the student's output is no longer finite in epoch {epoch + 1} of the {phase} phase")
         metrics |= scores.metrics
         rate = learning_rate(schedule, (epoch + 1) * self.steps_per_epoch - 1, self.steps_per_epoch)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
-        if self.best is None or scores.value >= self.best.score:
+        if self.best is None or self.task.supersedes(phase) or scores.value >= self.best.score:
             state = self.task.student.network.state_dict()
             kept = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.best = Best(phase, epoch + 1, scores.value, kept)

@@ -36,7 +36,7 @@ from worker.endings import (
     succeeded,
     unfit,
 )
-from worker.folder import UploadMissing, prepare
+from worker.folder import Machine, UploadMissing, prepare
 from worker.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
 from worker.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
 from worker.trainer import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
@@ -61,7 +61,7 @@ class Attempt:
     folder: Path
     command: Sequence[str]
     environment: dict[str, str]
-    threads: int | None
+    machine: Machine
     log: Any
     _said: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Attempt:
 
     def _ending(self) -> Ending:
         try:
-            prepare(self.folder, self.claim, self.storage, self.threads, self.lease.check)
+            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
             started = Trainer(self.command, self.folder, self.environment)
         except UploadMissing as missing:
             return self._upload_missing(missing)
@@ -275,6 +275,7 @@ class Attempt:
         """The one transaction that ends the attempt."""
 
         def write(session: Session) -> None:
+            # The next attempt's time limit counts from here, not from the last heartbeat.
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             ending.write(session, self.claim)
 

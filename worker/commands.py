@@ -8,12 +8,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
+from jobs.database import database_url
+from jobs.settings import Settings, explain
+from worker.devices import worker_devices
 from worker.parent import stop_with_parent
 
+USAGE = 2
 CHECKOUT = Path(__file__).resolve().parent.parent
 SECONDS_TO_STOP = 60.0
 """A trainer gets 20 s for its checkpoint; the rest is for storage and ledger."""
@@ -28,6 +33,7 @@ def worker(
     parent: Annotated[int | None, typer.Option("--stop-with-parent", hidden=True, help="The parent's pid.")] = None,
 ) -> None:
     """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
+    _check_settings(devices)
     if parent is not None:
         stop_with_parent(parent)
     base = [sys.executable, "-m", "worker", "--stop-with-parent", str(os.getpid())]
@@ -35,6 +41,26 @@ def worker(
     if with_inspect:
         commands.append([*base, "--inspect"])
     raise typer.Exit(run_together(commands))
+
+
+def _check_settings(devices: str | None) -> None:
+    """Before two processes each say what is wrong. Ends with a sentence."""
+    try:
+        settings = Settings()
+        if not settings.database_url or not settings.redis_url:
+            raise ValueError("`litc worker` needs DATABASE_URL and REDIS_URL; `litc serve` brings its own")
+        database_url(settings.database_url)
+        if (told := devices or settings.worker_devices) is not None:
+            worker_devices(told)
+    except ValidationError as wrong:
+        _end(explain(wrong))
+    except ValueError as wrong:
+        _end(str(wrong))
+
+
+def _end(sentence: str) -> NoReturn:
+    typer.echo(f"{sentence[:1].upper()}{sentence[1:]}.", err=True)
+    raise typer.Exit(USAGE)
 
 
 def run_together(commands: list[list[str]]) -> int:

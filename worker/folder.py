@@ -8,15 +8,32 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.attempts import Claim
 from jobs.checkpoints import CHECKPOINT_NAME
+from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
 from lit_core.spec import ErrorType, JobError
 
 CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What every trainer of this worker is told of where it runs."""
+
+    threads: int | None = None
+    datasets: Path | None = None
+    """The folder of mounted data sets, absolute: a trainer runs in its job folder."""
+    datasets_download: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Machine:
+        datasets = settings.datasets_dir and settings.datasets_dir.resolve()
+        return cls(settings.threads, datasets, settings.datasets_download)
 
 
 class UploadMissing(Exception):
@@ -86,31 +103,38 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def prepare(folder: Path, claim: Claim, storage: Storage, threads: int | None, check: Callable[[], None]) -> None:
+def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, check: Callable[[], None]) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
 
     Raises UploadMissing, and OSError for this machine's own troubles.
     """
     spec = claim.spec
     (folder / "spec.json").write_text(spec.model_dump_json())
-    run = {"device": claim.device, "threads": threads, "attempt": claim.attempt}
-    (folder / "run.json").write_text(json.dumps(run))
-    teacher = f"uploads/{spec.teacher.upload}/teacher.safetensors"
-    try:
-        fetch(storage, teacher, folder / "teacher.safetensors", check)
-    except StorageKeyMissing as missing:
-        detail = f"the teacher {spec.teacher.upload} was deleted: upload it again"
-        error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")
-        raise UploadMissing(spec.teacher.upload, error) from missing
+    run = {"device": claim.device, "attempt": claim.attempt, **asdict(machine)}
+    (folder / "run.json").write_text(json.dumps(run, default=str))
+    for field, network in (("teacher", spec.teacher), ("discriminator", spec.discriminator)):
+        if network is not None:
+            stored = f"uploads/{network.upload}/teacher.safetensors"
+            gone = _gone(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
+            _fetch_input(storage, stored, folder / f"{field}.safetensors", check, gone)
     if spec.dataset.upload is not None:
-        try:
-            fetch(storage, f"uploads/{spec.dataset.upload}/data", folder / "dataset", check)
-        except StorageKeyMissing as missing:
-            detail = f"the data set {spec.dataset.upload} was deleted: upload it again"
-            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.upload")
-            raise UploadMissing(spec.dataset.upload, error) from missing
+        upload = spec.dataset.upload
+        gone = _gone(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
+        _fetch_input(storage, f"uploads/{upload}/data", folder / "dataset", check, gone)
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
+
+
+def _gone(upload: str, type: ErrorType, field: str, what: str) -> UploadMissing:
+    return UploadMissing(upload, JobError(type=type, detail=f"{what} was deleted: upload it again", field=field))
+
+
+def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], gone: UploadMissing) -> None:
+    """Raises `gone` when the object is."""
+    try:
+        fetch(storage, key, path, check)
+    except StorageKeyMissing as missing:
+        raise gone from missing
 
 
 def fetch_checkpoint(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> bool:

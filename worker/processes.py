@@ -17,11 +17,10 @@ from celery import Celery
 from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 
-from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.hints import Hints
 from jobs.housekeeping import Housekeeper
-from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK, queues_for
+from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
 from jobs.settings import Settings
 from jobs.storage import Storage, open_storage
 from jobs.storage_marker import complaint, marker_key
@@ -44,11 +43,6 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     storage, marker = _find_storage(settings, database)
     hints = Hints(app, settings.redis_url or "")
     workplace = _make_workplace(settings, worker_id)
-
-    def offer(claim: Claim) -> None:
-        for queue in queues_for(claim.spec.device.value):
-            hints(queue)
-
     supervisor = Supervisor(
         database,
         storage,
@@ -57,7 +51,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
         marker=marker,
         worker_id=worker_id,
         devices=devices,
-        offer=offer,
+        publish_hint=hints,
     )
     presence = Presence(
         database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job, lambda: supervisor.resting
@@ -102,7 +96,7 @@ def _exit(_number: int, _frame: object) -> NoReturn:
 
 def _start(settings: Settings) -> tuple[Database, Celery, str]:
     if not settings.database_url or not settings.redis_url:
-        sys.exit("the worker needs DATABASE_URL and REDIS_URL (`litc serve` brings its own database and broker)")
+        sys.exit("the worker needs DATABASE_URL and REDIS_URL")
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     return Database(settings.database_url), make_app(settings.redis_url), worker_id
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import structlog
@@ -13,15 +13,18 @@ from jobs import attempts
 from jobs.attempts import Claim
 from jobs.database import Database
 from jobs.errors import Stale
+from jobs.hints import PublishHint
+from jobs.queues import queues_for
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage_marker import complaint
+from jobs.studies.advance import advance
 from lit_core.spec import SPEC_VERSION, ErrorType
 from worker.attempt import Attempt, trainer_environment
 from worker.backoff import Backoff
 from worker.devices import CHECKOUT, device_complaint
 from worker.endings import Ending, lost, unfit
-from worker.folder import Workplace
+from worker.folder import Machine, Workplace
 from worker.lease import Lease, is_outage
 from worker.trainer import boottime
 
@@ -49,17 +52,18 @@ class Supervisor:
         worker_id: str,
         devices: Sequence[str],
         command: Sequence[str] = TRAINER,
-        offer: Callable[[Claim], None] | None = None,
+        publish_hint: PublishHint | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
+        self._machine = Machine.of(settings)
         self._workplace = workplace
         self._marker = marker
         self._worker_id = worker_id
         self._devices = list(devices)
         self._command = command
-        self._offer = offer
+        self._publish_hint = publish_hint
         self._busy = threading.Lock()
         self._drain = threading.Event()
         self._backoff = Backoff()
@@ -82,6 +86,8 @@ class Supervisor:
                     break
                 ending = self._run(claim, claimed_at)
                 count += 1
+                if claim.study_id is not None:
+                    self._advance(claim.study_id)
                 self._take_breath(claim, ending)
         return count
 
@@ -136,7 +142,6 @@ class Supervisor:
                 heartbeat_seconds=self._settings.heartbeat_seconds,
                 log=bound,
             )
-            threads = self._settings.threads
             return Attempt(
                 database=self._database,
                 storage=self._storage,
@@ -145,8 +150,8 @@ class Supervisor:
                 lease=stack.enter_context(lease),
                 folder=folder,
                 command=self._command,
-                environment=trainer_environment(folder, claim.device, threads, CHECKOUT),
-                threads=threads,
+                environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
+                machine=self._machine,
                 log=bound,
             ).run()
 
@@ -162,12 +167,27 @@ class Supervisor:
             log.exception("end of the attempt not recorded", job=claim.job_id, attempt=claim.attempt)
         return ending
 
+    def _advance(self, study_id: str) -> None:
+        """See what a trial's end means for its study; should it fail, housekeeping does it a little later."""
+        try:
+            with self._database.session() as session:
+                queues = advance(session, study_id)
+        except Exception:
+            log.exception("study not advanced", study=study_id)
+            return
+        self._hint(queues)
+
+    def _hint(self, queues: Sequence[str]) -> None:
+        if self._publish_hint is not None:
+            for queue in queues:
+                self._publish_hint(queue)
+
     def _take_breath(self, claim: Claim, ending: Ending) -> None:
         """What is to be done between two attempts: nothing in particular, unless this worker is at fault."""
         if ending.fault is not None:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
-        if (ending.fault is not None or ending.name == "released") and self._offer is not None:
-            self._offer(claim)
+        if ending.fault is not None or ending.name == "released":
+            self._hint(queues_for(claim.spec.device.value))
         if ending.fault is not None:
             self._recover(ending.fault)
             return

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_core.data.text_preprocessing import UNKNOWN
+from lit_core.data.text_preprocessing import PADDING, UNKNOWN
 from lit_core.spec import Augmentation
 
 
@@ -31,8 +31,8 @@ def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -
 def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     if not share:
         return x
-    hidden = torch.rand(x.shape, generator=generator) < share
-    return x.masked_fill(hidden.to(x.device, non_blocking=True), UNKNOWN)
+    hidden = (torch.rand(x.shape, generator=generator) < share).to(x.device, non_blocking=True)
+    return x.masked_fill(hidden & (x != PADDING), UNKNOWN)
 
 
 def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

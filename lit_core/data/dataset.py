@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_core.data.digits import read_digits
 from lit_core.data.errors import DatasetError
 from lit_core.data.formats import read_upload
-from lit_core.data.mounted import read_mounted
+from lit_core.data.mounted import no_folder, read_mounted
 from lit_core.data.pixels import crop_middle, resize
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
 from lit_core.data.source import Interface, Limits, Raw, Source
@@ -41,9 +41,14 @@ class Arrays:
     """(N,) int64: positions in the class order, -1 without a label. For translation (N, domains) float32."""
 
     @property
+    def labels(self) -> int:
+        """Samples that have a label."""
+        return int((self.y != NO_LABEL).reshape(len(self.y), -1).any(dim=1).sum())
+
+    @property
     def labelled(self) -> bool:
         """Whether every sample has a label."""
-        return not bool((self.y == NO_LABEL).any())
+        return self.labels == len(self.y)
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,17 @@ def load_dataset(
     interface: Interface,
     *,
     limits: Limits = LIMITS,
+    download: bool = False,
 ) -> Dataset:
     """Read, split and measure the data for a teacher with that interface.
 
-    `path` is the uploaded file or the mounted folder, None for a built-in data set. The result depends on request and
-    file alone: the hold-out has a seed of its own, so that jobs with different seeds share one split. Raises
-    DatasetError.
+    `path` is the uploaded file or the folder of mounted data sets, None where there is none. `download` allows that
+    what the folder lacks is fetched from the internet. The result depends on request and file alone: the hold-out has
+    a seed of its own, so that jobs with different seeds share one split. Raises DatasetError.
     """
     _check_request(request, interface)
-    raw = _read(request, path, interface, limits)
+    raw = _read(request, path, interface, limits, download)
+    _check_attributes(request, raw)
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
@@ -110,13 +117,24 @@ def _check_request(request: DatasetRequest, interface: Interface) -> None:
         )
 
 
-def _read(request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits) -> Raw:
+def _read(request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits, download: bool) -> Raw:
     if request.builtin is not None:
         return read_digits(request, interface)
+    if request.mounted is not None:
+        if path is None:
+            raise no_folder(request.mounted)
+        return read_mounted(Source(path, request, interface, limits, download))
     if path is None:
-        raise ValueError("an uploaded or mounted data set needs its path")
-    source = Source(path, request, interface, limits)
-    return read_upload(source) if request.mounted is None else read_mounted(source)
+        raise ValueError("an uploaded data set needs its path")
+    return read_upload(Source(path, request, interface, limits))
+
+
+def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
+    if request.attributes is not None and raw.classes != request.attributes:
+        raise DatasetError(
+            "attributes choose among those of a CelebA layout, which this is not: name domains in class_order",
+            field="dataset.attributes",
+        )
 
 
 def _domains(y: Tensor, interface: Interface) -> Tensor:

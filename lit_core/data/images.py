@@ -1,4 +1,6 @@
-"""Image folders in an archive: one folder a class, perhaps train/val/test above, perhaps one folder around all."""
+"""Images in an archive: a folder a class, or no folders and no labels; perhaps train/val/test above, perhaps one
+folder around all.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,18 @@ from torch import Tensor
 
 from lit_core.data.archives import Member, shown, walk
 from lit_core.data.errors import DatasetError
-from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize
+from lit_core.data.image_stack import ImageStack
+from lit_core.data.pixels import MODES, image_to_raw
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+from lit_core.losses import NO_LABEL
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 IGNORED_TEXTS = frozenset({"readme", "license", "licence", "copying", "citation"})
 IGNORED_TEXT_SUFFIXES = frozenset({"", ".md", ".txt", ".rst"})
-EXPECTED = "CLASS/IMAGE or train|val|test/CLASS/IMAGE, perhaps with one folder around all"
+EXPECTED = "CLASS/IMAGE or train|val|test/CLASS/IMAGE, or without labels IMAGE or train|val|test/IMAGE"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class _Image:
     name: str
     code: int | None
     """The split's code; None: the archive has no splits."""
-    label: str
+    label: str | None
 
 
 def read_image_folders(source: Source) -> Raw:
@@ -42,12 +46,12 @@ def read_image_folders(source: Source) -> Raw:
         )
     files, folders = _listing(source)
     images = _placed(files, folders)
-    classes = _classes({image.label for image in images}, source)
+    classes = _classes({image.label for image in images if image.label is not None}, source)
     images.sort(key=lambda image: (image.code or 0, image.name))
-    output = {name: number for number, name in enumerate(classes)}
-    y = torch.tensor([output[image.label] for image in images])
+    output: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
-    x = _decode_all({image.name: row for row, image in enumerate(images)}, source)
+    x = decode_all({image.name: row for row, image in enumerate(images)}, source)
     return Raw(x, y, codes, classes, fitted=True)
 
 
@@ -87,22 +91,35 @@ def _listing(source: Source) -> tuple[list[str], list[str]]:
 
 
 def _placed(files: list[str], folders: list[str]) -> list[_Image]:
-    """Split and class of each image, read from the folders that it lies in."""
+    """Split and class of each image, read from the folders that it lies in.
+
+    Where a split (or, without splits, the archive) has class folders, all its images lie in them.
+    """
     paths = {name: tuple(name.split("/")) for name in files}
     wrapped = _is_wrapped(paths.values())
     inner = {name: parts[1:] if wrapped else parts for name, parts in paths.items()}
-    named_as_splits = {name for name, parts in inner.items() if parts[0].lower() in NAMES}
-    has_splits = any(len(inner[name]) == 3 for name in named_as_splits)
-    # With splits all images lie in one; without, images right below train, val and test alone have no class.
-    must_be_split = has_splits or len(named_as_splits) == len(inner)
+    named_as_splits = [parts for parts in inner.values() if len(parts) > 1 and parts[0].lower() in NAMES]
+    has_splits = any(len(parts) == 3 for parts in named_as_splits) or len(named_as_splits) == len(inner)
+    split_parts = 1 if has_splits else 0
+    labelled = {_code(parts, has_splits) for parts in inner.values() if len(parts) == split_parts + 2}
+    images = []
     for name, parts in inner.items():
-        if len(parts) != (3 if must_be_split else 2) or (must_be_split and name not in named_as_splits):
-            raise DatasetError(f"{shown(name)} lies in the wrong place: expected {EXPECTED}", member=shown(name))
-    if not has_splits:
-        return [_Image(name, None, parts[0]) for name, parts in inner.items()]
-    images = [_Image(name, NAMES[parts[0].lower()], parts[1]) for name, parts in inner.items()]
-    _check_split_folders(images, folders, 1 if wrapped else 0)
+        code = _code(parts, has_splits)
+        is_labelled = code in labelled
+        if (has_splits and code is None) or len(parts) != split_parts + 1 + is_labelled:
+            raise DatasetError(
+                f"{shown(name)} lies in the wrong place: expected {EXPECTED}, perhaps with one folder around all; "
+                "where some images lie in class folders, all of that split must",
+                member=shown(name),
+            )
+        images.append(_Image(name, code, parts[-2] if is_labelled else None))
+    if has_splits:
+        _check_split_folders(images, folders, 1 if wrapped else 0)
     return images
+
+
+def _code(parts: tuple[str, ...], has_splits: bool) -> int | None:
+    return NAMES.get(parts[0].lower()) if has_splits and len(parts) > 1 else None
 
 
 def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
@@ -111,7 +128,7 @@ def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
     for parts in paths:
         tops.add(parts[0].lower())
         depths.add(len(parts))
-    return len(tops) == 1 and min(depths) >= 3 and (not tops <= NAMES.keys() or min(depths) == 4)
+    return len(tops) == 1 and min(depths) >= 2 and (not tops <= NAMES.keys() or min(depths) == 4)
 
 
 def _check_split_folders(images: list[_Image], folders: list[str], level: int) -> None:
@@ -127,7 +144,10 @@ def _check_split_folders(images: list[_Image], folders: list[str], level: int) -
 
 
 def _classes(folders: set[str], source: Source) -> list[str]:
+    """Names of the outputs: the class folders', in the order of the request; numbers where there is no folder."""
     order = source.request.class_order
+    if not folders:
+        return list(order or (str(output) for output in range(source.classes)))
     if order is None:
         if len(folders) != source.classes:
             raise DatasetError(
@@ -160,34 +180,17 @@ def _some(names: set[str]) -> str:
 # --- what is in them ----------------------------------------------------------------------------------------
 
 
-def _decode_all(rows: dict[str, int], source: Source) -> Tensor:
+def decode_all(rows: dict[str, int], source: Source) -> Tensor:
     """(N, C, H, W) uint8; the image `name` goes to `rows[name]`."""
-    x: Tensor | None = None
-    first = ""
+    stack = ImageStack(len(rows), source)
+    found = 0
     for member in walk(source.path, source.limits):
-        if member.is_folder or member.name not in rows:
-            continue
-        pixels = decode(member, source.channels, source.limits)
-        try:
-            pixels = crop_middle(pixels, source.request.crop)
-        except ValueError as failure:
-            name = shown(member.name)
-            raise DatasetError(f"{name} {failure}", field="dataset.crop", member=name) from failure
-        if source.request.size is not None:
-            pixels = resize(pixels[None], source.request.size)[0]
-        if x is None:
-            x, first = _allocate(len(rows), pixels, source.limits), member.name
-        if pixels.shape != x.shape[1:]:
-            raise DatasetError(
-                f"{shown(member.name)} has {_size(pixels)} pixels (height x width), but {shown(first)} has {_size(x)}: "
-                "set dataset.size to resize all images",
-                field="dataset.size",
-                member=shown(member.name),
-            )
-        x[rows[member.name]] = pixels
-    if x is None:
+        if not member.is_folder and member.name in rows:
+            stack.put(rows[member.name], member.name, decode(member, source.channels, source.limits))
+            found += 1
+    if found != len(rows):
         raise DatasetError("the archive has changed since it was listed")
-    return x
+    return stack.x
 
 
 def decode(member: Member, channels: int, limits: Limits) -> Tensor:
@@ -214,17 +217,3 @@ def decode(member: Member, channels: int, limits: Limits) -> Tensor:
             f"{name} cannot be decoded ({shown(str(failure) or type(failure).__name__)}): replace or remove it",
             member=name,
         ) from failure
-
-
-def _allocate(samples: int, pixels: Tensor, limits: Limits) -> Tensor:
-    if samples * pixels.numel() > limits.total_bytes:
-        raise DatasetError(
-            f"{samples} images of {_size(pixels)} take {samples * pixels.numel()} bytes decoded, "
-            f"more than {limits.total_bytes}: set a smaller dataset.size",
-            field="dataset.size",
-        )
-    return torch.empty(samples, *pixels.shape, dtype=torch.uint8)
-
-
-def _size(x: Tensor) -> str:
-    return f"{x.shape[-2]}x{x.shape[-1]}"

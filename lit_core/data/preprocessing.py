@@ -62,6 +62,18 @@ class ImagePreprocessing(Model):
             self._check_dtype(raw)
         return resize(crop_middle(raw, self.crop), self.size)
 
+    def to_images(self, x: Tensor) -> list[Image.Image]:
+        """What a generator puts out, (B, C, H, W) in its input's range, as pictures. Raises ValueError.
+
+        Values become shares of the full brightness by `mean` and `std`; beyond black and white they are cut off.
+        """
+        if self.channels not in MODES:
+            raise ValueError(f"a picture has 1 or 3 channels, not {self.channels}: call the model itself")
+        mean, std = _constants(tuple(self.mean), tuple(self.std), x.device)
+        pixels = (255 * (x.detach().float() * std + mean)).round().clamp(0, 255).to(torch.uint8).cpu()
+        planes = pixels.permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(image.squeeze(2) if self.channels == 1 else image) for image in planes]
+
     def sample(self, batch: int) -> Tensor:
         """An input (B, C, H, W) of zeros, to count and time with."""
         return torch.zeros(batch, self.channels, *self.size)

@@ -36,6 +36,8 @@ class Limits:
     ratio: int = 200
     """Uncompressed to compressed size of the whole archive, looked at above `ratio_from_bytes`."""
     ratio_from_bytes: int = 256 * MIB
+    samples: int = 50_000_000
+    """Rows of a table."""
     image_pixels: int = 64 * MIB
     """Width times height of one image."""
 
@@ -60,12 +62,14 @@ class Interface:
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file and the teacher that it must fit."""
+    """An uploaded file, or the mounted folder, and the teacher that it must fit."""
 
     path: Path
     request: DatasetRequest
     interface: Interface
     limits: Limits
+    download: bool = False
+    """Whether the operator allows that what the mounted folder lacks is downloaded into it."""
 
     @property
     def channels(self) -> int:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from lit_core.spec import DatasetRequest, Model
+from lit_core.spec.dataset import VDCNN_VOCABULARY
 
 PADDING, UNKNOWN, OFFSET = 0, 1, 2
-VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
-"""The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
 
 
 class TextPreprocessing(Model):

@@ -12,7 +12,10 @@ from typing import Protocol
 from torch import nn
 
 from lit_core.families.resnet_cifar import ResNetCifar
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
+from lit_core.families.resnext_cifar import ResNeXtCifar
+from lit_core.families.shapes import LISTED_KEYS, NOT_AT_ALL, Layout, Shapes, Unrecognised, misfits
+from lit_core.families.stargan import StarGan, StarGanDiscriminator
+from lit_core.families.vdcnn import Vdcnn
 from lit_core.spec import Architecture
 
 __all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]
@@ -36,7 +39,9 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (ResNetCifar(),)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ def family_of(architecture: Architecture) -> Family:
 
 
 def recognise(shapes: Shapes) -> Recognised:
-    """Find the family whose tensors these are, to the last key. Raises the Unrecognised of the nearest family."""
+    """Find the family whose tensors these are, to the last key.
+
+    Raises the Unrecognised of the nearest family, or what all families expect where none is near.
+    """
     failures: list[Unrecognised] = []
     for family in FAMILIES.values():
         try:
@@ -63,4 +71,8 @@ def recognise(shapes: Shapes) -> Recognised:
             failures.append(failure)
         else:
             return Recognised(family, architecture)
-    raise min(failures, key=lambda failure: failure.count)
+    nearest = min(failures, key=lambda failure: failure.count)
+    if nearest.count < NOT_AT_ALL:
+        raise nearest
+    found = ", ".join(list(shapes)[:LISTED_KEYS]) or "nothing"
+    raise Unrecognised(f"{', '.join(str(failure) for failure in failures)}; found {found}")

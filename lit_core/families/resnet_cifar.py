@@ -7,13 +7,11 @@ The built network keeps the teacher's own names, so that a student's tensors dro
 
 from __future__ import annotations
 
-import re
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, numbered
+from lit_core.families.shapes import Layout, Shapes, Unrecognised, count_blocks, numbered, shortened
 from lit_core.spec import Architecture
 
 SECTIONS = ("layer1", "layer2", "layer3")
@@ -90,12 +88,10 @@ class ResNetCifar:
     def read(self, shapes: Shapes) -> Architecture:
         head = next((name for name in HEADS if f"{name}.weight" in shapes), None)
         stem = shapes.get("conv1.weight", ())
-        blocks = [_count_blocks(shapes, section) for section in SECTIONS]
+        blocks = [count_blocks(shapes, section) for section in SECTIONS]
         if head is None or len(stem) != 4 or 0 in blocks or len(shapes[f"{head}.weight"]) != 2:
             wanted = "conv1.weight, layer1…layer3 with blocks numbered from 0, and fc or linear"
-            raise Unrecognised(
-                f"is no CIFAR ResNet: expected {wanted}; found {', '.join(list(shapes)[:8]) or 'nothing'}"
-            )
+            raise Unrecognised(f"is no CIFAR ResNet (expected {wanted})")
         projection = next((name for name in PROJECTIONS if f"layer2.0.{name}.0.weight" in shapes), None)
         return Architecture(
             family=self.name,
@@ -128,18 +124,7 @@ class ResNetCifar:
         return Layout(stem=("conv1", "bn1"), sections=sections, head=(str(architecture.options["head"]),))
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
-        """n blocks in each section, but never more than the teacher has there."""
-        options = []
-        for n in range(1, max(architecture.blocks) + 1):
-            blocks = [min(n, count) for count in architecture.blocks]
-            options.append((_depth(blocks), blocks))
-        return options
-
-
-def _count_blocks(shapes: Shapes, section: str) -> int:
-    pattern = re.compile(rf"{section}\.(\d+)\.")
-    found = {int(match[1]) for key in shapes if (match := pattern.match(key))}
-    return len(found)
+        return [(_depth(blocks), blocks) for blocks in shortened(architecture.blocks)]
 
 
 def _depth(blocks: list[int]) -> int:

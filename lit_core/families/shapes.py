@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from lit_core.spec import Architecture
 Shapes = Mapping[str, tuple[int, ...]]
 
 LISTED_KEYS = 8
+NOT_AT_ALL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,34 @@ def numbered(path: str, count: int, prefix: str = "") -> tuple[str, ...]:
     return tuple(f"{path}.{prefix}{index}" for index in range(count))
 
 
+def count_blocks(shapes: Shapes, section: str, prefix: str = "") -> int:
+    """How many blocks `section.<prefix><number>` the tensors name."""
+    pattern = re.compile(rf"{re.escape(section)}\.{re.escape(prefix)}(\d+)\.")
+    return len({int(match[1]) for key in shapes if (match := pattern.match(key))})
+
+
+def shortened(blocks: list[int]) -> list[list[int]]:
+    """1, 2, … blocks in each section, but never more than there are; all of them last."""
+    return [[min(n, count) for count in blocks] for n in range(1, max(blocks) + 1)]
+
+
 class Unrecognised(Exception):
     """The tensors don't belong to this family. `count` says by how many keys they miss it."""
 
-    def __init__(self, message: str, count: int = 1_000_000) -> None:
+    def __init__(self, message: str, count: int = NOT_AT_ALL) -> None:
         super().__init__(message)
         self.count = count
+
+
+def extents(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """A tensor's shape. Raises Unrecognised where it is absent, has other dimensions or holds nothing."""
+    shape = shapes.get(name)
+    # Nearer than a family of which nothing is there.
+    if shape is None:
+        raise Unrecognised(f"lacks {name}", NOT_AT_ALL - 1)
+    if len(shape) != dimensions or 0 in shape:
+        raise Unrecognised(f"has {name} of shape {list(shape)}, not of {dimensions} dimensions", NOT_AT_ALL - 1)
+    return shape
 
 
 def misfits(shapes: Shapes, build: Callable[[Architecture], nn.Module], architecture: Architecture) -> None:

@@ -12,7 +12,7 @@ from lit_core.spec.dataset import BUILTIN, Augmentation, DatasetRequest, Preproc
 from lit_core.spec.errors import ErrorType, JobError
 from lit_core.spec.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.presets import Preset, merged
-from lit_core.spec.resolve import resolve
+from lit_core.spec.resolve import check_depth, resolve
 from lit_core.spec.training import (
     Acceptance,
     Adversarial,
@@ -80,6 +80,7 @@ __all__ = [
     "StudentSpec",
     "Task",
     "TeacherSpec",
+    "check_depth",
     "layers_per_block",
     "merged",
     "resolve",

@@ -39,6 +39,9 @@ class Architecture(Model):
     """Outputs of a classifier; domains (or attributes) of a GAN."""
     options: dict[str, int | str | bool] = Field(default_factory=dict)
     """What else the family needs: for a CIFAR ResNet `width`, `shortcut` (A or B) and the names in use."""
+    choices: dict[str, list[int | str | bool]] = Field(default_factory=dict)
+    """Options that the tensors can't tell, with their possible values. Without a word from the request (its
+    `teacher_options`) the first is assumed."""
 
 
 class StudentOption(Model):

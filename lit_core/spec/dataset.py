@@ -10,6 +10,8 @@ from lit_core.spec.base import Model
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
+VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
+"""The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
 
 
 class Preprocessing(Model):
@@ -20,7 +22,8 @@ class Preprocessing(Model):
     crop: int | None = Field(None, ge=1, le=16_384)
     """Side of the square that is cut from the middle of each image before it is resized."""
     mean: Channel | Literal["data"] = "data"
-    """Per channel, after scaling to [0, 1]; "data" measures the training split."""
+    """Per channel, after scaling to [0, 1]; "data" measures the training split. Unset: "data", but 0.5 for a generator,
+    and the same for `std`."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Literal["data"] = "data"
     length: int = Field(1014, ge=8, le=1_000_000)
     """Characters that a text is cut or padded to."""
@@ -33,14 +36,14 @@ class Preprocessing(Model):
     """Class names in the order of the teacher's outputs. None: alphabetical for folders and names, ascending for
     numbers."""
     attributes: list[str] | None = Field(None, min_length=1, max_length=1000)
-    """Of a CelebA layout: the attributes that are the teacher's domains or classes, in its order."""
+    """Of a CelebA layout: the attributes that are the generator's domains, in its order."""
 
 
 class DatasetRequest(Preprocessing):
     upload: str | None = None
     builtin: Literal["digits"] | None = None
-    mounted: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """A data set by name from the folder that the workers' operator has mounted: cifar10, cifar100, svhn, celeba."""
+    mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
+    """A data set by name from the folder that the workers' operator has mounted."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training split held out for validation where the dataset has no `val` split."""
     test_fraction: float = Field(0.1, gt=0, lt=1)

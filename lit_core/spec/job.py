@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lit_core.spec.architecture import Architecture
 from lit_core.spec.base import Model
 from lit_core.spec.dataset import Augmentation, DatasetRequest
 from lit_core.spec.presets import Preset
-from lit_core.spec.training import Hyperparameters, Init, Method
+from lit_core.spec.training import Hyperparameters, Init
 
 SPEC_VERSION = 2
 
@@ -36,25 +36,18 @@ class JobRequest(Hyperparameters):
 
     teacher: str = Field(min_length=1)
     """The id of a teacher upload."""
+    teacher_options: dict[str, int | str | bool] = Field(default_factory=dict)
+    """What the teacher's tensors can't tell; its inspection's `choices` are what may be said."""
     discriminator: str | None = Field(None, min_length=1)
     """The id of a teacher upload that holds a GAN's discriminator, for the adversarial fine-tuning of its generator."""
     dataset: DatasetRequest
-    student: StudentRequest = Field(default_factory=StudentRequest, validate_default=True)
+    student: StudentRequest = Field(default_factory=StudentRequest)
     augmentation: Augmentation | None = None
     """None: what is standard for the data; see docs/datasets.md."""
     preset: Preset | None = None
     """Values for all that the request itself leaves open; see docs/method.md."""
     name: str | None = Field(None, min_length=1, max_length=200)
     tags: list[Tag] = Field(default_factory=list, max_length=32)
-
-    @field_validator("student")
-    @classmethod
-    def _says_how_deep(cls, student: StudentRequest, info: ValidationInfo) -> StudentRequest:
-        method = info.data.get("method")
-        known_by_itself = isinstance(method, Method) and method.born_again
-        if student.depth is None and student.blocks is None and not known_by_itself:
-            raise ValueError('give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
-        return student
 
 
 class StudentSpec(Model):

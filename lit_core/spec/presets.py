@@ -134,9 +134,9 @@ PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
     "resnext_cifar": _RESNET,
     "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW},
     "stargan": {
-        None: _stargan(100, 100, 500, 1e-3),
+        None: _stargan(100, 100, 500, 3e-3),
         Preset.PAPER: _PAPER_STARGAN,
-        Preset.QUICK: _stargan(10, 4, 30, 1e-3),
+        Preset.QUICK: _stargan(10, 4, 30, 1e-2),
     },
 }
 """By family. Each family's entry None holds its defaults where they are not the specification's own."""

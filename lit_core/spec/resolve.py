@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
 
 from lit_core.spec.architecture import Architecture, Inspection, Modality, Task, layers_per_block
 from lit_core.spec.base import SpecError
-from lit_core.spec.dataset import DatasetRequest
+from lit_core.spec.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.presets import PRESETS, merged, preset_values
 from lit_core.spec.training import (
@@ -19,13 +20,14 @@ from lit_core.spec.training import (
     Method,
     Optimizer,
     Part,
+    Precision,
     Schedule,
 )
 
 
 def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
     """Make every value explicit. Raises SpecError when the request doesn't fit its teacher."""
-    teacher = inspection.architecture
+    teacher = _chosen(request.teacher_options, inspection.architecture)
     if teacher.task == Task.DISCRIMINATION:
         raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
     request = with_preset(request, teacher)
@@ -36,15 +38,30 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     found = _resolve_discriminator(request, teacher, discriminator)
     if found is not None:
         shared["adversarial"] = request.adversarial or Adversarial()
+    elif teacher.task == Task.TRANSLATION:
+        shared["schedule"] = _without_fine_tuning(shared["schedule"])
     return JobSpec(
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
         discriminator=found,
-        dataset=request.dataset,
+        dataset=_resolve_dataset(request.dataset, teacher),
         student=_resolve_student(request.student, request.method, inspection),
         augmentation=request.augmentation,
         preset=request.preset,
         **shared,
     )
+
+
+def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Architecture:
+    """The teacher with what the request says about it. Raises SpecError for what it can't be."""
+    for name, value in options.items():
+        known = teacher.choices.get(name)
+        if known is None:
+            names = ", ".join(teacher.choices) or "nothing"
+            raise SpecError(f"teacher_options.{name}", f"is no choice: this teacher's tensors leave open {names}")
+        if value not in known:
+            allowed = ", ".join(json.dumps(choice) for choice in known)
+            raise SpecError(f"teacher_options.{name}", f"is {json.dumps(value)}: choose one of {allowed}")
+    return teacher.model_copy(update={"options": teacher.options | options})
 
 
 def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
@@ -63,6 +80,15 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         raise SpecError(field or "preset", f"{error['msg']} (together with the preset {request.preset})") from failure
 
 
+def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
+    """A generator puts out -1..1, so that is what its images are scaled to where nothing else is said."""
+    if teacher.task != Task.TRANSLATION:
+        return dataset
+    half = [0.5] * (teacher.channels or 0)
+    unset = {name: half for name in ("mean", "std") if name not in dataset.model_fields_set}
+    return dataset.model_copy(update=unset)
+
+
 def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
     given = dataset.model_fields_set
     if teacher.modality == Modality.TEXT:
@@ -70,6 +96,7 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
             if name in given and getattr(dataset, name) is not None:
                 raise SpecError(f"dataset.{name}", "is for images, but the teacher takes texts: leave it out")
         _check_vocabulary(dataset, teacher)
+        _check_length(dataset, teacher)
     else:
         for name in ("length", "vocabulary", "lowercase"):
             if name in given:
@@ -81,6 +108,8 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
                     f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
                     "give one a channel",
                 )
+    if dataset.attributes is not None and teacher.task != Task.TRANSLATION:
+        raise SpecError("dataset.attributes", "are the domains of a generator, but the teacher is none: leave it out")
     for name, names in (("class_order", dataset.class_order), ("attributes", dataset.attributes)):
         what = "domains" if teacher.task == Task.TRANSLATION else "classes"
         if names is not None and len(names) != teacher.classes:
@@ -92,17 +121,22 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
 
 
 def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
-    if dataset.vocabulary is None:
-        return
-    if len(set(dataset.vocabulary)) != len(dataset.vocabulary):
+    vocabulary = VDCNN_VOCABULARY if dataset.vocabulary is None else dataset.vocabulary
+    if len(set(vocabulary)) != len(vocabulary):
         raise SpecError("dataset.vocabulary", "has a character twice: give each once")
     rows = int(teacher.options["vocabulary_size"])
-    if len(dataset.vocabulary) + 2 > rows:
+    if len(vocabulary) + 2 > rows:
         raise SpecError(
             "dataset.vocabulary",
-            f"has {len(dataset.vocabulary)} characters, but the teacher's embedding has {rows} rows, two of them for "
-            f"padding and the unknown: give at most {rows - 2}",
+            f"has {len(vocabulary)} characters{' where none are given' if dataset.vocabulary is None else ''}, but the "
+            f"teacher's embedding has {rows} rows, two of them for padding and the unknown: give at most {rows - 2}",
         )
+
+
+def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
+    least = int(teacher.options.get("least_length", 0))
+    if dataset.length < least:
+        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs {least} characters at least")
 
 
 def _check_task(request: JobRequest, teacher: Architecture) -> None:
@@ -118,6 +152,17 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
     if request.beta != 0:
         raise SpecError("beta", f"is {request.beta:g}, but a generator has no KD loss: leave it out, or give 0")
+    if request.n_random != 0:
+        raise SpecError("n_random", "is for classifiers, but the teacher is a generator: leave it out")
+    if request.dataset.size is not None:
+        _check_image_size(request.dataset.size)
+
+
+def _check_image_size(size: list[int]) -> None:
+    if any(side % 4 or side < 8 for side in size):
+        raise SpecError(
+            "dataset.size", f"is {size}, but a generator's images have sides of 8 pixels or more, multiples of 4"
+        )
 
 
 def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
@@ -137,6 +182,13 @@ def _resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
             if phase.frozen:
                 raise SpecError(f"schedule.{name}.frozen", "freezes what method scratch has not trained: leave it out")
     return schedule.model_copy(update={"lit": lit, "fine_tune": last})
+
+
+def _without_fine_tuning(schedule: Schedule) -> Schedule:
+    """What a generator's training is without a discriminator: the LIT phase alone."""
+    if schedule.lit.epochs == 0:
+        raise SpecError("schedule.lit.epochs", "is 0, and without a `discriminator` there is no other phase")
+    return schedule.model_copy(update={"fine_tune": schedule.fine_tune.model_copy(update={"epochs": 0})})
 
 
 def _resolve_discriminator(
@@ -159,6 +211,11 @@ def _resolve_discriminator(
             raise SpecError("discriminator", f"has {mine} {name}, but the generator has {wanted}")
     if request.schedule.optimizer != Optimizer.ADAM:
         raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
+    if request.precision != Precision.FLOAT32:
+        raise SpecError("precision", "must be float32 for adversarial fine-tuning, whose gradient penalty needs it")
+    side = int(found.options["image_size"])
+    if request.dataset.size not in (None, [side, side]):
+        raise SpecError("dataset.size", f"is {request.dataset.size}, but the discriminator takes {[side, side]}")
     return TeacherSpec(upload=request.discriminator, architecture=found)
 
 
@@ -169,9 +226,16 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
     if method.born_again:
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
+    check_depth(student, method)
     if student.depth is not None:
         return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+
+
+def check_depth(student: StudentRequest, method: Method) -> None:
+    """Raises SpecError when the request doesn't say how deep its student is to be."""
+    if student.depth is None and student.blocks is None and not method.born_again:
+        raise SpecError("student", 'give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
 
 
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from lit_core.measure import count_parameters
 from lit_core.objectives import Batch, objective_of
 from lit_core.programs import Distillation, Program
 from lit_core.pruning import prune_to
-from lit_core.scores import Prediction, agreement, near_chance, top1
+from lit_core.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import ErrorType, JobError, JobSpec, Method, Part, Phase, Split
+from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Part, Phase, Split
 from lit_core.tasks.task import Refused, Scores
 
 EVALUATION_BATCH = 256
@@ -58,12 +59,15 @@ class Classification:
         prediction = self._predict(self.teacher.network, split)
         accuracy, chance = top1(prediction), _chance(prediction)
         if near_chance(accuracy, chance, len(prediction.labels)):
-            raise Refused(_near_chance(accuracy, chance, self.dataset))
+            raise Refused(_near_chance(accuracy, chance, self.dataset, self.spec.teacher.architecture))
         return {"split": split.value, "accuracy": accuracy, "chance": chance}
 
     def runs(self, phase: Phase) -> bool:
         schedule = self.spec.schedule
         return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
+
+    def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
+        return False
 
     def program(self, phase: Phase) -> Program:
         schedule = self.spec.schedule
@@ -100,9 +104,14 @@ class Classification:
 
     def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
         prediction = self._predict(network.network, split)
-        agreed = agreement(prediction.logits, self._teacher_logits(split))
-        accuracy = top1(prediction) if self.dataset.splits[split].labelled else None
-        return {"accuracy": accuracy, "agreement": agreed}
+        labelled = self.dataset.splits[split].labelled
+        return {
+            "accuracy": top1(prediction) if labelled else None,
+            "top5": top5(prediction) if labelled else None,
+            "per_class": per_class(prediction, self.dataset.classes) if labelled else None,
+            "calibration_error": calibration_error(prediction) if labelled else None,
+            "agreement": agreement(prediction.logits, self._teacher_logits(split)),
+        }
 
     def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
         labelled = teacher["accuracy"]["test"] is not None
@@ -117,6 +126,11 @@ class Classification:
         return {
             "accuracy_drop": drop,
             "accuracy_drop_is": "measured" if labelled else "bounded by agreement",
+            "notes": [
+                _unlabelled(split, self.dataset.splits[split])
+                for split in (Split.VALIDATION, Split.TEST)
+                if not self.dataset.splits[split].labelled
+            ],
             "accepted": None
             if accept is None or accept.max_accuracy_drop is None
             else drop <= accept.max_accuracy_drop,
@@ -127,6 +141,9 @@ class Classification:
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         return (self.dataset.preprocessing.sample(batch).to(self.device),)
+
+    def write_pictures(self, folder: Path) -> None:
+        """None."""
 
     def _teacher_logits(self, split: Split) -> Tensor:
         if split not in self._answers:
@@ -175,19 +192,37 @@ def _check_labels(spec: JobSpec, train: Arrays) -> None:
         )
 
 
+def _unlabelled(split: Split, arrays: Arrays) -> str:
+    unlabelled = len(arrays.y) - arrays.labels
+    chosen = ", and the best epoch was chosen by agreement with the teacher" if split == Split.VALIDATION else ""
+    return (
+        f"{unlabelled} of {len(arrays.y)} samples of the {split.value} split have no label: accuracies and calibration "
+        f"error are null there{chosen}"
+    )
+
+
 def _chance(prediction: Prediction) -> float:
     """Percent that always answering the most frequent class reaches."""
     return 100 * int(torch.bincount(prediction.labels).max()) / len(prediction.labels)
 
 
-def _near_chance(accuracy: float, chance: float, dataset: Dataset) -> JobError:
+def _near_chance(accuracy: float, chance: float, dataset: Dataset, teacher: Architecture) -> JobError:
     detail = (
         f"the teacher reaches {accuracy:.1f} % on the validation split, where always answering the most frequent class "
         f"gives {chance:.1f} %. Check that the preprocessing is the one that the teacher was trained with "
         f"({_described(dataset)}), and that the class order (here {', '.join(dataset.classes[:10])}: "
-        "dataset.class_order) is that of its outputs"
+        f"dataset.class_order) is that of its outputs{_assumed(teacher)}"
     )
     return JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset")
+
+
+def _assumed(teacher: Architecture) -> str:
+    """What the teacher's tensors don't say."""
+    return "".join(
+        f". Its tensors don't tell its {name}, which was taken as {teacher.options[name]} of "
+        f"{', '.join(str(value) for value in values)}: teacher_options.{name}"
+        for name, values in teacher.choices.items()
+    )
 
 
 def _described(dataset: Dataset) -> str:

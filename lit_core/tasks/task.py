@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,9 @@ class Task(Protocol):
     def runs(self, phase: Phase) -> bool:
         """Whether the phase trains at all."""
 
+    def supersedes(self, phase: Phase) -> bool:
+        """Whether each epoch of the phase is chosen over all before it, whatever the scores."""
+
     def program(self, phase: Phase) -> Program: ...
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
@@ -67,3 +71,6 @@ class Task(Protocol):
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         """Inputs to count and time with, on the task's device."""
+
+    def write_pictures(self, folder: Path) -> None:
+        """Put into the output what is to be looked at, if anything is."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from starlette.routing import BaseRoute
 
 from api.app import create_app
 from jobs import keys
@@ -116,11 +122,33 @@ def test_every_error_is_a_problem(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs/%00", "/v1/jobs?tag=a%00", "/v1/uploads/upl_%00", "/v1/jobs/job_none/metrics?name=%00"]
+    "path",
+    [
+        "/v1/jobs/%00",
+        "/v1/jobs/job_none%00/events?wait=1",
+        "/v1/jobs/job_none/artifacts/%00",
+        "/v1/uploads/upl_%00",
+        "/%00",
+    ],
 )
-def test_an_address_with_a_nul_is_refused(api: TestClient, path: str) -> None:
+def test_nothing_is_called_by_a_name_with_a_nul(api: TestClient, path: str) -> None:
     answer = api.get(path)
-    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/jobs?tag=a%00", "tag"),
+        ("/v1/jobs?limit=3&name=%00", "name"),
+        ("/v1/uploads?cursor=%00", "cursor"),
+        ("/v1/jobs/job_none/metrics?name=%00", "name"),
+    ],
+)
+def test_nothing_is_looked_for_with_a_nul(api: TestClient, path: str, field: str) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+    assert answer.json()["errors"] == [{"field": field, "message": "has a NUL character"}]
 
 
 def test_the_openapi_document(api: TestClient) -> None:
@@ -132,4 +160,62 @@ def test_the_openapi_document(api: TestClient) -> None:
     assert "202" in create["responses"]
     references = str(document).split("'#/components/schemas/")[1:]
     assert {reference.split("'")[0] for reference in references} <= set(schemas)
-    assert api.get("/docs").status_code == 200
+    announce = document["paths"]["/v1/uploads"]["post"]["requestBody"]["content"]["application/json"]
+    assert announce["schema"] == {"$ref": "#/components/schemas/UploadRequest"}
+    heads = {path for path, methods in document["paths"].items() if "head" in methods}
+    assert heads == {"/v1/uploads/{upload_id}", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/artifacts/{name}"}
+
+
+def test_the_documentation_needs_no_other_server(api: TestClient) -> None:
+    page = api.get("/docs").text
+    assert "swagger-ui" in page
+    loaded = re.findall(r"(?:src|href)=\"([^\"]+)\"", page)
+    assert len(loaded) == 3
+    for path in loaded:
+        assert path.startswith("/")
+        assert api.get(path).status_code == 200
+    assert api.get("/redoc").status_code == 404
+    assert api.get("/static-offline-docs/none").headers["Content-Type"] == "application/problem+json"
+
+
+def api_routes(routes: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif (included := getattr(route, "original_router", None)) is not None:
+            yield from api_routes(included.routes)
+
+
+def test_every_body_is_read_with_a_limit(api: TestClient) -> None:
+    """FastAPI's own reading of bodies has none here, as its limit answers with plain text."""
+    application = api.app
+    assert isinstance(application, FastAPI)
+    routes = list(api_routes(application.routes))
+    assert {"/v1/uploads", "/v1/jobs", "/v1/jobs/{job_id}/rerun"} <= {route.path for route in routes}
+    assert [route.path for route in routes if route.body_field is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/jobs"),
+        ("POST", "/v1/uploads"),
+        ("POST", "/v1/jobs/job_none/rerun"),
+        ("POST", "/v1/jobs/job_none/cancel"),
+        ("DELETE", "/v1/jobs/job_none"),
+        ("PATCH", "/v1/uploads/upl_none"),
+        ("GET", "/v1/jobs/job_none"),
+        ("POST", "/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("length", [None, str(3 << 20)])
+def test_too_large_a_body_is_a_problem(address: tuple[str, int], method: str, path: str, length: str | None) -> None:
+    def body() -> Iterator[bytes]:
+        yield from [b" " * (1 << 20)] * 3
+
+    headers = {"Content-Type": "application/json", "Upload-Offset": "0"}
+    headers |= {} if length is None else {"Content-Length": length}
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20) as api:
+        answer = api.request(method, path, content=body(), headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert answer.headers["Content-Type"] == "application/problem+json"

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs import uploads
+from lit_client.job_request import parse_changes
 from lit_core.spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import INSPECTION, Bench
 
@@ -91,6 +92,18 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule", "at least one phase must train"),
         ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule.lit.schedule", "'one_cycle'"),
         ({"accept": {"max_accuracy_drop": -1}}, "accept.max_accuracy_drop", "greater than or equal to 0"),
+        ({"dataset": {"builtin": "digits", "mean": "x"}}, "dataset.mean", "valid list, or input should be 'data'"),
+        ({"dataset": {"builtin": "digits", "mean": ["x"]}}, "dataset.mean.0", "valid number"),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "one_cycle", "wamup": 0.1}}}},
+            "schedule.lit.schedule.wamup",
+            "did you mean warmup?",
+        ),
+        (
+            {"schedule": {"lit": {"schedule": {"kind": "milestones"}}}},
+            "schedule.lit.schedule.milestones",
+            "required",
+        ),
     ],
 )
 def test_a_bad_request_names_the_field_and_what_would_be_right(
@@ -175,6 +188,25 @@ def test_run_again_with_changes(api: TestClient, bench: Bench) -> None:
     wrong = api.post(f"/v1/jobs/{before['id']}/rerun", json={"tau": -1})
     assert wrong.json()["errors"][0]["field"] == "tau"
     assert api.post("/v1/jobs/job_none/rerun", json={}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("settings", "section", "field", "left"),
+    [
+        (["student.blocks=[2,2,1]"], "student", "blocks", [2, 2, 1]),
+        (["dataset.upload={dataset}"], "dataset", "upload", "{dataset}"),
+    ],
+)
+def test_run_again_with_the_other_of_two_fields(
+    api: TestClient, bench: Bench, settings: list[str], section: str, field: str, left: Any
+) -> None:
+    """The command's words take back what the job was made with."""
+    dataset = bench.dataset()
+    before = api.post("/v1/jobs", json=request(bench.teacher())).json()
+    changes = parse_changes([setting.format(dataset=dataset) for setting in settings])
+    after = api.post(f"/v1/jobs/{before['id']}/rerun", json=changes)
+    assert after.status_code == 202, after.text
+    assert after.json()["request"][section] == {field: dataset if left == "{dataset}" else left}
 
 
 @pytest.mark.parametrize(

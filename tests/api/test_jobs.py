@@ -56,6 +56,17 @@ def test_etags_change_with_what_is_seen_and_not_with_heartbeats(api: TestClient,
     assert changed.json()["worker"] == {"id": "worker-a", "device": "cpu"}
 
 
+def test_the_head_of_a_job(api: TestClient, bench: Bench) -> None:
+    path = f"/v1/jobs/{bench.job()}"
+    whole, head = api.get(path), api.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("ETag", "Content-Type", "Content-Length", "Cache-Control"):
+        assert head.headers[name] == whole.headers[name]
+    assert int(whole.headers["Content-Length"]) == len(whole.content)
+    assert api.head(path, headers={"If-None-Match": whole.headers["ETag"]}).status_code == 304
+    assert api.head("/v1/jobs/job_none").status_code == 404
+
+
 def test_a_wait_ends_with_the_change(api: TestClient, bench: Bench) -> None:
     job = bench.job()
     claimed = claim(bench)
@@ -193,8 +204,9 @@ def test_downloads(api: TestClient, bench: Bench) -> None:
     assert whole.headers["Content-Length"] == "10"
     head = api.head(artifact["href"])
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "10")
-    same = api.get(artifact["href"], headers={"If-None-Match": whole.headers["ETag"]})
-    assert same.status_code == 304
+    for known in (whole.headers["ETag"], "W/" + whole.headers["ETag"], '"x", W/' + whole.headers["ETag"], "*"):
+        assert api.get(artifact["href"], headers={"If-None-Match": known}).status_code == 304
+    assert api.get(artifact["href"], headers={"If-None-Match": 'W/"x"'}).status_code == 200
     assert api.get(f"/v1/jobs/{job}/artifacts/other").status_code == 404
     assert api.get(f"/v1/jobs/{job}/artifacts/..%2Ftrainer.log").status_code == 404
 
@@ -213,6 +225,10 @@ def test_downloads(api: TestClient, bench: Bench) -> None:
         ("bytes=0-1,4-5", 200, b"0123456789", None),
         ("lines=1-2", 200, b"0123456789", None),
         ("bytes=-", 200, b"0123456789", None),
+        ("bytes=" + "9" * 5000 + "-", 416, None, "bytes */10"),
+        ("bytes=-" + "9" * 5000, 206, b"0123456789", "bytes 0-9/10"),
+        ("bytes=4-" + "9" * 5000, 206, b"456789", "bytes 4-9/10"),
+        ("bytes=" + "0" * 5000 + "4-5", 206, b"45", "bytes 4-5/10"),
     ],
 )
 def test_ranges(

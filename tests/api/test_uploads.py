@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
@@ -114,7 +115,6 @@ def test_a_teacher_then_waits_for_its_inspection(api: TestClient, content: bytes
     [
         ({"kind": "model", "filename": "x", "size": 1}, "kind"),
         ({"kind": "teacher", "filename": "", "size": 1}, "filename"),
-        ({"kind": "teacher", "filename": "a\0b", "size": 1}, "filename"),
         ({"kind": "teacher", "filename": "x", "size": 0}, "size"),
         ({"kind": "teacher", "filename": "x", "size": 1, "sha256": "abc"}, "sha256"),
         ({"kind": "teacher", "filename": "x", "size": 1, "url": "http://x"}, "url"),
@@ -125,6 +125,24 @@ def test_bad_announcements(api: TestClient, body: dict[str, Any], field: str) ->
     answer = api.post("/v1/uploads", json=body)
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "type"),
+    [
+        (b"{", "application/json", 400, "bad-request"),
+        (b"[]", "application/json", 400, "bad-request"),
+        (b"", "application/json", 400, "bad-request"),
+        (b'{"filename": "a\\u0000b"}', "application/json", 400, "bad-request"),
+        (b"[" * 100_000, "application/json", 400, "bad-request"),
+        (b"{}", "text/plain", 415, "unsupported-media-type"),
+        (b" " * ((1 << 20) + 1), "application/json", 413, "too-large"),
+    ],
+)
+def test_announcements_that_are_none(api: TestClient, content: bytes, kind: str, status: int, type: str) -> None:
+    answer = api.post("/v1/uploads", content=content, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{type}")
+    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 def test_too_large_a_file_is_refused_before_it_is_sent(api: TestClient, bench: Bench) -> None:
@@ -167,7 +185,45 @@ def test_lists_go_by_pages(api: TestClient) -> None:
         if cursor is None:
             break
     assert found == made[::-1]
-    bad = api.get("/v1/uploads", params={"cursor": "bm9uc2Vuc2U="})
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        b"nonsense",
+        b"[" * 20_000,
+        b'["2026-01-01T00:00:00Z"]',
+        b'["2026-01-01T00:00:00Z", "upl_a", 1]',
+        b'["2026-01-01T00:00:00", "upl_a"]',
+        b'["2026-13-01T00:00:00Z", "upl_a"]',
+        b'[1767225600, "upl_a"]',
+        b'["2026-01-01T00:00:00Z", "upl_\\ud800"]',
+        b'["2026-01-01T00:00:00Z", "upl_\\u0000"]',
+        b'["2026-01-01T00:00:00Z", 5]',
+        b'["2026-01-01T00:00:00Z", null]',
+        b'{"2026-01-01T00:00:00Z": 1, "upl_a": 2}',
+        b"\xff\xfe",
+        b"1" * 5000,
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/uploads", "/v1/jobs"])
+def test_a_cursor_that_is_none(api: TestClient, path: str, position: bytes) -> None:
+    bad = api.get(path, params={"cursor": base64.urlsafe_b64encode(position).decode()})
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "cursor")
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+@pytest.mark.parametrize("offset", ["Z", "+14:00", "-12:00"])
+def test_a_cursor_from_the_ends_of_time(api: TestClient, year: int, offset: str) -> None:
+    """Nobody was given it, but it is one."""
+    position = f'["{year:04}-12-31T23:59:59.999999{offset}", "upl_a"]'
+    cursor = base64.urlsafe_b64encode(position.encode()).decode()
+    assert api.get("/v1/uploads", params={"cursor": cursor}).status_code == 200
+
+
+@pytest.mark.parametrize("cursor", ["", "é", "====", "bm9uc2Vuc2U", "\ud83d"])
+def test_a_cursor_in_other_letters(api: TestClient, cursor: str) -> None:
+    bad = api.get("/v1/uploads", params={"cursor": cursor.encode(errors="surrogatepass")})
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "cursor")
 
 

@@ -258,7 +258,7 @@ def test_the_example_environment_names_the_passwords_and_has_none() -> None:
 
 def test_volumes_and_networks_are_declared_and_used() -> None:
     whole = compose()
-    volumes = {volume.partition(":")[0] for service in whole["services"].values() for volume in service["volumes"]}
+    volumes = {volume.partition(":")[0] for service in services().values() for volume in service["volumes"]}
     networks = {network for service in whole["services"].values() for network in service["networks"]}
     assert volumes == set(whole["volumes"])
     assert networks == set(whole["networks"])
@@ -276,6 +276,17 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     else:
         assert service["user"] not in {"root", "0"}
+
+
+@pytest.mark.parametrize(("variables", "source"), [({}, "datasets"), ({"LIT_DATASETS": "/srv/sets"}, "/srv/sets")])
+def test_workers_alone_read_mounted_data_sets_and_none_can_write_to_them(
+    variables: dict[str, str], source: str
+) -> None:
+    for name, service in services(SECRETS | variables).items():
+        mounts = [volume for volume in service["volumes"] if ":/datasets" in volume]
+        is_worker = name in {"worker", "worker-gpu"}
+        assert mounts == [f"{source}:/datasets:ro"] * is_worker
+        assert service["environment"].get("LIT_DATASETS_DIR") == ("/datasets" if is_worker else None)
 
 
 def test_a_gpu_worker_is_a_worker_with_a_gpu() -> None:

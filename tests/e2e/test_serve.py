@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -18,6 +22,7 @@ import pytest
 from jobs.embedded import Embedded
 from tests.e2e.digits import ROOT
 
+URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
 LITC = str(Path(sys.executable).with_name("litc"))
 
 
@@ -138,6 +143,38 @@ def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
         assert waiting.recv(100).startswith(b"HTTP/1.1 200")
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "said"),
+    [
+        ((), {}, "`litc worker` needs DATABASE_URL and REDIS_URL; `litc serve` brings its own."),
+        (("--devices", "tpu"), URLS, "Worker devices 'tpu': give one or more of cpu, cuda, separated by commas."),
+        ((), {**URLS, "LIT_LEASE_SECONDS": "soon"}, "LIT_LEASE_SECONDS: Input should be a valid number"),
+        ((), {**URLS, "DATABASE_URL": "mysql://x/y"}, "DATABASE_URL has the scheme mysql"),
+        ((), {**URLS, "REDIS_URL": "amqp://x"}, "REDIS_URL: Value error, must begin with one of redis://"),
+    ],
+)
+def test_a_worker_says_once_what_is_wrong(
+    tmp_path: Path, words: tuple[str, ...], variables: dict[str, str], said: str
+) -> None:
+    done = litc(tmp_path, "worker", *words, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(said)
+
+
+def test_ids_of_keys_are_whole_in_a_pipe_and_in_a_narrow_window(tmp_path: Path) -> None:
+    long_name = "the one that runs at night on the machine under the stairs [red]"
+    key_id = litc(tmp_path, "keys", "create", long_name).stderr.split()[1]
+    [row] = [line for line in litc(tmp_path, "keys", "list").stdout.splitlines() if key_id in line]
+    assert long_name in row
+    window, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with os.fdopen(window, "rb", buffering=0) as shown:
+        subprocess.run([LITC, "keys", "list"], cwd=ROOT, env=environment(tmp_path), stdout=inside, timeout=60)
+        assert key_id in shown.read(20_000).decode()
+    os.close(inside)
 
 
 @pytest.mark.parametrize(

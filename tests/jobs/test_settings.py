@@ -26,6 +26,8 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "REDIS_URL": "redis://host:6379/0",
         "LIT_DATA_DIR": "/data",
         "LIT_STORAGE_DIR": "/shared",
+        "LIT_DATASETS_DIR": "/datasets",
+        "LIT_DATASETS_DOWNLOAD": "True",
         "LIT_HOST": "0.0.0.0",
         "LIT_PORT": "0",
         "LIT_LEASE_SECONDS": "20.0",

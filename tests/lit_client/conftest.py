@@ -37,10 +37,14 @@ class FaultyService:
         self.data: dict[str, bytearray] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_fields: dict[str, Any] = {}
+        self.studies: dict[str, list[dict[str, Any]]] = {}
+        """What is answered, time after time; the last one stays."""
+        self.study_answers: list[dict[str, Any]] = []
         self.keys: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.manifest: list[dict[str, Any]] | None = None
+        self.logs: list[str] = []
         self.ranges = True
         self.inspection: dict[str, Any] | None = None
         self.faults: dict[str, deque[Fault | None]] = {name: deque() for name in ("PATCH", "GET", "POST", "DELETE")}
@@ -124,6 +128,10 @@ class Handler(BaseHTTPRequestHandler):
             self.create_upload(body)
         elif self.path == "/v1/jobs":
             self.create_job(body)
+        elif self.path == "/v1/studies":
+            self.create_study(body)
+        elif self.path.startswith("/v1/studies/"):
+            self.answer(202, self.service.studies[self.path.split("/")[3]][-1])
         elif self.path.endswith("/cancel"):
             self.answer(202, self.service.jobs[self.path.split("/")[3]])
         else:
@@ -172,6 +180,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"items": list(self.service.uploads.values()), "next_cursor": None})
         elif parts[0] == "uploads":
             self.answer(200, self.service.uploads[parts[1]])
+        elif parts[0] == "studies":
+            self.get_study(parts[1:], query)
         elif parts == ["jobs"]:
             self.list_jobs(query)
         elif len(parts) == 2:
@@ -180,6 +190,8 @@ class Handler(BaseHTTPRequestHandler):
             after = int(query.get("after", 0))
             items = [event for event in self.service.events if event["seq"] > after][:2]
             self.answer(200, {"items": items, "last": len(self.service.events)})
+        elif parts[2:] == ["log"]:
+            self.answer(200, self.service.logs[int(query.get("attempt", 0)) - 1])
         elif parts[2:] == ["artifacts"]:
             self.answer(200, {"items": self.service.artifacts()})
         else:
@@ -211,6 +223,29 @@ class Handler(BaseHTTPRequestHandler):
                 self.service.jobs[job_id] = {"id": job_id, "state": "queued", "request": body, "brand_new": True}
                 self.service.jobs[job_id] |= self.service.job_fields
         self.answer(202, self.service.jobs[self.service.keys[key]])
+
+    def create_study(self, body: dict[str, Any]) -> None:
+        study_id = f"study_{len(self.service.studies)}"
+        base = {"id": study_id, "kind": body["kind"], "state": "running", "request": body, "brand_new": 1}
+        self.service.studies[study_id] = [base | answer for answer in self.service.study_answers or [{}]]
+        self.answer(202, self.service.studies[study_id][0])
+
+    def get_study(self, parts: list[str], query: dict[str, str]) -> None:
+        if not parts:
+            self.answer(200, {"items": [answers[-1] for answers in self.service.studies.values()]})
+            return
+        answers = self.service.studies[parts[0]]
+        study = answers.pop(0) if len(answers) > 1 else answers[0]
+        if parts[1:] != ["table"]:
+            self.answer(200, study, {"ETag": f'"{len(answers)}"'})
+        elif query.get("format") == "csv":
+            content = b"arm,test_mean\r\nlit,97.5\r\n"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        else:
+            self.answer(200, study["table"])
 
     def list_jobs(self, query: dict[str, str]) -> None:
         start = int(query.get("cursor", 0))

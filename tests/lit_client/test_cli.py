@@ -87,6 +87,35 @@ def test_compress_uploads_a_dataset_and_keeps_its_settings(compress, faulty, tmp
     assert faulty.uploads["upl_1"]["kind"] == "dataset"
 
 
+def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(compress, faulty):
+    faulty.job_fields = SUCCEEDED
+    done = compress("--request", ROOT / "examples/paper/resnet-110-20-cifar10.json")
+    assert done.returncode == 0, done.stderr
+    assert faulty.jobs["job_0"]["request"]["dataset"]["mounted"] == "cifar10"
+    assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
+
+
+@pytest.mark.parametrize("source", [{"builtin": "digits"}, {"mounted": "cifar10"}, {"upload": "upl_other"}])
+def test_compress_sends_the_named_dataset_in_place_of_the_files(compress, faulty, tmp_path, source):
+    faulty.job_fields = SUCCEEDED
+    data, request = tmp_path / "data.npz", tmp_path / "request.json"
+    data.write_bytes(b"arrays")
+    request.write_text(json.dumps({"dataset": {**source, "mean": [0.5]}, "student": {"depth": 14}}))
+    done = compress("--dataset", data, "--request", request)
+    assert done.returncode == 0, done.stderr
+    assert faulty.jobs["job_0"]["request"]["dataset"] == {"mean": [0.5], "upload": "upl_1"}
+
+
+def test_the_method_is_named_by_options(compress, faulty):
+    faulty.job_fields = SUCCEEDED
+    words = ("--preset", "few", "--method", "kd", "--feed", "student", "--no-labels")
+    done = compress("--dataset", "digits", "--depth", 14, *words)
+    assert done.returncode == 0, done.stderr
+    request = faulty.jobs["job_0"]["request"]
+    assert (request["preset"], request["method"], request["feed"], request["alpha"]) == ("few", "kd", "student", 0)
+    assert request["dataset"] == {"builtin": "digits", "labels": False}
+
+
 def test_json_alone_is_on_stdout(compress, faulty, tmp_path):
     faulty.job_fields = SUCCEEDED
     answer = json.loads(compress("--dataset", "digits", "--depth", 14, "--json").stdout)
@@ -117,13 +146,15 @@ def test_exit_codes_tell_how_the_job_ended(compress, faulty, tmp_path, fields, c
     ("words", "said"),
     [
         (("--dataset", "digits", "--depth", 14, "--alpha", 2), "alpha"),
-        (("--dataset", "digits"), "student"),
         (("--depth", 14), "--dataset"),
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
         (("--dataset", "tests", "--depth", 14), "pack it"),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
+        (("--dataset", "digits"), "student: give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
+        (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
+        (("--dataset", "pyproject.toml", "--depth", 14, "--set", "dataset.builtin=digits"), "give one of them"),
     ],
 )
 def test_wrong_use_ends_with_2_before_anything_is_sent(compress, faulty, words, said):
@@ -133,17 +164,47 @@ def test_wrong_use_ends_with_2_before_anything_is_sent(compress, faulty, words, 
     assert not faulty.requests
 
 
-def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path):
+@pytest.mark.parametrize(("words", "said"), [(("--depth", 15), "student.depth: 15")])
+def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path, words, said):
     option = {"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}
     architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}
     students = [option | {"depth": 14, "blocks": [2, 2, 2]}, option]
     faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
     data = tmp_path / "data.npz"
     data.write_bytes(b"arrays")
-    done = compress("--dataset", data, "--depth", 15)
+    done = compress("--dataset", data, *words)
     assert done.returncode == 2
-    assert "student.depth: 15" in done.stderr
+    assert said in done.stderr
     assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
+
+
+def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(compress, faulty, tmp_path):
+    option = {"depth": 9, "blocks": [1, 1, 1, 1], "parameters": 9, "parameters_ratio": 1.0}
+    architecture = {
+        "family": "vdcnn",
+        "modality": "text",
+        "depth": 17,
+        "blocks": [2, 2, 2, 2],
+        "channels": None,
+        "classes": 2,
+        "options": {"downsampling": "maxpool", "vocabulary_size": 69},
+        "choices": {"downsampling": ["maxpool", "conv", "kmaxpool"]},
+    }
+    students = [option, option | {"depth": 17, "blocks": [2, 2, 2, 2]}]
+    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
+    shown = litc(faulty, "inspect", tmp_path / "teacher.safetensors")
+    words = " ".join(shown.stdout.split())
+    assert "texts, 2 classes" in words
+    assert "teacher_options.downsampling=maxpool; it may be maxpool, conv, kmaxpool" in words
+    data = tmp_path / "reviews.csv"
+    data.write_text("1,good\n")
+    wrong = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=stride")
+    assert wrong.returncode == 2
+    assert "teacher_options.downsampling" in wrong.stderr
+    faulty.job_fields = SUCCEEDED
+    done = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=conv")
+    assert done.returncode == 0, done.stderr
+    assert next(iter(faulty.jobs.values()))["request"]["teacher_options"] == {"downsampling": "conv"}
 
 
 def test_problem_of_the_service_is_a_sentence_and_2(faulty):
@@ -194,6 +255,30 @@ def test_jobs_job_and_download_answer_in_json(faulty, tmp_path):
     assert json.loads(litc(faulty, "job", "job_1", "--json").stdout)["state"] == "queued"
     files = json.loads(litc(faulty, "download", "job_1", "-o", tmp_path / "d", "--json").stdout)
     assert files[0]["path"] == str(tmp_path / "d/report.json")
+
+
+def test_download_of_a_job_without_files_fails_with_a_sentence(faulty, tmp_path):
+    faulty.jobs = {"job_0": {"id": "job_0", "state": "queued"}}
+    done = litc(faulty, "download", "job_0", "-o", tmp_path / "d", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "job_0 has no files: only a job that has succeeded has any.\n"
+    assert not (tmp_path / "d").exists()
+
+
+def test_log_of_an_earlier_attempt(faulty):
+    faulty.logs = ["the first", "the last"]
+    assert "the first" in litc(faulty, "log", "job_0", "--attempt", 1).stdout
+    assert "the last" in litc(faulty, "log", "job_0").stdout
+
+
+def test_inspection_in_a_pipe_has_the_upload_in_its_first_line(faulty, teacher):
+    architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}
+    students = [{"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}]
+    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
+    first, *table = litc(faulty, "inspect", teacher).stdout.splitlines()
+    assert first.startswith("teacher.safetensors: cifar-resnet, depth 20, 9 parameters")
+    assert first.endswith("(upl_0)")
+    assert any("3, 3, 3" in line for line in table)
 
 
 def test_service_commands_explain_themselves_outside_a_checkout(tmp_path):

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -117,6 +118,21 @@ def test_waits_end_by_their_timeout(client):
     job = client.create_job(REQUEST)
     with pytest.raises(WaitTimeout, match=job.id):
         client.wait_job(job.id, timeout=0.3)
+
+
+@pytest.mark.parametrize(("wait", "asked"), [(None, None), (0, None), (0.2, "1"), (2.6, "3"), (30, "30"), (600, "30")])
+def test_waits_are_whole_seconds_that_the_service_takes(client, faulty, wait, asked):
+    job = client.create_job(REQUEST)
+    client.job(job.id, wait=wait)
+    query = parse_qs(urlsplit(faulty.requests[-1][1]).query)
+    assert query.get("wait", [None]) == [asked]
+
+
+def test_log_is_the_newest_attempts_or_the_one_asked_for(client, faulty):
+    job = client.create_job(REQUEST)
+    faulty.logs = ["the first", "the last"]
+    assert "the last" in client.log(job.id)
+    assert "the first" in client.log(job.id, attempt=1)
 
 
 def test_key_and_url_come_from_the_environment(client, faulty, monkeypatch):

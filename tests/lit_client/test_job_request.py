@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lit_client.job_request import BadRequest, build_body, check_body, check_student, parse_blocks
+from lit_client.job_request import BadRequest, build_body, check_body, check_student, parse_blocks, parse_changes
 from lit_client.models import Inspection
 
 GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
@@ -44,6 +44,28 @@ def test_blocks_take_back_the_files_depth(tmp_path):
     assert build_body(file, {}, ["dataset.upload=upl_x"])["dataset"] == {"upload": "upl_x"}
 
 
+def test_one_source_of_data_takes_back_the_others(tmp_path):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"dataset": {"mounted": "cifar10", "mean": [0.5]}}))
+    assert build_body(file, {"dataset.builtin": "digits"}, [])["dataset"] == {"builtin": "digits", "mean": [0.5]}
+    assert check_body(build_body(file, {}, []) | {"student": {"depth": 14}}).dataset.mounted == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("settings", "patch"),
+    [
+        (["student.blocks=[2,2,2]"], {"student": {"blocks": [2, 2, 2], "depth": None}}),
+        (["student.depth=14", "seed=1"], {"student": {"depth": 14, "blocks": None}, "seed": 1}),
+        (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", "builtin": None, "mounted": None}}),
+        (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
+        (["student.blocks=[2]", "student.depth=null"], {"student": {"blocks": [2], "depth": None}}),
+        (["accept=null", "student.init=random"], {"accept": None, "student": {"init": "random"}}),
+    ],
+)
+def test_changes_remove_what_can_not_stand_beside_them(settings, patch):
+    assert parse_changes(settings) == patch
+
+
 @pytest.mark.parametrize("setting", ["alpha", "=1", "a..b=1", "mean=[1,", 'name="x'])
 def test_settings_that_are_none_are_quoted_back(setting):
     with pytest.raises(BadRequest) as caught:
@@ -67,6 +89,7 @@ def test_request_file_must_hold_an_object(tmp_path):
 def test_good_requests_pass_before_their_uploads_exist():
     assert check_body(GOOD).student.depth == 14
     assert check_body({"student": {"depth": 14}}).dataset.upload is not None
+    assert check_body({**GOOD, "dataset": {"mounted": "cifar10"}}).dataset.upload is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +98,7 @@ def test_good_requests_pass_before_their_uploads_exist():
         ({"alpha": 2}, "alpha"),
         ({"tau": 0}, "tau"),
         ({"betta": 0.5}, "betta"),
-        ({"student": {}}, "student"),
+        ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
         ({"schedule": {"lit": {"epochs": -1}}}, "schedule.lit.epochs"),
         ({"dataset": {"builtin": "digits", "mean": [0.5, "x"]}}, "dataset.mean"),
         ({"dataset": 5}, "dataset"),

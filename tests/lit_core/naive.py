@@ -1,13 +1,16 @@
 """The formulas of LIT written down as naively as possible, to hold the real ones against.
 
 Nothing is shared with lit_core: no module, no hook, no torch loss, no BatchNorm layer; a network is a dict of tensors
-and a list of block counts, and every forward pass that the method names is a pass of its own.
+and a list of block counts, and every forward pass that the method names is a pass of its own. The formulas take the
+parts of another family's network from `parts`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +31,7 @@ class Net:
     head: str = "fc"
     projection: str = "downsample"
     counts: dict[str, int] = field(default_factory=dict)
+    options: dict[str, int | str | bool] = field(default_factory=dict)
 
 
 def conv(x: Tensor, w: Tensor, stride: int, pad: int) -> Tensor:
@@ -41,10 +45,11 @@ def conv(x: Tensor, w: Tensor, stride: int, pad: int) -> Tensor:
 
 def norm(net: Net, name: str, x: Tensor, batch: bool, track: bool) -> Tensor:
     weight, bias = net.tensors[f"{name}.weight"], net.tensors[f"{name}.bias"]
+    column = (1, -1, *(1 for _ in x.shape[2:]))
     if batch:
-        count = x.shape[0] * x.shape[2] * x.shape[3]
-        mean = x.sum(dim=(0, 2, 3)) / count
-        var = ((x - mean[None, :, None, None]) ** 2).sum(dim=(0, 2, 3)) / count
+        count, rest = x.numel() // x.shape[1], (0, *range(2, x.ndim))
+        mean = x.sum(dim=rest) / count
+        var = ((x - mean.reshape(column)) ** 2).sum(dim=rest) / count
         if track:
             with torch.no_grad():
                 running_mean, running_var = net.tensors[f"{name}.running_mean"], net.tensors[f"{name}.running_var"]
@@ -53,8 +58,8 @@ def norm(net: Net, name: str, x: Tensor, batch: bool, track: bool) -> Tensor:
                 net.counts[name] = net.counts.get(name, 0) + 1
     else:
         mean, var = net.tensors[f"{name}.running_mean"], net.tensors[f"{name}.running_var"]
-    scaled = (x - mean[None, :, None, None]) / torch.sqrt(var[None, :, None, None] + EPS)
-    return scaled * weight[None, :, None, None] + bias[None, :, None, None]
+    scaled = (x - mean.reshape(column)) / torch.sqrt(var.reshape(column) + EPS)
+    return scaled * weight.reshape(column) + bias.reshape(column)
 
 
 def stem(net: Net, x: Tensor, track: bool) -> Tensor:
@@ -87,11 +92,22 @@ def head(net: Net, x: Tensor) -> Tensor:
     return pooled @ net.tensors[f"{net.head}.weight"].T + net.tensors[f"{net.head}.bias"]
 
 
-def logits(net: Net, x: Tensor, track: bool = True) -> Tensor:
-    x = stem(net, x, track)
-    for n in range(3):
-        x = section(net, n, x, track)
-    return head(net, x)
+class Parts(NamedTuple):
+    """A family's forward pass in pieces."""
+
+    stem: Callable[[Net, Tensor, bool], Tensor]
+    section: Callable[[Net, int, Tensor, bool], Tensor]
+    head: Callable[[Net, Tensor], Tensor]
+
+
+RESNET = Parts(stem, section, head)
+
+
+def logits(net: Net, x: Tensor, track: bool = True, parts: Parts = RESNET) -> Tensor:
+    x = parts.stem(net, x, track)
+    for n in range(len(net.blocks)):
+        x = parts.section(net, n, x, track)
+    return parts.head(net, x)
 
 
 def log_softmax(z: Tensor) -> Tensor:
@@ -130,19 +146,29 @@ def attention(x: Tensor) -> Tensor:
     return maps / (maps * maps).sum(1, keepdim=True).sqrt()
 
 
-def at(teacher: Net, student: Net, x: Tensor, y: Tensor, *, alpha: float, tau: float, weight: float) -> Tensor:
+def at(
+    teacher: Net,
+    student: Net,
+    x: Tensor,
+    y: Tensor,
+    *,
+    alpha: float,
+    tau: float,
+    weight: float,
+    parts: Parts = RESNET,
+) -> Tensor:
     """KD + weight/2 · Σ mean (Q_S/‖Q_S‖ - Q_T/‖Q_T‖)²."""
     with torch.no_grad():
-        h_t = stem(teacher, x, False)
-    h_s = stem(student, x, True)
-    total = torch.zeros((), dtype=x.dtype)
-    for n in range(3):
+        h_t = parts.stem(teacher, x, False)
+    h_s = parts.stem(student, x, True)
+    total = torch.zeros((), dtype=h_s.dtype)
+    for n in range(len(student.blocks)):
         with torch.no_grad():
-            h_t = section(teacher, n, h_t, False)
-        h_s = section(student, n, h_s, True)
+            h_t = parts.section(teacher, n, h_t, False)
+        h_s = parts.section(student, n, h_s, True)
         d = attention(h_s) - attention(h_t)
         total = total + weight / 2 * (d * d).sum() / d.numel()
-    return total + kd(head(student, h_s), head(teacher, h_t).detach(), y, alpha, tau)
+    return total + kd(parts.head(student, h_s), parts.head(teacher, h_t).detach(), y, alpha, tau)
 
 
 def lit(
@@ -155,27 +181,30 @@ def lit(
     beta: float,
     tau: float,
     ir_loss: str,
-    feeds: tuple[bool, bool, bool] = (True, True, True),
+    feeds: tuple[bool, ...] | None = None,
+    parts: Parts = RESNET,
 ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
     """(total, KD, IR per section) of β·KD + (1-β)·Σ ℓ(T_n(x), S_n(·)).
 
     Section n is fed T_{n-1}(x) where `feeds[n]`, and else what the student's section before put out on the IR path.
     """
+    sections = len(student.blocks)
+    feeds = feeds or (True,) * sections
     with torch.no_grad():
-        t = [stem(teacher, x, False)]
-        for n in range(3):
-            t.append(section(teacher, n, t[-1], False))
-        z_t = head(teacher, t[-1])
+        t = [parts.stem(teacher, x, False)]
+        for n in range(sections):
+            t.append(parts.section(teacher, n, t[-1], False))
+        z_t = parts.head(teacher, t[-1])
     kd_value = None
     if beta > 0:
-        kd_value = kd(logits(student, x, track=True), z_t, y, alpha, tau)
+        kd_value = kd(logits(student, x, True, parts), z_t, y, alpha, tau)
     ir: list[Tensor] = []
     if beta < 1:
-        own = None if feeds[0] else stem(student, x, track=beta == 0)
-        for n in range(3):
-            own = section(student, n, t[n] if feeds[n] else own, track=beta == 0)
+        own = None if feeds[0] else parts.stem(student, x, beta == 0)
+        for n in range(sections):
+            own = parts.section(student, n, t[n] if feeds[n] else own, beta == 0)
             ir.append(distance(ir_loss, own, t[n + 1]))
-    total = torch.zeros((), dtype=x.dtype)
+    total = torch.zeros((), dtype=z_t.dtype)
     if kd_value is not None:
         total = total + beta * kd_value
     for value in ir:

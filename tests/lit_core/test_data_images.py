@@ -169,9 +169,78 @@ def test_an_empty_split_folder(tmp_path: Path, empty: str, named: str, wrap: str
         assert f'"{named}" is empty' in error.detail
 
 
-def test_images_right_below_the_splits(tmp_path: Path) -> None:
-    files = {f"{split}/{i}.png": picture(i) for split in ("train", "test") for i in range(5)}
-    assert "wrong place" in refusal(pack(tmp_path / "dataset", files)).detail
+def loose(*prefixes: str, start: int = 0, count: int = 10) -> Files:
+    """Images without class folders; the red channel counts on from `start`."""
+    names = [f"{prefix}{i:02}.png" for prefix in prefixes for i in range(count)]
+    return {name: picture(start + number) for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+@pytest.mark.parametrize("wrap", ["", "./", "pets/"])
+def test_images_without_class_folders_have_no_labels(tmp_path: Path, kind: str, wrap: str) -> None:
+    files = {f"{wrap}README.md": b"hello", **loose(wrap, count=30)}
+    dataset = load(pack(tmp_path / "dataset", files, kind))
+    assert sorted(value for arrays in dataset.splits.values() for value in red(arrays.x)) == list(range(30))
+    for arrays in dataset.splits.values():
+        assert set(arrays.y.tolist()) == {-1}
+        assert arrays.y.dtype == torch.int64
+    assert dataset.classes == ["0", "1"]
+    assert load(pack(tmp_path / "other", files, kind), class_order=["cats", "dogs"]).classes == ["cats", "dogs"]
+
+
+@pytest.mark.parametrize("wrap", ["", "pets/"])
+def test_splits_without_class_folders(tmp_path: Path, wrap: str) -> None:
+    files = loose(*(f"{wrap}{split}/" for split in ("train", "Val", "test")), count=4)
+    dataset = load(pack(tmp_path / "dataset", files))
+    assert [red(dataset.splits[split].x) for split in Split] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert {int(label) for arrays in dataset.splits.values() for label in arrays.y} == {-1}
+    only_train = load(pack(tmp_path / "train", loose(f"{wrap}train/", count=30)))
+    assert [len(only_train.splits[split].y) for split in Split] == [24, 3, 3]
+
+
+@pytest.mark.parametrize("wrap", ["", "pets/"])
+@pytest.mark.parametrize("unlabelled", [["train"], ["train", "val"], ["test"]])
+def test_some_splits_may_have_class_folders_and_others_not(tmp_path: Path, wrap: str, unlabelled: list[str]) -> None:
+    names = ["train", "val", "test"]
+    labelled = [name for name in names if name not in unlabelled]
+    files = {
+        **loose(*(f"{wrap}{name}/" for name in unlabelled), count=4),
+        **folders(*(f"{wrap}{name}/" for name in labelled), count=2),
+    }
+    dataset = load(pack(tmp_path / "dataset", files), class_order=["dogs", "cats"])
+    for name in labelled:
+        assert dataset.splits[Split(name)].y.tolist() == [1, 1, 0, 0]
+        assert dataset.splits[Split(name)].labelled
+    for number, name in enumerate(unlabelled):
+        arrays = dataset.splits[Split(name)]
+        assert (arrays.y.tolist(), red(arrays.x)) == ([-1] * 4, list(range(4 * number, 4 * number + 4)))
+    assert dataset.classes == ["dogs", "cats"]
+    assert load(pack(tmp_path / "again", files)).classes == ["cats", "dogs"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "member"),
+    [
+        ({"train/stray.png": picture(1)}, "train/stray.png"),
+        ({"stray.png": picture(1)}, "stray.png"),
+        ({"test/cats/1.png": picture(1)}, "test/00.png"),
+        ({"test/more/cats/1.png": picture(1)}, "test/more/cats/1.png"),
+        ({"more/1.png": picture(1)}, "more/1.png"),
+    ],
+)
+def test_one_image_in_the_wrong_place_among_splits(tmp_path: Path, extra: Files, member: str) -> None:
+    files = {**folders("train/"), **loose("test/"), **extra}
+    error = refusal(pack(tmp_path / "dataset", files))
+    assert error.member == member
+    assert "all of that split must" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("extra", "member"),
+    [({"cats/1.png": picture(1)}, "00.png"), ({"a/b/1.png": picture(1)}, "a/b/1.png")],
+)
+def test_class_folders_beside_loose_images(tmp_path: Path, extra: Files, member: str) -> None:
+    assert refusal(pack(tmp_path / "dataset", {**loose(""), **extra})).member == member
 
 
 def test_no_images(tmp_path: Path) -> None:

@@ -60,7 +60,6 @@ def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
         ({"dataset": {}}, "dataset"),
         ({"dataset": {"builtin": "digits", "upload": "x"}}, "dataset"),
         ({"dataset": {"builtin": "digits", "std": [0.0]}}, "dataset"),
-        ({"student": {}}, "student"),
         ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule"),
         ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule"),
@@ -83,6 +82,7 @@ def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> Non
         ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
         ({"blocks": [2, 7, 2]}, "student.blocks", "deeper than the teacher's"),
         ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
+        ({}, "student", "exactly one"),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: str, says: str) -> None:
@@ -126,3 +126,77 @@ def test_blocks_resolve_to_their_depth_or_are_refused(n: int, blocks: list[int])
 def test_the_specification_loads_no_torch() -> None:
     code = "import sys, lit_core.spec; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def text_inspection(choices: dict[str, Any], **options: Any) -> Inspection:
+    options = {"vocabulary_size": 69, "downsampling": "maxpool", "shortcut": False, "least_length": 64, **options}
+    teacher = Architecture(
+        family="vdcnn",
+        modality="text",
+        depth=17,
+        blocks=[2, 2, 2, 2],
+        channels=None,
+        classes=2,
+        options=options,
+        choices=choices,
+    )
+    students = [
+        StudentOption(depth=8 * n + 1, blocks=[n] * 4, parameters=100 * n, parameters_ratio=2 / n) for n in (1, 2)
+    ]
+    return Inspection(format="pt", architecture=teacher, parameters=200, students=students)
+
+
+def text_request(**changes: Any) -> JobRequest:
+    return request(**{"dataset": {"upload": "upl_d"}, "student": {"depth": 9}, **changes})
+
+
+DOWNSAMPLING = {"downsampling": ["maxpool", "conv", "kmaxpool"]}
+
+
+def test_what_tensors_cannot_tell_is_chosen_or_assumed() -> None:
+    found = text_inspection(DOWNSAMPLING)
+    assert resolve(text_request(), found).teacher.architecture == found.architecture
+    chosen = resolve(text_request(teacher_options={"downsampling": "conv"}), found).teacher.architecture
+    assert chosen.options == {**found.architecture.options, "downsampling": "conv"}
+    assert chosen.choices == DOWNSAMPLING
+    assert found.architecture.options["downsampling"] == "maxpool"
+    plain = text_inspection({"shortcut": [False, True]})
+    spec = resolve(text_request(teacher_options={"shortcut": True}, preset="paper"), plain)
+    assert spec.teacher.architecture.options["shortcut"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "says"),
+    [
+        ({"downsampling": "stride"}, "teacher_options.downsampling", '"maxpool", "conv", "kmaxpool"'),
+        ({"downsampling": True}, "teacher_options.downsampling", "is true"),
+        ({"k": 4}, "teacher_options.k", "tensors leave open downsampling"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(options: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(text_request(teacher_options=options), text_inspection(DOWNSAMPLING))
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+def test_a_teacher_without_choices_has_none() -> None:
+    with pytest.raises(SpecError, match="leave open nothing"):
+        resolve(request(teacher_options={"width": 4}), inspection())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "field"),
+    [
+        ({"length": 63}, {}, "dataset.length"),
+        ({}, {"vocabulary_size": 68}, "dataset.vocabulary"),
+        ({"vocabulary": "abc"}, {"vocabulary_size": 4}, "dataset.vocabulary"),
+        ({"vocabulary": "aa"}, {}, "dataset.vocabulary"),
+        ({"size": [8, 8]}, {}, "dataset.size"),
+    ],
+)
+def test_texts_must_fit_the_teacher(dataset: dict[str, Any], options: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(text_request(dataset={"upload": "upl_d", **dataset}), text_inspection({}, **options))
+    assert failure.value.field == field
+    assert resolve(text_request(dataset={"upload": "upl_d", "length": 64}), text_inspection({})).dataset.length == 64

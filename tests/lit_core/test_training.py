@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lit_core
@@ -125,13 +127,18 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     assert report["teacher"]["accuracy"]["test"] >= 90
     assert report["student"]["accuracy"]["test"] >= 85
     assert report["accepted"] is (report["accuracy_drop"] <= 5)
+    assert report["student"]["top5"] == {"val": None, "test": None}, "there are 3 classes"
+    assert set(report["student"]["per_class"]["test"]) == set(report["classes"])
+    assert 0 <= report["student"]["calibration_error"]["val"] <= 100
+    assert report["teacher"]["agreement"] == {"val": 100, "test": 100}
+    assert (report["labels"], report["notes"]) == (report["samples"], [])
     assert report["ratios"]["parameters"] == pytest.approx(
         report["teacher"]["parameters"] / report["student"]["parameters"], rel=1e-3
     )
     assert len(report["epochs"]) == 4
     assert max(e["student_accuracy"] for e in report["epochs"]) == pytest.approx(report["selected"]["value"], abs=1e-3)
     result = events[-1]["result"]
-    assert result["student"] == report["student"]
+    assert result["student"] == {name: value for name, value in report["student"].items() if name != "per_class"}
     assert "specification" not in result
 
     model = lit_core.load(folder / "output")
@@ -140,6 +147,29 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     answers = model.classify(torch.from_numpy(x)[:, None])
     assert np.mean([int(a) == label for a, label in zip(answers, y, strict=True)]) >= 0.85
     assert model.classify([x[0]]) == answers[:1]
+
+
+def write_images(path: Path) -> None:
+    """Training images without labels, and test images in class folders."""
+    x, y = stripes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for row, (image, label) in enumerate(zip(x, y, strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, "PNG")
+            archive.writestr(f"test/{label}/{row}.png" if row >= 180 else f"train/{row}.png", content.getvalue())
+
+
+def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, teacher_file: Path) -> None:
+    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+    folder = job_folder(tmp_path / "job", teacher_file, alpha=0, schedule=schedule)
+    write_images(folder / "dataset")
+    assert run(folder)[0] == 0
+    report = json.loads((folder / "output" / "report.json").read_text())
+    assert report["selected"]["by"] == "agreement on the val split"
+    for network in ("teacher", "student"):
+        assert report[network]["accuracy"]["val"] is None
+        assert report[network]["accuracy"]["test"] > 60
+    assert lit_core.load(folder / "output").classes == ["0", "1", "2"]
 
 
 def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(tmp_path: Path, teacher_file: Path) -> None:

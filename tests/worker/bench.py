@@ -89,9 +89,11 @@ class Bench:
         with self.database.session() as session:
             return Inspection.model_validate(uploads.get(session, OWNER, upload_id).inspection)
 
-    def job(self, *, teacher: str | None = None, dataset: str | None = None, **request: Any) -> str:
+    def job(
+        self, *, teacher: str | None = None, dataset: str | None = None, mounted: str | None = None, **request: Any
+    ) -> str:
         teacher = teacher or self.teacher()
-        source = {"upload": dataset} if dataset else {"builtin": "digits"}
+        source = {"upload": dataset} if dataset else {"mounted": mounted} if mounted else {"builtin": "digits"}
         asked = JobRequest.model_validate(
             {"teacher": teacher, "dataset": source, "student": {"depth": 14}, "device": "cpu", **request}
         )

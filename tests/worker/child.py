@@ -107,6 +107,22 @@ def do_succeed() -> None:
     finish()
 
 
+def do_tell_its_run() -> None:
+    output()
+    run = json.loads(Path("run.json").read_text())
+    emit({"type": "finished", "result": {"run": run, "folder": sorted(path.name for path in Path().iterdir())}})
+
+
+def do_report() -> None:
+    """Finishes with as much of a report as a study reads."""
+    epoch(1, 1)
+    output()
+    network = {"accuracy": {"val": 95.0, "test": 94.0}, "parameters": 1000, "latency": {"batch_1": {"p50_ms": 1.0}}}
+    selected = {"by": "accuracy on the val split", "value": 95.0}
+    result = {"accepted": None, "selected": selected, "teacher": network, "student": network, "seconds": 1.5}
+    emit({"type": "finished", "result": result})
+
+
 def do_finish_without_output() -> None:
     emit({"type": "finished", "result": {}})
 

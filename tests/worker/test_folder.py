@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.folder import Workplace
+import pytest
+
+from jobs.attempts import Claim
+from lit_core.spec import JobRequest, resolve
+from tests.lit_core.test_spec_translation import discriminator, generator
+from tests.worker.bench import Bench
+from worker.folder import UploadMissing, Workplace, prepare
 
 HOLD = """
 import sys, time
@@ -42,3 +48,24 @@ def test_a_folder_is_removed_also_after_an_error(tmp_path: Path) -> None:
         pass
     assert not (tmp_path / "one" / "job_1-1").exists()
     place.close()
+
+
+def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench, tmp_path: Path) -> None:
+    ids = {
+        "teacher": bench.teacher(b"G", generator()),
+        "discriminator": bench.teacher(b"D", discriminator()),
+        "dataset": {"upload": bench.dataset(b"x")},
+    }
+    asked = JobRequest.model_validate({**ids, "student": {"blocks": [2]}})
+    spec = resolve(asked, generator(), discriminator())
+    claim = Claim("job_1", 1, "local", spec, "cpu", None, 0.0)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    prepare(folder, claim, bench.storage, 1, lambda: None)
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
+    assert contents == {"teacher.safetensors": b"G", "discriminator.safetensors": b"D", "dataset": b"x"}
+
+    bench.storage.delete_prefix(f"uploads/{ids['discriminator']}/")
+    with pytest.raises(UploadMissing) as failed:
+        prepare(folder, claim, bench.storage, 1, lambda: None)
+    assert (failed.value.error.type, failed.value.error.field) == ("bad-teacher", "discriminator")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from lit_core.spec import ErrorType
+from lit_core.train import Run
 from tests.worker.bench import Bench, child, wait_for
 from worker import supervisor
 
@@ -68,6 +70,22 @@ def test_the_job_folder_holds_what_the_trainer_needs_and_is_removed(bench: Bench
     [started] = bench.events(job_id, "started")
     assert started["folder"] == ["dataset", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
     assert list(bench.folder.glob("*/*")) == []
+
+
+def test_the_trainer_is_told_where_mounted_data_sets_lie(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    allowed = {"datasets_dir": Path("sets"), "datasets_download": True}
+    bench.settings = bench.settings.model_copy(update=allowed)
+    job_id = bench.job(mounted="cifar10")
+    bench.work("tell_its_run")
+    result = bench.row(job_id).result
+    # Absolute, because a trainer runs in its job folder; and nothing of the data is copied into that.
+    assert Run.model_validate(result["run"]) == Run(
+        device="cpu", threads=1, attempt=1, datasets=tmp_path / "sets", datasets_download=True
+    )
+    assert result["folder"] == ["output", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
 
 
 def test_the_trainer_gets_no_secrets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +213,19 @@ def test_the_time_limit_counts_all_attempts(bench: Bench) -> None:
     assert "4 s" in job.error["detail"]
 
 
+@pytest.mark.parametrize("behaviour", ["crash", "run"])
+def test_time_between_the_last_heartbeat_and_the_end_counts(bench: Bench, behaviour: str) -> None:
+    """Lost or drained: the next attempt's time limit goes on from there."""
+    settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 30})
+    seldom = replace(bench, settings=settings)  # a heartbeat every 2 s, and these trainers are quicker
+    job_id = bench.job(max_attempts=1)
+    with seldom.working(child(behaviour)):
+        wait_for(lambda: bench.row(job_id).progress, 20)
+    job = bench.row(job_id)
+    assert job.state in ("failed", "queued")
+    assert job.seconds_used > 0
+
+
 def test_the_trainer_gets_deadlines_within_its_lease(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")):
@@ -319,23 +350,6 @@ def test_a_commit_whose_answer_is_lost_is_not_recorded_twice(bench: Bench) -> No
     assert len(bench.events(job_id, "started")) == 1
     assert [event["epoch"] for event in bench.events(job_id, "epoch")] == [1, 2, 3]
     assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
-
-
-def test_the_seconds_of_a_short_attempt_are_counted(bench: Bench) -> None:
-    bench.settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 10})
-    job_id = bench.job(max_attempts=2)
-    bench.work("crash")
-    job = bench.row(job_id)
-    # Both ended before their first heartbeat.
-    assert job.seconds_used > 0
-    spent = job.seconds_used
-
-    drained = bench.job()
-    with bench.working(child("run")):
-        wait_for(lambda: bench.row(drained).progress, 20)
-    assert bench.row(drained).state == "queued"
-    assert bench.row(drained).seconds_used > 0
-    assert bench.row(job_id).seconds_used == spent
 
 
 def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:

@@ -1,0 +1,171 @@
+"""What a study does next, carried to the ledger.
+
+`advance` may be called by anyone at any time, and as often as they like: it does what is to be done, and nothing when
+that is nothing. A worker calls it when a trial has ended, housekeeping for whoever died before that. So a study has no
+process of its own that could be lost.
+
+Locks are taken in one order: the study's row, then its jobs'. Whoever holds a job's row must not ask for its study's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from jobs import ledger, workers
+from jobs.database import clock
+from jobs.ledger import Place
+from jobs.models import TERMINAL_STATES, Job, JobState, Study
+from jobs.notifications import notify
+from jobs.queues import queues_for
+from jobs.states import StudyState
+from jobs.studies.kinds import kind_of
+from jobs.studies.reading import count_ended, read_trials
+from jobs.studies.table import make_table
+from jobs.studies.trials import (
+    Key,
+    Kind,
+    Plan,
+    StopReason,
+    StudyError,
+    StudyErrorType,
+    StudySpec,
+    Trial,
+)
+from lit_core.spec import JobRequest, JobSpec, SpecError, resolve
+from lit_core.spec.study import STUDY_VERSION
+
+QUEUED_PER_WORKER = 4
+"""Trials that wait for each live worker: enough to keep it busy, few enough that others' jobs come in between."""
+
+
+def due(session: Session) -> list[str]:
+    """The running studies for which there may be something to do."""
+    ended = (
+        select(func.count())
+        .where(Job.study_id == Study.id, Job.state.in_(TERMINAL_STATES))
+        .correlate(Study)
+        .scalar_subquery()
+    )
+    waits = exists().where(Job.study_id == Study.id, Job.state == JobState.QUEUED).correlate(Study)
+    query = select(Study.id).where(
+        Study.state == StudyState.RUNNING,
+        Study.study_version == STUDY_VERSION,
+        # With none that waits, more workers than before may be there.
+        or_(Study.watches, ended != Study.seen, ~waits),
+    )
+    return list(session.scalars(query.order_by(Study.created_at)))
+
+
+def advance(session: Session, study_id: str) -> list[str]:
+    """Do what is to be done; returns a queue for each piece of new work, so that as many workers can be told.
+
+    Nothing, where the study has ended or is gone.
+    """
+    query = select(Study).where(Study.id == study_id).with_for_update()
+    study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if study is None or study.state != StudyState.RUNNING or study.study_version != STUDY_VERSION:
+        return []
+    return advance_locked(session, study)
+
+
+def advance_locked(session: Session, study: Study) -> list[str]:
+    """The same for a running study whose row the caller has locked."""
+    spec = StudySpec.model_validate(study.spec)
+    kind = kind_of(spec)
+    # Counted before the trials are read: one that ends in between is news for the next time.
+    seen = count_ended(session, study.id)
+    trials = read_trials(session, study, kind)
+    width = max(len(workers.live(session)), 1)
+    plan = Plan[Key]() if study.cancel_requested_at is not None else kind.plan(trials, width)
+    try:
+        new = [_resolved(spec, kind, key) for key in plan.new[: _room(trials.values(), width)]]
+    except (SpecError, ValidationError) as refused:
+        detail = f"this version of the service refuses what the study asks for: {refused}"
+        plan, new = Plan(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []
+    stopped = _stop(session, plan, trials)
+    jobs = [_create(session, study, trial) for trial in new]
+    ends = (plan.decided or study.cancel_requested_at is not None) and not _lives(session, study.id)
+    if ends:
+        _end(session, study, kind, plan)
+    if jobs or stopped or ends or seen != study.seen:
+        study.seen = seen
+        study.version += 1
+        session.flush()
+        notify(session, study.id)
+    return [queue for job in jobs for queue in queues_for(job.device)]
+
+
+@dataclass(frozen=True)
+class _New:
+    key: Key
+    request: JobRequest
+    spec: JobSpec
+
+
+def _room(trials: Iterable[Trial], width: int) -> int:
+    waiting = sum(trial.state is JobState.QUEUED for trial in trials)
+    return max(QUEUED_PER_WORKER * width - waiting, 0)
+
+
+def _resolved(spec: StudySpec, kind: Kind[Any], key: Key) -> _New:
+    request = JobRequest.model_validate(kind.request(key))
+    return _New(key, request, resolve(request, spec.inspection, spec.discriminator))
+
+
+def _create(session: Session, study: Study, new: _New) -> Job:
+    return ledger.create(
+        session,
+        study.owner,
+        new.request,
+        new.spec,
+        upload_ids=uploads_of(new.request),
+        idempotency=None,
+        place=Place(study.id, new.key.stored(), study.round),
+    )
+
+
+def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> bool:
+    """Ask for the end of those that the plan wants ended; of all, once it is decided. Whether there were any."""
+    reasons = dict(plan.stop)
+    if plan.decided:
+        reasons = dict.fromkeys(trials, StopReason.UNNEEDED) | reasons
+    asked = [key for key in reasons if trials[key].live and trials[key].stopped is None]
+    for key in asked:
+        query = select(Job).where(Job.id == trials[key].job_id).with_for_update()
+        job = session.scalars(query, execution_options={"populate_existing": True}).one()
+        ledger.cancel_locked(session, job, stopped=reasons[key])
+    return bool(asked)
+
+
+def _lives(session: Session, study_id: str) -> bool:
+    query = select(Job.id).where(Job.study_id == study_id, Job.state.not_in(TERMINAL_STATES)).limit(1)
+    return session.scalars(query).one_or_none() is not None
+
+
+def _end(session: Session, study: Study, kind: Kind[Any], plan: Plan[Key]) -> None:
+    table = make_table(kind, read_trials(session, study, kind))
+    study.finished_at = clock(session)
+    study.result = {
+        "choice": plan.choice.values if plan.choice else None,
+        "best_job": plan.choice.job_id if plan.choice else None,
+        "table": table.model_dump(mode="json"),
+    }
+    if plan.choice is not None:
+        study.state = StudyState.SUCCEEDED
+    elif plan.failure is not None:
+        study.state = StudyState.FAILED
+        study.error = plan.failure.model_dump(mode="json")
+    else:
+        study.state = StudyState.CANCELLED
+
+
+def uploads_of(request: JobRequest) -> list[str]:
+    """The uploads that a job needs."""
+    found = (request.teacher, request.discriminator, request.dataset.upload)
+    return [upload_id for upload_id in found if upload_id is not None]

@@ -1,0 +1,230 @@
+"""Generators that translate images into other domains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from lit_core import fidelity
+from lit_core.adversarial import AdversarialFineTuning
+from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.losses import IR_LOSSES
+from lit_core.measure import count_parameters
+from lit_core.objectives import Batch, objective_of
+from lit_core.programs import Distillation, Program
+from lit_core.sections import SectionedNetwork
+from lit_core.spec import Adversarial, JobSpec, Part, Phase, Split
+from lit_core.tasks.task import Scores
+
+EVALUATION_BATCH = 64
+PICTURE_FILE = "translations.png"
+PICTURED, GAP = 8, 2
+"""Images and the white pixels between them."""
+LEAST_SIDE, SIDE_MULTIPLE = 8, 4
+
+
+class Translation:
+    """A student that is to translate images as its teacher does."""
+
+    selection = "psnr"
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        teacher: SectionedNetwork,
+        student: SectionedNetwork,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        discriminator: nn.Module | None,
+    ) -> None:
+        """With a discriminator, fine-tuning is adversarial; without, there is none.
+
+        Raises DatasetError when the images have a size that one of the networks can't take.
+        """
+        _check_images(spec, dataset)
+        self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
+        self.discriminator = discriminator
+        self.train = dataset.splits[Split.TRAIN]
+        self.exclusive = are_exclusive(torch.cat([arrays.y for arrays in dataset.splits.values()]))
+        self.ir_loss = IR_LOSSES[spec.ir_loss]
+
+    def check(self) -> dict[str, Any]:
+        measured = self.measure(self.teacher, Split.VALIDATION)
+        return {"split": Split.VALIDATION.value, **measured, "domains": self._domains()}
+
+    def runs(self, phase: Phase) -> bool:
+        schedule = self.spec.schedule
+        if phase == Phase.LIT:
+            return schedule.lit.epochs > 0
+        return self.discriminator is not None and schedule.fine_tune.epochs > 0
+
+    def supersedes(self, phase: Phase) -> bool:
+        """An adversarial fine-tuning leads away from the teacher's output: nearness to it can't choose its epoch."""
+        return phase == Phase.FINE_TUNE
+
+    def program(self, phase: Phase) -> Program:
+        spec, schedule = self.spec, self.spec.schedule
+        frozen = [Part(part) for part in (schedule.lit if phase == Phase.LIT else schedule.fine_tune).frozen or []]
+        if phase == Phase.LIT or self.discriminator is None:
+            objective = objective_of(spec, phase, len(self.teacher.sections))
+            return Distillation(
+                objective,
+                self.teacher,
+                self.student,
+                schedule,
+                frozen=frozen,
+                precision=spec.precision,
+                masks={},
+            )
+        weights = spec.adversarial or Adversarial()
+        return AdversarialFineTuning(
+            self.student, self.discriminator, weights, schedule, frozen=frozen, exclusive=self.exclusive
+        )
+
+    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+        """Each image's target domains are those of an image of the batch, drawn without repetition."""
+        raw = self.train.x[rows].to(self.device)
+        x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, augmentation)
+        own = self.train.y[rows]
+        target = own[torch.randperm(len(rows), generator=generator)]
+        return Batch((x, target.to(self.device)), own.to(self.device), position, generator)
+
+    @torch.no_grad()
+    def score(self) -> Scores:
+        """Against the teacher, each image translated into one other domain, the same in every epoch."""
+        (section,) = self.student.sections
+        found = []
+        for x, _, target in self._batches(Split.VALIDATION):
+            taught = self.teacher.trace(x, target)
+            made = self.student.network(x, target)
+            ir = self.ir_loss(section(taught.inputs[0]), taught.outputs[0])
+            per_image = (fidelity.psnr(made, taught.output), fidelity.l1(made, taught.output), ir.expand(len(x)))
+            found.append(torch.stack([values.double() for values in per_image]))
+        psnr, l1, ir_loss = torch.cat(found, dim=1).mean(dim=1).tolist()
+        return Scores(psnr, {"psnr": psnr, "l1": l1, "validation_ir_loss": ir_loss})
+
+    @torch.no_grad()
+    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
+        """`reconstruction_l1`: between images and their translations back; of the student also how near it comes to
+        the teacher's output."""
+        names = ("reconstruction_l1",) if network is self.teacher else ("reconstruction_l1", "psnr", "ssim", "l1")
+        found = []
+        for x, own, target in self._batches(split):
+            made = network.network(x, target)
+            per_image = [fidelity.l1(network.network(made, own), x)]
+            if network is not self.teacher:
+                wanted = self.teacher.network(x, target)
+                per_image += [compare(made, wanted) for compare in (fidelity.psnr, fidelity.ssim, fidelity.l1)]
+            found.append(torch.stack([values.double() for values in per_image]))
+        return dict(zip(names, torch.cat(found, dim=1).mean(dim=1).tolist(), strict=True))
+
+    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        accept = self.spec.accept
+        return {
+            "accepted": None
+            if accept is None or accept.min_psnr is None
+            else student["psnr"][Split.TEST.value] >= accept.min_psnr,
+            "fine_tuning": self._fine_tuning(),
+            "domains": self._domains(),
+        }
+
+    def parameters(self, network: SectionedNetwork) -> int:
+        return count_parameters(network.network)
+
+    def sample(self, batch: int) -> tuple[Tensor, ...]:
+        x = self.dataset.preprocessing.sample(batch).to(self.device)
+        return x, torch.zeros(batch, len(self.dataset.classes), device=self.device)
+
+    @torch.no_grad()
+    def write_pictures(self, folder: Path) -> None:
+        """`translations.png`: a column for each of some test images. From the top: the image, then for each domain the
+        teacher's translation and under it the student's. No file where images are neither grey nor RGB.
+
+        Where domains don't exclude one another, a domain's translation is the image with that attribute turned over.
+        """
+        preprocessing = self.dataset.preprocessing
+        if not isinstance(preprocessing, ImagePreprocessing) or preprocessing.channels not in (1, 3):
+            return
+        arrays = self.dataset.splits[Split.TEST]
+        count = min(PICTURED, len(arrays.y))
+        # Spread out, because images often lie sorted by their domains.
+        shown = torch.arange(count) * len(arrays.y) // count
+        x, own = preprocessing.apply(arrays.x[shown].to(self.device)), arrays.y[shown].to(self.device)
+        rows = [x]
+        for domain in range(own.shape[1]):
+            target = into_domains(own, torch.full((len(own),), domain, device=self.device), exclusive=self.exclusive)
+            rows += [network.network(x, target) for network in (self.teacher, self.student)]
+        _tiled([preprocessing.to_images(row) for row in rows]).save(folder / PICTURE_FILE)
+
+    def _batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Images, their own domains and a target, in the data's order."""
+        arrays = self.dataset.splits[split]
+        targets = fixed_targets(arrays.y, exclusive=self.exclusive)
+        for start in range(0, len(arrays.y), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            x = self.dataset.preprocessing.apply(arrays.x[part].to(self.device))
+            yield x, arrays.y[part].to(self.device), targets[part].to(self.device)
+
+    def _fine_tuning(self) -> str:
+        if self.discriminator is None:
+            return "adversarial fine-tuning left out: no discriminator was given"
+        if not self.runs(Phase.FINE_TUNE):
+            return "adversarial fine-tuning left out: schedule.fine_tune.epochs is 0"
+        return "adversarial"
+
+    def _domains(self) -> str:
+        return "exclusive" if self.exclusive else "attributes"
+
+
+def are_exclusive(domains: Tensor) -> bool:
+    """Whether each sample (N, D) has exactly one of several domains."""
+    return domains.shape[1] > 1 and bool((domains.sum(dim=1) == 1).all())
+
+
+def fixed_targets(own: Tensor, *, exclusive: bool) -> Tensor:
+    """Other domains (N, D) for samples with domains (N, D): which, their row alone says."""
+    row = torch.arange(len(own))
+    count = own.shape[1]
+    chosen = (own.argmax(dim=1) + 1 + row % (count - 1)) % count if exclusive else row % count
+    return into_domains(own, chosen, exclusive=exclusive)
+
+
+def into_domains(own: Tensor, chosen: Tensor, *, exclusive: bool) -> Tensor:
+    """The targets (N, D) of a translation into domain `chosen` (N,): it alone, or one's own with it turned over."""
+    only = F.one_hot(chosen, own.shape[1]).to(own.dtype)
+    return only if exclusive else (own - only).abs()
+
+
+def _check_images(spec: JobSpec, dataset: Dataset) -> None:
+    height, width = dataset.splits[Split.TRAIN].x.shape[2:]
+    if any(side % SIDE_MULTIPLE or side < LEAST_SIDE for side in (height, width)):
+        raise DatasetError(
+            f"the images have {height}x{width} pixels, but a generator's sides are {LEAST_SIDE} or more and multiples "
+            f"of {SIDE_MULTIPLE}: set dataset.size",
+            field="dataset.size",
+        )
+    if spec.discriminator is None:
+        return
+    side = int(spec.discriminator.architecture.options["image_size"])
+    if (height, width) != (side, side):
+        raise DatasetError(
+            f"the images have {height}x{width} pixels, but the discriminator takes {side}x{side}: set dataset.size to "
+            f"[{side}, {side}]",
+            field="dataset.size",
+        )
+
+
+def _tiled(rows: list[list[Image.Image]]) -> Image.Image:
+    width, height = (side + GAP for side in rows[0][0].size)
+    sheet = Image.new(rows[0][0].mode, (width * len(rows[0]) - GAP, height * len(rows) - GAP), "white")
+    for down, row in enumerate(rows):
+        for right, image in enumerate(row):
+            sheet.paste(image, (width * right, height * down))
+    return sheet

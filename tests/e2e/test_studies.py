@@ -1,0 +1,175 @@
+"""Studies on real data, by several workers at once, one of which is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import workers
+from jobs.database import Database
+from lit_client import Client
+from lit_client.models import Job
+from tests.e2e.digits import ROOT, SHORT, TEACHER
+from tests.worker.bench import wait_for
+
+LITC = str(Path(sys.executable).with_name("litc"))
+
+
+@dataclass
+class Service:
+    """`litc serve` with its worker, and what another worker needs to join it."""
+
+    url: str
+    environment: dict[str, str]
+
+    @contextmanager
+    def another_worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        database = Database(self.environment["DATABASE_URL"], pool_size=1)
+
+        def live() -> int:
+            with database.session() as session:
+                return len(workers.live(session, within_seconds=10))
+
+        command = [LITC, "worker", "--devices", "cpu", "--no-with-inspect"]
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
+        try:
+            wait_for(lambda: live() == 2, 60, "two workers")
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+            database.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("s")
+    data = folder / "data"
+    unset = ("DATABASE_URL", "REDIS_URL")
+    environment = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith("LIT_")} | {
+        "LIT_DATA_DIR": str(data),
+        "LIT_THREADS": "1",
+        "LIT_LEASE_SECONDS": "6",
+        "LIT_HEARTBEAT_SECONDS": "1",
+        "LIT_HOUSEKEEPING_SECONDS": "0.5",
+        "LIT_WORKER_DEVICES": "cpu",
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([LITC, "serve", "--port", "0"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: listens(folder / "log"), 60, "the service")
+        addresses = {
+            "DATABASE_URL": (data / "database-url").read_text(),
+            "REDIS_URL": f"unix://{data}/valkey/valkey.sock",
+        }
+        yield Service(listens(folder / "log") or "", environment | addresses)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(90)
+    assert code == 0, (folder / "log").read_text()[-5000:]
+
+
+def listens(log: Path) -> str | None:
+    found = re.search(r"LIT listens on (http://\S+)", log.read_text())
+    return found[1] if found else None
+
+
+def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
+    """The pairs of trials that ran at the same time on different workers."""
+    return [
+        (one, other)
+        for i, one in enumerate(jobs)
+        for other in jobs[:i]
+        if one.worker["id"] != other.worker["id"]
+        if max(one.started_at, other.started_at) < min(one.finished_at, other.finished_at)
+    ]
+
+
+def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> None:
+    words = ["--dataset", "digits", "--depth", "8", "--epochs", "1", "--fine-tune-epochs", "1", "--device", "cpu"]
+    grids = ["--taus", "2,6", "--alphas", "0.5,0.9", "--betas", "0.25,0.75"]
+    command = [LITC, "study", "search", str(TEACHER), *words, *grids, "--output", str(tmp_path / "out"), "--json"]
+    with service.another_worker():
+        environment = service.environment | {"LIT_URL": service.url}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    study = json.loads(done.stdout)
+    assert study["state"] == "succeeded"
+    assert {path["path"].rsplit("/", 1)[1] for path in study["files"]} >= {"model.safetensors", "report.json"}
+
+    with Client(service.url) as client:
+        jobs = list(client.jobs(study=study["id"]))
+        table = client.study_csv(study["id"])
+    reached = {tuple(sorted(job.trial.items())): job.result["selected"]["value"] for job in jobs if job.trial}
+    found = study["choice"]
+
+    def value(**trial: object) -> float:
+        return float(reached[tuple(sorted({**trial, "seed": 0}.items()))])
+
+    # Of equals the first.
+    tau = max((2.0, 6.0), key=lambda tau: value(method="kd", tau=tau, alpha=0.5))
+    alpha = max((0.5, 0.9), key=lambda alpha: value(method="kd", tau=tau, alpha=alpha))
+    beta = max((0.25, 0.75), key=lambda beta: value(method="lit", tau=tau, alpha=alpha, beta=beta))
+    assert found == {"tau": tau, "alpha": alpha, "beta": beta}
+    # The τ that won had the first α already.
+    assert len(jobs) == 5
+    assert {job.state for job in jobs} == {"succeeded"}
+    assert len({job.worker["id"] for job in jobs}) == 2
+    assert at_once(jobs)
+    # No stage begins before the last one has ended.
+    ends = max(job.finished_at for job in jobs if job.trial["method"] == "kd")
+    assert min(job.created_at for job in jobs if job.trial["method"] == "lit") > ends
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["specification"]["beta"], report["student"]["depth"]) == (beta, 8)
+    assert len(table.splitlines()) == 1 + 6
+
+
+def test_a_comparison_in_which_a_worker_is_killed(service: Service) -> None:
+    with Client(service.url) as client, service.another_worker() as joined:
+        teacher = client.upload(TEACHER, "teacher")
+        client.wait_inspection(teacher.id)
+        job = {"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 8}, "schedule": SHORT}
+        study = client.create_study(
+            {"kind": "compare", "job": job | {"device": "cpu"}, "methods": ["lit", "kd", "hint"]}
+        )
+
+        pids = {child.pid for child in psutil.Process(joined.pid).children()}
+
+        def taken() -> list[Job]:
+            """The trial that the worker which joined has."""
+            running = [job for job in client.jobs(study=study.id) if job.state == "running"]
+            return [job for job in running if worker_of(job) in pids]
+
+        found: list[Job] = []
+        wait_for(lambda: found.extend(taken()) or found, 60, "a trial on the other worker")
+        [victim] = found
+        os.kill(worker_of(victim), signal.SIGKILL)
+        done = client.wait_study(study.id, timeout=150)
+        jobs = list(client.jobs(study=study.id))
+    assert done.state == "succeeded", done.error
+    assert len(jobs) == 3
+    assert {job.state for job in jobs} == {"succeeded"}
+    [lost] = [job for job in jobs if job.failures]
+    assert (lost.id, lost.failures, lost.attempt) == (victim.id, 1, 2)
+    assert done.table is not None
+    assert [row["arm"] for row in done.table.rows] == ["lit", "kd", "hint"]
+    assert [(row["succeeded"], row["failed"], row["pairs"]) for row in done.table.rows] == [(1, 0, 0)] + 2 * [(1, 0, 1)]
+    assert done.choice is not None
+    best = max(done.table.rows, key=lambda row: row["validation_mean"])
+    assert done.choice["arm"] == best["arm"]
+
+
+def worker_of(job: Job) -> int:
+    """A worker's id holds its process id."""
+    return int(job.worker["id"].rsplit("-", 2)[1])

@@ -1,0 +1,104 @@
+"""What the client sends and shows of generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lit_client import display
+from lit_client.job_request import BadRequest, check_body, check_student
+from lit_client.models import Inspection, Job, Upload
+from tests.lit_client.test_cli import litc
+from tests.lit_core.test_spec_translation import discriminator, generator
+
+RESULT: dict[str, Any] = {
+    "teacher": {"reconstruction_l1": {"val": 0.08, "test": 0.0812}, "parameters": 34_996},
+    "student": {
+        "reconstruction_l1": {"val": 0.08, "test": 0.0834},
+        "psnr": {"val": 30.0, "test": 31.237},
+        "ssim": {"val": 0.9, "test": 0.9712},
+        "l1": {"val": 0.02, "test": 0.0193},
+        "parameters": 16_308,
+    },
+    "ratios": {"parameters": 2.146},
+}
+
+
+def found(inspection: Any) -> Inspection:
+    """As the client reads it from the service's answer."""
+    return Inspection.model_validate(inspection.model_dump(mode="json"))
+
+
+def rendered(table: Any) -> str:
+    console = Console(width=200, record=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_compress_sends_the_discriminator(faulty: Any, tmp_path: Any) -> None:
+    for name in ("generator.pt", "discriminator.pt", "faces.zip"):
+        (tmp_path / name).write_bytes(name.encode())
+    faulty.add_file("model.safetensors", b"student")
+    faulty.job_fields = {"state": "succeeded", "result": RESULT}
+    words = ["--blocks", "2", "--dataset", tmp_path / "faces.zip", "--discriminator", tmp_path / "discriminator.pt"]
+    done = litc(faulty, "compress", tmp_path / "generator.pt", "--output", tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    request = faulty.jobs["job_0"]["request"]
+    sent = {name: bytes(faulty.data[request[name]]) for name in ("teacher", "discriminator")}
+    assert sent == {"teacher": b"generator.pt", "discriminator": b"discriminator.pt"}
+    assert request["dataset"] == {"upload": "upl_2"}
+    for text in ("31.24", "0.9712", "0.0812", "16,308"):
+        assert text in done.stdout
+
+
+def test_a_discriminator_of_the_request_is_looked_at_too(faulty: Any, tmp_path: Any) -> None:
+    (tmp_path / "generator.pt").write_bytes(b"G")
+    words = ["--blocks", "2", "--dataset", "upl_x", "--set", "discriminator=nowhere"]
+    done = litc(faulty, "compress", tmp_path / "generator.pt", "--output", tmp_path / "out", *words)
+    assert done.returncode == 2
+    assert "--discriminator nowhere: there is no such file" in done.stderr
+
+
+def test_student_and_discriminator_are_checked_before_the_data_is_sent() -> None:
+    body = {"dataset": {"upload": "upl_x"}, "student": {"blocks": [2]}, "discriminator": "upl_d"}
+    request = check_body(body)
+    check_student(request, found(generator()), found(discriminator()))
+    with pytest.raises(BadRequest, match="has 4 domains, but the generator has 5"):
+        check_student(request, found(generator()), found(discriminator(domains=4)))
+    with pytest.raises(BadRequest, match="min_psnr"):
+        check_student(
+            check_body({**body, "accept": {"max_accuracy_drop": 1}}), found(generator()), found(discriminator())
+        )
+
+
+def test_an_epoch_shows_what_was_measured() -> None:
+    place = {"phase": "lit", "epoch": 3, "epochs": 20}
+    assert display.epoch_line({**place, "metrics": {"psnr": 27.123, "validation_ir_loss": 0.51234, "l1": 0.1}}) == (
+        "LIT 3/20  PSNR 27.12 dB  IR loss 0.5123"
+    )
+    accuracies = {"student_accuracy": 90.0, "teacher_accuracy": 95.5}
+    assert display.epoch_line({**place, "metrics": accuracies}) == "LIT 3/20  student 90.00 %  teacher 95.50 %"
+    assert display.epoch_line({**place, "metrics": {"agreement": 88.0}}) == "LIT 3/20  agreement 88.00 %"
+
+
+def test_the_teacher_is_shown_by_what_was_measured_of_it() -> None:
+    data = {"split": "val", "reconstruction_l1": 0.08125, "domains": "exclusive"}
+    assert display.measured_line(data) == "teacher on val: reconstruction l1 0.08125"
+    assert display.measured_line({"split": "val", "accuracy": 97.5, "chance": 11.0}) == (
+        "teacher on val: accuracy 97.5, chance 11"
+    )
+    assert display.measured_line({"split": "val", "accuracy": None, "chance": None}) == "teacher measured"
+
+
+def test_tables_need_no_accuracy() -> None:
+    job = Job(id="job_1", state="succeeded", result=RESULT)
+    assert "31.2 dB" in rendered(display.jobs_table([job]))
+    agreeing = Job(id="job_2", state="succeeded", result={"student": {"agreement": {"test": 91.25}}})
+    assert "91.2 % agree" in rendered(display.jobs_table([agreeing]))
+    upload = Upload(id="upl_1", kind="teacher", filename="d.pt", size=1, received=1, state="complete")
+    shown = rendered(display.inspection_table(upload, found(discriminator())))
+    assert "stargan_discriminator" in shown
+    assert "5 domains" in shown
