@@ -25,17 +25,26 @@ async def read_json(request: Request, accepted: Sequence[str] = ("application/js
     if sent not in accepted:
         detail = f"send the body as {' or '.join(accepted)}, not {sent or 'without a Content-Type'}"
         raise Problem(415, "unsupported-media-type", detail)
+    too_large = Problem(413, "too-large", f"a JSON body may have {JSON_BYTES} bytes")
+    if (content_length(request) or 0) > JSON_BYTES:
+        raise too_large  # rather than wait for what won't be read
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > JSON_BYTES:
-            raise Problem(413, "too-large", f"a JSON body may have {JSON_BYTES} bytes")
+            raise too_large
     return parse_json(bytes(body))
 
 
 def content_type(request: Request) -> str:
     """Without its parameters, in lower case."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def content_length(request: Request) -> int | None:
+    """In bytes; None where the request doesn't say it."""
+    announced = request.headers.get("Content-Length", "")
+    return int(announced) if announced.isdecimal() else None
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
-from api.bodies import JSON_BYTES, content_type, parse_json, read_json, validate
+from api.bodies import JSON_BYTES, content_length, content_type, parse_json, read_json, validate
 from api.context import Context
 from api.problems import FieldError, Problem, invalid_field
 from api.receiving import Turn, sha256_of
@@ -48,11 +48,11 @@ async def read_job_request(request: Request, owner: str, context: Context) -> di
 @asynccontextmanager
 async def _form(request: Request, context: Context) -> AsyncIterator[FormData]:
     """The parsed form; its files lie in temporary files, so their size must be known beforehand."""
-    length = request.headers.get("Content-Length", "")
-    if not length.isdigit():
+    length = content_length(request)
+    if length is None:
         raise Problem(411, "length-required", "send a form with its Content-Length, or the files through /v1/uploads")
     most = len(FORM_FILES) * context.settings.max_upload_bytes + 2 * JSON_BYTES
-    if int(length) > most:
+    if length > most:
         raise Problem(413, "too-large", f"the form has {length} bytes; this service takes up to {most}")
     async with request.form(max_files=len(FORM_FILES) + 1, max_fields=4, max_part_size=JSON_BYTES) as form:
         yield form

@@ -250,14 +250,18 @@ def download_artifact(job_id: str, name: str, request: Request, owner: Owner, co
     """One file; takes Range and If-Range. ETag and Repr-Digest are its sha256."""
     with context.database.session() as session:
         artifact = _find(ledger.get(session, owner, job_id), name)
-    return send_bytes(
-        request,
-        open_file=lambda: context.storage.open(artifact["key"]),
-        size=artifact["size"],
-        sha256=artifact["sha256"],
-        media_type=media_type(name),
-        filename=name,
-    )
+    try:
+        return send_bytes(
+            request,
+            open_file=lambda: context.storage.open(artifact["key"]),
+            size=artifact["size"],
+            sha256=artifact["sha256"],
+            media_type=media_type(name),
+            filename=name,
+        )
+    except StorageKeyMissing:
+        # The job has been deleted since it was looked at.
+        raise NotFound("artifact", f"{name} of {job_id} in storage") from None
 
 
 def _find(job: Job, name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from jobs.errors import Conflict, NotFound, Stale
 
@@ -109,6 +110,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Stale, _stale)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     for outage in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(outage, _outage)
     app.add_exception_handler(Exception, _failure)
@@ -157,6 +159,11 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     detail = TITLES[type] if str(error.detail) == phrase else str(error.detail)
     return Problem(error.status_code, type, detail, headers=dict(error.headers or {})).response()
+
+
+def _disconnected(_request: Request, _error: Exception) -> JSONResponse:
+    # Nobody reads it, but a caller who hangs up is no fault of the service.
+    return Problem(400, "bad-request", "the connection broke").response()
 
 
 def _outage(_request: Request, error: Exception) -> JSONResponse:

@@ -60,6 +60,7 @@ def run(app: FastAPI, listening: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=SECONDS_TO_STOP,
         server_header=False,
+        ws="none",
     )
     Server(config).run(sockets=[listening])
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from api.auth import Owner
 from api.bodies import content_type, read_json, validate
@@ -123,8 +122,6 @@ async def _receive(request: Request, turn: Turn) -> int:
             if offset - recorded >= RECORD_BYTES:
                 await run_in_threadpool(turn.record, offset)
                 recorded = offset
-    except ClientDisconnect:
-        raise Problem(400, "bad-request", "the connection broke") from None
     finally:
         if offset > recorded:
             await run_in_threadpool(turn.record, offset)

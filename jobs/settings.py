@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     """On workers: where data sets lie that jobs name instead of uploading them. None: there are none."""
     datasets_download: bool = False
     """Whether workers may download those that the folder lacks."""
+    feature_network: Path | None = None
+    """On workers: a file of torch.export or TorchScript that maps images (B, 3, H, W) uint8 to features (B, D), for FID
+    and Inception Score of generators. It is code, and trusted. None: reports have neither."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""

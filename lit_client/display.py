@@ -159,6 +159,8 @@ RESULT_ROWS = (
     ("calibration error, test (%)", ("calibration_error", "test"), "{:.2f}", None),
     ("PSNR to the teacher, test (dB)", ("psnr", "test"), "{:.2f}", None),
     ("SSIM to the teacher, test", ("ssim", "test"), "{:.4f}", None),
+    ("FID, test", ("fid", "test"), "{:.2f}", None),
+    ("Inception Score, test", ("inception_score", "test"), "{:.3f}", None),
     ("L1 to the teacher, test", ("l1", "test"), "{:.4f}", None),
     ("L1 there and back, test", ("reconstruction_l1", "test"), "{:.4f}", None),
     ("parameters", ("parameters",), "{:,}", "parameters"),

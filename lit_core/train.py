@@ -51,6 +51,8 @@ class Run(Model):
     datasets: Path | None = None
     """The folder of mounted data sets."""
     datasets_download: bool = False
+    feature_network: Path | None = None
+    """What generators' images are compared with real ones by."""
 
 
 class Reporter:
@@ -116,7 +118,7 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     dataset = _load_dataset(spec, run, folder)
     student = build_student(teacher, spec)
     student.network.to(device)
-    task = _make_task(spec, teacher, student, dataset, device, folder)
+    task = _make_task(spec, run, teacher, student, dataset, device, folder)
     found = task.check()
     log.info("teacher: %s", found)
     reporter.events.emit({"type": "teacher_measured", "data": found})
@@ -187,6 +189,7 @@ def _load_dataset(spec: JobSpec, run: Run, folder: Path) -> Dataset:
 
 def _make_task(
     spec: JobSpec,
+    run: Run,
     teacher: SectionedNetwork,
     student: SectionedNetwork,
     dataset: Dataset,
@@ -194,9 +197,13 @@ def _make_task(
     folder: Path,
 ) -> Task:
     if spec.teacher.architecture.task == TaskKind.TRANSLATION:
-        from lit_core.tasks.translation import Translation  # torchmetrics takes seconds that classifiers needn't wait
+        # torchmetrics takes seconds that classifiers needn't wait.
+        from lit_core.gan_scores import load_feature_network
+        from lit_core.tasks.translation import Translation
 
-        return Translation(spec, teacher, student, dataset, device, discriminator=_discriminator(spec, device, folder))
+        feature = None if run.feature_network is None else load_feature_network(run.feature_network).to(device)
+        discriminator = _discriminator(spec, device, folder)
+        return Translation(spec, teacher, student, dataset, device, discriminator=discriminator, feature=feature)
     size = count_parameters(student.network)
     if spec.method == Method.PRUNE:
         shallow = spec.model_copy(update={"method": Method.LIT})

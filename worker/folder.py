@@ -29,11 +29,14 @@ class Machine:
     datasets: Path | None = None
     """The folder of mounted data sets, absolute: a trainer runs in its job folder."""
     datasets_download: bool = False
+    feature_network: Path | None = None
+    """The operator's network for FID and Inception Score, absolute as well."""
 
     @classmethod
     def of(cls, settings: Settings) -> Machine:
         datasets = settings.datasets_dir and settings.datasets_dir.resolve()
-        return cls(settings.threads, datasets, settings.datasets_download)
+        feature_network = settings.feature_network and settings.feature_network.resolve()
+        return cls(settings.threads, datasets, settings.datasets_download, feature_network)
 
 
 class UploadMissing(Exception):

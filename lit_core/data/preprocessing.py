@@ -69,10 +69,13 @@ class ImagePreprocessing(Model):
         """
         if self.channels not in MODES:
             raise ValueError(f"a picture has 1 or 3 channels, not {self.channels}: call the model itself")
-        mean, std = _constants(tuple(self.mean), tuple(self.std), x.device)
-        pixels = (255 * (x.detach().float() * std + mean)).round().clamp(0, 255).to(torch.uint8).cpu()
-        planes = pixels.permute(0, 2, 3, 1).numpy()
+        planes = self.to_pixels(x).cpu().permute(0, 2, 3, 1).numpy()
         return [Image.fromarray(image.squeeze(2) if self.channels == 1 else image) for image in planes]
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """The same as (B, C, H, W) uint8, on x's device."""
+        mean, std = _constants(tuple(self.mean), tuple(self.std), x.device)
+        return (255 * (x.detach().float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
 
     def sample(self, batch: int) -> Tensor:
         """An input (B, C, H, W) of zeros, to count and time with."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_core import fidelity
 from lit_core.adversarial import AdversarialFineTuning
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.gan_scores import distribution_scores
 from lit_core.losses import IR_LOSSES
 from lit_core.measure import count_parameters
 from lit_core.objectives import Batch, objective_of
@@ -43,14 +44,16 @@ class Translation:
         device: torch.device,
         *,
         discriminator: nn.Module | None,
+        feature: nn.Module | None = None,
     ) -> None:
-        """With a discriminator, fine-tuning is adversarial; without, there is none.
+        """With a discriminator, fine-tuning is adversarial; without, there is none. With a feature network the test
+        split's translations are compared with its images as distributions.
 
         Raises DatasetError when the images have a size that one of the networks can't take.
         """
         _check_images(spec, dataset)
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
-        self.discriminator = discriminator
+        self.discriminator, self.feature = discriminator, feature
         self.train = dataset.splits[Split.TRAIN]
         self.exclusive = are_exclusive(torch.cat([arrays.y for arrays in dataset.splits.values()]))
         self.ir_loss = IR_LOSSES[spec.ir_loss]
@@ -113,7 +116,7 @@ class Translation:
     @torch.no_grad()
     def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
         """`reconstruction_l1`: between images and their translations back; of the student also how near it comes to
-        the teacher's output."""
+        the teacher's output; of both, with a feature network, `fid` and `inception_score` on the test split."""
         names = ("reconstruction_l1",) if network is self.teacher else ("reconstruction_l1", "psnr", "ssim", "l1")
         found = []
         for x, own, target in self._batches(split):
@@ -123,7 +126,18 @@ class Translation:
                 wanted = self.teacher.network(x, target)
                 per_image += [compare(made, wanted) for compare in (fidelity.psnr, fidelity.ssim, fidelity.l1)]
             found.append(torch.stack([values.double() for values in per_image]))
-        return dict(zip(names, torch.cat(found, dim=1).mean(dim=1).tolist(), strict=True))
+        measured = dict(zip(names, torch.cat(found, dim=1).mean(dim=1).tolist(), strict=True))
+        return measured | self._distribution(network.network, split)
+
+    def _distribution(self, network: nn.Module, split: Split) -> dict[str, float | None]:
+        preprocessing = self.dataset.preprocessing
+        if self.feature is None or not isinstance(preprocessing, ImagePreprocessing):
+            return {}
+        if split != Split.TEST or preprocessing.channels not in (1, 3):
+            return {"fid": None, "inception_score": None}
+        real = (_as_rgb(preprocessing.to_pixels(x)) for x, _, _ in self._batches(split))
+        made = (_as_rgb(preprocessing.to_pixels(network(x, target))) for x, _, target in self._batches(split))
+        return {**distribution_scores(real, made, self.feature)}
 
     def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         accept = self.spec.accept
@@ -200,6 +214,10 @@ def into_domains(own: Tensor, chosen: Tensor, *, exclusive: bool) -> Tensor:
     """The targets (N, D) of a translation into domain `chosen` (N,): it alone, or one's own with it turned over."""
     only = F.one_hot(chosen, own.shape[1]).to(own.dtype)
     return only if exclusive else (own - only).abs()
+
+
+def _as_rgb(pixels: Tensor) -> Tensor:
+    return pixels.expand(-1, 3, -1, -1)
 
 
 def _check_images(spec: JobSpec, dataset: Dataset) -> None:

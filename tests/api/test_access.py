@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from starlette.routing import BaseRoute
+from starlette.types import Message
 
 from api.app import create_app
 from jobs import keys
@@ -193,6 +195,53 @@ def test_every_body_is_read_with_a_limit(api: TestClient) -> None:
     routes = list(api_routes(application.routes))
     assert {"/v1/uploads", "/v1/jobs", "/v1/jobs/{job_id}/rerun"} <= {route.path for route in routes}
     assert [route.path for route in routes if route.body_field is not None] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/uploads", "/v1/jobs/job_none/rerun"])
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(address: tuple[str, int], path: str) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(head_of_a_post(path, 1 << 40) + b"{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def head_of_a_post(path: str, length: int) -> bytes:
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/jobs", "application/json"),
+        ("/v1/jobs", "multipart/form-data; boundary=x"),
+        ("/v1/uploads", "application/json"),
+    ],
+)
+def test_a_caller_who_hangs_up_is_no_failure_of_the_service(api: TestClient, path: str, kind: str) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = {"host": "127.0.0.1", "content-type": kind, "content-length": "100"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    assert api.portal is not None
+    api.portal.call(api.app, scope, receive, send)
+    assert sent[0]["status"] == 400
 
 
 @pytest.mark.parametrize(

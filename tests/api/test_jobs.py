@@ -209,6 +209,10 @@ def test_downloads(api: TestClient, bench: Bench) -> None:
     assert api.get(artifact["href"], headers={"If-None-Match": 'W/"x"'}).status_code == 200
     assert api.get(f"/v1/jobs/{job}/artifacts/other").status_code == 404
     assert api.get(f"/v1/jobs/{job}/artifacts/..%2Ftrainer.log").status_code == 404
+    # As when the job is deleted just now.
+    bench.storage.delete_prefix(f"jobs/{job}/")
+    gone = api.get(artifact["href"])
+    assert (gone.status_code, gone.json()["type"]) == (404, "/problems/not-found")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,34 @@ def test_scores_compare_the_student_with_the_teacher(tmp_path: Path, untrained: 
     assert twin.score().value == fidelity.MOST_PSNR
 
 
+class MeanColours(torch.nn.Module):
+    """A feature network: each image's mean of each channel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(2, 3))
+
+
+def test_a_feature_network_compares_translations_with_images_on_the_test_split(
+    tmp_path: Path, untrained: tuple[Path, Path]
+) -> None:
+    task = a_task(job_folder(tmp_path / "job", untrained, count=60))
+    assert "fid" not in task.measure(task.student, Split.TEST)
+    task.feature = MeanColours()
+    arrays = task.dataset.splits[Split.TEST]
+    x = task.dataset.preprocessing.apply(arrays.x)
+    with torch.no_grad():
+        made = task.student.network(x, fixed_targets(arrays.y, exclusive=True))
+    features = [task.dataset.preprocessing.to_pixels(images).double().mean(dim=(2, 3)) for images in (x, made)]
+    (mean, covariance), (other, another) = ((f.mean(dim=0), torch.cov(f.T)) for f in features)
+    # tr (ΣT)^½ is the sum of the roots of the product's eigenvalues, which are real and not negative.
+    roots = torch.linalg.eigvals(covariance @ another).real.clamp(min=0).sqrt().sum()
+    wanted = (mean - other).square().sum() + covariance.trace() + another.trace() - 2 * roots
+    measured = task.measure(task.student, Split.TEST)
+    assert measured["fid"] == pytest.approx(float(wanted), rel=1e-3)
+    assert measured["inception_score"] >= 1
+    assert task.measure(task.student, Split.VALIDATION)["fid"] is None
+
+
 def test_fine_tuning_runs_with_a_discriminator_alone(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
     with_one = a_task(job_folder(tmp_path / "with", untrained))
     without = a_task(job_folder(tmp_path / "without", (untrained[0], None)))
