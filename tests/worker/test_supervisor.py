@@ -352,23 +352,6 @@ def test_a_commit_whose_answer_is_lost_is_not_recorded_twice(bench: Bench) -> No
     assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
 
 
-def test_the_seconds_of_a_short_attempt_are_counted(bench: Bench) -> None:
-    bench.settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 10})
-    job_id = bench.job(max_attempts=2)
-    bench.work("crash")
-    job = bench.row(job_id)
-    # Both ended before their first heartbeat.
-    assert job.seconds_used > 0
-    spent = job.seconds_used
-
-    drained = bench.job()
-    with bench.working(child("run")):
-        wait_for(lambda: bench.row(drained).progress, 20)
-    assert bench.row(drained).state == "queued"
-    assert bench.row(drained).seconds_used > 0
-    assert bench.row(job_id).seconds_used == spent
-
-
 def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:
     job_id = bench.job()
     with (
