@@ -122,14 +122,20 @@ def what_is_wrong(storage: Storage, upload: Upload, key: str) -> str | None:
             return "it is neither a safetensors file nor one of torch.save (.pt)"
         if length > PARSED_BYTES:
             return None
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
-            header = None
-    if not isinstance(header, dict):
+        header = file.read(length)
+    return _what_is_wrong_with(header, upload.size - 8 - length)
+
+
+def _what_is_wrong_with(header: bytes, size: int) -> str | None:
+    """The same of a safetensors header, `size` being that of the tensors after it."""
+    try:
+        entries = json.loads(header)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
         return "its safetensors header is no JSON object: the file is damaged"
-    ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in header.items() if _is_tensor(name, entry)]
-    if max(ends, default=0) != upload.size - 8 - length:
+    ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in entries.items() if _is_tensor(name, entry)]
+    if max(ends, default=0) != size:
         return "its safetensors header tells of more or fewer bytes than there are: the file is cut off or damaged"
     return None
 
