@@ -28,6 +28,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_STORAGE_DIR": "/shared",
         "LIT_DATASETS_DIR": "/datasets",
         "LIT_DATASETS_DOWNLOAD": "True",
+        "LIT_FEATURE_NETWORK": "/features.pt2",
         "LIT_HOST": "0.0.0.0",
         "LIT_PORT": "0",
         "LIT_LEASE_SECONDS": "20.0",
