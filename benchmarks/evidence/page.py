@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from scipy import stats
 
+from benchmarks.evidence.experiments import EXPERIMENTS
+
 mpl.use("svg")
-from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIDENCE = 0.95
@@ -38,21 +39,27 @@ the validation split, with other seeds. What the arms do: [method.md](method.md)
 
 def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
     """Write evidence.md and the plots beside it."""
+    from benchmarks.evidence.plots import draw  # matplotlib is of the extra `evidence`
+
+    draw(list(evidence["runs"]), docs / "evidence")
+    (docs / "evidence.md").write_text(page(evidence))
+
+
+def page(evidence: Mapping[str, Any]) -> str:
+    """The text of evidence.md."""
     runs: list[Run] = list(evidence["runs"])
-    plots = docs / "evidence"
-    plots.mkdir(exist_ok=True)
+    done = {run["experiment"] for run in runs}
+    missing = [experiment.name for experiment in EXPERIMENTS if experiment.name not in done]
     parts = [INTRODUCTION]
-    budgets = [run for run in runs if run["experiment"].startswith(BUDGETS)]
+    if missing:
+        parts.append(f"Not run yet: {', '.join(missing)}.\n")
     for name in dict.fromkeys(run["experiment"] for run in runs):
-        own = [run for run in runs if run["experiment"] == name]
-        parts.append(_section(name, own))
+        parts.append(_section(name, [run for run in runs if run["experiment"] == name]))
         if not name.startswith(BUDGETS):
-            _plot_curves(own, plots / f"{name}.svg")
             parts.append(f"![Learning curves of {name}](evidence/{name}.svg)\n")
-    if budgets:
-        _plot_budgets(budgets, plots / "budgets.svg")
+    if any(run["experiment"].startswith(BUDGETS) for run in runs):
         parts.append("## Accuracy against budget\n\n![Accuracy against budget](evidence/budgets.svg)\n")
-    (docs / "evidence.md").write_text("\n".join(parts))
+    return "\n".join(parts)
 
 
 def _section(name: str, runs: Sequence[Run]) -> str:
@@ -95,48 +102,6 @@ def _interval(values: Sequence[float]) -> str:
         return f"{statistics.mean(values):+.2f}"
     low, high = interval(values)
     return f"{statistics.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def _plot_curves(runs: Sequence[Run], file: Path) -> None:
-    """Validation accuracy by epoch, the mean over seeds."""
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        curves = [run["curve"] for run in runs if run["arm"] == arm]
-        means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-        axes.plot(range(1, len(means) + 1), means, marker="o", markersize=3, label=arm)
-    axes.set_xlabel("epoch, both phases")
-    axes.set_ylabel("validation, %")
-    _save(figure, axes, file)
-
-
-def _plot_budgets(runs: Sequence[Run], file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        found = _by_budget(run for run in runs if run["arm"] == arm)
-        means = [statistics.mean(values) for values in found.values()]
-        errors = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found.values()]
-        axes.errorbar(list(found), means, yerr=errors, marker="o", capsize=3, label=arm)
-    axes.axhline(runs[0]["teacher_accuracy"], color="grey", linestyle="--", label="teacher")
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("steps of 32")
-    axes.set_ylabel("test accuracy, %")
-    _save(figure, axes, file)
-
-
-def _by_budget(runs: Iterable[Run]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        found.setdefault(int(run["experiment"].removeprefix(BUDGETS)), []).append(run["accuracy"])
-    return dict(sorted(found.items()))
-
-
-def _save(figure: Any, axes: Any, file: Path) -> None:
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    # No date in it: the same numbers give the same file.
-    figure.savefig(file, metadata={"Date": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":
