@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from scipy import stats
 
 from benchmarks.evidence.experiments import EXPERIMENTS
-
-mpl.use("svg")
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIDENCE = 0.95
