@@ -238,7 +238,9 @@ def waiting(session: Session, job: Job) -> Waiting | None:
         return Waiting(
             "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
         )
-    busy = sum(worker.job_id is not None for worker in able)
+    # By their jobs' rows: a worker's own row tells of its job some seconds later.
+    holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
+    busy = len({worker.id for worker in able} & set(session.scalars(holders)))
     if position == 1 and busy < len(able):
         return Waiting("starting", position, "a worker is about to take it")
     what = "1 worker" if len(able) == 1 else f"{len(able)} workers"

@@ -229,7 +229,8 @@ def test_why_a_job_waits(bench: Bench) -> None:
         workers.register(session, "another-version", "host", ["cpu", "cuda"], [SPEC_VERSION + 1])
     assert reasons(first, on_cuda) == [("starting", 1), ("no-worker", 1)]
     with database.session() as session:
-        workers.seen(session, "a", running)
+        # As if "a" had claimed it. Its own row still says nothing of a job.
+        session.execute(update(Job).where(Job.id == running).values(worker_id="a"))
     assert reasons(first) == [("position", 1)]
     why = waiting(database, first)
     assert why is not None
