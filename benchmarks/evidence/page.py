@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from benchmarks.evidence.experiments import EXPERIMENTS
+from jobs.studies.statistics import describe
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIDENCE = 0.95
 BUDGETS = "mnist5k-hard-steps-"
 
 Run = Mapping[str, Any]
@@ -88,10 +86,11 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the mean, by Student's t."""
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    mean = statistics.mean(values)
-    return mean - half, mean + half
+    """Of the mean of two values or more, as the tables of studies have it."""
+    found = describe(values)
+    if found.low is None or found.high is None:
+        raise ValueError("an interval needs at least two values")
+    return found.low, found.high
 
 
 def _interval(values: Sequence[float]) -> str:
