@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test evidence lint format serve clean
+.PHONY: help install demo test evidence evidence-tuning lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ test: $(INSTALLED) ## Run all tests, against a real PostgreSQL and a real Valkey
 evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; ONLY=experiment/arm/seed for a part)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
 	@$(BIN)/python -m benchmarks.evidence.run --only "$(ONLY)"
+
+evidence-tuning: $(INSTALLED) ## Choose what the evidence's arms leave open, first of all learning rates (an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
+	@$(BIN)/python -m benchmarks.evidence.tune --only "$(ONLY)"
 
 lint: $(INSTALLED) ## Style, types, import contracts
 	$(BIN)/ruff check .

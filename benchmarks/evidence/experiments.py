@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.data import HARD
+from benchmarks.evidence.data import COLOURS, HARD
+from benchmarks.evidence.teachers import DISCRIMINATOR, LENGTH
 from lit_core.spec import merged
 
 TUNED = Path(__file__).with_name("tuned.json")
-TUNING_SEEDS = (100, 101, 102)
+TUNING_SEEDS = (100, 101)
 RATES = (0.01, 0.03, 0.1)
-"""Of the first phase; fine-tuning has a third of it."""
+"""Of the first phase, fine-tuning has a third of it. What `tune.py` chooses from where an experiment has no others."""
 
 Patch = Mapping[str, Any]
 
@@ -38,7 +39,15 @@ ARMS: Mapping[str, Patch] = {
     "beta-1": {"method": "lit", "feed": "teacher", "beta": 1.0},
     "no-fine-tuning": {"method": "lit", "feed": "teacher"},
     "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
+    # Of generators: without a discriminator the first phase is all.
+    "ir-only": {"method": "lit", "discriminator": None},
+    "ir-only-random": {"method": "lit", "discriminator": None, "student": {"init": "random"}},
+    "adversarial": {"method": "lit"},
+    # What a search study of the same job chooses, against what it would have been without.
+    "default": {"method": "lit"},
+    "searched": {"method": "lit"},
 }
+SEARCHED = "searched"
 EVERY = ("lit", "kd", "hint", "at", "lit-random", "kd-random", "hint-random", "scratch", "prune")
 
 
@@ -55,21 +64,30 @@ class Experiment:
     seeds: int
     patches: Mapping[str, Patch] = field(default_factory=dict)
     """Changes of single arms."""
+    discriminator: str | None = None
+    """A name in `teachers.TEACHERS`."""
+    rates: tuple[float, ...] = RATES
+    """What each arm's learning rate is chosen from; none: there is nothing to choose."""
+    rates_of: str | None = None
+    """The experiment whose rates are used, instead of tuning this one. An arm that it lacks has those of its `lit`."""
 
     def arm(self, name: str) -> dict[str, Any]:
         """The patch of one arm, its tuned learning rate included."""
         patch = merged(ARMS[name], self.patches.get(name, {}))
-        rate = tuned().get(self.name, {}).get(name)
-        return patch if rate is None else merged(patch, at_rate(rate))
+        found = tuned().get(self.rates_of or self.name, {})
+        choice = found.get(name, found.get("lit") if self.rates_of else None)
+        if choice is None:
+            return patch
+        return merged(patch, at_rate(choice) if isinstance(choice, float) else choice)
 
 
 def at_rate(rate: float) -> Patch:
     return {"schedule": {"lit": {"learning_rate": rate}, "fine_tune": {"learning_rate": round(rate / 3, 6)}}}
 
 
-def tuned() -> Mapping[str, Mapping[str, float]]:
-    """Learning rate by experiment and arm."""
-    found: dict[str, dict[str, float]] = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+def tuned() -> Mapping[str, Mapping[str, float | Patch]]:
+    """By experiment and arm the learning rate, or a patch."""
+    found: dict[str, dict[str, float | Patch]] = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     return found
 
 
@@ -119,6 +137,7 @@ def _hard_steps(total: int) -> Experiment:
         request=_of(HARDER, TO_14, steps(total)),
         arms=("lit", "lit-scheduled", "kd"),
         seeds=3,
+        rates_of="mnist5k-hard",
     )
 
 
@@ -155,5 +174,34 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("lit", "hint", "beta-0", "beta-1", "no-fine-tuning", "free-ends"),
         5,
         patches={"no-fine-tuning": {**epochs(3, 0)}},
+        rates_of="mnist5k-short",
+    ),
+    Experiment("digits-search", "digits", "digits", _of(TO_14, epochs(8, 4)), ("default", SEARCHED), 3),
+    Experiment(
+        "resnext",
+        "resnext",
+        "mnist5k",
+        _of(SHIFT, {"student": {"depth": 11}}, epochs(2, 1)),
+        ("lit", "kd", "scratch"),
+        3,
+    ),
+    Experiment(
+        "amazon-vdcnn",
+        "vdcnn",
+        "amazon",
+        _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(4, 2)),
+        ("lit", "kd", "hint", "scratch"),
+        3,
+        rates=(0.003, 0.01, 0.03),
+    ),
+    Experiment(
+        "stargan",
+        "stargan",
+        "coloured",
+        {"preset": "quick", "student": {"blocks": [2]}, "dataset": {"class_order": list(COLOURS)}},
+        ("ir-only", "ir-only-random", "adversarial"),
+        3,
+        discriminator=DISCRIMINATOR,
+        rates=(),
     ),
 )

@@ -27,8 +27,8 @@ experiment to the service, with two workers of one thread, and writes [evidence.
 this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
 
 Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are to the
-first arm, paired by seed, with the 95 % interval of their mean (Student's t). Each arm's learning rate was chosen on
-the validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student.
+first arm, paired by seed, with the 95 % interval of their mean (Student's t). Learning rates were chosen on the
+validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student.
 """
 
 
@@ -50,39 +50,74 @@ def page(evidence: Mapping[str, Any]) -> str:
         parts.append(f"Not run yet: {', '.join(missing)}.\n")
     for name in dict.fromkeys(run["experiment"] for run in runs):
         parts.append(_section(name, [run for run in runs if run["experiment"] == name]))
-        if not name.startswith(BUDGETS):
-            parts.append(f"![Learning curves of {name}](evidence/{name}.svg)\n")
     if any(run["experiment"].startswith(BUDGETS) for run in runs):
         parts.append("## Accuracy against budget\n\n![Accuracy against budget](evidence/budgets.svg)\n")
     return "\n".join(parts)
 
 
 def _section(name: str, runs: Sequence[Run]) -> str:
-    teacher = runs[0]["teacher_accuracy"]
+    table = _classifiers if runs[0]["accuracy"] is not None else _generators
+    lines = [f"## {name}", "", *table(runs), ""]
+    if not name.startswith(BUDGETS):
+        lines += [f"![Learning curves of {name}](evidence/{name}.svg)", ""]
+    for picture in dict.fromkeys(run["picture"] for run in runs if run.get("picture")):
+        arm = next(run["arm"] for run in runs if run.get("picture") == picture)
+        lines += [f"{arm}. From the top: test images; then for each domain the teacher's translation, and under it", ""]
+        lines[-2] += " the student's."
+        lines += [f"![Translations of {arm}]({picture})", ""]
+    return "\n".join(lines)
+
+
+def _classifiers(runs: Sequence[Run]) -> list[str]:
     first = runs[0]["arm"]
     lines = [
-        f"## {name}\n",
-        f"Teacher {teacher:.2f} %, {runs[0]['teacher_parameters']:,} parameters.\n",
+        f"Teacher {runs[0]['teacher_accuracy']:.2f} %, {runs[0]['teacher_parameters']:,} parameters.",
+        "",
         f"| Arm | Test accuracy | Difference to {first} | Parameters | Learning rate | Seconds | Seeds |",
         "|---|---|---|---|---|---|---|",
     ]
     base = {run["seed"]: run["accuracy"] for run in runs if run["arm"] == first}
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        own = [run for run in runs if run["arm"] == arm]
+    for arm, own in _by_arm(runs).items():
         differences = [run["accuracy"] - base[run["seed"]] for run in own if run["seed"] in base]
         shown = "" if arm == first else _interval(differences)
         rate = own[0]["specification"]["schedule"]["lit"]["learning_rate"]
-        seconds = statistics.median(run["seconds"] for run in own)
         lines.append(
             f"| {arm} | {_spread([run['accuracy'] for run in own])} | {shown} | {own[0]['parameters']:,} | {rate:g} | "
-            f"{seconds:.0f} | {len(own)} |"
+            f"{_seconds(own)} | {len(own)} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _spread(values: Sequence[float]) -> str:
+def _generators(runs: Sequence[Run]) -> list[str]:
+    lines = [
+        f"Teacher of {runs[0]['teacher_parameters']:,} parameters. PSNR (dB), SSIM and L1 are those of the student's",
+        "translations of the test split against the teacher's; the IR loss is the training's, first and last epoch.",
+        "",
+        "| Arm | PSNR | SSIM | L1 | IR loss, first | last | times smaller | Parameters | Seconds | Seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for arm, own in _by_arm(runs).items():
+        scores = [_spread([run[name] for run in own], digits) for name, digits in (("psnr", 2), ("ssim", 4), ("l1", 4))]
+        firsts, lasts = ([run["curve"]["ir_loss"][place] for run in own] for place in (0, -1))
+        falls = [before / after for before, after in zip(firsts, lasts, strict=True)]
+        lines.append(
+            f"| {arm} | {' | '.join(scores)} | {statistics.mean(firsts):.4f} | {statistics.mean(lasts):.4f} | "
+            f"{statistics.mean(falls):.1f} | {own[0]['parameters']:,} | {_seconds(own)} | {len(own)} |"
+        )
+    return lines
+
+
+def _by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    return {arm: [run for run in runs if run["arm"] == arm] for arm in dict.fromkeys(run["arm"] for run in runs)}
+
+
+def _seconds(runs: Sequence[Run]) -> str:
+    return f"{statistics.median(run['seconds'] for run in runs):.0f}"
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ from matplotlib import pyplot as plt
 
 # The same numbers give the same file.
 mpl.rcParams["svg.hashsalt"] = "evidence"
+IR_LOSS = ("ir_loss",)
+CURVES = (
+    (("student_accuracy", "agreement"), "validation accuracy (without labels: agreement), %"),
+    (("psnr",), "validation PSNR, dB"),
+    (IR_LOSS, "IR loss"),
+)
+"""Metrics, the first of them that a run has, and what their plot shows."""
 
 
 def draw(runs: Sequence[Run], folder: Path) -> None:
@@ -30,15 +37,23 @@ def draw(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _plot_curves(runs: Sequence[Run], file: Path) -> None:
-    """Validation accuracy by epoch, the mean over seeds."""
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        curves = [run["curve"] for run in runs if run["arm"] == arm]
-        means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-        axes.plot(range(1, len(means) + 1), means, marker="o", markersize=3, label=arm)
-    axes.set_xlabel("epoch, both phases")
-    axes.set_ylabel("validation, %")
-    _save(figure, axes, file)
+    """What was measured by epoch, the mean over seeds."""
+    shown = [(names, label) for names, label in CURVES if any(name in runs[0]["curve"] for name in names)]
+    figure, grid = plt.subplots(1, len(shown), figsize=(7 * len(shown), 4), squeeze=False)
+    for axes, (names, label) in zip(grid[0], shown, strict=True):
+        for arm in dict.fromkeys(run["arm"] for run in runs):
+            curves = [_first(run["curve"], names) for run in runs if run["arm"] == arm]
+            means = [statistics.mean(values) for values in zip(*curves, strict=True)]
+            axes.plot(range(1, len(means) + 1), means, marker="o", markersize=3, label=arm)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        if names == IR_LOSS:
+            axes.set_yscale("log")
+    _save(figure, grid[0], file)
+
+
+def _first(curve: Mapping[str, Sequence[float]], names: Sequence[str]) -> Sequence[float]:
+    return next((curve[name] for name in names if name in curve), [])
 
 
 def _plot_budgets(runs: Sequence[Run], file: Path) -> None:
@@ -52,7 +67,7 @@ def _plot_budgets(runs: Sequence[Run], file: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlabel("steps of 32")
     axes.set_ylabel("test accuracy, %")
-    _save(figure, axes, file)
+    _save(figure, [axes], file)
 
 
 def _by_budget(runs: Iterable[Run]) -> dict[int, list[float]]:
@@ -62,9 +77,10 @@ def _by_budget(runs: Iterable[Run]) -> dict[int, list[float]]:
     return dict(sorted(found.items()))
 
 
-def _save(figure: Any, axes: Any, file: Path) -> None:
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+def _save(figure: Any, all_axes: Iterable[Any], file: Path) -> None:
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

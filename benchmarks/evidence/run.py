@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,14 @@ from benchmarks.evidence.page import write_page
 from benchmarks.evidence.service import ROOT, running_service
 from benchmarks.evidence.teachers import teacher_file
 from lit_client import Client
-from lit_client.models import Job
+from lit_client.models import Job, Study
 from lit_core.spec import merged
 
 FOLDER = ROOT / ".evidence"
 RESULTS = ROOT / "docs/evidence.json"
+PICTURES = ROOT / "docs/evidence"
+TRANSLATION = ("psnr", "ssim", "l1")
+CURVES = ("student_accuracy", "agreement", "psnr", "ir_loss")
 
 Run = dict[str, Any]
 
@@ -54,12 +59,12 @@ def main() -> int:
 
 def run_experiment(client: Client, experiment: Experiment) -> list[Run]:
     """All cells of an experiment; a study that an earlier call began goes on."""
-    jobs = run_study(client, experiment.name, study_request(client, experiment))
-    return [row(client, experiment, str((job.trial or {})["arm"]), job) for job in jobs]
+    study = run_study(client, experiment.name, study_request(client, experiment))
+    return [row(client, experiment, str((job.trial or {})["arm"]), job) for job in succeeded(client, study)]
 
 
-def run_study(client: Client, name: str, request: dict[str, Any]) -> list[Job]:
-    """The succeeded jobs of a study, made by this call or gone on with from an earlier one."""
+def run_study(client: Client, name: str, request: dict[str, Any]) -> Study:
+    """A study that has succeeded, made by this call or gone on with from an earlier one."""
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
     # The same key gives the study of the first call, whatever became of it.
     key = f"evidence-{digest}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -69,6 +74,10 @@ def run_study(client: Client, name: str, request: dict[str, Any]) -> list[Job]:
     study = client.wait_study(study.id)
     if study.state != "succeeded":
         raise SystemExit(f"{name}: {study.state}: {study.error}")
+    return study
+
+
+def succeeded(client: Client, study: Study) -> list[Job]:
     return [job for job in client.jobs(study=study.id) if job.state == "succeeded"]
 
 
@@ -86,16 +95,22 @@ def run_cell(client: Client, experiment: Experiment, arm: str, seed: int) -> Job
 
 
 def sources(client: Client, experiment: Experiment) -> dict[str, Any]:
-    """Teacher and data as uploads; what is there already is not sent again."""
+    """Teacher, discriminator and data as uploads; what is there already is not sent again."""
 
     def data(name: str) -> Path:
         return dataset_file(name, FOLDER / "data")
 
-    teacher = client.upload(teacher_file(experiment.teacher, FOLDER / "teachers", data), "teacher")
-    client.wait_inspection(teacher.id)
-    if experiment.dataset == "digits":
-        return {"teacher": teacher.id, "dataset": {"builtin": "digits"}}
-    return {"teacher": teacher.id, "dataset": {"upload": client.upload(data(experiment.dataset), "dataset").id}}
+    def network(name: str) -> str:
+        upload = client.upload(teacher_file(name, FOLDER / "teachers", data), "teacher").id
+        client.wait_inspection(upload)
+        return upload
+
+    found: dict[str, Any] = {"teacher": network(experiment.teacher), "dataset": {"builtin": "digits"}}
+    if experiment.discriminator is not None:
+        found["discriminator"] = network(experiment.discriminator)
+    if experiment.dataset != "digits":
+        found["dataset"] = {"upload": client.upload(data(experiment.dataset), "dataset").id}
+    return found
 
 
 def row(client: Client, experiment: Experiment, arm: str, job: Job) -> Run:
@@ -103,28 +118,42 @@ def row(client: Client, experiment: Experiment, arm: str, job: Job) -> Run:
     if job.result is None:
         raise SystemExit(f"{experiment.name}/{arm}: {job.id} is {job.state}: {job.error}")
     result = job.result
+    student, teacher = result["student"], result["teacher"]
+    translates = "psnr" in student
     return {
         "experiment": experiment.name,
         "arm": arm,
         "seed": result["seed"],
-        "accuracy": result["student"]["accuracy"]["test"],
-        "teacher_accuracy": result["teacher"]["accuracy"]["test"],
-        "validation_accuracy": result["student"]["accuracy"]["val"],
-        "agreement": result["student"]["agreement"]["test"],
-        "parameters": result["student"]["parameters"],
-        "teacher_parameters": result["teacher"]["parameters"],
+        "accuracy": None if translates else student["accuracy"]["test"],
+        "teacher_accuracy": None if translates else teacher["accuracy"]["test"],
+        **({name: student[name]["test"] for name in (TRANSLATION if translates else ("agreement",))}),
+        "parameters": student["parameters"],
+        "teacher_parameters": teacher["parameters"],
         "seconds": _seconds(job),
         "curve": curve(client, job),
+        **({"picture": picture(client, experiment, arm, job)} if translates and result["seed"] == 0 else {}),
         "specification": job.spec,
     }
 
 
-def curve(client: Client, job: Job) -> list[float]:
-    """What the student reached on the validation split after each epoch of both phases."""
+def curve(client: Client, job: Job) -> dict[str, list[float]]:
+    """By name what was measured after each epoch, of both phases: on the validation split, and the training's IR loss,
+    of the first phase alone."""
     by_name: dict[str, list[float]] = {}
     for metric in client.metrics(job.id):
-        by_name.setdefault(metric.name, []).append(metric.value)
-    return by_name.get("student_accuracy") or by_name["agreement"]
+        if metric.name in CURVES and metric.value is not None:
+            by_name.setdefault(metric.name, []).append(round(metric.value, 6))
+    return by_name
+
+
+def picture(client: Client, experiment: Experiment, arm: str, job: Job) -> str:
+    """Fetched into docs/evidence; its path as the page links it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (file,) = client.download(job.id, folder, ["translations.png"])
+        target = PICTURES / f"{experiment.name}-{arm}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file.path, target)
+    return f"evidence/{target.name}"
 
 
 def _seconds(job: Job) -> float | None:
@@ -133,19 +162,20 @@ def _seconds(job: Job) -> float | None:
     return round((job.finished_at - job.started_at).total_seconds(), 1)
 
 
-def read_runs() -> list[Run]:
-    runs: list[Run] = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+def read_runs(results: Path = RESULTS) -> list[Run]:
+    runs: list[Run] = json.loads(results.read_text())["runs"] if results.exists() else []
     return runs
 
 
-def keep(experiment: str, runs: Iterable[Run]) -> None:
+def keep(experiment: str, runs: Iterable[Run], results: Path = RESULTS) -> None:
     """Replace an experiment's runs in docs/evidence.json, in the order of the experiments."""
     order = {known.name: place for place, known in enumerate(EXPERIMENTS)}
     arms = {known.name: known.arms for known in EXPERIMENTS}
-    everything = [run for run in read_runs() if run["experiment"] != experiment and run["experiment"] in order]
+    everything = [run for run in read_runs(results) if run["experiment"] != experiment and run["experiment"] in order]
     everything += runs
     everything.sort(key=lambda r: (order[r["experiment"]], arms[r["experiment"]].index(r["arm"]), r["seed"]))
-    RESULTS.write_text(json.dumps({"runs": everything}, indent=1) + "\n")
+    lines = ",\n".join(json.dumps(run) for run in everything)
+    results.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -89,10 +89,10 @@ def load_dataset(
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
-    if request.train_samples is not None:
-        splits[Split.TRAIN] = _fewer(splits[Split.TRAIN], request.train_samples)
     if not request.labels:
         splits |= {split: _unlabelled(splits[split], interface) for split in (Split.TRAIN, Split.VALIDATION)}
+    if request.train_samples is not None:  # after the labels have gone: they must not choose the samples then
+        splits[Split.TRAIN] = _fewer(splits[Split.TRAIN], request.train_samples)
     preprocessing = (
         resolve_text_preprocessing(request, names)
         if interface.modality == Modality.TEXT

@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from benchmarks.evidence.data import DATASETS
+from benchmarks.evidence.data import DATASETS, labelled, write_texts
 from benchmarks.evidence.experiments import ARMS, EXPERIMENTS, RATES, Experiment, at_rate
 from benchmarks.evidence.page import interval, page
-from benchmarks.evidence.teachers import RECIPES
-from lit_core.spec import Inspection, JobRequest, JobSpec, StudentOption, merged, resolve
+from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
+from lit_core.families import FAMILIES, family_of
+from lit_core.spec import (
+    Architecture,
+    Inspection,
+    JobRequest,
+    JobSpec,
+    StudentOption,
+    merged,
+    resolve,
+)
 
 CELLS = [pytest.param(e, arm, id=f"{e.name}/{arm}") for e in EXPERIMENTS for arm in e.arms]
 
 
-def specification(experiment: Experiment, arm: str) -> JobSpec:
-    sources = {"teacher": "upl_t", "dataset": {"builtin": "digits"}}
-    request = merged(merged(merged(experiment.request, sources), experiment.arm(arm)), {"seed": 1})
-    teacher = RECIPES["mnist5k"].architecture
+def teacher_of(experiment: Experiment) -> Architecture:
+    if experiment.teacher == STARGAN:
+        return architecture_of(stargan()[0], "stargan")
+    return RECIPES["mnist5k" if experiment.teacher == "digits" else experiment.teacher].architecture
+
+
+def architecture_of(network: nn.Module, family: str) -> Architecture:
+    return FAMILIES[family].read({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+
+
+def inspection_of(architecture: Architecture) -> Inspection:
     students = [
-        StudentOption(depth=6 * n + 2, blocks=[n] * 3, parameters=n, parameters_ratio=6 / n) for n in range(1, 7)
+        StudentOption(depth=depth, blocks=blocks, parameters=sum(blocks), parameters_ratio=9 / sum(blocks))
+        for depth, blocks in family_of(architecture).students(architecture)
     ]
-    inspection = Inspection(format="safetensors", architecture=teacher, parameters=6, students=students)
-    return resolve(JobRequest.model_validate(request), inspection)
+    return Inspection(format="safetensors", architecture=architecture, parameters=9, students=students)
+
+
+def specification(experiment: Experiment, arm: str) -> JobSpec:
+    sources: dict[str, Any] = {"teacher": "upl_t", "dataset": {"upload": "upl_d"}}
+    discriminator = None
+    if experiment.discriminator is not None:
+        sources["discriminator"] = "upl_c"
+        discriminator = inspection_of(architecture_of(stargan()[1], DISCRIMINATOR.replace("-", "_")))
+    patch = merged(merged(experiment.request, sources), experiment.arm(arm))
+    request = JobRequest.model_validate(merged(patch, {"seed": 1}))
+    given = discriminator if request.discriminator else None
+    return resolve(request, inspection_of(teacher_of(experiment)), given)
 
 
 @pytest.mark.parametrize(("experiment", "arm"), CELLS)
 def test_every_cell_is_a_job(experiment: Experiment, arm: str) -> None:
     spec = specification(experiment, arm)
     assert spec.method.value == ARMS[arm]["method"]
-    assert experiment.teacher in {"digits", *RECIPES}
+    assert sum(spec.student.blocks) < sum(spec.teacher.architecture.blocks)
+    assert experiment.teacher in {"digits", STARGAN, *RECIPES}
     assert experiment.dataset in {"digits", *DATASETS}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_all_arms_of_an_experiment_take_the_same_steps(experiment: Experiment) -> None:
     specs = [specification(experiment, arm) for arm in experiment.arms]
-    epochs = {spec.schedule.lit.epochs + spec.schedule.fine_tune.epochs for spec in specs}
-    assert len(epochs) == 1
+    # Fine-tuning follows only where a generator has a discriminator, which is what those arms compare.
+    assert len({spec.schedule.lit.epochs + spec.schedule.fine_tune.epochs * _fine_tunes(spec) for spec in specs}) == (
+        1 if experiment.discriminator is None else 2
+    )
     assert len({spec.schedule.steps_per_epoch for spec in specs}) == 1
     assert len({(spec.dataset.train_samples, spec.dataset.labels, spec.student.depth) for spec in specs}) == 1
+
+
+def _fine_tunes(spec: JobSpec) -> bool:
+    return spec.teacher.architecture.family != "stargan" or spec.discriminator is not None
 
 
 def test_a_learning_rate_reaches_both_phases() -> None:
@@ -59,7 +99,7 @@ def run(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
         "parameters": 100,
         "teacher_parameters": 300,
         "seconds": 2.0,
-        "curve": [90.0, accuracy],
+        "curve": {"student_accuracy": [90.0, accuracy]},
         "specification": {"schedule": {"lit": {"learning_rate": 0.1}}},
     }
 
@@ -72,3 +112,29 @@ def test_the_page_pairs_runs_by_their_seeds() -> None:
     # Differences of -1, -2 and -1: mean -4/3, standard error 1/3, and Student's t with 2 degrees of freedom is 4.303.
     assert "| kd | 95.67 ± 1.15 | -1.33 (-2.77 to +0.10) | 100 | 0.1 | 2 | 3 |" in text
     assert interval([-1.0, -2.0, -1.0]) == pytest.approx((-4 / 3 - 4.3027 / 3, -4 / 3 + 4.3027 / 3), abs=1e-3)
+
+
+def test_the_page_shows_how_near_generators_come() -> None:
+    made = {"psnr": 30.0, "ssim": 0.9, "l1": 0.01, "accuracy": None, "teacher_accuracy": None}
+    curve = {"psnr": [20.0, 30.0], "ir_loss": [0.5, 0.1]}
+    runs = [run("ir-only", s, 0) | made | {"experiment": "stargan", "curve": curve} for s in (0, 1)]
+    runs[0]["picture"] = "evidence/stargan-ir-only.png"
+    text = page({"runs": runs})
+    assert (
+        "| ir-only | 30.00 ± 0.00 | 0.9000 ± 0.0000 | 0.0100 ± 0.0000 | 0.5000 | 0.1000 | 5.0 | 100 | 2 | 2 |" in text
+    )
+    assert "![Translations of ir-only](evidence/stargan-ir-only.png)" in text
+
+
+def test_a_reviews_sentences_stay_in_one_split_and_neutral_ones_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        f"{review}_{sentence}\t{sentence - 1}\tof {review}, with" for review in range(1, 21) for sentence in range(3)
+    ]
+    splits = labelled("\n".join(rows))
+    assert {name: len(found) for name, found in splits.items()} == {"train": 28, "val": 4, "test": 8}
+    assert splits["val"][:2] == [("negative", "of 1, with"), ("positive", "of 1, with")]
+    write_texts(tmp_path / "texts.zip", splits)
+    with zipfile.ZipFile(tmp_path / "texts.zip") as archive:
+        assert archive.namelist() == ["train.csv", "val.csv", "test.csv"]
+        read = list(csv.reader(io.StringIO(archive.read("test.csv").decode())))
+    assert [tuple(row) for row in read] == splits["test"]

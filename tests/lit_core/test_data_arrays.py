@@ -251,6 +251,15 @@ def test_fewer_samples_keep_the_classes_shares(tmp_path: Path) -> None:
     assert error.field == "dataset.train_samples"
 
 
+def test_labels_that_are_left_unread_do_not_choose_the_samples(tmp_path: Path) -> None:
+    x, split = np.repeat(X, 10, 0), np.arange(300) % 3
+    chosen = [
+        load(npz(tmp_path, x=x, y=y, split=split), train_samples=12, labels=False).splits[Split.TRAIN].x
+        for y in (np.repeat(Y, 10), np.repeat(Y[::-1], 10), np.tile(Y, 10))
+    ]
+    assert all(torch.equal(rows, chosen[0]) for rows in chosen[1:])
+
+
 def test_a_shift_as_large_as_the_image(tmp_path: Path) -> None:
     path = npz(tmp_path, x=X, y=Y)
     request = DatasetRequest(upload="upl_x")

@@ -1,0 +1,39 @@
+"""`make evidence` in short: studies through the service, their rows, the same study again, and one cell anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from benchmarks.evidence.experiments import EXPERIMENTS, epochs
+from benchmarks.evidence.page import page
+from benchmarks.evidence.run import keep, read_runs, row, run_cell, run_experiment
+from lit_client import Client
+from lit_core.spec import merged
+
+DIGITS = next(experiment for experiment in EXPERIMENTS if experiment.name == "digits")
+SHORT = dataclasses.replace(DIGITS, request=merged(DIGITS.request, epochs(1, 1)), arms=("lit", "kd"), seeds=2)
+
+
+def test_an_experiment_becomes_a_section_of_the_page_and_a_cell_gives_its_row_again(
+    client: Client, tmp_path: Path
+) -> None:
+    results = tmp_path / "evidence.json"
+    keep("digits", run_experiment(client, SHORT), results)
+    runs = read_runs(results)
+    assert [(run["arm"], run["seed"]) for run in runs] == [("lit", 0), ("lit", 1), ("kd", 0), ("kd", 1)]
+    assert all(50 < run["accuracy"] <= 100 for run in runs)
+    assert [len(run["curve"]["student_accuracy"]) for run in runs] == [2, 2, 2, 2]
+    assert page({"runs": runs}).count("| kd |") == 1
+
+    # Gone on with, not run again.
+    jobs = len(list(client.jobs()))
+    keep("digits", run_experiment(client, SHORT), results)
+    assert read_runs(results) == runs
+    assert len(list(client.jobs())) == jobs
+
+    # On the CPU the same specification gives the same student.
+    again = row(client, SHORT, "kd", run_cell(client, SHORT, "kd", 1))
+    assert json.dumps(again["curve"]) == json.dumps(runs[3]["curve"])
+    assert again["accuracy"] == runs[3]["accuracy"]
