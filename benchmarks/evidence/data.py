@@ -26,7 +26,7 @@ SPLITS = {"train": 350, "val": 50, "test": 100}
 """Samples of each of the ten digits; MNIST-5k has 500."""
 HARD = Augmentation(shift=1, flip=False, rotate=40, scale=1.25, noise=0.6)
 """What makes the digits hard. The training split is drawn anew for every batch, validation and test are drawn once."""
-DRAWS = (1, 2, 4)
+DRAWS = (1, 4, 8)
 """Of each hard image, by split: more measurements of one network, so that smaller differences show."""
 COLOURS = ("red", "green", "blue")
 

@@ -19,7 +19,7 @@ from lit_core.spec import merged
 TUNED = Path(__file__).with_name("tuned.json")
 TUNING_SEEDS = (100, 101)
 RATES = (0.01, 0.03, 0.1)
-"""Of the first phase, fine-tuning has a third of it. What `tune.py` chooses from where an experiment has no others."""
+"""Of the first phase, fine-tuning has a tenth of it. What `tune.py` chooses from where an experiment has no others."""
 
 Patch = Mapping[str, Any]
 
@@ -38,6 +38,7 @@ ARMS: Mapping[str, Patch] = {
     "beta-0": {"method": "lit", "feed": "teacher", "beta": 0.0},
     "beta-1": {"method": "lit", "feed": "teacher", "beta": 1.0},
     "no-fine-tuning": {"method": "lit", "feed": "teacher"},
+    "long-fine-tuning": {"method": "lit", "feed": "teacher"},
     "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
     # Of generators: without a discriminator the first phase is all.
     "ir-only": {"method": "lit", "discriminator": None},
@@ -82,7 +83,7 @@ class Experiment:
 
 
 def at_rate(rate: float) -> Patch:
-    return {"schedule": {"lit": {"learning_rate": rate}, "fine_tune": {"learning_rate": round(rate / 3, 6)}}}
+    return {"schedule": {"lit": {"learning_rate": rate}, "fine_tune": {"learning_rate": round(rate / 10, 6)}}}
 
 
 def tuned() -> Mapping[str, Mapping[str, float | Patch]]:
@@ -95,9 +96,10 @@ def epochs(lit: int, fine_tune: int) -> Patch:
     return {"schedule": {"lit": {"epochs": lit}, "fine_tune": {"epochs": fine_tune}}}
 
 
-def steps(total: int) -> Patch:
-    """Two thirds in the first phase, evaluated twenty times in all."""
-    return {"schedule": {"steps_per_epoch": total // 20, "lit": {"epochs": 13}, "fine_tune": {"epochs": 7}}}
+def steps(total: int, evaluations: int = 20) -> Patch:
+    """About 85 % in the first phase."""
+    fine_tune = round(0.15 * evaluations)
+    return _of(epochs(evaluations - fine_tune, fine_tune), {"schedule": {"steps_per_epoch": total // evaluations}})
 
 
 def _of(*patches: Patch) -> dict[str, Any]:
@@ -109,6 +111,8 @@ def _of(*patches: Patch) -> dict[str, Any]:
 
 SHIFT = {"augmentation": {"shift": 1}}
 HARDER = {"augmentation": HARD.model_dump(exclude_unset=True), "dataset": {"mean": [0.0], "std": [1.0]}}
+THREE_EPOCHS = steps(330, 10)
+"""3.02 passes over 3,500 images: whole epochs would not part them as the others are parted."""
 TO_14, TO_8 = {"student": {"depth": 14}}, {"student": {"depth": 8}}
 NO_LABELS = {"alpha": 0.0, "dataset": {"labels": False}}
 
@@ -142,9 +146,9 @@ def _hard_steps(total: int) -> Experiment:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    Experiment("digits", "digits", "digits", _of(TO_14, epochs(8, 4)), EVERY, 5),
-    Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(2, 1)), EVERY, 5),
-    Experiment("mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(8, 4)), EVERY, 5),
+    Experiment("digits", "digits", "digits", _of(TO_14, epochs(10, 2)), EVERY, 5),
+    Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, THREE_EPOCHS), EVERY, 5),
+    Experiment("mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(10, 2)), EVERY, 5),
     Experiment(
         "mnist5k-hard",
         "mnist5k-hard",
@@ -163,25 +167,25 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     *(_hard_steps(total) for total in (200, 400, 1600, 3200)),
     Experiment(
-        "mnist5k-deep", "mnist5k", "mnist5k", _of(SHIFT, TO_8, epochs(2, 1)), ("lit", "kd", "hint", "scratch"), 5
+        "mnist5k-deep", "mnist5k", "mnist5k", _of(SHIFT, TO_8, THREE_EPOCHS), ("lit", "kd", "hint", "scratch"), 5
     ),
     *(_unlabelled(samples) for samples in (100, 300, 1000)),
     Experiment(
         "ablations",
         "mnist5k",
         "mnist5k",
-        _of(SHIFT, TO_14, epochs(2, 1)),
-        ("lit", "hint", "beta-0", "beta-1", "no-fine-tuning", "free-ends"),
+        _of(SHIFT, TO_14, THREE_EPOCHS),
+        ("lit", "hint", "beta-0", "beta-1", "no-fine-tuning", "long-fine-tuning", "free-ends"),
         5,
-        patches={"no-fine-tuning": {**epochs(3, 0)}},
+        patches={"no-fine-tuning": epochs(10, 0), "long-fine-tuning": epochs(7, 3)},
         rates_of="mnist5k-short",
     ),
-    Experiment("digits-search", "digits", "digits", _of(TO_14, epochs(8, 4)), ("default", SEARCHED), 3),
+    Experiment("digits-search", "digits", "digits", _of(TO_14, epochs(10, 2)), ("default", SEARCHED), 3),
     Experiment(
         "resnext",
         "resnext",
         "mnist5k",
-        _of(SHIFT, {"student": {"depth": 11}}, epochs(2, 1)),
+        _of(SHIFT, {"student": {"depth": 11}}, THREE_EPOCHS),
         ("lit", "kd", "scratch"),
         3,
     ),
@@ -189,7 +193,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "amazon-vdcnn",
         "vdcnn",
         "amazon",
-        _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(4, 2)),
+        _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(5, 1)),
         ("lit", "kd", "hint", "scratch"),
         3,
         rates=(0.003, 0.01, 0.03),

@@ -59,7 +59,7 @@ _FEW: Values = {
     },
 }
 
-_QUICK: Values = {"schedule": {"lit": {"epochs": 4}, "fine_tune": {"epochs": 2}}}
+_QUICK: Values = {"schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 1}}}
 
 _PAPER_CIFAR: Values = {
     "feed": "teacher",

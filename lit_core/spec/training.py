@@ -136,13 +136,16 @@ class PhaseSchedule(Model):
 
 
 class LitSchedule(PhaseSchedule):
-    epochs: int = Field(20, ge=0, le=100_000)
+    epochs: int = Field(26, ge=0, le=100_000)
     learning_rate: float = Field(0.1, gt=0, le=100)
 
 
 class FineTuneSchedule(PhaseSchedule):
-    epochs: int = Field(10, ge=0, le=100_000)
-    learning_rate: float = Field(0.03, gt=0, le=100)
+    """Short, and at a rate that keeps what the first phase has reached."""
+
+    epochs: int = Field(4, ge=0, le=100_000)
+    learning_rate: float = Field(0.01, gt=0, le=100)
+    schedule: LearningRateSchedule = Cosine(kind="cosine")
 
 
 class Optimizer(StrEnum):

@@ -86,7 +86,7 @@ def _fine_tunes(spec: JobSpec) -> bool:
 def test_a_learning_rate_reaches_both_phases() -> None:
     patch = at_rate(RATES[-1])
     assert patch["schedule"]["lit"]["learning_rate"] == RATES[-1]
-    assert patch["schedule"]["fine_tune"]["learning_rate"] == pytest.approx(RATES[-1] / 3, rel=1e-4)
+    assert patch["schedule"]["fine_tune"]["learning_rate"] == pytest.approx(RATES[-1] / 10, rel=1e-4)
 
 
 def run(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
