@@ -18,7 +18,7 @@ from lit_core.spec import merged
 
 TUNED = Path(__file__).with_name("tuned.json")
 TUNING_SEEDS = (100, 101)
-RATES = (0.01, 0.03, 0.1)
+RATES, TWO_RATES = (0.01, 0.03, 0.1), (0.03, 0.1)
 """Of the first phase, fine-tuning has a tenth of it. What `tune.py` chooses from where an experiment has no others."""
 
 Patch = Mapping[str, Any]
@@ -69,12 +69,16 @@ class Experiment:
     """A name in `teachers.TEACHERS`."""
     rates: tuple[float, ...] = RATES
     """What each arm's learning rate is chosen from; none: there is nothing to choose."""
+    untuned: tuple[str, ...] = ()
+    """Arms that are run as they come."""
     rates_of: str | None = None
     """The experiment whose rates are used, instead of tuning this one. An arm that it lacks has those of its `lit`."""
 
     def arm(self, name: str) -> dict[str, Any]:
         """The patch of one arm, its tuned learning rate included."""
         patch = merged(ARMS[name], self.patches.get(name, {}))
+        if name in self.untuned:
+            return patch
         found = tuned().get(self.rates_of or self.name, {})
         choice = found.get(name, found.get("lit") if self.rates_of else None)
         if choice is None:
@@ -126,10 +130,12 @@ def _unlabelled(samples: int) -> Experiment:
         name=f"mnist5k-unlabelled-{samples}",
         teacher="mnist5k",
         dataset="mnist5k",
-        request=_of(SHIFT, TO_14, NO_LABELS, _few(samples), steps(400)),
+        request=_of(SHIFT, TO_14, NO_LABELS, _few(samples)),
         arms=("lit", "kd", "hint"),
         seeds=5,
-        patches={"lit": {"preset": "few", "feed": "scheduled", "beta": 0.0}},
+        patches={"lit": {"preset": "few", "feed": "scheduled"}, "kd": steps(400), "hint": steps(400)},
+        untuned=("lit",),
+        rates_of=None if samples == 100 else "mnist5k-unlabelled-100",
     )
 
 
@@ -146,9 +152,11 @@ def _hard_steps(total: int) -> Experiment:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    Experiment("digits", "digits", "digits", _of(TO_14, epochs(10, 2)), EVERY, 5),
-    Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, THREE_EPOCHS), EVERY, 5),
-    Experiment("mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(10, 2)), EVERY, 5),
+    Experiment("digits", "digits", "digits", _of(TO_14, epochs(10, 2)), EVERY, 5, rates=TWO_RATES),
+    Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, THREE_EPOCHS), EVERY, 5, rates=TWO_RATES),
+    Experiment(
+        "mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(10, 2)), EVERY, 5, rates_of="mnist5k-short"
+    ),
     Experiment(
         "mnist5k-hard",
         "mnist5k-hard",
@@ -167,7 +175,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     *(_hard_steps(total) for total in (200, 400, 1600, 3200)),
     Experiment(
-        "mnist5k-deep", "mnist5k", "mnist5k", _of(SHIFT, TO_8, THREE_EPOCHS), ("lit", "kd", "hint", "scratch"), 5
+        "mnist5k-deep",
+        "mnist5k",
+        "mnist5k",
+        _of(SHIFT, TO_8, THREE_EPOCHS),
+        ("lit", "kd", "hint", "scratch"),
+        5,
+        rates_of="mnist5k-short",
     ),
     *(_unlabelled(samples) for samples in (100, 300, 1000)),
     Experiment(
@@ -188,6 +202,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _of(SHIFT, {"student": {"depth": 11}}, THREE_EPOCHS),
         ("lit", "kd", "scratch"),
         3,
+        rates=TWO_RATES,
     ),
     Experiment(
         "amazon-vdcnn",
@@ -196,7 +211,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(5, 1)),
         ("lit", "kd", "hint", "scratch"),
         3,
-        rates=(0.003, 0.01, 0.03),
+        rates=(0.01, 0.03),
     ),
     Experiment(
         "stargan",

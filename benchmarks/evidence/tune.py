@@ -60,10 +60,11 @@ def search(client: Client, experiment: Experiment) -> dict[str, Any]:
 
 def best_rates(client: Client, experiment: Experiment) -> dict[str, float]:
     """By arm: the rate with the best mean on the validation split; of equal ones, the lowest."""
+    tuned_arms = [arm for arm in experiment.arms if arm not in experiment.untuned]
     plain = replace(experiment, name=f"{experiment.name} (tuning)")  # reads no tuned rate
     arms = [
         {**merged(plain.arm(arm), at_rate(rate)), "name": f"{arm}{SEPARATOR}{rate:g}"}
-        for arm in experiment.arms
+        for arm in tuned_arms
         for rate in experiment.rates
     ]
     job = merged(experiment.request, sources(client, experiment))
@@ -73,7 +74,7 @@ def best_rates(client: Client, experiment: Experiment) -> dict[str, float]:
         arm, _, rate = str((trial.trial or {})["arm"]).partition(SEPARATOR)
         found.setdefault((arm, float(rate)), []).append((trial.result or {})["selected"]["value"])
     means = {key: sum(values) / len(values) for key, values in found.items()}
-    return {arm: max(experiment.rates, key=lambda rate: (means[arm, rate], -rate)) for arm in experiment.arms}
+    return {arm: max(experiment.rates, key=lambda rate: (means[arm, rate], -rate)) for arm in tuned_arms}
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ REQUEST: dict[str, Any] = {
     "beta": 0.5,
     "tau": 4,
     "schedule": {
-        "lit": {"epochs": 8, "learning_rate": 0.1},
-        "fine_tune": {"epochs": 4, "learning_rate": 0.03},
+        "lit": {"epochs": 10, "learning_rate": 0.1},
+        "fine_tune": {"epochs": 2, "learning_rate": 0.01},
         "batch_size": 32,
     },
     "seed": 0,

@@ -34,6 +34,7 @@ from lit_core.spec.training import (
     Phase,
     PhaseSchedule,
     Precision,
+    Pruning,
     Schedule,
 )
 
@@ -72,6 +73,7 @@ __all__ = [
     "Precision",
     "Preprocessing",
     "Preset",
+    "Pruning",
     "Schedule",
     "SpecError",
     "Split",

@@ -73,6 +73,16 @@ class IrLoss(StrEnum):
     COSINE = "cosine"
 
 
+class Pruning(StrEnum):
+    """What method `prune` sets to zero."""
+
+    WEIGHTS = "weights"
+    """The smallest weights of all layers together (Han et al., NeurIPS 2015)."""
+    FILTERS = "filters"
+    """Whole filters (rows of linear layers), those of the smallest L1 norm, the same share in every layer (Li et al.,
+    ICLR 2017)."""
+
+
 class Feed(StrEnum):
     """What a student's section is fed on the IR path."""
 
@@ -229,6 +239,8 @@ class Hyperparameters(Model):
     """Inputs of random noise that are added to the training split, for the teacher alone to label."""
     attention_weight: float = Field(1000.0, ge=0, le=1e6)
     """Twice the weight of the attention transfer loss, of method `at`."""
+    pruning: Pruning = Pruning.WEIGHTS
+    """Of method `prune`."""
     adversarial: Adversarial | None = None
     """Of a GAN's fine-tuning. None: the defaults where a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)

@@ -49,8 +49,8 @@ class Classification:
         self.selection = "accuracy" if self.labelled else "agreement"
         self.masks: dict[str, Tensor] = {}
         if spec.method == Method.PRUNE:
-            self.masks = prune_to(student.network, student_parameters)
-        self._answers: dict[Split, Tensor] = {}
+            self.masks = prune_to(student.network, student_parameters, spec.pruning)
+        self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
         split = Split.VALIDATION
@@ -146,11 +146,17 @@ class Classification:
         """None."""
 
     def _teacher_logits(self, split: Split) -> Tensor:
-        if split not in self._answers:
-            self._answers[split] = self._predict(self.teacher.network, split).logits
-        return self._answers[split]
+        return self._predict(self.teacher.network, split).logits
 
     def _predict(self, network: nn.Module, split: Split) -> Prediction:
+        if network is not self.teacher.network:
+            return self._answers(network, split)
+        # It stays as it is, so it is asked once.
+        if split not in self._taught:
+            self._taught[split] = self._answers(network, split)
+        return self._taught[split]
+
+    def _answers(self, network: nn.Module, split: Split) -> Prediction:
         return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 

@@ -126,6 +126,15 @@ def test_pruning_leaves_as_many_parameters_as_the_student_has(tmp_path: Path, te
     assert trained - zeros == pruned["student"]["parameters"]
 
 
+def test_pruning_filters_leaves_no_more_than_the_student_has(tmp_path: Path, teacher_file: Path) -> None:
+    shallow = run(tmp_path / "lit", teacher_file)["student"]["parameters"]
+    pruned = run(tmp_path / "prune", teacher_file, method="prune", pruning="filters")["student"]["parameters"]
+    assert 0.7 * shallow < pruned <= shallow
+    state = load_file(tmp_path / "prune" / "output" / "model.safetensors")
+    filters = state["layer1.1.conv1.weight"].flatten(1)
+    assert 0 < int((filters == 0).all(1).sum()) == int((filters == 0).any(1).sum()) < len(filters)
+
+
 def test_scratch_takes_nothing_from_the_teacher_and_random_its_ends(tmp_path: Path, teacher_file: Path) -> None:
     still = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
     teacher = load_file(teacher_file)

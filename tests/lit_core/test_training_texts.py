@@ -18,7 +18,7 @@ from lit_core.data.text_preprocessing import TextPreprocessing
 from lit_core.families.vdcnn import VDCNN, Downsampling
 from lit_core.measure import count_parameters, flops
 from lit_core.pruning import prune_to
-from lit_core.spec import JobRequest, resolve
+from lit_core.spec import JobRequest, Pruning, resolve
 from lit_core.spec.dataset import VDCNN_VOCABULARY
 from lit_core.teacher import inspect_teacher, read_teacher
 
@@ -122,6 +122,34 @@ def test_pruning_takes_the_smallest_weights_of_embedding_convolutions_and_head()
     assert kept <= masks.keys()
     left = count_parameters(made) - sum(int((mask == 0).sum()) for mask in masks.values())
     assert left == 600
+
+
+def test_pruning_filters_takes_the_smallest_of_each_layer_by_the_same_share_and_never_the_outputs() -> None:
+    made = network()
+    before = {
+        name: module.weight.detach().clone() for name, module in made.named_modules() if hasattr(module, "weight")
+    }
+    total = count_parameters(made)
+    masks = prune_to(made, total // 2, Pruning.FILTERS)
+    left = total - sum(int((mask == 0).sum()) for mask in masks.values())
+    assert "fc3.weight" not in masks
+    assert "character_embedding.weight" not in masks
+    largest, least, most = 0, [], []
+    for name, mask in masks.items():
+        rows = mask.flatten(1)
+        assert all(len(row.unique()) == 1 for row in rows)
+        kept = rows[:, 0].bool()
+        norms = before[name.removesuffix(".weight")].flatten(1).abs().sum(1)
+        assert norms[kept].min() >= norms[~kept].max()
+        least.append((len(rows) - int(kept.sum())) / len(rows))
+        most.append((len(rows) - int(kept.sum()) + 1) / len(rows))
+        largest += rows.shape[1]
+    # There is a share that rounds down to what went from each layer.
+    assert max(least) < min(most)
+    # One step of the share takes at most one filter of each layer.
+    assert total // 2 - largest <= left <= total // 2
+    with pytest.raises(ValueError, match="a filter of each layer stays"):
+        prune_to(network(), 100, Pruning.FILTERS)
 
 
 def test_a_teacher_near_chance_is_told_what_its_tensors_leave_open(tmp_path: Path, teacher_file: Path) -> None:
