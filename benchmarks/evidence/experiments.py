@@ -40,9 +40,9 @@ ARMS: Mapping[str, Patch] = {
     "no-fine-tuning": {"method": "lit", "feed": "teacher"},
     "long-fine-tuning": {"method": "lit", "feed": "teacher"},
     "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
-    # Of generators: without a discriminator the first phase is all.
-    "ir-only": {"method": "lit", "discriminator": None},
-    "ir-only-random": {"method": "lit", "discriminator": None, "student": {"init": "random"}},
+    # Of generators.
+    "ir-only": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}},
+    "ir-only-random": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}, "student": {"init": "random"}},
     "adversarial": {"method": "lit"},
     # What a search study of the same job chooses, against what it would have been without.
     "default": {"method": "lit"},
@@ -152,7 +152,7 @@ def _hard_steps(total: int) -> Experiment:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    Experiment("digits", "digits", "digits", _of(TO_14, epochs(10, 2)), EVERY, 5, rates=TWO_RATES),
+    Experiment("digits", "digits", "digits", _of(TO_14, epochs(10, 2)), EVERY, 5, rates_of="mnist5k-short"),
     Experiment("mnist5k-short", "mnist5k", "mnist5k", _of(SHIFT, TO_14, THREE_EPOCHS), EVERY, 5, rates=TWO_RATES),
     Experiment(
         "mnist5k-long", "mnist5k", "mnist5k", _of(SHIFT, TO_14, epochs(10, 2)), EVERY, 5, rates_of="mnist5k-short"
@@ -172,6 +172,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _of(HARDER, TO_14, NO_LABELS, _few(300), steps(800)),
         ("lit", "lit-scheduled", "kd", "hint"),
         5,
+        rates_of="mnist5k-hard",
     ),
     *(_hard_steps(total) for total in (200, 400, 1600, 3200)),
     Experiment(
@@ -202,7 +203,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _of(SHIFT, {"student": {"depth": 11}}, THREE_EPOCHS),
         ("lit", "kd", "scratch"),
         3,
-        rates=TWO_RATES,
+        rates_of="mnist5k-short",
     ),
     Experiment(
         "amazon-vdcnn",
@@ -211,7 +212,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(5, 1)),
         ("lit", "kd", "hint", "scratch"),
         3,
-        rates=(0.01, 0.03),
+        rates=(),
     ),
     Experiment(
         "stargan",

@@ -123,3 +123,35 @@ def test_one_command_with_a_discriminator_and_celebas_layout(
     assert report["domains"] == "exclusive"
     assert "PSNR" in done.stderr
     assert "SSIM to the teacher, test" in done.stdout
+
+
+def test_a_study_compares_students_with_and_without_their_discriminator(client: Client, files: dict[str, Path]) -> None:
+    ids = {name: client.upload(path, "teacher").id for name, path in files.items() if name != "dataset"}
+    for upload in ids.values():
+        client.wait_inspection(upload)
+    dataset = {"upload": client.upload(files["dataset"], "dataset").id, "class_order": list(COLOURS)}
+    schedule = {"steps_per_epoch": 15, "lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
+    study = client.create_study(
+        {
+            "kind": "compare",
+            "job": {**QUICK, **ids, "dataset": dataset, "schedule": schedule},
+            "methods": [
+                {"name": "ir-only", "method": "lit", "schedule": {"fine_tune": {"epochs": 0}}},
+                {"name": "adversarial", "method": "lit"},
+            ],
+            "seeds": [0, 1],
+        }
+    )
+    study = client.wait_study(study.id, timeout=300)
+    assert study.state == "succeeded", study.error
+    assert study.table is not None
+    assert study.table.validation_metric == study.table.test_metric == "psnr"
+    rows = {row["arm"]: row for row in study.table.rows}
+    assert [row["succeeded"] for row in rows.values()] == [2, 2]
+    assert rows["adversarial"]["pairs"] == 2
+    assert rows["ir-only"]["test_mean"] != rows["adversarial"]["test_mean"]
+    told = {
+        job.trial["arm"]: job.result["fine_tuning"] for job in client.jobs(study=study.id) if job.trial and job.result
+    }
+    assert told["adversarial"] == "adversarial"
+    assert told["ir-only"] == "adversarial fine-tuning left out: schedule.fine_tune.epochs is 0"
