@@ -26,10 +26,14 @@ Where LIT helps, how much, and where it does not. `make evidence` makes all of i
 experiment to the service, with two workers of one thread, and writes [evidence.json](evidence.json), from which alone
 this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
 
-Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are to the
-first arm, paired by seed, with the 95 % interval of their mean (Student's t). Learning rates were chosen on the
-validation split, with other seeds. What the arms do: [method.md](method.md). `hint` is LIT fed by the student.
+Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are points,
+paired by seed, with the 95 % interval of their mean (Student's t); **bold** where it excludes zero. Learning rates were
+chosen on the validation split, with other seeds. What the arms do: [method.md](method.md). Sections of the student are
+fed by the teacher in `lit`, by the student in `hint`, and from the one to the other in `lit-scheduled`. All arms start
+from inherited blocks, but those named `random` and `scratch`.
 """
+KD = "kd"
+LITS = ("lit", "lit-scheduled", "hint")
 
 
 def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
@@ -48,11 +52,31 @@ def page(evidence: Mapping[str, Any]) -> str:
     parts = [INTRODUCTION]
     if missing:
         parts.append(f"Not run yet: {', '.join(missing)}.\n")
+    parts += _summary(runs)
     for name in dict.fromkeys(run["experiment"] for run in runs):
         parts.append(_section(name, [run for run in runs if run["experiment"] == name]))
     if any(run["experiment"].startswith(BUDGETS) for run in runs):
         parts.append("## Accuracy against budget\n\n![Accuracy against budget](evidence/budgets.svg)\n")
     return "\n".join(parts)
+
+
+def _summary(runs: Sequence[Run]) -> list[str]:
+    """LIT against KD in every experiment that has both."""
+    rows = []
+    for name in dict.fromkeys(run["experiment"] for run in runs):
+        arms = _by_arm([run for run in runs if run["experiment"] == name])
+        if KD not in arms or not any(arm in arms for arm in LITS):
+            continue
+        plain = arms[KD]
+        found = {arm: _differences(arms[arm], plain) for arm in LITS if arm in arms}
+        cells = [_interval(found[arm]) if arm in found else "" for arm in LITS]
+        teacher, accuracy = plain[0]["teacher_accuracy"], statistics.mean(run["accuracy"] for run in plain)
+        rows.append(f"| {name} | {teacher:.2f} | {accuracy:.2f} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    head = ["## LIT against KD", "", "Differences to `kd` of the same initialisation, seed by seed.", ""]
+    head += [f"| Experiment | Teacher | kd | {' | '.join(LITS)} |", "|---|---|---|---|---|---|"]
+    return ["\n".join([*head, *rows, ""])]
 
 
 def _section(name: str, runs: Sequence[Run]) -> str:
@@ -69,17 +93,16 @@ def _section(name: str, runs: Sequence[Run]) -> str:
 
 
 def _classifiers(runs: Sequence[Run]) -> list[str]:
-    first = runs[0]["arm"]
+    arms = _by_arm(runs)
+    base = KD if KD in arms else next(iter(arms))
     lines = [
         f"Teacher {runs[0]['teacher_accuracy']:.2f} %, {runs[0]['teacher_parameters']:,} parameters.",
         "",
-        f"| Arm | Test accuracy | Difference to {first} | Parameters | Learning rate | Seconds | Seeds |",
+        f"| Arm | Test accuracy | Difference to {base} | Parameters | Learning rate | Seconds | Seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = {run["seed"]: run["accuracy"] for run in runs if run["arm"] == first}
-    for arm, own in _by_arm(runs).items():
-        differences = [run["accuracy"] - base[run["seed"]] for run in own if run["seed"] in base]
-        shown = "" if arm == first else _interval(differences)
+    for arm, own in arms.items():
+        shown = "" if arm == base else _interval(_differences(own, arms[base]))
         rate = own[0]["specification"]["schedule"]["lit"]["learning_rate"]
         lines.append(
             f"| {arm} | {_spread([run['accuracy'] for run in own])} | {shown} | {own[0]['parameters']:,} | {rate:g} | "
@@ -111,6 +134,12 @@ def _by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {arm: [run for run in runs if run["arm"] == arm] for arm in dict.fromkeys(run["arm"] for run in runs)}
 
 
+def _differences(runs: Sequence[Run], base: Sequence[Run]) -> list[float]:
+    """Of accuracies, seed by seed."""
+    others = {run["seed"]: run["accuracy"] for run in base}
+    return [run["accuracy"] - others[run["seed"]] for run in runs if run["seed"] in others]
+
+
 def _seconds(runs: Sequence[Run]) -> str:
     return f"{statistics.median(run['seconds'] for run in runs):.0f}"
 
@@ -132,7 +161,8 @@ def _interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{statistics.mean(values):+.2f}"
     low, high = interval(values)
-    return f"{statistics.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
+    shown = f"{statistics.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 if __name__ == "__main__":
