@@ -108,15 +108,15 @@ def _member(archive: bytes, name: str) -> bytes:
 
 
 def labelled(snippets: str) -> dict[str, list[tuple[str, str]]]:
-    """(label, text) by split: the sign of the sentiment. A review's sentences stay in one split; every fifth review is
-    for the test, every tenth for validation."""
+    """(label, text) by split: the sign of the sentiment. A review's sentences stay in one split: every fifth review is
+    for the test, and the one after it for validation."""
     splits: dict[str, list[tuple[str, str]]] = {"train": [], "val": [], "test": []}
     for line in snippets.splitlines():
         name, sentiment, text = line.split("\t")
         if float(sentiment) == NEUTRAL:
             continue
         review = int(name.partition("_")[0])
-        split = "test" if review % 5 == 0 else "val" if review % 10 == 1 else "train"
+        split = {0: "test", 1: "val"}.get(review % 5, "train")
         splits[split].append(("positive" if float(sentiment) > NEUTRAL else "negative", text))
     return splits
 

@@ -118,8 +118,12 @@ SHIFT = {"augmentation": {"shift": 1}}
 HARDER = {"augmentation": HARD.model_dump(exclude_unset=True), "dataset": {"mean": [0.0], "std": [1.0]}}
 THREE_EPOCHS = steps(330, 10)
 """3.02 passes over 3,500 images: whole epochs would not part them as the others are parted."""
-TO_14, TO_8 = {"student": {"depth": 14}}, {"student": {"depth": 8}}
+TO_14, TO_9, TO_8 = ({"student": {"depth": depth}} for depth in (14, 9, 8))
 NO_LABELS = {"alpha": 0.0, "dataset": {"labels": False}}
+
+
+ADAM = {"schedule": {"optimizer": "adam", "lit": {"learning_rate": 1e-3}, "fine_tune": {"learning_rate": 1e-4}}}
+"""With SGD the teacher of texts learned nothing."""
 
 
 def _few(samples: int) -> Patch:
@@ -220,7 +224,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "amazon-vdcnn",
         "vdcnn",
         "amazon",
-        _of({"student": {"depth": 9}, "dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, epochs(5, 1)),
+        _of(TO_9, {"dataset": {"length": LENGTH}, "augmentation": {"mask": 0.1}}, ADAM, epochs(5, 1)),
         ("lit", "kd", "hint", "scratch"),
         3,
         rates=(),

@@ -18,6 +18,7 @@ from lit_core.families import family_of
 from lit_core.families.stargan import Discriminator, Generator, StarGan
 from lit_core.learning_rate import learning_rate
 from lit_core.objectives import Batch
+from lit_core.programs import make_optimizer, minimise
 from lit_core.sampling import generator_of, rows_of, steps_per_epoch
 from lit_core.scores import top1
 from lit_core.sections import SectionedNetwork
@@ -51,7 +52,7 @@ class Recipe:
     augmentation: Augmentation
     epochs: int
     learning_rate: float = 0.1
-    weight_decay: float = 1e-4
+    optimizer: Optimizer = Optimizer.SGD
 
 
 def _resnet(depth: int, width: int) -> Architecture:
@@ -114,7 +115,12 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "resnext": Recipe(RESNEXT, DatasetRequest(upload="mnist5k"), Augmentation(shift=1), epochs=25),
     "vdcnn": Recipe(
-        VDCNN, DatasetRequest(upload="amazon", length=LENGTH), Augmentation(mask=0.1), epochs=20, learning_rate=0.01
+        VDCNN,
+        DatasetRequest(upload="amazon", length=LENGTH),
+        Augmentation(mask=0.1),
+        epochs=20,
+        learning_rate=0.001,
+        optimizer=Optimizer.ADAM,
     ),
 }
 STARGAN, DISCRIMINATOR = "stargan", "stargan-discriminator"
@@ -144,21 +150,17 @@ def train_classifier(recipe: Recipe, data: Callable[[str], Path], file: Path) ->
     torch.manual_seed(SEED)
     network = family_of(recipe.architecture).build(recipe.architecture)
     rate = recipe.learning_rate
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
-    )
+    schedule = Schedule(optimizer=recipe.optimizer)
+    optimizer = make_optimizer(network, schedule)
     phase = PhaseSchedule(epochs=recipe.epochs, learning_rate=rate, schedule=OneCycle(kind="one_cycle"))
-    arrays, schedule = dataset.splits[Split.TRAIN], Schedule()
+    arrays = dataset.splits[Split.TRAIN]
     steps = steps_per_epoch(len(arrays.y), schedule)
     for epoch in range(recipe.epochs):
         network.train()
         for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate(phase, epoch * steps + step, steps)
             rows = rows_of(len(arrays.y), schedule, SEED, Phase.LIT, epoch, step)
-            x = _augmented(dataset, rows, epoch, step)
-            optimizer.zero_grad()
-            F.cross_entropy(network(x), arrays.y[rows]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            loss = F.cross_entropy(network(_augmented(dataset, rows, epoch, step)), arrays.y[rows])
+            minimise(loss, optimizer, learning_rate(phase, epoch * steps + step, steps))
     _save(network, file)
     return top1(predict(network, dataset, Split.VALIDATION, torch.device("cpu")))
 
@@ -190,7 +192,7 @@ def train_stargan(path: Path, folder: Path) -> None:
     for step in range(STARGAN_STEPS):
         rows = rows_of(len(arrays.y), Schedule(batch_size=16, steps_per_epoch=1), SEED, Phase.LIT, step, 0)
         own = arrays.y[rows]
-        generator = generator_of(SEED, "teacher", step)
+        generator = generator_of(SEED, "targets", step)
         target = own[torch.randperm(len(own), generator=generator)]
         program.step(Batch((_augmented(dataset, rows, step, 0), target), own, generator=generator), 2e-4)
     _save(discriminator, folder / f"{DISCRIMINATOR}.safetensors")
@@ -199,7 +201,7 @@ def train_stargan(path: Path, folder: Path) -> None:
 
 def _augmented(dataset: Dataset, rows: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
     x = dataset.preprocessing.apply(dataset.splits[Split.TRAIN].x[rows])
-    return augment(x, dataset.augmentation, generator_of(SEED, "augment teacher", epoch, step))
+    return augment(x, dataset.augmentation, generator_of(SEED, "teacher", epoch, step))
 
 
 def _save(network: nn.Module, file: Path) -> None:

@@ -111,6 +111,7 @@ _HALF_LINEAR = {"kind": "linear", "start": 0.5}
 def _stargan(epochs: int, fine_tune_epochs: int, steps: int, learning_rate: float) -> Values:
     return {
         "beta": 0.0,
+        "feed": "teacher",  # of a single section, whose input the frozen stem gives anyway
         "schedule": {
             **_ADAM,
             "steps_per_epoch": steps,

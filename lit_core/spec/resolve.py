@@ -15,6 +15,7 @@ from lit_core.spec.presets import PRESETS, merged, preset_values
 from lit_core.spec.training import (
     Acceptance,
     Adversarial,
+    Feed,
     Hyperparameters,
     Init,
     Method,
@@ -140,6 +141,10 @@ def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
 
 
 def _check_task(request: JobRequest, teacher: Architecture) -> None:
+    if request.noise > 0 and request.feed == Feed.STUDENT:
+        raise SpecError(
+            "noise", "is added to the teacher's representations, which feed student never feeds: leave it out"
+        )
     if request.accept is not None:
         _check_acceptance(request.accept, teacher)
     if teacher.task != Task.TRANSLATION:

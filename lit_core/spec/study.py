@@ -35,6 +35,7 @@ class StudyKind(StrEnum):
 _OWN_DEPTH = {"student": {"depth": None, "blocks": None}}
 ARM_WORDS: dict[str, dict[str, Any]] = {
     **{method.value: {"method": method.value, **(_OWN_DEPTH if method.born_again else {})} for method in Method},
+    "lit-teacher": {"method": "lit", "feed": "teacher"},
     "hint": {"method": "lit", "feed": "student"},
     "lit-scheduled": {"method": "lit", "feed": "scheduled"},
 }

@@ -230,7 +230,7 @@ class Hyperparameters(Model):
     tau: float = Field(4.0, gt=0, le=1000)
     """Temperature of the KD loss."""
     ir_loss: IrLoss = IrLoss.MSE
-    feed: Feed = Feed.TEACHER
+    feed: Feed = Feed.SCHEDULED
     feed_until: float = Field(0.8, gt=0, le=1)
     """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
     noise: float = Field(0.0, ge=0, le=100)
