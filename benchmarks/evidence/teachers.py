@@ -125,7 +125,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 STARGAN, DISCRIMINATOR = "stargan", "stargan-discriminator"
 CONV_DIM, RESIDUAL_BLOCKS, LAYERS = 16, 6, 3
-STARGAN_STEPS = 2000
+WARM_UP_STEPS, STARGAN_STEPS = 800, 1500
 
 
 def teacher_file(name: str, folder: Path, data: Callable[[str], Path]) -> Path:
@@ -173,13 +173,24 @@ def stargan() -> tuple[Generator, Discriminator]:
 
 
 def train_stargan(path: Path, folder: Path) -> None:
-    """Generator and discriminator, each from random weights (Choi et al., CVPR 2018)."""
+    """Generator and discriminator, each from random weights (Choi et al., CVPR 2018).
+
+    The generator first learns to give back what it is given, or it would make the same picture of every digit.
+    """
     torch.manual_seed(SEED)
     network, discriminator = stargan()
     architecture = StarGan().read({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-    request = DatasetRequest(upload="coloured", class_order=list(COLOURS))
+    # What the generator puts out lies in -1..1, and so must its images.
+    request = DatasetRequest(upload="coloured", class_order=list(COLOURS), mean=[0.5] * 3, std=[0.5] * 3)
     dataset = load_dataset(request, Augmentation(), path, Interface.of(architecture))
-    schedule = Schedule(optimizer=Optimizer.ADAM, adam_betas=[0.5, 0.999], weight_decay=0.0, batch_size=16)
+    schedule = Schedule(
+        optimizer=Optimizer.ADAM, adam_betas=[0.5, 0.999], weight_decay=0.0, batch_size=16, steps_per_epoch=1
+    )
+    arrays, optimizer = dataset.splits[Split.TRAIN], make_optimizer(network, schedule)
+    for step in range(WARM_UP_STEPS):
+        rows = rows_of(len(arrays.y), schedule, SEED, Phase.LIT, step, 0)
+        x = dataset.preprocessing.apply(arrays.x[rows])
+        minimise(F.mse_loss(network(x, arrays.y[rows]), x), optimizer, 3e-3)
     program = AdversarialFineTuning(
         SectionedNetwork(network, StarGan().layout(architecture)),
         discriminator,
@@ -188,9 +199,8 @@ def train_stargan(path: Path, folder: Path) -> None:
         frozen=[],
         exclusive=True,
     )
-    arrays = dataset.splits[Split.TRAIN]
     for step in range(STARGAN_STEPS):
-        rows = rows_of(len(arrays.y), Schedule(batch_size=16, steps_per_epoch=1), SEED, Phase.LIT, step, 0)
+        rows = rows_of(len(arrays.y), schedule, SEED, Phase.FINE_TUNE, step, 0)
         own = arrays.y[rows]
         generator = generator_of(SEED, "targets", step)
         target = own[torch.randperm(len(own), generator=generator)]
