@@ -11,6 +11,7 @@ from lit_core.spec.architecture import Architecture, Inspection, Modality, Task,
 from lit_core.spec.base import SpecError
 from lit_core.spec.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_core.spec.mistakes import WHOLE, mistakes
 from lit_core.spec.presets import PRESETS, merged, preset_values
 from lit_core.spec.training import (
     Acceptance,
@@ -72,13 +73,14 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         names = ", ".join(preset.value for preset in known if preset is not None) or "none"
         raise SpecError("preset", f"{request.preset} is no preset of the family {teacher.family}, which has {names}")
     values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
+    completed = merged(values, request.model_dump(exclude_unset=True))
     try:
-        return JobRequest.model_validate(merged(values, request.model_dump(exclude_unset=True)))
+        return JobRequest.model_validate(completed)
     except ValidationError as failure:
         # A value of the request may not go together with one of the preset.
-        error = failure.errors()[0]
-        field = ".".join(str(part) for part in error["loc"])
-        raise SpecError(field or "preset", f"{error['msg']} (together with the preset {request.preset})") from failure
+        first = mistakes(JobRequest, completed, failure)[0]
+        field = "preset" if first.field == WHOLE else first.field
+        raise SpecError(field, f"{first.message} (together with the preset {request.preset})") from failure
 
 
 def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
