@@ -28,7 +28,8 @@ this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again 
 
 Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are points,
 paired by seed, with the 95 % interval of their mean (Student's t); **bold** where it excludes zero. Learning rates were
-chosen on the validation split, with other seeds. What the arms do: [method.md](method.md). Sections of the student are
+chosen on the validation split, with other seeds, some for several experiments together: `make evidence-tuning` and
+`benchmarks/evidence/experiments.py`. What the arms do: [method.md](method.md). Sections of the student are
 fed by the teacher in `lit`, by the student in `hint`, and from the one to the other in `lit-scheduled`. All arms start
 from inherited blocks, but those named `random` and `scratch`.
 """
