@@ -77,6 +77,7 @@ def build_report(
             "by": "the last epoch"
             if task.supersedes(best.phase)
             else f"{task.selection} on the {Split.VALIDATION.value} split",
+            "metric": task.selection,
             "value": round(best.score, 4),
         },
         "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},

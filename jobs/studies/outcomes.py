@@ -17,7 +17,7 @@ def outcome_of(result: dict[str, Any]) -> Outcome | None:
     selected, student, teacher = result["selected"], result["student"], result["teacher"]
     if selected is None:
         return None
-    metric = str(selected["by"]).split()[0]
+    metric = str(selected["metric"])
     labelled = _on(student, "accuracy", Split.TEST) is not None
     test_metric = "accuracy" if labelled else metric
     return Outcome(

@@ -261,7 +261,10 @@ def test_with_a_discriminator_the_last_epoch_is_put_out(tmp_path: Path, untraine
     report = job.report
     assert report["fine_tuning"] == "adversarial"
     assert report["accepted"] is False
-    assert report["selected"].items() >= {"phase": "fine_tune", "epoch": 2, "by": "the last epoch"}.items()
+    assert (
+        report["selected"].items()
+        >= {"phase": "fine_tune", "epoch": 2, "by": "the last epoch", "metric": "psnr"}.items()
+    )
     changed = load_file(job.output / "model.safetensors")["main.0.weight"]
     assert not torch.equal(changed, load_file(untrained[0])["main.0.weight"])
 

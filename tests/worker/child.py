@@ -118,7 +118,7 @@ def do_report() -> None:
     epoch(1, 1)
     output()
     network = {"accuracy": {"val": 95.0, "test": 94.0}, "parameters": 1000, "latency": {"batch_1": {"p50_ms": 1.0}}}
-    selected = {"by": "accuracy on the val split", "value": 95.0}
+    selected = {"by": "accuracy on the val split", "metric": "accuracy", "value": 95.0}
     result = {"accepted": None, "selected": selected, "teacher": network, "student": network, "seconds": 1.5}
     emit({"type": "finished", "result": result})
 
