@@ -33,8 +33,28 @@ chosen on the validation split, with other seeds, some for several experiments t
 fed by the teacher in `lit`, by the student in `hint`, and from the one to the other in `lit-scheduled`. All arms start
 from inherited blocks, but those named `random` and `scratch`.
 """
+
+CONCLUSIONS = """## What it says
+
+- **From random blocks**, as in the paper, LIT is above distillation, hints and training from scratch.
+- **From inherited blocks**, our default, everything gains, and plain distillation most: on easy data with labels it
+  reaches the teacher, and LIT has nothing to add. On digits, ResNeXt and texts it was as good as LIT or better.
+- **On hard data** LIT adds about 0.2 points to distillation at its own best learning rate, with labels and without,
+  and most where steps are few. Scheduled feeding is the best of the three ways of feeding, or as good as the best,
+  from random and from inherited blocks: it is the default.
+- **With few images and no labels** (`preset: few`, which is `lit` in those experiments) LIT adds more than a point at
+  100 images. With 1,000 images distillation has caught up.
+- **Magnitude pruning** to as many weights keeps the most on easy data, but all of the teacher's depth, and so its
+  latency.
+- **StarGAN**: two residual blocks give nearly the pictures of six. Adversarial fine-tuning leads away from the
+  teacher's own pictures, as it should.
+"""
 KD = "kd"
 LITS = ("lit", "lit-scheduled", "hint")
+COMPARED = (
+    ("From inherited blocks, points above or below `kd`:", KD, LITS),
+    ("From random blocks, points above or below `kd-random`:", "kd-random", ("lit-random", "hint-random", "scratch")),
+)
 
 
 def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
@@ -53,7 +73,7 @@ def page(evidence: Mapping[str, Any]) -> str:
     parts = [INTRODUCTION]
     if missing:
         parts.append(f"Not run yet: {', '.join(missing)}.\n")
-    parts += _summary(runs)
+    parts += [*_summary(runs), CONCLUSIONS]
     for name in dict.fromkeys(run["experiment"] for run in runs):
         parts.append(_section(name, [run for run in runs if run["experiment"] == name]))
     if any(run["experiment"].startswith(BUDGETS) for run in runs):
@@ -63,21 +83,24 @@ def page(evidence: Mapping[str, Any]) -> str:
 
 def _summary(runs: Sequence[Run]) -> list[str]:
     """LIT against KD in every experiment that has both."""
+    tables = [table for heading, base, arms in COMPARED if (table := _compared(runs, heading, base, arms))]
+    return ["## LIT against KD\n", *tables] if tables else []
+
+
+def _compared(runs: Sequence[Run], heading: str, base: str, names: Sequence[str]) -> str:
     rows = []
-    for name in dict.fromkeys(run["experiment"] for run in runs):
-        arms = _by_arm([run for run in runs if run["experiment"] == name])
-        if KD not in arms or not any(arm in arms for arm in LITS):
+    for experiment in dict.fromkeys(run["experiment"] for run in runs):
+        arms = _by_arm([run for run in runs if run["experiment"] == experiment])
+        if base not in arms or not any(name in arms for name in names):
             continue
-        plain = arms[KD]
-        found = {arm: _differences(arms[arm], plain) for arm in LITS if arm in arms}
-        cells = [_interval(found[arm]) if arm in found else "" for arm in LITS]
+        plain = arms[base]
+        cells = [_interval(_differences(arms[name], plain)) if name in arms else "" for name in names]
         teacher, accuracy = plain[0]["teacher_accuracy"], statistics.mean(run["accuracy"] for run in plain)
-        rows.append(f"| {name} | {teacher:.2f} | {accuracy:.2f} | {' | '.join(cells)} |")
+        rows.append(f"| {experiment} | {teacher:.2f} | {accuracy:.2f} | {' | '.join(cells)} |")
     if not rows:
-        return []
-    head = ["## LIT against KD", "", "Differences to `kd` of the same initialisation, seed by seed.", ""]
-    head += [f"| Experiment | Teacher | kd | {' | '.join(LITS)} |", "|---|---|---|---|---|---|"]
-    return ["\n".join([*head, *rows, ""])]
+        return ""
+    head = [f"| Experiment | Teacher | {base} | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    return "\n".join([heading, "", *head, *rows, ""])
 
 
 def _section(name: str, runs: Sequence[Run]) -> str:

@@ -74,7 +74,7 @@ def best_rates(client: Client, experiment: Experiment) -> dict[str, float]:
         arm, _, rate = str((trial.trial or {})["arm"]).partition(SEPARATOR)
         found.setdefault((arm, float(rate)), []).append((trial.result or {})["selected"]["value"])
     means = {key: sum(values) / len(values) for key, values in found.items()}
-    return {arm: max(experiment.rates, key=lambda rate: (means[arm, rate], -rate)) for arm in tuned_arms}
+    return {arm: max(experiment.rates, key=lambda rate: (round(means[arm, rate], 3), -rate)) for arm in tuned_arms}
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ class Summary(TypedDict):
     job_id: str | None
 
 
+DECIMALS_OF_EQUALS = 3
+
+
 @dataclass(frozen=True)
 class Point:
     trials: tuple[Trial | None, ...]
@@ -95,7 +98,8 @@ def point(trials: Trials[KeyT], keys: Iterable[KeyT]) -> Point:
 def best(points: Sequence[tuple[Any, Point]]) -> tuple[Any, Point] | None:
     """The complete point with the highest validation mean, the first of equals; None where none is complete."""
     complete = [entry for entry in points if entry[1].complete]
-    return max(complete, key=lambda entry: entry[1].validation) if complete else None
+    # Means of the same counts, added in another order, are equal.
+    return max(complete, key=lambda entry: round(entry[1].validation, DECIMALS_OF_EQUALS)) if complete else None
 
 
 def numbers(outcomes: Sequence[Outcome], read: Callable[[Outcome], float | None]) -> list[float]:

@@ -52,6 +52,8 @@ class _Step:
 
     stage: Stage
     candidates: Mapping[float, tuple[SearchKey, ...]]
+    own: float
+    """What the job would have without a search."""
 
     @property
     def searched(self) -> bool:
@@ -62,8 +64,9 @@ class _Step:
         return [(value, point(trials, keys)) for value, keys in self.candidates.items()]
 
     def winner(self, trials: Trials[SearchKey]) -> tuple[float, Point] | None:
-        """Once all have ended; None where no value has a succeeded trial for every seed."""
-        points = self.points(trials)
+        """Once all have ended: of equals the job's own value, else the first. None where no value has a succeeded trial
+        for every seed."""
+        points = sorted(self.points(trials), key=lambda entry: entry[0] != self.own)
         return best(points) if all(found.ended for _, found in points) else None
 
     def value(self, trials: Trials[SearchKey]) -> float | None:
@@ -93,9 +96,11 @@ class Search:
         self._grids = {Stage.TAU: request.taus, Stage.ALPHA: request.alphas, Stage.BETA: request.betas}
         self._method = job.method
         try:
-            self._alpha = with_preset(job, spec.inspection.architecture).alpha
+            whole = with_preset(job, spec.inspection.architecture)
         except SpecError as wrong:
             raise SpecError(f"job.{wrong.field}", wrong.message) from wrong
+        self._alpha = whole.alpha
+        self._own = {Stage.TAU: whole.tau, Stage.ALPHA: whole.alpha, Stage.BETA: whole.beta}
 
     @property
     def planned(self) -> int:
@@ -174,7 +179,8 @@ class Search:
         )
 
     def _step(self, stage: Stage, key: Callable[[float, int], SearchKey]) -> _Step:
-        return _Step(stage, {value: tuple(key(value, seed) for seed in self._seeds) for value in self._grids[stage]})
+        candidates = {value: tuple(key(value, seed) for seed in self._seeds) for value in self._grids[stage]}
+        return _Step(stage, candidates, self._own[stage])
 
     def _distilled(self, tau: float, alpha: float, seed: int) -> SearchKey:
         return SearchKey(method=_DISTILLATION[self._method], tau=tau, alpha=alpha, seed=seed)

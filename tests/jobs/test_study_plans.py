@@ -229,13 +229,13 @@ def test_tau_then_alpha_then_beta_each_the_best_on_validation(data: st.DataObjec
     assert choice is not None
     tau, alpha, beta = choice.values["tau"], choice.values["alpha"], choice.values["beta"]
 
-    # The first value of each stage that no other one beats, the others as fixed before. The base has α = 0.5.
+    # Of the values of each stage that no other one beats, the job's own or else the first, the others as fixed before.
     found = {value: run.value(method="kd", tau=value, alpha=0.5) for value in taus}
-    assert tau == max(taus, key=lambda value: found[value])
+    assert tau == max(taus, key=lambda value: (found[value], value == 4))
     found = {value: run.value(method="kd", tau=tau, alpha=value) for value in alphas}
-    assert alpha == max(alphas, key=lambda value: found[value])
+    assert alpha == max(alphas, key=lambda value: (found[value], value == 0.5))
     found = {value: run.value(method="lit", tau=tau, alpha=alpha, beta=value) for value in betas}
-    assert beta == max(betas, key=lambda value: found[value])
+    assert beta == max(betas, key=lambda value: (found[value], value == 0.5))
 
     stages = [stage_of(key.stored()) for key in run.made]
     assert stages == sorted(stages, key=["tau", "alpha", "beta"].index)
@@ -245,6 +245,16 @@ def test_tau_then_alpha_then_beta_each_the_best_on_validation(data: st.DataObjec
     assert (best.stored()["beta"], best.stored()["tau"], best.stored()["alpha"]) == (beta, tau, alpha)
     chosen = {row.stage: row for row in kind.table(run.trials) if row.chosen}  # type: ignore[attr-defined]
     assert {stage.value: getattr(row, stage.value) for stage, row in chosen.items()} == choice.values
+
+
+def test_means_of_the_same_counts_are_equal_whatever_their_order() -> None:
+    reached = {0.25: (94.4444, 100.0), 0.75: (95.2778, 99.1667)}  # 340 + 360 and 343 + 357 of 360
+    assert sum(reached[0.25]) < sum(reached[0.75])
+    kind = make_kind("search", taus=[4], alphas=[0.5], betas=[0.25, 0.75], seeds=[0, 1])
+    run = Run(kind, lambda key: reached[key.stored()["beta"]][key.stored()["seed"]], lambda _: 0)
+    choice = run.to_the_end().choice
+    assert choice is not None
+    assert choice.values["beta"] == 0.25
 
 
 def stage_of(key: dict[str, Any]) -> str:
@@ -263,7 +273,8 @@ def test_the_winner_of_tau_is_not_trained_again_for_alpha() -> None:
         {"method": "kd", "tau": 1.0, "alpha": 0.5, "seed": 0},
         {"method": "kd", "tau": 2.0, "alpha": 0.5, "seed": 0},
         {"method": "kd", "tau": 2.0, "alpha": 0.25, "seed": 0},
-        {"method": "lit", "tau": 2.0, "alpha": 0.25, "beta": 0.5, "seed": 0},
+        # Both alphas reach the same, and 0.5 is what the job has without a search.
+        {"method": "lit", "tau": 2.0, "alpha": 0.5, "beta": 0.5, "seed": 0},
     ]
     assert kind.planned == 4
 
