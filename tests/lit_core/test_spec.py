@@ -38,6 +38,21 @@ def test_the_smallest_request_resolves_to_explicit_values() -> None:
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_the_default_recipe_feeds_by_schedule_and_fine_tunes_briefly() -> None:
+    spec = resolve(request(), inspection())
+    assert (spec.feed, spec.alpha, spec.beta, spec.tau) == ("scheduled", 0.5, 0.5, 4)
+    lit, last = spec.schedule.lit, spec.schedule.fine_tune
+    assert (lit.epochs, lit.learning_rate, lit.schedule.kind) == (26, 0.1, "one_cycle")
+    assert (last.epochs, last.learning_rate, last.schedule.kind) == (4, 0.01, "cosine")
+
+
+def test_noise_needs_representations_of_the_teacher_that_are_fed() -> None:
+    assert resolve(request(noise=0.1), inspection()).noise == 0.1
+    with pytest.raises(SpecError, match="teacher's representations") as failure:
+        resolve(request(noise=0.1, feed="student"), inspection())
+    assert failure.value.field == "noise"
+
+
 def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
     made = request(schedule={"lit": {"epochs": 3}})
     assert made.schedule.lit.epochs == 3
