@@ -16,9 +16,11 @@ from matplotlib import pyplot as plt
 
 # The same numbers give the same file.
 mpl.rcParams["svg.hashsalt"] = "evidence"
-IR_LOSS = ("ir_loss",)
+ACCURACY, IR_LOSS = ("student_accuracy", "agreement"), ("ir_loss",)
+POINTS_BELOW = 3
+"""Shown below the worst end of a curve; the first epochs lie far down."""
 CURVES = (
-    (("student_accuracy", "agreement"), "validation accuracy (without labels: agreement), %"),
+    (ACCURACY, "validation accuracy (or agreement), %"),
     (("psnr",), "validation PSNR, dB"),
     (IR_LOSS, "IR loss"),
 )
@@ -49,6 +51,8 @@ def _plot_curves(runs: Sequence[Run], file: Path) -> None:
         axes.set_ylabel(label)
         if names == IR_LOSS:
             axes.set_yscale("log")
+        if names == ACCURACY:
+            axes.set_ylim(bottom=min(line.get_ydata()[-1] for line in axes.get_lines()) - POINTS_BELOW)
     _save(figure, grid[0], file)
 
 
@@ -65,6 +69,8 @@ def _plot_budgets(runs: Sequence[Run], file: Path) -> None:
         axes.errorbar(list(found), means, yerr=errors, marker="o", capsize=3, label=arm)
     axes.axhline(runs[0]["teacher_accuracy"], color="grey", linestyle="--", label="teacher")
     axes.set_xscale("log", base=2)
+    ticks = sorted({int(run["experiment"].removeprefix(BUDGETS)) for run in runs})
+    axes.set_xticks(ticks, [f"{steps:,}" for steps in ticks])
     axes.set_xlabel("steps of 32")
     axes.set_ylabel("test accuracy, %")
     _save(figure, [axes], file)
