@@ -23,6 +23,7 @@ RATES, TWO_RATES = (0.01, 0.03, 0.1), (0.03, 0.1)
 
 Patch = Mapping[str, Any]
 
+SEARCHED = "searched"
 ARMS: Mapping[str, Patch] = {
     "lit": {"method": "lit", "feed": "teacher"},
     "lit-scheduled": {"method": "lit", "feed": "scheduled"},
@@ -47,9 +48,8 @@ ARMS: Mapping[str, Patch] = {
     "adversarial": {"method": "lit"},
     # What a search study of the same job chooses, against what it would have been without.
     "default": {"method": "lit"},
-    "searched": {"method": "lit"},
+    SEARCHED: {"method": "lit"},
 }
-SEARCHED = "searched"
 EVERY = ("lit", "kd", "hint", "at", "lit-random", "kd-random", "hint-random", "scratch", "prune")
 
 
@@ -57,7 +57,7 @@ EVERY = ("lit", "kd", "hint", "at", "lit-random", "kd-random", "hint-random", "s
 class Experiment:
     name: str
     teacher: str
-    """A name in `teachers.TEACHERS`."""
+    """A file's name for `teachers.teacher_file`."""
     dataset: str
     """A name in `data.DATASETS`."""
     request: Patch
@@ -67,7 +67,7 @@ class Experiment:
     patches: Mapping[str, Patch] = field(default_factory=dict)
     """Changes of single arms."""
     discriminator: str | None = None
-    """A name in `teachers.TEACHERS`."""
+    """Likewise."""
     rates: tuple[float, ...] = RATES
     """What each arm's learning rate is chosen from; none: there is nothing to choose."""
     untuned: tuple[str, ...] = ()

@@ -55,17 +55,14 @@ class Recipe:
     optimizer: Optimizer = Optimizer.SGD
 
 
-def _resnet(depth: int, width: int) -> Architecture:
-    return Architecture(
-        family="resnet_cifar",
-        depth=depth,
-        blocks=[(depth - 2) // 6] * 3,
-        channels=1,
-        classes=10,
-        options={"width": width, "shortcut": "A", "head": "fc", "projection": "downsample"},
-    )
-
-
+RESNET = Architecture(
+    family="resnet_cifar",
+    depth=38,
+    blocks=[6, 6, 6],
+    channels=1,
+    classes=10,
+    options={"width": 12, "shortcut": "A", "head": "fc", "projection": "downsample"},
+)
 RESNEXT = Architecture(
     family="resnext_cifar",
     depth=29,
@@ -109,10 +106,8 @@ VDCNN = Architecture(
 )
 
 RECIPES: Mapping[str, Recipe] = {
-    "mnist5k": Recipe(_resnet(38, 12), DatasetRequest(upload="mnist5k"), Augmentation(shift=1), epochs=25),
-    "mnist5k-hard": Recipe(
-        _resnet(38, 12), DatasetRequest(upload="mnist5k-hard", mean=[0.0], std=[1.0]), HARD, epochs=90
-    ),
+    "mnist5k": Recipe(RESNET, DatasetRequest(upload="mnist5k"), Augmentation(shift=1), epochs=25),
+    "mnist5k-hard": Recipe(RESNET, DatasetRequest(upload="mnist5k-hard", mean=[0.0], std=[1.0]), HARD, epochs=90),
     "resnext": Recipe(RESNEXT, DatasetRequest(upload="mnist5k"), Augmentation(shift=1), epochs=25),
     "vdcnn": Recipe(
         VDCNN,
