@@ -24,7 +24,7 @@ from jobs.housekeeping import Housekeeper
 from jobs.notifications import Listener
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from lit_core.spec import JobRequest
+from lit_core.spec import JobRequest, LibraryRequest
 from lit_core.spec.study import STUDY_REQUESTS
 
 THREADS = 40
@@ -97,7 +97,7 @@ def _document(app: FastAPI) -> None:
             return app.openapi_schema
         schema = made()
         schemas = schema["components"]["schemas"]
-        for model in (JobRequest, UploadRequest, *STUDY_REQUESTS.values()):
+        for model in (JobRequest, LibraryRequest, UploadRequest, *STUDY_REQUESTS.values()):
             own = model.model_json_schema(ref_template="#/components/schemas/{model}")
             for name, definition in own.pop("$defs", {}).items():
                 schemas.setdefault(name, definition)

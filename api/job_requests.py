@@ -23,7 +23,7 @@ from jobs import ledger, uploads
 from jobs.errors import NotFound
 from jobs.models import InspectionState, Job, Upload, UploadKind, UploadState
 from jobs.queues import INSPECT_QUEUE, queues_for
-from lit_core.spec import Inspection, JobError, JobRequest, SpecError, resolve
+from lit_core.spec import Inspection, JobError, JobRequest, LibraryRequest, SpecError, resolve
 
 MULTIPART = "multipart/form-data"
 INSPECTION_SECONDS = 30.0
@@ -161,12 +161,22 @@ def _find_repeated(context: Context, owner: str, repeated: tuple[str, str] | Non
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> dict[str, Inspection]:
     """What was found in the teacher and, if there is one, in the discriminator. Raises Problem."""
     end = time.monotonic() + INSPECTION_SECONDS
+    if request.architecture is not None:
+        await run_in_threadpool(_inspect_as, context, owner, request, request.architecture)
     named = {"teacher": request.teacher, "discriminator": request.discriminator}
     return {
         field: await _inspected(context, owner, request, field, upload_id, end)
         for field, upload_id in named.items()
         if upload_id is not None
     }
+
+
+def _inspect_as(context: Context, owner: str, request: JobRequest, architecture: LibraryRequest) -> None:
+    with context.database.session() as session:
+        _check_uploads(session, owner, request)
+        waits = uploads.inspect_as(session, owner, request.teacher, architecture)
+    if waits:
+        context.hints(INSPECT_QUEUE)
 
 
 async def _inspected(
@@ -187,7 +197,8 @@ async def _inspected(
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
     if upload.inspection_error is not None:
         error = JobError.model_validate(upload.inspection_error)
-        raise Problem(422, "bad-teacher", error.detail, errors=[FieldError(field, error.detail)])
+        where = error.field if error.field and field == "teacher" else field
+        raise Problem(422, "bad-teacher", error.detail, errors=[FieldError(where, error.detail)])
     return Inspection.model_validate(upload.inspection)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.ledger import Waiting
 from jobs.models import Event, Job, JobState, Metric, Upload, UploadKind
-from lit_core.spec import Inspection, JobError, JobSpec
+from lit_core.spec import Inspection, JobError, JobSpec, LibraryRequest
 
 MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
 
@@ -43,6 +43,8 @@ class UploadOut(Out):
     sha256: str | None
     state: str
     """`uploading` or `complete`."""
+    architecture: LibraryRequest | None
+    """What a teacher is said to be, of torchvision or timm."""
     inspection_state: str | None
     """Of a complete teacher: `pending`, `running`, `done` or `failed`."""
     inspection: Inspection | None

@@ -19,12 +19,14 @@ from jobs import uploads
 from jobs.errors import Stale
 from jobs.models import Upload, UploadKind, UploadState
 from jobs.queues import INSPECT_QUEUE
+from lit_core.spec import LibraryRequest
 
 OFFSET = "Upload-Offset"
 LENGTH = "Upload-Length"
 BINARY = "application/octet-stream"
 
 _OFFSETS = {name: {"schema": {"type": "integer"}} for name in (OFFSET, LENGTH)}
+_ARCHITECTURE = {"$ref": "#/components/schemas/LibraryRequest"}
 _ANNOUNCEMENT = {"$ref": "#/components/schemas/UploadRequest"}
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
@@ -107,6 +109,27 @@ async def append_to_upload(
     except Stale:
         raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
     return Response(status_code=204, headers=_offset(received), background=background)
+
+
+@router.put(
+    "/{upload_id}/architecture",
+    status_code=202,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ARCHITECTURE}}}},
+)
+async def set_architecture(
+    upload_id: str, request: Request, background: BackgroundTasks, owner: Owner, context: InContext
+) -> UploadOut:
+    """Say which network of torchvision or timm a teacher is. It is inspected anew, as that network."""
+    architecture = validate(LibraryRequest, await read_json(request))
+    upload = await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
+    background.add_task(context.hints, INSPECT_QUEUE)
+    return upload
+
+
+def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest) -> UploadOut:
+    with context.database.session() as session:
+        uploads.inspect_as(session, owner, upload_id, architecture)
+        return show_upload(uploads.get(session, owner, upload_id))
 
 
 async def _receive(request: Request, turn: Turn) -> int:

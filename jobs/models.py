@@ -109,6 +109,8 @@ class Upload(Base):
     sha256: Mapped[str | None]
     """As announced while uploading, as computed once complete."""
     state: Mapped[str]
+    architecture: Mapped[dict[str, Any] | None]
+    """Of a library's network: what its owner says that it is, and what it is inspected as."""
     inspection_state: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from jobs.ids import new_id
 from jobs.ledger import Position, jobs_using, studies_using
 from jobs.models import InspectionState, Upload, UploadKind, UploadState
 from jobs.notifications import notify
-from lit_core.spec import ErrorType, Inspection, JobError
+from lit_core.spec import ErrorType, Inspection, JobError, LibraryRequest
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
@@ -141,6 +142,27 @@ def prefix(upload_id: str) -> str:
     return f"uploads/{upload_id}/"
 
 
+def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest) -> bool:
+    """Say which library's network a complete teacher is; it is inspected anew unless it was inspected as that.
+
+    Whether it waits for an inspection because of that. Raises NotFound.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    wanted = architecture.model_dump(mode="json")
+    if upload.kind != UploadKind.TEACHER or upload.architecture == wanted:
+        return False
+    upload.architecture = wanted
+    if upload.state != UploadState.COMPLETE:
+        return False
+    upload.inspection_state = InspectionState.PENDING.value
+    upload.inspection = upload.inspection_error = None
+    upload.inspection_failures = 0
+    notify(session, upload_id)
+    return True
+
+
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
     """Take the oldest teacher that waits for its inspection, or whose inspection began too long ago."""
     too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
@@ -175,9 +197,15 @@ def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
 
 
 def finish_inspection(
-    session: Session, upload_id: str, *, inspection: Inspection | None, error: JobError | None
+    session: Session,
+    upload_id: str,
+    *,
+    inspection: Inspection | None,
+    error: JobError | None,
+    architecture: dict[str, Any] | None = None,
 ) -> bool:
-    """Write what an inspection found, or why the file is no teacher. The first result stays.
+    """Write what an inspection found, or why the file is no teacher. The first result stays, and that of an inspection
+    as another `architecture` than is asked for by now is dropped.
 
     False when the upload was deleted meanwhile: what the inspection stored is then the caller's to remove.
     """
@@ -186,7 +214,8 @@ def finish_inspection(
     upload = _locked(session, Upload.id == upload_id)
     if upload is None:
         return False
-    if upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}:
+    waits = upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}
+    if waits and upload.architecture == architecture:
         upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
         upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
         upload.inspection_error = None if error is None else error.model_dump(mode="json")

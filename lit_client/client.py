@@ -115,6 +115,13 @@ class Client:
         """Remove an upload. Raises ProblemError `upload-in-use` while a job needs it."""
         self._connection.request("DELETE", f"/v1/uploads/{upload_id}", repeatable=True)
 
+    def inspect_as(self, upload_id: str, architecture: Mapping[str, Any]) -> Upload:
+        """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}."""
+        path = f"/v1/uploads/{upload_id}/architecture"
+        return Upload.model_validate(
+            self._connection.request("PUT", path, json=dict(architecture), repeatable=True).json()
+        )
+
     def wait_inspection(self, upload_id: str, *, timeout: float | None = None) -> Upload:
         """Wait until the service has looked at a teacher.
 

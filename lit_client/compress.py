@@ -19,11 +19,12 @@ from lit_client.job_request import (
     build_body,
     check_body,
     check_student,
+    parse_architecture,
     parse_blocks,
 )
 from lit_client.models import Inspection, Job, Upload, UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
-from lit_core.spec import BUILTIN, Device, Feed, Init, JobRequest, Method, Preset
+from lit_core.spec import BUILTIN, Device, Feed, Init, JobRequest, Method, Preset, Select
 
 UPLOAD_PREFIX = "upl_"
 
@@ -54,8 +55,14 @@ def compress_command(
         str | None,
         typer.Option(help="Of a GAN's generator, for adversarial fine-tuning: a file, or an upload's id."),
     ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="What the teacher is, as torchvision/resnet50 or timm/vit_tiny_patch16_224."),
+    ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters, at least.")] = None,
+    select: Annotated[Select | None, typer.Option(help="Which blocks are kept.")] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
     preset: Annotated[
         Preset | None, typer.Option(help="Values for all that is left open.", rich_help_panel=METHOD)
@@ -107,12 +114,15 @@ def compress_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
-    if depth is not None and blocks is not None:
-        raise BadRequest("--depth and --blocks say the same in two ways: give one of them.")
+    if sum(value is not None for value in (depth, blocks, ratio)) > 1:
+        raise BadRequest("--depth, --blocks and --ratio say the same in several ways: give one of them.")
     dataset_file = None if dataset in (None, *BUILTIN) else dataset
     options = {
         "student.depth": depth,
         "student.blocks": None if blocks is None else parse_blocks(blocks),
+        "student.ratio": ratio,
+        "student.select": select,
+        "architecture": None if architecture is None else parse_architecture(architecture),
         "student.init": init,
         "preset": preset,
         "method": method,
@@ -208,7 +218,10 @@ def check_source(option: str, source: str) -> None:
 
 def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sources) -> None:
     """Put the uploads' ids into the request; the networks first, so that a wrong one costs little."""
-    teacher = client.wait_inspection(send(client, sources.teacher, UploadKind.TEACHER).id)
+    sent = send(client, sources.teacher, UploadKind.TEACHER)
+    if request.architecture is not None:
+        client.inspect_as(sent.id, request.architecture.model_dump(mode="json"))
+    teacher = client.wait_inspection(sent.id)
     body["teacher"] = teacher.id
     discriminator: Inspection | None = None
     if sources.discriminator is not None:

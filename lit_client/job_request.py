@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lit_client.errors import LitError
 from lit_client.models import Inspection
 from lit_core.spec import Inspection as SpecInspection
-from lit_core.spec import JobRequest, SpecError, check_depth, resolve
+from lit_core.spec import JobRequest, Library, SpecError, check_depth, resolve
 from lit_core.spec.mistakes import mistakes
 
 Body = dict[str, Any]
@@ -82,6 +82,14 @@ def parse_blocks(text: str) -> list[int]:
         raise BadRequest(f"--blocks {text!r} is no list of numbers: write one a section, as 2,2,2.") from None
 
 
+def parse_architecture(text: str) -> Body:
+    """`torchvision/resnet50` as an object. Raises BadRequest."""
+    library, slash, name = text.partition("/")
+    if not slash or not name or library not in list(Library):
+        raise BadRequest(f"--architecture {text!r}: write torchvision/NAME or timm/NAME, as torchvision/resnet50.")
+    return {"library": library, "name": name}
+
+
 def parse_changes(settings: Sequence[str]) -> Body:
     """`--set` words alone, as a merge patch (RFC 7396) of a request that may have any rival of what they set."""
     patch: Body = {}
@@ -117,7 +125,7 @@ SOURCES = ("upload", "builtin", "mounted")
 """Of `dataset`: where the data comes from."""
 
 # Of each group a request has exactly one, so that naming one takes back the others.
-GROUPS = (("student", ("depth", "blocks")), ("dataset", SOURCES))
+GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", SOURCES))
 
 
 def _rivals(path: str, value: object) -> list[str]:

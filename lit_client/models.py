@@ -38,6 +38,8 @@ class Architecture(Answer):
     classes: int
     """Outputs of a classifier, domains of a generator or discriminator."""
     options: dict[str, Any] = Field(default_factory=dict)
+    network: dict[str, Any] | None = None
+    """Of torchvision and timm: the network's `name` and `kwargs`, and the module paths of its `sections`."""
     choices: dict[str, list[Any]] = Field(default_factory=dict)
     """Options that the tensors can't tell, with their possible values; the first is assumed."""
 

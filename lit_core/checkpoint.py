@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_core.selection import Selection
 from lit_core.spec import Phase
 
-FORMAT = 2
+FORMAT = 3
 
 State = dict[str, Tensor]
 
@@ -56,7 +57,11 @@ class Checkpoint:
     best: Best | None
     epochs: list[dict[str, Any]]
     environment: dict[str, str]
+    selection: Selection
+    """Which blocks the student has: chosen once, since another device might choose others."""
     resumes: list[dict[str, Any]] = field(default_factory=list)
+    random: Tensor | None = None
+    """torch's random state; None: as it is when the checkpoint is saved."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -73,8 +78,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "best": [best.phase.value, best.epoch, best.score, best.state] if best else None,
         "epochs": checkpoint.epochs,
         "environment": checkpoint.environment,
+        "selection": [checkpoint.selection.kept, checkpoint.selection.importance],
         "resumes": checkpoint.resumes,
-        "random": torch.get_rng_state(),
+        "random": torch.get_rng_state() if checkpoint.random is None else checkpoint.random,
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -90,13 +96,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Also puts back the random state. Raises ValueError for another format."""
+    """Raises ValueError for another format."""
     data = torch.load(path, map_location="cpu", weights_only=True)
     if data["format"] != FORMAT:
         raise ValueError(f"checkpoint format {data['format']}, but this version reads {FORMAT}")
     phase, epoch, step = data["position"]
     best = data["best"]
-    torch.set_rng_state(data["random"])
     return Checkpoint(
         position=Position(Phase(phase), epoch, step),
         student=data["student"],
@@ -107,5 +112,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         best=Best(Phase(best[0]), best[1], best[2], best[3]) if best else None,
         epochs=data["epochs"],
         environment=data["environment"],
+        selection=Selection(*data["selection"]),
         resumes=data["resumes"],
+        random=data["random"],
     )

@@ -11,7 +11,7 @@ import resource
 import sys
 from pathlib import Path
 
-from lit_core.spec import ErrorType, JobError
+from lit_core.spec import ErrorType, JobError, LibraryRequest
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--memory", type=int, help="bytes of address space at the most")
     parser.add_argument("--cpu", type=int, help="seconds of processor time at the most")
+    parser.add_argument("--architecture", type=LibraryRequest.model_validate_json, help="a library's network, as JSON")
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
@@ -33,11 +34,11 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_AS, (_mapped_bytes() + arguments.memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        teacher = read_teacher(arguments.file)
+        teacher = read_teacher(arguments.file, arguments.architecture)
         inspection = inspect_teacher(teacher)
         save_file(teacher.state, arguments.folder / "teacher.safetensors")
     except TeacherError as failure:
-        return _refuse(str(failure))
+        return _refuse(str(failure), failure.field)
     except (MemoryError, RuntimeError) as failure:
         if not isinstance(failure, MemoryError) and not is_out_of_memory(failure):
             raise
@@ -46,8 +47,8 @@ def main() -> int:
     return 0
 
 
-def _refuse(detail: str) -> int:
-    error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher")
+def _refuse(detail: str, field: str = "teacher") -> int:
+    error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field=field)
     sys.stdout.write(error.model_dump_json() + "\n")
     return 1
 

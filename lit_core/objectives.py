@@ -156,7 +156,7 @@ class LitObjective:
                 made = traced.outputs[n]
             else:
                 with untracked_statistics(section) if traced is not None else nullcontext():
-                    made = section(given)
+                    made = section(given, student.extras_of(taught, n))
             losses.append(self.measure(made, taught.outputs[n]))
         return losses
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_core.checkpoint import Best
+from lit_core.exports import ExportReport
 from lit_core.measure import count_parameters, flops, latencies
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import JobSpec, Split
@@ -59,6 +60,7 @@ def build_report(
     training: Training,
     best: Best,
     measured: dict[str, dict[str, Any]],
+    exports: list[ExportReport],
     environment: dict[str, str],
 ) -> dict[str, Any]:
     teacher, student = measured["teacher"], measured["student"]
@@ -70,6 +72,11 @@ def build_report(
         "teacher": {"depth": spec.teacher.architecture.depth, "blocks": spec.teacher.architecture.blocks, **teacher},
         "student": {"depth": spec.student.depth, "blocks": spec.student.blocks, **student},
         "ratios": ratios,
+        "selection": {
+            "select": spec.student.select.value,
+            "kept": training.selection.kept,
+            "importance": training.selection.importance,
+        },
         **task.compare(teacher, student),
         "selected": {
             "phase": best.phase.value,
@@ -80,6 +87,7 @@ def build_report(
             "metric": task.selection,
             "value": round(best.score, 4),
         },
+        "exports": [export.as_dict() for export in exports],
         "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},
         "labels": {split.value: arrays.labels for split, arrays in task.dataset.splits.items()},
         "classes": task.dataset.classes,

@@ -5,9 +5,9 @@ A section is a run of blocks, named by their module paths and watched by hooks, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,24 @@ from lit_core.spec import Part
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Arguments of a block beside the representation."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Section(nn.Sequential):
+    """A run of blocks, which are the network's own modules."""
+
+    def forward(self, x: Tensor, extras: Sequence[Extra] = ()) -> Tensor:
+        """The blocks in order, each with its `extras` (none at all: with the representation alone)."""
+        for block, extra in zip(self, extras or [Extra()] * len(self), strict=True):
+            x = block(x, *extra.args, **extra.kwargs)
+        return x
+
+
+@dataclass(frozen=True)
 class Trace:
     """One forward pass: the network's output (logits (B, classes) of a classifier) and each section's input and
     output representation (B, C, …)."""
@@ -25,6 +43,8 @@ class Trace:
     output: Tensor
     inputs: list[Tensor]
     outputs: list[Tensor]
+    extras: list[list[Extra]]
+    """Of each block of each section the arguments beside its input: a position embedding, or a mask."""
 
 
 class _Enough(Exception):
@@ -34,19 +54,29 @@ class _Enough(Exception):
 class SectionedNetwork:
     """A network and its layout. The network itself stays an ordinary module."""
 
-    def __init__(self, network: nn.Module, layout: Layout) -> None:
+    def __init__(self, network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]] | None = None) -> None:
+        """`kept` are a student's blocks by their places in its teacher; None: as many as there are."""
         self.network = network
         self.layout = layout
-        self.sections = [nn.Sequential(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
-        """Each runs its blocks, which are the network's own modules, in order."""
+        self.looked_through_with: list[int] | None = None
+        """Of a library's network: a size of image that it is known to take, height and width in pixels."""
+        self.kept = [list(range(len(paths))) for paths in layout.sections] if kept is None else kept
+        self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
+
+    def extras_of(self, taught: Trace, section: int) -> list[Extra]:
+        """What the teacher's blocks were given beside their inputs, for the blocks of this network's section."""
+        return [taught.extras[section][place] for place in self.kept[section]]
 
     def trace(self, *inputs: Tensor) -> Trace:
         """Run the whole network and keep what enters and leaves each section."""
         given: dict[int, Tensor] = {}
         made: dict[int, Tensor] = {}
         handles = []
+        extras = [[Extra()] * len(section) for section in self.sections]
         for i, section in enumerate(self.sections):
             handles.append(section[0].register_forward_pre_hook(_keep_input(given, i)))
+            for place, block in enumerate(section):
+                handles.append(block.register_forward_pre_hook(_keep_extra(extras[i], place), with_kwargs=True))
             handles.append(section[-1].register_forward_hook(_keep_output(made, i)))
         try:
             output = self.network(*inputs)
@@ -54,7 +84,7 @@ class SectionedNetwork:
             for handle in handles:
                 handle.remove()
         places = range(len(self.sections))
-        return Trace(output, [given[i] for i in places], [made[i] for i in places])
+        return Trace(output, [given[i] for i in places], [made[i] for i in places], extras)
 
     def stem_output(self, *inputs: Tensor) -> Tensor:
         """What enters the first section; nothing after that is run."""
@@ -73,23 +103,38 @@ class SectionedNetwork:
             handle.remove()
         return given[0]
 
-    def part(self, part: Part) -> list[nn.Module]:
+    def part(self, part: Part) -> list[nn.Module | nn.Parameter]:
         if part == Part.SECTIONS:
             return list(self.sections)
         paths = self.layout.stem if part == Part.STEM else self.layout.head
-        return [self.network.get_submodule(path) for path in paths]
+        return [_at(self.network, path) for path in paths]
 
     def train(self, frozen: list[Part]) -> None:
         """Training mode, except for frozen parts: those are in eval mode and have no gradients."""
         self.network.train()
         self.network.requires_grad_(True)
         for part in frozen:
-            for module in self.part(part):
-                module.eval().requires_grad_(False)
+            for one in self.part(part):
+                one.requires_grad_(False)
+                if isinstance(one, nn.Module):
+                    one.eval()
 
     def freeze(self) -> None:
         """Eval mode without gradients, as the teacher always is."""
         self.network.eval().requires_grad_(False)
+
+
+def _at(network: nn.Module, path: str) -> nn.Module | nn.Parameter:
+    parent, _, name = path.rpartition(".")
+    found: nn.Module | nn.Parameter = getattr(network.get_submodule(parent), name)
+    return found
+
+
+def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept[place] = Extra(args[1:], kwargs)
+
+    return hook
 
 
 def _keep_input(kept: dict[int, Tensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from lit_core.families import Recognised, Unrecognised, family_of, recognise
 from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, Inspection, StudentOption
+from lit_core.selection import evenly
+from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError, StudentOption
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -28,6 +29,10 @@ Format = Literal["safetensors", "pt"]
 class TeacherError(Exception):
     """The file is no teacher that can be read. The message says what would be right."""
 
+    def __init__(self, message: str, field: str = "teacher") -> None:
+        super().__init__(message)
+        self.field = field
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -36,16 +41,18 @@ class Teacher:
     recognised: Recognised
 
 
-def read_teacher(path: Path) -> Teacher:
-    """Read a safetensors or `.pt` file. Raises TeacherError."""
+def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
+    """Read a safetensors or `.pt` file, of a library's network where one is named. Raises TeacherError."""
     file_format = _format(path)
     loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
     state = _with_plain_names(_unwrapped(loaded))
     _check_tensors(state)
     try:
-        recognised = recognise({name: tuple(tensor.shape) for name, tensor in state.items()})
+        recognised = recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, request)
     except Unrecognised as failure:
         raise TeacherError(f"this checkpoint {failure}") from failure
+    except SpecError as failure:
+        raise TeacherError(failure.message, failure.field) from failure
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Teacher(file_format, _completed(state, recognised), recognised)
 
@@ -56,7 +63,12 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     total = count_parameters(meta_network(architecture))
     students = []
     for depth, blocks in teacher.recognised.family.students(architecture):
-        removed = sum(sum(section[count:]) for section, count in zip(sizes, blocks, strict=True))
+        kept = sum(
+            section[place]
+            for section, count in zip(sizes, blocks, strict=True)
+            for place in evenly(len(section), count)
+        )
+        removed = sum(map(sum, sizes)) - kept
         students.append(
             StudentOption(
                 depth=depth,
@@ -71,6 +83,8 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
 def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
     """The frozen teacher from an inspected safetensors file."""
     teacher = SectionedNetwork(build_network(architecture, path), family_of(architecture).layout(architecture))
+    if architecture.network is not None:
+        teacher.looked_through_with = architecture.network.size
     teacher.freeze()
     return teacher
 
@@ -182,12 +196,16 @@ def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Te
 
 
 def meta_network(architecture: Architecture) -> nn.Module:
-    """Names and shapes without memory."""
-    with torch.device("meta"):
+    """Names and shapes, without memory where the network can be built so."""
+    try:
+        with torch.device("meta"):
+            return family_of(architecture).build(architecture)
+    except (NotImplementedError, RuntimeError):
+        # Some of the libraries' networks read values while they are built.
         return family_of(architecture).build(architecture)
 
 
 def _block_parameters(architecture: Architecture) -> list[list[int]]:
-    """Parameters of each block of each section. Every student has the first blocks' sizes."""
+    """Parameters of each block of each section."""
     network = SectionedNetwork(meta_network(architecture), family_of(architecture).layout(architecture))
     return [[count_parameters(block) for block in section.children()] for section in network.sections]

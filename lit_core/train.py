@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
+from lit_core.bundle import write_bundle
 from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.devices import cuda_complaint
+from lit_core.exports import write_exports
 from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
+from lit_core.selection import Selection, select_blocks
 from lit_core.spec import ErrorType, JobError, JobSpec, Method, Model, Phase, Split
 from lit_core.spec import Task as TaskKind
 from lit_core.student import build_student, student_architecture
@@ -40,6 +44,10 @@ from lit_core.teacher import build_network, build_teacher, meta_network
 from lit_core.training import Diverged, Drained, Training
 
 log = logging.getLogger("trainer")
+
+
+IMPORTANCE_SAMPLES = 512
+CALIBRATION_BATCHES = 2
 
 
 class Run(Model):
@@ -116,29 +124,64 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     teacher = build_teacher(spec.teacher.architecture, folder / "teacher.safetensors")
     teacher.network.to(device)
     dataset = _load_dataset(spec, run, folder)
-    student = build_student(teacher, spec)
+    _check_size(teacher, dataset)
+    checkpoint = _read_checkpoint(folder / "checkpoint.pt")
+    selection = _select(spec, teacher, dataset) if checkpoint is None else checkpoint.selection
+    student = build_student(teacher, spec, selection.kept)
     student.network.to(device)
-    task = _make_task(spec, run, teacher, student, dataset, device, folder)
+    task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
     found = task.check()
     log.info("teacher: %s", found)
     reporter.events.emit({"type": "teacher_measured", "data": found})
-    training = Training(spec, task, device, reporter, environment=environment)
-    _resume(training, folder / "checkpoint.pt", run.attempt)
+    training = Training(spec, task, device, reporter, selection=selection, environment=environment)
+    if checkpoint is not None:
+        training.restore(checkpoint, run.attempt)
+        log.info("resumed at %s", training.position)
     best = training.run()
     return _write_output(folder, spec, training, best, environment)
 
 
-def _resume(training: Training, path: Path, attempt: int) -> None:
-    """Go on from a checkpoint. One that can't be read costs its training, as a lost one does, but not the job."""
+def _read_checkpoint(path: Path) -> Checkpoint | None:
+    """None to begin anew: a checkpoint that can't be read costs its training, as a lost one does, but not the job."""
     if not path.exists():
-        return
+        return None
     try:
-        checkpoint = load_checkpoint(path)
+        return load_checkpoint(path)
     except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as failure:
         log.warning("the checkpoint can't be read, so the training begins anew: %s", failure)
+        return None
+
+
+def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
+    """Raises Refused when a library's network can't take images of the data's size."""
+    preprocessing = dataset.preprocessing
+    if preprocessing.kind != "image" or teacher.looked_through_with is None:
         return
-    training.restore(checkpoint, attempt)
-    log.info("resumed at %s", training.position)
+    try:
+        with torch.no_grad():
+            x = preprocessing.sample(2).to(next(teacher.network.parameters()).device)
+            teacher.network(x)
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
+        detail = (
+            f"the teacher can't take images of {preprocessing.size} pixels ({failure}): set dataset.size, to "
+            f"{teacher.looked_through_with} for one"
+        )
+        raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")) from failure
+
+
+def _select(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset) -> Selection:
+    device = next(teacher.network.parameters()).device
+    x = dataset.splits[Split.TRAIN].x
+    # Spread out, because samples often lie sorted by their classes.
+    rows = torch.arange(min(IMPORTANCE_SAMPLES, len(x))) * len(x) // min(IMPORTANCE_SAMPLES, len(x))
+    batches = (
+        (dataset.preprocessing.apply(x[part].to(device)),) for part in torch.split(rows, spec.schedule.batch_size)
+    )
+    selection = select_blocks(teacher, spec.student.blocks, spec.student.select, batches)
+    log.info("blocks kept: %s, importance: %s", selection.kept, selection.importance)
+    return selection
 
 
 def _prepare_torch(run: Run) -> torch.device:
@@ -195,6 +238,7 @@ def _make_task(
     dataset: Dataset,
     device: torch.device,
     folder: Path,
+    selection: Selection,
 ) -> Task:
     if spec.teacher.architecture.task == TaskKind.TRANSLATION:
         # torchmetrics takes seconds that classifiers needn't wait.
@@ -207,7 +251,7 @@ def _make_task(
     size = count_parameters(student.network)
     if spec.method == Method.PRUNE:
         shallow = spec.model_copy(update={"method": Method.LIT})
-        size = count_parameters(meta_network(student_architecture(shallow)))
+        size = count_parameters(meta_network(student_architecture(shallow, selection.kept)))
     return Classification(spec, teacher, student, dataset, device, student_parameters=size)
 
 
@@ -224,13 +268,23 @@ def _write_output(
     student = task.student.network
     student.load_state_dict(best.state)
     output = folder / "output"
-    config = ModelConfig(architecture=student_architecture(spec), preprocessing=task.dataset.preprocessing)
+    architecture = student_architecture(spec, training.selection.kept)
+    config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
     save(student, config, output)
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}
     measured = measure_networks(task, files)
-    report = build_report(spec, task, training, best, measured, environment)
+    exports = write_exports(
+        student,
+        spec.exports,
+        output,
+        batches=lambda: task.batches(Split.TEST),
+        calibration=lambda: islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES),
+        classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
+    )
+    report = build_report(spec, task, training, best, measured, exports, environment)
     task.write_pictures(output)
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_bundle(output)
     result = summary(report)
     log.info("result: %s", result)
     return result

@@ -13,6 +13,7 @@ from lit_core.learning_rate import learning_rate
 from lit_core.objectives import Batch
 from lit_core.programs import Program
 from lit_core.sampling import generator_of, rows_of, steps_per_epoch
+from lit_core.selection import Selection
 from lit_core.spec import JobSpec, Phase, PhaseSchedule, Split
 from lit_core.tasks.task import Task
 
@@ -44,12 +45,20 @@ class Training:
     it."""
 
     def __init__(
-        self, spec: JobSpec, task: Task, device: torch.device, observer: Observer, *, environment: dict[str, str]
+        self,
+        spec: JobSpec,
+        task: Task,
+        device: torch.device,
+        observer: Observer,
+        *,
+        selection: Selection,
+        environment: dict[str, str],
     ) -> None:
         self.spec = spec
         self.task = task
         self.device = device
         self.observer = observer
+        self.selection = selection
         self.environment = environment
         self.samples = len(task.dataset.splits[Split.TRAIN].y) + spec.n_random
         self.steps_per_epoch = steps_per_epoch(self.samples, spec.schedule)
@@ -64,6 +73,8 @@ class Training:
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
         """Go on where the checkpoint stands. A different environment is noted: bits may differ then."""
         self.task.student.network.load_state_dict(checkpoint.student)
+        if checkpoint.random is not None:
+            torch.set_rng_state(checkpoint.random)
         self.position = checkpoint.position
         self.best = checkpoint.best
         self.epochs = checkpoint.epochs
@@ -173,6 +184,7 @@ class Training:
                 best=self.best,
                 epochs=self.epochs,
                 environment=self.environment,
+                selection=self.selection,
                 resumes=self.resumes,
             )
         )

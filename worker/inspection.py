@@ -5,6 +5,7 @@ They run in a process of their own beside the training worker, so that an inspec
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from jobs import jsonb, uploads
 from jobs.database import Database
+from jobs.models import Upload
 from jobs.settings import Settings
 from jobs.storage import Storage, StorageKeyMissing
 from jobs.storage_marker import complaint
@@ -122,7 +125,7 @@ class Inspector:
         inspection: Inspection | None = None
         error: JobError | None = None
         try:
-            inspection = self._inspect(upload.id)
+            inspection = self._inspect(upload)
         except Refused as refused:
             error = refused.error
         except Stopped:
@@ -140,7 +143,7 @@ class Inspector:
             self._recover(lost.detail)
             return True
         self._backoff.reset()
-        self._finish(upload.id, inspection, error)
+        self._finish(upload, inspection, error)
         bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
         return True
 
@@ -160,12 +163,14 @@ class Inspector:
             self._stopped.wait(seconds)
             fault = complaint(self._storage, self._marker)
 
-    def _finish(self, upload_id: str, inspection: Inspection | None, error: JobError | None) -> None:
+    def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
         """Again and again through an outage: the work is done, and nobody else knows its result."""
         while True:
             try:
                 with self._database.session() as session:
-                    kept = uploads.finish_inspection(session, upload_id, inspection=inspection, error=error)
+                    kept = uploads.finish_inspection(
+                        session, upload.id, inspection=inspection, error=error, architecture=upload.architecture
+                    )
                 break
             except Exception as failure:
                 if not is_outage(failure) or self._stopped.is_set():
@@ -173,9 +178,10 @@ class Inspector:
                 self._stopped.wait(POLL_SECONDS)
         if not kept:
             # Whoever deleted the upload may have done so before its teacher was stored.
-            self._storage.delete_prefix(uploads.prefix(upload_id))
+            self._storage.delete_prefix(uploads.prefix(upload.id))
 
-    def _inspect(self, upload_id: str) -> Inspection:
+    def _inspect(self, upload: Upload) -> Inspection:
+        upload_id = upload.id
         with self._workplace.folder(upload_id) as folder:
             source, output = folder / "data", folder / "output"
             output.mkdir()
@@ -186,7 +192,7 @@ class Inspector:
                     raise Unfit(fault) from missing
                 raise refused("the upload is no longer in storage: upload it again") from missing
             answer = folder / "answer"
-            code = self._run(source, output, answer)
+            code = self._run(source, output, answer, upload.architecture)
             if code == 1:
                 raise Refused(_answer(answer))
             if code != 0:
@@ -197,10 +203,12 @@ class Inspector:
             self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
             return inspection
 
-    def _run(self, source: Path, output: Path, answer: Path) -> int:
+    def _run(self, source: Path, output: Path, answer: Path, architecture: dict[str, Any] | None) -> int:
         """The exit code of the sandboxed process, which gets no environment, little time and no group to hide in."""
         seconds = self._settings.inspect_timeout_seconds
         limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
+        if architecture is not None:
+            limits += ["--architecture", json.dumps(architecture)]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
         with answer.open("wb") as stdout:
             process = subprocess.Popen(

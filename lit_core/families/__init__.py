@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import nn
 
+from lit_core.families.library import LibraryFamily, identify
 from lit_core.families.resnet_cifar import ResNetCifar
 from lit_core.families.resnext_cifar import ResNeXtCifar
 from lit_core.families.shapes import LISTED_KEYS, NOT_AT_ALL, Layout, Shapes, Unrecognised, misfits
 from lit_core.families.stargan import StarGan, StarGanDiscriminator
 from lit_core.families.vdcnn import Vdcnn
-from lit_core.spec import Architecture
+from lit_core.spec import Architecture, Library, LibraryRequest
 
 __all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]
 
@@ -39,9 +41,9 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
-}
+OWN: tuple[Family, ...] = (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
+"""Those that their tensors alone tell."""
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (*OWN, *map(LibraryFamily, Library))}
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,21 @@ def family_of(architecture: Architecture) -> Family:
     return FAMILIES[architecture.family]
 
 
-def recognise(shapes: Shapes) -> Recognised:
-    """Find the family whose tensors these are, to the last key.
+def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognised:
+    """Find the family whose tensors these are, to the last key; or check that they are those of a library's network.
 
-    Raises the Unrecognised of the nearest family, or what all families expect where none is near.
+    Raises SpecError for a network that its library doesn't know, and the Unrecognised of the nearest
+    family, or what all families expect where none is near.
     """
+    if request is not None:
+        return Recognised(FAMILIES[request.library.value], identify(request, shapes))
     failures: list[Unrecognised] = []
-    for family in FAMILIES.values():
+    for family in OWN:
         try:
             architecture = family.read(shapes)
-            misfits(shapes, family.build, architecture)
+            with torch.device("meta"):
+                network = family.build(architecture)
+            misfits(shapes, network, f"{architecture.family} of depth {architecture.depth}")
         except Unrecognised as failure:
             failures.append(failure)
         else:
@@ -75,4 +82,7 @@ def recognise(shapes: Shapes) -> Recognised:
     if nearest.count < NOT_AT_ALL:
         raise nearest
     found = ", ".join(list(shapes)[:LISTED_KEYS]) or "nothing"
-    raise Unrecognised(f"{', '.join(str(failure) for failure in failures)}; found {found}")
+    raise Unrecognised(
+        f"{', '.join(str(failure) for failure in failures)}; found {found}. A network of torchvision or timm is "
+        'named: "architecture": {"library": "torchvision", "name": "resnet50"}'
+    )

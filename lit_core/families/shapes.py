@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
-
-from lit_core.spec import Architecture
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -19,7 +16,8 @@ NOT_AT_ALL = 1_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Module paths of a network's stem, sections and head. A section is a sequence of blocks, each a module."""
+    """Paths of a network's stem, sections and head. A section is a sequence of blocks, each a module; stem and head are
+    modules and, where a network has some outside of any, lone parameters."""
 
     stem: tuple[str, ...]
     sections: tuple[tuple[str, ...], ...]
@@ -61,10 +59,8 @@ def extents(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def misfits(shapes: Shapes, build: Callable[[Architecture], nn.Module], architecture: Architecture) -> None:
+def misfits(shapes: Shapes, network: nn.Module, what: str) -> None:
     """Compare names and shapes with the network that they are said to be. Raises Unrecognised listing the keys."""
-    with torch.device("meta"):
-        network = build(architecture)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     # Old checkpoints lack BatchNorm's step counters; nothing depends on them.
     missing = [k for k in expected if k not in shapes and not k.endswith("num_batches_tracked")]
@@ -81,9 +77,7 @@ def misfits(shapes: Shapes, build: Callable[[Architecture], nn.Module], architec
         shown = [f"{k} has {list(shapes[k])}, not {list(expected[k])}" for k in misshapen]
         parts.append(f"of another shape: {_listed(shown)}")
     count = len(missing) + len(unexpected) + len(misshapen)
-    raise Unrecognised(
-        f"looks like {architecture.family} of depth {architecture.depth}, but " + "; ".join(parts), count
-    )
+    raise Unrecognised(f"looks like {what}, but " + "; ".join(parts), count)
 
 
 def _listed(keys: list[str]) -> str:

@@ -6,10 +6,21 @@ every value is explicit, so that a stored job means the same tomorrow. Pydantic 
 
 from __future__ import annotations
 
-from lit_core.spec.architecture import Architecture, Inspection, Modality, StudentOption, Task, layers_per_block
+from lit_core.spec.architecture import (
+    Architecture,
+    Inspection,
+    Library,
+    LibraryNetwork,
+    LibraryRequest,
+    Modality,
+    StudentOption,
+    Task,
+    layers_per_block,
+)
 from lit_core.spec.base import Model, SpecError, Split
 from lit_core.spec.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
 from lit_core.spec.errors import ErrorType, JobError
+from lit_core.spec.exports import DEFAULT_EXPORTS, Export
 from lit_core.spec.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.presets import Preset, merged
 from lit_core.spec.resolve import check_depth, resolve
@@ -36,10 +47,12 @@ from lit_core.spec.training import (
     Precision,
     Pruning,
     Schedule,
+    Select,
 )
 
 __all__ = [
     "BUILTIN",
+    "DEFAULT_EXPORTS",
     "SPEC_VERSION",
     "Acceptance",
     "Adversarial",
@@ -50,6 +63,7 @@ __all__ = [
     "DatasetRequest",
     "Device",
     "ErrorType",
+    "Export",
     "Feed",
     "FineTuneSchedule",
     "Hyperparameters",
@@ -59,6 +73,9 @@ __all__ = [
     "JobError",
     "JobRequest",
     "JobSpec",
+    "Library",
+    "LibraryNetwork",
+    "LibraryRequest",
     "Linear",
     "LitSchedule",
     "Method",
@@ -75,6 +92,7 @@ __all__ = [
     "Preset",
     "Pruning",
     "Schedule",
+    "Select",
     "SpecError",
     "Split",
     "StudentOption",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,42 @@ class Task(StrEnum):
     """A GAN's discriminator: no teacher by itself, but what an adversarial fine-tuning needs."""
 
 
+class Library(StrEnum):
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+
+
+Kwarg = int | float | bool | str | None | list[int | float | bool | str]
+
+
+class LibraryRequest(Model):
+    """A network of a library, as one names it."""
+
+    library: Library
+    name: str = Field(min_length=1, max_length=200)
+    """The library's own name for it, as `resnet50` or `vit_tiny_patch16_224`."""
+    kwargs: dict[str, Kwarg] = Field(default_factory=dict, max_length=32)
+    """What the library's function is called with. `num_classes` and timm's `in_chans` are read off the tensors."""
+    sections: Annotated[list[str | list[str]], Field(min_length=1, max_length=100)] | None = None
+    """Module paths: for each section that of the container of its blocks, or those of the blocks. None: found."""
+
+
+class LibraryNetwork(Model):
+    """A library's network and where its sections are, as paths of modules and of lone parameters."""
+
+    name: str
+    kwargs: dict[str, Kwarg]
+    stem: list[str]
+    sections: list[list[str]]
+    """Paths of the blocks of each section, in the teacher."""
+    head: list[str]
+    """With what runs between the sections."""
+    size: list[int]
+    """Height and width in pixels of the images that it was looked through with."""
+    kept: list[list[int]] | None = None
+    """Of a student: the places of the teacher's blocks that it has. None: the whole network."""
+
+
 class Architecture(Model):
     """A network as read from its tensors; with its state dict enough to rebuild it."""
 
@@ -30,7 +66,7 @@ class Architecture(Model):
     modality: Modality = Modality.IMAGE
     task: Task = Task.CLASSIFICATION
     depth: int
-    """Weighted layers, counted as the family's paper counts them."""
+    """Weighted layers, counted as the family's paper counts them; of a library's network its blocks."""
     blocks: list[int]
     """Blocks per section."""
     channels: int | None
@@ -39,6 +75,8 @@ class Architecture(Model):
     """Outputs of a classifier; domains (or attributes) of a GAN."""
     options: dict[str, int | str | bool] = Field(default_factory=dict)
     """What else the family needs: for a CIFAR ResNet `width`, `shortcut` (A or B) and the names in use."""
+    network: LibraryNetwork | None = None
+    """Of the families torchvision and timm."""
     choices: dict[str, list[int | str | bool]] = Field(default_factory=dict)
     """Options that the tensors can't tell, with their possible values. Without a word from the request (its
     `teacher_options`) the first is assumed."""

@@ -130,9 +130,13 @@ _RESNET: Mapping[Preset | None, Values] = {
 
 _PAPER_STARGAN = {**_stargan(200, 200, 1000, 1e-4), "student": {"init": "random"}, "augmentation": {"flip": True}}
 
+_LIBRARY: Mapping[Preset | None, Values] = {None: _PLAIN, Preset.QUICK: _QUICK, Preset.FEW: _FEW}
+
 PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
     "resnet_cifar": _RESNET,
     "resnext_cifar": _RESNET,
+    "torchvision": _LIBRARY,
+    "timm": _LIBRARY,
     "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW},
     "stargan": {
         None: _stargan(100, 100, 500, 3e-3),

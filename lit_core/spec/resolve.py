@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from lit_core.spec.architecture import Architecture, Inspection, Modality, Task, layers_per_block
 from lit_core.spec.base import SpecError
 from lit_core.spec.dataset import VDCNN_VOCABULARY, DatasetRequest
+from lit_core.spec.exports import DEFAULT_EXPORTS
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.mistakes import WHOLE, mistakes
 from lit_core.spec.presets import PRESETS, merged, preset_values
@@ -24,6 +25,7 @@ from lit_core.spec.training import (
     Part,
     Precision,
     Schedule,
+    Select,
 )
 
 
@@ -32,6 +34,9 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     teacher = _chosen(request.teacher_options, inspection.architecture)
     if teacher.task == Task.DISCRIMINATION:
         raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
+    named, network = request.architecture, teacher.network
+    if named is not None and (network is None or (named.library, named.name) != (teacher.family, network.name)):
+        raise SpecError("architecture", "is not what the teacher was inspected as: send the request again")
     request = with_preset(request, teacher)
     _check_preprocessing(request.dataset, teacher)
     _check_task(request, teacher)
@@ -48,6 +53,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         dataset=_resolve_dataset(request.dataset, teacher),
         student=_resolve_student(request.student, request.method, inspection),
         augmentation=request.augmentation,
+        exports=list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports)),
         preset=request.preset,
         **shared,
     )
@@ -234,6 +240,15 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
     check_depth(student, method)
+    if student.select != Select.EVEN and init == Init.RANDOM:
+        raise SpecError("student.select", "chooses the blocks that are inherited, but init is random: leave it out")
+    chosen = _student_depth(student, init, inspection)
+    return chosen.model_copy(update={"select": student.select})
+
+
+def _student_depth(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
+    if student.ratio is not None:
+        return _student_of_ratio(student.ratio, init, inspection)
     if student.depth is not None:
         return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
@@ -241,13 +256,23 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
 
 def check_depth(student: StudentRequest, method: Method) -> None:
     """Raises SpecError when the request doesn't say how deep its student is to be."""
-    if student.depth is None and student.blocks is None and not method.born_again:
-        raise SpecError("student", 'give exactly one of "depth" (as 14) or "blocks" (as [2, 2, 2])')
+    named = (student.depth, student.blocks, student.ratio)
+    if all(value is None for value in named) and not method.born_again:
+        raise SpecError("student", 'give exactly one of "depth" (as 14), "blocks" (as [2, 2, 2]) or "ratio" (as 2.5)')
 
 
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
+
+
+def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
+    small = [option for option in inspection.students if option.parameters_ratio >= ratio]
+    if not small:
+        most = max((option.parameters_ratio for option in inspection.students), default=1.0)
+        raise SpecError("student.ratio", f"is {ratio:g}, but the least student has {most:g} times fewer parameters")
+    option = small[-1]
+    return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
 
 
 def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:

@@ -66,6 +66,17 @@ class Init(StrEnum):
     """The section's blocks are initialised anew, as in the paper; with method `scratch` stem and head as well."""
 
 
+class Select(StrEnum):
+    """Which of the teacher's blocks a student keeps."""
+
+    EVEN = "even"
+    """The first of each section and evenly spaced others."""
+    FIRST = "first"
+    """The first ones of each section."""
+    IMPORTANCE = "importance"
+    """Those that change their representation most on the training data (in one forward pass)."""
+
+
 class IrLoss(StrEnum):
     MSE = "mse"
     L1 = "l1"

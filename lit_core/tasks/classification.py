@@ -142,6 +142,12 @@ class Classification:
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         return (self.dataset.preprocessing.sample(batch).to(self.device),)
 
+    def batches(self, split: Split) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        arrays = self.dataset.splits[split]
+        for start in range(0, len(arrays.y), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            yield (self.dataset.preprocessing.apply(arrays.x[part].to(self.device)),), arrays.y[part]
+
     def write_pictures(self, folder: Path) -> None:
         """None."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +72,9 @@ class Task(Protocol):
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         """Inputs to count and time with, on the task's device."""
+
+    def batches(self, split: Split) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """The network's inputs and the labels of a split, in the data's order and on the task's device."""
 
     def write_pictures(self, folder: Path) -> None:
         """Put into the output what is to be looked at, if anything is."""

@@ -156,6 +156,10 @@ class Translation:
         x = self.dataset.preprocessing.sample(batch).to(self.device)
         return x, torch.zeros(batch, len(self.dataset.classes), device=self.device)
 
+    def batches(self, split: Split) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        for x, own, target in self._batches(split):
+            yield (x, target), own
+
     @torch.no_grad()
     def write_pictures(self, folder: Path) -> None:
         """`translations.png`: a column for each of some test images. From the top: the image, then for each domain the

@@ -37,9 +37,13 @@ def train(network: nn.Module, dataset: Dataset, arrays: Arrays, epochs: int) -> 
             optimizer.step()
 
 
-def upload(client: Client, network: nn.Module, path: Path) -> str:
+def upload_file(client: Client, network: nn.Module, path: Path) -> str:
     save_file(network.state_dict(), path)
-    return client.wait_inspection(client.upload(path, "teacher").id).id
+    return client.upload(path, "teacher").id
+
+
+def upload(client: Client, network: nn.Module, path: Path) -> str:
+    return client.wait_inspection(upload_file(client, network, path)).id
 
 
 def compress(client: Client, folder: Path, **request: Any) -> dict[str, Any]:

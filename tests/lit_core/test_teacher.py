@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lit_core.families import family_of
 from lit_core.families.resnet_cifar import ResNet
+from lit_core.selection import evenly
 from lit_core.spec import Architecture, Inspection, JobError
-from lit_core.student import inherited_blocks
 from lit_core.teacher import TeacherError, build_teacher, count_parameters, inspect_teacher, read_teacher
 
 
@@ -199,12 +199,12 @@ def test_the_inspection_process_writes_the_teacher_and_refuses_others(tmp_path: 
 
 
 def test_inherited_blocks_begin_with_the_first_and_are_spread() -> None:
-    assert inherited_blocks(6, 2) == [0, 3]
-    assert inherited_blocks(6, 6) == [0, 1, 2, 3, 4, 5]
-    assert inherited_blocks(18, 3) == [0, 6, 12]
+    assert evenly(6, 2) == [0, 3]
+    assert evenly(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert evenly(18, 3) == [0, 6, 12]
     for teacher in range(1, 30):
         for student in range(1, teacher + 1):
-            indices = inherited_blocks(teacher, student)
+            indices = evenly(teacher, student)
             assert indices[0] == 0
             assert len(set(indices)) == student
             assert max(indices) < teacher

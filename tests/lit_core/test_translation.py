@@ -22,6 +22,7 @@ from lit_core.data import DatasetError, Interface, load_dataset
 from lit_core.families.stargan import Discriminator, Generator
 from lit_core.model import Model
 from lit_core.sampling import generator_of
+from lit_core.selection import Selection
 from lit_core.spec import JobRequest, JobSpec, Phase, Split, resolve
 from lit_core.student import build_student
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
@@ -288,7 +289,7 @@ class Stopping:
 
 def trained(task: Translation, path: Path, steps: int = 10**9) -> Training:
     """A training by the task, from the checkpoint at `path` if there is one, to its end or for `steps` steps."""
-    training = Training(task.spec, task, task.device, Stopping(path, steps), environment={})
+    training = Training(task.spec, task, task.device, Stopping(path, steps), selection=Selection([[0]]), environment={})
     if path.exists():
         training.restore(load_checkpoint(path), 2)
     with suppress(Drained), one_thread():

@@ -1,0 +1,258 @@
+"""Finding the sections of any network by watching one forward pass.
+
+A section is a run of modules that a container (Sequential, ModuleList, ModuleDict) calls one on another's output, all
+of one kind, of which all but the first leave the shape as it is: what a stage of a residual network or a stack of
+transformer blocks looks like, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.families.shapes import Layout
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+LEAST_WEIGHTS = 2
+"""A block has several layers. A lone convolution that keeps its shape is no block."""
+LONG, MOST_PIECES, LEAST_PIECE = 6, 4, 3
+"""A lone sequence of so many blocks is cut into so many sections at most, of so many blocks at least."""
+
+
+class NoSections(Exception):
+    """The network can't be divided. The message says why and what could be done."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One module's only call."""
+
+    place: int
+    """In the order of the calls."""
+    given: Tensor
+    made: Tensor
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.given.shape == self.made.shape and self.given.dtype == self.made.dtype
+
+
+def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]] = ()) -> Layout:
+    """The network's stem, sections and head, from one forward pass of `inputs` in eval mode.
+
+    `sections` are used where they are given: each the path of a container of blocks, or the paths of the blocks.
+    Network and inputs may be on torch's meta device. Raises NoSections.
+    """
+    calls, order = _watch(network, inputs)
+    if sections:
+        found = [_given_section(network, calls, section) for section in sections]
+    else:
+        found = _cut([list(run) for run in _outermost(network, calls)])
+    if not found:
+        raise NoSections(_why_none(network, calls))
+    found.sort(key=lambda run: calls[run[0]].place)
+    _check_apart(found)
+    stem, head = _ends(network, found, order, calls[found[0][0]].place)
+    return Layout(tuple(stem), tuple(tuple(run) for run in found), tuple(head))
+
+
+def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Call], dict[str, int]]:
+    """The call of each module that is called once, with tensors; and when each was first called."""
+    calls: dict[str, Call] = {}
+    order: dict[str, int] = {}
+    again: set[str] = set()
+    handles = []
+
+    def before(path: str) -> Any:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            order.setdefault(path, len(order))
+
+        return hook
+
+    def after(path: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if path in calls:
+                again.add(path)
+            if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+                calls[path] = Call(order[path], args[0], output)
+
+        return hook
+
+    modes = {module: module.training for module in network.modules()}
+    for path, module in network.named_modules(remove_duplicate=True):
+        handles.append(module.register_forward_pre_hook(before(path)))
+        handles.append(module.register_forward_hook(after(path)))
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {path: call for path, call in calls.items() if path not in again}, order
+
+
+def _outermost(network: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
+    """Runs of blocks; within a block there is no other section."""
+    taken: list[str] = []
+    for path, container in network.named_modules():
+        if not isinstance(container, CONTAINERS) or any(path.startswith(f"{block}.") for block in taken):
+            continue
+        for run in _runs(path, container, calls):
+            if len(run) > 1 and all(_weights(network.get_submodule(block)) >= LEAST_WEIGHTS for block in run):
+                taken.extend(run)
+                yield run
+
+
+def _runs(path: str, container: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
+    run: list[str] = []
+    last: nn.Module | None = None
+    for name, child in container.named_children():
+        place = f"{path}.{name}" if path else name
+        call = calls.get(place)
+        goes_on = (
+            bool(run)
+            and call is not None
+            and last is not None
+            and call.given is calls[run[-1]].made
+            and call.keeps_shape
+            and _kind(child) == _kind(last)
+        )
+        if not goes_on:
+            if run:
+                yield run
+            run = []
+        if call is not None:
+            run.append(place)
+            last = child
+    if run:
+        yield run
+
+
+def _kind(module: nn.Module) -> tuple[type, ...]:
+    """Plain containers are told apart by what is in them."""
+    return (type(module), *(map(type, module.children()) if type(module) in CONTAINERS else ()))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _cut(runs: list[list[str]]) -> list[list[str]]:
+    """One long sequence has no stages of its own, so it is cut into even pieces."""
+    if len(runs) != 1 or len(runs[0]) < LONG:
+        return runs
+    (run,) = runs
+    pieces = min(MOST_PIECES, len(run) // LEAST_PIECE)
+    edges = [piece * len(run) // pieces for piece in range(pieces + 1)]
+    return [run[start:end] for start, end in pairwise(edges)]
+
+
+def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Sequence[str]) -> list[str]:
+    if isinstance(section, str):
+        module = _submodule(network, section)
+        paths = [f"{section}.{name}" for name, _ in module.named_children()]
+    else:
+        paths = list(section)
+        for path in paths:
+            _submodule(network, path)
+    if not paths:
+        raise NoSections(f"the section {section!r} has no blocks")
+    parents = {path.rpartition(".")[0] for path in paths}
+    if len(parents) > 1 or not isinstance(network.get_submodule(parents.pop()), CONTAINERS):
+        raise NoSections(f"the blocks of {section!r} must be children of one Sequential, ModuleList or ModuleDict")
+    for number, path in enumerate(paths):
+        call = calls.get(path)
+        if call is None:
+            raise NoSections(f"{path} is not called exactly once from tensor to tensor, so it can be no block")
+        if number and call.given is not calls[paths[number - 1]].made:
+            raise NoSections(f"{path} is not run on what {paths[number - 1]} puts out, so they can be in no section")
+        if number and not call.keeps_shape:
+            raise NoSections(
+                f"{path} makes {list(call.made.shape)} of {list(call.given.shape)}: only a section's first block may "
+                "change the shape"
+            )
+    return paths
+
+
+def _submodule(network: nn.Module, path: str) -> nn.Module:
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        children = ", ".join(name for name, _ in network.named_children())
+        raise NoSections(f"there is no module {path!r}; at the top there are {children}") from None
+
+
+def _check_apart(sections: list[list[str]]) -> None:
+    paths = [path for section in sections for path in section]
+    for path in paths:
+        if paths.count(path) > 1 or any(other.startswith(f"{path}.") for other in paths):
+            raise NoSections(f"{path} is in two sections")
+
+
+def _ends(
+    network: nn.Module, sections: list[list[str]], order: dict[str, int], start: int
+) -> tuple[list[str], list[str]]:
+    """All parameters and buffers outside of the sections, as paths of the largest modules without a block, and of lone
+    tensors. What runs between two sections is dealt with as the head."""
+    blocks = [path for section in sections for path in section]
+    stem: list[str] = []
+    head: list[str] = []
+    for path, is_module in _outside(network, "", blocks):
+        first = order.get(path, len(order)) if is_module else 0
+        (stem if first < start else head).append(path)
+    return stem, head
+
+
+def _outside(module: nn.Module, path: str, blocks: list[str]) -> Iterator[tuple[str, bool]]:
+    prefix = f"{path}." if path else ""
+    for name, _ in module.named_parameters(recurse=False):
+        yield f"{prefix}{name}", False
+    for name, child in module.named_children():
+        place = f"{prefix}{name}"
+        if place in blocks:
+            continue
+        if any(block.startswith(f"{place}.") for block in blocks):
+            yield from _outside(child, place, blocks)
+        elif _has_state(child):
+            yield place, True
+
+
+def _has_state(module: nn.Module) -> bool:
+    return next(iter(module.state_dict()), None) is not None
+
+
+def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:
+    """The most telling reason that there is."""
+    widening = _first(
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, CONTAINERS) and _all_change(path, module, calls)
+    )
+    advice = "name them with `sections` (module paths) if it has some"
+    if widening is not None:
+        return (
+            f"no blocks can be left out: in {widening}, as everywhere, each block changes the shape of what it is "
+            f"given (as where layers are densely connected), and the next ones need that; {advice}"
+        )
+    return (
+        "no section was found: no Sequential, ModuleList or ModuleDict runs two blocks of one kind one after the other "
+        f"from tensor to tensor, the later of which keep the shape; {advice}"
+    )
+
+
+def _all_change(path: str, container: nn.Module, calls: dict[str, Call]) -> bool:
+    names = [f"{path}.{name}" if path else name for name, _ in container.named_children()]
+    blocks = [n for n in names if n in calls and _weights(container.get_submodule(n.rpartition(".")[2])) > 1]
+    return len(blocks) > 1 and not any(calls[name].keeps_shape for name in blocks)
+
+
+def _first(paths: Iterable[str]) -> str | None:
+    return max(paths, key=lambda path: path.count("."), default=None)

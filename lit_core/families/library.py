@@ -1,0 +1,217 @@
+"""Networks of torchvision and timm, by their library's name for them.
+
+Nothing is known of any of them here: the library builds the network, a forward pass shows its sections, and a student
+is the same network with blocks taken out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lit_core.discovery import NoSections, find_layout
+from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
+from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
+from lit_core.surgery import cut
+
+SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
+"""Images that a network is tried with, smallest first; a network that wants one size takes the first that it can."""
+USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
+
+
+class LibraryFamily:
+    def __init__(self, library: Library) -> None:
+        self.name = library.value
+        self.library = library
+
+    def read(self, shapes: Shapes) -> Architecture:  # noqa: ARG002
+        raise Unrecognised(f"is named no network of {self.name}: give its `architecture`")
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Initialised as the library does, without its published weights."""
+        found = network_of(architecture)
+        network = create(self.library, found.name, found.kwargs)
+        if found.kept is not None:
+            cut(network, _layout(found), found.kept)
+        return network
+
+    def layout(self, architecture: Architecture) -> Layout:
+        """Of the teacher; that of a student is what `cut` returns."""
+        return _layout(network_of(architecture))
+
+    def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
+        """Every number of blocks, each section its share of them and one at least."""
+        own = architecture.blocks
+        return [(depth, shares(own, depth)) for depth in range(len(own), sum(own) + 1)]
+
+
+def network_of(architecture: Architecture) -> LibraryNetwork:
+    if architecture.network is None:
+        raise ValueError(f"an architecture of {architecture.family} names its network")
+    return architecture.network
+
+
+def _layout(network: LibraryNetwork) -> Layout:
+    return Layout(tuple(network.stem), tuple(map(tuple, network.sections)), tuple(network.head))
+
+
+def shares(blocks: list[int], total: int) -> list[int]:
+    """`total` blocks over the sections as the teacher's are, none empty: by highest averages, which never take one
+    back."""
+    given = [1] * len(blocks)
+    for _ in range(total - len(blocks)):
+        open_ones = [n for n, count in enumerate(blocks) if given[n] < count]
+        given[max(open_ones, key=lambda n: (blocks[n] / given[n], -n))] += 1
+    return given
+
+
+def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights. Raises SpecError for a name or arguments that the library doesn't take."""
+    make = _torchvision if library is Library.TORCHVISION else _timm
+    try:
+        return make(name, dict(kwargs))
+    except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as failure:
+        raise SpecError(
+            "architecture.kwargs", f"can't be taken by {library.value}'s {name}: {_first_line(failure)}"
+        ) from None
+
+
+def _torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise _unknown("torchvision", name, models.list_models(module=models))
+    network: nn.Module = models.get_model(name, weights=None, **kwargs)
+    return network
+
+
+def _timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise _unknown("timm", name, timm.list_models())
+    network: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+    return network
+
+
+def _unknown(library: str, name: str, names: list[str]) -> SpecError:
+    import difflib
+
+    near = difflib.get_close_matches(name, names, 3, 0.4)
+    return SpecError("architecture.name", f"{library} has no {name!r}: did you mean {', '.join(near) or names[0]}?")
+
+
+def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
+    """The architecture that these tensors are said to belong to, and do.
+
+    `num_classes` and, of timm, `in_chans` may be left out of `kwargs`: the tensors tell them. Raises Unrecognised for
+    tensors of another network, and for a network that can't be divided; SpecError for a name or arguments that are
+    unknown.
+    """
+    kwargs = dict(request.kwargs)
+    network = _as_shapes(lambda: create(request.library, request.name, kwargs))
+    told = _told(request, network, shapes)
+    if told:
+        kwargs |= told
+        network = _as_shapes(lambda: create(request.library, request.name, kwargs))
+    misfits(shapes, network, f"{request.library.value}'s {request.name}")
+    channels = int(str(kwargs.get("in_chans", USUAL_CHANNELS)))
+    return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
+
+
+def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_CHANNELS) -> Architecture:
+    """Divide a library's network. Raises Unrecognised where that can't be done."""
+    make: Callable[[], nn.Module] = lambda: create(request.library, request.name, request.kwargs)  # noqa: E731
+    layout, size, outputs = _divided(network, make, channels, request)
+    blocks = [len(section) for section in layout.sections]
+    batch_norm = any(isinstance(module, _BatchNorm) for module in network.modules())
+    return Architecture(
+        family=request.library.value,
+        depth=sum(blocks),
+        blocks=blocks,
+        channels=channels,
+        classes=outputs,
+        options={"normalisation": "batch" if batch_norm else "other"},
+        network=LibraryNetwork(
+            name=request.name,
+            kwargs=request.kwargs,
+            stem=list(layout.stem),
+            sections=[list(section) for section in layout.sections],
+            head=list(layout.head),
+            size=size,
+        ),
+    )
+
+
+def _as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
+    """Without memory, where the library can build the network so."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        return make()
+
+
+def _told(request: LibraryRequest, network: nn.Module, shapes: Shapes) -> dict[str, int]:
+    """What the tensors say of the numbers that differ most often from the library's defaults."""
+    told: dict[str, int] = {}
+    for key, expected in network.state_dict().items():
+        found = shapes.get(key)
+        wanted = tuple(expected.shape)
+        if found is None or found == wanted or len(found) != len(wanted) or not wanted:
+            continue
+        if wanted[0] == USUAL_CLASSES and found[1:] == wanted[1:]:
+            told["num_classes"] = found[0]
+        elif len(wanted) == 4 and wanted[1] == USUAL_CHANNELS and request.library is Library.TIMM:
+            told["in_chans"] = found[1]
+    return {name: value for name, value in told.items() if name not in request.kwargs}
+
+
+def _divided(
+    network: nn.Module, make: Callable[[], nn.Module], channels: int, request: LibraryRequest
+) -> tuple[Layout, list[int], int]:
+    """The layout, the size of image that it was found with, and the number of classes."""
+    failure: Exception | None = None
+    # Some networks can't run on the meta device; those are run for real.
+    for real in (False, True):
+        tried = make() if real else network
+        device = next(tried.parameters()).device
+        if real and device != torch.device("cpu"):
+            continue
+        for size in [*_own_size(request), *([side, side] for side in SIDES)]:
+            x = torch.zeros(2, channels, *size, device=device)
+            try:
+                layout = find_layout(tried, (x,), request.sections or ())
+                return layout, size, _outputs(tried, x)
+            except NoSections as none:
+                raise Unrecognised(f"can't be made shallower: {none}") from none
+            except Exception as wrong:  # noqa: BLE001 - whatever a library's code raises, told if no size goes
+                failure = failure or wrong
+    raise Unrecognised(f"can't be run on images of {SIDES[0]} to {SIDES[-1]} pixels: {_first_line(failure)}")
+
+
+def _own_size(request: LibraryRequest) -> list[list[int]]:
+    """Of the images that the network is said to be for."""
+    named = request.kwargs.get("img_size", request.kwargs.get("image_size"))
+    if isinstance(named, int):
+        return [[named, named]]
+    return [[int(side) for side in named]] if isinstance(named, list) else []
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, x: Tensor) -> int:
+    output = network.eval()(x)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise NoSections(f"it is no classifier: it puts out {shown}, not one row of logits for each image")
+    return int(output.shape[1])
+
+
+def _first_line(failure: Exception | None) -> str:
+    lines = str(failure).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0]) if lines else type(failure).__name__

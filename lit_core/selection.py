@@ -1,0 +1,106 @@
+"""Which of the teacher's blocks a student keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.sections import SectionedNetwork
+from lit_core.spec import Select
+
+Inputs = tuple[Tensor, ...]
+LEAST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class Selection:
+    kept: list[list[int]]
+    """Of each section the places of the teacher's blocks, from 0, ascending."""
+    importance: list[list[float | None]] | None = None
+    """Of each block of the teacher by how much it changes its representation; None where it changes the shape, so that
+    it must stay."""
+
+
+def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
+    """The first block and evenly spaced others."""
+    return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
+
+
+def select_blocks(
+    teacher: SectionedNetwork, blocks: Sequence[int], select: Select, batches: Iterable[Inputs]
+) -> Selection:
+    """`blocks` of each section of the teacher. `batches` of inputs are looked at for `importance` alone."""
+    whole = [len(section) for section in teacher.sections]
+    if select == Select.EVEN:
+        return Selection([evenly(count, wanted) for count, wanted in zip(whole, blocks, strict=True)])
+    if select == Select.FIRST:
+        return Selection([list(range(wanted)) for wanted in blocks])
+    importance = importances(teacher, batches)
+    kept = [_most_important(values, wanted) for values, wanted in zip(importance, blocks, strict=True)]
+    return Selection(kept, importance)
+
+
+def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:
+    """Of equals the earlier."""
+    ranked = sorted(range(len(values)), key=lambda place: (-_rank(values[place]), place))
+    return sorted(ranked[:wanted])
+
+
+def _rank(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+@torch.no_grad()
+def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[list[float | None]]:
+    """‖T_b(x) - x‖ / ‖x‖ of each block b, a mean over the samples of all batches, the teacher in eval mode.
+
+    A block that hardly changes its representation is what the others miss least. The first block of a section is None
+    where it changes the shape or is built otherwise than the others: it can't be left out.
+    """
+    sums: list[list[Tensor | None]] = [[None] * len(section) for section in teacher.sections]
+    samples = 0
+
+    def watch(section: int, block: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            given: Tensor = args[0]
+            if given.shape == output.shape:
+                change = (output - given).float().flatten(1).norm(dim=1)
+                ratio = (change / given.float().flatten(1).norm(dim=1).clamp_min(LEAST_NORM)).double().sum()
+                before = sums[section][block]
+                sums[section][block] = ratio if before is None else before + ratio
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(n, b))
+        for n, section in enumerate(teacher.sections)
+        for b, module in enumerate(section)
+    ]
+    try:
+        for inputs in batches:
+            teacher.network(*inputs)
+            samples += len(inputs[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if samples == 0:
+        raise ValueError("importance needs data to look at")
+    return [
+        [
+            None if total is None or _stands_out(section, place) else round(float(total) / samples, 6)
+            for place, total in enumerate(totals)
+        ]
+        for section, totals in zip(teacher.sections, sums, strict=True)
+    ]
+
+
+def _stands_out(section: nn.Sequential, place: int) -> bool:
+    """Whether the first block has other tensors than the second."""
+    if place > 0 or len(section) < 2:
+        return False
+    first, second = ({name: tensor.shape for name, tensor in section[number].state_dict().items()} for number in (0, 1))
+    return first != second

@@ -1,0 +1,17 @@
+"""What a job puts out beside `model.safetensors` and `config.json`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Export(StrEnum):
+    ONNX = "onnx"
+    """`model.onnx`, any batch size."""
+    PT2 = "pt2"
+    """`model.pt2`, of torch.export, any batch size."""
+    INT8 = "int8"
+    """`model.int8.onnx`: weights and activations quantised to eight bits, calibrated on training samples."""
+
+
+DEFAULT_EXPORTS = (Export.ONNX, Export.PT2)

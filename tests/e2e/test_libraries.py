@@ -1,0 +1,114 @@
+"""Teachers of torchvision and timm over HTTP, on real digits, to an ONNX file that anything can serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lit_client import Client, LitError
+from lit_core import load
+from lit_core.data import Dataset, Interface, load_dataset
+from lit_core.spec import DatasetRequest, Split
+from tests.e2e.test_families import compress, train, upload_file
+
+SIDE = 16
+VIT: dict[str, Any] = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6, "num_heads": 3, "in_chans": 1}
+
+
+def colour_digits(path: Path) -> Path:
+    """The real digits as RGB images, as torchvision's networks take them."""
+    grey = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
+    x = torch.cat([arrays.x for arrays in grey.splits.values()]).expand(-1, 3, -1, -1)
+    y = torch.cat([arrays.y for arrays in grey.splits.values()])
+    split = [split.value for split, arrays in grey.splits.items() for _ in arrays.y]
+    np.savez(path, x=x.numpy(), y=y.numpy(), split=np.array(split))
+    return path
+
+
+def served(path: Path, dataset: Dataset) -> tuple[list[int], float]:
+    """What onnxruntime answers to the whole test split, and how often that is right, in percent."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    test = dataset.splits[Split.TEST]
+    logits = session.run(None, {"input": dataset.preprocessing.apply(test.x).numpy()})[0]
+    answers = torch.from_numpy(logits).argmax(dim=1)
+    return answers.tolist(), 100 * float((answers == test.y).double().mean())
+
+
+def check_outputs(folder: Path, report: dict[str, Any], dataset: Dataset) -> None:
+    exports = {export["kind"]: export for export in report["exports"]}
+    assert {kind: export["error"] for kind, export in exports.items()} == dict.fromkeys(exports)
+    answers, accuracy = served(folder / "model.onnx", dataset)
+    model = load(folder)
+    with torch.no_grad():
+        own = model(dataset.preprocessing.apply(dataset.splits[Split.TEST].x)).argmax(dim=1).tolist()
+    assert answers == own
+    assert accuracy == pytest.approx(report["student"]["accuracy"]["test"], abs=1e-3)
+    assert exports["onnx"]["top1_agreement"] == exports["pt2"]["top1_agreement"] == 100
+    assert exports["onnx"]["max_abs_difference"] < 1e-3
+
+
+def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
+    path = colour_digits(tmp_path / "digits.npz")
+    size = [SIDE, SIDE]
+    dataset = load_dataset(DatasetRequest(upload="upl_x", size=size), None, path, Interface(3, 10))
+    torch.manual_seed(0)
+    network: nn.Module = torchvision.models.resnet18(num_classes=10)
+    train(network, dataset, dataset.splits[Split.TRAIN], epochs=2)
+    teacher = upload_file(client, network, tmp_path / "teacher.safetensors")
+    request = {
+        "teacher": teacher,
+        "dataset": {"upload": client.upload(path, "dataset").id, "size": size},
+        "student": {"ratio": 1.2, "select": "importance"},
+        "exports": ["onnx", "pt2", "int8"],
+    }
+    architecture = {"library": "torchvision", "name": "resnet18"}
+    with pytest.raises(LitError, match="architecture"):
+        client.create_job(request)
+    with pytest.raises(LitError, match="resnet18"):
+        client.create_job({**request, "architecture": {"library": "torchvision", "name": "resnet-18"}})
+    report = compress(client, tmp_path, **request, architecture=architecture)
+    assert report["teacher"]["blocks"] == [2, 2, 2, 2]
+    assert report["teacher"]["accuracy"]["test"] > 85
+    assert report["student"]["accuracy"]["test"] > 80
+    assert report["ratios"]["parameters"] >= 1.2
+    kept, importance = report["selection"]["kept"], report["selection"]["importance"]
+    assert [len(places) for places in kept] == report["student"]["blocks"]
+    assert importance[1][0] is None
+    assert importance[1][1] > 0
+    check_outputs(tmp_path, report, dataset)
+    assert {export["kind"]: export for export in report["exports"]}["int8"]["accuracy"] > 70
+
+
+def test_a_timm_vit(client: Client, tmp_path: Path) -> None:
+    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=10, **VIT)
+    train(network, digits, digits.splits[Split.TRAIN], epochs=25)
+    teacher = upload_file(client, network, tmp_path / "teacher.safetensors")
+    architecture = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}
+    client.inspect_as(teacher, architecture)
+    inspection = client.wait_inspection(teacher).inspection
+    assert inspection is not None
+    assert (inspection.architecture.blocks, inspection.architecture.classes) == ([3, 3], 10)
+    report = compress(
+        client,
+        tmp_path,
+        teacher=teacher,
+        architecture=architecture,
+        dataset={"builtin": "digits"},
+        student={"blocks": [2, 1]},
+    )
+    assert report["selection"]["kept"] == [[0, 1], [0]]
+    assert report["teacher"]["accuracy"]["test"] > 85
+    assert report["student"]["accuracy"]["test"] > 75
+    check_outputs(tmp_path, report, digits)
+    same = timm.create_model("vit_tiny_patch16_224", num_classes=10, **{**VIT, "depth": 3})
+    same.load_state_dict(load(tmp_path).network.state_dict())
