@@ -1,21 +1,23 @@
 """LIT: make a deep network shallower without losing its accuracy.
 
-`lit_core.load(folder)` gives back a compressed model. Importing this package, or `lit_core.spec`, loads no torch.
+`lit_core.load(folder)` gives back a compressed model, and `lit_core.compress(model, data, …)` makes one. Importing this
+package, or `lit_core.spec`, loads no torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_core.compression import Compressed, compress
     from lit_core.model import Model, load
 
-__all__ = ["Model", "load"]
+__all__ = ["Compressed", "Model", "compress", "load"]
+ROOMS = {"Compressed": "compression", "compress": "compression", "Model": "model", "load": "model"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from lit_core import model
-
-        return getattr(model, name)
+        return getattr(import_module(f"lit_core.{ROOMS[name]}"), name)
     raise AttributeError(f"module 'lit_core' has no attribute {name!r}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Select
+from lit_core.spec.catalogue import evenly
 
 Inputs = tuple[Tensor, ...]
 LEAST_NORM = 1e-12
@@ -23,11 +24,6 @@ class Selection:
     importance: list[list[float | None]] | None = None
     """Of each block of the teacher by how much it changes its representation; None where it changes the shape, so that
     it must stay."""
-
-
-def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
-    """The first block and evenly spaced others."""
-    return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
 
 
 def select_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_core.families import Recognised, Unrecognised, family_of, recognise
+from lit_core.catalogue import propose
+from lit_core.families import Recognised, Shapes, Unrecognised, family_of, recognise
 from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
-from lit_core.selection import evenly
 from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError, StudentOption
+from lit_core.spec.catalogue import evenly
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -47,14 +49,25 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
     loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
     state = _with_plain_names(_unwrapped(loaded))
     _check_tensors(state)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     try:
-        recognised = recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, request)
+        recognised = recognise(shapes, request)
     except Unrecognised as failure:
-        raise TeacherError(f"this checkpoint {failure}") from failure
+        raise TeacherError(f"this checkpoint {_proposed(shapes) or failure}") from failure
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Teacher(file_format, _completed(state, recognised), recognised)
+
+
+def _proposed(shapes: Shapes) -> str | None:
+    """Which library's networks these tensors fit."""
+    fitting = propose(shapes)
+    if not fitting:
+        return None
+    names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
+    example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
+    return f'has the tensors of {names}: say which it is with "architecture", as {example}'
 
 
 def inspect_teacher(teacher: Teacher) -> Inspection:

@@ -26,6 +26,7 @@ import torch
 
 from lit_core.bundle import write_bundle
 from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
+from lit_core.compression import train_student
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.devices import cuda_complaint
 from lit_core.exports import write_exports
@@ -133,12 +134,19 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     found = task.check()
     log.info("teacher: %s", found)
     reporter.events.emit({"type": "teacher_measured", "data": found})
-    training = Training(spec, task, device, reporter, selection=selection, environment=environment)
     if checkpoint is not None:
-        training.restore(checkpoint, run.attempt)
-        log.info("resumed at %s", training.position)
-    best = training.run()
-    return _write_output(folder, spec, training, best, environment)
+        log.info("resuming at %s", checkpoint.position)
+    training, best = train_student(
+        task,
+        spec,
+        selection,
+        device,
+        reporter,
+        environment=environment,
+        checkpoint=checkpoint,
+        attempt=run.attempt,
+    )
+    return _write_output(folder, spec, task, training, best, environment)
 
 
 def _read_checkpoint(path: Path) -> Checkpoint | None:
@@ -262,11 +270,9 @@ def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.n
 
 
 def _write_output(
-    folder: Path, spec: JobSpec, training: Training, best: Best, environment: dict[str, str]
+    folder: Path, spec: JobSpec, task: Task, training: Training, best: Best, environment: dict[str, str]
 ) -> dict[str, Any]:
-    task = training.task
     student = task.student.network
-    student.load_state_dict(best.state)
     output = folder / "output"
     architecture = student_architecture(spec, training.selection.kept)
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)

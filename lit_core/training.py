@@ -14,8 +14,8 @@ from lit_core.objectives import Batch
 from lit_core.programs import Program
 from lit_core.sampling import generator_of, rows_of, steps_per_epoch
 from lit_core.selection import Selection
-from lit_core.spec import JobSpec, Phase, PhaseSchedule, Split
-from lit_core.tasks.task import Task
+from lit_core.spec import Hyperparameters, Phase, PhaseSchedule
+from lit_core.tasks.task import Trainable
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
 STEPS_BETWEEN_FINITE_CHECKS = 25
@@ -46,8 +46,8 @@ class Training:
 
     def __init__(
         self,
-        spec: JobSpec,
-        task: Task,
+        spec: Hyperparameters,
+        task: Trainable,
         device: torch.device,
         observer: Observer,
         *,
@@ -60,7 +60,7 @@ class Training:
         self.observer = observer
         self.selection = selection
         self.environment = environment
-        self.samples = len(task.dataset.splits[Split.TRAIN].y) + spec.n_random
+        self.samples = task.samples
         self.steps_per_epoch = steps_per_epoch(self.samples, spec.schedule)
         self.phases = [phase for phase in PHASES if task.runs(phase)]
         self.position = Position(self.phases[0], 0, 0)

@@ -46,6 +46,9 @@ OWN: tuple[Family, ...] = (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), St
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (*OWN, *map(LibraryFamily, Library))}
 
 
+HINT = '. If it is of torchvision or timm, name it: "architecture": {"library": "torchvision", "name": "resnet50"}'
+
+
 @dataclass(frozen=True)
 class Recognised:
     family: Family
@@ -80,9 +83,6 @@ def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognis
             return Recognised(family, architecture)
     nearest = min(failures, key=lambda failure: failure.count)
     if nearest.count < NOT_AT_ALL:
-        raise nearest
+        raise Unrecognised(f"{nearest}{HINT}", nearest.count)
     found = ", ".join(list(shapes)[:LISTED_KEYS]) or "nothing"
-    raise Unrecognised(
-        f"{', '.join(str(failure) for failure in failures)}; found {found}. A network of torchvision or timm is "
-        'named: "architecture": {"library": "torchvision", "name": "resnet50"}'
-    )
+    raise Unrecognised(f"{', '.join(str(failure) for failure in failures)}; found {found}{HINT}")

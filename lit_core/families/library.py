@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lit_core.discovery import NoSections, find_layout
 from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
 from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
+from lit_core.spec.catalogue import shares
 from lit_core.surgery import cut
 
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
@@ -58,16 +59,6 @@ def network_of(architecture: Architecture) -> LibraryNetwork:
 
 def _layout(network: LibraryNetwork) -> Layout:
     return Layout(tuple(network.stem), tuple(map(tuple, network.sections)), tuple(network.head))
-
-
-def shares(blocks: list[int], total: int) -> list[int]:
-    """`total` blocks over the sections as the teacher's are, none empty: by highest averages, which never take one
-    back."""
-    given = [1] * len(blocks)
-    for _ in range(total - len(blocks)):
-        open_ones = [n for n, count in enumerate(blocks) if given[n] < count]
-        given[max(open_ones, key=lambda n: (blocks[n] / given[n], -n))] += 1
-    return given
 
 
 def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -41,7 +41,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     _check_preprocessing(request.dataset, teacher)
     _check_task(request, teacher)
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
-    shared["schedule"] = _resolve_schedule(request.schedule, request.method)
+    shared["schedule"] = resolve_schedule(request.schedule, request.method)
     found = _resolve_discriminator(request, teacher, discriminator)
     if found is not None:
         shared["adversarial"] = request.adversarial or Adversarial()
@@ -185,7 +185,8 @@ def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
         raise SpecError("accept.min_psnr", "is for generators, but the teacher is a classifier: use max_accuracy_drop")
 
 
-def _resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
+def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
+    """With the parts that each phase freezes made explicit. Raises SpecError."""
     frozen = [Part.STEM, Part.HEAD] if method.uses_representations else []
     lit = schedule.lit if schedule.lit.frozen is not None else schedule.lit.model_copy(update={"frozen": frozen})
     last = schedule.fine_tune

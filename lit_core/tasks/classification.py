@@ -44,6 +44,7 @@ class Classification:
         """
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
         self.train = dataset.splits[Split.TRAIN]
+        self.samples = len(self.train.y) + spec.n_random
         _check_labels(spec, self.train)
         self.labelled = dataset.splits[Split.VALIDATION].labelled
         self.selection = "accuracy" if self.labelled else "agreement"

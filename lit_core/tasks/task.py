@@ -34,18 +34,14 @@ class Scores:
     metrics: dict[str, float]
 
 
-class Task(Protocol):
-    """Teacher, student and data of one job."""
-
-    teacher: SectionedNetwork
+class Trainable(Protocol):
+    """What a training needs of its task."""
 
     student: SectionedNetwork
-    dataset: Dataset
+    samples: int
+    """Of a pass over the training data."""
     selection: str
     """The metric that `Scores.value` is."""
-
-    def check(self) -> dict[str, Any]:
-        """Measure the teacher before training; what to tell of it. Raises Refused."""
 
     def runs(self, phase: Phase) -> bool:
         """Whether the phase trains at all."""
@@ -60,6 +56,16 @@ class Task(Protocol):
 
     def score(self) -> Scores:
         """The student on the validation split. Its mode is put back."""
+
+
+class Task(Trainable, Protocol):
+    """Teacher, student and data of one job."""
+
+    teacher: SectionedNetwork
+    dataset: Dataset
+
+    def check(self) -> dict[str, Any]:
+        """Measure the teacher before training; what to tell of it. Raises Refused."""
 
     def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
         """What the report says of a network on a split."""

@@ -55,6 +55,7 @@ class Translation:
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
         self.discriminator, self.feature = discriminator, feature
         self.train = dataset.splits[Split.TRAIN]
+        self.samples = len(self.train.y)
         self.exclusive = are_exclusive(torch.cat([arrays.y for arrays in dataset.splits.values()]))
         self.ir_loss = IR_LOSSES[spec.ir_loss]
 

@@ -1,0 +1,288 @@
+"""`lit_core.compress`: a shallower network from any torch module and any iterable of batches, without a server."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.checkpoint import Best, Checkpoint
+from lit_core.discovery import find_layout
+from lit_core.losses import NO_LABEL
+from lit_core.measure import count_parameters, flops, latencies
+from lit_core.objectives import Batch, objective_of
+from lit_core.programs import Distillation, Program
+from lit_core.scores import Prediction, agreement, top1
+from lit_core.sections import SectionedNetwork
+from lit_core.selection import Selection, select_blocks
+from lit_core.spec import Hyperparameters, Method, Part, Phase, Select
+from lit_core.spec.catalogue import shares
+from lit_core.spec.resolve import resolve_schedule
+from lit_core.student import shortened
+from lit_core.tasks.classification import evaluating
+from lit_core.tasks.task import Scores, Trainable
+from lit_core.training import Observer, Training
+
+IMPORTANCE_BATCHES = 8
+METHODS = (Method.LIT, Method.KD, Method.AT)
+
+Batches = Iterable[Any]
+"""Of `(x, y)` or `x`: x (B, …) what the network takes, y (B,) class numbers, -1 where there is none."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    student: nn.Module
+    """In eval mode, on the device that it was trained on."""
+    report: dict[str, Any]
+
+
+def train_student(
+    task: Trainable,
+    hyperparameters: Hyperparameters,
+    selection: Selection,
+    device: torch.device,
+    observer: Observer,
+    *,
+    environment: Mapping[str, str],
+    checkpoint: Checkpoint | None = None,
+    attempt: int = 1,
+) -> tuple[Training, Best]:
+    """Both phases, from a checkpoint if there is one; the student has the weights of the best epoch afterwards.
+
+    What the service's trainer and `compress` have in common. Raises Diverged, and Drained when the observer asks to
+    stop.
+    """
+    training = Training(hyperparameters, task, device, observer, selection=selection, environment=dict(environment))
+    if checkpoint is not None:
+        training.restore(checkpoint, attempt)
+    best = training.run()
+    task.student.network.load_state_dict(best.state)
+    return training, best
+
+
+def compress(
+    model: nn.Module,
+    data: Batches,
+    *,
+    blocks: Sequence[int] | None = None,
+    ratio: float | None = None,
+    sections: Sequence[str | Sequence[str]] | None = None,
+    select: Select | str = Select.EVEN,
+    validation: Batches | None = None,
+    device: torch.device | str | None = None,
+    observer: Observer | None = None,
+    **hyperparameters: Any,
+) -> Compressed:
+    """Train a student of `model` that has fewer blocks.
+
+    `data` is gone through once an epoch, and once before to count; `(x, y)` batches with labels, or `x` alone with
+    `alpha=0`. Give `blocks` of each section, or `ratio`, how many times fewer parameters at the least. `sections` are
+    module paths (docs/models.md); None: found. With `validation`, of the same kind, the best epoch is kept; without,
+    the last. `hyperparameters` are the fields of `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed,
+    schedule, … The model is left as it is. Raises NoSections for a model that can't be divided, ValueError (pydantic's
+    for hyperparameters) for what doesn't fit, and Diverged.
+    """
+    if (blocks is None) == (ratio is None):
+        raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
+    asked = _checked(hyperparameters)
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    first, steps = _looked_at(data)
+    asked = _with_steps(asked, steps, len(first[0][0]))
+    network = copy.deepcopy(model).to(place)
+    inputs = tuple(x[:2].to(place) for x in first[0])
+    teacher = SectionedNetwork(network, find_layout(network, inputs, sections or ()))
+    teacher.freeze()
+    wanted = _blocks(teacher, blocks, ratio)
+    looked = (tuple(x.to(place) for x in given) for given, _ in map(_parted, islice(iter(data), IMPORTANCE_BATCHES)))
+    selection = select_blocks(teacher, wanted, Select(select), looked)
+    student = shortened(teacher, selection.kept)
+    task = IterableTask(asked, teacher, student, data, validation, place, steps)
+    training, _ = train_student(task, asked, selection, place, observer or Silent(), environment={})
+    student.network.eval()
+    return Compressed(student.network, _report(task, training, selection, inputs))
+
+
+class IterableTask:
+    """A classifier's student, and batches as they come."""
+
+    selection = "accuracy"
+
+    def __init__(
+        self,
+        hyperparameters: Hyperparameters,
+        teacher: SectionedNetwork,
+        student: SectionedNetwork,
+        data: Batches,
+        validation: Batches | None,
+        device: torch.device,
+        steps: int,
+    ) -> None:
+        self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
+        self.data, self.validation, self.device = data, validation, device
+        self.samples = steps * hyperparameters.schedule.batch_size
+        self._iterator: Iterator[Any] = iter(())
+
+    def runs(self, phase: Phase) -> bool:
+        schedule = self.hyperparameters.schedule
+        return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
+
+    def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
+        return self.validation is None
+
+    def program(self, phase: Phase) -> Program:
+        asked = self.hyperparameters
+        frozen = (asked.schedule.lit if phase == Phase.LIT else asked.schedule.fine_tune).frozen or []
+        return Distillation(
+            objective_of(asked, phase, len(self.teacher.sections)),
+            self.teacher,
+            self.student,
+            asked.schedule,
+            frozen=[Part(part) for part in frozen],
+            precision=asked.precision,
+            masks={},
+        )
+
+    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
+        """The next batch of the data, whatever `rows` says: order and augmentation are the data's own."""
+        try:
+            inputs, labels = _parted(next(self._iterator))
+        except StopIteration:
+            self._iterator = iter(self.data)
+            inputs, labels = _parted(next(self._iterator))
+        given = tuple(x.to(self.device) for x in inputs)
+        return Batch(given, labels.to(self.device), position, generator)
+
+    def score(self) -> Scores:
+        if self.validation is None:
+            return Scores(0.0, {})
+        found = self.measure()
+        teacher, student = found["teacher_accuracy"], found["student_accuracy"]
+        metrics = {"agreement": found["agreement"]}
+        if teacher is not None and student is not None:
+            metrics |= {"teacher_accuracy": teacher, "student_accuracy": student}
+        return Scores(found["agreement"] if student is None else student, metrics)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Any]:
+        """Percent on `validation`; accuracies are None where no sample has a label."""
+        taught, made, truth = [], [], []
+        with evaluating(self.student.network):
+            for inputs, labels in map(_parted, self.validation or ()):
+                given = tuple(x.to(self.device) for x in inputs)
+                taught.append(self.teacher.network(*given).float().cpu())
+                made.append(self.student.network(*given).float().cpu())
+                truth.append(labels.cpu())
+        logits, own, labels = torch.cat(taught), torch.cat(made), torch.cat(truth)
+        known = labels != NO_LABEL
+        labelled = bool(known.any())
+        return {
+            "agreement": agreement(own, logits),
+            "teacher_accuracy": top1(Prediction(logits[known], labels[known])) if labelled else None,
+            "student_accuracy": top1(Prediction(own[known], labels[known])) if labelled else None,
+        }
+
+
+class Silent:
+    """Nobody asks, and nobody is told."""
+
+    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+        pass
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        pass
+
+    def stop_requested(self) -> bool:
+        return False
+
+
+def _checked(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
+    asked = Hyperparameters.model_validate(dict(hyperparameters))
+    if asked.method not in METHODS:
+        raise ValueError(f"method {asked.method} is for the service: here there are {', '.join(METHODS)}")
+    if asked.n_random:
+        raise ValueError("n_random is for the service: put inputs of noise into the data")
+    return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
+
+
+def _looked_at(data: Batches) -> tuple[tuple[tuple[Tensor, ...], Tensor], int]:
+    """The first batch, and how many there are. Raises ValueError."""
+    first: tuple[tuple[Tensor, ...], Tensor] | None = None
+    count = 0
+    for batch in data:
+        first = first or _parted(batch)
+        count += 1
+    if first is None or next(iter(data), None) is None:
+        raise ValueError("data must give batches each time that it is gone through: a list or a DataLoader does")
+    return first, count
+
+
+def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperparameters:
+    """An epoch is a pass over the data, unless `schedule.steps_per_epoch` says otherwise."""
+    update = {"batch_size": batch_size, "steps_per_epoch": asked.schedule.steps_per_epoch or steps}
+    return asked.model_copy(update={"schedule": asked.schedule.model_copy(update=update)})
+
+
+def _parted(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs and labels. Raises ValueError."""
+    if isinstance(batch, Tensor):
+        return (batch,), torch.full((len(batch),), NO_LABEL)
+    if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        x, y = batch
+        if y.ndim == 1 and len(y) == len(x) and not y.is_floating_point():
+            return (x,), y.long()
+    raise ValueError("a batch must be x, or (x, y) with y (B,) of class numbers")
+
+
+def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: float | None) -> list[int]:
+    whole = [len(section) for section in teacher.sections]
+    if blocks is not None:
+        if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
+            raise ValueError(f"blocks must say for each section how many of its blocks stay: the model has {whole}")
+        return list(blocks)
+    total, asked = count_parameters(teacher.network), ratio or 1.0
+    for depth in range(sum(whole), len(whole) - 1, -1):
+        wanted = shares(whole, depth)
+        kept = select_blocks(teacher, wanted, Select.EVEN, ()).kept
+        gone = sum(
+            count_parameters(block)
+            for section, places in zip(teacher.sections, kept, strict=True)
+            for place, block in enumerate(section)
+            if place not in places
+        )
+        if total / (total - gone) >= asked:
+            return wanted
+    raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches")
+
+
+def _report(task: IterableTask, training: Training, selection: Selection, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    networks = {"teacher": task.teacher, "student": task.student}
+    single = tuple(x[:1] for x in inputs)
+    times = latencies([one.network for one in networks.values()], single)
+    measured: dict[str, dict[str, Any]] = {
+        name: {
+            "blocks": [len(section) for section in network.sections],
+            "parameters": count_parameters(network.network),
+            "flops": flops(network.network, single),
+            "latency_ms": time.p50_ms,
+        }
+        for (name, network), time in zip(networks.items(), times, strict=True)
+    }
+    ratios = {
+        name: round(measured["teacher"][name] / measured["student"][name], 4)
+        for name in ("parameters", "flops", "latency_ms")
+    }
+    return {
+        **measured,
+        "ratios": ratios,
+        "sections": [list(paths) for paths in task.teacher.layout.sections],
+        "selection": {"kept": selection.kept, "importance": selection.importance},
+        "validation": None if task.validation is None else task.measure(),
+        "epochs": training.epochs,
+        "hyperparameters": task.hyperparameters.model_dump(mode="json"),
+    }
