@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 
-from api import broker, health, jobs, problems, studies, uploads
+from api import architectures, broker, health, jobs, problems, studies, uploads
 from api.addresses import refuse_nul
 from api.context import Context
 from api.long_poll import LongPolls
@@ -74,7 +74,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         dependencies=[Depends(refuse_nul)],
     )
     problems.install(app)
-    for router in (uploads.router, jobs.router, studies.router, health.router):
+    for router in (uploads.router, jobs.router, studies.router, architectures.router, health.router):
         app.include_router(router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     _document(app)

@@ -13,7 +13,7 @@ from lit_client.answers import show
 from lit_client.client import Client
 from lit_client.compress import compress_command, follow_to_end
 from lit_client.errors import LitError
-from lit_client.job_request import parse_changes
+from lit_client.job_request import parse_architecture, parse_changes
 from lit_client.models import UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
 from lit_client.service_commands import add_service_commands
@@ -104,9 +104,31 @@ def show_log(
         typer.echo(client.log(job_id, attempt), nl=False)
 
 
+@app.command("sections")
+def show_sections(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As torchvision/resnet50, or a part of a name.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a network's sections and blocks, and what each depth of student would save."""
+    with Client(url) as client:
+        if "/" not in name:
+            found = list(client.architectures(search=name, limit=100))
+            if not found:
+                raise LitError(f"No network of torchvision or timm has {name!r} in its name.")
+            show([item.model_dump(mode="json") for item in found], display.architectures_table(found), as_json)
+            return
+        library, _, own = name.partition("/")
+        shown = client.architecture(library, own)
+    show(shown.model_dump(mode="json"), display.architecture_table(shown), as_json)
+
+
 @app.command("inspect")
 def inspect_teacher(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A teacher: safetensors or .pt.")],
+    architecture: Annotated[
+        str | None, typer.Option(help="What it is, as torchvision/resnet50 or timm/vit_tiny_patch16_224.")
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,6 +136,8 @@ def inspect_teacher(
     with Client(url) as client:
         with display.transfer_bar(file.name) as progress:
             upload = client.upload(file, UploadKind.TEACHER, progress)
+        if architecture is not None:
+            client.inspect_as(upload.id, parse_architecture(architecture))
         upload = client.wait_inspection(upload.id)
     if upload.inspection is None:
         raise LitError(f"The service says nothing about {upload.id}.")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
+from urllib.parse import quote
 
 import httpx
 
@@ -24,6 +25,7 @@ from lit_client.connection import Connection, parse
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import LitError, WaitTimeout
 from lit_client.models import (
+    ArchitectureItem,
     Artifact,
     ArtifactPage,
     Event,
@@ -31,6 +33,7 @@ from lit_client.models import (
     Failure,
     ItemT,
     Job,
+    LibraryArchitecture,
     Metric,
     MetricPage,
     Page,
@@ -114,6 +117,18 @@ class Client:
     def delete_upload(self, upload_id: str) -> None:
         """Remove an upload. Raises ProblemError `upload-in-use` while a job needs it."""
         self._connection.request("DELETE", f"/v1/uploads/{upload_id}", repeatable=True)
+
+    def architectures(
+        self, *, library: str | None = None, search: str | None = None, limit: int | None = None
+    ) -> Iterator[ArchitectureItem]:
+        """The networks of torchvision and timm, by library and name."""
+        filters = {key: value for key, value in (("library", library), ("search", search)) if value is not None}
+        return self._paged(Page[ArchitectureItem], "/v1/architectures", filters, limit)
+
+    def architecture(self, library: str, name: str) -> LibraryArchitecture:
+        """One of them: its sections, and what each depth would save. Raises ProblemError `not-found`."""
+        path = f"/v1/architectures/{quote(library, safe='')}/{quote(name, safe='')}"
+        return parse(LibraryArchitecture, self._get(path))
 
     def inspect_as(self, upload_id: str, architecture: Mapping[str, Any]) -> Upload:
         """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from lit_client.models import Architecture, Event, Inspection, Job, Upload
+from lit_client.models import Architecture, ArchitectureItem, Event, Inspection, Job, LibraryArchitecture, Upload
 from lit_client.uploads import ProgressCallback
 
 PIPE_WIDTH = 1000
@@ -206,6 +206,31 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         blocks = ", ".join(str(number) for number in option.blocks)
         table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
     return Group(title, table)
+
+
+def architectures_table(found: Sequence[ArchitectureItem]) -> Table:
+    table = Table("network", "blocks", "parameters")
+    table.columns[2].justify = "right"
+    for item in found:
+        blocks = ", ".join(map(str, item.blocks)) if item.refused is None else f"refused: {item.refused}"
+        table.add_row(f"{item.library}/{item.name}", blocks, f"{item.parameters:,}")
+    return table
+
+
+def architecture_table(found: LibraryArchitecture) -> Group | str:
+    title = f"{found.library}/{found.name}: {found.parameters:,} parameters"
+    if found.refused is not None:
+        return f"{title}; {found.refused}"
+    sections = Table("section", "blocks", "from", "to")
+    for number, paths in enumerate(found.sections, start=1):
+        sections.add_row(str(number), str(len(paths)), paths[0], paths[-1])
+    students = Table("depth", "blocks", "parameters", "teacher / student")
+    for column in students.columns[2:]:
+        column.justify = "right"
+    for option in found.students:
+        blocks = ", ".join(map(str, option.blocks))
+        students.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
+    return Group(title, sections, students)
 
 
 def _inputs(found: Architecture) -> str:

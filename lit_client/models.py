@@ -54,6 +54,25 @@ class StudentOption(Answer):
     """Teacher / student."""
 
 
+class ArchitectureItem(Answer):
+    """A network of torchvision or timm."""
+
+    library: str
+    name: str
+    parameters: int
+    blocks: list[int]
+    """Blocks of each section; none where it can't be made shallower."""
+    refused: str | None = None
+    """Why it can't be made shallower."""
+
+
+class LibraryArchitecture(ArchitectureItem):
+    sections: list[list[str]]
+    """Module paths of each section's blocks."""
+    students: list[StudentOption]
+    """Every number of blocks, shallowest first, the network itself last."""
+
+
 class Inspection(Answer):
     """What a teacher's upload turned out to be."""
 

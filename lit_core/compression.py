@@ -23,6 +23,7 @@ from lit_core.selection import Selection, select_blocks
 from lit_core.spec import Hyperparameters, Method, Part, Phase, Select
 from lit_core.spec.catalogue import shares
 from lit_core.spec.resolve import resolve_schedule
+from lit_core.states import load_state
 from lit_core.student import shortened
 from lit_core.tasks.classification import evaluating
 from lit_core.tasks.task import Scores, Trainable
@@ -62,7 +63,7 @@ def train_student(
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
     best = training.run()
-    task.student.network.load_state_dict(best.state)
+    load_state(task.student.network, best.state)
     return training, best
 
 
@@ -93,6 +94,8 @@ def compress(
     asked = _checked(hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     first, steps = _looked_at(data)
+    if asked.alpha > 0 and bool((first[1] == NO_LABEL).all()):
+        raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
     asked = _with_steps(asked, steps, len(first[0][0]))
     network = copy.deepcopy(model).to(place)
     inputs = tuple(x[:2].to(place) for x in first[0])

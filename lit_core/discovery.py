@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout
+from lit_core.layout import Layout
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LEAST_WEIGHTS = 2

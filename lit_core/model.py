@@ -16,6 +16,7 @@ from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.families import family_of
 from lit_core.spec import Architecture, Task
 from lit_core.spec import Model as SpecModel
+from lit_core.states import load_state
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -125,7 +126,7 @@ def load(folder: str | Path) -> Model:
         raise ValueError(f"config_version is {config.config_version}, but this version reads {CONFIG_VERSION}")
     network = family_of(config.architecture).build(config.architecture)
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        load_state(network, load_file(folder / WEIGHTS_FILE))
     except RuntimeError as failure:
         raise ValueError(f"{folder / WEIGHTS_FILE} doesn't fit {CONFIG_FILE}: {failure}") from failure
     return Model(network, config).eval()

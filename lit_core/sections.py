@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_core.families.shapes import Layout
+from lit_core.layout import Layout
 from lit_core.spec import Part
 
 

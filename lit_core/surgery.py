@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lit_core.families.shapes import Layout
+from lit_core.layout import Layout
 
 NUMBERED = re.compile(r"(.*?)(\d+)")
 DROPS = {"DropPath": "drop_prob", "StochasticDepth": "p"}

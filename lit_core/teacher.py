@@ -21,6 +21,7 @@ from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError, StudentOption
 from lit_core.spec.catalogue import evenly
+from lit_core.states import load_state
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -105,7 +106,7 @@ def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
 def build_network(architecture: Architecture, path: Path) -> nn.Module:
     """A network from an inspected safetensors file."""
     network = family_of(architecture).build(architecture)
-    network.load_state_dict(load_file(path))
+    load_state(network, load_file(path))
     return network
 
 

@@ -15,6 +15,7 @@ from lit_core.programs import Program
 from lit_core.sampling import generator_of, rows_of, steps_per_epoch
 from lit_core.selection import Selection
 from lit_core.spec import Hyperparameters, Phase, PhaseSchedule
+from lit_core.states import load_state
 from lit_core.tasks.task import Trainable
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
@@ -72,7 +73,7 @@ class Training:
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
         """Go on where the checkpoint stands. A different environment is noted: bits may differ then."""
-        self.task.student.network.load_state_dict(checkpoint.student)
+        load_state(self.task.student.network, checkpoint.student)
         if checkpoint.random is not None:
             torch.set_rng_state(checkpoint.random)
         self.position = checkpoint.position

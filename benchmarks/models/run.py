@@ -25,6 +25,7 @@ from lit_core.exports import write_exports
 from lit_core.families import FAMILIES, Unrecognised
 from lit_core.families.library import create, describe
 from lit_core.spec import Architecture, Export, Library, LibraryRequest
+from lit_core.states import load_state
 
 RESULTS = Path(__file__).parents[2] / "docs/models.json"
 TORCHVISION = (
@@ -104,7 +105,7 @@ def _check_rebuilt(architecture: Architecture, kept: list[list[int]], student: n
     """What `lit_core.load` does: the library's network, its blocks taken out, the student's weights."""
     network = architecture.network and architecture.network.model_copy(update={"kept": kept})
     again = FAMILIES[architecture.family].build(architecture.model_copy(update={"network": network}))
-    again.load_state_dict(student.state_dict())
+    load_state(again, dict(student.state_dict()))
     if not torch.equal(again.eval()(x), student(x)):
         raise AssertionError("the student that is built anew answers otherwise")
 

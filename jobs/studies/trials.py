@@ -155,8 +155,9 @@ class StudySpec(Model):
 
     @cached_property
     def job(self) -> dict[str, Any]:
-        """The base request as it was sent; trials are made by changing it."""
-        return self.request.job.model_dump(mode="json", exclude_unset=True)
+        """The base request as it was sent; trials are made by changing it. They are there to be compared, so that they
+        have exports only where that is asked for."""
+        return {"exports": [], **self.request.job.model_dump(mode="json", exclude_unset=True)}
 
     @field_serializer("request")
     def _with_grids_written_out(self, request: StudyRequest) -> dict[str, Any]:

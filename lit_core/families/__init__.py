@@ -15,9 +15,10 @@ from torch import nn
 from lit_core.families.library import LibraryFamily, identify
 from lit_core.families.resnet_cifar import ResNetCifar
 from lit_core.families.resnext_cifar import ResNeXtCifar
-from lit_core.families.shapes import LISTED_KEYS, NOT_AT_ALL, Layout, Shapes, Unrecognised, misfits
+from lit_core.families.shapes import LISTED_KEYS, NOT_AT_ALL, Shapes, Unrecognised, misfits
 from lit_core.families.stargan import StarGan, StarGanDiscriminator
 from lit_core.families.vdcnn import Vdcnn
+from lit_core.layout import Layout
 from lit_core.spec import Architecture, Library, LibraryRequest
 
 __all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_core.discovery import NoSections, find_layout
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, misfits
+from lit_core.families.shapes import Shapes, Unrecognised, misfits
+from lit_core.layout import Layout
 from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
 from lit_core.spec.catalogue import shares
 from lit_core.surgery import cut

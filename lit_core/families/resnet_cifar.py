@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, count_blocks, numbered, shortened
+from lit_core.families.shapes import Shapes, Unrecognised, count_blocks, numbered, shortened
+from lit_core.layout import Layout
 from lit_core.spec import Architecture
 
 SECTIONS = ("layer1", "layer2", "layer3")

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.families.shapes import Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.layout import Layout
 from lit_core.spec import Architecture
 
 HEADS = ("fc", "linear", "classifier")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import nn
 
@@ -12,16 +11,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LISTED_KEYS = 8
 NOT_AT_ALL = 1_000_000
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Paths of a network's stem, sections and head. A section is a sequence of blocks, each a module; stem and head are
-    modules and, where a network has some outside of any, lone parameters."""
-
-    stem: tuple[str, ...]
-    sections: tuple[tuple[str, ...], ...]
-    head: tuple[str, ...]
 
 
 def numbered(path: str, count: int, prefix: str = "") -> tuple[str, ...]:

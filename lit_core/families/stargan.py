@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, numbered
+from lit_core.families.shapes import Shapes, Unrecognised, numbered
+from lit_core.layout import Layout
 from lit_core.spec import Architecture, Task
 
 FLAT, SECTIONS = "main", "sections"

@@ -13,7 +13,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.families.shapes import Layout, Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.families.shapes import Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.layout import Layout
 from lit_core.spec import Architecture, Modality
 
 SECTIONS = tuple(f"sections.section_{section}" for section in range(4))

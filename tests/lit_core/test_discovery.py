@@ -1,0 +1,194 @@
+"""Sections of networks that nobody described, and students made by taking blocks out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lit_core.discovery import NoSections, find_layout
+from lit_core.sections import SectionedNetwork
+from lit_core.selection import importances, select_blocks
+from lit_core.spec import Select
+from lit_core.student import shortened
+from lit_core.surgery import cut
+
+VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+
+
+class Residual(nn.Module):
+    """A block that takes an argument beside its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, scale: float = 0.0, *, bias: Tensor | None = None) -> Tensor:
+        out: Tensor = x + scale * self.second(torch.relu(self.first(x)))
+        return out if bias is None else out + bias
+
+
+class Mine(nn.Module):
+    """Somebody's own network, with a lone parameter and arguments for its blocks."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(6))
+        self.embed = nn.Linear(3, 6)
+        self.layers = nn.ModuleList(Residual(6) for _ in range(blocks))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        for number, layer in enumerate(self.layers):
+            x = layer(x, 0.5, bias=torch.full((6,), float(number)))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def sectioned(network: nn.Module, x: Tensor, sections: Any = ()) -> SectionedNetwork:
+    found = SectionedNetwork(network, find_layout(network, (x,), sections))
+    found.freeze()
+    return found
+
+
+def test_stages_of_a_torchvision_resnet() -> None:
+    layout = find_layout(torchvision.models.resnet18(), (torch.zeros(2, 3, 64, 64),))
+    assert layout.stem == ("conv1", "bn1")
+    assert layout.sections == tuple((f"layer{n}.0", f"layer{n}.1") for n in (1, 2, 3, 4))
+    assert layout.head == ("fc",)
+
+
+def test_one_long_sequence_is_cut_into_even_pieces() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", depth=12, **VIT)
+    layout = find_layout(network, (torch.zeros(2, 3, 8, 8),))
+    assert [len(section) for section in layout.sections] == [3, 3, 3, 3]
+    assert layout.sections[0][0] == "blocks.0"
+    assert layout.stem == ("cls_token", "pos_embed", "patch_embed")
+    assert layout.head == ("norm", "head")
+
+
+def test_a_flat_sequence_falls_into_its_stages_and_is_numbered_anew() -> None:
+    network = torchvision.models.mobilenet_v2()
+    layout = find_layout(network, (torch.zeros(2, 3, 64, 64),))
+    assert layout.sections[0] == ("features.2", "features.3")
+    student = copy.deepcopy(network).eval()
+    left = cut(student, layout, [[0]] * 5)
+    assert left.sections == tuple((f"features.{n}",) for n in (2, 3, 4, 5, 6))
+    assert left.head[0] == "features.7"
+    assert student(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+    kept = student.get_submodule("features.3").state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in network.get_submodule("features.4").state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vgg11_bn"])
+def test_a_network_without_blocks_that_can_go_is_refused(name: str) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name)
+    reason = "changes the shape" if name == "densenet121" else "no section was found"
+    with pytest.raises(NoSections, match=reason):
+        find_layout(network, (torch.zeros(2, 3, 64, 64, device="meta"),))
+
+
+def test_named_sections_are_checked() -> None:
+    network, x = Mine(), torch.randn(2, 3)
+    assert find_layout(network, (x,), ["layers"]).sections == (("layers.0", "layers.1", "layers.2", "layers.3"),)
+    halves = [["layers.0", "layers.1"], ["layers.2", "layers.3"]]
+    assert find_layout(network, (x,), halves).sections == tuple(map(tuple, halves))
+    for wrong, reason in (
+        (["nowhere"], "no module 'nowhere'"),
+        ([["layers.0", "layers.2"]], "not run on what layers.0 puts out"),
+        ([["layers.0"], ["layers.0"]], "in two sections"),
+        (["head"], "has no blocks"),
+    ):
+        with pytest.raises(NoSections, match=reason):
+            find_layout(network, (x,), wrong)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in network.modules())
+    assert network.training
+
+
+def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> None:
+    torch.manual_seed(0)
+    teacher = sectioned(Mine(), x := torch.randn(5, 3))
+    student = shortened(teacher, [[0, 2]])
+    taught = teacher.trace(x)
+    assert [extra.args for extra in taught.extras[0]] == [(0.5,)] * 4
+    own = student.sections[0](taught.inputs[0], student.extras_of(taught, 0))
+    first, third = teacher.sections[0][0], teacher.sections[0][2]
+    wanted = third(first(taught.inputs[0], 0.5, bias=torch.zeros(6)), 0.5, bias=torch.full((6,), 2.0))
+    assert torch.equal(own, wanted)
+
+
+def test_lone_parameters_are_frozen_with_their_part() -> None:
+    from lit_core.spec import Part
+
+    student = shortened(sectioned(Mine(), torch.randn(2, 3)), [[0, 1]])
+    student.train([Part.STEM])
+    network: Any = student.network
+    assert not network.token.requires_grad
+    assert not network.embed.weight.requires_grad
+    assert network.head.weight.requires_grad
+    assert network.layers[0].first.weight.requires_grad
+
+
+def test_the_teacher_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    teacher = sectioned(network := Mine(), x := torch.randn(5, 3))
+    before = network(x)
+    student = shortened(teacher, [[1, 3]])
+    with torch.no_grad():
+        for parameter in student.network.parameters():
+            parameter.add_(1)
+    assert torch.equal(network(x), before)
+    assert len(list(network.layers)) == 4
+
+
+def test_chances_of_stochastic_depth_are_spread_as_they_were() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", depth=6, drop_path_rate=0.5, **VIT)
+    layout = find_layout(network, (torch.zeros(2, 3, 8, 8),))
+    cut(network, layout, [[0, 1], [0]])
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.blocks]
+    assert rates == pytest.approx([0.0, 0.25, 0.5])
+
+
+@pytest.mark.parametrize("kept", [[[0, 1]], [[0], [], [0], [0]], [[1, 0]] * 4, [[0, 2]] * 4])
+def test_what_is_no_choice_of_blocks_is_refused(kept: list[list[int]]) -> None:
+    network = torchvision.models.resnet18()
+    layout = find_layout(network, (torch.zeros(2, 3, 64, 64),))
+    with pytest.raises(ValueError, match=r"kept names|no places"):
+        cut(network, layout, kept)
+
+
+def test_the_blocks_that_change_most_are_kept() -> None:
+    torch.manual_seed(0)
+    teacher = sectioned(network := Mine(), x := torch.randn(7, 3))
+    with torch.no_grad():
+        for number, layer in enumerate(network.layers):
+            assert isinstance(layer, Residual)
+            layer.second.weight.mul_(100.0 if number == 1 else 0.0)
+    batches = [(x[:4],), (x[4:],)]
+    importance = importances(teacher, batches)[0]
+    whole = importances(teacher, [(x,)])[0]
+    assert importance == pytest.approx(whole, rel=1e-4)
+    assert max(range(4), key=lambda place: importance[place] or 0) == 1
+    chosen = select_blocks(teacher, [1], Select.IMPORTANCE, batches)
+    assert chosen.kept == [[1]]
+    assert select_blocks(teacher, [2], Select.FIRST, ()).kept == [[0, 1]]
+    assert select_blocks(teacher, [2], Select.EVEN, ()).kept == [[0, 2]]
+    with pytest.raises(ValueError, match="needs data"):
+        select_blocks(teacher, [1], Select.IMPORTANCE, ())
+
+
+def test_a_block_that_changes_the_shape_always_stays() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 32, 32)
+    teacher = sectioned(torchvision.models.resnet18(), x)
+    chosen = select_blocks(teacher, [1, 1, 1, 1], Select.IMPORTANCE, [(x,)])
+    assert chosen.importance is not None
+    assert chosen.importance[1][0] is None
+    assert chosen.kept[1:] == [[0], [0], [0]]
