@@ -103,7 +103,7 @@ def _outermost(network: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]
     """Runs of blocks; within a block there is no other section."""
     taken: list[str] = []
     for path, container in network.named_modules():
-        if not isinstance(container, CONTAINERS) or any(path.startswith(f"{block}.") for block in taken):
+        if not isinstance(container, CONTAINERS) or any(f"{path}.".startswith(f"{block}.") for block in taken):
             continue
         for run in _runs(path, container, calls):
             if len(run) > 1 and all(_weights(network.get_submodule(block)) >= LEAST_WEIGHTS for block in run):

@@ -40,6 +40,7 @@ TIMM = (
 )
 MODELS = [(Library.TORCHVISION, name) for name in TORCHVISION] + [(Library.TIMM, name) for name in TIMM]
 BATCH, STEPS, LEARNING_RATE = 4, 10, 1e-4
+LEAST_SCALE, LAYER_SCALE = 1e-3, 0.1
 
 Row = dict[str, Any]
 
@@ -65,6 +66,7 @@ def _tried(library: Library, name: str) -> Row:
     found = architecture.network
     if found is None:
         raise AssertionError("describe names the network")
+    _wake(network)
     x = torch.randn(BATCH, 3, *found.size)
     blocks = [(count + 1) // 2 for count in architecture.blocks]
     compressed = compress(
@@ -98,6 +100,14 @@ def _tried(library: Library, name: str) -> Row:
         "loss": [losses[0], losses[-1]],
         "differences": {kind: one["max_abs_difference"] for kind, one in exports.items()},
     }
+
+
+@torch.no_grad()
+def _wake(network: nn.Module) -> None:
+    """Layer scales begin so near zero that blocks do nothing, and then a student has nothing to learn."""
+    for parameter in network.parameters():
+        if parameter.ndim == 1 and 0 < float(parameter.abs().max()) < LEAST_SCALE:
+            parameter.fill_(LAYER_SCALE)
 
 
 @torch.no_grad()

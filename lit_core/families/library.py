@@ -175,7 +175,7 @@ def _divided(
         device = next(tried.parameters()).device
         if real and device != torch.device("cpu"):
             continue
-        for size in [*_own_size(request), *([side, side] for side in SIDES)]:
+        for size in _sizes(request, network):
             x = torch.zeros(2, channels, *size, device=device)
             try:
                 layout = find_layout(tried, (x,), request.sections or ())
@@ -187,12 +187,15 @@ def _divided(
     raise Unrecognised(f"can't be run on images of {SIDES[0]} to {SIDES[-1]} pixels: {_first_line(failure)}")
 
 
-def _own_size(request: LibraryRequest) -> list[list[int]]:
-    """Of the images that the network is said to be for."""
+def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
+    """Of images that the network is tried with: what it is asked to take, something small, what its library says."""
     named = request.kwargs.get("img_size", request.kwargs.get("image_size"))
+    asked = [[int(side) for side in named]] if isinstance(named, list) else []
     if isinstance(named, int):
-        return [[named, named]]
-    return [[int(side) for side in named]] if isinstance(named, list) else []
+        asked = [[named, named]]
+    usual = list(getattr(network, "default_cfg", {}).get("input_size", ()))[1:]
+    small, *others = SIDES
+    return [*asked, [small, small], *([usual] if len(usual) == 2 else []), *([side, side] for side in others)]
 
 
 @torch.no_grad()

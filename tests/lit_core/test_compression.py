@@ -95,8 +95,8 @@ def test_unlabelled_batches_of_a_list() -> None:
     [
         ({}, "either blocks"),
         ({"blocks": [1], "ratio": 2.0}, "either blocks"),
-        ({"blocks": [9]}, r"the model has \[4\]"),
-        ({"ratio": 100.0}, "more than the shallowest"),
+        ({"blocks": [9], "alpha": 0.0}, r"the model has \[4\]"),
+        ({"ratio": 100.0, "alpha": 0.0}, "more than the shallowest"),
         ({"blocks": [2], "method": "scratch"}, "for the service"),
         ({"blocks": [2], "alpha": 2.0}, "alpha"),
         ({"blocks": [2], "gamma": 1}, "gamma"),
