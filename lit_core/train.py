@@ -24,18 +24,19 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-from lit_core.bundle import write_bundle
 from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.compression import train_student
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.devices import cuda_complaint
 from lit_core.exports import write_exports
+from lit_core.exports.bundle import write_bundle
+from lit_core.exports.folder import export_folder
 from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
-from lit_core.spec import ErrorType, JobError, JobSpec, Method, Model, Phase, Split
+from lit_core.spec import ErrorType, Export, JobError, JobSpec, Method, Model, Phase, Split
 from lit_core.spec import Task as TaskKind
 from lit_core.student import build_student, student_architecture
 from lit_core.supervision import Events, Watch
@@ -281,13 +282,15 @@ def _write_output(
     measured = measure_networks(task, files)
     exports = write_exports(
         student,
-        spec.exports,
+        [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
         output,
         batches=lambda: task.batches(Split.TEST),
         calibration=lambda: islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES),
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
     report = build_report(spec, task, training, best, measured, exports, environment)
+    if Export.HUGGING_FACE in spec.exports:
+        report["exports"].append(export_folder(output, report, config, student, task.sample(2)))
     task.write_pictures(output)
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_bundle(output)

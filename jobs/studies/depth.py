@@ -72,7 +72,7 @@ class Depth:
         teacher = spec.inspection.architecture
         if request.max_accuracy_drop is not None and teacher.task is not Task.CLASSIFICATION:
             raise SpecError("max_accuracy_drop", 'is for classifiers: ask for a generator\'s "front"')
-        for name in ("depth", "blocks"):
+        for name in ("depth", "blocks", "ratio"):
             if getattr(request.job.student, name) is not None:
                 raise SpecError(f"job.student.{name}", "is what the study varies: leave it out")
         if request.job.method.born_again:

@@ -12,6 +12,8 @@ class Export(StrEnum):
     """`model.pt2`, of torch.export, any batch size."""
     INT8 = "int8"
     """`model.int8.onnx`: weights and activations quantised to eight bits, calibrated on training samples."""
+    HUGGING_FACE = "hugging_face"
+    """`huggingface/`: a folder as Hugging Face's hub has them, with a model card."""
 
 
 DEFAULT_EXPORTS = (Export.ONNX, Export.PT2)

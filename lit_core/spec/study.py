@@ -32,7 +32,7 @@ class StudyKind(StrEnum):
 
 
 # A born-again student has the teacher's depth, so that of the base request must go.
-_OWN_DEPTH = {"student": {"depth": None, "blocks": None}}
+_OWN_DEPTH = {"student": {"depth": None, "blocks": None, "ratio": None}}
 ARM_WORDS: dict[str, dict[str, Any]] = {
     **{method.value: {"method": method.value, **(_OWN_DEPTH if method.born_again else {})} for method in Method},
     "lit-teacher": {"method": "lit", "feed": "teacher"},

@@ -26,7 +26,7 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
     assert job["state"] == "queued"
     assert job["spec"]["spec_version"] == job["spec_version"] == SPEC_VERSION
-    assert job["spec"]["student"] == {"depth": 14, "blocks": [2, 2, 2], "init": "inherit"}
+    assert job["spec"]["student"] == {"depth": 14, "blocks": [2, 2, 2], "init": "inherit", "select": "even"}
     assert job["spec"]["teacher"]["architecture"]["depth"] == 38
     assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
     assert job["request"] == request(teacher)
@@ -41,7 +41,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
     dataset = bench.dataset()
     wanted = {
         "dataset": {"upload": dataset, "size": [8, 8], "mean": [0.3], "std": [0.2], "class_order": list("abcdefghij")},
-        "student": {"blocks": [3, 2, 1], "init": "random"},
+        "student": {"blocks": [3, 2, 1], "init": "random", "select": "even"},
         "alpha": 0.25,
         "beta": 0,
         "tau": 2.5,
@@ -55,7 +55,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
     }
     job = api.post("/v1/jobs", json={"teacher": bench.teacher(), **wanted}).json()
     spec = job["spec"]
-    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random"}
+    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random", "select": "even"}
     assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
     assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
     assert spec["schedule"]["batch_size"] == 16
@@ -78,7 +78,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"student": {"depth": 38}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
         ({"student": {"depth": 44, "allow_same_depth": True}}, "student.depth", "not smaller than the teacher's depth"),
         ({"student": {"depth": 15}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
-        ({"student": {}}, "student", '"depth" (as 14) or "blocks"'),
+        ({"student": {}}, "student", '"depth" (as 14), "blocks"'),
         ({"student": {"blocks": [2, 2]}}, "student.blocks", "the teacher has 3"),
         ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "deeper than the teacher's [6, 6, 6]"),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),

@@ -35,7 +35,7 @@ def test_a_study_from_its_request_to_its_table(api: TestClient, bench: Bench) ->
     assert (study["state"], study["kind"], study["name"], study["tags"]) == ("running", "compare", "n", ["t"])
     assert study["request"]["methods"] == ["lit", "kd"]
     assert study["spec"]["methods"][1] == {"name": "kd", "method": "kd"}
-    assert study["spec"]["job"] == study["request"]["job"]
+    assert study["spec"]["job"] == {"exports": [], **study["request"]["job"]}
     assert study["progress"] == {
         **{"planned": 4, "queued": 4, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "stopped": 0}
     }
@@ -119,7 +119,7 @@ def test_what_comes_next_is_told(api: TestClient, bench: Bench) -> None:
         ({"methods": ["lit", "litt"]}, "methods.1", "lit-scheduled"),
         ({"methods": ["lit", {"name": "x", "beta": 2}]}, "methods.1.beta", "less than or equal to 1"),
         ({"methods": ["lit", {"name": "x", "betta": 1}]}, "methods.1.betta", "did you mean beta?"),
-        ({"methods": ["lit", {"name": "x", "student": {"blocks": [2, 2, 2]}}]}, "methods.1.student", "not both"),
+        ({"methods": ["lit", {"name": "x", "student": {"blocks": [2, 2, 2]}}]}, "methods.1.student", "not several"),
         (
             {"methods": ["lit", {"name": "x", "student": {"depth": 15}}]},
             "methods.1.student.depth",

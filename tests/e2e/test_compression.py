@@ -62,6 +62,9 @@ def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teach
         "model.safetensors",
         "config.json",
         "report.json",
+        "model.onnx",
+        "model.pt2",
+        "bundle.zip",
     }
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["student"]["accuracy"]["test"] > 90

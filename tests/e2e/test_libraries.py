@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
     dataset = load_dataset(DatasetRequest(upload="upl_x", size=size), None, path, Interface(3, 10))
     torch.manual_seed(0)
     network: nn.Module = torchvision.models.resnet18(num_classes=10)
-    train(network, dataset, dataset.splits[Split.TRAIN], epochs=2)
+    train(network, dataset, dataset.splits[Split.TRAIN], epochs=4)
     teacher = upload_file(client, network, tmp_path / "teacher.safetensors")
     request = {
         "teacher": teacher,
@@ -105,10 +106,16 @@ def test_a_timm_vit(client: Client, tmp_path: Path) -> None:
         architecture=architecture,
         dataset={"builtin": "digits"},
         student={"blocks": [2, 1]},
+        exports=["onnx", "pt2", "hugging_face"],
     )
     assert report["selection"]["kept"] == [[0, 1], [0]]
     assert report["teacher"]["accuracy"]["test"] > 85
     assert report["student"]["accuracy"]["test"] > 75
     check_outputs(tmp_path, report, digits)
-    same = timm.create_model("vit_tiny_patch16_224", num_classes=10, **{**VIT, "depth": 3})
-    same.load_state_dict(load(tmp_path).network.state_dict())
+    assert report["exports"][-1] == {"kind": "hugging_face", "file": "bundle.zip", "reads": "timm", "error": None}
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        archive.extractall(tmp_path / "bundle")
+    same = timm.create_model(f"local-dir:{tmp_path / 'bundle/huggingface'}", pretrained=True).eval()
+    x = digits.preprocessing.apply(digits.splits[Split.TEST].x)
+    with torch.no_grad():
+        assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))

@@ -87,7 +87,10 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
     for job in (taught, tuned):
         folder = tmp_path / job.id
         names = {file.path.name for file in client.download(job.id, folder)}
-        assert names == {"model.safetensors", "config.json", "report.json", "translations.png"}
+        assert names == {
+            *("model.safetensors", "config.json", "report.json", "translations.png"),
+            *("model.onnx", "model.pt2", "bundle.zip"),
+        }
         students[job.id] = load_file(folder / "model.safetensors")
         assert students[job.id]["main.17.weight"].shape == (3, 4, 7, 7)
         made = translated(folder, x)

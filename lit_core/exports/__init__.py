@@ -1,0 +1,168 @@
+"""The student in other formats, each compared with the torch network before it is given out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_core.exports.int8_file import Calibration, write_int8
+from lit_core.exports.onnx_file import onnx_runner, write_onnx
+from lit_core.exports.program_file import program_runner, write_program
+from lit_core.exports.verify import Batches, Comparison, Inputs, Run, check, compare
+from lit_core.spec import Export
+
+__all__ = ["FILES", "Batches", "Calibration", "ExportReport", "Inputs", "write_exports"]
+
+FILES = {
+    Export.ONNX: "model.onnx",
+    Export.PT2: "model.pt2",
+    Export.INT8: "model.int8.onnx",
+    Export.HUGGING_FACE: "huggingface",
+}
+EXAMPLE_BATCH = 2
+LONGEST_ERROR = 300
+
+log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    kind: Export
+    file: str
+    size: int | None
+    """Bytes; None where there is no file."""
+    seconds: float
+    """Of writing and comparing."""
+    max_abs_difference: float | None
+    """Between its outputs and the torch network's, over the split."""
+    top1_agreement: float | None
+    """Percent of the samples to which it gives the torch network's answer; None of a generator."""
+    accuracy: float | None
+    """Percent of the samples with a label; None where there are none."""
+    samples: int
+    """That it was compared on."""
+    error: str | None
+    """The step that failed and why, and there is no file. None: there is, and it does as the torch network does."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "kind": self.kind.value}
+
+
+class StepFailed(Exception):
+    """Says which step of an export, and why."""
+
+
+def write_exports(
+    network: nn.Module,
+    kinds: Sequence[Export],
+    folder: Path,
+    *,
+    batches: Batches,
+    calibration: Callable[[], Iterable[Inputs]],
+    classifier: bool = True,
+) -> list[ExportReport]:
+    """Write the network in each format into `folder` and compare it on `batches`, with samples on any device.
+
+    An export that fails leaves no file, and its report says why. `calibration` gives inputs for `int8`. The network
+    stays as it is, on its device and in its mode. `hugging_face` is reported as failed: it tells what a job measured,
+    so that `hugging_face.write_hugging_face` writes it at the job's end.
+    """
+    return [_export(network, kind, folder, batches, calibration, classifier) for kind in kinds]
+
+
+def _export(
+    network: nn.Module, kind: Export, folder: Path, batches: Batches, calibration: Calibration, classifier: bool
+) -> ExportReport:
+    path = folder / FILES[kind]
+    started = time.monotonic()
+    found, size, error = None, None, None
+    try:
+        found = _written_and_compared(network, kind, path, batches, calibration, classifier)
+        size = path.stat().st_size
+    except StepFailed as failure:
+        # The student itself is whole, so the job goes on, and the report tells.
+        log.warning("export %s failed", kind, exc_info=True)
+        error = str(failure)
+    report = ExportReport(
+        kind=kind,
+        file=path.name,
+        size=size,
+        seconds=round(time.monotonic() - started, 3),
+        max_abs_difference=None if found is None else found.max_abs_difference,
+        top1_agreement=None if found is None else found.top1_agreement,
+        accuracy=None if found is None else found.accuracy,
+        samples=0 if found is None else found.samples,
+        error=error,
+    )
+    log.info("export %s: %s", kind, report)
+    return report
+
+
+def _written_and_compared(
+    network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
+) -> Comparison:
+    """Raises StepFailed, and then there is no file."""
+    try:
+        with _step("copying the network to the CPU"):
+            # A copy for each: some exporters leave traces in the network.
+            copied = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        with _step("reading an example"):
+            inputs = _example(batches)
+        with _step("writing"):
+            _write(kind, copied, inputs, path, calibration)
+        with _step("loading"):
+            run = _runner(kind, path)
+        with _step("comparing"):
+            found = compare(copied, run, batches, classifier=classifier)
+            # Quantisation changes outputs by its nature, so that is measured and not judged.
+            if kind != Export.INT8:
+                check(found)
+    except StepFailed:
+        if path.is_file():
+            path.unlink()
+        raise
+    return found
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as failure:
+        raise StepFailed(f"{name}: {_said(failure)}") from failure
+
+
+def _said(failure: Exception) -> str:
+    text = " ".join(str(failure).split()) or "no message"
+    return f"{type(failure).__name__}: {text}"[:LONGEST_ERROR]
+
+
+def _example(batches: Batches) -> Inputs:
+    """Two samples: a batch of one would be taken for a constant."""
+    inputs, _ = next(iter(batches()))
+    return tuple(x.detach().cpu()[torch.arange(EXAMPLE_BATCH) % len(x)].contiguous() for x in inputs)
+
+
+def _write(kind: Export, network: nn.Module, inputs: Inputs, path: Path, calibration: Calibration) -> None:
+    match kind:
+        case Export.ONNX:
+            write_onnx(network, inputs, path)
+        case Export.PT2:
+            write_program(network, inputs, path)
+        case Export.INT8:
+            write_int8(network, inputs, path, calibration)
+        case Export.HUGGING_FACE:
+            raise ValueError("it is written at the job's end, with the report, by write_hugging_face")
+
+
+def _runner(kind: Export, path: Path) -> Run:
+    return program_runner(path) if kind == Export.PT2 else onnx_runner(path)

@@ -1,0 +1,251 @@
+"""A folder as Hugging Face's hub has them: weights, configuration, and a model card that tells what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_core.data import ImagePreprocessing
+from lit_core.model import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lit_core.spec import Modality, Task
+
+FOLDER = "huggingface"
+CARD_FILE = "README.md"
+PLOT_FILE = "training.png"
+TRAITS = ("first_conv", "classifier", "fixed_input_size")
+"""What timm knows of a network beside its published weights."""
+LATENCIES = {"latency p50, batch 1 (ms)": "batch_1", "latency p50, batch 32 (ms)": "batch_32"}
+ABSENT = "–"
+
+
+def write_hugging_face(
+    folder: Path, *, report: dict[str, Any], config: ModelConfig, weights: Path, timm_config: dict[str, Any] | None
+) -> Path:
+    """`huggingface/` in `folder`, and its path: card, weights, configuration, and a plot of the training's epochs.
+
+    `report` is that of `build_report`, with the exports. With `timm_config`, of the function of that name, timm loads
+    the folder, and without it `lit_core.load` does. Raises ValueError, and leaves no folder, where timm can't.
+    """
+    target = folder / FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, target / WEIGHTS_FILE)
+    written = config.model_dump_json(indent=2) if timm_config is None else json.dumps(timm_config, indent=2)
+    (target / CONFIG_FILE).write_text(written + "\n")
+    if timm_config is not None:
+        _check_loads(target)
+    plotted = bool(report["epochs"])
+    if plotted:
+        _plot(report["epochs"], target / PLOT_FILE)
+    (target / CARD_FILE).write_text(_card(report, config, by_timm=timm_config is not None, plotted=plotted))
+    return target
+
+
+def timm_config(
+    name: str, model_args: Mapping[str, Any], network: nn.Module, preprocessing: ImagePreprocessing
+) -> dict[str, Any]:
+    """`config.json` as `timm.models.save_config_for_hf` writes it.
+
+    `name` and `model_args` make a network of the shape of `network`, which is a timm network. Raises ValueError for
+    preprocessing that timm doesn't have.
+    """
+    if preprocessing.crop is not None:
+        raise ValueError("timm can't cut a square out of an image before it resizes it, as dataset.crop does")
+    own: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})
+    classes = len(preprocessing.class_order)
+    config: dict[str, Any] = {
+        "architecture": name.partition(".")[0],
+        "num_classes": classes,
+        "num_features": getattr(network, "num_features", None),
+        "global_pool": _global_pool(network),
+        "label_names": preprocessing.class_order,
+        "model_args": {"num_classes": classes, "in_chans": preprocessing.channels, **model_args},
+        "pretrained_cfg": {
+            **{trait: own[trait] for trait in TRAITS if trait in own},
+            "num_classes": classes,
+            "input_size": [preprocessing.channels, *preprocessing.size],
+            # Resized to the size as it is, without keeping the sides' ratio.
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "interpolation": preprocessing.resampling,
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "custom_load": False,
+        },
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _global_pool(network: nn.Module) -> str | None:
+    """Its name: some networks have it as a module, and some not at all."""
+    pool = getattr(network, "global_pool", None)
+    name = getattr(pool, "pool_type", pool)
+    return name if isinstance(name, str) else None
+
+
+def _check_loads(target: Path) -> None:
+    import timm
+
+    try:
+        timm.create_model(f"local-dir:{target}", pretrained=True)
+    except Exception as failure:
+        shutil.rmtree(target)
+        raise ValueError(f"timm can't load the network by its configuration: {failure}") from failure
+
+
+def _card(report: dict[str, Any], config: ModelConfig, *, by_timm: bool, plotted: bool) -> str:
+    parts = [
+        _front_matter(config, by_timm=by_timm),
+        f"# {_name(config)}, {_blocks(report['teacher'])} blocks made {_blocks(report['student'])}",
+        _described(report),
+        "## Teacher and student\n\nOn the test split.\n\n" + _networks_table(report),
+        _preprocessing(config),
+        "## Loading\n\n" + _loading(config, by_timm=by_timm),
+        *(["## Other formats\n\n" + _exports_table(report["exports"])] if report["exports"] else []),
+        *([f"## Training\n\n![Loss and validation metrics of each epoch]({PLOT_FILE})"] if plotted else []),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: ModelConfig, *, by_timm: bool) -> str:
+    """YAML, whose strings may be JSON's."""
+    pipeline = _pipeline(config)
+    fields: dict[str, str | list[str]] = {
+        "library_name": "timm" if by_timm else "lit-compress",
+        "pipeline_tag": pipeline,
+        "tags": [pipeline, "lit", "knowledge-distillation", "model-compression", *(["timm"] if by_timm else [])],
+    }
+    if config.architecture.task == Task.CLASSIFICATION:
+        fields["metrics"] = ["accuracy"]
+    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _pipeline(config: ModelConfig) -> str:
+    if config.architecture.task == Task.TRANSLATION:
+        return "image-to-image"
+    return "text-classification" if config.architecture.modality == Modality.TEXT else "image-classification"
+
+
+def _name(config: ModelConfig) -> str:
+    network = config.architecture.network
+    return config.architecture.family if network is None else network.name
+
+
+def _blocks(network: dict[str, Any]) -> int:
+    return sum(network["blocks"])
+
+
+def _described(report: dict[str, Any]) -> str:
+    spec = report["specification"]
+    return (
+        f"Compressed from a deeper network by LIT-Compress, method `{report['method']}`, with α = {spec['alpha']:g}, "
+        f"β = {spec['beta']:g} and τ = {spec['tau']:g}: α weighs the labels against the teacher's softened output, β "
+        "the output against the intermediate representations, τ is the temperature. Blocks per section: "
+        f"{report['teacher']['blocks']} of the teacher, {report['student']['blocks']} of the student."
+    )
+
+
+def _networks_table(report: dict[str, Any]) -> str:
+    teacher, student = report["teacher"], report["student"]
+    rows = []
+    if "accuracy" in teacher:
+        rows.append(("accuracy (%)", *(_number(network["accuracy"]["test"]) for network in (teacher, student))))
+    for title, name in (("parameters", "parameters"), ("FLOPs", "flops"), ("file size (bytes)", "file_size")):
+        rows.append((title, *(_number(network[name]) for network in (teacher, student))))
+    for title, batch in LATENCIES.items():
+        rows.append((title, *(_number(network["latency"][batch]["p50_ms"]) for network in (teacher, student))))
+    return _table(("", "teacher", "student"), rows)
+
+
+def _exports_table(exports: Sequence[dict[str, Any]]) -> str:
+    """Of the job's output, in which they lie beside this folder."""
+    header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", "")
+    return "Beside this folder in the job's output, each compared with the network itself.\n\n" + _table(
+        header,
+        (
+            (
+                f"`{export['file']}`",
+                _number(export["size"]),
+                ABSENT if export["max_abs_difference"] is None else f"{export['max_abs_difference']:.2g}",
+                _number(export["top1_agreement"]),
+                _number(export["accuracy"]),
+                "" if export["error"] is None else f"failed: {export['error']}",
+            )
+            for export in exports
+        ),
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def _preprocessing(config: ModelConfig) -> str:
+    shown = config.preprocessing.model_dump(mode="json", exclude={"class_order", "kind"})
+    lines = [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in shown.items()]
+    return "\n".join(["## Input", "", *lines])
+
+
+def _loading(config: ModelConfig, *, by_timm: bool) -> str:
+    """Of a folder on the disk; timm also loads it from the hub."""
+    if by_timm:
+        lines = [
+            "import timm",
+            "",
+            f'model = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()  # or "hf-hub:<owner>/<name>"',
+            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        ]
+    else:
+        call = "translate(images, domain)" if config.architecture.task == Task.TRANSLATION else "classify(samples)"
+        lines = ["from lit_core import load", "", f'model = load("{FOLDER}")', f"model.{call}"]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _plot(epochs: Sequence[dict[str, Any]], path: Path) -> None:
+    """The losses, and what the validation split gave, over all phases' epochs."""
+    # Without pyplot, so that nothing is kept and no screen is looked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    names = dict.fromkeys(name for epoch in epochs for name in epoch)
+    for name in names:
+        if name == "loss" or name.endswith("_loss"):
+            _draw(losses, name, epochs)
+        elif name == "agreement" or name.endswith("_accuracy"):
+            _draw(scores, name, epochs)
+    for axes, title, unit in ((losses, "training", "loss"), (scores, "validation", "percent")):
+        axes.set(title=title, xlabel="epoch", ylabel=unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        for place in _phase_ends(epochs):
+            axes.axvline(place, color="grey", linestyle=":")
+        if axes.lines:
+            axes.legend()
+    # The same training makes the same file.
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _phase_ends(epochs: Sequence[dict[str, Any]]) -> list[float]:
+    """Between the epochs of two phases, whose losses are not the same."""
+    return [place + 0.5 for place, (one, next_) in enumerate(pairwise(epochs), 1) if one["phase"] != next_["phase"]]
+
+
+def _draw(axes: Any, name: str, epochs: Sequence[dict[str, Any]]) -> None:
+    """Some metrics are of one phase only."""
+    points = [(place, epoch[name]) for place, epoch in enumerate(epochs, start=1) if name in epoch]
+    axes.plot(*zip(*points, strict=True), marker=".", label=name)

@@ -1,0 +1,37 @@
+"""`model.pt2`: the network as a program of torch.export, which torch runs without its Python code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lit_core.exports.verify import Inputs, Run
+
+
+def program_of(network: nn.Module, inputs: Inputs) -> ExportedProgram:
+    """`inputs` are examples of two samples or more; the program takes any number.
+
+    `network` is on the CPU and in eval mode. Raises whatever torch.export does for a network that it can't take.
+    """
+    # A named dimension and not Dim.AUTO, which takes one size for all where a network asks for one.
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        return torch.export.export(network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+
+
+def write_program(network: nn.Module, inputs: Inputs, path: Path) -> None:
+    """Takes and raises what `program_of` does."""
+    torch.export.save(program_of(network, inputs), path)
+
+
+def program_runner(path: Path) -> Run:
+    module = torch.export.load(path).module()
+
+    def run(inputs: Inputs) -> Tensor:
+        output: Tensor = module(*inputs)
+        return output
+
+    return run

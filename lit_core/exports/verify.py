@@ -1,0 +1,99 @@
+"""An export against the torch network that it was made of, over a whole split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.losses import NO_LABEL
+
+Inputs = tuple[Tensor, ...]
+Batches = Callable[[], Iterable[tuple[Inputs, Tensor]]]
+"""Gives the inputs and labels of the split that exports are compared on, batch by batch, each time it is called."""
+Run = Callable[[Inputs], Tensor]
+"""What is in an export's file: inputs on the CPU -> output."""
+
+LARGEST_DIFFERENCE = 1e-3
+"""Of an output, as a share of the largest one, and no less than this itself."""
+LEAST_AGREEMENT = 99.9
+
+
+class Unfaithful(Exception):
+    """An export does not what the torch network does."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    max_abs_difference: float
+    """Between the export's outputs and the torch network's."""
+    largest: float
+    """Absolute value of the torch network's outputs."""
+    top1_agreement: float | None
+    """Percent of the samples to which both give the same answer; None of a generator."""
+    accuracy: float | None
+    """Of the export, percent of the samples with a label; None of a generator and where there are no labels."""
+    samples: int
+
+
+@torch.no_grad()
+def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool) -> Comparison:
+    """Outputs (B, …) of both for every batch, and for the first sample alone: a batch of one is a case of its own.
+
+    `network` is on the CPU and in eval mode. Raises Unfaithful for outputs of another shape and for ones that are not
+    finite, ValueError where there are no samples.
+    """
+    difference = largest = 0.0
+    agreed = correct = labelled = samples = 0
+    for inputs, labels in _on_cpu(batches):
+        if not samples:
+            difference, largest = _differ(network, run, tuple(x[:1] for x in inputs))[2:]
+        wanted, found, here, size = _differ(network, run, inputs)
+        difference, largest = max(difference, here), max(largest, size)
+        samples += len(wanted)
+        if classifier:
+            answers = found.argmax(dim=1)
+            agreed += int((answers == wanted.argmax(dim=1)).sum())
+            correct += int((answers == labels).sum())
+            labelled += int((labels != NO_LABEL).sum())
+    if not samples:
+        raise ValueError("there are no samples to compare on")
+    return Comparison(
+        max_abs_difference=difference,
+        largest=largest,
+        top1_agreement=round(100 * agreed / samples, 4) if classifier else None,
+        accuracy=round(100 * correct / labelled, 4) if labelled else None,
+        samples=samples,
+    )
+
+
+def check(found: Comparison) -> None:
+    """For exports that compute in floating point. Raises Unfaithful."""
+    bound = LARGEST_DIFFERENCE * max(1.0, found.largest)
+    if found.max_abs_difference > bound:
+        raise Unfaithful(
+            f"outputs differ from the torch network's by up to {found.max_abs_difference:.3g}, more than {bound:.3g}"
+        )
+    if found.top1_agreement is not None and found.top1_agreement < LEAST_AGREEMENT:
+        raise Unfaithful(f"only {found.top1_agreement:.2f} % of the answers are the torch network's")
+
+
+def _on_cpu(batches: Batches) -> Iterator[tuple[Inputs, Tensor]]:
+    for inputs, labels in batches():
+        if len(labels):
+            yield tuple(x.detach().cpu().contiguous() for x in inputs), labels.cpu()
+
+
+def _differ(network: nn.Module, run: Run, inputs: Inputs) -> tuple[Tensor, Tensor, float, float]:
+    """Both outputs, their largest difference and the network's largest value."""
+    wanted, found = network(*inputs).float(), run(inputs).float()
+    if found.shape != wanted.shape:
+        raise Unfaithful(f"the output has the shape {tuple(found.shape)}, the torch network's {tuple(wanted.shape)}")
+    difference, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+    # Python's max() passes over NaN, and JSON has none.
+    if not math.isfinite(difference):
+        raise Unfaithful("the outputs are not finite")
+    return wanted, found, difference, largest
