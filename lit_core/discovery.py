@@ -7,6 +7,7 @@ transformer blocks looks like, whoever wrote it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.layout import Layout
+from lit_core.surgery import cut
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LEAST_WEIGHTS = 2
@@ -52,7 +54,7 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
     else:
-        found = _cut([list(run) for run in _outermost(network, calls)])
+        found = _cut(_that_can_go(network, inputs, list(_outermost(network, calls))))
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
@@ -109,6 +111,24 @@ def _outermost(network: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]
             if len(run) > 1 and all(_weights(network.get_submodule(block)) >= LEAST_WEIGHTS for block in run):
                 taken.extend(run)
                 yield run
+
+
+def _that_can_go(network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]]) -> list[list[str]]:
+    """The runs without whose later blocks the network still runs: what blocks put out may be needed elsewhere too."""
+    if not runs or _runs_without(network, inputs, runs):
+        return runs
+    return [run for run in runs if _runs_without(network, inputs, [run])]
+
+
+def _runs_without(network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]]) -> bool:
+    shallow = copy.deepcopy(network).eval()
+    cut(shallow, Layout((), tuple(map(tuple, runs)), ()), [[0]] * len(runs))
+    try:
+        with torch.no_grad():
+            shallow(*inputs)
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
+        return False
+    return True
 
 
 def _runs(path: str, container: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:

@@ -40,7 +40,7 @@ TIMM = (
 )
 MODELS = [(Library.TORCHVISION, name) for name in TORCHVISION] + [(Library.TIMM, name) for name in TIMM]
 BATCH, STEPS, LEARNING_RATE = 4, 10, 1e-4
-LEAST_SCALE, LAYER_SCALE = 1e-3, 0.1
+LEAST_SCALE, LAYER_SCALE, WEIGHT_SCALE = 1e-3, 0.1, 0.02
 
 Row = dict[str, Any]
 
@@ -75,6 +75,7 @@ def _tried(library: Library, name: str) -> Row:
         blocks=blocks,
         sections=found.sections,
         alpha=0.0,
+        tau=1.0,
         feed="teacher",
         schedule={
             "optimizer": "adam",
@@ -104,10 +105,12 @@ def _tried(library: Library, name: str) -> Row:
 
 @torch.no_grad()
 def _wake(network: nn.Module) -> None:
-    """Layer scales begin so near zero that blocks do nothing, and then a student has nothing to learn."""
+    """Some layer scales and heads begin so near zero that blocks do nothing, and then a student has nothing to learn."""
     for parameter in network.parameters():
         if parameter.ndim == 1 and 0 < float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
+        elif parameter.ndim > 1 and 0 < float(parameter.std()) < LEAST_SCALE:
+            parameter.mul_(WEIGHT_SCALE / parameter.std())
 
 
 @torch.no_grad()
