@@ -105,7 +105,7 @@ def _tried(library: Library, name: str) -> Row:
 
 @torch.no_grad()
 def _wake(network: nn.Module) -> None:
-    """Some layer scales and heads begin so near zero that blocks do nothing, and then a student has nothing to learn."""
+    """Some layer scales and heads begin so near zero that blocks do nothing: a student would have nothing to learn."""
     for parameter in network.parameters():
         if parameter.ndim == 1 and 0 < float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
