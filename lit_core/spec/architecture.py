@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lit_core.spec.base import Model
 
@@ -31,6 +32,11 @@ class Library(StrEnum):
 Kwarg = int | float | bool | str | None | list[int | float | bool | str]
 
 
+NOT_ABOUT_THE_NETWORK = re.compile(
+    "pretrained|checkpoint|weights|cache|cfg|url|file|progress|features_only|scriptable|exportable|no_jit"
+)
+
+
 class LibraryRequest(Model):
     """A network of a library, as one names it."""
 
@@ -41,6 +47,15 @@ class LibraryRequest(Model):
     """What the library's function is called with. `num_classes` and timm's `in_chans` are read off the tensors."""
     sections: Annotated[list[str | list[str]], Field(min_length=1, max_length=100)] | None = None
     """Module paths: for each section that of the container of its blocks, or those of the blocks. None: found."""
+
+    @field_validator("kwargs")
+    @classmethod
+    def _builds_a_network_alone(cls, kwargs: dict[str, Kwarg]) -> dict[str, Kwarg]:
+        # The libraries' functions also fetch and read files, which a request must never make a service do.
+        for name in kwargs:
+            if NOT_ABOUT_THE_NETWORK.search(name):
+                raise ValueError(f"may only say how the network is built, which {name} doesn't: leave it out")
+        return kwargs
 
 
 class LibraryNetwork(Model):
