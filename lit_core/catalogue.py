@@ -12,10 +12,9 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
-from lit_core.families.library import create, describe, identify
+from lit_core.families.library import as_shapes, create, describe, identify
 from lit_core.families.shapes import Shapes, Unrecognised
 from lit_core.measure import count_parameters
 from lit_core.spec import Library, LibraryRequest, SpecError
@@ -63,13 +62,10 @@ def write_catalogue() -> None:
 
 
 def _entry(library: Library, name: str) -> dict[str, Any] | None:
-    """None for a network that can't be built without memory: nobody would want to wait for it here."""
+    """None for a network that its library doesn't build from its name alone."""
     request = LibraryRequest(library=library, name=name)
     try:
-        with torch.device("meta"):
-            network = create(library, name, {})
-    except (NotImplementedError, RuntimeError):
-        network = create(library, name, {})
+        network = as_shapes(lambda: create(library, name, {}))
     except SpecError:
         return None
     entry = {

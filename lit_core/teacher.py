@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lit_core.catalogue import propose
 from lit_core.families import Recognised, Shapes, Unrecognised, family_of, recognise
+from lit_core.families.library import as_shapes
 from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError, StudentOption
-from lit_core.spec.catalogue import evenly
+from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError
+from lit_core.spec.catalogue import student_option
 from lit_core.states import load_state
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
@@ -75,22 +76,10 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     architecture = teacher.recognised.architecture
     sizes = _block_parameters(architecture)
     total = count_parameters(meta_network(architecture))
-    students = []
-    for depth, blocks in teacher.recognised.family.students(architecture):
-        kept = sum(
-            section[place]
-            for section, count in zip(sizes, blocks, strict=True)
-            for place in evenly(len(section), count)
-        )
-        removed = sum(map(sum, sizes)) - kept
-        students.append(
-            StudentOption(
-                depth=depth,
-                blocks=blocks,
-                parameters=total - removed,
-                parameters_ratio=round(total / (total - removed), 3),
-            )
-        )
+    students = [
+        student_option(depth, blocks, total, sizes)
+        for depth, blocks in teacher.recognised.family.students(architecture)
+    ]
     return Inspection(format=teacher.format, architecture=architecture, parameters=total, students=students)
 
 
@@ -211,12 +200,7 @@ def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Te
 
 def meta_network(architecture: Architecture) -> nn.Module:
     """Names and shapes, without memory where the network can be built so."""
-    try:
-        with torch.device("meta"):
-            return family_of(architecture).build(architecture)
-    except (NotImplementedError, RuntimeError):
-        # Some of the libraries' networks read values while they are built.
-        return family_of(architecture).build(architecture)
+    return as_shapes(lambda: family_of(architecture).build(architecture))
 
 
 def _block_parameters(architecture: Architecture) -> list[list[int]]:

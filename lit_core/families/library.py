@@ -106,11 +106,11 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     unknown.
     """
     kwargs = dict(request.kwargs)
-    network = _as_shapes(lambda: create(request.library, request.name, kwargs))
+    network = as_shapes(lambda: create(request.library, request.name, kwargs))
     told = _told(request, network, shapes)
     if told:
         kwargs |= told
-        network = _as_shapes(lambda: create(request.library, request.name, kwargs))
+        network = as_shapes(lambda: create(request.library, request.name, kwargs))
     misfits(shapes, network, f"{request.library.value}'s {request.name}")
     channels = int(str(kwargs.get("in_chans", USUAL_CHANNELS)))
     return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
@@ -140,8 +140,8 @@ def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_
     )
 
 
-def _as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
-    """Without memory, where the library can build the network so."""
+def as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network without memory, where it can be built so: some of the libraries' read values while they are built."""
     try:
         with torch.device("meta"):
             return make()

@@ -41,18 +41,21 @@ class CatalogueEntry(Model):
 
     def students(self) -> list[StudentOption]:
         """Every number of blocks, shallowest first, the network itself last."""
-        options = []
-        for depth in range(len(self.blocks), sum(self.blocks) + 1):
-            blocks = shares(self.blocks, depth)
-            gone = sum(map(sum, self.block_parameters)) - sum(
-                own[place]
-                for own, count in zip(self.block_parameters, blocks, strict=True)
-                for place in evenly(len(own), count)
-            )
-            left = self.parameters - gone
-            ratio = round(self.parameters / left, 3)
-            options.append(StudentOption(depth=depth, blocks=blocks, parameters=left, parameters_ratio=ratio))
-        return options
+        depths = range(len(self.blocks), sum(self.blocks) + 1)
+        return [
+            student_option(depth, shares(self.blocks, depth), self.parameters, self.block_parameters)
+            for depth in depths
+        ]
+
+
+def student_option(depth: int, blocks: list[int], parameters: int, block_parameters: list[list[int]]) -> StudentOption:
+    """What a student of evenly spaced blocks saves, from the parameters of the whole teacher and of each block."""
+    kept = sum(
+        own[place] for own, count in zip(block_parameters, blocks, strict=True) for place in evenly(len(own), count)
+    )
+    left = parameters - sum(map(sum, block_parameters)) + kept
+    ratio = round(parameters / left, 3)
+    return StudentOption(depth=depth, blocks=blocks, parameters=left, parameters_ratio=ratio)
 
 
 def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
