@@ -1,8 +1,9 @@
 """Finding the sections of any network by watching one forward pass.
 
-A section is a run of modules that a container (Sequential, ModuleList, ModuleDict) calls one on another's output, all
-of one kind, of which all but the first leave the shape as it is: what a stage of a residual network or a stack of
-transformer blocks looks like, whoever wrote it.
+A section is a run of modules of one parent that are called one on another's output, all of one kind, of which all but
+the first leave the shape as it is: what a stage of a residual network or a stack of transformer blocks looks like,
+whoever wrote it. The parent is a container (Sequential, ModuleList, ModuleDict) or, in a network whose containers hold
+no such run, any module.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.layout import Layout
-from lit_core.surgery import cut
+from lit_core.surgery import CONTAINERS, cut
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LEAST_WEIGHTS = 2
 """A block has several layers. A lone convolution that keeps its shape is no block."""
 LONG, MOST_PIECES, LEAST_PIECE = 6, 4, 3
@@ -54,7 +54,8 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
     else:
-        found = _cut(_that_can_go(network, inputs, list(_outermost(network, calls))))
+        found = _that_can_go(network, inputs, list(_outermost(network, calls, CONTAINERS)))
+        found = _cut(found or _that_can_go(network, inputs, list(_outermost(network, calls, (nn.Module,)))))
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
@@ -101,13 +102,13 @@ def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Ca
     return {path: call for path, call in calls.items() if path not in again}, order
 
 
-def _outermost(network: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
+def _outermost(network: nn.Module, calls: dict[str, Call], parents: tuple[type[nn.Module], ...]) -> Iterator[list[str]]:
     """Runs of blocks; within a block there is no other section."""
     taken: list[str] = []
-    for path, container in network.named_modules():
-        if not isinstance(container, CONTAINERS) or any(f"{path}.".startswith(f"{block}.") for block in taken):
+    for path, parent in network.named_modules():
+        if not isinstance(parent, parents) or any(f"{path}.".startswith(f"{block}.") for block in taken):
             continue
-        for run in _runs(path, container, calls):
+        for run in _runs(path, parent, calls):
             if len(run) > 1 and all(_weights(network.get_submodule(block)) >= LEAST_WEIGHTS for block in run):
                 taken.extend(run)
                 yield run
@@ -131,10 +132,10 @@ def _runs_without(network: nn.Module, inputs: tuple[Tensor, ...], runs: list[lis
     return True
 
 
-def _runs(path: str, container: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
+def _runs(path: str, parent: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
     run: list[str] = []
     last: nn.Module | None = None
-    for name, child in container.named_children():
+    for name, child in parent.named_children():
         place = f"{path}.{name}" if path else name
         call = calls.get(place)
         goes_on = (
@@ -185,9 +186,8 @@ def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Se
             _submodule(network, path)
     if not paths:
         raise NoSections(f"the section {section!r} has no blocks")
-    parents = {path.rpartition(".")[0] for path in paths}
-    if len(parents) > 1 or not isinstance(network.get_submodule(parents.pop()), CONTAINERS):
-        raise NoSections(f"the blocks of {section!r} must be children of one Sequential, ModuleList or ModuleDict")
+    if len({path.rpartition(".")[0] for path in paths}) > 1:
+        raise NoSections(f"the blocks of {section!r} must be children of one module")
     for number, path in enumerate(paths):
         call = calls.get(path)
         if call is None:
@@ -263,8 +263,8 @@ def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:
             f"given (as where layers are densely connected), and the next ones need that; {advice}"
         )
     return (
-        "no section was found: no Sequential, ModuleList or ModuleDict runs two blocks of one kind one after the other "
-        f"from tensor to tensor, the later of which keep the shape; {advice}"
+        "no section was found: no module runs two blocks of one kind, each of several layers, one after the other from "
+        f"tensor to tensor, the later of which keep the shape; {advice}"
     )
 
 

@@ -54,7 +54,7 @@ class LabelObjective:
     names = ("label_loss",)
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:  # noqa: ARG002
-        loss = label_loss(student.network(*batch.inputs), batch.labels)
+        loss = label_loss(student.run(*batch.inputs), batch.labels)
         return Losses(loss, {"label_loss": loss})
 
 
@@ -68,8 +68,8 @@ class KdObjective:
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
-            taught = teacher.network(*batch.inputs)
-        kd = kd_loss(student.network(*batch.inputs), taught, batch.labels, self.alpha, self.tau)
+            taught = teacher.run(*batch.inputs)
+        kd = kd_loss(student.run(*batch.inputs), taught, batch.labels, self.alpha, self.tau)
         return Losses(kd, {"kd_loss": kd})
 
 

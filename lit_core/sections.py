@@ -63,6 +63,10 @@ class SectionedNetwork:
         self.kept = [list(range(len(paths))) for paths in layout.sections] if kept is None else kept
         self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
 
+    def run(self, *inputs: Tensor) -> Tensor:
+        """What the network puts out."""
+        return _main(self.network(*inputs))
+
     def extras_of(self, taught: Trace, section: int) -> list[Extra]:
         """What the teacher's blocks were given beside their inputs, for the blocks of this network's section."""
         return [taught.extras[section][place] for place in self.kept[section]]
@@ -79,7 +83,7 @@ class SectionedNetwork:
                 handles.append(block.register_forward_pre_hook(_keep_extra(extras[i], place), with_kwargs=True))
             handles.append(section[-1].register_forward_hook(_keep_output(made, i)))
         try:
-            output = self.network(*inputs)
+            output = self.run(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -122,6 +126,13 @@ class SectionedNetwork:
     def freeze(self) -> None:
         """Eval mode without gradients, as the teacher always is."""
         self.network.eval().requires_grad_(False)
+
+
+def _main(output: Any) -> Tensor:
+    """Some networks (GoogLeNet, Inception) put out what their auxiliary heads say as well while they are trained; the
+    main head comes first."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
 
 
 def _at(network: nn.Module, path: str) -> nn.Module | nn.Parameter:

@@ -1,25 +1,36 @@
-"""Taking blocks out of a network: the student has the teacher's own code, with fewer blocks in its containers."""
+"""Taking blocks out of a network: the student has the teacher's own code, with fewer blocks."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_core.layout import Layout
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that only hold others, so that a child can go. What another module's code calls by name must stay."""
 NUMBERED = re.compile(r"(.*?)(\d+)")
 DROPS = {"DropPath": "drop_prob", "StochasticDepth": "p"}
 """Of timm and torchvision: modules that leave their block out by chance, and where the chance stands."""
 
 
+class LeftOut(nn.Module):
+    """Where a block was that its parent's code calls by name: passes the representation on."""
+
+    def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return x
+
+
 def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> Layout:
     """Take out of each section all blocks but those at the places `kept`, in place; the layout of what is left.
 
-    Blocks are numbered anew, as their library would number those of a shallower network: names with a number at the
-    end move up. The chance of stochastic depth, which grows along the network, is spread over the blocks that are left
+    In containers blocks are numbered anew, as their library would number those of a shallower network: names with a
+    number at the end move up. Attributes of other modules keep their names, and what is taken out passes its input on.
+    The chance of stochastic depth, which grows along the network, is spread over the blocks that are left
     as it was over all.
     """
     _check(layout, kept)
@@ -31,7 +42,9 @@ def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> La
         if place not in places
     }
     names: dict[str, str] = {}
-    for container in {path.rpartition(".")[0] for path in gone}:
+    # From the inside: a container that moves up takes those in it along.
+    containers = {path.rpartition(".")[0] for path in gone}
+    for container in sorted(containers, key=lambda path: path.count("."), reverse=True):
         names |= _take_out(network.get_submodule(container), container, gone)
     sections = tuple(
         tuple(_renamed(paths[place], names) for place in places)
@@ -57,6 +70,10 @@ def _check(layout: Layout, kept: Sequence[Sequence[int]]) -> None:
 def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]:
     """The new paths of the children that are left, by their old ones."""
     prefix = f"{path}." if path else ""
+    if not isinstance(container, CONTAINERS):
+        for name in [name for name, _ in container.named_children() if f"{prefix}{name}" in gone]:
+            setattr(container, name, LeftOut())
+        return {}
     children = list(container.named_children())
     groups: dict[str, list[str]] = defaultdict(list)
     for name, _ in children:

@@ -105,9 +105,9 @@ def _tried(library: Library, name: str) -> Row:
 
 @torch.no_grad()
 def _wake(network: nn.Module) -> None:
-    """Some layer scales and heads begin so near zero that blocks do nothing: a student would have nothing to learn."""
-    for parameter in network.parameters():
-        if parameter.ndim == 1 and 0 < float(parameter.abs().max()) < LEAST_SCALE:
+    """Some scales and heads begin so near zero that blocks do nothing: a student would have nothing to learn."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2 and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
         elif parameter.ndim > 1 and 0 < float(parameter.std()) < LEAST_SCALE:
             parameter.mul_(WEIGHT_SCALE / parameter.std())

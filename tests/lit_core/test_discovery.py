@@ -86,6 +86,74 @@ def test_a_flat_sequence_falls_into_its_stages_and_is_numbered_anew() -> None:
     assert all(torch.equal(kept[k], v) for k, v in network.get_submodule("features.4").state_dict().items())
 
 
+def test_containers_in_one_another_are_numbered_anew_from_the_inside() -> None:
+    network = timm.create_model("ghostnet_050").eval()
+    x = torch.randn(2, 3, 64, 64)
+    layout = find_layout(network, (x,))
+    assert ("blocks.1", "blocks.2") in layout.sections and ("blocks.8.0", "blocks.8.1") == layout.sections[-1][:2]
+    student = copy.deepcopy(network)
+    left = cut(student, layout, [[0]] * len(layout.sections))
+    assert [section[0] for section in left.sections] == [
+        "blocks.1",
+        "blocks.2",
+        "blocks.4.0",
+        "blocks.4.1",
+        "blocks.6.0",
+    ]
+    assert student(x).shape == (2, 1000)
+    last = student.get_submodule("blocks.6.0").state_dict()
+    assert all(torch.equal(last[k], v) for k, v in network.get_submodule("blocks.8.0").state_dict().items())
+
+
+class Named(nn.Module):
+    """A network whose code calls its blocks by name, and which answers twice while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 6)
+        self.first, self.second, self.third = (Residual(6) for _ in range(3))
+        self.head, self.auxiliary = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.second(self.first(self.embed(x)), 0.5)
+        early = self.auxiliary(x)
+        logits = self.head(self.third(x, 0.5, bias=torch.ones(6)))
+        return (logits, early) if self.training else logits
+
+
+def test_blocks_that_are_called_by_name_are_passed_over() -> None:
+    network, x = Named(), torch.randn(4, 3)
+    teacher = sectioned(network, x)
+    assert teacher.layout.sections == (("first", "second", "third"),)
+    student = shortened(teacher, [[0, 2]])
+    assert student.layout.sections == (("first", "third"),)
+    assert not any(name.startswith("second") for name in student.network.state_dict())
+    embedded = network.embed(x)
+    expected = network.head(network.third(network.first(embedded), 0.5, bias=torch.ones(6)))
+    assert torch.equal(student.network.eval()(x), expected)
+    (section,) = student.sections
+    extras = student.extras_of(teacher.trace(x), 0)
+    assert torch.equal(network.head(section(embedded, extras)), expected)
+
+
+def test_what_auxiliary_heads_say_is_not_the_answer() -> None:
+    network, x = Named(), torch.randn(4, 3)
+    student = shortened(sectioned(network, x), [[0, 2]])
+    student.train([])
+    assert isinstance(student.network(x), tuple)
+    assert torch.equal(student.run(x), student.network(x)[0])
+    assert torch.equal(student.trace(x).output, student.network(x)[0])
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "inception_v3"])
+def test_timms_stages_of_attributes(name: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name)
+        x = torch.zeros(2, 3, 299, 299)
+    paths = [section[0] for section in find_layout(network, (x,)).sections]
+    assert paths == {"regnety_002": ["s3.b1", "s4.b1"], "inception_v3": ["Mixed_5c", "Mixed_6b", "Mixed_7b"]}[name]
+
+
 @pytest.mark.parametrize("name", ["densenet121", "vgg11_bn"])
 def test_a_network_without_blocks_that_can_go_is_refused(name: str) -> None:
     with torch.device("meta"):
