@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import and_, case, func, or_, select, tuple_
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from jobs.models import Event as EventRow
 from jobs.models import Metric as MetricRow
 from jobs.states import StudyState
 from jobs.transitions import Event, add_events, change
-from lit_core.spec import Device, JobRequest, JobSpec
+from lit_core.spec import Device, JobRequest, JobSpec, Phase
 
 IDEMPOTENCY_DAYS = 7
 Position = tuple[datetime, str]
@@ -258,13 +258,14 @@ def events_after(session: Session, job_id: str, after: int, limit: int) -> list[
 
 
 def metrics(session: Session, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[MetricRow]:
-    """All numbers of a job, the LIT phase first, by epoch and name."""
+    """All numbers of a job, by phase as they follow one another, epoch and name."""
     query = select(MetricRow).where(MetricRow.job_id == job_id)
     if phase is not None:
         query = query.where(MetricRow.phase == phase)
     if name is not None:
         query = query.where(MetricRow.name == name)
-    return list(session.scalars(query.order_by(MetricRow.phase.desc(), MetricRow.epoch, MetricRow.name)))
+    place = case({own.value: number for number, own in enumerate(Phase)}, value=MetricRow.phase)
+    return list(session.scalars(query.order_by(place, MetricRow.epoch, MetricRow.name)))
 
 
 def jobs_using(session: Session, upload_id: str) -> list[str]:

@@ -63,6 +63,10 @@ def compress_command(
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters, at least.")] = None,
     select: Annotated[Select | None, typer.Option(help="Which blocks are kept.")] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(help="What to do to the student afterwards: prune:0.5, int8; may be repeated, in that order."),
+    ] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
     preset: Annotated[
         Preset | None, typer.Option(help="Values for all that is left open.", rich_help_panel=METHOD)
@@ -123,6 +127,7 @@ def compress_command(
         "student.ratio": ratio,
         "student.select": select,
         "architecture": None if architecture is None else parse_architecture(architecture),
+        "then": then or None,
         "student.init": init,
         "preset": preset,
         "method": method,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from rich.table import Table
 
 from lit_client.models import Architecture, ArchitectureItem, Event, Inspection, Job, LibraryArchitecture, Upload
 from lit_client.uploads import ProgressCallback
+from lit_core.spec import Phase
 
 PIPE_WIDTH = 1000
-PHASE_NAMES = {"lit": "LIT", "fine_tune": "fine-tuning"}
+PHASE_NAMES: dict[str, str] = {
+    Phase.LIT: "LIT",
+    Phase.FINE_TUNE: "fine-tuning",
+    Phase.PRUNE: "fine-tuning of the pruned",
+}
 
 # Without markup: a name such as "[red]" is shown as it is.
 answers = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
@@ -34,7 +40,7 @@ def transfer_bar(title: str) -> Iterator[ProgressCallback]:
 
 
 class EpochBar:
-    """A bar over the epochs of both phases; one line an epoch where nobody looks at a terminal."""
+    """A bar over the epochs of all phases; one line an epoch where nobody looks at a terminal."""
 
     def __init__(self) -> None:
         columns = (
@@ -45,13 +51,13 @@ class EpochBar:
         )
         self.progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
         self.task = self.progress.add_task("queued", total=None)
-        self.lit_epochs = 0
+        self.epochs: dict[str, int] = {}
         self.waiting: str | None = None
 
     def show_job(self, job: Job) -> None:
         """Take the number of epochs, and tell why a queued job waits."""
-        self.lit_epochs = job.epochs_of("lit")
-        self.progress.update(self.task, total=self.lit_epochs + job.epochs_of("fine_tune"))
+        self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
+        self.progress.update(self.task, total=sum(self.epochs.values()))
         waiting = (job.waiting.detail or job.waiting.reason) if job.waiting else None
         if waiting and waiting != self.waiting:
             self._describe(f"queued: {waiting}")
@@ -67,8 +73,9 @@ class EpochBar:
             self._describe(event.type.replace("_", " "))
 
     def _show_epoch(self, data: dict[str, Any]) -> None:
-        phase, epoch = data.get("phase"), int(data.get("epoch", 0))
-        self.progress.update(self.task, completed=epoch + (self.lit_epochs if phase == "fine_tune" else 0))
+        before = takewhile(lambda phase: phase != data.get("phase"), self.epochs)
+        done = sum(self.epochs[phase] for phase in before) + int(data.get("epoch", 0))
+        self.progress.update(self.task, completed=done)
         self._describe(epoch_line(data))
 
     def _describe(self, text: str) -> None:
@@ -185,6 +192,23 @@ def result_table(result: dict[str, Any], title: str | None = None) -> Table:
         ratio = _dig(result, "ratios", ratio_name) if ratio_name else None
         if teacher is not None or student is not None:
             table.add_row(label, _form(form, teacher), _form(form, student), _form("{:.2f}", ratio))
+    return table
+
+
+def steps_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """What each step of `then` made of the student, from a job's `result` or a report."""
+    table = Table("then", "accuracy, test (%)", "agreement, test (%)", "parameters", "teacher / this", "file (bytes)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            str(row.get("step")),
+            _form("{:.2f}", _dig(row, "accuracy", "test")),
+            _form("{:.2f}", _dig(row, "agreement", "test")),
+            _form("{:,}", row.get("parameters")),
+            _form("{:.2f}", row.get("parameters_ratio")),
+            f"failed: {row['error']}" if row.get("error") else _form("{:,}", row.get("file_size")),
+        )
     return table
 
 

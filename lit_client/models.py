@@ -8,6 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lit_core.spec import Phase
+from lit_core.spec.steps import prune_shares
+
 ItemT = TypeVar("ItemT")
 
 
@@ -186,8 +189,11 @@ class Job(Answer):
         return self.state in TERMINAL_STATES
 
     def epochs_of(self, phase: str) -> int:
-        """How many epochs the job's specification gives a phase, `lit` or `fine_tune`."""
-        return int(self.spec.get("schedule", {}).get(phase, {}).get("epochs", 0))
+        """How many epochs the job's specification gives a phase, `lit`, `fine_tune` or `prune`."""
+        schedule = self.spec.get("schedule", {})
+        if phase != Phase.PRUNE:
+            return int(schedule.get(phase, {}).get("epochs", 0))
+        return self.epochs_of(Phase.FINE_TUNE) * len(prune_shares(self.spec.get("then", [])))
 
 
 class StudyProgress(Answer):

@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_core.selection import Selection
 from lit_core.spec import Phase
 
-FORMAT = 3
+FORMAT = 4
 
 State = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch (from 1) that the validation split selects so far."""
+    """The epoch (from 1) that the validation split selects so far. 0: as a step pruned it."""
 
     phase: Phase
     epoch: int
@@ -59,6 +59,8 @@ class Checkpoint:
     environment: dict[str, str]
     selection: Selection
     """Which blocks the student has: chosen once, since another device might choose others."""
+    done: list[Best] = field(default_factory=list)
+    """What was selected before: the student to be pruned, and each that was pruned."""
     resumes: list[dict[str, Any]] = field(default_factory=list)
     random: Tensor | None = None
     """torch's random state; None: as it is when the checkpoint is saved."""
@@ -66,7 +68,6 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Atomically: a reader finds the old one or the new one, also after a power cut."""
-    best = checkpoint.best
     data = {
         "format": FORMAT,
         "position": [checkpoint.position.phase.value, checkpoint.position.epoch, checkpoint.position.step],
@@ -75,7 +76,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "sums": checkpoint.sums,
         "seen": checkpoint.seen,
         "seconds": checkpoint.seconds,
-        "best": [best.phase.value, best.epoch, best.score, best.state] if best else None,
+        "best": checkpoint.best and _as_list(checkpoint.best),
+        "done": [_as_list(best) for best in checkpoint.done],
         "epochs": checkpoint.epochs,
         "environment": checkpoint.environment,
         "selection": [checkpoint.selection.kept, checkpoint.selection.importance],
@@ -101,7 +103,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if data["format"] != FORMAT:
         raise ValueError(f"checkpoint format {data['format']}, but this version reads {FORMAT}")
     phase, epoch, step = data["position"]
-    best = data["best"]
     return Checkpoint(
         position=Position(Phase(phase), epoch, step),
         student=data["student"],
@@ -109,10 +110,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         sums=data["sums"],
         seen=data["seen"],
         seconds=data["seconds"],
-        best=Best(Phase(best[0]), best[1], best[2], best[3]) if best else None,
+        best=data["best"] and _best(data["best"]),
+        done=[_best(best) for best in data["done"]],
         epochs=data["epochs"],
         environment=data["environment"],
         selection=Selection(*data["selection"]),
         resumes=data["resumes"],
         random=data["random"],
     )
+
+
+def _as_list(best: Best) -> list[Any]:
+    return [best.phase.value, best.epoch, best.score, best.state]
+
+
+def _best(data: list[Any]) -> Best:
+    phase, epoch, score, state = data
+    return Best(Phase(phase), epoch, score, state)

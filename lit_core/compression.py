@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,16 @@ from lit_core.checkpoint import Best, Checkpoint
 from lit_core.discovery import find_layout
 from lit_core.losses import NO_LABEL
 from lit_core.measure import count_parameters, flops, latencies
-from lit_core.objectives import Batch, objective_of
-from lit_core.programs import Distillation, Program
+from lit_core.objectives import Batch
+from lit_core.programs import Program, distillation
+from lit_core.pruning import parameters_left, prune_by
 from lit_core.scores import Prediction, agreement, top1
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
-from lit_core.spec import Hyperparameters, Method, Part, Phase, Select
-from lit_core.spec.catalogue import shares
+from lit_core.spec import Hyperparameters, Method, Phase, Select
+from lit_core.spec.catalogue import shares, student_option
 from lit_core.spec.resolve import resolve_schedule
+from lit_core.spec.steps import INT8
 from lit_core.states import load_state
 from lit_core.student import shortened
 from lit_core.tasks.classification import evaluating
@@ -31,6 +33,8 @@ from lit_core.training import Observer, Training
 
 IMPORTANCE_BATCHES = 8
 METHODS = (Method.LIT, Method.KD, Method.AT)
+
+T = TypeVar("T", bound=Trainable)
 
 Batches = Iterable[Any]
 """Of `(x, y)` or `x`: x (B, …) what the network takes, y (B,) class numbers, -1 where there is none."""
@@ -41,30 +45,54 @@ class Compressed:
     student: nn.Module
     """In eval mode, on the device that it was trained on."""
     report: dict[str, Any]
+    pruned: dict[str, nn.Module]
+    """What each step of `then` made of the student."""
 
 
-def train_student(
-    task: Trainable,
+@dataclass(frozen=True)
+class Made(Generic[T]):
+    """A student, of its task, and how it came about."""
+
+    task: T
+    training: Training
+    chosen: list[Best]
+    """The epoch whose weights the student has, and what was chosen after each pruning step."""
+
+
+def make_student(
+    teacher: SectionedNetwork,
+    blocks: Sequence[int],
+    select: Select,
+    seen: Iterable[tuple[Tensor, ...]],
     hyperparameters: Hyperparameters,
-    selection: Selection,
-    device: torch.device,
     observer: Observer,
     *,
-    environment: Mapping[str, str],
+    task_of: Callable[[SectionedNetwork, Selection], T],
+    student_of: Callable[[SectionedNetwork, Sequence[Sequence[int]]], SectionedNetwork] = shortened,
+    environment: Mapping[str, str] | None = None,
     checkpoint: Checkpoint | None = None,
     attempt: int = 1,
-) -> tuple[Training, Best]:
-    """Both phases, from a checkpoint if there is one; the student has the weights of the best epoch afterwards.
+) -> Made[T]:
+    """Choose the blocks, cut the teacher down to them and train what is left: what `compress` and the service's
+    trainer both call.
 
-    What the service's trainer and `compress` have in common. Raises Diverged, and Drained when the observer asks to
-    stop.
+    `seen` are inputs for `select` to look at, `task_of` says what the student is trained for, `student_of` how it
+    begins. With a checkpoint all goes on from there. The student has the weights of its best epoch afterwards. Raises
+    Diverged, and Drained when the observer asks to stop.
     """
-    training = Training(hyperparameters, task, device, observer, selection=selection, environment=dict(environment))
+    device = next(teacher.network.parameters()).device
+    selection = select_blocks(teacher, blocks, select, seen) if checkpoint is None else checkpoint.selection
+    student = student_of(teacher, selection.kept)
+    student.network.to(device)
+    task = task_of(student, selection)
+    training = Training(
+        hyperparameters, task, device, observer, selection=selection, environment=dict(environment or {})
+    )
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
-    best = training.run()
-    load_state(task.student.network, best.state)
-    return training, best
+    chosen = training.run()
+    load_state(student.network, chosen[0].state)
+    return Made(task, training, chosen)
 
 
 def compress(
@@ -86,8 +114,8 @@ def compress(
     `alpha=0`. Give `blocks` of each section, or `ratio`, how many times fewer parameters at the least. `sections` are
     module paths (docs/models.md); None: found. With `validation`, of the same kind, the best epoch is kept; without,
     the last. `hyperparameters` are the fields of `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed,
-    schedule, … The model is left as it is. Raises NoSections for a model that can't be divided, ValueError (pydantic's
-    for hyperparameters) for what doesn't fit, and Diverged.
+    schedule, `then=["prune:0.5"]`, … The model is left as it is. Raises NoSections for a model that can't be divided,
+    ValueError (pydantic's for hyperparameters) for what doesn't fit, and Diverged.
     """
     if (blocks is None) == (ratio is None):
         raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
@@ -103,12 +131,18 @@ def compress(
     teacher.freeze()
     wanted = _blocks(teacher, blocks, ratio)
     looked = (tuple(x.to(place) for x in given) for given, _ in map(_parted, islice(iter(data), IMPORTANCE_BATCHES)))
-    selection = select_blocks(teacher, wanted, Select(select), looked)
-    student = shortened(teacher, selection.kept)
-    task = IterableTask(asked, teacher, student, data, validation, place, steps)
-    training, _ = train_student(task, asked, selection, place, observer or Silent(), environment={})
-    student.network.eval()
-    return Compressed(student.network, _report(task, training, selection, inputs))
+    made = make_student(
+        teacher,
+        wanted,
+        Select(select),
+        looked,
+        asked,
+        observer or Silent(),
+        task_of=lambda student, _: IterableTask(asked, teacher, student, data, validation, place, steps),
+    )
+    student = made.task.student.network.eval()
+    pruned = _pruned(made)
+    return Compressed(student, _report(made, pruned, inputs), pruned)
 
 
 class IterableTask:
@@ -129,27 +163,17 @@ class IterableTask:
         self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
         self.data, self.validation, self.device = data, validation, device
         self.samples = steps * hyperparameters.schedule.batch_size
+        self.masks: dict[str, Tensor] = {}
         self._iterator: Iterator[Any] = iter(())
-
-    def runs(self, phase: Phase) -> bool:
-        schedule = self.hyperparameters.schedule
-        return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return self.validation is None
 
     def program(self, phase: Phase) -> Program:
-        asked = self.hyperparameters
-        frozen = (asked.schedule.lit if phase == Phase.LIT else asked.schedule.fine_tune).frozen or []
-        return Distillation(
-            objective_of(asked, phase, len(self.teacher.sections)),
-            self.teacher,
-            self.student,
-            asked.schedule,
-            frozen=[Part(part) for part in frozen],
-            precision=asked.precision,
-            masks={},
-        )
+        return distillation(self.hyperparameters, phase, self.teacher, self.student, self.masks)
+
+    def prune(self, share: float) -> None:
+        self.masks = prune_by(self.student.network, share, self.hyperparameters.pruning)
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """The next batch of the data, whatever `rows` says: order and augmentation are the data's own."""
@@ -164,7 +188,7 @@ class IterableTask:
     def score(self) -> Scores:
         if self.validation is None:
             return Scores(0.0, {})
-        found = self.measure()
+        found = self.measure(self.student.network)
         teacher, student = found["teacher_accuracy"], found["student_accuracy"]
         metrics = {"agreement": found["agreement"]}
         if teacher is not None and student is not None:
@@ -172,14 +196,14 @@ class IterableTask:
         return Scores(found["agreement"] if student is None else student, metrics)
 
     @torch.no_grad()
-    def measure(self) -> dict[str, Any]:
+    def measure(self, network: nn.Module) -> dict[str, Any]:
         """Percent on `validation`; accuracies are None where no sample has a label."""
         taught, made, truth = [], [], []
-        with evaluating(self.student.network):
+        with evaluating(network):
             for inputs, labels in map(_parted, self.validation or ()):
                 given = tuple(x.to(self.device) for x in inputs)
                 taught.append(self.teacher.network(*given).float().cpu())
-                made.append(self.student.network(*given).float().cpu())
+                made.append(network(*given).float().cpu())
                 truth.append(labels.cpu())
         logits, own, labels = torch.cat(taught), torch.cat(made), torch.cat(truth)
         known = labels != NO_LABEL
@@ -210,6 +234,8 @@ def _checked(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
         raise ValueError(f"method {asked.method} is for the service: here there are {', '.join(METHODS)}")
     if asked.n_random:
         raise ValueError("n_random is for the service: put inputs of noise into the data")
+    if INT8 in asked.then:
+        raise ValueError("int8 is for the service, which writes files: here then may have steps that prune")
     return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
 
 
@@ -248,22 +274,25 @@ def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: floa
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
             raise ValueError(f"blocks must say for each section how many of its blocks stay: the model has {whole}")
         return list(blocks)
-    total, asked = count_parameters(teacher.network), ratio or 1.0
+    total, sizes = count_parameters(teacher.network), [list(map(count_parameters, one)) for one in teacher.sections]
     for depth in range(sum(whole), len(whole) - 1, -1):
         wanted = shares(whole, depth)
-        kept = select_blocks(teacher, wanted, Select.EVEN, ()).kept
-        gone = sum(
-            count_parameters(block)
-            for section, places in zip(teacher.sections, kept, strict=True)
-            for place, block in enumerate(section)
-            if place not in places
-        )
-        if total / (total - gone) >= asked:
+        if ratio is None or student_option(depth, wanted, total, sizes).parameters_ratio >= ratio:
             return wanted
     raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches")
 
 
-def _report(task: IterableTask, training: Training, selection: Selection, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+def _pruned(made: Made[IterableTask]) -> dict[str, nn.Module]:
+    networks = {}
+    for step, best in zip(made.task.hyperparameters.then, made.chosen[1:], strict=True):
+        network = copy.deepcopy(made.task.student.network)
+        load_state(network, best.state)
+        networks[step] = network
+    return networks
+
+
+def _report(made: Made[IterableTask], pruned: Mapping[str, nn.Module], inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    task, training, selection = made.task, made.training, made.training.selection
     networks = {"teacher": task.teacher, "student": task.student}
     single = tuple(x[:1] for x in inputs)
     times = latencies([one.network for one in networks.values()], single)
@@ -285,7 +314,21 @@ def _report(task: IterableTask, training: Training, selection: Selection, inputs
         "ratios": ratios,
         "sections": [list(paths) for paths in task.teacher.layout.sections],
         "selection": {"kept": selection.kept, "importance": selection.importance},
-        "validation": None if task.validation is None else task.measure(),
+        "validation": _validated(task, task.student.network),
+        "then": [
+            {
+                "step": step,
+                "parameters": (left := parameters_left(network)),
+                "parameters_ratio": round(measured["teacher"]["parameters"] / left, 4),
+                "validation": _validated(task, network),
+                "epoch": best.epoch,
+            }
+            for (step, network), best in zip(pruned.items(), made.chosen[1:], strict=True)
+        ],
         "epochs": training.epochs,
         "hyperparameters": task.hyperparameters.model_dump(mode="json"),
     }
+
+
+def _validated(task: IterableTask, network: nn.Module) -> dict[str, Any] | None:
+    return None if task.validation is None else task.measure(network)

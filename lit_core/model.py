@@ -107,14 +107,18 @@ class Model(nn.Module):
 
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE)
+    save_weights(network, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
 
 
-def load(folder: str | Path) -> Model:
+def save_weights(network: nn.Module, path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:
     """The model in a downloaded folder, on the CPU and in eval mode.
 
+    `weights` names another file of the folder: what a job's steps made of the model (`model.prune-0.5.safetensors`).
     Raises FileNotFoundError for a missing file and ValueError for one that doesn't fit.
     """
     folder = Path(folder)
@@ -126,7 +130,7 @@ def load(folder: str | Path) -> Model:
         raise ValueError(f"config_version is {config.config_version}, but this version reads {CONFIG_VERSION}")
     network = family_of(config.architecture).build(config.architecture)
     try:
-        load_state(network, load_file(folder / WEIGHTS_FILE))
+        load_state(network, load_file(folder / weights))
     except RuntimeError as failure:
-        raise ValueError(f"{folder / WEIGHTS_FILE} doesn't fit {CONFIG_FILE}: {failure}") from failure
+        raise ValueError(f"{folder / weights} doesn't fit {CONFIG_FILE}: {failure}") from failure
     return Model(network, config).eval()

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lit_core.objectives import Batch, Objective
+from lit_core.objectives import Batch, Objective, objective_of
 from lit_core.pruning import lay_over
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Optimizer, Part, Precision, Schedule
+from lit_core.spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule
 
 
 class Program(Protocol):
@@ -70,6 +70,29 @@ class Distillation:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+
+
+def distillation(
+    spec: Hyperparameters,
+    phase: Phase,
+    teacher: SectionedNetwork,
+    student: SectionedNetwork,
+    masks: Mapping[str, Tensor],
+) -> Distillation:
+    """What the phase does by the specification."""
+    return Distillation(
+        objective_of(spec, phase, len(teacher.sections)),
+        teacher,
+        student,
+        spec.schedule,
+        frozen=frozen_parts(spec.schedule.of(phase)),
+        precision=spec.precision,
+        masks=masks,
+    )
+
+
+def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
+    return [Part(part) for part in schedule.frozen or []]
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

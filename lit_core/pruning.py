@@ -1,20 +1,24 @@
-"""Magnitude pruning: the baseline that keeps the teacher's depth and sets its smallest weights or filters to zero."""
+"""Magnitude pruning: of a teacher, as the baseline that keeps its depth, and of a student that LIT has trained."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from lit_core.measure import count_parameters
 from lit_core.spec import Pruning
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
 ROUNDING = 1e-9
 """Above what a quotient may lack after it is multiplied again."""
 WITH_FILTERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+Named = Mapping[str, tuple[nn.Module, str]]
+"""Weights by their paths, each as its module and its name there."""
 
 
 def prune_to(network: nn.Module, parameters: int, pruning: Pruning = Pruning.WEIGHTS) -> dict[str, Tensor]:
@@ -25,46 +29,94 @@ def prune_to(network: nn.Module, parameters: int, pruning: Pruning = Pruning.WEI
     Biases and normalisations are kept. The masks are to be laid over the weights after every step. Raises ValueError
     when what is kept anyway is more than that.
     """
-    kinds = PRUNABLE if pruning == Pruning.WEIGHTS else WITH_FILTERS
-    named = {f"{path}.weight": module for path, module in network.named_modules() if isinstance(module, kinds)}
+    named = _prunable(network, pruning)
+    surplus = count_parameters(network) - parameters
     if pruning == Pruning.FILTERS:
-        named.popitem()
-    surplus = sum(parameter.numel() for parameter in network.parameters()) - parameters
-    if pruning == Pruning.WEIGHTS:
-        _prune_weights(named, surplus)
+        _prune_filters(named, _share_for(named, surplus))
+        return _masks(named)
+    if surplus > (most := _weights(named)):
+        raise ValueError(f"{surplus} parameters can't go: only {most} are weights")
+    _prune_weights(named, surplus)
+    return _masks(named)
+
+
+def prune_by(network: nn.Module, share: float, pruning: Pruning = Pruning.WEIGHTS) -> dict[str, Tensor]:
+    """As `prune_to`, with a share, from 0 to 1, of the weights or of each layer's filters gone. One filter always
+    stays."""
+    named = _prunable(network, pruning)
+    if pruning == Pruning.FILTERS:
+        _prune_filters(named, share)
     else:
-        _prune_filters(named, surplus)
-    masks = {name: module.get_buffer("weight_mask").clone() for name, module in named.items()}
-    for module in named.values():
-        prune.remove(module, "weight")  # type: ignore[no-untyped-call]
+        _prune_weights(named, round(share * _weights(named)))
+    return _masks(named)
+
+
+def parameters_left(network: nn.Module) -> int:
+    """How many parameters a pruned network has: all but the weights that are zero."""
+    named = _prunable(network, Pruning.WEIGHTS)
+    return count_parameters(network) - sum(int((_weight(*place) == 0).sum()) for place in named.values())
+
+
+def _prunable(network: nn.Module, pruning: Pruning) -> Named:
+    kinds = PRUNABLE if pruning == Pruning.WEIGHTS else WITH_FILTERS
+    named: dict[str, tuple[nn.Module, str]] = {}
+    for path, module in network.named_modules():
+        prefix = f"{path}." if path else ""
+        if isinstance(module, kinds):
+            named[f"{prefix}weight"] = (module, "weight")
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            named[f"{prefix}in_proj_weight"] = (module, "in_proj_weight")
+    if pruning == Pruning.FILTERS and named:
+        named.popitem()
+    return named
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    return module.get_parameter(name)
+
+
+def _weights(named: Named) -> int:
+    return sum(_weight(*place).numel() for place in named.values())
+
+
+def _masks(named: Named) -> dict[str, Tensor]:
+    masks = {path: module.get_buffer(f"{name}_mask").clone() for path, (module, name) in named.items()}
+    for module, name in named.values():
+        prune.remove(module, name)  # type: ignore[no-untyped-call]
     return masks
 
 
-def _prune_weights(named: Mapping[str, nn.Module], surplus: int) -> None:
-    weights = sum(module.get_parameter("weight").numel() for module in named.values())
-    if surplus > weights:
-        raise ValueError(f"{surplus} parameters can't go: only {weights} are weights")
-    layers = [(module, "weight") for module in named.values()]
-    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=surplus)
+def _prune_weights(named: Named, surplus: int) -> None:
+    prune.global_unstructured(list(named.values()), pruning_method=prune.L1Unstructured, amount=surplus)
 
 
-def _prune_filters(named: Mapping[str, nn.Module], surplus: int) -> None:
-    shapes = [module.get_parameter("weight").shape for module in named.values()]
+def _prune_filters(named: Named, share: float) -> None:
+    for (module, name), count in zip(named.values(), _gone(_shapes(named), share), strict=True):
+        prune.ln_structured(module, name, amount=count, n=1, dim=0)  # type: ignore[no-untyped-call]
 
-    def gone(share: float) -> list[int]:
-        """Filters of each layer. One is always left, and with it a way through the layer."""
-        return [min(int(share * shape[0] + ROUNDING), shape[0] - 1) for shape in shapes]
+
+def _share_for(named: Named, surplus: int) -> float:
+    """The least share of each layer's filters with which so many parameters go. Raises ValueError."""
+    shapes = _shapes(named)
 
     def removed(share: float) -> int:
-        return sum(count * shape[1:].numel() for count, shape in zip(gone(share), shapes, strict=True))
+        return sum(count * shape[1:].numel() for count, shape in zip(_gone(shapes, share), shapes, strict=True))
 
     # Nothing changes between these.
     shares = sorted({count / shape[0] for shape in shapes for count in range(shape[0] + 1)})
     place = bisect_right(shares, surplus - 1, key=removed)
     if place == len(shares):
         raise ValueError(f"{surplus} parameters can't go: a filter of each layer stays")
-    for module, count in zip(named.values(), gone(shares[place]), strict=True):
-        prune.ln_structured(module, "weight", amount=count, n=1, dim=0)  # type: ignore[no-untyped-call]
+    return shares[place]
+
+
+def _shapes(named: Named) -> list[torch.Size]:
+    return [_weight(*place).shape for place in named.values()]
+
+
+def _gone(shapes: Sequence[torch.Size], share: float) -> list[int]:
+    """Filters of each layer. One is always left, and with it a way through the layer."""
+    return [min(int(share * shape[0] + ROUNDING), shape[0] - 1) for shape in shapes]
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def measure_networks(task: Task, files: dict[str, Path]) -> dict[str, dict[str, 
 
 def _measure(task: Task, network: SectionedNetwork, file: Path) -> dict[str, Any]:
     network.network.eval()
-    by_split = {split.value: task.measure(network, split) for split in (Split.VALIDATION, Split.TEST)}
+    by_split = {split.value: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
     names = list(by_split[Split.TEST.value])
     return {
         **{name: {split: _rounded(found[name]) for split, found in by_split.items()} for name in names},
@@ -61,6 +61,7 @@ def build_report(
     best: Best,
     measured: dict[str, dict[str, Any]],
     exports: list[ExportReport],
+    steps: list[dict[str, Any]],
     environment: dict[str, str],
 ) -> dict[str, Any]:
     teacher, student = measured["teacher"], measured["student"]
@@ -88,6 +89,7 @@ def build_report(
             "value": round(best.score, 4),
         },
         "exports": [export.as_dict() for export in exports],
+        "then": steps,
         "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},
         "labels": {split.value: arrays.labels for split, arrays in task.dataset.splits.items()},
         "classes": task.dataset.classes,

@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-from lit_core.checkpoint import Best, Checkpoint, load_checkpoint, save_checkpoint
-from lit_core.compression import train_student
+from lit_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lit_core.compression import Made, make_student
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.devices import cuda_complaint
 from lit_core.exports import write_exports
@@ -35,15 +36,16 @@ from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.sections import SectionedNetwork
-from lit_core.selection import Selection, select_blocks
+from lit_core.selection import Selection
 from lit_core.spec import ErrorType, Export, JobError, JobSpec, Method, Model, Phase, Split
 from lit_core.spec import Task as TaskKind
+from lit_core.steps import write_steps
 from lit_core.student import build_student, student_architecture
 from lit_core.supervision import Events, Watch
 from lit_core.tasks.classification import Classification
 from lit_core.tasks.task import Refused, Task
 from lit_core.teacher import build_network, build_teacher, meta_network
-from lit_core.training import Diverged, Drained, Training
+from lit_core.training import Diverged, Drained
 
 log = logging.getLogger("trainer")
 
@@ -128,26 +130,31 @@ def train(folder: Path, reporter: Reporter) -> dict[str, Any]:
     dataset = _load_dataset(spec, run, folder)
     _check_size(teacher, dataset)
     checkpoint = _read_checkpoint(folder / "checkpoint.pt")
-    selection = _select(spec, teacher, dataset) if checkpoint is None else checkpoint.selection
-    student = build_student(teacher, spec, selection.kept)
-    student.network.to(device)
-    task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
-    found = task.check()
-    log.info("teacher: %s", found)
-    reporter.events.emit({"type": "teacher_measured", "data": found})
     if checkpoint is not None:
         log.info("resuming at %s", checkpoint.position)
-    training, best = train_student(
-        task,
+
+    def task_of(student: SectionedNetwork, selection: Selection) -> Task:
+        log.info("blocks kept: %s, importance: %s", selection.kept, selection.importance)
+        task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
+        found = task.check()
+        log.info("teacher: %s", found)
+        reporter.events.emit({"type": "teacher_measured", "data": found})
+        return task
+
+    made = make_student(
+        teacher,
+        spec.student.blocks,
+        spec.student.select,
+        _seen(spec, dataset, device),
         spec,
-        selection,
-        device,
         reporter,
+        task_of=task_of,
+        student_of=lambda teacher, kept: build_student(teacher, spec, kept),
         environment=environment,
         checkpoint=checkpoint,
         attempt=run.attempt,
     )
-    return _write_output(folder, spec, task, training, best, environment)
+    return _write_output(folder, spec, made, environment)
 
 
 def _read_checkpoint(path: Path) -> Checkpoint | None:
@@ -180,17 +187,13 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
         raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")) from failure
 
 
-def _select(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset) -> Selection:
-    device = next(teacher.network.parameters()).device
+def _seen(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor]]:
+    """What the importance of blocks is seen by."""
     x = dataset.splits[Split.TRAIN].x
     # Spread out, because samples often lie sorted by their classes.
     rows = torch.arange(min(IMPORTANCE_SAMPLES, len(x))) * len(x) // min(IMPORTANCE_SAMPLES, len(x))
-    batches = (
-        (dataset.preprocessing.apply(x[part].to(device)),) for part in torch.split(rows, spec.schedule.batch_size)
-    )
-    selection = select_blocks(teacher, spec.student.blocks, spec.student.select, batches)
-    log.info("blocks kept: %s, importance: %s", selection.kept, selection.importance)
-    return selection
+    for part in torch.split(rows, spec.schedule.batch_size):
+        yield (dataset.preprocessing.apply(x[part].to(device)),)
 
 
 def _prepare_torch(run: Run) -> torch.device:
@@ -270,25 +273,25 @@ def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.n
     return build_network(spec.discriminator.architecture, folder / "discriminator.safetensors").to(device)
 
 
-def _write_output(
-    folder: Path, spec: JobSpec, task: Task, training: Training, best: Best, environment: dict[str, str]
-) -> dict[str, Any]:
-    student = task.student.network
+def _write_output(folder: Path, spec: JobSpec, made: Made[Task], environment: dict[str, str]) -> dict[str, Any]:
+    task, student = made.task, made.task.student.network
     output = folder / "output"
-    architecture = student_architecture(spec, training.selection.kept)
+    architecture = student_architecture(spec, made.training.selection.kept)
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
     save(student, config, output)
     files = {"teacher": folder / "teacher.safetensors", "student": output / WEIGHTS_FILE}
     measured = measure_networks(task, files)
+    calibration = lambda: islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)  # noqa: E731
     exports = write_exports(
         student,
         [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
         output,
         batches=lambda: task.batches(Split.TEST),
-        calibration=lambda: islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES),
+        calibration=calibration,
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
-    report = build_report(spec, task, training, best, measured, exports, environment)
+    steps = write_steps(task, spec.then, made.chosen, measured["teacher"], output, calibration)
+    report = build_report(spec, task, made.training, made.chosen[0], measured, exports, steps, environment)
     if Export.HUGGING_FACE in spec.exports:
         report["exports"].append(export_folder(output, report, config, student, task.sample(2)))
     task.write_pictures(output)

@@ -1,4 +1,5 @@
-"""The training of a student: the first phase, then fine-tuning, epoch by epoch, resumable at any step."""
+"""The training of a student: the first phase, then fine-tuning, then fine-tuning after each pruning that is asked for;
+epoch by epoch, resumable at any step."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from lit_core.checkpoint import Best, Checkpoint, Position, State
 from lit_core.learning_rate import learning_rate
@@ -14,7 +16,8 @@ from lit_core.objectives import Batch
 from lit_core.programs import Program
 from lit_core.sampling import generator_of, rows_of, steps_per_epoch
 from lit_core.selection import Selection
-from lit_core.spec import Hyperparameters, Phase, PhaseSchedule
+from lit_core.spec import Hyperparameters, Phase
+from lit_core.spec.steps import prune_shares
 from lit_core.states import load_state
 from lit_core.tasks.task import Trainable
 
@@ -43,7 +46,7 @@ class Observer(Protocol):
 
 class Training:
     """Trains the task's student. `run` returns the epoch that scores best on the validation split, or that supersedes
-    it."""
+    it; and after it the same for each pruning, which goes on from the one before."""
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class Training:
         self.environment = environment
         self.samples = task.samples
         self.steps_per_epoch = steps_per_epoch(self.samples, spec.schedule)
-        self.phases = [phase for phase in PHASES if task.runs(phase)]
+        self.prunings = prune_shares(spec.then)
+        self.phases = [phase for phase in PHASES if spec.schedule.of(phase).epochs > 0]
         self.position = Position(self.phases[0], 0, 0)
         self.best: Best | None = None
+        self.done: list[Best] = []
         self.epochs: list[dict[str, Any]] = []
         self.resumes: list[dict[str, Any]] = []
         self._restored: Checkpoint | None = None
@@ -77,7 +82,7 @@ class Training:
         if checkpoint.random is not None:
             torch.set_rng_state(checkpoint.random)
         self.position = checkpoint.position
-        self.best = checkpoint.best
+        self.best, self.done = checkpoint.best, checkpoint.done
         self.epochs = checkpoint.epochs
         self._restored = checkpoint
         before = checkpoint.environment
@@ -94,24 +99,47 @@ class Training:
             },
         ]
 
-    def run(self) -> Best:
+    def run(self) -> list[Best]:
         """Raises Diverged, and Drained after a stop was asked for."""
-        for phase in self.phases[self.phases.index(self.position.phase) :]:
-            self._run_phase(phase)
+        if self.position.phase != Phase.PRUNE:
+            for phase in self.phases[self.phases.index(self.position.phase) :]:
+                self._run_phase(phase)
+        for number in range(max(len(self.done) - 1, 0), len(self.prunings)):
+            self._prune(number)
+        return [*self.done, self._chosen()]
+
+    def _chosen(self) -> Best:
         if self.best is None:
             raise ValueError("the schedule has no epoch in any phase that runs")
         return self.best
 
-    def _run_phase(self, phase: Phase) -> None:
-        schedule = self._schedule(phase)
+    def _prune(self, number: int) -> None:
+        """What was chosen so far loses its smallest weights and is fine-tuned again; as it was pruned, it is the first
+        to be chosen from."""
+        network, restored = self.task.student.network, self._restored
+        if restored is None:
+            self.done.append(self._chosen())
+        load_state(network, self.done[number].state)
+        self.task.prune(self.prunings[number])
+        first = number * self._epochs_of(Phase.FINE_TUNE)
+        if restored is None:
+            self.position = Position(Phase.PRUNE, first, 0)
+            self.best = Best(Phase.PRUNE, 0, self.task.score().value, _kept(network))
+        else:
+            load_state(network, restored.student)
+        self._run_phase(Phase.PRUNE, first)
+
+    def _run_phase(self, phase: Phase, first: int = 0) -> None:
+        """All epochs, of which `first` is the number of the first one."""
+        schedule = self.spec.schedule.of(phase)
         if self.position.phase != phase:
-            self.position = Position(phase, 0, 0)
+            self.position = Position(phase, first, 0)
         program = self.task.program(phase)
         self._begin_epoch(len(program.names))
         if self._restored is not None:
             self._resume(program, self._restored)
-        for epoch in range(self.position.epoch, schedule.epochs):
-            self._run_epoch(phase, epoch, schedule, program)
+        for epoch in range(self.position.epoch, first + schedule.epochs):
+            self._run_epoch(phase, epoch, epoch - first, program)
 
     def _resume(self, program: Program, checkpoint: Checkpoint) -> None:
         program.restore(checkpoint.program)
@@ -120,11 +148,13 @@ class Training:
             self._epoch_started = time.monotonic() - checkpoint.seconds
         self._restored = None
 
-    def _run_epoch(self, phase: Phase, epoch: int, schedule: PhaseSchedule, program: Program) -> None:
+    def _run_epoch(self, phase: Phase, epoch: int, passed: int, program: Program) -> None:
+        """`passed` are the epochs since the learning rate's schedule began."""
+        schedule = self.spec.schedule.of(phase)
         program.begin_epoch()
         total = schedule.epochs * self.steps_per_epoch
         for step in range(self.position.step, self.steps_per_epoch):
-            done = epoch * self.steps_per_epoch + step
+            done = passed * self.steps_per_epoch + step
             rate = learning_rate(schedule, done, self.steps_per_epoch)
             batch = self._batch(phase, epoch, step, done / total)
             losses = program.step(batch, rate)
@@ -135,7 +165,7 @@ class Training:
                 self._check_finite()
             self._pause(program)
         self._check_finite()
-        self._end_epoch(phase, epoch, schedule, program)
+        self._end_epoch(phase, epoch, passed, program)
         self._checkpoint(program)
         self._drain()
 
@@ -146,21 +176,20 @@ class Training:
         augmentation = generator_of(seed, "augment", *place)
         return self.task.batch(rows, position, augmentation, generator_of(seed, "step", *place))
 
-    def _end_epoch(self, phase: Phase, epoch: int, schedule: PhaseSchedule, program: Program) -> None:
+    def _end_epoch(self, phase: Phase, epoch: int, passed: int, program: Program) -> None:
         metrics = self._means(program)
         scores = self.task.score()
         if not all(map(math.isfinite, scores.metrics.values())):
             raise Diverged(f"the student's output is no longer finite in epoch {epoch + 1} of the {phase} phase")
         metrics |= scores.metrics
-        rate = learning_rate(schedule, (epoch + 1) * self.steps_per_epoch - 1, self.steps_per_epoch)
+        last = (passed + 1) * self.steps_per_epoch - 1
+        rate = learning_rate(self.spec.schedule.of(phase), last, self.steps_per_epoch)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
         if self.best is None or self.task.supersedes(phase) or scores.value >= self.best.score:
-            state = self.task.student.network.state_dict()
-            kept = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-            self.best = Best(phase, epoch + 1, scores.value, kept)
+            self.best = Best(phase, epoch + 1, scores.value, _kept(self.task.student.network))
         self.epochs.append({"phase": phase.value, "epoch": epoch + 1, **metrics})
         self.position = Position(phase, epoch + 1, 0)
-        self.observer.epoch(phase, epoch + 1, schedule.epochs, self._fraction(), metrics)
+        self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics)
         self._begin_epoch(len(program.names))
 
     def _pause(self, program: Program) -> None:
@@ -183,6 +212,7 @@ class Training:
                 seen=self._seen,
                 seconds=time.monotonic() - self._epoch_started,
                 best=self.best,
+                done=self.done,
                 epochs=self.epochs,
                 environment=self.environment,
                 selection=self.selection,
@@ -191,12 +221,14 @@ class Training:
         )
         self._saved = time.monotonic()
 
-    def _schedule(self, phase: Phase) -> PhaseSchedule:
-        return self.spec.schedule.lit if phase == Phase.LIT else self.spec.schedule.fine_tune
+    def _epochs_of(self, phase: Phase) -> int:
+        epochs = self.spec.schedule.of(phase).epochs
+        return epochs * len(self.prunings) if phase == Phase.PRUNE else epochs
 
     def _fraction(self) -> float:
-        epochs = [self._schedule(phase).epochs for phase in self.phases]
-        before = sum(epochs[: self.phases.index(self.position.phase)])
+        phases = [*self.phases, Phase.PRUNE]
+        epochs = [self._epochs_of(phase) for phase in phases]
+        before = sum(epochs[: phases.index(self.position.phase)])
         return (before + self.position.epoch) / sum(epochs)
 
     def _begin_epoch(self, names: int) -> None:
@@ -213,6 +245,10 @@ class Training:
         if not torch.isfinite(self._sums).all():
             position = self.position
             raise Diverged(f"the loss is no longer finite in epoch {position.epoch + 1} of the {position.phase} phase")
+
+
+def _kept(network: nn.Module) -> State:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 def _to_cpu(state: State) -> State:

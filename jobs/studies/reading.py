@@ -19,6 +19,7 @@ from lit_core.spec import Phase
 SELECTED_BY = ("student_accuracy", "psnr", "agreement")
 """Of these metrics, the first that a trial tells is the one that its best epoch is selected by."""
 _PHASES = {Phase.LIT.value: 0, Phase.FINE_TUNE.value: 1}
+"""What `then` does afterwards makes other students."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _counts(round: Any) -> ColumnElement[bool]:
 
 def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[Position, float]]:
     query = select(Metric.job_id, Metric.phase, Metric.epoch, Metric.name, Metric.value)
-    query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY))
+    query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY), Metric.phase.in_(_PHASES))
     told: dict[str, dict[str, dict[Position, float]]] = defaultdict(lambda: defaultdict(dict))
     for job_id, phase, epoch, name, value in session.execute(query):
         told[job_id][name][_PHASES[phase], epoch] = value

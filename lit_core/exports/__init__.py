@@ -20,14 +20,10 @@ from lit_core.exports.program_file import program_runner, write_program
 from lit_core.exports.verify import Batches, Comparison, Inputs, Run, check, compare
 from lit_core.spec import Export
 
-__all__ = ["FILES", "Batches", "Calibration", "ExportReport", "Inputs", "write_exports"]
+__all__ = ["SUFFIXES", "Batches", "Calibration", "ExportReport", "Inputs", "write_exports"]
 
-FILES = {
-    Export.ONNX: "model.onnx",
-    Export.PT2: "model.pt2",
-    Export.INT8: "model.int8.onnx",
-    Export.HUGGING_FACE: "huggingface",
-}
+SUFFIXES = {Export.ONNX: ".onnx", Export.PT2: ".pt2", Export.INT8: ".int8.onnx"}
+"""Of the formats that are one file. A Hugging Face folder tells what a job measured, so it is written at its end."""
 EXAMPLE_BATCH = 2
 LONGEST_ERROR = 300
 
@@ -69,20 +65,23 @@ def write_exports(
     batches: Batches,
     calibration: Callable[[], Iterable[Inputs]],
     classifier: bool = True,
+    name: str = "model",
 ) -> list[ExportReport]:
-    """Write the network in each format into `folder` and compare it on `batches`, with samples on any device.
+    """Write the network in each format (of SUFFIXES) into `folder` and compare it on `batches`, with samples on any
+    device.
 
     An export that fails leaves no file, and its report says why. `calibration` gives inputs for `int8`. The network
-    stays as it is, on its device and in its mode. `hugging_face` is reported as failed: it tells what a job measured,
-    so that `hugging_face.write_hugging_face` writes it at the job's end.
+    stays as it is, on its device and in its mode. `name` is that of the files, which have the formats' suffixes.
     """
-    return [_export(network, kind, folder, batches, calibration, classifier) for kind in kinds]
+    paths = [folder / f"{name}{SUFFIXES[kind]}" for kind in kinds]
+    return [
+        _export(network, kind, path, batches, calibration, classifier) for kind, path in zip(kinds, paths, strict=True)
+    ]
 
 
 def _export(
-    network: nn.Module, kind: Export, folder: Path, batches: Batches, calibration: Calibration, classifier: bool
+    network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
 ) -> ExportReport:
-    path = folder / FILES[kind]
     started = time.monotonic()
     found, size, error = None, None, None
     try:
@@ -160,8 +159,6 @@ def _write(kind: Export, network: nn.Module, inputs: Inputs, path: Path, calibra
             write_program(network, inputs, path)
         case Export.INT8:
             write_int8(network, inputs, path, calibration)
-        case Export.HUGGING_FACE:
-            raise ValueError("it is written at the job's end, with the report, by write_hugging_face")
 
 
 def _runner(kind: Export, path: Path) -> Run:

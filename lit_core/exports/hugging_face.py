@@ -107,6 +107,7 @@ def _card(report: dict[str, Any], config: ModelConfig, *, by_timm: bool, plotted
         _preprocessing(config),
         "## Loading\n\n" + _loading(config, by_timm=by_timm),
         *(["## Other formats\n\n" + _exports_table(report["exports"])] if report["exports"] else []),
+        *(["## Made smaller still\n\n" + _steps_table(report["then"])] if report["then"] else []),
         *([f"## Training\n\n![Loss and validation metrics of each epoch]({PLOT_FILE})"] if plotted else []),
     ]
     return "\n\n".join(parts) + "\n"
@@ -178,6 +179,25 @@ def _exports_table(exports: Sequence[dict[str, Any]]) -> str:
                 "" if export["error"] is None else f"failed: {export['error']}",
             )
             for export in exports
+        ),
+    )
+
+
+def _steps_table(rows: Sequence[dict[str, Any]]) -> str:
+    header = ("step", "file", "size (bytes)", "parameters", "accuracy (%)", "agreement with the teacher (%)", "")
+    return "Each step was done to what the one before it made. On the test split.\n\n" + _table(
+        header,
+        (
+            (
+                f"`{row['step']}`",
+                f"`{row['file']}`",
+                _number(row["file_size"]),
+                _number(row["parameters"]),
+                _number(row["accuracy"]["test"]),
+                _number(row["agreement"]["test"]),
+                "" if row["error"] is None else f"failed: {row['error']}",
+            )
+            for row in rows
         ),
     )
 

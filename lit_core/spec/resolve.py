@@ -14,6 +14,7 @@ from lit_core.spec.exports import DEFAULT_EXPORTS
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.mistakes import WHOLE, mistakes
 from lit_core.spec.presets import PRESETS, merged, preset_values
+from lit_core.spec.steps import prune_shares
 from lit_core.spec.training import (
     Acceptance,
     Adversarial,
@@ -155,6 +156,8 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         )
     if request.accept is not None:
         _check_acceptance(request.accept, teacher)
+    if request.method == Method.PRUNE and prune_shares(request.then):
+        raise SpecError("then", "prunes what method prune has pruned: leave those steps out")
     if teacher.task != Task.TRANSLATION:
         if request.schedule.batch_size < 2:
             raise SpecError("schedule.batch_size", "is 1: BatchNorm needs batches of at least 2")
@@ -165,6 +168,8 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
     if request.beta != 0:
         raise SpecError("beta", f"is {request.beta:g}, but a generator has no KD loss: leave it out, or give 0")
+    if request.then:
+        raise SpecError("then", "is for classifiers, but the teacher is a generator: leave it out")
     if request.n_random != 0:
         raise SpecError("n_random", "is for classifiers, but the teacher is a generator: leave it out")
     if request.dataset.size is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lit_core.spec.base import Model
+from lit_core.spec.steps import Then
 
 
 class Device(StrEnum):
@@ -25,6 +26,8 @@ class Phase(StrEnum):
     LIT = "lit"
     """The first phase, of whatever method."""
     FINE_TUNE = "fine_tune"
+    PRUNE = "prune"
+    """Fine-tuning again, after each of `then`'s steps that prune; their epochs are numbered on."""
 
 
 class Part(StrEnum):
@@ -85,7 +88,7 @@ class IrLoss(StrEnum):
 
 
 class Pruning(StrEnum):
-    """What method `prune` sets to zero."""
+    """What method `prune` and the steps `prune:…` set to zero."""
 
     WEIGHTS = "weights"
     """The smallest weights of all layers together (Han et al., NeurIPS 2015)."""
@@ -195,6 +198,10 @@ class Schedule(Model):
     adam_betas: list[Decay] = Field([0.9, 0.999], min_length=2, max_length=2)
     weight_decay: float = Field(1e-4, ge=0, le=1)
 
+    def of(self, phase: Phase) -> PhaseSchedule:
+        """What is pruned is trained as in fine-tuning."""
+        return self.lit if phase == Phase.LIT else self.fine_tune
+
     @model_validator(mode="after")
     def _trains(self) -> Self:
         if self.lit.epochs + self.fine_tune.epochs == 0:
@@ -251,7 +258,10 @@ class Hyperparameters(Model):
     attention_weight: float = Field(1000.0, ge=0, le=1e6)
     """Twice the weight of the attention transfer loss, of method `at`."""
     pruning: Pruning = Pruning.WEIGHTS
-    """Of method `prune`."""
+    """Of method `prune` and of `then`."""
+    then: Then = Field(default_factory=list)
+    """Done to the trained student, each step to what the one before it made: `prune:0.5` sets half of its weights to
+    zero and fine-tunes again, `int8` quantises. The report has a row for each."""
     adversarial: Adversarial | None = None
     """Of a GAN's fine-tuning. None: the defaults where a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.losses import NO_LABEL
 from lit_core.measure import count_parameters
-from lit_core.objectives import Batch, objective_of
-from lit_core.programs import Distillation, Program
-from lit_core.pruning import prune_to
+from lit_core.objectives import Batch
+from lit_core.programs import Program, distillation
+from lit_core.pruning import parameters_left, prune_by, prune_to
 from lit_core.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Part, Phase, Split
+from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
 from lit_core.tasks.task import Refused, Scores
 
 EVALUATION_BATCH = 256
@@ -63,25 +63,14 @@ class Classification:
             raise Refused(_near_chance(accuracy, chance, self.dataset, self.spec.teacher.architecture))
         return {"split": split.value, "accuracy": accuracy, "chance": chance}
 
-    def runs(self, phase: Phase) -> bool:
-        schedule = self.spec.schedule
-        return (schedule.lit if phase == Phase.LIT else schedule.fine_tune).epochs > 0
-
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
 
     def program(self, phase: Phase) -> Program:
-        schedule = self.spec.schedule
-        frozen = (schedule.lit if phase == Phase.LIT else schedule.fine_tune).frozen or []
-        return Distillation(
-            objective_of(self.spec, phase, len(self.teacher.sections)),
-            self.teacher,
-            self.student,
-            schedule,
-            frozen=[Part(part) for part in frozen],
-            precision=self.spec.precision,
-            masks=self.masks,
-        )
+        return distillation(self.spec, phase, self.teacher, self.student, self.masks)
+
+    def prune(self, share: float) -> None:
+        self.masks = prune_by(self.student.network, share, self.spec.pruning)
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         real = rows[rows < len(self.train.y)]
@@ -103,8 +92,8 @@ class Classification:
             metrics |= {"student_accuracy": top1(prediction), "teacher_accuracy": top1(teacher)}
         return Scores(metrics["student_accuracy"] if self.labelled else agreed, metrics)
 
-    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
-        prediction = self._predict(network.network, split)
+    def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
+        prediction = self._predict(network, split)
         labelled = self.dataset.splits[split].labelled
         return {
             "accuracy": top1(prediction) if labelled else None,
@@ -138,7 +127,8 @@ class Classification:
         }
 
     def parameters(self, network: SectionedNetwork) -> int:
-        return count_parameters(network.network) - sum(int((mask == 0).sum()) for mask in self.masks.values())
+        count = parameters_left if self.spec.method == Method.PRUNE else count_parameters
+        return count(network.network)
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
         return (self.dataset.preprocessing.sample(batch).to(self.device),)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_core.data import Dataset
 from lit_core.objectives import Batch
@@ -43,13 +43,13 @@ class Trainable(Protocol):
     selection: str
     """The metric that `Scores.value` is."""
 
-    def runs(self, phase: Phase) -> bool:
-        """Whether the phase trains at all."""
-
     def supersedes(self, phase: Phase) -> bool:
         """Whether each epoch of the phase is chosen over all before it, whatever the scores."""
 
     def program(self, phase: Phase) -> Program: ...
+
+    def prune(self, share: float) -> None:
+        """Set so many of the student's weights to zero, from 0 to 1; programs keep them there from now on."""
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """The samples `rows` of the training split, augmented; rows beyond it are inputs of random noise."""
@@ -67,7 +67,7 @@ class Task(Trainable, Protocol):
     def check(self) -> dict[str, Any]:
         """Measure the teacher before training; what to tell of it. Raises Refused."""
 
-    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
+    def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         """What the report says of a network on a split."""
 
     def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:

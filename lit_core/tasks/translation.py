@@ -17,10 +17,10 @@ from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
 from lit_core.gan_scores import distribution_scores
 from lit_core.losses import IR_LOSSES
 from lit_core.measure import count_parameters
-from lit_core.objectives import Batch, objective_of
-from lit_core.programs import Distillation, Program
+from lit_core.objectives import Batch
+from lit_core.programs import Program, distillation, frozen_parts
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Adversarial, JobSpec, Part, Phase, Split
+from lit_core.spec import Adversarial, JobSpec, Phase, Split
 from lit_core.tasks.task import Scores
 
 EVALUATION_BATCH = 64
@@ -60,14 +60,8 @@ class Translation:
         self.ir_loss = IR_LOSSES[spec.ir_loss]
 
     def check(self) -> dict[str, Any]:
-        measured = self.measure(self.teacher, Split.VALIDATION)
+        measured = self.measure(self.teacher.network, Split.VALIDATION)
         return {"split": Split.VALIDATION.value, **measured, "domains": self._domains()}
-
-    def runs(self, phase: Phase) -> bool:
-        schedule = self.spec.schedule
-        if phase == Phase.LIT:
-            return schedule.lit.epochs > 0
-        return self.discriminator is not None and schedule.fine_tune.epochs > 0
 
     def supersedes(self, phase: Phase) -> bool:
         """An adversarial fine-tuning leads away from the teacher's output: nearness to it can't choose its epoch."""
@@ -75,22 +69,16 @@ class Translation:
 
     def program(self, phase: Phase) -> Program:
         spec, schedule = self.spec, self.spec.schedule
-        frozen = [Part(part) for part in (schedule.lit if phase == Phase.LIT else schedule.fine_tune).frozen or []]
         if phase == Phase.LIT or self.discriminator is None:
-            objective = objective_of(spec, phase, len(self.teacher.sections))
-            return Distillation(
-                objective,
-                self.teacher,
-                self.student,
-                schedule,
-                frozen=frozen,
-                precision=spec.precision,
-                masks={},
-            )
-        weights = spec.adversarial or Adversarial()
+            return distillation(spec, phase, self.teacher, self.student, masks={})
+        weights, frozen = spec.adversarial or Adversarial(), frozen_parts(schedule.of(phase))
         return AdversarialFineTuning(
             self.student, self.discriminator, weights, schedule, frozen=frozen, exclusive=self.exclusive
         )
+
+    def prune(self, share: float) -> None:
+        """Raises ValueError: what is pruned is fine-tuned by KD, which generators don't have."""
+        raise ValueError(f"prune:{share:g} is for classifiers")
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """Each image's target domains are those of an image of the batch, drawn without repetition."""
@@ -115,20 +103,21 @@ class Translation:
         return Scores(psnr, {"psnr": psnr, "l1": l1, "validation_ir_loss": ir_loss})
 
     @torch.no_grad()
-    def measure(self, network: SectionedNetwork, split: Split) -> dict[str, Any]:
+    def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         """`reconstruction_l1`: between images and their translations back; of the student also how near it comes to
         the teacher's output; of both, with a feature network, `fid` and `inception_score` on the test split."""
-        names = ("reconstruction_l1",) if network is self.teacher else ("reconstruction_l1", "psnr", "ssim", "l1")
+        is_teacher = network is self.teacher.network
+        names = ("reconstruction_l1",) if is_teacher else ("reconstruction_l1", "psnr", "ssim", "l1")
         found = []
         for x, own, target in self._batches(split):
-            made = network.network(x, target)
-            per_image = [fidelity.l1(network.network(made, own), x)]
-            if network is not self.teacher:
+            made = network(x, target)
+            per_image = [fidelity.l1(network(made, own), x)]
+            if not is_teacher:
                 wanted = self.teacher.network(x, target)
                 per_image += [compare(made, wanted) for compare in (fidelity.psnr, fidelity.ssim, fidelity.l1)]
             found.append(torch.stack([values.double() for values in per_image]))
         measured = dict(zip(names, torch.cat(found, dim=1).mean(dim=1).tolist(), strict=True))
-        return measured | self._distribution(network.network, split)
+        return measured | self._distribution(network, split)
 
     def _distribution(self, network: nn.Module, split: Split) -> dict[str, float | None]:
         preprocessing = self.dataset.preprocessing
@@ -194,7 +183,7 @@ class Translation:
     def _fine_tuning(self) -> str:
         if self.discriminator is None:
             return "adversarial fine-tuning left out: no discriminator was given"
-        if not self.runs(Phase.FINE_TUNE):
+        if self.spec.schedule.fine_tune.epochs == 0:
             return "adversarial fine-tuning left out: schedule.fine_tune.epochs is 0"
         return "adversarial"
 

@@ -72,7 +72,7 @@ def classification(**dataset: Any) -> Classification:
 
 def test_both_networks_are_measured_alike() -> None:
     task = classification()
-    teacher, student = (task.measure(network, Split.TEST) for network in (task.teacher, task.student))
+    teacher, student = (task.measure(network.network, Split.TEST) for network in (task.teacher, task.student))
     assert set(teacher) == set(student) == {"accuracy", "top5", "per_class", "calibration_error", "agreement"}
     assert teacher["agreement"] == 100
     assert student["agreement"] < 100
@@ -89,7 +89,7 @@ def test_both_networks_are_measured_alike() -> None:
 def test_a_split_without_labels_is_null_and_said_to_be() -> None:
     task = classification(labels=False)
     measured = [
-        {split: task.measure(network, split) for split in (Split.VALIDATION, Split.TEST)}
+        {split: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
         for network in (task.teacher, task.student)
     ]
     unlabelled, labelled = measured[1][Split.VALIDATION], measured[1][Split.TEST]

@@ -169,7 +169,7 @@ def test_a_feature_network_compares_translations_with_images_on_the_test_split(
     tmp_path: Path, untrained: tuple[Path, Path]
 ) -> None:
     task = a_task(job_folder(tmp_path / "job", untrained, count=60))
-    assert "fid" not in task.measure(task.student, Split.TEST)
+    assert "fid" not in task.measure(task.student.network, Split.TEST)
     task.feature = MeanColours()
     arrays = task.dataset.splits[Split.TEST]
     x = task.dataset.preprocessing.apply(arrays.x)
@@ -180,10 +180,10 @@ def test_a_feature_network_compares_translations_with_images_on_the_test_split(
     # tr (ΣT)^½ is the sum of the roots of the product's eigenvalues, which are real and not negative.
     roots = torch.linalg.eigvals(covariance @ another).real.clamp(min=0).sqrt().sum()
     wanted = (mean - other).square().sum() + covariance.trace() + another.trace() - 2 * roots
-    measured = task.measure(task.student, Split.TEST)
+    measured = task.measure(task.student.network, Split.TEST)
     assert measured["fid"] == pytest.approx(float(wanted), rel=1e-3)
     assert measured["inception_score"] >= 1
-    assert task.measure(task.student, Split.VALIDATION)["fid"] is None
+    assert task.measure(task.student.network, Split.VALIDATION)["fid"] is None
 
 
 def test_fine_tuning_runs_with_a_discriminator_alone(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
