@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.models.page import write_page
 from lit_core.compression import compress
@@ -66,8 +67,8 @@ def _tried(library: Library, name: str) -> Row:
     found = architecture.network
     if found is None:
         raise AssertionError("describe names the network")
-    _wake(network)
     x = torch.randn(BATCH, 3, *found.size)
+    _wake(network, x)
     blocks = [(count + 1) // 2 for count in architecture.blocks]
     compressed = compress(
         network,
@@ -104,13 +105,20 @@ def _tried(library: Library, name: str) -> Row:
 
 
 @torch.no_grad()
-def _wake(network: nn.Module) -> None:
-    """Some scales and heads begin so near zero that blocks do nothing: a student would have nothing to learn."""
+def _wake(network: nn.Module, x: Tensor) -> None:
+    """As in a trained network: some scales and heads begin so near zero that blocks do nothing, and BatchNorm's
+    statistics are not yet those of what it is given, so that in eval mode values may grow without end."""
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
         elif parameter.ndim > 1 and 0 < float(parameter.std()) < LEAST_SCALE:
             parameter.mul_(WEIGHT_SCALE / parameter.std())
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the mean of all that was seen, which is this batch
+    network.train()
+    network(x)
+    network.eval()
 
 
 @torch.no_grad()
