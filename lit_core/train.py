@@ -32,6 +32,7 @@ from lit_core.devices import cuda_complaint
 from lit_core.exports import write_exports
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
+from lit_core.families.library import check_trains
 from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions
@@ -177,6 +178,7 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
         with torch.no_grad():
             x = preprocessing.sample(2).to(next(teacher.network.parameters()).device)
             teacher.network(x)
+            check_trains(teacher.network, x)
     except Exception as failure:
         if is_out_of_memory(failure):
             raise

@@ -27,21 +27,25 @@ from lit_core.families import FAMILIES, Unrecognised
 from lit_core.families.library import create, describe
 from lit_core.spec import Architecture, Export, Library, LibraryRequest
 from lit_core.states import load_state
+from lit_core.surgery import DROPS
 
 RESULTS = Path(__file__).parents[2] / "docs/models.json"
 TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "resnext50_32x4d", "regnet_y_400mf"),
     *("convnext_tiny", "efficientnet_b0", "efficientnet_v2_s", "mobilenet_v2", "mobilenet_v3_large", "densenet121"),
-    *("shufflenet_v2_x1_0", "mnasnet1_0", "googlenet", "vgg11_bn", "swin_t", "vit_b_16", "maxvit_t"),
+    *("shufflenet_v2_x1_0", "mnasnet1_0", "googlenet", "inception_v3", "vgg11_bn", "swin_t", "vit_b_16", "maxvit_t"),
 )
 TIMM = (
     *("resnet50", "resnetv2_50", "convnext_nano", "vit_tiny_patch16_224", "deit_tiny_patch16_224"),
     *("swin_tiny_patch4_window7_224", "mixer_s16_224", "efficientnet_lite0", "regnetz_b16"),
     *("eva02_tiny_patch14_336", "hgnetv2_b0", "poolformer_s12", "convmixer_768_32", "mobilenetv4_conv_small"),
+    *("regnety_002", "ghostnet_050", "levit_128s", "hiera_tiny_224", "nest_tiny"),
 )
 MODELS = [(Library.TORCHVISION, name) for name in TORCHVISION] + [(Library.TIMM, name) for name in TIMM]
 BATCH, STEPS, LEARNING_RATE = 4, 10, 1e-4
 LEAST_SCALE, LAYER_SCALE, WEIGHT_SCALE = 1e-3, 0.1, 0.02
+
+CHANCES = {**DROPS, "Dropout": "p", "Dropout2d": "p"}
 
 Row = dict[str, Any]
 
@@ -107,7 +111,8 @@ def _tried(library: Library, name: str) -> Row:
 @torch.no_grad()
 def _wake(network: nn.Module, x: Tensor) -> None:
     """As in a trained network: some scales and heads begin so near zero that blocks do nothing, and BatchNorm's
-    statistics are not yet those of what it is given, so that in eval mode values may grow without end."""
+    statistics are not yet those of what it is given, so that in eval mode values may grow without end. Nothing is left
+    to chance, which moves the loss of a single batch more than ten steps do."""
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
@@ -115,7 +120,10 @@ def _wake(network: nn.Module, x: Tensor) -> None:
             parameter.mul_(WEIGHT_SCALE / parameter.std())
     for module in network.modules():
         if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
             module.momentum = None  # the mean of all that was seen, which is this batch
+        elif (name := CHANCES.get(type(module).__name__)) is not None:
+            setattr(module, name, 0.0)
     network.train()
     network(x)
     network.eval()

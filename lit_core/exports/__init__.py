@@ -140,7 +140,10 @@ def _step(name: str) -> Iterator[None]:
         raise StepFailed(f"{name}: {_said(failure)}") from failure
 
 
-def _said(failure: Exception) -> str:
+def _said(failure: BaseException) -> str:
+    """What began it: exporters wrap that in advice on themselves."""
+    while failure.__cause__ is not None:
+        failure = failure.__cause__
     text = " ".join(str(failure).split()) or "no message"
     return f"{type(failure).__name__}: {text}"[:LONGEST_ERROR]
 

@@ -15,6 +15,8 @@ from lit_core.exports.verify import Inputs, Run
 OPSET = 20
 """Of 2023: the first with Gelu, and read by ONNX Runtime since 1.17."""
 OUTPUT = "logits"
+FUSED_DIMENSIONS = 4
+"""Of queries: batch, heads, places, channels."""
 
 
 def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
@@ -25,7 +27,7 @@ def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
     """
     # The program and not the network: from that, torch.onnx would make a file for one batch size where all else fails.
     torch.onnx.export(
-        program_of(network, inputs),
+        _with_plain_attention(program_of(network, inputs)),
         (),
         path,
         dynamo=True,
@@ -36,6 +38,41 @@ def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
         dynamic_shapes=tuple({0: "batch"} for _ in inputs),
         verbose=False,
     )
+
+
+def _with_plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """torch.onnx has fused attention of four dimensions alone; windows and nested blocks have five. Those become
+    products."""
+    fused = torch.ops.aten.scaled_dot_product_attention.default
+    nodes = [node for node in program.graph.nodes if node.target == fused]
+    if all(node.args[0].meta["val"].ndim == FUSED_DIMENSIONS for node in nodes):
+        return program
+    plain: torch.export.ExportedProgram = program.run_decompositions({fused: _attention})
+    return plain
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001 - in eval mode there is none
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """As torch.nn.functional.scaled_dot_product_attention, (…, places, channels) each."""
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ value
 
 
 def input_names(inputs: Inputs) -> list[str]:

@@ -6,6 +6,7 @@ is the same network with blocks taken out.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -179,6 +180,7 @@ def _divided(
             x = torch.zeros(2, channels, *size, device=device)
             try:
                 layout = find_layout(tried, (x,), request.sections or ())
+                check_trains(tried, x)
                 return layout, size, _outputs(tried, x)
             except NoSections as none:
                 raise Unrecognised(f"can't be made shallower: {none}") from none
@@ -196,6 +198,12 @@ def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
     usual = list(getattr(network, "default_cfg", {}).get("input_size", ()))[1:]
     small, *others = SIDES
     return [*asked, [small, small], *([usual] if len(usual) == 2 else []), *([side, side] for side in others)]
+
+
+@torch.no_grad()
+def check_trains(network: nn.Module, x: Tensor) -> None:
+    """Raises what the network raises in training mode, in which auxiliary heads may need larger images."""
+    copy.deepcopy(network).train()(x)
 
 
 @torch.no_grad()
