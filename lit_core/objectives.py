@@ -131,7 +131,8 @@ class LitObjective:
             terms.append(self.beta * parts["kd_loss"])
         if self.beta < 1:
             feeds = draw_feeds(self.feed, len(self.ir_names), batch.position, self.feed_until, batch.generator)
-            ir = self._ir(taught, student, traced, feeds, batch)
+            follow = taught.is_chain or all(feeds)
+            ir = (self._ir if follow else self._ir_of_a_pass)(taught, student, traced, feeds, batch)
             parts |= dict(zip(self.ir_names, ir, strict=True))
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)
@@ -159,6 +160,21 @@ class LitObjective:
                     made = section(given, student.extras_of(taught, n))
             losses.append(self.measure(made, taught.outputs[n]))
         return losses
+
+    def _ir_of_a_pass(
+        self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
+    ) -> list[Tensor]:
+        """The same of a network with layers between its sections, which the student's representations go through."""
+        if traced is not None and not any(feeds):
+            outputs = traced.outputs
+        else:
+            fed = [
+                _noisy(given, self.noise, batch.generator) if feed else None
+                for given, feed in zip(taught.inputs, feeds, strict=True)
+            ]
+            with untracked_statistics(student.network) if traced is not None else nullcontext():
+                outputs = student.outputs_fed(fed, *batch.inputs)
+        return [self.measure(made, wanted) for made, wanted in zip(outputs, taught.outputs, strict=True)]
 
 
 def draw_feeds(feed: Feed, sections: int, position: float, until: float, generator: torch.Generator) -> list[bool]:

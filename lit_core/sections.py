@@ -46,6 +46,11 @@ class Trace:
     extras: list[list[Extra]]
     """Of each block of each section the arguments beside its input: a position embedding, or a mask."""
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether each section runs on the very output of the one before it, with nothing between them."""
+        return all(given is made for given, made in zip(self.inputs[1:], self.outputs, strict=False))
+
 
 class _Enough(Exception):
     """The forward pass has come as far as it was wanted."""
@@ -89,6 +94,21 @@ class SectionedNetwork:
                 handle.remove()
         places = range(len(self.sections))
         return Trace(output, [given[i] for i in places], [made[i] for i in places], extras)
+
+    def outputs_fed(self, fed: Sequence[Tensor | None], *inputs: Tensor) -> list[Tensor]:
+        """What leaves each section in a pass in which those with something in `fed` run on that instead."""
+        made: dict[int, Tensor] = {}
+        handles = []
+        for i, (section, given) in enumerate(zip(self.sections, fed, strict=True)):
+            if given is not None:
+                handles.append(section[0].register_forward_pre_hook(_give(given)))
+            handles.append(section[-1].register_forward_hook(_keep_output(made, i)))
+        try:
+            self.network(*inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [made[i] for i in range(len(self.sections))]
 
     def stem_output(self, *inputs: Tensor) -> Tensor:
         """What enters the first section; nothing after that is run."""
@@ -139,6 +159,13 @@ def _at(network: nn.Module, path: str) -> nn.Module | nn.Parameter:
     parent, _, name = path.rpartition(".")
     found: nn.Module | nn.Parameter = getattr(network.get_submodule(parent), name)
     return found
+
+
+def _give(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (given, *args[1:])
+
+    return hook
 
 
 def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
