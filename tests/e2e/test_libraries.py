@@ -68,7 +68,8 @@ def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
         "teacher": teacher,
         "dataset": {"upload": client.upload(path, "dataset").id, "size": size},
         "student": {"ratio": 1.2, "select": "importance"},
-        "exports": ["onnx", "pt2", "int8"],
+        "exports": ["onnx", "pt2", "int8", "hugging_face"],
+        "then": ["prune:0.4", "int8"],
     }
     architecture = {"library": "torchvision", "name": "resnet18"}
     with pytest.raises(LitError, match="architecture"):
@@ -86,14 +87,52 @@ def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
     assert importance[1][1] > 0
     check_outputs(tmp_path, report, dataset)
     assert {export["kind"]: export for export in report["exports"]}["int8"]["accuracy"] > 70
+    assert report["exports"][-1]["reads"] == "lit-compress"
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        archive.extractall(tmp_path / "bundle")
+    check_steps(client, tmp_path, report, dataset)
 
 
-def test_a_timm_vit(client: Client, tmp_path: Path) -> None:
-    digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
+def check_steps(client: Client, folder: Path, report: dict[str, Any], dataset: Dataset) -> None:
+    pruned, quantised = report["then"]
+    assert pruned["parameters"] < 0.65 * report["student"]["parameters"]
+    x, y = dataset.preprocessing.apply(dataset.splits[Split.TEST].x), dataset.splits[Split.TEST].y
+    for at in (folder, folder / "bundle"):
+        with torch.no_grad():
+            answers = load(at, pruned["file"])(x).argmax(dim=1)
+        assert 100 * float((answers == y).double().mean()) == pytest.approx(pruned["accuracy"]["test"], abs=1e-3)
+    accuracy = served(folder / quantised["file"], dataset)[1]
+    assert accuracy == pytest.approx(quantised["accuracy"]["test"], abs=1e-3)
+    assert min(pruned["accuracy"]["test"], quantised["accuracy"]["test"]) > 70
+    card = (folder / "bundle/huggingface/README.md").read_text()
+    assert f"`{pruned['file']}`" in card
+    model = load(folder / "bundle/huggingface")
+    with torch.no_grad():
+        assert torch.equal(model(x), load(folder)(x))
+    (job,) = client.jobs()
+    phases = [metric.phase for metric in client.metrics(job.id, name="loss")]
+    assert phases == ["lit"] * 2 + ["fine_tune"] * 2 + ["prune"] * 2
+    assert job.progress is not None
+    assert (job.progress.phase, job.progress.epoch, job.progress.fraction) == ("prune", 2, 1.0)
+    assert job.result is not None
+    assert job.result["then"] == report["then"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
+
+
+@pytest.fixture(scope="module")
+def vit(digits: Dataset) -> nn.Module:
     torch.manual_seed(0)
-    network = timm.create_model("vit_tiny_patch16_224", num_classes=10, **VIT)
+    network: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **VIT)
     train(network, digits, digits.splits[Split.TRAIN], epochs=25)
-    teacher = upload_file(client, network, tmp_path / "teacher.safetensors")
+    return network
+
+
+def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Module) -> None:
+    teacher = upload_file(client, vit, tmp_path / "teacher.safetensors")
     architecture = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}
     client.inspect_as(teacher, architecture)
     inspection = client.wait_inspection(teacher).inspection
@@ -119,3 +158,25 @@ def test_a_timm_vit(client: Client, tmp_path: Path) -> None:
     x = digits.preprocessing.apply(digits.splits[Split.TEST].x)
     with torch.no_grad():
         assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))
+
+
+def test_a_depth_study_of_a_timm_vit(client: Client, tmp_path: Path, vit: nn.Module) -> None:
+    job = {
+        "teacher": upload_file(client, vit, tmp_path / "teacher.safetensors"),
+        "architecture": {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT},
+        "dataset": {"builtin": "digits"},
+        "schedule": {"lit": {"epochs": 2, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}},
+    }
+    client.inspect_as(job["teacher"], job["architecture"])
+    client.wait_inspection(job["teacher"])
+    study = client.create_study({"kind": "depth", "job": job, "max_accuracy_drop": 15})
+    done = client.wait_study(study.id, timeout=150)
+    assert done.state == "succeeded", done.error
+    assert done.choice is not None
+    assert done.table is not None
+    tried = {row["depth"]: row for row in done.table.rows if row["succeeded"]}
+    assert 2 <= done.choice["depth"] <= 5
+    assert tried[done.choice["depth"]]["validation_mean"] > 70
+    jobs = list(client.jobs(study=study.id))
+    assert all(len(one.spec["student"]["blocks"]) == 2 for one in jobs)
+    assert all((one.result or {}).get("exports", []) == [] for one in jobs)
