@@ -54,8 +54,8 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
     else:
-        found = _that_can_go(network, inputs, list(_outermost(network, calls, CONTAINERS)))
-        found = _cut(found or _that_can_go(network, inputs, list(_outermost(network, calls, (nn.Module,)))))
+        found = _that_can_go(network, inputs, calls, list(_outermost(network, calls, CONTAINERS)))
+        found = _cut(found or _that_can_go(network, inputs, calls, list(_outermost(network, calls, (nn.Module,)))))
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
@@ -114,22 +114,33 @@ def _outermost(network: nn.Module, calls: dict[str, Call], parents: tuple[type[n
                 yield run
 
 
-def _that_can_go(network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]]) -> list[list[str]]:
-    """The runs without whose later blocks the network still runs: what blocks put out may be needed elsewhere too."""
-    if not runs or _runs_without(network, inputs, runs):
+def _that_can_go(
+    network: nn.Module, inputs: tuple[Tensor, ...], calls: dict[str, Call], runs: list[list[str]]
+) -> list[list[str]]:
+    """The runs without whose later blocks the network runs as before: what blocks put out may be needed elsewhere, and
+    what is done between two of them may go by their number."""
+    shapes = {run[0]: calls[run[0]].given.shape for run in runs}
+    if not runs or _runs_without(network, inputs, runs, shapes):
         return runs
-    return [run for run in runs if _runs_without(network, inputs, [run])]
+    return [run for run in runs if _runs_without(network, inputs, [run], shapes)]
 
 
-def _runs_without(network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]]) -> bool:
-    shallow = copy.deepcopy(network).eval()
-    cut(shallow, Layout((), tuple(map(tuple, runs)), ()), [[0]] * len(runs))
+def _runs_without(
+    network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]], shapes: dict[str, torch.Size]
+) -> bool:
+    """Whether each run with its first block alone is a network in which all runs are given what they were."""
+    shallow = copy.deepcopy(network)
+    others = [path for path in shapes if path not in {run[0] for run in runs}]
+    layout = cut(shallow, Layout((), (*map(tuple, runs), *((path,) for path in others)), ()), [[0]] * len(shapes))
     try:
-        with torch.no_grad():
-            shallow(*inputs)
+        calls, _ = _watch(shallow, inputs)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
         return False
-    return True
+    before = [*(run[0] for run in runs), *others]
+    after = [section[0] for section in layout.sections]
+    return all(
+        path in calls and calls[path].given.shape == shapes[old] for old, path in zip(before, after, strict=True)
+    )
 
 
 def _runs(path: str, parent: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:

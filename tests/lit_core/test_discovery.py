@@ -137,6 +137,25 @@ def test_blocks_that_are_called_by_name_are_passed_over() -> None:
     assert torch.equal(network.head(section(embedded, extras)), expected)
 
 
+class TokenLater(Mine):
+    """Puts a token in front at one block's number, as ConViT does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for number, layer in enumerate(self.layers):
+            if number == 4:
+                x = torch.cat([self.token.expand(len(x), 1, -1), x], dim=1)
+            x = layer(x)
+        logits: Tensor = self.head(x[:, 0])
+        return logits
+
+
+def test_blocks_whose_number_matters_stay() -> None:
+    x = torch.randn(2, 5, 3)
+    # Without a block before it, the token would come elsewhere or not at all.
+    assert sectioned(TokenLater(7), x).layout.sections == (("layers.4", "layers.5", "layers.6"),)
+
+
 def test_what_auxiliary_heads_say_is_not_the_answer() -> None:
     network, x = Named(), torch.randn(4, 3)
     student = shortened(sectioned(network, x), [[0, 2]])
