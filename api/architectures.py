@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/architectures", tags=["architectures"])
 
 
 class ArchitectureItem(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
 
     library: Library
     name: str
@@ -55,7 +55,7 @@ def list_architectures(
         for of, name in catalogue()
         if (library is None or of == library) and search.lower() in name.lower() and f"{of}/{name}" > after
     )
-    items = [_item(*key) for key in keys[:limit]]
+    items = [ArchitectureItem.model_validate(find_entry(*key)) for key in keys[:limit]]
     more = len(keys) > limit
     return Page(items=items, next_cursor=_cursor(items[-1]) if more else None)
 
@@ -68,27 +68,7 @@ def get_architecture(library: Library, name: str, owner: Owner) -> ArchitectureO
         near = ", ".join(near_names(library, name))
         hint = f": did you mean {near}?" if near else ""
         raise Problem(404, "not-found", f"{library} has no network {name!r} that is known here{hint}")
-    return ArchitectureOut(
-        library=entry.library,
-        name=entry.name,
-        parameters=entry.parameters,
-        blocks=entry.blocks,
-        refused=entry.refused,
-        size=entry.size,
-        sections=entry.sections,
-        students=[] if entry.refused else entry.students(),
-    )
-
-
-def _item(library: str, name: str) -> ArchitectureItem:
-    entry = catalogue()[library, name]
-    return ArchitectureItem(
-        library=Library(library),
-        name=name,
-        parameters=entry["parameters"],
-        blocks=[len(section) for section in entry.get("sections", [])],
-        refused=entry.get("refused"),
-    )
+    return ArchitectureOut.model_validate(entry)
 
 
 def _cursor(item: ArchitectureItem) -> str:

@@ -55,16 +55,25 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
     try:
         recognised = recognise(shapes, request)
     except Unrecognised as failure:
-        raise TeacherError(f"this checkpoint {_proposed(shapes) or failure}") from failure
+        raise TeacherError(f"this checkpoint {_refusal(failure, shapes, request)}") from failure
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Teacher(file_format, _completed(state, recognised), recognised)
 
 
-def _proposed(shapes: Shapes) -> str | None:
-    """Which library's networks these tensors fit."""
-    fitting = propose(shapes)
+def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
+    """Why it isn't what it was said to be, and what it is. Where nothing was said, what it is says it all."""
+    proposed = _proposed(shapes, request)
+    if proposed is None:
+        return str(failure)
+    return proposed if request is None else f"{failure}; it {proposed}"
+
+
+def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
+    """Which library's networks these tensors fit, beside the one that was asked for."""
+    asked = request and (request.library, request.name)
+    fitting = [found for found in propose(shapes) if (found.library, found.name) != asked]
     if not fitting:
         return None
     names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)

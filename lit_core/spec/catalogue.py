@@ -39,8 +39,11 @@ class CatalogueEntry(Model):
     def blocks(self) -> list[int]:
         return [len(section) for section in self.sections]
 
+    @property
     def students(self) -> list[StudentOption]:
-        """Every number of blocks, shallowest first, the network itself last."""
+        """Every number of blocks, shallowest first, the network itself last; none where it can't be made shallower."""
+        if self.refused is not None:
+            return []
         depths = range(len(self.blocks), sum(self.blocks) + 1)
         return [
             student_option(depth, shares(self.blocks, depth), self.parameters, self.block_parameters)
