@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_client.display import result_table
+from lit_client.display import EpochBar, result_table, steps_table
+from lit_client.models import Event, Job
 
 
 def lines(table: Table) -> list[str]:
@@ -40,3 +41,26 @@ def test_scores_that_were_not_measured_have_no_row() -> None:
     assert row(table, "accuracy, test (%)")[1].strip() == "97.00"
     assert row(table, "top-5, test (%)") == []
     assert row(table, "agreement, test (%)") == []
+
+
+def test_steps_have_a_row_each_and_failures_their_reason() -> None:
+    by_split = {"accuracy": {"test": 96.5}, "agreement": {"test": 97.25}}
+    table = steps_table(
+        [
+            {"step": "prune:0.5", **by_split, "parameters": 50123, "parameters_ratio": 6.31, "file_size": 400_000},
+            {"step": "int8", "parameters": 50123, "error": "writing: ValueError: no samples"},
+        ]
+    )
+    assert [cell.strip() for cell in row(table, "prune:0.5")] == ["96.50", "97.25", "50,123", "6.31", "400,000"]
+    assert row(table, "int8")[-1].strip() == "failed: writing: ValueError: no samples"
+
+
+def test_the_bar_goes_over_all_phases() -> None:
+    spec = {"schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 2}}, "then": ["prune:0.3", "prune:0.5", "int8"]}
+    bar = EpochBar()
+    bar.show_job(Job(id="job_1", state="running", spec=spec))
+    (task,) = bar.progress.tasks
+    assert task.total == 5 + 2 + 2 * 2
+    for phase, epoch, done in (("lit", 3, 3), ("fine_tune", 1, 6), ("prune", 1, 8), ("prune", 4, 11)):
+        bar.show_event(Event(seq=1, attempt=1, type="epoch", data={"phase": phase, "epoch": epoch, "epochs": 9}))
+        assert bar.progress.tasks[0].completed == done
