@@ -37,7 +37,8 @@ METHODS = (Method.LIT, Method.KD, Method.AT)
 T = TypeVar("T", bound=Trainable)
 
 Batches = Iterable[Any]
-"""Of `(x, y)` or `x`: x (B, …) what the network takes, y (B,) class numbers, -1 where there is none."""
+"""Of `(x, y)` or `x`: x (B, …) what the network takes, several of them in a tuple; y (B,) class numbers, -1 where there
+is none."""
 
 
 @dataclass(frozen=True)
@@ -261,11 +262,17 @@ def _parted(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """Inputs and labels. Raises ValueError."""
     if isinstance(batch, Tensor):
         return (batch,), torch.full((len(batch),), NO_LABEL)
-    if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+    if isinstance(batch, Sequence) and len(batch) == 2:
         x, y = batch
-        if y.ndim == 1 and len(y) == len(x) and not y.is_floating_point():
-            return (x,), y.long()
-    raise ValueError("a batch must be x, or (x, y) with y (B,) of class numbers")
+        inputs = (x,) if isinstance(x, Tensor) else tuple(x) if isinstance(x, Sequence) else ()
+        if inputs and _are_alike([*inputs, y]) and y.ndim == 1 and not y.is_floating_point():
+            return inputs, y.long()
+    raise ValueError("a batch must be x, or (x, y) with y (B,) of class numbers; several inputs are a tuple x")
+
+
+def _are_alike(parts: Sequence[Any]) -> bool:
+    """Tensors of as many samples."""
+    return all(isinstance(part, Tensor) and part.ndim > 0 for part in parts) and len({len(part) for part in parts}) == 1
 
 
 def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: float | None) -> list[int]:

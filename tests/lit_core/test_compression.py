@@ -90,6 +90,26 @@ def test_unlabelled_batches_of_a_list() -> None:
     assert losses[-1] < losses[0]
 
 
+class OfTwo(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mine = Mine()
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.mine(x + shift)
+        return logits
+
+
+def test_networks_of_several_inputs() -> None:
+    torch.manual_seed(0)
+    data = [((torch.randn(4, 3), torch.randn(4, 3)), torch.tensor([0, 1, 1, -1])) for _ in range(3)]
+    made = lit_core.compress(OfTwo(), data, blocks=[2], validation=data, schedule=SCHEDULE)
+    assert made.report["validation"]["agreement"] > 0
+    assert made.student(*data[0][0]).shape == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -108,7 +128,17 @@ def test_what_does_not_fit_is_told(arguments: dict[str, object], reason: str) ->
         lit_core.compress(Mine(), [torch.randn(4, 3)], **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("data", [[], iter([torch.randn(4, 3)]), [{"x": 1}], [(torch.randn(4, 3), torch.randn(4))]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        iter([torch.randn(4, 3)]),
+        [{"x": 1}],
+        [(torch.randn(4, 3), torch.randn(4))],
+        [((), torch.ones(4).long())],
+        [(torch.randn(4, 3), torch.ones(3).long())],
+    ],
+)
 def test_data_that_is_no_batches_is_told(data: object) -> None:
     with pytest.raises(ValueError, match="batch"):
         lit_core.compress(Mine(), data, blocks=[2], alpha=0.0)  # type: ignore[arg-type]
