@@ -1,9 +1,9 @@
 """Finding the sections of any network by watching one forward pass.
 
-A section is a run of modules of one parent that are called one on another's output, all of one kind, of which all but
-the first leave the shape as it is: what a stage of a residual network or a stack of transformer blocks looks like,
-whoever wrote it. The parent is a container (Sequential, ModuleList, ModuleDict) or, in a network whose containers hold
-no such run, any module.
+A section is a run of modules of one parent, each of several layers, that are called one on another's output and of
+which all but the first leave the shape as it is: what a stage of a residual network or a stack of transformer blocks
+looks like, whoever wrote it. The parent is a container (Sequential, ModuleList, ModuleDict) or, in a network whose
+containers hold no such run, any module.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
     else:
-        found = _that_can_go(network, inputs, calls, list(_outermost(network, calls, CONTAINERS)))
-        found = _cut(found or _that_can_go(network, inputs, calls, list(_outermost(network, calls, (nn.Module,)))))
+        found = _that_can_go(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
+        found = _cut(found or _that_can_go(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
@@ -102,16 +102,21 @@ def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Ca
     return {path: call for path, call in calls.items() if path not in again}, order
 
 
-def _outermost(network: nn.Module, calls: dict[str, Call], parents: tuple[type[nn.Module], ...]) -> Iterator[list[str]]:
-    """Runs of blocks; within a block there is no other section."""
-    taken: list[str] = []
-    for path, parent in network.named_modules():
-        if not isinstance(parent, parents) or any(f"{path}.".startswith(f"{block}.") for block in taken):
-            continue
-        for run in _runs(path, parent, calls):
-            if len(run) > 1 and all(_weights(network.get_submodule(block)) >= LEAST_WEIGHTS for block in run):
-                taken.extend(run)
-                yield run
+def _divide(
+    network: nn.Module, path: str, calls: dict[str, Call], parents: tuple[type[nn.Module], ...]
+) -> list[list[str]]:
+    """The runs of blocks in a module. Of those that lie in one another the outer, unless its blocks are of several
+    kinds, as stages are, and the inner is longer."""
+    module = network.get_submodule(path)
+    places = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+    within = {place: _divide(network, place, calls, parents) for place in places}
+    found: list[list[str]] = []
+    for run in _runs(network, places, calls) if isinstance(module, parents) else []:
+        inner = [other for place in run for other in within[place]]
+        if len(run) > 1 and (_are_alike(network, run) or all(len(other) <= len(run) for other in inner)):
+            found.append(run)
+            within |= {place: [] for place in run}
+    return [*found, *(run for place in places for run in within[place])]
 
 
 def _that_can_go(
@@ -143,34 +148,29 @@ def _runs_without(
     )
 
 
-def _runs(path: str, parent: nn.Module, calls: dict[str, Call]) -> Iterator[list[str]]:
-    run: list[str] = []
-    last: nn.Module | None = None
-    for name, child in parent.named_children():
-        place = f"{path}.{name}" if path else name
-        call = calls.get(place)
-        goes_on = (
-            bool(run)
-            and call is not None
-            and last is not None
-            and call.given is calls[run[-1]].made
-            and call.keeps_shape
-            and _kind(child) == _kind(last)
-        )
-        if not goes_on:
-            if run:
-                yield run
-            run = []
-        if call is not None:
-            run.append(place)
-            last = child
-    if run:
-        yield run
+def _are_alike(network: nn.Module, run: list[str]) -> bool:
+    return len({_kind(network.get_submodule(place)) for place in run}) == 1
 
 
 def _kind(module: nn.Module) -> tuple[type, ...]:
     """Plain containers are told apart by what is in them."""
     return (type(module), *(map(type, module.children()) if type(module) in CONTAINERS else ()))
+
+
+def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> Iterator[list[str]]:
+    run: list[str] = []
+    for place in places:
+        if _weights(network.get_submodule(place)) < LEAST_WEIGHTS:
+            continue
+        call = calls.get(place)
+        if run and call is not None and call.given is calls[run[-1]].made and call.keeps_shape:
+            run.append(place)
+            continue
+        if run:
+            yield run
+        run = [] if call is None else [place]
+    if run:
+        yield run
 
 
 def _weights(module: nn.Module) -> int:
@@ -274,7 +274,7 @@ def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:
             f"given (as where layers are densely connected), and the next ones need that; {advice}"
         )
     return (
-        "no section was found: no module runs two blocks of one kind, each of several layers, one after the other from "
+        "no section was found: no module runs two blocks, each of several layers, one after the other from "
         f"tensor to tensor, the later of which keep the shape; {advice}"
     )
 
