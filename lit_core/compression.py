@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_core.checkpoint import Best, Checkpoint
 from lit_core.discovery import find_layout
@@ -23,6 +24,7 @@ from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
 from lit_core.spec import Hyperparameters, Method, Phase, Select
 from lit_core.spec.catalogue import shares, student_option
+from lit_core.spec.presets import merged, with_rates
 from lit_core.spec.resolve import resolve_schedule
 from lit_core.spec.steps import INT8
 from lit_core.states import load_state
@@ -120,7 +122,8 @@ def compress(
     """
     if (blocks is None) == (ratio is None):
         raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
-    asked = _checked(hyperparameters)
+    batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
+    asked = _checked(merged(with_rates({}, hyperparameters, batch_norm=batch_norm), hyperparameters))
     place = torch.device(device) if device is not None else next(model.parameters()).device
     first, steps = _looked_at(data)
     if asked.alpha > 0 and bool((first[1] == NO_LABEL).all()):

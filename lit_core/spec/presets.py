@@ -26,6 +26,14 @@ def preset_values(preset: Preset | None, family: str) -> Values:
     return PRESETS[family][preset]
 
 
+def with_rates(values: Values, asked: Values, *, batch_norm: bool) -> Values:
+    """The values, for a network without BatchNorm with Adam and its rates, since those of SGD let large transformers
+    diverge. A request that names an optimizer or a rate itself is taken at its word."""
+    own = asked.get("schedule", {})
+    rates = [phase for phase in ("lit", "fine_tune") if "learning_rate" in own.get(phase, {})]
+    return values if batch_norm or rates or "optimizer" in own else merged(values, _WITHOUT_BATCH_NORM)
+
+
 def merged(base: Values, over: Values) -> dict[str, Any]:
     """`over` laid over `base`, deeply. An object of another `kind` replaces the one below it."""
     result = dict(base)
@@ -45,6 +53,15 @@ def _same_kind(below: Values, over: Values) -> bool:
 _ONE_CYCLE = {"kind": "one_cycle", "warmup": 0.2}
 
 _PLAIN: Values = {}
+
+_WITHOUT_BATCH_NORM: Values = {
+    "schedule": {
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "lit": {"learning_rate": 1e-3},
+        "fine_tune": {"learning_rate": 1e-4},
+    }
+}
 
 _FEW: Values = {
     "alpha": 0.0,

@@ -13,7 +13,7 @@ from lit_core.spec.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_core.spec.exports import DEFAULT_EXPORTS
 from lit_core.spec.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_core.spec.mistakes import WHOLE, mistakes
-from lit_core.spec.presets import PRESETS, merged, preset_values
+from lit_core.spec.presets import PRESETS, merged, preset_values, with_rates
 from lit_core.spec.steps import prune_shares
 from lit_core.spec.training import (
     Acceptance,
@@ -80,7 +80,9 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         names = ", ".join(preset.value for preset in known if preset is not None) or "none"
         raise SpecError("preset", f"{request.preset} is no preset of the family {teacher.family}, which has {names}")
     values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
-    completed = merged(values, request.model_dump(exclude_unset=True))
+    asked = request.model_dump(exclude_unset=True)
+    values = with_rates(values, asked, batch_norm=teacher.options.get("normalisation") != "other")
+    completed = merged(values, asked)
     try:
         return JobRequest.model_validate(completed)
     except ValidationError as failure:

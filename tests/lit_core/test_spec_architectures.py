@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from lit_core.families.library import create
-from lit_core.spec import Library, LibraryRequest, SpecError
+from lit_core.spec import Architecture, JobRequest, Library, LibraryRequest, SpecError
 from lit_core.spec.catalogue import evenly, find_entry, shares
+from lit_core.spec.resolve import with_preset
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,28 @@ def test_the_catalogue_says_what_the_library_builds() -> None:
     assert entry is not None
     assert found is not None
     assert (entry.sections, entry.size, entry.parameters) == (found.sections, found.size, count_parameters(network))
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "schedule", "optimizer", "rates"),
+    [
+        ("other", {}, "adam", (1e-3, 1e-4)),
+        ("other", {"lit": {"epochs": 3}}, "adam", (1e-3, 1e-4)),
+        ("batch", {}, "sgd", (0.1, 0.01)),
+        # What names a rate or an optimizer is taken at its word.
+        ("other", {"lit": {"learning_rate": 0.05}}, "sgd", (0.05, 0.01)),
+        ("other", {"optimizer": "sgd"}, "sgd", (0.1, 0.01)),
+    ],
+)
+def test_networks_without_batch_norm_have_rates_of_their_own(
+    normalisation: str, schedule: dict[str, Any], optimizer: str, rates: tuple[float, float]
+) -> None:
+    teacher = Architecture(
+        family="timm", depth=4, blocks=[2, 2], channels=1, classes=10, options={"normalisation": normalisation}
+    )
+    request = JobRequest.model_validate(
+        {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"blocks": [1, 1]}, "schedule": schedule}
+    )
+    found = with_preset(request, teacher).schedule
+    assert (found.optimizer, found.lit.learning_rate, found.fine_tune.learning_rate) == (optimizer, *rates)
+    assert found.weight_decay == (0 if optimizer == "adam" else 1e-4)
