@@ -123,7 +123,8 @@ def compress(
     if (blocks is None) == (ratio is None):
         raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
     batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
-    asked = _checked(merged(with_rates({}, hyperparameters, batch_norm=batch_norm), hyperparameters))
+    given = Hyperparameters.model_validate(hyperparameters).model_dump(exclude_unset=True)
+    asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given))
     place = torch.device(device) if device is not None else next(model.parameters()).device
     first, steps = _looked_at(data)
     if asked.alpha > 0 and bool((first[1] == NO_LABEL).all()):

@@ -112,7 +112,8 @@ def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+    # Copies, since safetensors takes no tensors that share memory, as those of modules that are used twice do.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}, path)
 
 
 def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:

@@ -91,7 +91,9 @@ def _quantised(
     )
     path = folder / report.file
     if report.error is not None:
-        nothing: Measured = {name: dict.fromkeys(Split) for name in ("accuracy", "agreement")}
+        nothing: Measured = {
+            measure: dict.fromkeys((Split.VALIDATION.value, Split.TEST.value)) for measure in ("accuracy", "agreement")
+        }
         return _row(task, step, path, teacher, nothing, error=report.error)
     return _row(task, step, path, teacher, _measured(task, _OnnxNetwork(path)))
 

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field
 
 INT8 = "int8"
 PRUNE = re.compile(r"prune:(0?\.\d*[1-9]\d*)")
+LEAST = 0.001
+"""Of a share, and of what it leaves; shares have three places."""
 USAGE = '"prune:SHARE" (as prune:0.5, half of the weights) or "int8"'
 
 
@@ -28,9 +30,9 @@ def _step(given: str) -> str:
     if given == INT8:
         return given
     share = prune_share(given)
-    if share is None:
-        raise ValueError(f"{given!r} is no step: give {USAGE}, with SHARE between 0 and 1")
-    return f"prune:{share:.6g}"
+    if share is None or not LEAST <= share <= 1 - LEAST:
+        raise ValueError(f"{given!r} is no step: give {USAGE}, with SHARE between 0 and 1 ({LEAST} to {1 - LEAST})")
+    return f"prune:{f'{share:.3f}'.rstrip('0')}"
 
 
 def _in_order(steps: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
-from lit_core.spec import DatasetRequest, Split
+from lit_core.spec import DatasetRequest, Schedule, Split
 from tests.lit_core.test_discovery import Mine
 
 SCHEDULE = {"lit": {"epochs": 4, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}}
@@ -142,3 +142,10 @@ def test_what_does_not_fit_is_told(arguments: dict[str, object], reason: str) ->
 def test_data_that_is_no_batches_is_told(data: object) -> None:
     with pytest.raises(ValueError, match="batch"):
         lit_core.compress(Mine(), data, blocks=[2], alpha=0.0)  # type: ignore[arg-type]
+
+
+def test_a_schedule_may_be_an_object() -> None:
+    torch.manual_seed(0)
+    schedule = Schedule.model_validate(SCHEDULE)
+    made = lit_core.compress(Mine(), [torch.randn(4, 3)], blocks=[2], alpha=0.0, schedule=schedule)
+    assert made.report["hyperparameters"]["schedule"]["optimizer"] == "sgd"

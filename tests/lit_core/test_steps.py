@@ -45,6 +45,8 @@ def test_steps_have_one_spelling() -> None:
         (["prune:0.0"], "between 0 and 1"),
         (["prune:1.5"], "between 0 and 1"),
         (["distil"], 'or "int8"'),
+        (["prune:0.9999999"], "between 0 and 1"),
+        (["prune:0.00001"], "between 0 and 1"),
         (["prune:0.5", "prune:0.5"], "must grow"),
         (["prune:0.5", "prune:0.2"], "must grow"),
         (["int8", "prune:0.5"], "must be the last"),
@@ -70,7 +72,10 @@ def test_each_step_has_a_row_and_a_file(tmp_path: Path, teacher_file: Path) -> N
         assert report["student"][name] == plain["student"][name]
     output = tmp_path / "job" / "output"
     student = load_file(output / "model.safetensors")
-    assert all(torch.equal(tensor, student[k]) for k, tensor in load_file(output / "model.safetensors").items())
+    assert all(
+        torch.equal(tensor, student[k])
+        for k, tensor in load_file(tmp_path / "plain" / "output" / "model.safetensors").items()
+    )
     assert plain["then"] == []
     rows = report["then"]
     assert [row["step"] for row in rows] == STEPS

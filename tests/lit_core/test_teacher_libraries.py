@@ -9,9 +9,10 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from lit_core.model import save_weights
 from lit_core.spec import LibraryRequest
 from lit_core.teacher import TeacherError, build_teacher, inspect_teacher, read_teacher
 
@@ -71,3 +72,11 @@ def test_sections_that_are_none_are_told_and_the_same_network_is_not_proposed(tm
     assert "torchvision's resnet18" not in str(failure.value).partition("layer9")[2]
     found = inspect_teacher(read_teacher(path, named("torchvision", "resnet18", sections=["layer1", "layer2"])))
     assert found.architecture.blocks == [2, 2]
+
+
+def test_modules_that_are_used_twice_are_saved(tmp_path: Path) -> None:
+    # timm's CoaT has some.
+    shared = nn.Linear(2, 2)
+    save_weights(nn.ModuleList([shared, shared]), tmp_path / "model.safetensors")
+    state = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(state["0.weight"], state["1.weight"])
