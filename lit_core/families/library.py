@@ -68,6 +68,8 @@ def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     make = _torchvision if library is Library.TORCHVISION else _timm
     try:
         return make(name, dict(kwargs))
+    except SpecError:
+        raise
     except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as failure:
         raise SpecError(
             "architecture.kwargs", f"can't be taken by {library.value}'s {name}: {_first_line(failure)}"
