@@ -78,15 +78,15 @@ def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
         client.create_job({**request, "architecture": {"library": "torchvision", "name": "resnet-18"}})
     report = compress(client, tmp_path, **request, architecture=architecture)
     assert report["teacher"]["blocks"] == [2, 2, 2, 2]
-    assert report["teacher"]["accuracy"]["test"] > 85
-    assert report["student"]["accuracy"]["test"] > 80
+    assert report["teacher"]["accuracy"]["test"] > 75
+    assert report["student"]["accuracy"]["test"] > 70
     assert report["ratios"]["parameters"] >= 1.2
     kept, importance = report["selection"]["kept"], report["selection"]["importance"]
     assert [len(places) for places in kept] == report["student"]["blocks"]
     assert importance[1][0] is None
     assert importance[1][1] > 0
     check_outputs(tmp_path, report, dataset)
-    assert {export["kind"]: export for export in report["exports"]}["int8"]["accuracy"] > 70
+    assert {export["kind"]: export for export in report["exports"]}["int8"]["accuracy"] > 60
     assert report["exports"][-1]["reads"] == "lit-compress"
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
         archive.extractall(tmp_path / "bundle")
@@ -103,7 +103,7 @@ def check_steps(client: Client, folder: Path, report: dict[str, Any], dataset: D
         assert 100 * float((answers == y).double().mean()) == pytest.approx(pruned["accuracy"]["test"], abs=1e-3)
     accuracy = served(folder / quantised["file"], dataset)[1]
     assert accuracy == pytest.approx(quantised["accuracy"]["test"], abs=1e-3)
-    assert min(pruned["accuracy"]["test"], quantised["accuracy"]["test"]) > 70
+    assert min(pruned["accuracy"]["test"], quantised["accuracy"]["test"]) > 60
     card = (folder / "bundle/huggingface/README.md").read_text()
     assert f"`{pruned['file']}`" in card
     model = load(folder / "bundle/huggingface")
