@@ -14,7 +14,16 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from lit_client.models import Architecture, ArchitectureItem, Event, Inspection, Job, LibraryArchitecture, Upload
+from lit_client.models import (
+    Architecture,
+    ArchitectureItem,
+    Event,
+    Inspection,
+    Job,
+    LibraryArchitecture,
+    StudentOption,
+    Upload,
+)
 from lit_client.uploads import ProgressCallback
 from lit_core.spec import Phase
 
@@ -221,14 +230,9 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
         f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
-    table = Table("depth", "blocks", "parameters", "teacher / student")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = _students_table(inspection.students)
     if found.choices:
         table.caption, table.caption_justify = _open_choices(found), "left"
-    for option in inspection.students:
-        blocks = ", ".join(str(number) for number in option.blocks)
-        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
     return Group(title, table)
 
 
@@ -248,13 +252,17 @@ def architecture_table(found: LibraryArchitecture) -> Group | str:
     sections = Table("section", "blocks", "from", "to")
     for number, paths in enumerate(found.sections, start=1):
         sections.add_row(str(number), str(len(paths)), paths[0], paths[-1])
-    students = Table("depth", "blocks", "parameters", "teacher / student")
-    for column in students.columns[2:]:
+    return Group(title, sections, _students_table(found.students))
+
+
+def _students_table(options: Iterable[StudentOption]) -> Table:
+    table = Table("depth", "blocks", "parameters", "teacher / student")
+    for column in table.columns[2:]:
         column.justify = "right"
-    for option in found.students:
+    for option in options:
         blocks = ", ".join(map(str, option.blocks))
-        students.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
-    return Group(title, sections, students)
+        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
+    return table
 
 
 def _inputs(found: Architecture) -> str:
