@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_core.checkpoint import Best, Checkpoint
-from lit_core.discovery import find_layout
+from lit_core.discovery import check_trains, find_layout
 from lit_core.losses import NO_LABEL
 from lit_core.measure import count_parameters, flops, latencies
 from lit_core.objectives import Batch
 from lit_core.programs import Program, distillation
-from lit_core.pruning import parameters_left, prune_by
+from lit_core.pruning import check_prunable, outputs_of, parameters_left, prune_by
 from lit_core.scores import Prediction, agreement, top1
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
@@ -26,7 +26,7 @@ from lit_core.spec import Hyperparameters, Method, Phase, Select
 from lit_core.spec.catalogue import shares, student_option
 from lit_core.spec.presets import merged, with_rates
 from lit_core.spec.resolve import resolve_schedule
-from lit_core.spec.steps import INT8
+from lit_core.spec.steps import INT8, prune_shares
 from lit_core.states import load_state
 from lit_core.student import shortened
 from lit_core.tasks.classification import evaluating
@@ -35,6 +35,14 @@ from lit_core.training import Observer, Training
 
 IMPORTANCE_BATCHES = 8
 METHODS = (Method.LIT, Method.KD, Method.AT)
+OF_THE_SERVICE = {
+    "n_random": "put inputs of noise into the data",
+    "accept": "look at what the report says",
+    "time_limit_s": "an observer can ask to stop",
+    "max_attempts": "there is one attempt",
+    "adversarial": "classifiers alone are trained here",
+}
+"""Hyperparameters that would be without effect, and what can be done instead."""
 
 T = TypeVar("T", bound=Trainable)
 
@@ -124,16 +132,21 @@ def compress(
         raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
     batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     given = Hyperparameters.model_validate(hyperparameters).model_dump(exclude_unset=True)
-    asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given))
+    asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    first, steps = _looked_at(data)
-    if asked.alpha > 0 and bool((first[1] == NO_LABEL).all()):
+    seen = _looked_at(data, "data")
+    if asked.alpha > 0 and bool((seen.labels == NO_LABEL).all()):
         raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
-    asked = _with_steps(asked, steps, len(first[0][0]))
-    network = copy.deepcopy(model).to(place)
-    inputs = tuple(x[:2].to(place) for x in first[0])
-    teacher = SectionedNetwork(network, find_layout(network, inputs, sections or ()))
-    teacher.freeze()
+    if validation is not None:
+        _looked_at(validation, "validation")
+    asked = _with_steps(asked, seen.batches, len(seen.labels))
+    inputs = tuple(x[:2].to(place) for x in seen.inputs)
+    teacher = _teacher(model, place, inputs, sections or ())
+    if seen.least == 1:
+        _check_lone_samples(teacher.network, inputs)
+    classes = _classes(teacher, inputs)
+    if prune_shares(asked.then):
+        check_prunable(teacher.network, asked.pruning, outputs_of(teacher, classes))
     wanted = _blocks(teacher, blocks, ratio)
     looked = (tuple(x.to(place) for x in given) for given, _ in map(_parted, islice(iter(data), IMPORTANCE_BATCHES)))
     made = make_student(
@@ -143,7 +156,7 @@ def compress(
         looked,
         asked,
         observer or Silent(),
-        task_of=lambda student, _: IterableTask(asked, teacher, student, data, validation, place, steps),
+        task_of=lambda student, _: IterableTask(asked, teacher, student, data, validation, seen.batches, classes),
     )
     student = made.task.student.network.eval()
     pruned = _pruned(made)
@@ -162,11 +175,12 @@ class IterableTask:
         student: SectionedNetwork,
         data: Batches,
         validation: Batches | None,
-        device: torch.device,
         steps: int,
+        classes: int,
     ) -> None:
         self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
-        self.data, self.validation, self.device = data, validation, device
+        self.data, self.validation, self.classes = data, validation, classes
+        self.device = next(teacher.network.parameters()).device
         self.samples = steps * hyperparameters.schedule.batch_size
         self.masks: dict[str, Tensor] = {}
         self._iterator: Iterator[Any] = iter(())
@@ -178,7 +192,8 @@ class IterableTask:
         return distillation(self.hyperparameters, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
-        self.masks = prune_by(self.student.network, share, self.hyperparameters.pruning)
+        outputs = outputs_of(self.student, self.classes)
+        self.masks = prune_by(self.student.network, share, self.hyperparameters.pruning, outputs)
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """The next batch of the data, whatever `rows` says: order and augmentation are the data's own."""
@@ -233,27 +248,87 @@ class Silent:
         return False
 
 
-def _checked(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
+def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:
+    """`given` are those that the caller names."""
     asked = Hyperparameters.model_validate(dict(hyperparameters))
     if asked.method not in METHODS:
         raise ValueError(f"method {asked.method} is for the service: here there are {', '.join(METHODS)}")
-    if asked.n_random:
-        raise ValueError("n_random is for the service: put inputs of noise into the data")
+    for name, instead in OF_THE_SERVICE.items():
+        if name in given:
+            raise ValueError(f"{name} is for the service: {instead}")
     if INT8 in asked.then:
         raise ValueError("int8 is for the service, which writes files: here then may have steps that prune")
+    if "batch_size" in given.get("schedule", {}):
+        raise ValueError("schedule.batch_size is for the service: batches are as the data gives them")
     return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
 
 
-def _looked_at(data: Batches) -> tuple[tuple[tuple[Tensor, ...], Tensor], int]:
-    """The first batch, and how many there are. Raises ValueError."""
+@dataclass(frozen=True)
+class Seen:
+    """What going through the data once showed."""
+
+    inputs: tuple[Tensor, ...]
+    """Those of the first batch, and its labels."""
+    labels: Tensor
+    batches: int
+    least: int
+    """Samples in the smallest batch."""
+
+
+def _looked_at(data: Batches, name: str) -> Seen:
+    """Raises ValueError."""
     first: tuple[tuple[Tensor, ...], Tensor] | None = None
-    count = 0
+    sizes = []
     for batch in data:
-        first = first or _parted(batch)
-        count += 1
+        inputs, labels = _parted(batch)
+        first = first or (inputs, labels)
+        sizes.append(len(labels))
     if first is None or next(iter(data), None) is None:
-        raise ValueError("data must give batches each time that it is gone through: a list or a DataLoader does")
-    return first, count
+        raise ValueError(f"{name} must give batches each time that it is gone through: a list or a DataLoader does")
+    if min(sizes) == 0:
+        raise ValueError(f"{name} has a batch without samples")
+    return Seen(*first, len(sizes), min(sizes))
+
+
+def _teacher(
+    model: nn.Module, device: torch.device, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]]
+) -> SectionedNetwork:
+    """A frozen copy of the model. Raises NoSections, and ValueError for a model that can't be copied or trained."""
+    try:
+        network = copy.deepcopy(model).to(device)
+    except RuntimeError as failure:
+        raise ValueError(
+            f"the model can't be copied: {failure} (torch.nn.utils.weight_norm is such a case: "
+            "torch.nn.utils.parametrizations.weight_norm can be copied)"
+        ) from failure
+    teacher = SectionedNetwork(network, find_layout(network, inputs, sections))
+    if not any(parameter.requires_grad for section in teacher.sections for parameter in section.parameters()):
+        raise ValueError(
+            "no parameter of the model's blocks requires a gradient, so nothing would be trained: call "
+            "model.requires_grad_(True) first"
+        )
+    teacher.freeze()
+    return teacher
+
+
+def _check_lone_samples(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    try:
+        check_trains(network, *(x[:1] for x in inputs))
+    except ValueError as failure:
+        raise ValueError(
+            f"data has a batch of one sample, which the model can't be trained on ({failure}): drop_last=True of a "
+            "DataLoader leaves it out"
+        ) from failure
+
+
+@torch.no_grad()
+def _classes(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
+    """Raises ValueError for a model that puts out no logits."""
+    output = teacher.network(*inputs)
+    if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point():
+        return output.shape[1]
+    shown = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(f"the model puts out {shown} in eval mode, not logits (B, classes): wrap it in a module that does")
 
 
 def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperparameters:
@@ -284,11 +359,15 @@ def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: floa
     if blocks is not None:
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
             raise ValueError(f"blocks must say for each section how many of its blocks stay: the model has {whole}")
+        if list(blocks) == whole:
+            raise ValueError(f"blocks are {whole}, all that the model has: use fewer in a section")
         return list(blocks)
+    if ratio is None or not ratio > 1:
+        raise ValueError(f"ratio is {ratio}: it must be greater than 1, how many times fewer parameters")
     total, sizes = count_parameters(teacher.network), [list(map(count_parameters, one)) for one in teacher.sections]
-    for depth in range(sum(whole), len(whole) - 1, -1):
+    for depth in range(sum(whole) - 1, len(whole) - 1, -1):
         wanted = shares(whole, depth)
-        if ratio is None or student_option(depth, wanted, total, sizes).parameters_ratio >= ratio:
+        if total >= ratio * student_option(depth, wanted, total, sizes).parameters:
             return wanted
     raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches")
 

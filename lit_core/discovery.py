@@ -11,13 +11,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_flatten
 
 from lit_core.layout import Layout
+from lit_core.sections import Extra, Moment
 from lit_core.surgery import CONTAINERS, cut
 
 LEAST_WEIGHTS = 2
@@ -36,12 +39,22 @@ class Call:
 
     place: int
     """In the order of the calls."""
-    given: Tensor
-    made: Tensor
+    given: Moment
+    made: Moment
+    extra: Extra
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.given.tensor.shape
 
     @property
     def keeps_shape(self) -> bool:
-        return self.given.shape == self.made.shape and self.given.dtype == self.made.dtype
+        given, made = self.given.tensor, self.made.tensor
+        return given.shape == made.shape and given.dtype == made.dtype
+
+    def follows(self, other: Call) -> bool:
+        """Whether it is run on the very output of the other, with nothing between them."""
+        return self.given.is_that_of(other.made)
 
 
 def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]] = ()) -> Layout:
@@ -56,6 +69,12 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     else:
         found = _that_can_go(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
         found = _cut(found or _that_can_go(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
+    numbered = _given_by_number(network, found, calls)
+    others = [run for run in found if _parent(run[0]) not in numbered]
+    if numbered and (sections or not others):
+        block = next(iter(numbered.values()))
+        raise NoSections(f"{block} is given other arguments than the block before it, which go by its number")
+    found = others
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
@@ -64,32 +83,42 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     return Layout(tuple(stem), tuple(tuple(run) for run in found), tuple(head))
 
 
+@torch.no_grad()
+def check_trains(network: nn.Module, *inputs: Tensor) -> None:
+    """Raises what the network raises in training mode, in which auxiliary heads may need larger images."""
+    copy.deepcopy(network).train()(*inputs)
+
+
 def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Call], dict[str, int]]:
     """The call of each module that is called once, with tensors; and when each was first called."""
     calls: dict[str, Call] = {}
     order: dict[str, int] = {}
+    entered: dict[str, Moment] = {}
     again: set[str] = set()
     handles = []
 
     def before(path: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             order.setdefault(path, len(order))
+            if args and isinstance(args[0], Tensor):
+                entered[path] = Moment.of(args[0])
 
         return hook
 
     def after(path: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if path in calls:
                 again.add(path)
-            if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-                calls[path] = Call(order[path], args[0], output)
+            given = entered.pop(path, None)
+            if given is not None and isinstance(output, Tensor):
+                calls[path] = Call(order[path], given, Moment.of(output), Extra(args[1:], kwargs))
 
         return hook
 
     modes = {module: module.training for module in network.modules()}
     for path, module in network.named_modules(remove_duplicate=True):
         handles.append(module.register_forward_pre_hook(before(path)))
-        handles.append(module.register_forward_hook(after(path)))
+        handles.append(module.register_forward_hook(after(path), with_kwargs=True))
     try:
         network.eval()
         with torch.no_grad():
@@ -124,7 +153,7 @@ def _that_can_go(
 ) -> list[list[str]]:
     """The runs without whose later blocks the network runs as before: what blocks put out may be needed elsewhere, and
     what is done between two of them may go by their number."""
-    shapes = {run[0]: calls[run[0]].given.shape for run in runs}
+    shapes = {run[0]: calls[run[0]].shape for run in runs}
     if not runs or _runs_without(network, inputs, runs, shapes):
         return runs
     return [run for run in runs if _runs_without(network, inputs, [run], shapes)]
@@ -143,9 +172,7 @@ def _runs_without(
         return False
     before = [*(run[0] for run in runs), *others]
     after = [section[0] for section in layout.sections]
-    return all(
-        path in calls and calls[path].given.shape == shapes[old] for old, path in zip(before, after, strict=True)
-    )
+    return all(path in calls and calls[path].shape == shapes[old] for old, path in zip(before, after, strict=True))
 
 
 def _are_alike(network: nn.Module, run: list[str]) -> bool:
@@ -157,13 +184,50 @@ def _kind(module: nn.Module) -> tuple[type, ...]:
     return (type(module), *(map(type, module.children()) if type(module) in CONTAINERS else ()))
 
 
+def _given_by_number(network: nn.Module, runs: list[list[str]], calls: dict[str, Call]) -> dict[str, str]:
+    """Of each container with such a one, the first block that is given something else beside its representation than
+    that before it in the container.
+
+    What blocks get goes by their number then, and one that moves up would get another's. What modules put out may be
+    given on.
+    """
+    found: dict[str, str] = {}
+    for parent, paths in groupby(sorted((path for run in runs for path in run), key=_parent), key=_parent):
+        if isinstance(network.get_submodule(parent), CONTAINERS):
+            blocks = sorted(paths, key=lambda path: calls[path].place)
+            other = next((b for a, b in pairwise(blocks) if not _are_given_alike(calls[a], calls[b], calls)), None)
+            found |= {} if other is None else {parent: other}
+    return found
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _are_given_alike(call: Call, other: Call, calls: dict[str, Call]) -> bool:
+    leaves, structure = tree_flatten((call.extra.args, dict(call.extra.kwargs)))
+    others, same_structure = tree_flatten((other.extra.args, dict(other.extra.kwargs)))
+    return structure == same_structure and all(_is_same(a, b, calls) for a, b in zip(leaves, others, strict=True))
+
+
+def _is_same(a: Any, b: Any, calls: dict[str, Call]) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and a == b
+    made = [call.made.tensor for call in calls.values()]
+    if a is b or (any(a is one for one in made) and any(b is one for one in made)):
+        return True
+    if a.is_meta:
+        raise NotImplementedError("the values of tensors decide, which the meta device hasn't")
+    return torch.equal(a, b)
+
+
 def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> Iterator[list[str]]:
     run: list[str] = []
     for place in places:
         if _weights(network.get_submodule(place)) < LEAST_WEIGHTS:
             continue
         call = calls.get(place)
-        if run and call is not None and call.given is calls[run[-1]].made and call.keeps_shape:
+        if run and call is not None and call.follows(calls[run[-1]]) and call.keeps_shape:
             run.append(place)
             continue
         if run:
@@ -197,17 +261,17 @@ def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Se
             _submodule(network, path)
     if not paths:
         raise NoSections(f"the section {section!r} has no blocks")
-    if len({path.rpartition(".")[0] for path in paths}) > 1:
+    if len({_parent(path) for path in paths}) > 1:
         raise NoSections(f"the blocks of {section!r} must be children of one module")
     for number, path in enumerate(paths):
         call = calls.get(path)
         if call is None:
             raise NoSections(f"{path} is not called exactly once from tensor to tensor, so it can be no block")
-        if number and call.given is not calls[paths[number - 1]].made:
+        if number and not call.follows(calls[paths[number - 1]]):
             raise NoSections(f"{path} is not run on what {paths[number - 1]} puts out, so they can be in no section")
         if number and not call.keeps_shape:
             raise NoSections(
-                f"{path} makes {list(call.made.shape)} of {list(call.given.shape)}: only a section's first block may "
+                f"{path} makes {list(call.made.tensor.shape)} of {list(call.shape)}: only a section's first block may "
                 "change the shape"
             )
     return paths
@@ -231,8 +295,8 @@ def _check_apart(sections: list[list[str]]) -> None:
 def _ends(
     network: nn.Module, sections: list[list[str]], order: dict[str, int], start: int
 ) -> tuple[list[str], list[str]]:
-    """All parameters and buffers outside of the sections, as paths of the largest modules without a block, and of lone
-    tensors. What runs between two sections is dealt with as the head."""
+    """All parameters, buffers and dropouts outside of the sections, as paths of the largest modules without a block,
+    and of lone tensors. What runs between two sections is dealt with as the head."""
     blocks = [path for section in sections for path in section]
     stem: list[str] = []
     head: list[str] = []
@@ -252,12 +316,14 @@ def _outside(module: nn.Module, path: str, blocks: list[str]) -> Iterator[tuple[
             continue
         if any(block.startswith(f"{place}.") for block in blocks):
             yield from _outside(child, place, blocks)
-        elif _has_state(child):
+        elif _can_be_frozen(child):
             yield place, True
 
 
-def _has_state(module: nn.Module) -> bool:
-    return next(iter(module.state_dict()), None) is not None
+def _can_be_frozen(module: nn.Module) -> bool:
+    """Whether it has tensors, or does otherwise while it is trained."""
+    drops = any(isinstance(one, _DropoutNd) and one.p > 0 for one in module.modules())
+    return drops or next(iter(module.state_dict()), None) is not None
 
 
 def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:

@@ -150,7 +150,8 @@ class LitObjective:
                 # A frozen stem gives student and teacher the same representation.
                 shared = shared and n == 0 and self.stem_is_frozen and self.noise == 0
             elif made is not None:
-                given = made
+                # The loss is of what was made, and the next section may work in its place.
+                given = made.clone()
             else:
                 given = traced.inputs[0] if traced is not None else student.stem_output(*batch.inputs)
             if shared and traced is not None:

@@ -5,6 +5,7 @@ A section is a run of blocks, named by their module paths and watched by hooks, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,11 +46,35 @@ class Trace:
     outputs: list[Tensor]
     extras: list[list[Extra]]
     """Of each block of each section the arguments beside its input: a position embedding, or a mask."""
+    is_chain: bool
+    """Whether each section runs on the very output of the one before it, with nothing between them."""
 
-    @property
-    def is_chain(self) -> bool:
-        """Whether each section runs on the very output of the one before it, with nothing between them."""
-        return all(given is made for given, made in zip(self.inputs[1:], self.outputs, strict=False))
+
+@dataclass(frozen=True)
+class Moment:
+    """A tensor as it was at one time, even if a later layer works in its place."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Moment:
+        return cls(tensor, 0 if tensor.is_inference() else tensor._version)
+
+    def is_that_of(self, other: Moment) -> bool:
+        return self.tensor is other.tensor and self.version == other.version
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A representation that was watched: the network's own tensor, and a copy that no later layer changes in place."""
+
+    moment: Moment
+    copy: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Kept:
+        return cls(Moment.of(tensor), tensor.clone())
 
 
 class _Enough(Exception):
@@ -67,6 +92,7 @@ class SectionedNetwork:
         """Of a library's network: a size of image that it is known to take, height and width in pixels."""
         self.kept = [list(range(len(paths))) for paths in layout.sections] if kept is None else kept
         self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
+        self._learns = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def run(self, *inputs: Tensor) -> Tensor:
         """What the network puts out."""
@@ -78,8 +104,8 @@ class SectionedNetwork:
 
     def trace(self, *inputs: Tensor) -> Trace:
         """Run the whole network and keep what enters and leaves each section."""
-        given: dict[int, Tensor] = {}
-        made: dict[int, Tensor] = {}
+        given: dict[int, Kept] = {}
+        made: dict[int, Kept] = {}
         handles = []
         extras = [[Extra()] * len(section) for section in self.sections]
         for i, section in enumerate(self.sections):
@@ -92,12 +118,15 @@ class SectionedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        places = range(len(self.sections))
-        return Trace(output, [given[i] for i in places], [made[i] for i in places], extras)
+        inputs_seen, outputs_seen = ([seen[i] for i in range(len(self.sections))] for seen in (given, made))
+        is_chain = all(
+            after.moment.is_that_of(before.moment) for after, before in zip(inputs_seen[1:], outputs_seen, strict=False)
+        )
+        return Trace(output, [one.copy for one in inputs_seen], [one.copy for one in outputs_seen], extras, is_chain)
 
     def outputs_fed(self, fed: Sequence[Tensor | None], *inputs: Tensor) -> list[Tensor]:
         """What leaves each section in a pass in which those with something in `fed` run on that instead."""
-        made: dict[int, Tensor] = {}
+        made: dict[int, Kept] = {}
         handles = []
         for i, (section, given) in enumerate(zip(self.sections, fed, strict=True)):
             if given is not None:
@@ -108,7 +137,7 @@ class SectionedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        return [made[i] for i in range(len(self.sections))]
+        return [made[i].copy for i in range(len(self.sections))]
 
     def stem_output(self, *inputs: Tensor) -> Tensor:
         """What enters the first section; nothing after that is run."""
@@ -131,12 +160,21 @@ class SectionedNetwork:
         if part == Part.SECTIONS:
             return list(self.sections)
         paths = self.layout.stem if part == Part.STEM else self.layout.head
-        return [_at(self.network, path) for path in paths]
+        return [self.at(path) for path in paths]
+
+    def at(self, path: str) -> nn.Module | nn.Parameter:
+        """The module or parameter that a path of the layout names."""
+        parent, _, name = path.rpartition(".")
+        found: nn.Module | nn.Parameter = getattr(self.network.get_submodule(parent), name)
+        return found
 
     def train(self, frozen: list[Part]) -> None:
-        """Training mode, except for frozen parts: those are in eval mode and have no gradients."""
+        """Training mode, except for frozen parts: those are in eval mode and have no gradients. Nor have parameters
+        that had none when the network came, such as fixed embeddings."""
         self.network.train()
-        self.network.requires_grad_(True)
+        self.freeze_parameters()
+        for parameter in self._learns:
+            parameter.requires_grad_(True)
         for part in frozen:
             for one in self.part(part):
                 one.requires_grad_(False)
@@ -145,19 +183,25 @@ class SectionedNetwork:
 
     def freeze(self) -> None:
         """Eval mode without gradients, as the teacher always is."""
-        self.network.eval().requires_grad_(False)
+        self.network.eval()
+        self.freeze_parameters()
+
+    def freeze_parameters(self) -> None:
+        self.network.requires_grad_(False)
+
+    def copy_of_network(self) -> nn.Module:
+        """With weights of its own, of which those have gradients that had some when the network came."""
+        copied = copy.deepcopy(self.network)
+        learn = set(map(id, self._learns))
+        for parameter, own in zip(copied.parameters(), self.network.parameters(), strict=True):
+            parameter.requires_grad_(id(own) in learn)
+        return copied
 
 
 def _main(output: Any) -> Tensor:
     """Some networks (GoogLeNet, Inception) put out what their auxiliary heads say as well while they are trained; the
     main head comes first."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
-
-
-def _at(network: nn.Module, path: str) -> nn.Module | nn.Parameter:
-    parent, _, name = path.rpartition(".")
-    found: nn.Module | nn.Parameter = getattr(network.get_submodule(parent), name)
     return found
 
 
@@ -175,16 +219,16 @@ def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any
     return hook
 
 
-def _keep_input(kept: dict[int, Tensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _keep_input(kept: dict[int, Kept], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        kept[index] = args[0]
+        kept[index] = Kept.of(args[0])
 
     return hook
 
 
-def _keep_output(kept: dict[int, Tensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _keep_output(kept: dict[int, Kept], index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        kept[index] = output
+        kept[index] = Kept.of(output)
 
     return hook
 

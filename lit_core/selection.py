@@ -58,28 +58,43 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
     where it changes the shape or is built otherwise than the others: it can't be left out.
     """
     sums: list[list[Tensor | None]] = [[None] * len(section) for section in teacher.sections]
-    samples = 0
+    samples = size = 0
 
-    def watch(section: int, block: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            given: Tensor = args[0]
+    entered: dict[tuple[int, int], Tensor] = {}
+
+    def before(section: int, block: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            # A copy: the block may work in the place of what it is given.
+            entered[section, block] = args[0].clone()
+
+        return hook
+
+    def after(section: int, block: int) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+            given = entered.pop((section, block))
             if given.shape == output.shape:
                 change = (output - given).float().flatten(1).norm(dim=1)
-                ratio = (change / given.float().flatten(1).norm(dim=1).clamp_min(LEAST_NORM)).double().sum()
-                before = sums[section][block]
-                sums[section][block] = ratio if before is None else before + ratio
+                # The mean, as the samples need not be first: transformers also take (L, B, E).
+                ratio = (change / given.float().flatten(1).norm(dim=1).clamp_min(LEAST_NORM)).double().mean() * size
+                so_far = sums[section][block]
+                sums[section][block] = ratio if so_far is None else so_far + ratio
 
         return hook
 
     handles = [
-        module.register_forward_hook(watch(n, b))
+        handle
         for n, section in enumerate(teacher.sections)
         for b, module in enumerate(section)
+        for handle in (
+            module.register_forward_pre_hook(before(n, b)),
+            module.register_forward_hook(after(n, b)),
+        )
     ]
     try:
         for inputs in batches:
+            size = len(inputs[0])
             teacher.network(*inputs)
-            samples += len(inputs[0])
+            samples += size
     finally:
         for handle in handles:
             handle.remove()

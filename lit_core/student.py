@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -45,13 +44,12 @@ def build_student(
 
 def copy_of(teacher: SectionedNetwork) -> SectionedNetwork:
     """With weights of its own, that can be trained."""
-    network = copy.deepcopy(teacher.network).requires_grad_(True)
-    return SectionedNetwork(network, teacher.layout)
+    return SectionedNetwork(teacher.copy_of_network(), teacher.layout)
 
 
 def shortened(teacher: SectionedNetwork, kept: Sequence[Sequence[int]]) -> SectionedNetwork:
     """A copy of the teacher that has of each section the blocks at the places `kept`, weights and all."""
-    network = copy.deepcopy(teacher.network).requires_grad_(True)
+    network = teacher.copy_of_network()
     return SectionedNetwork(network, cut(network, teacher.layout, kept), kept)
 
 

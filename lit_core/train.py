@@ -29,10 +29,10 @@ from lit_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.compression import Made, make_student
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.devices import cuda_complaint
+from lit_core.discovery import check_trains
 from lit_core.exports import write_exports
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
-from lit_core.families.library import check_trains
 from lit_core.measure import count_parameters, is_out_of_memory
 from lit_core.model import WEIGHTS_FILE, ModelConfig, save
 from lit_core.report import build_report, measure_networks, summary, versions

@@ -6,7 +6,6 @@ is the same network with blocks taken out.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_core.discovery import NoSections, find_layout
+from lit_core.discovery import NoSections, check_trains, find_layout
 from lit_core.families.shapes import Shapes, Unrecognised, misfits
 from lit_core.layout import Layout
 from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
@@ -200,12 +199,6 @@ def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
     usual = list(getattr(network, "default_cfg", {}).get("input_size", ()))[1:]
     small, *others = SIDES
     return [*asked, [small, small], *([usual] if len(usual) == 2 else []), *([side, side] for side in others)]
-
-
-@torch.no_grad()
-def check_trains(network: nn.Module, x: Tensor) -> None:
-    """Raises what the network raises in training mode, in which auxiliary heads may need larger images."""
-    copy.deepcopy(network).train()(x)
 
 
 @torch.no_grad()

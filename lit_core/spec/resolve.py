@@ -275,7 +275,7 @@ def _check_born_again(student: StudentRequest, method: Method, teacher: Architec
 
 
 def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
-    small = [option for option in inspection.students if option.parameters_ratio >= ratio]
+    small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
     if not small:
         most = max((option.parameters_ratio for option in inspection.students), default=1.0)
         raise SpecError("student.ratio", f"is {ratio:g}, but the least student has {most:g} times fewer parameters")

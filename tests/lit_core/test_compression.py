@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_core
@@ -121,6 +125,14 @@ def test_networks_of_several_inputs() -> None:
         ({"blocks": [2], "alpha": 2.0}, "alpha"),
         ({"blocks": [2], "gamma": 1}, "gamma"),
         ({"blocks": [2], "alpha": 0.5}, "labels"),
+        ({"blocks": [4], "alpha": 0.0}, "all that the model has"),
+        ({"ratio": 0.9, "alpha": 0.0}, "ratio is 0.9: it must be greater than 1"),
+        ({"blocks": [2], "alpha": 0.0, "n_random": 8}, "n_random is for the service"),
+        ({"blocks": [2], "alpha": 0.0, "accept": {"max_accuracy_drop": 1.0}}, "accept is for the service"),
+        ({"blocks": [2], "alpha": 0.0, "time_limit_s": 5}, "time_limit_s is for the service"),
+        ({"blocks": [2], "alpha": 0.0, "schedule": {"batch_size": 8}}, "schedule.batch_size is for the service"),
+        ({"blocks": [2], "alpha": 0.0, "validation": []}, "validation must give batches"),
+        ({"blocks": [2], "alpha": 0.0, "validation": iter([torch.ones(4, 3)])}, "validation must give batches"),
     ],
 )
 def test_what_does_not_fit_is_told(arguments: dict[str, object], reason: str) -> None:
@@ -149,3 +161,91 @@ def test_a_schedule_may_be_an_object() -> None:
     schedule = Schedule.model_validate(SCHEDULE)
     made = lit_core.compress(Mine(), [torch.randn(4, 3)], blocks=[2], alpha=0.0, schedule=schedule)
     assert made.report["hyperparameters"]["schedule"]["optimizer"] == "sgd"
+
+
+class Telling(Mine):
+    """Puts out more than its logits."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+class Normalised(Mine):
+    """Can't be trained on a single sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Sequential(self.norm, nn.Linear(6, 2))
+
+
+def parametrised(kind: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    network = Mine()
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            kind(layer)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "arguments", "reason"),
+    [
+        (Telling(), [torch.randn(4, 3)], {}, r"puts out a dict in eval mode, not logits \(B, classes\)"),
+        (Normalised(), [torch.randn(4, 3), torch.randn(1, 3)], {}, "a batch of one sample"),
+        (Mine().requires_grad_(False), [torch.randn(4, 3)], {}, r"call model\.requires_grad_\(True\)"),
+        (Mine(), [torch.randn(4, 3), torch.randn(0, 3)], {}, "a batch without samples"),
+        (parametrised(nn.utils.weight_norm), [torch.randn(4, 3)], {}, "can't be copied"),
+        (parametrised(weight_norm), [torch.randn(4, 3)], {"then": ["prune:0.5"]}, "no layer that could lose some"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told_before_the_training(
+    model: nn.Module, data: list[torch.Tensor], arguments: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        lit_core.compress(model, data, blocks=[2], alpha=0.0, **arguments)
+
+
+def test_models_that_can_be_trained_on_single_samples_are() -> None:
+    torch.manual_seed(0)
+    made = lit_core.compress(Mine(), [torch.randn(4, 3), torch.randn(1, 3)], blocks=[2], alpha=0.0, schedule=SCHEDULE)
+    assert made.report["student"]["blocks"] == [2]
+
+
+def test_parametrised_layers_are_trained() -> None:
+    torch.manual_seed(0)
+    model = parametrised(weight_norm)
+    made = lit_core.compress(model, [torch.randn(4, 3)], blocks=[2], alpha=0.0, schedule=SCHEDULE)
+    assert made.student(torch.randn(5, 3)).shape == (5, 2)
+    assert made.student.layers[0].first.parametrizations.weight is not None  # type: ignore[union-attr, index]
+
+
+class TwoHeaded(Mine):
+    """The mean of two heads, the second registered before the blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+        self._modules["layers"] = self._modules.pop("layers")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x) + self.token
+        for layer in self.layers:
+            x = layer(x)
+        logits: torch.Tensor = (self.head(x) + self.other(x)) / 2
+        return logits
+
+
+def test_filters_of_no_head_are_pruned() -> None:
+    torch.manual_seed(0)
+    made = lit_core.compress(
+        TwoHeaded(),
+        [torch.randn(8, 3)],
+        blocks=[2],
+        alpha=0.0,
+        schedule=SCHEDULE,
+        then=["prune:0.5"],
+        pruning="filters",
+    )
+    state = made.pruned["prune:0.5"].state_dict()
+    gone = {name for name, tensor in state.items() if tensor.ndim == 2 and not tensor.abs().sum(dim=1).all()}
+    assert gone == {"embed.weight", *(f"layers.{n}.{layer}.weight" for n in (0, 1) for layer in ("first", "second"))}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_core.discovery import NoSections, find_layout
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import importances, select_blocks
-from lit_core.spec import Select
+from lit_core.spec import Part, Select
 from lit_core.student import shortened
 from lit_core.surgery import cut
 
@@ -45,8 +45,33 @@ class Mine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x) + self.token
+        biases = self.biases()
         for number, layer in enumerate(self.layers):
-            x = layer(x, 0.5, bias=torch.full((6,), float(number)))
+            x = layer(x, 0.5, bias=biases[number])
+        logits: Tensor = self.head(x)
+        return logits
+
+    def biases(self) -> list[Tensor]:
+        """Of each block."""
+        return [self.token + 1] * len(self.layers)
+
+
+class OfEachItsOwn(Mine):
+    """Gives each block what goes by its number."""
+
+    def biases(self) -> list[Tensor]:
+        return [self.token + number // 2 for number in range(len(self.layers))]
+
+
+class InPlace(Mine):
+    """Works in the place of what its second block puts out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        for number, layer in enumerate(self.layers):
+            x = layer(x, 0.5)
+            if number == 1:
+                x.mul_(3)
         logits: Tensor = self.head(x)
         return logits
 
@@ -208,13 +233,81 @@ def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> No
     assert [extra.args for extra in taught.extras[0]] == [(0.5,)] * 4
     own = student.sections[0](taught.inputs[0], student.extras_of(taught, 0))
     first, third = teacher.sections[0][0], teacher.sections[0][2]
-    wanted = third(first(taught.inputs[0], 0.5, bias=torch.zeros(6)), 0.5, bias=torch.full((6,), 2.0))
+    bias = torch.full((6,), 2.0)
+    wanted = third(first(taught.inputs[0], 0.5, bias=bias), 0.5, bias=bias)
     assert torch.equal(own, wanted)
 
 
-def test_lone_parameters_are_frozen_with_their_part() -> None:
-    from lit_core.spec import Part
+def test_blocks_that_are_given_what_goes_by_their_number_are_of_no_section() -> None:
+    """A block that moves up would be given another's."""
+    x = torch.randn(5, 3)
+    with pytest.raises(NoSections, match=r"layers\.2 is given other arguments than the block before it"):
+        find_layout(OfEachItsOwn(), (x,), [["layers.0", "layers.1"], ["layers.2", "layers.3"]])
+    with pytest.raises(NoSections, match=r"layers\.2 is given other arguments than the block before it"):
+        find_layout(OfEachItsOwn(), (x,))
+    with pytest.raises(NotImplementedError, match="meta"), torch.device("meta"):
+        find_layout(OfEachItsOwn(), (torch.zeros(2, 3),))
 
+
+def test_a_layer_that_works_in_place_parts_two_sections() -> None:
+    torch.manual_seed(0)
+    teacher = sectioned(network := InPlace(), x := torch.randn(5, 3))
+    assert teacher.layout.sections == (("layers.0", "layers.1"), ("layers.2", "layers.3"))
+    taught = teacher.trace(x)
+    assert not taught.is_chain
+    first = network.embed(x) + network.token
+    second = network.layers[1](network.layers[0](first, 0.5), 0.5)
+    assert torch.equal(taught.outputs[0], second)
+    assert torch.equal(taught.inputs[1], 3 * second)
+    with pytest.raises(NoSections, match=r"layers\.2 is not run on what layers\.1 puts out"):
+        find_layout(network, (x,), ["layers"])
+
+
+class Dropping(Mine):
+    """Has dropouts of its own before the blocks and after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.late = nn.Dropout(0.5), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.early(self.embed(x) + self.token)
+        for layer in self.layers:
+            x = layer(x, 0.5)
+        logits: Tensor = self.head(self.late(x))
+        return logits
+
+
+def test_dropouts_are_frozen_with_their_part() -> None:
+    student = shortened(sectioned(Dropping(), torch.randn(2, 3)), [[0, 1]])
+    student.train([Part.STEM])
+    own: Any = student.network
+    assert (own.early.training, own.late.training) == (False, True)
+    student.train([Part.STEM, Part.HEAD])
+    assert not own.late.training
+
+
+def test_parameters_that_were_frozen_stay_so() -> None:
+    network: Any = Mine()
+    network.token.requires_grad_(False)
+    network.layers[0].first.weight.requires_grad_(False)
+    network.register_parameter("steps", nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False))
+    teacher = sectioned(network, torch.randn(2, 3))
+    student = shortened(teacher, [[0, 1]])
+    student.train([Part.HEAD])
+    assert [name for name, one in student.network.named_parameters() if not one.requires_grad] == [
+        "token",
+        "steps",
+        "layers.0.first.weight",
+        "head.weight",
+        "head.bias",
+    ]
+    student.train([])
+    assert all(one.requires_grad for one in student.part(Part.HEAD)[0].parameters())  # type: ignore[union-attr]
+    assert not any(one.requires_grad for one in teacher.network.parameters())
+
+
+def test_lone_parameters_are_frozen_with_their_part() -> None:
     student = shortened(sectioned(Mine(), torch.randn(2, 3)), [[0, 1]])
     student.train([Part.STEM])
     network: Any = student.network

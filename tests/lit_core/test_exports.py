@@ -490,13 +490,3 @@ def test_a_bundle_holds_all_and_is_the_same_again(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
         assert archive.namelist() == ["huggingface/README.md", "model.safetensors"]
         assert archive.read("model.safetensors") == b"weights"
-
-
-def test_a_bundle_without_some_files(tmp_path: Path) -> None:
-    (tmp_path / "huggingface/more").mkdir(parents=True)
-    for name in ("huggingface/README.md", "huggingface/more/a.txt", "model.onnx", "report.json"):
-        (tmp_path / name).write_text(name)
-    with zipfile.ZipFile(write_bundle(tmp_path, without=["huggingface", "model.onnx"])) as archive:
-        assert archive.namelist() == ["report.json"]
-    with pytest.raises(ValueError, match=r"no model\.pt2"):
-        write_bundle(tmp_path, without=["model.pt2"])

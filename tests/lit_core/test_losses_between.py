@@ -117,3 +117,65 @@ def test_a_students_own_representation_goes_through_what_lies_between(
 def test_sections_that_follow_one_another_are_a_chain() -> None:
     teacher, _ = networks([])
     assert not teacher.trace(torch.randn(2, 3, dtype=torch.float64)).is_chain
+
+
+class Activating(nn.Module):
+    """A block that begins with an activation, perhaps in the place of what it is given."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.in_place = nn.Linear(4, 4), nn.Linear(4, 4), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.elu(x, inplace=self.in_place)
+        out: Tensor = x + self.second(torch.relu(self.first(x)))
+        return out
+
+
+class Activated(nn.Module):
+    """Two sections, and perhaps a scale between them."""
+
+    def __init__(self, in_place: bool, between: bool) -> None:
+        super().__init__()
+        self.in_place, self.between = in_place, between
+        self.stem, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.first = nn.ModuleList(Activating(in_place) for _ in range(2))
+        self.second = nn.ModuleList(Activating(in_place) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.first:
+            x = block(x)
+        if self.between:
+            x = x.mul_(1.5) if self.in_place else x * 1.5
+        for block in self.second:
+            x = block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("feeds", [[False, False], [False, True], [True, False], [True, True]])
+@pytest.mark.parametrize("between", [False, True])
+def test_layers_that_work_in_place_change_no_loss(between: bool, feeds: list[bool], beta: float) -> None:
+    torch.manual_seed(0)
+    state = Activated(in_place=False, between=between).double().state_dict()
+    x, labels = torch.randn(5, 3, dtype=torch.float64), torch.zeros(5).long()
+    found = []
+    for in_place in (False, True):
+        network = Activated(in_place, between).double()
+        network.load_state_dict(state)
+        sections = [["first.0", "first.1"], ["second.0", "second.1"]]
+        teacher = sectioned(network, x, sections)
+        student = shortened(teacher, [[0], [1]])
+        student.train([Part.STEM, Part.HEAD])
+        generator = torch.Generator().manual_seed(seed_of(feeds))
+        batch = Batch((x,), labels, position=POSITION, generator=generator)
+        losses = objective(beta, Feed.SCHEDULED, [Part.STEM, Part.HEAD])(teacher, student, batch)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        gradients = {name: one.grad for name, one in student.network.named_parameters() if one.grad is not None}
+        found.append({"total": losses.total.detach(), **losses.parts, **gradients})
+    plain, in_place_too = found
+    assert plain.keys() == in_place_too.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(in_place_too[name], value, msg=name)
