@@ -50,10 +50,12 @@ def list_architectures(
 ) -> Page[ArchitectureItem]:
     """The networks by library and name."""
     after = _read_cursor(cursor)
+    # timm's names may have the tag of pretrained weights after a dot.
+    part = search.lower().partition(".")[0]
     keys = sorted(
         (of, name)
         for of, name in catalogue()
-        if (library is None or of == library) and search.lower() in name.lower() and f"{of}/{name}" > after
+        if (library is None or of == library) and part in name.lower() and f"{of}/{name}" > after
     )
     items = [ArchitectureItem.model_validate(find_entry(*key)) for key in keys[:limit]]
     more = len(keys) > limit

@@ -195,11 +195,20 @@ async def _inspected(
     if not inspected(upload):
         detail = f"the {field} has not been inspected yet: see that a worker runs (`litc worker`), and try again"
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
+    if field == "teacher" and _is_inspected_otherwise(upload, request.architecture):
+        detail = f"{upload_id} is being inspected as another architecture by another request: send this one again"
+        raise Problem(
+            409, "inspected-otherwise", detail, errors=[FieldError("architecture", "was said otherwise since")]
+        )
     if upload.inspection_error is not None:
         error = JobError.model_validate(upload.inspection_error)
         where = error.field if error.field and field == "teacher" else field
         raise Problem(422, "bad-teacher", error.detail, errors=[FieldError(where, error.detail)])
     return Inspection.model_validate(upload.inspection)
+
+
+def _is_inspected_otherwise(upload: Upload, wanted: LibraryRequest | None) -> bool:
+    return wanted is not None and upload.architecture != wanted.model_dump(mode="json")
 
 
 def _check_uploads(session: Session, owner: str, request: JobRequest) -> dict[str, Upload]:

@@ -47,6 +47,7 @@ TITLES = {
     "bad-upload": "The file is not what it is said to be",
     "checksum-mismatch": "The bytes are not those announced",
     "internal-error": "The service failed",
+    "inspected-otherwise": "The teacher is inspected as another architecture",
     "inspection-pending": "The teacher is still being inspected",
     "unavailable": "The service is not ready",
 }

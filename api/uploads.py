@@ -12,7 +12,7 @@ from api.bodies import content_type, read_json, validate
 from api.context import Context, InContext, InSession
 from api.long_poll import Wait
 from api.pages import Cursor, Limit, Page, make_page, read_cursor
-from api.problems import Problem
+from api.problems import Problem, invalid_field
 from api.receiving import RECORD_BYTES, Turn, pieces
 from api.schemas import UploadOut, UploadRequest, show_upload
 from jobs import uploads
@@ -126,8 +126,18 @@ async def set_architecture(
     return upload
 
 
-def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest) -> UploadOut:
+@router.delete("/{upload_id}/architecture", status_code=202)
+def unset_architecture(upload_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> UploadOut:
+    """Take back what was said of a teacher. It is inspected anew, by its tensors alone."""
+    upload = _inspect_as(context, owner, upload_id, None)
+    background.add_task(context.hints, INSPECT_QUEUE)
+    return upload
+
+
+def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> UploadOut:
     with context.database.session() as session:
+        if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
+            raise invalid_field("upload_id", f"{upload_id} is a data set, which has no architecture: name a teacher")
         uploads.inspect_as(session, owner, upload_id, architecture)
         return show_upload(uploads.get(session, owner, upload_id))
 

@@ -142,16 +142,17 @@ def prefix(upload_id: str) -> str:
     return f"uploads/{upload_id}/"
 
 
-def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest) -> bool:
-    """Say which library's network a complete teacher is; it is inspected anew unless it was inspected as that.
+def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> bool:
+    """Say which library's network a teacher is; None: that its tensors are to tell. A complete one is inspected anew
+    unless it was inspected as that with success.
 
     Whether it waits for an inspection because of that. Raises NotFound.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
-    wanted = architecture.model_dump(mode="json")
-    if upload.kind != UploadKind.TEACHER or upload.architecture == wanted:
+    wanted = None if architecture is None else architecture.model_dump(mode="json")
+    if upload.architecture == wanted and upload.inspection_state != InspectionState.FAILED:
         return False
     upload.architecture = wanted
     if upload.state != UploadState.COMPLETE:
@@ -159,18 +160,26 @@ def inspect_as(session: Session, owner: str, upload_id: str, architecture: Libra
     upload.inspection_state = InspectionState.PENDING.value
     upload.inspection = upload.inspection_error = None
     upload.inspection_failures = 0
+    # It stands in the queue from now on, so that nobody who has one inspected again and again keeps others waiting.
+    upload.inspection_started_at = clock(session)
     notify(session, upload_id)
     return True
 
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
-    """Take the oldest teacher that waits for its inspection, or whose inspection began too long ago."""
+    """Take the teacher that waits longest for its inspection, or whose inspection began too long ago."""
     too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
     waits = or_(
         Upload.inspection_state == InspectionState.PENDING,
         and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
     )
-    query = select(Upload).where(waits).order_by(Upload.completed_at).limit(1).with_for_update(skip_locked=True)
+    query = (
+        select(Upload)
+        .where(waits)
+        .order_by(func.coalesce(Upload.inspection_started_at, Upload.completed_at))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
     while (upload := session.scalars(query).one_or_none()) is not None:
         if upload.inspection_state == InspectionState.RUNNING:
             _lose(session, upload, _WORKER_LOST)

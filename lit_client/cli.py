@@ -13,11 +13,13 @@ from lit_client.answers import show
 from lit_client.client import Client
 from lit_client.compress import compress_command, follow_to_end
 from lit_client.errors import LitError
-from lit_client.job_request import parse_architecture, parse_changes
+from lit_client.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.models import UploadKind
 from lit_client.options import JsonOption, SetOption, UrlOption
 from lit_client.service_commands import add_service_commands
 from lit_client.study_commands import app as study_app
+from lit_core.spec import Library
+from lit_core.spec.catalogue import near_names
 
 app = typer.Typer(
     name="litc",
@@ -115,11 +117,12 @@ def show_sections(
         if "/" not in name:
             found = list(client.architectures(search=name, limit=100))
             if not found:
-                raise LitError(f"No network of torchvision or timm has {name!r} in its name.")
+                near = ", ".join(f"{library}/{one}" for library in Library for one in near_names(library, name)[:2])
+                hint = f": did you mean {near}?" if near else "."
+                raise LitError(f"No network of torchvision or timm has {name!r} in its name{hint}")
             show([item.model_dump(mode="json") for item in found], display.architectures_table(found), as_json)
             return
-        library, _, own = name.partition("/")
-        shown = client.architecture(library, own)
+        shown = client.architecture(*parse_network("NAME", name))
     show(shown.model_dump(mode="json"), display.architecture_table(shown), as_json)
 
 
@@ -127,7 +130,8 @@ def show_sections(
 def inspect_teacher(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A teacher: safetensors or .pt.")],
     architecture: Annotated[
-        str | None, typer.Option(help="What it is, as torchvision/resnet50 or timm/vit_tiny_patch16_224.")
+        str | None,
+        typer.Option(help="What it is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."),
     ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,

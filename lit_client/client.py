@@ -130,12 +130,12 @@ class Client:
         path = f"/v1/architectures/{quote(library, safe='')}/{quote(name, safe='')}"
         return parse(LibraryArchitecture, self._get(path))
 
-    def inspect_as(self, upload_id: str, architecture: Mapping[str, Any]) -> Upload:
-        """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}."""
+    def inspect_as(self, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
+        """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}. None takes
+        back what was said."""
+        method, body = ("DELETE", None) if architecture is None else ("PUT", dict(architecture))
         path = f"/v1/uploads/{upload_id}/architecture"
-        return Upload.model_validate(
-            self._connection.request("PUT", path, json=dict(architecture), repeatable=True).json()
-        )
+        return Upload.model_validate(self._connection.request(method, path, json=body, repeatable=True).json())
 
     def wait_inspection(self, upload_id: str, *, timeout: float | None = None) -> Upload:
         """Wait until the service has looked at a teacher.

@@ -57,7 +57,9 @@ def compress_command(
     ] = None,
     architecture: Annotated[
         str | None,
-        typer.Option(help="What the teacher is, as torchvision/resnet50 or timm/vit_tiny_patch16_224."),
+        typer.Option(
+            help="What the teacher is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."
+        ),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lit_client.errors import LitError
 from lit_client.models import Inspection
 from lit_core.spec import Inspection as SpecInspection
-from lit_core.spec import JobRequest, Library, SpecError, check_depth, resolve
+from lit_core.spec import JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
 from lit_core.spec.mistakes import mistakes
 
 Body = dict[str, Any]
@@ -83,11 +83,27 @@ def parse_blocks(text: str) -> list[int]:
 
 
 def parse_architecture(text: str) -> Body:
-    """`torchvision/resnet50` as an object. Raises BadRequest."""
-    library, slash, name = text.partition("/")
-    if not slash or not name or library not in list(Library):
-        raise BadRequest(f"--architecture {text!r}: write torchvision/NAME or timm/NAME, as torchvision/resnet50.")
-    return {"library": library, "name": name}
+    """`torchvision/resnet50`, or the whole object as JSON. Raises BadRequest."""
+    if not text.startswith("{"):
+        library, name = parse_network("--architecture", text)
+        return {"library": library, "name": name}
+    try:
+        given: Body = json.loads(text)
+        LibraryRequest.model_validate(given)
+    except ValidationError as failure:
+        first = mistakes(LibraryRequest, given, failure)[0]
+        raise BadRequest(f"--architecture: {first.field}: {first.message}.") from None
+    except ValueError as failure:
+        raise BadRequest(f"--architecture {text!r} is no JSON: {failure}.") from None
+    return given
+
+
+def parse_network(what: str, text: str) -> tuple[Library, str]:
+    """Library and name of `torchvision/resnet50`. Raises BadRequest, in which `what` has the text."""
+    library, _, name = text.partition("/")
+    if not name or library not in list(Library):
+        raise BadRequest(f"{what} {text!r}: write torchvision/NAME or timm/NAME, as torchvision/resnet50.")
+    return Library(library), name
 
 
 def parse_changes(settings: Sequence[str]) -> Body:

@@ -66,6 +66,8 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     calls, order = _watch(network, inputs)
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
+        if all(len(run) == 1 for run in found):
+            raise NoSections("each of the sections has one block alone, which can't be left out")
     else:
         found = _that_can_go(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
         found = _cut(found or _that_can_go(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
@@ -254,7 +256,7 @@ def _cut(runs: list[list[str]]) -> list[list[str]]:
 def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Sequence[str]) -> list[str]:
     if isinstance(section, str):
         module = _submodule(network, section)
-        paths = [f"{section}.{name}" for name, _ in module.named_children()]
+        paths = [f"{section}.{name}" if section else name for name, _ in module.named_children()]
     else:
         paths = list(section)
         for path in paths:
@@ -282,7 +284,7 @@ def _submodule(network: nn.Module, path: str) -> nn.Module:
         return network.get_submodule(path)
     except AttributeError:
         children = ", ".join(name for name, _ in network.named_children())
-        raise NoSections(f"there is no module {path!r}; at the top there are {children}") from None
+        raise NoSections(f"there is no module {path!r}: at the top there are {children}") from None
 
 
 def _check_apart(sections: list[list[str]]) -> None:

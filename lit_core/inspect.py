@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--memory", type=int, help="bytes of address space at the most")
     parser.add_argument("--cpu", type=int, help="seconds of processor time at the most")
-    parser.add_argument("--architecture", type=LibraryRequest.model_validate_json, help="a library's network, as JSON")
+    parser.add_argument("--architecture", type=Path, help="JSON file that names a library's network")
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
@@ -33,8 +33,9 @@ def main() -> int:
         # Set after torch is loaded: its libraries map more address space than any checkpoint.
         resource.setrlimit(resource.RLIMIT_AS, (_mapped_bytes() + arguments.memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    named = arguments.architecture and LibraryRequest.model_validate_json(arguments.architecture.read_bytes())
     try:
-        teacher = read_teacher(arguments.file, arguments.architecture)
+        teacher = read_teacher(arguments.file, named)
         inspection = inspect_teacher(teacher)
         save_file(teacher.state, arguments.folder / "teacher.safetensors")
     except TeacherError as failure:

@@ -182,11 +182,15 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
     except Exception as failure:
         if is_out_of_memory(failure):
             raise
-        detail = (
-            f"the teacher can't take images of {preprocessing.size} pixels ({failure}): set dataset.size, to "
-            f"{teacher.looked_through_with} for one"
-        )
-        raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")) from failure
+        what = f"the teacher can't take images of {preprocessing.size} pixels ({failure})"
+        known = teacher.looked_through_with
+        if preprocessing.size == known:
+            # It has been run on such images, but without values: it is something else that doesn't fit.
+            error = JobError(type=ErrorType.BAD_TEACHER, detail=what, field="architecture.kwargs")
+        else:
+            detail = f"{what}: set dataset.size, to {known} for one"
+            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
+        raise Refused(error) from failure
 
 
 def _seen(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor]]:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -191,8 +190,11 @@ class Inspector:
                 if (fault := complaint(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing
                 raise refused("the upload is no longer in storage: upload it again") from missing
-            answer = folder / "answer"
-            code = self._run(source, output, answer, upload.architecture)
+            answer, named = folder / "answer", None
+            if upload.architecture is not None:
+                named = folder / "architecture.json"
+                named.write_text(json.dumps(upload.architecture))
+            code = self._run(source, output, answer, named)
             if code == 1:
                 raise Refused(_answer(answer))
             if code != 0:
@@ -203,12 +205,12 @@ class Inspector:
             self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
             return inspection
 
-    def _run(self, source: Path, output: Path, answer: Path, architecture: dict[str, Any] | None) -> int:
+    def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
         """The exit code of the sandboxed process, which gets no environment, little time and no group to hide in."""
         seconds = self._settings.inspect_timeout_seconds
         limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
-            limits += ["--architecture", json.dumps(architecture)]
+            limits += ["--architecture", str(architecture)]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
         with answer.open("wb") as stdout:
             process = subprocess.Popen(
@@ -221,12 +223,12 @@ class Inspector:
                 start_new_session=True,
             )
         try:
-            return self._wait(process, time.monotonic() + seconds)
+            return self._wait(process, time.monotonic() + seconds, named=architecture is not None)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _wait(self, process: subprocess.Popen[bytes], until: float) -> int:
+    def _wait(self, process: subprocess.Popen[bytes], until: float, *, named: bool) -> int:
         """Wait without reaping, so that the group's number stays its own until the group is killed."""
         drained_at: float | None = None
         while True:
@@ -237,7 +239,8 @@ class Inspector:
             now = time.monotonic()
             if now > until:
                 seconds = self._settings.inspect_timeout_seconds
-                raise refused(f"reading the file took longer than {seconds:g} s")
+                also = " and building the network that its architecture names" if named else ""
+                raise refused(f"reading the file{also} took longer than {seconds:g} s")
             if self._stopped.is_set():
                 drained_at = drained_at or now
                 if now - drained_at > DRAIN_SECONDS:

@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lit_core.discovery import NoSections, check_trains, find_layout
 from lit_core.families.shapes import Shapes, Unrecognised, misfits
 from lit_core.layout import Layout
+from lit_core.measure import is_out_of_memory
 from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
-from lit_core.spec.catalogue import shares
+from lit_core.spec.catalogue import nearest, shares
 from lit_core.surgery import cut
 
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
@@ -69,10 +70,14 @@ def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         return make(name, dict(kwargs))
     except SpecError:
         raise
-    except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as failure:
+    except Exception as failure:
+        # Whatever a library's code raises of arguments that it doesn't check.
+        if is_out_of_memory(failure):
+            raise
         raise SpecError(
-            "architecture.kwargs", f"can't be taken by {library.value}'s {name}: {_first_line(failure)}"
-        ) from None
+            "architecture.kwargs" if kwargs else "architecture.name",
+            f"can't be taken by {library.value}'s {name}: {_first_line(failure)}",
+        ) from failure
 
 
 def _torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
@@ -87,17 +92,18 @@ def _torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
 def _timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(plain):
         raise _unknown("timm", name, timm.list_models())
+    if tag and name not in (tagged := timm.list_pretrained()):
+        raise _unknown("timm", name, [plain, *(other for other in tagged if other.startswith(f"{plain}."))])
     network: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
     return network
 
 
 def _unknown(library: str, name: str, names: list[str]) -> SpecError:
-    import difflib
-
-    near = difflib.get_close_matches(name, names, 3, 0.4)
-    return SpecError("architecture.name", f"{library} has no {name!r}: did you mean {', '.join(near) or names[0]}?")
+    near = ", ".join(nearest(name, names)) or names[0]
+    return SpecError("architecture.name", f"{library} has no {name!r}: did you mean {near}?")
 
 
 def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
@@ -109,12 +115,18 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     """
     kwargs = dict(request.kwargs)
     network = as_shapes(lambda: create(request.library, request.name, kwargs))
+    if "num_classes" not in kwargs and getattr(network, "num_classes", None) == 0:
+        # Built without a head, where the library knows none that was trained.
+        kwargs["num_classes"] = USUAL_CLASSES
+        network = as_shapes(lambda: create(request.library, request.name, kwargs))
     told = _told(request, network, shapes)
     if told:
         kwargs |= told
         network = as_shapes(lambda: create(request.library, request.name, kwargs))
     misfits(shapes, network, f"{request.library.value}'s {request.name}")
-    channels = int(str(kwargs.get("in_chans", USUAL_CHANNELS)))
+    channels = kwargs.get("in_chans", USUAL_CHANNELS)
+    if not isinstance(channels, int):
+        raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")
     return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
 
 
@@ -147,19 +159,20 @@ def as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, SpecError):
         return make()
 
 
 def _told(request: LibraryRequest, network: nn.Module, shapes: Shapes) -> dict[str, int]:
     """What the tensors say of the numbers that differ most often from the library's defaults."""
     told: dict[str, int] = {}
+    classes = getattr(network, "num_classes", USUAL_CLASSES)
     for key, expected in network.state_dict().items():
         found = shapes.get(key)
         wanted = tuple(expected.shape)
         if found is None or found == wanted or len(found) != len(wanted) or not wanted:
             continue
-        if wanted[0] == USUAL_CLASSES and found[1:] == wanted[1:]:
+        if wanted[0] == classes and found[1:] == wanted[1:]:
             told["num_classes"] = found[0]
         elif len(wanted) == 4 and wanted[1] == USUAL_CHANNELS and request.library is Library.TIMM:
             told["in_chans"] = found[1]
@@ -184,6 +197,8 @@ def _divided(
                 check_trains(tried, x)
                 return layout, size, _outputs(tried, x)
             except NoSections as none:
+                if request.sections:
+                    raise SpecError("architecture.sections", str(none)) from none
                 raise Unrecognised(f"can't be made shallower: {none}") from none
             except Exception as wrong:  # noqa: BLE001 - whatever a library's code raises, told if no size goes
                 failure = failure or wrong
@@ -211,5 +226,6 @@ def _outputs(network: nn.Module, x: Tensor) -> int:
 
 
 def _first_line(failure: Exception | None) -> str:
+    """Python's own messages say little without the name of the exception."""
     lines = str(failure).strip().splitlines()
-    return re.sub(r"\s+", " ", lines[0]) if lines else type(failure).__name__
+    return ": ".join([type(failure).__name__, *(re.sub(r"\s+", " ", line) for line in lines[:1])])

@@ -29,11 +29,15 @@ class Library(StrEnum):
     TIMM = "timm"
 
 
-Kwarg = int | float | bool | str | None | list[int | float | bool | str]
-
+Word = Annotated[str, Field(max_length=200)]
+Scalar = int | float | bool | Word
+Kwarg = Scalar | None | Annotated[list[Scalar], Field(max_length=100)]
+ModulePath = Annotated[str, Field(max_length=300)]
+BlockPaths = Annotated[list[ModulePath], Field(min_length=1, max_length=1000)]
 
 NOT_ABOUT_THE_NETWORK = re.compile(
     "pretrained|checkpoint|weights|cache|cfg|url|file|progress|features_only|scriptable|exportable|no_jit"
+    "|^device$|^dtype$"
 )
 
 
@@ -43,9 +47,9 @@ class LibraryRequest(Model):
     library: Library
     name: str = Field(min_length=1, max_length=200)
     """The library's own name for it, as `resnet50` or `vit_tiny_patch16_224`."""
-    kwargs: dict[str, Kwarg] = Field(default_factory=dict, max_length=32)
+    kwargs: dict[Word, Kwarg] = Field(default_factory=dict, max_length=32)
     """What the library's function is called with. `num_classes` and timm's `in_chans` are read off the tensors."""
-    sections: Annotated[list[str | list[str]], Field(min_length=1, max_length=100)] | None = None
+    sections: Annotated[list[ModulePath | BlockPaths], Field(min_length=1, max_length=100)] | None = None
     """Module paths: for each section that of the container of its blocks, or those of the blocks. None: found."""
 
     @field_validator("kwargs")

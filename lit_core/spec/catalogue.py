@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,5 +91,13 @@ def find_entry(library: str, name: str) -> CatalogueEntry | None:
 
 
 def near_names(library: str, name: str) -> list[str]:
-    names = [own for of, own in catalogue() if of == library]
-    return difflib.get_close_matches(name, names, 3, 0.4)
+    return nearest(name, [own for of, own in catalogue() if of == library])
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Up to three: those that begin with the name or that it begins with, then those that look like it."""
+    wanted = name.lower()
+    akin = [one for one in names if one.startswith(wanted) or wanted.startswith(one)]
+    akin.sort(key=lambda one: (abs(len(one) - len(wanted)), one))
+    alike = difflib.get_close_matches(wanted, names, 3, 0.4)
+    return list(dict.fromkeys([*akin, *alike]))[:3]

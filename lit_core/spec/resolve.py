@@ -89,7 +89,8 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         # A value of the request may not go together with one of the preset.
         first = mistakes(JobRequest, completed, failure)[0]
         field = "preset" if first.field == WHOLE else first.field
-        raise SpecError(field, f"{first.message} (together with the preset {request.preset})") from failure
+        origin = f"the preset {request.preset}" if request.preset else f"the defaults of the family {teacher.family}"
+        raise SpecError(field, f"{first.message} (together with {origin})") from failure
 
 
 def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
@@ -272,6 +273,9 @@ def check_depth(student: StudentRequest, method: Method) -> None:
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
+    for name in ("ratio", "select"):
+        if name in student.model_fields_set and getattr(student, name) is not None:
+            raise SpecError(f"student.{name}", f"is of no use: method {method} keeps all blocks of the teacher")
 
 
 def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 from fastapi.testclient import TestClient
+
+from jobs import uploads
+from lit_core.spec import ErrorType, JobError
+from tests.worker.bench import INSPECTION, Bench, wait_for
 
 
 def test_a_network_shows_its_sections_and_what_each_depth_saves(api: TestClient) -> None:
@@ -50,3 +58,89 @@ def test_the_list_is_searched_and_paged(api: TestClient) -> None:
         "items": [],
         "next_cursor": None,
     }
+
+
+def test_a_tag_is_no_hindrance_to_a_search(api: TestClient) -> None:
+    found = api.get("/v1/architectures", params={"search": "vit_tiny_patch16_224.augreg_in21k"}).json()["items"]
+    assert "vit_tiny_patch16_224" in [item["name"] for item in found]
+
+
+RESNET = {"library": "torchvision", "name": "resnet18", "kwargs": {}, "sections": None}
+
+
+def state_of(api: TestClient, upload_id: str) -> tuple[str, object]:
+    upload = api.get(f"/v1/uploads/{upload_id}").json()
+    return upload["inspection_state"], upload["architecture"]
+
+
+def fail(bench: Bench, upload_id: str, architecture: dict[str, Any] | None) -> None:
+    error = JobError(type=ErrorType.BAD_TEACHER, detail="fits nothing", field="architecture.kwargs")
+    with bench.database.session() as session:
+        uploads.finish_inspection(session, upload_id, inspection=None, error=error, architecture=architecture)
+
+
+def test_what_was_said_of_a_teacher_can_be_said_again_and_taken_back(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    path = f"/v1/uploads/{teacher}/architecture"
+    assert api.put(path, json={"library": "torchvision", "name": "resnet18"}).status_code == 202
+    assert state_of(api, teacher) == ("pending", RESNET)
+    fail(bench, teacher, RESNET)
+    assert state_of(api, teacher) == ("failed", RESNET)
+    # A worker with another version of the library may know better.
+    assert api.put(path, json={"library": "torchvision", "name": "resnet18"}).status_code == 202
+    assert state_of(api, teacher) == ("pending", RESNET)
+    fail(bench, teacher, RESNET)
+    taken_back = api.delete(path)
+    assert (taken_back.status_code, taken_back.json()["architecture"]) == (202, None)
+    assert state_of(api, teacher) == ("pending", None)
+    with bench.database.session() as session:
+        uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None)
+    assert api.delete(path).json()["inspection_state"] == "done"
+    assert api.delete("/v1/uploads/upl_none/architecture").status_code == 404
+
+
+def test_a_data_set_has_no_architecture(api: TestClient, bench: Bench) -> None:
+    dataset = bench.dataset()
+    answer = api.put(f"/v1/uploads/{dataset}/architecture", json=RESNET)
+    assert answer.status_code == 422
+    assert "is a data set" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"sections": ["layer1", ["x" * 301]]}, "architecture.sections.1.0"),
+        ({"sections": [["a"] * 1001]}, "architecture.sections.0"),
+        ({"sections": [[]]}, "architecture.sections.0"),
+        ({"kwargs": {"act_layer": "x" * 201}}, "architecture.kwargs.act_layer"),
+        ({"kwargs": {"device": "cuda:1"}}, "architecture.kwargs"),
+        ({"kwargs": {"dtype": "float64"}}, "architecture.kwargs"),
+        ({"kwargs": {"layers": [1] * 101}}, "architecture.kwargs.layers"),
+    ],
+)
+def test_what_is_said_of_a_network_has_bounds(api: TestClient, bench: Bench, more: dict[str, Any], field: str) -> None:
+    teacher = bench.teacher()
+    body = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"ratio": 2}}
+    answer = api.post("/v1/jobs", json={**body, "architecture": RESNET | more})
+    assert answer.status_code == 422
+    assert field in {error["field"] for error in answer.json()["errors"]}, answer.json()
+    assert state_of(api, teacher) == ("done", None)
+
+
+def test_jobs_that_divide_one_teacher_differently_at_once(api: TestClient, bench: Bench) -> None:
+    """Whoever's division was overtaken is told, and gets no other's."""
+    teacher = bench.teacher()
+    mine, other = (RESNET | {"sections": sections} for sections in (["layer1"], ["layer2"]))
+    body = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "architecture": mine}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(lambda: api.post("/v1/jobs", json=body))
+        wait_for(lambda: state_of(api, teacher) == ("pending", mine))
+        assert api.put(f"/v1/uploads/{teacher}/architecture", json=other).status_code == 202
+        with bench.database.session() as session:
+            uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, architecture=mine)
+        assert state_of(api, teacher) == ("pending", other)
+        with bench.database.session() as session:
+            uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, architecture=other)
+        refused = answer.result()
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/inspected-otherwise")
+    assert api.get("/v1/jobs").json()["items"] == []

@@ -13,7 +13,7 @@ from jobs import ledger, uploads
 from jobs.database import Database
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.models import InspectionState, Upload, UploadState
-from lit_core.spec import ErrorType, JobError, JobRequest, JobSpec, resolve
+from lit_core.spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
 from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import INSPECTION, OWNER, Bench
 
@@ -251,6 +251,19 @@ def test_inspections_are_taken_once_oldest_first_and_again_when_they_take_too_lo
         )
     assert claim_inspection(database) == order[3]
     assert claim_inspection(database) is None
+
+
+def test_a_teacher_that_is_inspected_anew_waits_behind_those_that_came_before(database: Database) -> None:
+    first, second, third = (new(database) for _ in range(3))
+    complete(database, first)
+    assert claim_inspection(database) == first
+    with database.session() as session:
+        uploads.finish_inspection(session, first, inspection=INSPECTION, error=None)
+    complete(database, second)
+    with database.session() as session:
+        assert uploads.inspect_as(session, OWNER, first, LibraryRequest(library=Library.TIMM, name="vit"))
+    complete(database, third)
+    assert [claim_inspection(database) for _ in range(4)] == [second, first, third, None]
 
 
 def test_an_inspection_is_given_back_or_lost_three_times(database: Database) -> None:

@@ -80,3 +80,41 @@ def test_modules_that_are_used_twice_are_saved(tmp_path: Path) -> None:
     save_weights(nn.ModuleList([shared, shared]), tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
     assert torch.equal(state["0.weight"], state["1.weight"])
+
+
+def test_sections_that_leave_nothing_out_are_none(tmp_path: Path) -> None:
+    path = saved(tmp_path, torchvision.models.resnet18().state_dict())
+    with pytest.raises(TeacherError, match="one block alone") as failure:
+        read_teacher(path, named("torchvision", "resnet18", sections=[["layer1.0"], ["layer2.1"]]))
+    assert failure.value.field == "architecture.sections"
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "kwargs", "field", "said"),
+    [
+        ("timm", "resnet50", {"cardinality": 0}, "architecture.kwargs", "ValueError: groups must be"),
+        ("timm", "vit_tiny_patch16_224", {"num_heads": 0}, "architecture.kwargs", "ZeroDivisionError"),
+        ("timm", "vit_tiny_patch16_224", {"embed_dim": -12}, "architecture.kwargs", "negative"),
+        ("timm", "resnet18", {"in_chans": "three"}, "architecture.kwargs", "TypeError"),
+        ("timm", "resnet18", {"unheard_of": 1}, "architecture.kwargs", "unexpected keyword argument 'unheard_of'"),
+        ("torchvision", "resnet18", {"width_per_group": -1}, "architecture.kwargs", "resnet18"),
+        ("timm", "resnet18.a9_in9k", {}, "architecture.name", r"resnet18\.a\d_in1k"),
+        ("timm", "resnet5O", {}, "architecture.name", "did you mean resnet50"),
+    ],
+)
+def test_what_a_library_does_not_take_is_told_of_the_request(
+    tmp_path: Path, library: str, name: str, kwargs: dict[str, Any], field: str, said: str
+) -> None:
+    path = saved(tmp_path, {"a": torch.zeros(1)})
+    with pytest.raises(TeacherError, match=said) as failure:
+        read_teacher(path, named(library, name, kwargs=kwargs))
+    assert failure.value.field == field
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "eva02_tiny_patch14_224", "vit_tiny_patch16_224.augreg_in21k", "mixer_b16_224.goog_in21k"]
+)
+def test_the_number_of_classes_is_read_whatever_the_librarys_default(tmp_path: Path, name: str) -> None:
+    state = timm.create_model(name.partition(".")[0], num_classes=7).state_dict()
+    found = inspect_teacher(read_teacher(saved(tmp_path, state), named("timm", name)))
+    assert found.architecture.classes == 7
