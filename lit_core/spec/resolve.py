@@ -305,7 +305,7 @@ def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection
         )
     if depth not in by_depth:
         raise SpecError(
-            "student.depth", f"{depth} is not a depth of the family {teacher.family}: choose one of {smaller}"
+            "student.depth", f"{depth} is the depth of no student of this teacher: choose one of {smaller}"
         )
     return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
 

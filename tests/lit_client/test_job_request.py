@@ -6,7 +6,15 @@ import json
 
 import pytest
 
-from lit_client.job_request import BadRequest, build_body, check_body, check_student, parse_blocks, parse_changes
+from lit_client.job_request import (
+    BadRequest,
+    build_body,
+    check_body,
+    check_student,
+    parse_architecture,
+    parse_blocks,
+    parse_changes,
+)
 from lit_client.models import Inspection
 
 GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
@@ -126,3 +134,25 @@ def test_blocks_are_numbers():
     assert parse_blocks("2,2, 2") == [2, 2, 2]
     with pytest.raises(BadRequest, match="2,x"):
         parse_blocks("2,x")
+
+
+def test_an_architecture_is_a_name_or_the_whole_object() -> None:
+    assert parse_architecture("timm/resnet50.a1_in1k") == {"library": "timm", "name": "resnet50.a1_in1k"}
+    whole = '{"library": "timm", "name": "resnet50", "kwargs": {"in_chans": 1}, "sections": ["layer1"]}'
+    assert parse_architecture(whole)["kwargs"] == {"in_chans": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resnet50", "write torchvision/NAME or timm/NAME"),
+        ("/resnet50", "write torchvision/NAME"),
+        ("keras/resnet50", "write torchvision/NAME"),
+        ('{"library": "timm"', "is no JSON"),
+        ('{"library": "timm"}', "name: "),
+        ('{"library": "timm", "name": "x", "kwargs": {"weights": "a"}}', "kwargs: .*leave it out"),
+    ],
+)
+def test_what_is_no_architecture_is_told(text: str, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        parse_architecture(text)

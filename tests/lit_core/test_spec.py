@@ -107,6 +107,25 @@ def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: 
     assert says in failure.value.message
 
 
+@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}])
+def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"student.{next(iter(given))}: is of no use"):
+        resolve(request(student=given, method="born-again-kd"), inspection())
+
+
+def test_a_ratio_is_reached_to_the_last_parameter() -> None:
+    """`parameters_ratio` is rounded for people."""
+    found = inspection()
+    students = [
+        StudentOption(depth=8, blocks=[1, 1, 1], parameters=1000, parameters_ratio=6.0),
+        StudentOption(depth=14, blocks=[2, 2, 2], parameters=10_001, parameters_ratio=3.0),
+        StudentOption(depth=38, blocks=[6, 6, 6], parameters=30_000, parameters_ratio=1.0),
+    ]
+    found = found.model_copy(update={"parameters": 30_000, "students": students})
+    assert resolve(request(student={"ratio": 3.0}), found).student.depth == 8
+    assert resolve(request(student={"ratio": 2.9997}), found).student.depth == 14
+
+
 def test_the_same_depth_is_allowed_when_asked_for() -> None:
     assert resolve(request(student={"depth": 38, "allow_same_depth": True}), inspection()).student.blocks == [6, 6, 6]
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lit_core.families.library import create
 from lit_core.spec import Architecture, JobRequest, Library, LibraryRequest, SpecError
-from lit_core.spec.catalogue import evenly, find_entry, shares
+from lit_core.spec.catalogue import evenly, find_entry, nearest, shares
 from lit_core.spec.resolve import with_preset
 
 
@@ -31,6 +31,14 @@ def test_only_names_of_the_library_are_built(library: Library, name: str) -> Non
 def test_arguments_that_the_network_does_not_take_are_told() -> None:
     with pytest.raises(SpecError, match=r"architecture\.kwargs.*nonsense"):
         create(Library.TORCHVISION, "resnet18", {"nonsense": 1})
+
+
+def test_near_names_begin_alike_or_look_alike() -> None:
+    names = ["convnext_tiny", "resnet18", "resnet50", "resnet50_gn", "resnetv2_50", "vit_tiny"]
+    assert nearest("resnet50_gn_in1k", names)[0] == "resnet50_gn"
+    assert nearest("resnet5O", names)[0] == "resnet50"
+    assert nearest("VIT", names)[0] == "vit_tiny"
+    assert nearest("0000", names) == []
 
 
 def test_blocks_are_shared_as_the_teachers_are() -> None:
