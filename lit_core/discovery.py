@@ -66,8 +66,6 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     calls, order = _watch(network, inputs)
     if sections:
         found = [_given_section(network, calls, section) for section in sections]
-        if all(len(run) == 1 for run in found):
-            raise NoSections("each of the sections has one block alone, which can't be left out")
     else:
         found = _that_can_go(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
         found = _cut(found or _that_can_go(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
@@ -81,6 +79,8 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
     _check_apart(found)
+    if all(len(run) == 1 for run in found):
+        raise NoSections("each of the sections has one block alone, which can't be left out")
     stem, head = _ends(network, found, order, calls[found[0][0]].place)
     return Layout(tuple(stem), tuple(tuple(run) for run in found), tuple(head))
 
