@@ -304,9 +304,7 @@ def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection
             ' (or set "allow_same_depth" to use the teacher\'s own depth)',
         )
     if depth not in by_depth:
-        raise SpecError(
-            "student.depth", f"{depth} is the depth of no student of this teacher: choose one of {smaller}"
-        )
+        raise SpecError("student.depth", f"{depth} is the depth of no student of this teacher: choose one of {smaller}")
     return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
 
 
