@@ -214,13 +214,13 @@ def _are_given_alike(call: Call, other: Call, calls: dict[str, Call]) -> bool:
 
 def _is_same(a: Any, b: Any, calls: dict[str, Call]) -> bool:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return type(a) is type(b) and a == b
+        return type(a) is type(b) and bool(a == b)
     made = [call.made.tensor for call in calls.values()]
     if a is b or (any(a is one for one in made) and any(b is one for one in made)):
         return True
     if a.is_meta:
         raise NotImplementedError("the values of tensors decide, which the meta device hasn't")
-    return torch.equal(a, b)
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> Iterator[list[str]]:
