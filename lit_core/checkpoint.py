@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_core.selection import Selection
 from lit_core.spec import Phase
 
-FORMAT = 4
+FORMAT = 5
 
 State = dict[str, Tensor]
 

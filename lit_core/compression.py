@@ -18,17 +18,17 @@ from lit_core.losses import NO_LABEL
 from lit_core.measure import count_parameters, flops, latencies
 from lit_core.objectives import Batch
 from lit_core.programs import Program, distillation
-from lit_core.pruning import check_prunable, outputs_of, parameters_left, prune_by
+from lit_core.pruning import check_prunable, parameters_left, prune_by, spared_of
 from lit_core.scores import Prediction, agreement, top1
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
 from lit_core.spec import Hyperparameters, Method, Phase, Select
-from lit_core.spec.catalogue import shares, student_option
+from lit_core.spec.catalogue import evenly, shares
 from lit_core.spec.presets import merged, with_rates
 from lit_core.spec.resolve import resolve_schedule
 from lit_core.spec.steps import INT8, prune_shares
 from lit_core.states import load_state
-from lit_core.student import shortened
+from lit_core.student import parameters_with, shortened
 from lit_core.tasks.classification import evaluating
 from lit_core.tasks.task import Scores, Trainable
 from lit_core.training import Observer, Training
@@ -142,13 +142,13 @@ def compress(
     asked = _with_steps(asked, seen.batches, len(seen.labels))
     inputs = tuple(x[:2].to(place) for x in seen.inputs)
     teacher = _teacher(model, place, inputs, sections or ())
-    if seen.least == 1:
-        _check_lone_samples(teacher.network, inputs)
     classes = _classes(teacher, inputs)
+    if seen.least == 1:
+        _check_lone_samples(teacher, inputs)
     if prune_shares(asked.then):
-        check_prunable(teacher.network, asked.pruning, outputs_of(teacher, classes))
+        check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, classes))
     wanted = _blocks(teacher, blocks, ratio)
-    looked = (tuple(x.to(place) for x in given) for given, _ in map(_parted, islice(iter(data), IMPORTANCE_BATCHES)))
+    looked = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
     made = make_student(
         teacher,
         wanted,
@@ -192,8 +192,9 @@ class IterableTask:
         return distillation(self.hyperparameters, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
-        outputs = outputs_of(self.student, self.classes)
-        self.masks = prune_by(self.student.network, share, self.hyperparameters.pruning, outputs)
+        pruning = self.hyperparameters.pruning
+        spared = spared_of(self.student, pruning, self.classes)
+        self.masks = prune_by(self.student.network, share, pruning, spared)
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """The next batch of the data, whatever `rows` says: order and augmentation are the data's own."""
@@ -254,7 +255,7 @@ def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hy
     if asked.method not in METHODS:
         raise ValueError(f"method {asked.method} is for the service: here there are {', '.join(METHODS)}")
     for name, instead in OF_THE_SERVICE.items():
-        if name in given:
+        if getattr(asked, name) != Hyperparameters.model_fields[name].default:
             raise ValueError(f"{name} is for the service: {instead}")
     if INT8 in asked.then:
         raise ValueError("int8 is for the service, which writes files: here then may have steps that prune")
@@ -293,7 +294,7 @@ def _looked_at(data: Batches, name: str) -> Seen:
 def _teacher(
     model: nn.Module, device: torch.device, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]]
 ) -> SectionedNetwork:
-    """A frozen copy of the model. Raises NoSections, and ValueError for a model that can't be copied or trained."""
+    """A frozen copy of the model. Raises NoSections, and ValueError for a model that can't be copied."""
     try:
         network = copy.deepcopy(model).to(device)
     except RuntimeError as failure:
@@ -302,18 +303,15 @@ def _teacher(
             "torch.nn.utils.parametrizations.weight_norm can be copied)"
         ) from failure
     teacher = SectionedNetwork(network, find_layout(network, inputs, sections))
-    if not any(parameter.requires_grad for section in teacher.sections for parameter in section.parameters()):
-        raise ValueError(
-            "no parameter of the model's blocks requires a gradient, so nothing would be trained: call "
-            "model.requires_grad_(True) first"
-        )
     teacher.freeze()
     return teacher
 
 
-def _check_lone_samples(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_lone_samples(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> None:
+    single = tuple(x[:1] for x in inputs)
     try:
-        check_trains(network, *(x[:1] for x in inputs))
+        check_trains(teacher.network, *single)
+        _classes(teacher, single)
     except ValueError as failure:
         raise ValueError(
             f"data has a batch of one sample, which the model can't be trained on ({failure}): drop_last=True of a "
@@ -329,6 +327,11 @@ def _classes(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
         return output.shape[1]
     shown = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ValueError(f"the model puts out {shown} in eval mode, not logits (B, classes): wrap it in a module that does")
+
+
+def _first_inputs(data: Batches) -> Iterator[tuple[Tensor, ...]]:
+    for batch in islice(data, IMPORTANCE_BATCHES):
+        yield _parted(batch)[0]
 
 
 def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperparameters:
@@ -364,20 +367,23 @@ def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: floa
         return list(blocks)
     if ratio is None or not ratio > 1:
         raise ValueError(f"ratio is {ratio}: it must be greater than 1, how many times fewer parameters")
-    total, sizes = count_parameters(teacher.network), [list(map(count_parameters, one)) for one in teacher.sections]
+    total = count_parameters(teacher.network)
     for depth in range(sum(whole) - 1, len(whole) - 1, -1):
         wanted = shares(whole, depth)
-        if total >= ratio * student_option(depth, wanted, total, sizes).parameters:
+        kept = [evenly(count, own) for count, own in zip(whole, wanted, strict=True)]
+        if total >= ratio * parameters_with(teacher, kept):
             return wanted
     raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches")
 
 
 def _pruned(made: Made[IterableTask]) -> dict[str, nn.Module]:
+    task = made.task
     networks = {}
-    for step, best in zip(made.task.hyperparameters.then, made.chosen[1:], strict=True):
-        network = copy.deepcopy(made.task.student.network)
+    for step, best in zip(task.hyperparameters.then, made.chosen[1:], strict=True):
+        # Of the teacher, since what was trained may hold tensors that can't be copied.
+        network = shortened(task.teacher, task.student.kept).network
         load_state(network, best.state)
-        networks[step] = network
+        networks[step] = network.eval()
     return networks
 
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_flatten
 
 from lit_core.layout import Layout
-from lit_core.sections import Extra, Moment
-from lit_core.surgery import CONTAINERS, cut
+from lit_core.measure import is_out_of_memory
+from lit_core.sections import Kept, Moment
+from lit_core.surgery import CONTAINERS, LeftOut, cut
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 LEAST_WEIGHTS = 2
 """A block has several layers. A lone convolution that keeps its shape is no block."""
 LONG, MOST_PIECES, LEAST_PIECE = 6, 4, 3
@@ -41,7 +42,10 @@ class Call:
     """In the order of the calls."""
     given: Moment
     made: Moment
-    extra: Extra
+    arguments: list[Any]
+    """Those beside the representation, of all depths; tensors as they were when it was called."""
+    structure: Any
+    """How they lie in one another."""
 
     @property
     def shape(self) -> torch.Size:
@@ -69,16 +73,15 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     else:
         found = _that_can_go(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
         found = _cut(found or _that_can_go(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
-    numbered = _given_by_number(network, found, calls)
-    others = [run for run in found if _parent(run[0]) not in numbered]
-    if numbered and (sections or not others):
-        block = next(iter(numbered.values()))
-        raise NoSections(f"{block} is given other arguments than the block before it, which go by its number")
-    found = others
     if not found:
         raise NoSections(_why_none(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
     _check_apart(found)
+    numbered = _given_by_number(network, inputs, found, calls)
+    found = [run for run in found if _parent(run[0]) not in numbered]
+    if numbered and (sections or not found):
+        block = next(iter(numbered.values()))
+        raise NoSections(f"{block} is given other arguments than the block before it, which go by its number")
     if all(len(run) == 1 for run in found):
         raise NoSections("each of the sections has one block alone, which can't be left out")
     stem, head = _ends(network, found, order, calls[found[0][0]].place)
@@ -95,32 +98,35 @@ def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Ca
     """The call of each module that is called once, with tensors; and when each was first called."""
     calls: dict[str, Call] = {}
     order: dict[str, int] = {}
-    entered: dict[str, Moment] = {}
+    entered: dict[str, tuple[Moment, list[Any], Any]] = {}
     again: set[str] = set()
     handles = []
 
     def before(path: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             order.setdefault(path, len(order))
             if args and isinstance(args[0], Tensor):
-                entered[path] = Moment.of(args[0])
+                _check_plain(path, args[0])
+                leaves, structure = tree_flatten((args[1:], dict(kwargs)))
+                seen = [Kept.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+                entered[path] = Moment.of(args[0]), seen, structure
 
         return hook
 
     def after(path: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             if path in calls:
                 again.add(path)
-            given = entered.pop(path, None)
-            if given is not None and isinstance(output, Tensor):
-                calls[path] = Call(order[path], given, Moment.of(output), Extra(args[1:], kwargs))
+            if path in entered and isinstance(output, Tensor):
+                given, seen, structure = entered.pop(path)
+                calls[path] = Call(order[path], given, Moment.of(output), seen, structure)
 
         return hook
 
     modes = {module: module.training for module in network.modules()}
     for path, module in network.named_modules(remove_duplicate=True):
-        handles.append(module.register_forward_pre_hook(before(path)))
-        handles.append(module.register_forward_hook(after(path), with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
+        handles.append(module.register_forward_hook(after(path)))
     try:
         network.eval()
         with torch.no_grad():
@@ -131,6 +137,14 @@ def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Ca
         for module, mode in modes.items():
             module.training = mode
     return {path: call for path, call in calls.items() if path not in again}, order
+
+
+def _check_plain(path: str, given: Tensor) -> None:
+    if given.is_nested:
+        raise NoSections(
+            f"{path} is run on a nested tensor, which has no shape: build nn.TransformerEncoder with "
+            "enable_nested_tensor=False"
+        )
 
 
 def _divide(
@@ -170,7 +184,9 @@ def _runs_without(
     layout = cut(shallow, Layout((), (*map(tuple, runs), *((path,) for path in others)), ()), [[0]] * len(shapes))
     try:
         calls, _ = _watch(shallow, inputs)
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
         return False
     before = [*(run[0] for run in runs), *others]
     after = [section[0] for section in layout.sections]
@@ -186,41 +202,89 @@ def _kind(module: nn.Module) -> tuple[type, ...]:
     return (type(module), *(map(type, module.children()) if type(module) in CONTAINERS else ()))
 
 
-def _given_by_number(network: nn.Module, runs: list[list[str]], calls: dict[str, Call]) -> dict[str, str]:
-    """Of each container with such a one, the first block that is given something else beside its representation than
-    that before it in the container.
-
-    What blocks get goes by their number then, and one that moves up would get another's. What modules put out may be
-    given on.
-    """
-    found: dict[str, str] = {}
-    for parent, paths in groupby(sorted((path for run in runs for path in run), key=_parent), key=_parent):
-        if isinstance(network.get_submodule(parent), CONTAINERS):
-            blocks = sorted(paths, key=lambda path: calls[path].place)
-            other = next((b for a, b in pairwise(blocks) if not _are_given_alike(calls[a], calls[b], calls)), None)
-            found |= {} if other is None else {parent: other}
-    return found
-
-
 def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _are_given_alike(call: Call, other: Call, calls: dict[str, Call]) -> bool:
-    leaves, structure = tree_flatten((call.extra.args, dict(call.extra.kwargs)))
-    others, same_structure = tree_flatten((other.extra.args, dict(other.extra.kwargs)))
-    return structure == same_structure and all(_is_same(a, b, calls) for a, b in zip(leaves, others, strict=True))
+def _given_by_number(
+    network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]], calls: dict[str, Call]
+) -> dict[str, str]:
+    """Containers of blocks that are given, beside their representation, what goes by their number; and such a block."""
+    numbered: dict[str, str] = {}
+    for parent, group in groupby(sorted(runs, key=lambda run: _parent(run[0])), key=lambda run: _parent(run[0])):
+        own = sorted(group, key=lambda run: calls[run[0]].place)
+        blocks = [calls[path] for run in own for path in run]
+        if isinstance(network.get_submodule(parent), CONTAINERS) and not _are_given_the_same(blocks):
+            block = _given_anothers(network, inputs, own, calls)
+            numbered |= {} if block is None else {parent: block}
+    return numbered
 
 
-def _is_same(a: Any, b: Any, calls: dict[str, Call]) -> bool:
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return type(a) is type(b) and bool(a == b)
-    made = [call.made.tensor for call in calls.values()]
-    if a is b or (any(a is one for one in made) and any(b is one for one in made)):
-        return True
-    if a.is_meta:
-        raise NotImplementedError("the values of tensors decide, which the meta device hasn't")
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+def _are_given_the_same(blocks: list[Call]) -> bool:
+    """The very same tensors, or equal numbers and words."""
+    first = blocks[0]
+    return all(
+        block.structure == first.structure
+        and all(
+            one.moment.is_that_of(other.moment)
+            if isinstance(one, Kept) and isinstance(other, Kept)
+            else _is_same(one, other)
+            for one, other in zip(block.arguments, first.arguments, strict=True)
+        )
+        for block in blocks[1:]
+    )
+
+
+def _given_anothers(
+    network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]], calls: dict[str, Call]
+) -> str | None:
+    """The first block that is given another's arguments when one before it is taken out.
+
+    Twice a block is left out: so that the others move up by one, and so that they stay where they are. What goes by
+    the number of a block differs then, and what depends on the representation does not.
+    """
+    if any(x.is_meta for x in inputs):
+        raise NotImplementedError("the values of arguments decide, which the meta device hasn't")
+    run = next((run for run in runs if len(run) > 1), None)
+    if run is None:
+        return None
+    # The first block goes where it may, since all that come after it move.
+    gone = run[0] if calls[run[0]].keeps_shape else run[1]
+    layout = Layout((), (*map(tuple, runs),), ())
+    kept = [[place for place, path in enumerate(paths) if path != gone] for paths in runs]
+    moved, stayed = copy.deepcopy(network), copy.deepcopy(network)
+    after = [path for section in cut(moved, layout, kept).sections for path in section]
+    before = [path for paths in runs for path in paths if path != gone]
+    parent, _, name = gone.rpartition(".")
+    stayed.get_submodule(parent).register_module(name, LeftOut())
+    try:
+        (found, _), (wanted, _) = _watch(moved, inputs), _watch(stayed, inputs)
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
+        return before[0]
+    return next(
+        (
+            old
+            for new, old in zip(after, before, strict=True)
+            if new not in found or old not in wanted or not _get_the_same(found[new], wanted[old])
+        ),
+        None,
+    )
+
+
+def _get_the_same(call: Call, other: Call) -> bool:
+    return call.structure == other.structure and all(map(_is_same, call.arguments, other.arguments))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Kept) and isinstance(other, Kept):
+        a, b = one.value, other.value
+        return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, 0, 0, equal_nan=True)
+    if isinstance(one, PLAIN) and isinstance(other, PLAIN):
+        return one == other
+    # Other things (a configuration) can't be compared, and go by no number as a rule.
+    return type(one) is type(other)
 
 
 def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> Iterator[list[str]]:
@@ -297,18 +361,20 @@ def _check_apart(sections: list[list[str]]) -> None:
 def _ends(
     network: nn.Module, sections: list[list[str]], order: dict[str, int], start: int
 ) -> tuple[list[str], list[str]]:
-    """All parameters, buffers and dropouts outside of the sections, as paths of the largest modules without a block,
-    and of lone tensors. What runs between two sections is dealt with as the head."""
+    """All that is outside of the sections, as paths of the largest modules without a block, and of lone parameters.
+    What runs between two sections is dealt with as the head."""
     blocks = [path for section in sections for path in section]
     stem: list[str] = []
     head: list[str] = []
-    for path, is_module in _outside(network, "", blocks):
+    within = {module for path in blocks for module in network.get_submodule(path).modules()}
+    for path, is_module in _outside(network, "", blocks, within):
         first = order.get(path, len(order)) if is_module else 0
         (stem if first < start else head).append(path)
     return stem, head
 
 
-def _outside(module: nn.Module, path: str, blocks: list[str]) -> Iterator[tuple[str, bool]]:
+def _outside(module: nn.Module, path: str, blocks: list[str], within: set[nn.Module]) -> Iterator[tuple[str, bool]]:
+    """`within` are the blocks' own modules: one without tensors that is used there as well is the blocks'."""
     prefix = f"{path}." if path else ""
     for name, _ in module.named_parameters(recurse=False):
         yield f"{prefix}{name}", False
@@ -317,15 +383,13 @@ def _outside(module: nn.Module, path: str, blocks: list[str]) -> Iterator[tuple[
         if place in blocks:
             continue
         if any(block.startswith(f"{place}.") for block in blocks):
-            yield from _outside(child, place, blocks)
-        elif _can_be_frozen(child):
+            yield from _outside(child, place, blocks, within)
+        elif _has_state(child) or child not in within:
             yield place, True
 
 
-def _can_be_frozen(module: nn.Module) -> bool:
-    """Whether it has tensors, or does otherwise while it is trained."""
-    drops = any(isinstance(one, _DropoutNd) and one.p > 0 for one in module.modules())
-    return drops or next(iter(module.state_dict()), None) is not None
+def _has_state(module: nn.Module) -> bool:
+    return next(iter(module.state_dict()), None) is not None
 
 
 def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:

@@ -49,8 +49,11 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean squared difference of the attention maps of two representations (B, C, …).
 
     A map is the mean over channels of the squared values, flattened and scaled to length 1 (Zagoruyko and Komodakis,
-    ICLR 2017, section 3.1, with p = 2; as a mean over places, as their code has it).
+    ICLR 2017, section 3.1, with p = 2; as a mean over places, as their code has it). Raises ValueError for
+    representations (B, C), which have no places.
     """
+    if student.ndim < 3:
+        raise ValueError(f"method at needs representations (B, C, …) with places, but they are {list(student.shape)}")
     return (_attention(student) - _attention(teacher)).square().mean()
 
 

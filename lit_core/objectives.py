@@ -150,15 +150,15 @@ class LitObjective:
                 # A frozen stem gives student and teacher the same representation.
                 shared = shared and n == 0 and self.stem_is_frozen and self.noise == 0
             elif made is not None:
-                # The loss is of what was made, and the next section may work in its place.
-                given = made.clone()
+                given = made
             else:
                 given = traced.inputs[0] if traced is not None else student.stem_output(*batch.inputs)
             if shared and traced is not None:
                 made = traced.outputs[n]
             else:
                 with untracked_statistics(section) if traced is not None else nullcontext():
-                    made = section(given, student.extras_of(taught, n))
+                    # A copy: losses are of what it may be, and the section may work in its place.
+                    made = section(given.clone(), student.extras_of(taught, n))
             losses.append(self.measure(made, taught.outputs[n]))
         return losses
 

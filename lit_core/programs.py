@@ -96,8 +96,14 @@ def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """For the network's parameters that have gradients now. Its learning rate is set anew at every step."""
+    """For the network's parameters that have gradients now. Its learning rate is set anew at every step. Raises
+    ValueError where there are none."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "nothing of the student can be trained in this phase: each of its parameters is of a frozen part, or had "
+            "requires_grad=False in the model (model.requires_grad_(True) changes that)"
+        )
     if schedule.optimizer == Optimizer.ADAM:
         first, second = schedule.adam_betas
         return torch.optim.Adam(parameters, lr=0.0, betas=(first, second), weight_decay=schedule.weight_decay)

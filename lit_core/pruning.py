@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
-from lit_core.spec import Pruning
+from lit_core.spec import Part, Pruning
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.MultiheadAttention)
 ROUNDING = 1e-9
@@ -23,16 +23,16 @@ Named = Mapping[str, tuple[nn.Module, str]]
 
 
 def prune_to(
-    network: nn.Module, parameters: int, pruning: Pruning = Pruning.WEIGHTS, outputs: Collection[str] = ()
+    network: nn.Module, parameters: int, pruning: Pruning = Pruning.WEIGHTS, spared: Collection[Tensor] = ()
 ) -> dict[str, Tensor]:
     """Zero the smallest weights or filters until `parameters` are left, and return masks by parameter name.
 
     Weights go from all layers together (Han et al., NeurIPS 2015), to the very number. Filters go from each layer by
-    the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left; `outputs` name weights that
-    have no filters to lose, as their rows are the network's outputs. Biases and normalisations are kept. The masks are
-    to be laid over the weights after every step. Raises ValueError when what is kept anyway is more than that.
+    the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left. Biases, normalisations and what
+    is `spared` are kept. The masks are to be laid over the weights after every step. Raises ValueError when what is
+    kept anyway is more than that.
     """
-    named = _prunable(network, pruning, outputs)
+    named = _prunable(network, pruning, spared)
     surplus = count_parameters(network) - parameters
     if pruning == Pruning.FILTERS:
         _prune_filters(named, _share_for(named, surplus))
@@ -44,11 +44,11 @@ def prune_to(
 
 
 def prune_by(
-    network: nn.Module, share: float, pruning: Pruning = Pruning.WEIGHTS, outputs: Collection[str] = ()
+    network: nn.Module, share: float, pruning: Pruning = Pruning.WEIGHTS, spared: Collection[Tensor] = ()
 ) -> dict[str, Tensor]:
     """As `prune_to`, with a share, from 0 to 1, of the weights or of each layer's filters gone. One filter always
     stays."""
-    named = _prunable(network, pruning, outputs)
+    named = _prunable(network, pruning, spared)
     if pruning == Pruning.FILTERS:
         _prune_filters(named, share)
     else:
@@ -62,42 +62,44 @@ def parameters_left(network: nn.Module) -> int:
     return count_parameters(network) - sum(int((_weight(*place) == 0).sum()) for place in named.values())
 
 
-def outputs_of(network: SectionedNetwork, classes: int) -> list[str]:
-    """Weights of the head's layers that put out one number for each class: of its last layer, or of several heads'."""
-    modules = [(path, one) for path in network.layout.head if isinstance(one := network.at(path), nn.Module)]
-    layers = [(path, name, layer) for path, module in modules for name, layer in module.named_modules()]
-    return [
-        ".".join(filter(None, (path, name, "weight")))
-        for path, name, layer in layers
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and len(layer.weight) == classes
+def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list[Tensor]:
+    """What pruning leaves alone: parameters that are fixed, since they could not make up for what is gone; and of
+    filters those that are the network's outputs. They are the rows of the head's layers with one for each class, or of
+    all of its layers where none has."""
+    fixed: list[Tensor] = [parameter for parameter in network.network.parameters() if not network.learns(parameter)]
+    if pruning == Pruning.WEIGHTS:
+        return fixed
+    layers = [
+        layer.weight
+        for one in network.part(Part.HEAD)
+        if isinstance(one, nn.Module)
+        for layer in one.modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
     ]
+    return [*fixed, *([weight for weight in layers if len(weight) == classes] or layers)]
 
 
-def check_prunable(network: nn.Module, pruning: Pruning, outputs: Collection[str]) -> None:
+def check_prunable(network: nn.Module, pruning: Pruning, spared: Collection[Tensor]) -> None:
     """Raises ValueError for a network that has nothing to prune."""
-    if not _prunable(network, pruning, outputs):
+    if not _prunable(network, pruning, spared):
         raise ValueError(
             f"then prunes {pruning}, but the model has no layer that could lose some: convolutions, linear layers, "
-            "embeddings and attention can, where their weights are parameters of their own"
+            "embeddings and attention can, where their weights are parameters of their own that require gradients"
         )
 
 
-def _prunable(network: nn.Module, pruning: Pruning, outputs: Collection[str] = ()) -> Named:
+def _prunable(network: nn.Module, pruning: Pruning, spared: Collection[Tensor] = ()) -> Named:
     """Each tensor once, though several layers may have it."""
     kinds = PRUNABLE if pruning == Pruning.WEIGHTS else WITH_FILTERS
-    spared = outputs if pruning == Pruning.FILTERS else ()
     named: dict[str, tuple[nn.Module, str]] = {}
-    seen: set[int] = set()
+    seen = {id(tensor) for tensor in spared}
     for path, module in network.named_modules():
         name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-        place = f"{path}.{name}" if path else name
-        if place in spared or not isinstance(module, kinds):
-            continue
         # Of a parametrised layer the weight is computed anew from others.
         weight = module._parameters.get(name)
-        if weight is not None and id(weight) not in seen:
+        if isinstance(module, kinds) and weight is not None and id(weight) not in seen:
             seen.add(id(weight))
-            named[place] = (module, name)
+            named[f"{path}.{name}" if path else name] = (module, name)
     return named
 
 

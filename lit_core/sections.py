@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from lit_core.layout import Layout
 from lit_core.spec import Part
@@ -61,13 +62,18 @@ class Moment:
     def of(cls, tensor: Tensor) -> Moment:
         return cls(tensor, 0 if tensor.is_inference() else tensor._version)
 
+    @property
+    def is_now(self) -> bool:
+        """Whether the tensor is still as it was."""
+        return self.version == Moment.of(self.tensor).version
+
     def is_that_of(self, other: Moment) -> bool:
         return self.tensor is other.tensor and self.version == other.version
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A representation that was watched: the network's own tensor, and a copy that no later layer changes in place."""
+    """A tensor that was watched."""
 
     moment: Moment
     copy: Tensor
@@ -75,6 +81,11 @@ class Kept:
     @classmethod
     def of(cls, tensor: Tensor) -> Kept:
         return cls(Moment.of(tensor), tensor.clone())
+
+    @property
+    def value(self) -> Tensor:
+        """The network's own tensor, or a copy where a later layer has worked in its place."""
+        return self.moment.tensor if self.moment.is_now else self.copy
 
 
 class _Enough(Exception):
@@ -118,11 +129,21 @@ class SectionedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        inputs_seen, outputs_seen = ([seen[i] for i in range(len(self.sections))] for seen in (given, made))
-        is_chain = all(
-            after.moment.is_that_of(before.moment) for after, before in zip(inputs_seen[1:], outputs_seen, strict=False)
-        )
-        return Trace(output, [one.copy for one in inputs_seen], [one.copy for one in outputs_seen], extras, is_chain)
+        entered, left = self._all(given, first=True), self._all(made, first=False)
+        is_chain = all(after.moment.is_that_of(before.moment) for after, before in zip(entered[1:], left, strict=False))
+        inputs_seen, outputs_seen = ([one.value for one in seen] for seen in (entered, left))
+        given_beside = [[Extra(*tree_map(_value, (one.args, one.kwargs))) for one in blocks] for blocks in extras]
+        return Trace(output, inputs_seen, outputs_seen, given_beside, is_chain)
+
+    def _all(self, kept: Mapping[int, Kept], *, first: bool) -> list[Kept]:
+        """Of each section what its first or last block was seen with. Raises RuntimeError."""
+        for i, paths in enumerate(self.layout.sections):
+            if i not in kept:
+                raise RuntimeError(
+                    f"{paths[0 if first else -1]} was not run in a forward pass: a network that leaves blocks out by "
+                    "chance, or by what it is given, can't be trained section by section"
+                )
+        return [kept[i] for i in range(len(self.sections))]
 
     def outputs_fed(self, fed: Sequence[Tensor | None], *inputs: Tensor) -> list[Tensor]:
         """What leaves each section in a pass in which those with something in `fed` run on that instead."""
@@ -137,7 +158,7 @@ class SectionedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        return [made[i].copy for i in range(len(self.sections))]
+        return [one.value for one in self._all(made, first=False)]
 
     def stem_output(self, *inputs: Tensor) -> Tensor:
         """What enters the first section; nothing after that is run."""
@@ -172,6 +193,11 @@ class SectionedNetwork:
         """Training mode, except for frozen parts: those are in eval mode and have no gradients. Nor have parameters
         that had none when the network came, such as fixed embeddings."""
         self.network.train()
+        if {Part.STEM, Part.HEAD} <= set(frozen):
+            # What is left is code of the modules around them, such as functional dropout.
+            self.network.eval()
+            for section in self.sections:
+                section.train()
         self.freeze_parameters()
         for parameter in self._learns:
             parameter.requires_grad_(True)
@@ -189,6 +215,10 @@ class SectionedNetwork:
     def freeze_parameters(self) -> None:
         self.network.requires_grad_(False)
 
+    def learns(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter that had gradients when the network came."""
+        return any(tensor is parameter for parameter in self._learns)
+
     def copy_of_network(self) -> nn.Module:
         """With weights of its own, of which those have gradients that had some when the network came."""
         copied = copy.deepcopy(self.network)
@@ -205,16 +235,25 @@ def _main(output: Any) -> Tensor:
     return found
 
 
+def _keep(argument: Any) -> Any:
+    return Kept.of(argument) if isinstance(argument, Tensor) else argument
+
+
+def _value(argument: Any) -> Any:
+    return argument.value if isinstance(argument, Kept) else argument
+
+
 def _give(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (given, *args[1:])
+        # A copy: the section may work in its place.
+        return (given.clone(), *args[1:])
 
     return hook
 
 
 def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept[place] = Extra(args[1:], kwargs)
+        kept[place] = Extra(*tree_map(_keep, (args[1:], dict(kwargs))))
 
     return hook
 

@@ -53,6 +53,19 @@ def shortened(teacher: SectionedNetwork, kept: Sequence[Sequence[int]]) -> Secti
     return SectionedNetwork(network, cut(network, teacher.layout, kept), kept)
 
 
+def parameters_with(teacher: SectionedNetwork, kept: Sequence[Sequence[int]]) -> int:
+    """How many parameters are left with the blocks at these places; those that blocks share count once."""
+    gone = [
+        f"{path}."
+        for paths, places in zip(teacher.layout.sections, kept, strict=True)
+        for place, path in enumerate(paths)
+        if place not in places
+    ]
+    named = teacher.network.named_parameters(remove_duplicate=False)
+    left = {id(one): one.numel() for name, one in named if not name.startswith(tuple(gone))}
+    return sum(left.values())
+
+
 def student_architecture(spec: JobSpec, kept: Sequence[Sequence[int]]) -> Architecture:
     """Of the network that the job puts out; pruning keeps the teacher's."""
     teacher = spec.teacher.architecture

@@ -58,7 +58,8 @@ def student_option(depth: int, blocks: list[int], parameters: int, block_paramet
         own[place] for own, count in zip(block_parameters, blocks, strict=True) for place in evenly(len(own), count)
     )
     left = parameters - sum(map(sum, block_parameters)) + kept
-    ratio = round(parameters / left, 3)
+    # Never more than it is, so that whoever asks for this ratio gets this student.
+    ratio = parameters * 1000 // left / 1000
     return StudentOption(depth=depth, blocks=blocks, parameters=left, parameters_ratio=ratio)
 
 

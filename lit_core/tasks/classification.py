@@ -15,7 +15,7 @@ from lit_core.losses import NO_LABEL
 from lit_core.measure import count_parameters
 from lit_core.objectives import Batch
 from lit_core.programs import Program, distillation
-from lit_core.pruning import outputs_of, parameters_left, prune_by, prune_to
+from lit_core.pruning import parameters_left, prune_by, prune_to, spared_of
 from lit_core.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
@@ -50,7 +50,7 @@ class Classification:
         self.selection = "accuracy" if self.labelled else "agreement"
         self.masks: dict[str, Tensor] = {}
         if spec.method == Method.PRUNE:
-            self.masks = prune_to(student.network, student_parameters, spec.pruning, self._outputs())
+            self.masks = prune_to(student.network, student_parameters, spec.pruning, self._spared())
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Classification:
         return distillation(self.spec, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
-        self.masks = prune_by(self.student.network, share, self.spec.pruning, self._outputs())
+        self.masks = prune_by(self.student.network, share, self.spec.pruning, self._spared())
 
     def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         real = rows[rows < len(self.train.y)]
@@ -142,8 +142,8 @@ class Classification:
     def write_pictures(self, folder: Path) -> None:
         """None."""
 
-    def _outputs(self) -> list[str]:
-        return outputs_of(self.student, self.spec.teacher.architecture.classes)
+    def _spared(self) -> list[Tensor]:
+        return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
 
     def _teacher_logits(self, split: Split) -> Tensor:
         return self._predict(self.teacher.network, split).logits

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
 from lit_core.spec import DatasetRequest, Schedule, Split
-from tests.lit_core.test_discovery import Mine
+from tests.lit_core.test_discovery import Mine, sectioned
 
 SCHEDULE = {"lit": {"epochs": 4, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}}
 
@@ -179,6 +180,11 @@ class Normalised(Mine):
         self.head = nn.Sequential(self.norm, nn.Linear(6, 2))
 
 
+class Squeezing(Mine):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).squeeze(0)
+
+
 def parametrised(kind: Callable[[nn.Module], nn.Module]) -> nn.Module:
     network = Mine()
     for layer in network.modules():
@@ -192,8 +198,10 @@ def parametrised(kind: Callable[[nn.Module], nn.Module]) -> nn.Module:
     [
         (Telling(), [torch.randn(4, 3)], {}, r"puts out a dict in eval mode, not logits \(B, classes\)"),
         (Normalised(), [torch.randn(4, 3), torch.randn(1, 3)], {}, "a batch of one sample"),
-        (Mine().requires_grad_(False), [torch.randn(4, 3)], {}, r"call model\.requires_grad_\(True\)"),
+        (Mine().requires_grad_(False), [torch.randn(4, 3)], {}, r"model\.requires_grad_\(True\) changes that"),
         (Mine(), [torch.randn(4, 3), torch.randn(0, 3)], {}, "a batch without samples"),
+        (Squeezing(), [torch.randn(4, 3), torch.randn(1, 3)], {}, "a batch of one sample"),
+        (Mine(), [torch.randn(4, 3)], {"method": "at"}, "method at needs representations"),
         (parametrised(nn.utils.weight_norm), [torch.randn(4, 3)], {}, "can't be copied"),
         (parametrised(weight_norm), [torch.randn(4, 3)], {"then": ["prune:0.5"]}, "no layer that could lose some"),
     ],
@@ -249,3 +257,56 @@ def test_filters_of_no_head_are_pruned() -> None:
     state = made.pruned["prune:0.5"].state_dict()
     gone = {name for name, tensor in state.items() if tensor.ndim == 2 and not tensor.abs().sum(dim=1).all()}
     assert gone == {"embed.weight", *(f"layers.{n}.{layer}.weight" for n in (0, 1) for layer in ("first", "second"))}
+
+
+class Remembering(Mine):
+    """Holds on to what it put out, which can't be copied while it has a gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = super().forward(x)
+        return self.seen
+
+
+def test_fixed_weights_are_not_pruned_and_a_network_may_hold_what_it_put_out() -> None:
+    torch.manual_seed(0)
+    model: Any = Remembering()
+    model.embed.weight.requires_grad_(False)
+    made = lit_core.compress(model, [torch.randn(8, 3)], blocks=[2], alpha=0.0, schedule=SCHEDULE, then=["prune:0.5"])
+    state = made.pruned["prune:0.5"].state_dict()
+    assert torch.equal(state["embed.weight"], model.embed.weight)
+    assert int((state["layers.0.first.weight"] == 0).sum()) > 0
+
+
+def test_what_is_as_by_default_may_be_named() -> None:
+    made = lit_core.compress(
+        Mine(), [torch.randn(4, 3)], blocks=[2], alpha=0.0, schedule=SCHEDULE, n_random=0, accept=None
+    )
+    assert made.report["student"]["blocks"] == [2]
+
+
+def test_a_ratio_counts_what_blocks_share_once() -> None:
+    model: Any = Mine()
+    for layer in model.layers:
+        layer.second = model.layers[0].second
+    with pytest.raises(ValueError, match="more than the shallowest student"):
+        lit_core.compress(model, [torch.randn(4, 3)], ratio=2.0, alpha=0.0, schedule=SCHEDULE)
+    made = lit_core.compress(model, [torch.randn(4, 3)], ratio=1.3, alpha=0.0, schedule=SCHEDULE)
+    assert made.report["ratios"]["parameters"] >= 1.3
+
+
+class Checkpointed(Mine):
+    """Runs its blocks without keeping what is in them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x) + self.token
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=self.training)
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+
+def test_representations_have_gradients_where_blocks_are_run_twice() -> None:
+    x = torch.randn(5, 3)
+    student = sectioned(Checkpointed(), x)
+    student.train([])
+    assert all(output.requires_grad for output in student.trace(x).outputs)

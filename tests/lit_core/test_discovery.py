@@ -56,11 +56,29 @@ class Mine(nn.Module):
         return [self.token + 1] * len(self.layers)
 
 
-class OfEachItsOwn(Mine):
-    """Gives each block what goes by its number."""
+class Given(Mine):
+    """Gives its blocks what `kind` says."""
 
-    def biases(self) -> list[Tensor]:
-        return [self.token + number // 2 for number in range(len(self.layers))]
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.places = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = given = self.embed(x) + self.token
+        shared, scale = torch.ones(6), 0.5
+        for number, layer in enumerate(self.layers):
+            bias = {
+                "number": lambda n=number: self.token + n // 2,
+                "module of each": lambda n=number: self.places[n](given),
+                "changed": lambda: shared.mul_(0.5),
+                "representation": lambda x=x: x.mean(dim=0),
+                "equal": lambda: self.token * 2,
+                "nan": lambda: self.token * float("nan"),
+            }.get(self.kind, lambda: None)()
+            x = layer(x, scale * (1 + number) if self.kind == "scale" else scale, bias=bias)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class InPlace(Mine):
@@ -84,9 +102,9 @@ def sectioned(network: nn.Module, x: Tensor, sections: Any = ()) -> SectionedNet
 
 def test_stages_of_a_torchvision_resnet() -> None:
     layout = find_layout(torchvision.models.resnet18(), (torch.zeros(2, 3, 64, 64),))
-    assert layout.stem == ("conv1", "bn1")
+    assert layout.stem == ("conv1", "bn1", "relu", "maxpool")
     assert layout.sections == tuple((f"layer{n}.0", f"layer{n}.1") for n in (1, 2, 3, 4))
-    assert layout.head == ("fc",)
+    assert layout.head == ("avgpool", "fc")
 
 
 def test_one_long_sequence_is_cut_into_even_pieces() -> None:
@@ -94,8 +112,8 @@ def test_one_long_sequence_is_cut_into_even_pieces() -> None:
     layout = find_layout(network, (torch.zeros(2, 3, 8, 8),))
     assert [len(section) for section in layout.sections] == [3, 3, 3, 3]
     assert layout.sections[0][0] == "blocks.0"
-    assert layout.stem == ("cls_token", "pos_embed", "patch_embed")
-    assert layout.head == ("norm", "head")
+    assert layout.stem == ("cls_token", "pos_embed", "patch_embed", "pos_drop", "patch_drop", "norm_pre")
+    assert set(layout.head) == {"norm", "fc_norm", "head_drop", "head"}
 
 
 def test_a_flat_sequence_falls_into_its_stages_and_is_numbered_anew() -> None:
@@ -238,15 +256,44 @@ def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> No
     assert torch.equal(own, wanted)
 
 
-def test_blocks_that_are_given_what_goes_by_their_number_are_of_no_section() -> None:
+@pytest.mark.parametrize("kind", ["number", "module of each", "changed", "scale"])
+def test_blocks_that_are_given_what_goes_by_their_number_are_of_no_section(kind: str) -> None:
     """A block that moves up would be given another's."""
-    x = torch.randn(5, 3)
-    with pytest.raises(NoSections, match=r"layers\.2 is given other arguments than the block before it"):
-        find_layout(OfEachItsOwn(), (x,), [["layers.0", "layers.1"], ["layers.2", "layers.3"]])
-    with pytest.raises(NoSections, match=r"layers\.2 is given other arguments than the block before it"):
-        find_layout(OfEachItsOwn(), (x,))
+    x, network = torch.randn(5, 3), Given(kind)
+    with pytest.raises(NoSections, match=r"layers\.\d is given other arguments than the block before it"):
+        find_layout(network, (x,), [["layers.0", "layers.1"], ["layers.2", "layers.3"]])
+    with pytest.raises(NoSections, match=r"layers\.\d is given other arguments than the block before it"):
+        find_layout(network, (x,))
     with pytest.raises(NotImplementedError, match="meta"), torch.device("meta"):
-        find_layout(OfEachItsOwn(), (torch.zeros(2, 3),))
+        find_layout(Given(kind), (torch.zeros(2, 3),))
+
+
+@pytest.mark.parametrize("kind", ["representation", "equal", "nan", "none"])
+def test_blocks_may_be_given_what_goes_by_no_number(kind: str) -> None:
+    x, network = torch.randn(5, 3), Given(kind)
+    teacher = sectioned(network, x)
+    assert teacher.layout.sections == (("layers.0", "layers.1", "layers.2", "layers.3"),)
+    if kind == "none":
+        with torch.device("meta"):
+            assert find_layout(Given(kind), (torch.zeros(2, 3),)).sections == teacher.layout.sections
+
+
+class Keeping(Mine):
+    """Works in the place of an argument after it has given it to a block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        bias = torch.ones(6)
+        for layer in self.layers:
+            x = layer(x, 0.5, bias=bias)
+        bias.mul_(0)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_arguments_are_captured_as_they_were() -> None:
+    taught = sectioned(Keeping(), x := torch.randn(5, 3)).trace(x)
+    assert all(torch.equal(extra.kwargs["bias"], torch.ones(6)) for extra in taught.extras[0])
 
 
 def test_a_layer_that_works_in_place_parts_two_sections() -> None:
@@ -264,27 +311,70 @@ def test_a_layer_that_works_in_place_parts_two_sections() -> None:
 
 
 class Dropping(Mine):
-    """Has dropouts of its own before the blocks and after them."""
+    """Has dropouts of its own before the blocks, in them, and after them, and one in its own code."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.early, self.late = nn.Dropout(0.5), nn.Dropout(0.5)
+        self.early, self.late, self.shared = nn.Dropout(0.5), nn.Dropout(0.5), nn.Dropout(0.5)
+        for layer in self.layers:
+            layer.add_module("drop", self.shared)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.early(self.embed(x) + self.token)
+        x = self.shared(self.early(self.embed(x) + self.token))
         for layer in self.layers:
             x = layer(x, 0.5)
-        logits: Tensor = self.head(self.late(x))
+        logits: Tensor = self.head(self.late(nn.functional.dropout(x, 0.5, self.training)))
         return logits
 
 
 def test_dropouts_are_frozen_with_their_part() -> None:
     student = shortened(sectioned(Dropping(), torch.randn(2, 3)), [[0, 1]])
-    student.train([Part.STEM])
     own: Any = student.network
-    assert (own.early.training, own.late.training) == (False, True)
+    student.train([Part.STEM])
+    assert (own.early.training, own.late.training, own.shared.training, own.training) == (False, True, True, True)
     student.train([Part.STEM, Part.HEAD])
-    assert not own.late.training
+    # What the blocks use as well is theirs.
+    assert (own.early.training, own.late.training, own.shared.training, own.training) == (False, False, True, False)
+    assert own.layers[0].training
+    student.train([])
+    assert (own.early.training, own.late.training, own.training) == (True, True, True)
+
+
+class LeavingOut(Mine):
+    """Leaves its last block out while it is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        for layer in list(self.layers)[: -1 if self.training else None]:
+            x = layer(x, 0.5)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_a_block_that_is_not_run_is_told() -> None:
+    student = shortened(sectioned(LeavingOut(), x := torch.randn(2, 3)), [[0, 1, 3]])
+    student.train([])
+    with pytest.raises(RuntimeError, match=r"layers\.2 was not run in a forward pass"):
+        student.trace(x)
+
+
+def test_a_transformer_of_nested_tensors_is_refused_with_advice() -> None:
+    class Masked(nn.Module):
+        def __init__(self, **more: Any) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4, **more)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+            mask[:, -1] = True
+            logits: Tensor = self.head(self.encoder(x, src_key_padding_mask=mask)[:, 0])
+            return logits
+
+    x = torch.randn(3, 5, 8)
+    with pytest.raises(NoSections, match="enable_nested_tensor=False"):
+        find_layout(Masked(), (x,))
+    assert len(find_layout(Masked(enable_nested_tensor=False), (x,)).sections[0]) == 4
 
 
 def test_parameters_that_were_frozen_stay_so() -> None:

@@ -135,7 +135,7 @@ def prepare(case: Case, dtype: torch.dtype, frozen: list[Part]) -> Step:
 
 
 def as_naive(net: SectionedNetwork, architecture: Architecture, blocks: list[int], frozen: bool) -> naive.Net:
-    training = net.network.training
+    training = net.sections[0][0].training
     tensors = {k: v.detach().clone() for k, v in net.network.state_dict().items()}
     for name, parameter in net.network.named_parameters():
         tensors[name].requires_grad_(training and parameter.requires_grad)

@@ -41,6 +41,17 @@ def test_near_names_begin_alike_or_look_alike() -> None:
     assert nearest("0000", names) == []
 
 
+def test_whoever_asks_for_a_ratio_that_was_shown_gets_its_student() -> None:
+    entry = find_entry("timm", "vit_tiny_patch16_224")
+    assert entry is not None
+    for shown in entry.students[:-1]:
+        least = min(
+            (one for one in entry.students if entry.parameters >= shown.parameters_ratio * one.parameters),
+            key=lambda one: -one.parameters,
+        )
+        assert least == shown
+
+
 def test_blocks_are_shared_as_the_teachers_are() -> None:
     assert shares([3, 4, 6, 3], 4) == [1, 1, 1, 1]
     assert shares([3, 4, 6, 3], 16) == [3, 4, 6, 3]

@@ -130,7 +130,7 @@ def test_pruning_filters_takes_the_smallest_of_each_layer_by_the_same_share_and_
         name: module.weight.detach().clone() for name, module in made.named_modules() if hasattr(module, "weight")
     }
     total = count_parameters(made)
-    masks = prune_to(made, total // 2, Pruning.FILTERS, ["fc3.weight"])
+    masks = prune_to(made, total // 2, Pruning.FILTERS, [made.get_parameter("fc3.weight")])
     left = total - sum(int((mask == 0).sum()) for mask in masks.values())
     assert "fc3.weight" not in masks
     assert "character_embedding.weight" not in masks
