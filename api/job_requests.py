@@ -77,9 +77,12 @@ async def _read_form(form: FormData, owner: str, context: Context) -> dict[str, 
         raise invalid_field("job", "is missing: the part with the request as JSON")
     body = parse_json(await job.read(JSON_BYTES) if isinstance(job, UploadFile) else job.encode())
     # Every mistake is told before anything is kept.
-    validate(JobRequest, _with_uploads(body, dict.fromkeys(files, "upl_")))
+    request = validate(JobRequest, _with_uploads(body, dict.fromkeys(files, "upl_")))
+    named = {"teacher": request.architecture}
     ids = {
-        name: await run_in_threadpool(_keep, file.file, file.filename or name, FORM_FILES[name], owner, context)
+        name: await run_in_threadpool(
+            _keep, file.file, file.filename or name, FORM_FILES[name], named.get(name), owner, context
+        )
         for name, file in cast("dict[str, UploadFile]", files).items()
     }
     return _with_uploads(body, ids)
@@ -101,12 +104,20 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def _keep(file: BinaryIO, filename: str, kind: UploadKind, owner: str, context: Context) -> str:
+def _keep(
+    file: BinaryIO,
+    filename: str,
+    kind: UploadKind,
+    architecture: LibraryRequest | None,
+    owner: str,
+    context: Context,
+) -> str:
     """Make an upload of a form's file, or find the one with its content; its id."""
     sha256 = sha256_of(file)
     size = file.tell()
     with context.database.session() as session:
-        upload = uploads.create(session, owner, kind, filename.replace("\0", "")[:255], size, sha256)
+        name = filename.replace("\0", "")[:255]
+        upload = uploads.create(session, owner, kind, name, size, sha256, architecture)
     if upload.state == UploadState.COMPLETE:
         return upload.id
     turn = Turn(context, owner, upload.id, 0)

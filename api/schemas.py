@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mimetypes
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from jobs.ledger import Waiting
 from jobs.models import Event, Job, JobState, Metric, Upload, UploadKind
@@ -30,6 +30,14 @@ class UploadRequest(BaseModel):
     """In bytes."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hexadecimal. With it a file that is already here isn't sent again, and one damaged on its way is refused."""
+    architecture: LibraryRequest | None = None
+    """Which network of torchvision or timm a teacher is."""
+
+    @model_validator(mode="after")
+    def _only_of_teachers(self) -> Self:
+        if self.architecture is not None and self.kind != UploadKind.TEACHER:
+            raise ValueError("architecture is for teachers: leave it out")
+        return self
 
 
 class UploadOut(Out):

@@ -38,13 +38,16 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
     responses={200: {"description": "The file is here already.", "model": UploadOut}},
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ANNOUNCEMENT}}}},
 )
-async def create_upload(request: Request, response: Response, owner: Owner, context: InContext) -> UploadOut:
+async def create_upload(
+    request: Request, response: Response, background: BackgroundTasks, owner: Owner, context: InContext
+) -> UploadOut:
     """Announce a file, then PATCH its bytes. A file that is here already, by its sha256, needs no sending."""
     announced = validate(UploadRequest, await read_json(request))
     check_size(announced.size, context, "size")
     upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
+        background.add_task(context.hints, INSPECT_QUEUE)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     return show_upload(upload)
 
@@ -163,7 +166,17 @@ async def _receive(request: Request, turn: Turn) -> int:
 
 def _create(context: Context, owner: str, announced: UploadRequest) -> Upload:
     with context.database.session() as session:
-        return uploads.create(session, owner, announced.kind, announced.filename, announced.size, announced.sha256)
+        upload = uploads.create(
+            session,
+            owner,
+            announced.kind,
+            announced.filename,
+            announced.size,
+            announced.sha256,
+            announced.architecture,
+        )
+        session.refresh(upload)
+        return upload
 
 
 def check_size(size: int, context: Context, field: str) -> None:

@@ -25,9 +25,21 @@ _WORKER_LOST = JobError(
 )
 
 
-def create(session: Session, owner: str, kind: str, filename: str, size: int, sha256: str | None) -> Upload:
-    """A new upload, or the owner's complete one of the same kind, size and content."""
-    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256)) is not None:
+def create(
+    session: Session,
+    owner: str,
+    kind: str,
+    filename: str,
+    size: int,
+    sha256: str | None,
+    architecture: LibraryRequest | None = None,
+) -> Upload:
+    """A new upload, or the owner's complete one of the same kind, size and content. `architecture` is what a teacher is
+    said to be; a complete one is inspected anew if that is news."""
+    again = architecture is not None
+    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
+        if architecture is not None:
+            inspect_as(session, owner, same.id, architecture)
         return same
     upload = Upload(
         id=new_id("upl"),
@@ -38,6 +50,7 @@ def create(session: Session, owner: str, kind: str, filename: str, size: int, sh
         received=0,
         sha256=sha256,
         state=UploadState.UPLOADING.value,
+        architecture=None if architecture is None else architecture.model_dump(mode="json"),
     )
     session.add(upload)
     session.flush()
@@ -45,15 +58,18 @@ def create(session: Session, owner: str, kind: str, filename: str, size: int, sh
     return upload
 
 
-def find_same(session: Session, owner: str, kind: str, size: int, sha256: str) -> Upload | None:
-    """A complete upload with this content that is of use: no teacher whose inspection failed."""
+def find_same(
+    session: Session, owner: str, kind: str, size: int, sha256: str, *, failed_too: bool = False
+) -> Upload | None:
+    """A complete upload with this content that is of use: no teacher whose inspection failed, unless `failed_too`."""
+    usable = or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED)
     query = select(Upload).where(
         Upload.owner == owner,
         Upload.kind == kind,
         Upload.size == size,
         Upload.sha256 == sha256,
         Upload.state == UploadState.COMPLETE,
-        or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED),
+        *(() if failed_too else (usable,)),
     )
     return session.scalars(query.order_by(Upload.created_at).limit(1)).one_or_none()
 

@@ -5,6 +5,7 @@ from lit_client.downloads import DownloadedFile
 from lit_client.errors import (
     ChecksumError,
     FieldProblem,
+    InspectedOtherwise,
     LitError,
     ProblemError,
     ServiceUnreachable,
@@ -18,6 +19,7 @@ __all__ = [
     "Client",
     "DownloadedFile",
     "FieldProblem",
+    "InspectedOtherwise",
     "InspectionFailed",
     "LitError",
     "ProblemError",

@@ -11,11 +11,10 @@ import typer
 from lit_client import answers, display
 from lit_client.answers import show
 from lit_client.client import Client
-from lit_client.compress import compress_command, follow_to_end
+from lit_client.compress import check_source, compress_command, follow_to_end, send_teacher
 from lit_client.errors import LitError
 from lit_client.job_request import parse_architecture, parse_changes, parse_network
-from lit_client.models import UploadKind
-from lit_client.options import JsonOption, SetOption, UrlOption
+from lit_client.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.service_commands import add_service_commands
 from lit_client.study_commands import app as study_app
 from lit_core.spec import Library
@@ -115,7 +114,7 @@ def show_sections(
     """Show a network's sections and blocks, and what each depth of student would save."""
     with Client(url) as client:
         if "/" not in name:
-            found = list(client.architectures(search=name, limit=100))
+            found = list(client.architectures(search=name))
             if not found:
                 near = ", ".join(f"{library}/{one}" for library in Library for one in near_names(library, name)[:2])
                 hint = f": did you mean {near}?" if near else "."
@@ -128,21 +127,16 @@ def show_sections(
 
 @app.command("inspect")
 def inspect_teacher(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A teacher: safetensors or .pt.")],
-    architecture: Annotated[
-        str | None,
-        typer.Option(help="What it is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."),
-    ] = None,
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, or an upload's id.")],
+    architecture: ArchitectureOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload a teacher and show what each depth of student would save."""
+    check_source("TEACHER", teacher)
+    named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
-        with display.transfer_bar(file.name) as progress:
-            upload = client.upload(file, UploadKind.TEACHER, progress)
-        if architecture is not None:
-            client.inspect_as(upload.id, parse_architecture(architecture))
-        upload = client.wait_inspection(upload.id)
+        upload = send_teacher(client, teacher, named)
     if upload.inspection is None:
         raise LitError(f"The service says nothing about {upload.id}.")
     show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)

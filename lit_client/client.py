@@ -23,7 +23,7 @@ import httpx
 
 from lit_client.connection import Connection, parse
 from lit_client.downloads import DownloadedFile, fetch_file
-from lit_client.errors import LitError, WaitTimeout
+from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
 from lit_client.models import (
     ArchitectureItem,
     Artifact,
@@ -42,8 +42,8 @@ from lit_client.models import (
     Upload,
     UploadKind,
 )
-from lit_client.uploads import CHUNK_BYTES, ProgressCallback, send_file
-from lit_core.spec import JobRequest
+from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, send_file
+from lit_core.spec import JobRequest, LibraryRequest
 from lit_core.spec.study import StudyRequest
 
 LONGEST_WAIT = 30
@@ -102,9 +102,20 @@ class Client:
 
     # --- uploads ---------------------------------------------------------------------------------------
 
-    def upload(self, path: str | Path, kind: UploadKind | str, progress: ProgressCallback | None = None) -> Upload:
-        """Send a teacher or a dataset; resumes what an earlier call began and never sends the same file twice."""
-        return send_file(self._connection, Path(path), UploadKind(kind), progress, chunk_bytes=self._chunk_bytes)
+    def upload(
+        self,
+        path: str | Path,
+        kind: UploadKind | str,
+        progress: ProgressCallback | None = None,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> Upload:
+        """Send a teacher or a dataset; resumes what an earlier call began and never sends the same file twice.
+
+        `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`.
+        """
+        return send_file(
+            self._connection, Path(path), UploadKind(kind), progress, architecture, chunk_bytes=self._chunk_bytes
+        )
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
         """One upload; `wait` lets the service hold the answer until the inspection has ended, in seconds."""
@@ -133,17 +144,21 @@ class Client:
     def inspect_as(self, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
         """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}. None takes
         back what was said."""
-        method, body = ("DELETE", None) if architecture is None else ("PUT", dict(architecture))
-        path = f"/v1/uploads/{upload_id}/architecture"
-        return Upload.model_validate(self._connection.request(method, path, json=body, repeatable=True).json())
+        return name_architecture(self._connection, upload_id, architecture)
 
-    def wait_inspection(self, upload_id: str, *, timeout: float | None = None) -> Upload:
-        """Wait until the service has looked at a teacher.
+    def wait_inspection(
+        self, upload_id: str, *, architecture: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Upload:
+        """Wait until the service has looked at a teacher, as `architecture` where one is given.
 
-        Raises InspectionFailed when it is unusable, WaitTimeout after `timeout` seconds.
+        Raises InspectionFailed when it is unusable, InspectedOtherwise when somebody has had it inspected as another
+        architecture since, WaitTimeout after `timeout` seconds.
         """
+        wanted = None if architecture is None else LibraryRequest.model_validate(architecture).model_dump(mode="json")
         for wait in _long_polls(timeout, f"the inspection of {upload_id}"):
             upload = self.get_upload(upload_id, wait=wait)
+            if wanted is not None and upload.architecture != wanted:
+                raise InspectedOtherwise(upload.id)
             if upload.inspection_error is not None:
                 raise InspectionFailed(upload, upload.inspection_error)
             if not upload.inspecting:

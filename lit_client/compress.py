@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,8 +24,8 @@ from lit_client.job_request import (
     parse_blocks,
 )
 from lit_client.models import Inspection, Job, Upload, UploadKind
-from lit_client.options import JsonOption, SetOption, UrlOption
-from lit_core.spec import BUILTIN, Device, Feed, Init, JobRequest, Method, Preset, Select
+from lit_client.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_core.spec import BUILTIN, Device, Export, Feed, Init, JobRequest, Method, Preset, Select
 
 UPLOAD_PREFIX = "upl_"
 
@@ -55,12 +56,7 @@ def compress_command(
         str | None,
         typer.Option(help="Of a GAN's generator, for adversarial fine-tuning: a file, or an upload's id."),
     ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="What the teacher is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."
-        ),
-    ] = None,
+    architecture: ArchitectureOption = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters, at least.")] = None,
@@ -68,6 +64,10 @@ def compress_command(
     then: Annotated[
         list[str] | None,
         typer.Option(help="What to do to the student afterwards: prune:0.5, int8; may be repeated, in that order."),
+    ] = None,
+    exports: Annotated[
+        list[Export] | None,
+        typer.Option("--export", help="Which other formats to write, instead of onnx and pt2; may be repeated."),
     ] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
     preset: Annotated[
@@ -130,6 +130,7 @@ def compress_command(
         "student.select": select,
         "architecture": None if architecture is None else parse_architecture(architecture),
         "then": then or None,
+        "exports": exports or None,
         "student.init": init,
         "preset": preset,
         "method": method,
@@ -225,10 +226,7 @@ def check_source(option: str, source: str) -> None:
 
 def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sources) -> None:
     """Put the uploads' ids into the request; the networks first, so that a wrong one costs little."""
-    sent = send(client, sources.teacher, UploadKind.TEACHER)
-    if request.architecture is not None:
-        client.inspect_as(sent.id, request.architecture.model_dump(mode="json"))
-    teacher = client.wait_inspection(sent.id)
+    teacher = send_teacher(client, sources.teacher, body.get("architecture"))
     body["teacher"] = teacher.id
     discriminator: Inspection | None = None
     if sources.discriminator is not None:
@@ -242,13 +240,19 @@ def _send_sources(client: Client, body: Body, request: JobRequest, sources: Sour
         body["dataset"] = {**body.get("dataset", {}), "upload": dataset.id}
 
 
-def send(client: Client, source: str, kind: UploadKind) -> Upload:
+def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None) -> Upload:
+    """The upload of a file, or the one with this id, once it is inspected as this architecture."""
+    sent = send(client, source, UploadKind.TEACHER, architecture)
+    return client.wait_inspection(sent.id, architecture=architecture)
+
+
+def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[str, Any] | None = None) -> Upload:
     """The upload of a file, or the one with this id."""
     path = Path(source)
-    if not path.is_file():
-        return client.get_upload(source)
-    with display.transfer_bar(path.name) as progress:
-        return client.upload(path, kind, progress)
+    if path.is_file():
+        with display.transfer_bar(path.name) as progress:
+            return client.upload(path, kind, progress, architecture)
+    return client.get_upload(source) if architecture is None else client.inspect_as(source, architecture)
 
 
 def _fetch(client: Client, job: Job, output: Path) -> list[DownloadedFile]:

@@ -227,13 +227,17 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     outputs = "classes" if found.task == "classification" else "domains"
     # Not the table's own title, which would be folded to the table's width.
     title = (
-        f"{upload.filename}: {found.family}, depth {found.depth}, {inspection.parameters:,} parameters, "
+        f"{upload.filename}: {_named(upload, found)}, depth {found.depth}, {inspection.parameters:,} parameters, "
         f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
     table = _students_table(inspection.students)
     if found.choices:
         table.caption, table.caption_justify = _open_choices(found), "left"
     return Group(title, table)
+
+
+def _named(upload: Upload, found: Architecture) -> str:
+    return found.family if upload.architecture is None else f"{found.family} {upload.architecture.get('name')}"
 
 
 def architectures_table(found: Sequence[ArchitectureItem]) -> Table:

@@ -44,6 +44,15 @@ class WaitTimeout(LitError):
     """A wait ended before what was waited for came about."""
 
 
+class InspectedOtherwise(LitError):
+    """Somebody has had a teacher inspected as another architecture in the meantime."""
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(
+            f"{upload_id} was inspected as another architecture in the meantime: it has one at a time, so try again."
+        )
+
+
 class ProblemError(LitError):
     """The service refused a request and said why (RFC 9457).
 

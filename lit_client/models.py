@@ -113,6 +113,8 @@ class Upload(Answer):
     sha256: str | None = None
     state: str
     """`uploading` or `complete`."""
+    architecture: dict[str, Any] | None = None
+    """What a teacher is said to be, of torchvision or timm."""
     inspection_state: str | None = None
     """Of a teacher: `pending`, `running`, `done` or `failed`."""
     inspection: Inspection | None = None

@@ -17,6 +17,12 @@ UrlOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with JSON, for pipelines.")]
+ArchitectureOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the teacher is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,11 +11,11 @@ import typer
 from lit_client import answers, display, study_display
 from lit_client.answers import ExitCode, show
 from lit_client.client import Client
-from lit_client.compress import check_source, send
+from lit_client.compress import check_source, send, send_teacher
 from lit_client.downloads import DownloadedFile
-from lit_client.job_request import BadRequest, Body, build_body
+from lit_client.job_request import BadRequest, Body, build_body, parse_architecture
 from lit_client.models import Study, UploadKind
-from lit_client.options import JsonOption, SetOption, UrlOption
+from lit_client.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.study_request import SOURCES, check_study, parse_arms, parse_numbers, read_study
 from lit_core.spec import BUILTIN, Device, Init
 
@@ -64,6 +64,7 @@ def compare(
     inits: Annotated[list[Init] | None, typer.Option("--init", help="Each arm with each of these.")] = None,
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
     depth: DepthOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
@@ -78,7 +79,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    job = _job(request_file, settings, dataset, depth, epochs, fine_tune_epochs, device)
+    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = _study("compare", job, fields, seeds, name, tags)
     _run(url, body, teacher, dataset, output, detach, as_json)
@@ -92,6 +93,7 @@ def search(
     betas: Annotated[str | None, typer.Option(help="Weights of the KD loss to try last.")] = None,
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
     depth: DepthOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
@@ -106,7 +108,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    job = _job(request_file, settings, dataset, depth, epochs, fine_tune_epochs, device)
+    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
     body = _study("search", job, fields, seeds, name, tags)
@@ -126,6 +128,7 @@ def depth(
     ] = True,
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
@@ -139,7 +142,7 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: none is good enough."""
-    job = _job(request_file, settings, dataset, None, epochs, fine_tune_epochs, device)
+    job = _job(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
@@ -245,12 +248,14 @@ def _job(
     request_file: Path | None,
     settings: list[str] | None,
     dataset: str | None,
+    architecture: str | None,
     depth: int | None,
     epochs: int | None,
     fine_tune_epochs: int | None,
     device: Device | None,
 ) -> Body:
     options = {
+        "architecture": None if architecture is None else parse_architecture(architecture),
         "student.depth": depth,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
@@ -307,7 +312,7 @@ def _run(
 
 def _with_uploads(client: Client, body: Body, teacher: str, dataset: str | None) -> Body:
     """The request with the ids of both uploads; the teacher first, so that a wrong one costs little."""
-    upload = client.wait_inspection(send(client, teacher, UploadKind.TEACHER).id)
+    upload = send_teacher(client, teacher, body["job"].get("architecture"))
     job = {**body["job"], "teacher": upload.id}
     if dataset is not None:
         kept = {name: value for name, value in job.get("dataset", {}).items() if name not in SOURCES}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -27,6 +28,7 @@ def send_file(
     path: Path,
     kind: UploadKind,
     progress: ProgressCallback | None = None,
+    architecture: Mapping[str, Any] | None = None,
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Upload:
@@ -36,9 +38,11 @@ def send_file(
     """
     size = path.stat().st_size
     sha256 = file_sha256(path)
-    upload = _find_unfinished(connection, path.name, kind, size, sha256) or _create(
-        connection, path.name, kind, size, sha256
-    )
+    upload = _find_unfinished(connection, path.name, kind, size, sha256)
+    if upload is None:
+        upload = _create(connection, path.name, kind, size, sha256, architecture)
+    elif architecture is not None:
+        name_architecture(connection, upload.id, architecture)
     report = progress or _ignore
     if upload.complete:
         report(size, size)
@@ -53,8 +57,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _create(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload:
-    body = {"kind": kind.value, "filename": filename, "size": size, "sha256": sha256}
+def name_architecture(connection: Connection, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
+    method, body = ("DELETE", None) if architecture is None else ("PUT", dict(architecture))
+    path = f"/v1/uploads/{upload_id}/architecture"
+    return parse(Upload, connection.request(method, path, json=body, repeatable=True))
+
+
+def _create(
+    connection: Connection,
+    filename: str,
+    kind: UploadKind,
+    size: int,
+    sha256: str,
+    architecture: Mapping[str, Any] | None,
+) -> Upload:
+    body: dict[str, Any] = {"kind": kind.value, "filename": filename, "size": size, "sha256": sha256}
+    if architecture is not None:
+        body["architecture"] = dict(architecture)
     # Repeating it leaves at most an empty upload, which the service removes in time.
     return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,6 +25,7 @@ from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
 from lit_core.spec import Hyperparameters, Method, Phase, Select
 from lit_core.spec.catalogue import evenly, shares
+from lit_core.spec.mistakes import mistakes
 from lit_core.spec.presets import merged, with_rates
 from lit_core.spec.resolve import resolve_schedule
 from lit_core.spec.steps import INT8, prune_shares
@@ -111,6 +113,7 @@ def compress(
     data: Batches,
     *,
     blocks: Sequence[int] | None = None,
+    depth: int | None = None,
     ratio: float | None = None,
     sections: Sequence[str | Sequence[str]] | None = None,
     select: Select | str = Select.EVEN,
@@ -122,16 +125,17 @@ def compress(
     """Train a student of `model` that has fewer blocks.
 
     `data` is gone through once an epoch, and once before to count; `(x, y)` batches with labels, or `x` alone with
-    `alpha=0`. Give `blocks` of each section, or `ratio`, how many times fewer parameters at the least. `sections` are
-    module paths (docs/models.md); None: found. With `validation`, of the same kind, the best epoch is kept; without,
-    the last. `hyperparameters` are the fields of `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed,
-    schedule, `then=["prune:0.5"]`, … The model is left as it is. Raises NoSections for a model that can't be divided,
-    ValueError (pydantic's for hyperparameters) for what doesn't fit, and Diverged.
+    `alpha=0`. Give `blocks` of each section, or `depth`, how many there are in all, or `ratio`, how many times fewer
+    parameters at the least. `sections` are module paths (docs/models.md); None: found. With `validation`, of the same
+    kind, the best epoch is kept; without, the last. `hyperparameters` are the fields of
+    `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model is left
+    as it is. Raises NoSections for a model that can't be divided, ValueError for what doesn't fit, and Diverged.
     """
-    if (blocks is None) == (ratio is None):
-        raise ValueError("give either blocks (as [2, 2, 2]) or ratio (as 2.5)")
+    if sum(value is not None for value in (blocks, depth, ratio)) != 1:
+        raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
     batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
-    given = Hyperparameters.model_validate(hyperparameters).model_dump(exclude_unset=True)
+    how = _select(select)
+    given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
     asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     seen = _looked_at(data, "data")
@@ -147,12 +151,12 @@ def compress(
         _check_lone_samples(teacher, inputs)
     if prune_shares(asked.then):
         check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, classes))
-    wanted = _blocks(teacher, blocks, ratio)
+    wanted = _blocks(teacher, blocks, depth, ratio)
     looked = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
     made = make_student(
         teacher,
         wanted,
-        Select(select),
+        how,
         looked,
         asked,
         observer or Silent(),
@@ -247,6 +251,20 @@ class Silent:
 
     def stop_requested(self) -> bool:
         return False
+
+
+def _select(select: Select | str) -> Select:
+    if select not in list(Select):
+        raise ValueError(f"select is {select!r}: give one of {', '.join(Select)}")
+    return Select(select)
+
+
+def _validated_fields(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
+    try:
+        return Hyperparameters.model_validate(hyperparameters)
+    except ValidationError as failure:
+        found = mistakes(Hyperparameters, hyperparameters, failure)
+        raise ValueError("; ".join(f"{mistake.field}: {mistake.message}" for mistake in found)) from failure
 
 
 def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:
@@ -357,7 +375,9 @@ def _are_alike(parts: Sequence[Any]) -> bool:
     return all(isinstance(part, Tensor) and part.ndim > 0 for part in parts) and len({len(part) for part in parts}) == 1
 
 
-def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: float | None) -> list[int]:
+def _blocks(
+    teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None, ratio: float | None
+) -> list[int]:
     whole = [len(section) for section in teacher.sections]
     if blocks is not None:
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
@@ -365,15 +385,21 @@ def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, ratio: floa
         if list(blocks) == whole:
             raise ValueError(f"blocks are {whole}, all that the model has: use fewer in a section")
         return list(blocks)
+    if depth is not None:
+        if not len(whole) <= depth < sum(whole):
+            raise ValueError(
+                f"depth is {depth}, but a student of the model {whole} has {len(whole)} to {sum(whole) - 1}"
+            )
+        return shares(whole, depth)
     if ratio is None or not ratio > 1:
         raise ValueError(f"ratio is {ratio}: it must be greater than 1, how many times fewer parameters")
-    total = count_parameters(teacher.network)
-    for depth in range(sum(whole) - 1, len(whole) - 1, -1):
-        wanted = shares(whole, depth)
-        kept = [evenly(count, own) for count, own in zip(whole, wanted, strict=True)]
-        if total >= ratio * parameters_with(teacher, kept):
+    total, left = count_parameters(teacher.network), 0
+    for least in range(sum(whole) - 1, len(whole) - 1, -1):
+        wanted = shares(whole, least)
+        left = parameters_with(teacher, [evenly(count, own) for count, own in zip(whole, wanted, strict=True)])
+        if total >= ratio * left:
             return wanted
-    raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches")
+    raise ValueError(f"ratio is {ratio:g}, more than the shallowest student reaches: {total / left:.3f}")
 
 
 def _pruned(made: Made[IterableTask]) -> dict[str, nn.Module]:

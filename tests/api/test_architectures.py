@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -97,6 +98,27 @@ def test_what_was_said_of_a_teacher_can_be_said_again_and_taken_back(api: TestCl
         uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None)
     assert api.delete(path).json()["inspection_state"] == "done"
     assert api.delete("/v1/uploads/upl_none/architecture").status_code == 404
+
+
+def test_an_upload_may_be_announced_with_its_architecture(api: TestClient, bench: Bench) -> None:
+    """So that it is inspected once, as that; and one that failed need not be sent again to be inspected otherwise."""
+    content = (16).to_bytes(8, "little") + b'{"a":1}         '
+    sha256 = hashlib.sha256(content).hexdigest()
+    announced = {"kind": "teacher", "filename": "t", "size": len(content), "sha256": sha256}
+    named = {"library": "torchvision", "name": "resnet18"}
+    upload = api.post("/v1/uploads", json={**announced, "architecture": named}).json()
+    assert upload["architecture"] == RESNET
+    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+    assert api.patch(f"/v1/uploads/{upload['id']}", content=content, headers=headers).status_code == 204
+    assert state_of(api, upload["id"]) == ("pending", RESNET)
+    fail(bench, upload["id"], RESNET)
+    again = api.post("/v1/uploads", json={**announced, "architecture": named | {"name": "resnet34"}})
+    assert (again.status_code, again.json()["id"]) == (200, upload["id"])
+    assert state_of(api, upload["id"]) == ("pending", RESNET | {"name": "resnet34"})
+    fail(bench, upload["id"], RESNET | {"name": "resnet34"})
+    assert api.post("/v1/uploads", json=announced).status_code == 201
+    refused = api.post("/v1/uploads", json={**announced, "kind": "dataset", "architecture": named})
+    assert refused.status_code == 422
 
 
 def test_a_data_set_has_no_architecture(api: TestClient, bench: Bench) -> None:

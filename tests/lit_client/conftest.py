@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lit_client import Client
+from lit_core.spec import LibraryRequest
 
 
 @dataclass
@@ -210,6 +211,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
         new = {**body, "id": f"upl_{len(self.service.uploads)}", "received": 0, "state": "uploading"}
         new |= {"inspection_state": None, "a_field_of_tomorrow": {"x": 1}}
+        if "architecture" in body:
+            new["architecture"] = LibraryRequest.model_validate(body["architecture"]).model_dump(mode="json")
         self.service.uploads[new["id"]] = new
         self.service.data[new["id"]] = bytearray()
         self.answer(201, new)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lit_client.errors import InspectedOtherwise
 from lit_client.job_request import BadRequest
 from lit_client.study_request import check_study, parse_arms, parse_numbers
 from lit_core.spec import DatasetRequest, JobRequest
@@ -118,6 +119,24 @@ def test_search_and_depth_send_their_grids(faulty, teacher):
     litc(faulty, "study", "depth", teacher, *words, "--detach")
     sent = faulty.studies["study_1"][0]["request"]
     assert (sent["max_accuracy_drop"], sent["depths"], sent["front"], sent["stop_early"]) == (1.5, [8, 14], True, False)
+
+
+def test_a_network_of_a_library_is_named_with_its_file(faulty, teacher):
+    for words in (["search"], ["compare", "--method", "lit"], ["depth", "--front"]):
+        faulty.uploads.clear()
+        named = ["--architecture", "timm/resnet18", "--dataset", "digits", "--detach"]
+        done = litc(faulty, "study", words[0], teacher, *words[1:], *named)
+        assert done.returncode == 0, done.stderr
+        (upload,) = faulty.uploads.values()
+        assert (upload["architecture"]["library"], upload["architecture"]["name"]) == ("timm", "resnet18")
+    sent = faulty.studies["study_0"][0]["request"]
+    assert sent["job"]["architecture"] == {"library": "timm", "name": "resnet18"}
+
+
+def test_whoever_is_overtaken_is_told(client, faulty, teacher):
+    upload = client.upload(teacher, "teacher", architecture={"library": "timm", "name": "resnet18"})
+    with pytest.raises(InspectedOtherwise, match="was inspected as another architecture"):
+        client.wait_inspection(upload.id, architecture={"library": "timm", "name": "resnet34"})
 
 
 def test_run_takes_a_file(faulty, teacher, tmp_path):

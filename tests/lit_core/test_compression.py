@@ -118,10 +118,13 @@ def test_networks_of_several_inputs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({}, "either blocks"),
-        ({"blocks": [1], "ratio": 2.0}, "either blocks"),
+        ({}, "give one of blocks"),
+        ({"blocks": [1], "ratio": 2.0}, "give one of blocks"),
+        ({"depth": 4, "alpha": 0.0}, r"a student of the model \[4\] has 1 to 3"),
+        ({"blocks": [2], "select": "best"}, "give one of even, first, importance"),
+        ({"blocks": [2], "taau": 4.0}, "taau: .*did you mean tau"),
         ({"blocks": [9], "alpha": 0.0}, r"the model has \[4\]"),
-        ({"ratio": 100.0, "alpha": 0.0}, "more than the shallowest"),
+        ({"ratio": 100.0, "alpha": 0.0}, r"more than the shallowest student reaches: 2\.\d+"),
         ({"blocks": [2], "method": "scratch"}, "for the service"),
         ({"blocks": [2], "alpha": 2.0}, "alpha"),
         ({"blocks": [2], "gamma": 1}, "gamma"),
@@ -275,6 +278,13 @@ def test_fixed_weights_are_not_pruned_and_a_network_may_hold_what_it_put_out() -
     state = made.pruned["prune:0.5"].state_dict()
     assert torch.equal(state["embed.weight"], model.embed.weight)
     assert int((state["layers.0.first.weight"] == 0).sum()) > 0
+
+
+def test_a_depth_is_shared_over_the_sections() -> None:
+    made = lit_core.compress(
+        Mine(), [torch.randn(4, 3)], depth=3, sections=[["layers.0", "layers.1"], ["layers.2", "layers.3"]], alpha=0.0
+    )
+    assert made.report["student"]["blocks"] == [2, 1]
 
 
 def test_what_is_as_by_default_may_be_named() -> None:
