@@ -110,7 +110,7 @@ def _compressed(
         feed=feed,
         schedule={
             "optimizer": "adam",
-            "lit": {"epochs": steps, "learning_rate": LEARNING_RATE, "schedule": {"kind": "constant"}},
+            "lit": {"epochs": steps, "learning_rate": LEARNING_RATE, "schedule": {"kind": "one_cycle"}},
             "fine_tune": {"epochs": 0},
         },
     )
@@ -118,13 +118,15 @@ def _compressed(
 
 @torch.no_grad()
 def _wake(network: nn.Module, x: Tensor) -> None:
-    """As in a trained network: some scales and heads begin so near zero that blocks do nothing, and BatchNorm's
-    statistics are not yet those of what it is given, so that in eval mode values may grow without end. Nothing is left
-    to chance, which moves the loss of a single batch more than ten steps do."""
+    """As in a trained network: some scales, weights and heads begin so near zero that blocks do nothing, and
+    BatchNorm's statistics are not yet those of what it is given, so that in eval mode values may grow without end.
+    Nothing is left to chance, which moves the loss of a single batch more than ten steps do."""
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
-        elif parameter.ndim > 1 and 0 < float(parameter.std()) < LEAST_SCALE:
+        elif parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(0, WEIGHT_SCALE)
+        elif parameter.ndim > 1 and float(parameter.std()) < LEAST_SCALE:
             parameter.mul_(WEIGHT_SCALE / parameter.std())
     for module in network.modules():
         if isinstance(module, _BatchNorm):
