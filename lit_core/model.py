@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -132,6 +133,8 @@ def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:
     network = family_of(config.architecture).build(config.architecture)
     try:
         load_state(network, load_file(folder / weights))
+    except SafetensorError as failure:
+        raise ValueError(f"{folder / weights} is no safetensors file: {failure}") from failure
     except RuntimeError as failure:
         raise ValueError(f"{folder / weights} doesn't fit {CONFIG_FILE}: {failure}") from failure
     return Model(network, config).eval()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lit_core.catalogue import propose
 from lit_core.families import Recognised, Shapes, Unrecognised, family_of, recognise
 from lit_core.families.library import as_shapes
+from lit_core.families.shapes import NOT_AT_ALL
 from lit_core.measure import count_parameters
 from lit_core.sections import SectionedNetwork
 from lit_core.spec import Architecture, Inspection, LibraryRequest, SpecError
@@ -65,9 +66,13 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
 def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
     """Why it isn't what it was said to be, and what it is. Where nothing was said, what it is says it all."""
     proposed = _proposed(shapes, request)
-    if proposed is None:
+    if request is None:
+        return str(failure) if proposed is None else proposed
+    if proposed is not None:
+        return f"{failure}; it {proposed}"
+    if failure.count == NOT_AT_ALL:
         return str(failure)
-    return proposed if request is None else f"{failure}; it {proposed}"
+    return f"{failure}; what differs from the library's defaults (depth, widths, …) is for architecture.kwargs"
 
 
 def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
