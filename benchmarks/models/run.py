@@ -122,11 +122,12 @@ def _wake(network: nn.Module, x: Tensor) -> None:
     BatchNorm's statistics are not yet those of what it is given, so that in eval mode values may grow without end.
     Nothing is left to chance, which moves the loss of a single batch more than ten steps do."""
     for name, parameter in network.named_parameters():
-        if parameter.ndim < 2 and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
+        is_scale = parameter.squeeze().ndim < 2
+        if is_scale and not name.endswith("bias") and float(parameter.abs().max()) < LEAST_SCALE:
             parameter.fill_(LAYER_SCALE)
-        elif parameter.ndim > 1 and not parameter.any():
+        elif not is_scale and not parameter.any():
             parameter.normal_(0, WEIGHT_SCALE)
-        elif parameter.ndim > 1 and float(parameter.std()) < LEAST_SCALE:
+        elif not is_scale and 0 < float(parameter.std()) < LEAST_SCALE:
             parameter.mul_(WEIGHT_SCALE / parameter.std())
     for module in network.modules():
         if isinstance(module, _BatchNorm):
