@@ -157,7 +157,7 @@ class LitObjective:
                 made = traced.outputs[n]
             else:
                 with untracked_statistics(section) if traced is not None else nullcontext():
-                    # A copy: losses are of what it may be, and the section may work in its place.
+                    # A copy: the loss may need the same tensor, and the section may work in its place.
                     made = section(given.clone(), student.extras_of(taught, n))
             losses.append(self.measure(made, taught.outputs[n]))
         return losses

@@ -181,10 +181,9 @@ class SectionedNetwork:
         if part == Part.SECTIONS:
             return list(self.sections)
         paths = self.layout.stem if part == Part.STEM else self.layout.head
-        return [self.at(path) for path in paths]
+        return [self._at(path) for path in paths]
 
-    def at(self, path: str) -> nn.Module | nn.Parameter:
-        """The module or parameter that a path of the layout names."""
+    def _at(self, path: str) -> nn.Module | nn.Parameter:
         parent, _, name = path.rpartition(".")
         found: nn.Module | nn.Parameter = getattr(self.network.get_submodule(parent), name)
         return found
