@@ -62,6 +62,8 @@ def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> N
         return
     if job.result:
         display.answers.print(display.result_table(job.result))
+        if exports := job.result.get("exports"):
+            display.answers.print(display.exports_table(exports))
         if steps := job.result.get("then"):
             display.answers.print(display.steps_table(steps))
     if files:

@@ -221,6 +221,24 @@ def steps_table(rows: Iterable[dict[str, Any]]) -> Table:
     return table
 
 
+def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """How the student's other formats compare with it, from a job's `result` or a report."""
+    table = Table("also as", "file", "largest difference", "same answers, test (%)", "accuracy, test (%)")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        error, reads = row.get("error"), row.get("reads")
+        file = f"{row.get('file')}, for {reads}" if reads else str(row.get("file"))
+        table.add_row(
+            str(row.get("kind")),
+            f"failed: {error}" if error else file,
+            _form("{:.1g}", row.get("max_abs_difference")),
+            _form("{:.2f}", row.get("top1_agreement")),
+            _form("{:.2f}", row.get("accuracy")),
+        )
+    return table
+
+
 def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     """A teacher, and what each depth of student saves."""
     found = inspection.architecture

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_client.display import EpochBar, result_table, steps_table
+from lit_client.display import EpochBar, exports_table, result_table, steps_table
 from lit_client.models import Event, Job
 
 
@@ -41,6 +41,23 @@ def test_scores_that_were_not_measured_have_no_row() -> None:
     assert row(table, "accuracy, test (%)")[1].strip() == "97.00"
     assert row(table, "top-5, test (%)") == []
     assert row(table, "agreement, test (%)") == []
+
+
+def test_formats_have_a_row_each_and_failures_their_reason() -> None:
+    compared = {"max_abs_difference": 4e-6, "top1_agreement": 100.0, "accuracy": 97.5}
+    table = exports_table(
+        [
+            {"kind": "onnx", "file": "model.onnx", **compared, "error": None},
+            {"kind": "pt2", "file": "model.pt2", "error": "exporting: no"},
+            {"kind": "hugging_face", "file": "bundle.zip", "reads": "timm", "error": None},
+        ]
+    )
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert rows == [
+        ("onnx", "model.onnx", "4e-06", "100.00", "97.50"),
+        ("pt2", "failed: exporting: no", "", "", ""),
+        ("hugging_face", "bundle.zip, for timm", "", "", ""),
+    ]
 
 
 def test_steps_have_a_row_each_and_failures_their_reason() -> None:
