@@ -262,8 +262,10 @@ def architectures_table(found: Sequence[ArchitectureItem]) -> Table:
     table = Table("network", "blocks", "parameters")
     table.columns[2].justify = "right"
     for item in found:
-        blocks = ", ".join(map(str, item.blocks)) if item.refused is None else f"refused: {item.refused}"
+        blocks = ", ".join(map(str, item.blocks)) if item.refused is None else "refused"
         table.add_row(f"{item.library}/{item.name}", blocks, f"{item.parameters:,}")
+    if any(item.refused is not None for item in found):
+        table.caption, table.caption_justify = "litc sections LIBRARY/NAME says why one is refused", "left"
     return table
 
 
