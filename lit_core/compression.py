@@ -23,7 +23,7 @@ from lit_core.pruning import check_prunable, parameters_left, prune_by, spared_o
 from lit_core.scores import Prediction, agreement, top1
 from lit_core.sections import SectionedNetwork
 from lit_core.selection import Selection, select_blocks
-from lit_core.spec import Hyperparameters, Method, Phase, Select
+from lit_core.spec import Hyperparameters, Method, Phase, Schedule, Select
 from lit_core.spec.catalogue import evenly, shares
 from lit_core.spec.mistakes import mistakes
 from lit_core.spec.presets import merged, with_rates
@@ -124,8 +124,9 @@ def compress(
 ) -> Compressed:
     """Train a student of `model` that has fewer blocks.
 
-    `data` is gone through once an epoch, and once before to count; `(x, y)` batches with labels, or `x` alone with
-    `alpha=0`. Give `blocks` of each section, or `depth`, how many there are in all, or `ratio`, how many times fewer
+    `data` gives `(x, y)` batches with labels, or `x` alone with `alpha=0`. It is gone through once an epoch, and once
+    before to count, unless `schedule` has `steps_per_epoch`: then it may be endless. What an iterator gives is kept in
+    memory. Give `blocks` of each section, or `depth`, how many there are in all, or `ratio`, how many times fewer
     parameters at the least. `sections` are module paths (docs/models.md); None: found. With `validation`, of the same
     kind, the best epoch is kept; without, the last. `hyperparameters` are the fields of
     `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model is left
@@ -138,10 +139,12 @@ def compress(
     given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
     asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    seen = _looked_at(data, "data")
+    data = _repeatable(data, asked.schedule)
+    seen = _looked_at(data, "data", asked.schedule.steps_per_epoch)
     if asked.alpha > 0 and bool((seen.labels == NO_LABEL).all()):
         raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
     if validation is not None:
+        validation = _repeatable(validation)
         _looked_at(validation, "validation")
     asked = _with_steps(asked, seen.batches, len(seen.labels))
     inputs = tuple(x[:2].to(place) for x in seen.inputs)
@@ -290,15 +293,25 @@ class Seen:
     """Those of the first batch, and its labels."""
     labels: Tensor
     batches: int
+    """In an epoch."""
     least: int
-    """Samples in the smallest batch."""
+    """Samples in the smallest batch that was seen."""
 
 
-def _looked_at(data: Batches, name: str) -> Seen:
-    """Raises ValueError."""
+def _repeatable(data: Batches, schedule: Schedule | None = None) -> Batches:
+    """An iterator can be gone through once, so its batches are kept, of an endless one as many as are needed."""
+    if not isinstance(data, Iterator):
+        return data
+    steps = None if schedule is None else schedule.steps_per_epoch
+    epochs = 0 if schedule is None else schedule.lit.epochs + schedule.fine_tune.epochs
+    return list(islice(data, None if steps is None else steps * epochs))
+
+
+def _looked_at(data: Batches, name: str, steps_per_epoch: int | None = None) -> Seen:
+    """Of data that may never end, the first batch. Raises ValueError."""
     first: tuple[tuple[Tensor, ...], Tensor] | None = None
     sizes = []
-    for batch in data:
+    for batch in islice(data, None if steps_per_epoch is None else 1):
         inputs, labels = _parted(batch)
         first = first or (inputs, labels)
         sizes.append(len(labels))
@@ -306,7 +319,7 @@ def _looked_at(data: Batches, name: str) -> Seen:
         raise ValueError(f"{name} must give batches each time that it is gone through: a list or a DataLoader does")
     if min(sizes) == 0:
         raise ValueError(f"{name} has a batch without samples")
-    return Seen(*first, len(sizes), min(sizes))
+    return Seen(*first, steps_per_epoch or len(sizes), min(sizes))
 
 
 def _teacher(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -136,7 +136,6 @@ def test_networks_of_several_inputs() -> None:
         ({"blocks": [2], "alpha": 0.0, "time_limit_s": 5}, "time_limit_s is for the service"),
         ({"blocks": [2], "alpha": 0.0, "schedule": {"batch_size": 8}}, "schedule.batch_size is for the service"),
         ({"blocks": [2], "alpha": 0.0, "validation": []}, "validation must give batches"),
-        ({"blocks": [2], "alpha": 0.0, "validation": iter([torch.ones(4, 3)])}, "validation must give batches"),
     ],
 )
 def test_what_does_not_fit_is_told(arguments: dict[str, object], reason: str) -> None:
@@ -148,7 +147,7 @@ def test_what_does_not_fit_is_told(arguments: dict[str, object], reason: str) ->
     "data",
     [
         [],
-        iter([torch.randn(4, 3)]),
+        iter([]),
         [{"x": 1}],
         [(torch.randn(4, 3), torch.randn(4))],
         [((), torch.ones(4).long())],
@@ -214,6 +213,29 @@ def test_what_a_model_cannot_do_is_told_before_the_training(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         lit_core.compress(model, data, blocks=[2], alpha=0.0, **arguments)
+
+
+def test_iterators_are_kept_and_endless_data_has_epochs_by_its_steps() -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(4, 3) for _ in range(3)]
+    listed = lit_core.compress(Mine(), batches, blocks=[2], alpha=0.0, schedule=SCHEDULE)
+    torch.manual_seed(0)
+    batches = [torch.randn(4, 3) for _ in range(3)]
+    given = lit_core.compress(
+        Mine(), (one for one in batches), blocks=[2], alpha=0.0, schedule=SCHEDULE, validation=iter(batches)
+    )
+    assert [epoch["loss"] for epoch in given.report["epochs"]] == [epoch["loss"] for epoch in listed.report["epochs"]]
+    assert given.report["validation"]["agreement"] > 0
+
+    class Endless:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            while True:
+                yield torch.randn(4, 3)
+
+    schedule = {**SCHEDULE, "steps_per_epoch": 2}
+    for data in (Endless(), iter(Endless())):
+        made = lit_core.compress(Mine(), data, blocks=[2], alpha=0.0, schedule=schedule, select="importance")
+        assert len(made.report["epochs"]) == 5
 
 
 def test_models_that_can_be_trained_on_single_samples_are() -> None:
