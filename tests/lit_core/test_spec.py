@@ -114,7 +114,7 @@ def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
 
 
 def test_a_ratio_is_reached_to_the_last_parameter() -> None:
-    """`parameters_ratio` is rounded for people."""
+    """`parameters_ratio` is rounded down for people."""
     found = inspection()
     students = [
         StudentOption(depth=8, blocks=[1, 1, 1], parameters=1000, parameters_ratio=6.0),
