@@ -78,7 +78,8 @@ def run_together(commands: list[list[str]]) -> int:
         pass
     ended_early = not asked.is_set()
     codes = _stop(children)
-    return 1 if ended_early or any(codes) else 0
+    # Ended by the signal itself: it had only begun to load what would have ended it well.
+    return 1 if ended_early or any(code not in (0, -signal.SIGTERM) for code in codes) else 0
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> list[int]:
