@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_core.checkpoint import Best, Checkpoint
 from lit_core.discovery import check_trains, find_layout
@@ -21,7 +20,7 @@ from lit_core.objectives import Batch
 from lit_core.programs import Program, distillation
 from lit_core.pruning import check_prunable, parameters_left, prune_by, spared_of
 from lit_core.scores import Prediction, agreement, top1
-from lit_core.sections import SectionedNetwork
+from lit_core.sections import SectionedNetwork, has_batch_norm
 from lit_core.selection import Selection, select_blocks
 from lit_core.spec import Hyperparameters, Method, Phase, Schedule, Select
 from lit_core.spec.catalogue import evenly, shares
@@ -134,10 +133,9 @@ def compress(
     """
     if sum(value is not None for value in (blocks, depth, ratio)) != 1:
         raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
-    batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     how = _select(select)
     given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
-    asked = _checked(merged(with_rates({}, given, batch_norm=batch_norm), given), given)
+    asked = _checked(merged(with_rates({}, given, batch_norm=has_batch_norm(model)), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     data = _repeatable(data, asked.schedule)
     seen = _looked_at(data, "data", asked.schedule.steps_per_epoch)

@@ -9,9 +9,10 @@ containers hold no such run, any module.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from lit_core.layout import Layout
 from lit_core.measure import is_out_of_memory
-from lit_core.sections import Kept, Moment
+from lit_core.sections import Kept, Moment, kept_of
 from lit_core.surgery import CONTAINERS, LeftOut, cut
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -108,8 +109,7 @@ def _watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Ca
             if args and isinstance(args[0], Tensor):
                 _check_plain(path, args[0])
                 leaves, structure = tree_flatten((args[1:], dict(kwargs)))
-                seen = [Kept.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-                entered[path] = Moment.of(args[0]), seen, structure
+                entered[path] = Moment.of(args[0]), [kept_of(leaf) for leaf in leaves], structure
 
         return hook
 
@@ -182,15 +182,22 @@ def _runs_without(
     shallow = copy.deepcopy(network)
     others = [path for path in shapes if path not in {run[0] for run in runs}]
     layout = cut(shallow, Layout((), (*map(tuple, runs), *((path,) for path in others)), ()), [[0]] * len(shapes))
-    try:
-        calls, _ = _watch(shallow, inputs)
-    except Exception as failure:
-        if is_out_of_memory(failure):
-            raise
+    calls = _tried(shallow, inputs)
+    if calls is None:
         return False
     before = [*(run[0] for run in runs), *others]
     after = [section[0] for section in layout.sections]
     return all(path in calls and calls[path].shape == shapes[old] for old, path in zip(before, after, strict=True))
+
+
+def _tried(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Call] | None:
+    """The calls in a network that blocks were taken out of; None where it can't be run so."""
+    try:
+        return _watch(network, inputs)[0]
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
+        return None
 
 
 def _are_alike(network: nn.Module, run: list[str]) -> bool:
@@ -209,10 +216,13 @@ def _parent(path: str) -> str:
 def _given_by_number(
     network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]], calls: dict[str, Call]
 ) -> dict[str, str]:
-    """Containers of blocks that are given, beside their representation, what goes by their number; and such a block."""
+    """Containers of blocks that are given, beside their representation, what goes by their number; and such a block.
+    `runs` are in the order of their calls."""
+    together: dict[str, list[list[str]]] = defaultdict(list)
+    for run in runs:
+        together[_parent(run[0])].append(run)
     numbered: dict[str, str] = {}
-    for parent, group in groupby(sorted(runs, key=lambda run: _parent(run[0])), key=lambda run: _parent(run[0])):
-        own = sorted(group, key=lambda run: calls[run[0]].place)
+    for parent, own in together.items():
         blocks = [calls[path] for run in own for path in run]
         if isinstance(network.get_submodule(parent), CONTAINERS) and not _are_given_the_same(blocks):
             block = _given_anothers(network, inputs, own, calls)
@@ -222,17 +232,7 @@ def _given_by_number(
 
 def _are_given_the_same(blocks: list[Call]) -> bool:
     """The very same tensors, or equal numbers and words."""
-    first = blocks[0]
-    return all(
-        block.structure == first.structure
-        and all(
-            one.moment.is_that_of(other.moment)
-            if isinstance(one, Kept) and isinstance(other, Kept)
-            else _is_same(one, other)
-            for one, other in zip(block.arguments, first.arguments, strict=True)
-        )
-        for block in blocks[1:]
-    )
+    return all(_get_the_same(block, blocks[0], _is_the_very_same) for block in blocks[1:])
 
 
 def _given_anothers(
@@ -257,24 +257,27 @@ def _given_anothers(
     before = [path for paths in runs for path in paths if path != gone]
     parent, _, name = gone.rpartition(".")
     stayed.get_submodule(parent).register_module(name, LeftOut())
-    try:
-        (found, _), (wanted, _) = _watch(moved, inputs), _watch(stayed, inputs)
-    except Exception as failure:
-        if is_out_of_memory(failure):
-            raise
+    found, wanted = _tried(moved, inputs), _tried(stayed, inputs)
+    if found is None or wanted is None:
         return before[0]
     return next(
         (
             old
             for new, old in zip(after, before, strict=True)
-            if new not in found or old not in wanted or not _get_the_same(found[new], wanted[old])
+            if new not in found or old not in wanted or not _get_the_same(found[new], wanted[old], _is_same)
         ),
         None,
     )
 
 
-def _get_the_same(call: Call, other: Call) -> bool:
-    return call.structure == other.structure and all(map(_is_same, call.arguments, other.arguments))
+def _get_the_same(call: Call, other: Call, same: Callable[[Any, Any], bool]) -> bool:
+    return call.structure == other.structure and all(map(same, call.arguments, other.arguments))
+
+
+def _is_the_very_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Kept) and isinstance(other, Kept):
+        return one.moment.is_that_of(other.moment)
+    return _is_same(one, other)
 
 
 def _is_same(one: Any, other: Any) -> bool:

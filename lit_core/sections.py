@@ -234,7 +234,8 @@ def _main(output: Any) -> Tensor:
     return found
 
 
-def _keep(argument: Any) -> Any:
+def kept_of(argument: Any) -> Any:
+    """A tensor as it is now; other things as they are."""
     return Kept.of(argument) if isinstance(argument, Tensor) else argument
 
 
@@ -252,7 +253,7 @@ def _give(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ..
 
 def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept[place] = Extra(*tree_map(_keep, (args[1:], dict(kwargs))))
+        kept[place] = Extra(*tree_map(kept_of, (args[1:], dict(kwargs))))
 
     return hook
 
@@ -269,6 +270,10 @@ def _keep_output(kept: dict[int, Kept], index: int) -> Callable[[nn.Module, tupl
         kept[index] = Kept.of(output)
 
     return hook
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 @contextmanager

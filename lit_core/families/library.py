@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_core.discovery import NoSections, check_trains, find_layout
 from lit_core.families.shapes import Shapes, Unrecognised, misfits
 from lit_core.layout import Layout
 from lit_core.measure import is_out_of_memory
+from lit_core.sections import has_batch_norm
 from lit_core.spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
 from lit_core.spec.catalogue import nearest, shares
 from lit_core.surgery import cut
@@ -135,14 +135,13 @@ def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_
     make: Callable[[], nn.Module] = lambda: create(request.library, request.name, request.kwargs)  # noqa: E731
     layout, size, outputs = _divided(network, make, channels, request)
     blocks = [len(section) for section in layout.sections]
-    batch_norm = any(isinstance(module, _BatchNorm) for module in network.modules())
     return Architecture(
         family=request.library.value,
         depth=sum(blocks),
         blocks=blocks,
         channels=channels,
         classes=outputs,
-        options={"normalisation": "batch" if batch_norm else "other"},
+        options={"normalisation": "batch" if has_batch_norm(network) else "other"},
         network=LibraryNetwork(
             name=request.name,
             kwargs=request.kwargs,
