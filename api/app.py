@@ -13,19 +13,24 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 
-from api import architectures, broker, health, jobs, problems, studies, uploads
-from api.addresses import refuse_nul
-from api.context import Context
-from api.long_poll import LongPolls
-from api.schemas import UploadRequest
-from jobs.database import Database
-from jobs.hints import Hints
+from api import broker, health
+from api.architectures import endpoints as architectures
+from api.http import problems
+from api.http.addresses import refuse_nul
+from api.http.context import Context
+from api.http.long_polls import LongPolls
+from api.jobs import endpoints as jobs
+from api.jobs.schemas import UploadRequest
+from api.studies import endpoints as studies
+from api.uploads import endpoints as uploads
+from jobs.broker.wakeups import Hints
+from jobs.database.connection import Database
+from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
-from jobs.notifications import Listener
 from jobs.settings import Settings
-from jobs.storage import open_storage
-from lit_core.spec import JobRequest, LibraryRequest
-from lit_core.spec.study import STUDY_REQUESTS
+from jobs.storage.storage import open_storage
+from lit_spec import JobRequest, LibraryRequest
+from lit_spec.requests.study import STUDY_REQUESTS
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery import Celery
 
-from jobs.hints import SECONDS
-from jobs.queues import broker_url
+from jobs.broker.queues import broker_url
+from jobs.broker.wakeups import SECONDS
 
 
 def make_app(redis_url: str) -> Celery:

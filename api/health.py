@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.context import Context, InContext
-from api.problems import Problem
-from jobs.migrate import is_current
+from api.http.context import Context, InContext
+from api.http.problems import Problem
+from jobs.database.migrate import is_current
 
 router = APIRouter(tags=["health"])
 

@@ -15,16 +15,18 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs import attempts, checkpoints, ledger, uploads, workers
-from jobs.database import Database
-from jobs.hints import PublishHint
-from jobs.models import Job, JobState
-from jobs.queues import INSPECT_QUEUE, queues_for
+from jobs.broker.queues import INSPECT_QUEUE, queues_for
+from jobs.broker.wakeups import PublishHint
+from jobs.database.connection import Database
+from jobs.database.models import Job, JobState
+from jobs.ledger import attempts, uploads, workers
+from jobs.ledger import jobs as ledger
 from jobs.settings import Settings
-from jobs.storage import Storage
-from jobs.storage_marker import complaint, marker_key
+from jobs.storage import checkpoints
+from jobs.storage.marker import complaint, marker_key
+from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
-from lit_core.spec import ErrorType, JobError
+from lit_spec import ErrorType, JobError
 
 T = TypeVar("T")
 

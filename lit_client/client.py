@@ -43,8 +43,8 @@ from lit_client.models import (
     UploadKind,
 )
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, send_file
-from lit_core.spec import JobRequest, LibraryRequest
-from lit_core.spec.study import StudyRequest
+from lit_spec import JobRequest, LibraryRequest
+from lit_spec.requests.study import StudyRequest
 
 LONGEST_WAIT = 30
 """Seconds that the service holds an answer."""

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lit_core.spec import Phase
-from lit_core.spec.steps import prune_shares
+from lit_spec import Phase
+from lit_spec.requests.then import prune_shares
 
 ItemT = TypeVar("ItemT")
 

@@ -1,7 +1,7 @@
 """LIT: make a deep network shallower without losing its accuracy.
 
 `lit_core.load(folder)` gives back a compressed model, and `lit_core.compress(model, data, …)` makes one. Importing this
-package, or `lit_core.spec`, loads no torch.
+package, or `lit_spec`, loads no torch.
 """
 
 from __future__ import annotations

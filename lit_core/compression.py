@@ -12,27 +12,27 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lit_core.checkpoint import Best, Checkpoint
-from lit_core.discovery import check_trains, find_layout
-from lit_core.losses import NO_LABEL
-from lit_core.measure import count_parameters, flops, latencies
-from lit_core.objectives import Batch
-from lit_core.programs import Program, distillation
-from lit_core.pruning import check_prunable, parameters_left, prune_by, spared_of
-from lit_core.scores import Prediction, agreement, top1
-from lit_core.sections import SectionedNetwork, has_batch_norm
-from lit_core.selection import Selection, select_blocks
-from lit_core.spec import Hyperparameters, Method, Phase, Schedule, Select
-from lit_core.spec.catalogue import evenly, shares
-from lit_core.spec.mistakes import mistakes
-from lit_core.spec.presets import merged, with_rates
-from lit_core.spec.resolve import resolve_schedule
-from lit_core.spec.steps import INT8, prune_shares
-from lit_core.states import load_state
-from lit_core.student import parameters_with, shortened
+from lit_core.data.labels import NO_LABEL
+from lit_core.measuring.cost import count_parameters, flops, latencies
+from lit_core.measuring.scores import Prediction, agreement, top1
+from lit_core.networks.block_selection import Selection, select_blocks
+from lit_core.networks.discovery import check_trains, find_layout
+from lit_core.networks.sections import SectionedNetwork, has_batch_norm
+from lit_core.networks.state_dicts import load_state
+from lit_core.networks.student import parameters_with, shortened
 from lit_core.tasks.classification import evaluating
-from lit_core.tasks.task import Scores, Trainable
-from lit_core.training import Observer, Training
+from lit_core.training.checkpoint import Best, Checkpoint
+from lit_core.training.loop import Observer, Training
+from lit_core.training.objectives import Batch
+from lit_core.training.pruning import check_prunable, parameters_left, prune_by, spared_of
+from lit_core.training.task import Scores, Trainable
+from lit_core.training.updaters import Program, distillation
+from lit_spec import Hyperparameters, Method, Phase, Schedule, Select
+from lit_spec.mistakes import mistakes
+from lit_spec.networks.catalogue import evenly, shares
+from lit_spec.requests.presets import merged, with_rates
+from lit_spec.requests.resolve import resolve_schedule
+from lit_spec.requests.then import INT8, prune_shares
 
 IMPORTANCE_BATCHES = 8
 METHODS = (Method.LIT, Method.KD, Method.AT)
@@ -128,7 +128,7 @@ def compress(
     memory. Give `blocks` of each section, or `depth`, how many there are in all, or `ratio`, how many times fewer
     parameters at the least. `sections` are module paths (docs/models.md); None: found. With `validation`, of the same
     kind, the best epoch is kept; without, the last. `hyperparameters` are the fields of
-    `lit_core.spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model is left
+    `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model is left
     as it is. Raises NoSections for a model that can't be divided, ValueError for what doesn't fit, and Diverged.
     """
     if sum(value is not None for value in (blocks, depth, ratio)) != 1:

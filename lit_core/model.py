@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lit_core.data import ImagePreprocessing, Preprocessing
-from lit_core.families import family_of
-from lit_core.spec import Architecture, Task
-from lit_core.spec import Model as SpecModel
-from lit_core.states import load_state
+from lit_core.networks.families import family_of
+from lit_core.networks.state_dicts import load_state
+from lit_spec import Architecture, Task
+from lit_spec import Model as SpecModel
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lit_core.checkpoint import Best
 from lit_core.exports import ExportReport
-from lit_core.measure import count_parameters, flops, latencies
-from lit_core.sections import SectionedNetwork
-from lit_core.spec import JobSpec, Split
-from lit_core.tasks.task import Task
-from lit_core.training import Training
+from lit_core.measuring.cost import count_parameters, flops, latencies
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.checkpoint import Best
+from lit_core.training.loop import Training
+from lit_core.training.task import Task
+from lit_spec import JobSpec, Split
 
 LATENCY_BATCHES = (1, 32)
 PACKAGES = ("torch", "numpy", "safetensors", "torchmetrics", "pydantic")

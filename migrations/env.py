@@ -1,10 +1,10 @@
-"""Alembic's entry, for `jobs.migrate`, which gives the connection."""
+"""Alembic's entry, for `jobs.database.migrate`, which gives the connection."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from jobs.models import Base
+from jobs.database.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

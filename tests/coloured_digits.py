@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from lit_core.adversarial import discriminator_losses
-from lit_core.families.stargan import Discriminator, Generator
-from lit_core.spec import Adversarial
+from lit_core.networks.families.stargan import Discriminator, Generator
+from lit_core.training.adversarial import discriminator_losses
+from lit_spec import Adversarial
 
 COLOURS = ("red", "green", "blue")
 SIDE = 16

@@ -17,19 +17,19 @@ from celery import Celery
 from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 
-from jobs.database import Database
-from jobs.hints import Hints
+from jobs.broker.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
+from jobs.broker.wakeups import Hints
+from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
-from jobs.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
 from jobs.settings import Settings
-from jobs.storage import Storage, open_storage
-from jobs.storage_marker import complaint, marker_key
-from worker.app import make_app, run_worker
-from worker.folder import Workplace
-from worker.inspection import Inspector
-from worker.lease import is_outage
-from worker.presence import Presence
-from worker.supervisor import SPEC_VERSIONS, Supervisor
+from jobs.storage.marker import complaint, marker_key
+from jobs.storage.storage import Storage, open_storage
+from worker.host.registration import Presence
+from worker.inspecting.inspector import Inspector
+from worker.training.celery_app import make_app, run_worker
+from worker.training.job_folder import Workplace
+from worker.training.lease import is_outage
+from worker.training.supervisor import SPEC_VERSIONS, Supervisor
 
 LEDGER_SECONDS = 2.0
 """Between two questions to a ledger that is out of reach."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lit_core.data.augmentation import augment
 from lit_core.data.pixels import resize
-from lit_core.spec import Augmentation
+from lit_spec import Augmentation
 
 SIDE, COLOUR_SIDE = 14, 16
 SPLITS = {"train": 350, "val": 50, "test": 100}

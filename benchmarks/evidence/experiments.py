@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.evidence.data import COLOURS, HARD
 from benchmarks.evidence.teachers import DISCRIMINATOR, LENGTH
-from lit_core.spec import merged
+from lit_spec import merged
 
 TUNED = Path(__file__).with_name("tuned.json")
 TUNING_SEEDS = (100, 101)

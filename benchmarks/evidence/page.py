@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.experiments import EXPERIMENTS
-from jobs.studies.statistics import describe
+from jobs.studies.plans.statistics import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = "mnist5k-hard-steps-"

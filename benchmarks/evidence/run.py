@@ -24,7 +24,7 @@ from benchmarks.evidence.service import ROOT, running_service
 from benchmarks.evidence.teachers import teacher_file
 from lit_client import Client
 from lit_client.models import Job, Study
-from lit_core.spec import merged
+from lit_spec import merged
 
 FOLDER = ROOT / ".evidence"
 RESULTS = ROOT / "docs/evidence.json"

@@ -26,7 +26,7 @@ def running_service(folder: Path) -> Iterator[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_")}
     environment = {name: value for name, value in kept.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     environment |= {"LIT_DATA_DIR": str(folder / "data"), "LIT_THREADS": "1"}
-    command = [sys.executable, "-m", "lit_client.cli", "serve", "--port", "0", "--workers", str(WORKERS)]
+    command = [sys.executable, "-m", "lit_client.command", "serve", "--port", "0", "--workers", str(WORKERS)]
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
         process = subprocess.Popen(

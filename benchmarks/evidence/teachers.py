@@ -12,17 +12,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.evidence.data import COLOUR_SIDE, COLOURS, HARD
-from lit_core.adversarial import AdversarialFineTuning
 from lit_core.data import Dataset, Interface, augment, load_dataset
-from lit_core.families import family_of
-from lit_core.families.stargan import Discriminator, Generator, StarGan
-from lit_core.learning_rate import learning_rate
-from lit_core.objectives import Batch
-from lit_core.programs import make_optimizer, minimise
-from lit_core.sampling import generator_of, rows_of, steps_per_epoch
-from lit_core.scores import top1
-from lit_core.sections import SectionedNetwork
-from lit_core.spec import (
+from lit_core.measuring.scores import top1
+from lit_core.networks.families import family_of
+from lit_core.networks.families.stargan import Discriminator, Generator, StarGan
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.tasks.classification import predict
+from lit_core.training.adversarial import AdversarialFineTuning
+from lit_core.training.learning_rate import learning_rate
+from lit_core.training.objectives import Batch
+from lit_core.training.sampling import generator_of, rows_of, steps_per_epoch
+from lit_core.training.updaters import make_optimizer, minimise
+from lit_spec import (
     Adversarial,
     Architecture,
     Augmentation,
@@ -35,7 +36,6 @@ from lit_core.spec import (
     Schedule,
     Split,
 )
-from lit_core.tasks.classification import predict
 
 DIGITS_TEACHER = Path(__file__).resolve().parents[2] / "examples/digits/teacher.safetensors"
 SEED = 0

@@ -24,7 +24,7 @@ from benchmarks.evidence.experiments import (
 from benchmarks.evidence.run import FOLDER, run_study, sources, succeeded
 from benchmarks.evidence.service import running_service
 from lit_client import Client
-from lit_core.spec import merged
+from lit_spec import merged
 
 SEPARATOR = " at "
 

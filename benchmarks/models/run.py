@@ -23,11 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmarks.models.page import write_page
 from lit_core.compression import Compressed, compress
 from lit_core.exports import write_exports
-from lit_core.families import FAMILIES, Unrecognised
-from lit_core.families.library import create, describe
-from lit_core.spec import Architecture, Export, Library, LibraryRequest
-from lit_core.states import load_state
-from lit_core.surgery import DROPS
+from lit_core.networks.families import FAMILIES, Unrecognised
+from lit_core.networks.families.library import create, describe
+from lit_core.networks.state_dicts import load_state
+from lit_core.networks.surgery import DROPS
+from lit_spec import Architecture, Export, Library, LibraryRequest
 
 RESULTS = Path(__file__).parents[2] / "docs/models.json"
 TORCHVISION = (

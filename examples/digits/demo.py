@@ -27,7 +27,7 @@ import httpx
 from rich.console import Console
 
 from lit_client import Client, LitError
-from lit_client.display import epoch_line, result_table
+from lit_client.command.display import epoch_line, result_table
 from lit_client.models import Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def running_service(folder: Path) -> Iterator[Service]:
     }
     environment["LIT_DATA_DIR"] = str(folder / "data")
     log = folder / "service.log"
-    command = [sys.executable, "-m", "lit_client.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "lit_client.command", "serve", "--port", "0"]
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
         process = subprocess.Popen(
@@ -183,7 +183,7 @@ def classify_test_split(folder: Path) -> tuple[float, int]:
     """Percent of the test split that the downloaded student names rightly, and how many images that is."""
     import lit_core
     from lit_core.data import Interface, load_dataset
-    from lit_core.spec import DatasetRequest, Split
+    from lit_spec import DatasetRequest, Split
 
     model = lit_core.load(folder)
     digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))

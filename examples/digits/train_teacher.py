@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from lit_core.data import Interface, augment, load_dataset
-from lit_core.families import family_of
-from lit_core.learning_rate import learning_rate
-from lit_core.scores import top1
-from lit_core.spec import Architecture, DatasetRequest, OneCycle, PhaseSchedule, Split
+from lit_core.measuring.scores import top1
+from lit_core.networks.families import family_of
 from lit_core.tasks.classification import predict
+from lit_core.training.learning_rate import learning_rate
+from lit_spec import Architecture, DatasetRequest, OneCycle, PhaseSchedule, Split
 
 SEED = 0
 BATCH = 32

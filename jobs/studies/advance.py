@@ -17,17 +17,17 @@ from pydantic import ValidationError
 from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from jobs import ledger, workers
-from jobs.database import clock
-from jobs.ledger import Place
-from jobs.models import TERMINAL_STATES, Job, JobState, Study
-from jobs.notifications import notify
-from jobs.queues import queues_for
+from jobs.broker.queues import queues_for
+from jobs.database.connection import clock
+from jobs.database.models import TERMINAL_STATES, Job, JobState, Study
+from jobs.database.notifications import notify
+from jobs.ledger import jobs as ledger
+from jobs.ledger import workers
+from jobs.ledger.jobs import Place
 from jobs.states import StudyState
-from jobs.studies.kinds import kind_of
-from jobs.studies.reading import count_ended, read_trials
-from jobs.studies.table import make_table
-from jobs.studies.trials import (
+from jobs.studies.plans.plan_of import kind_of
+from jobs.studies.plans.table import make_table
+from jobs.studies.plans.trials import (
     Key,
     Kind,
     Plan,
@@ -37,8 +37,9 @@ from jobs.studies.trials import (
     StudySpec,
     Trial,
 )
-from lit_core.spec import JobRequest, JobSpec, SpecError, resolve
-from lit_core.spec.study import STUDY_VERSION
+from jobs.studies.trial_rows import count_ended, read_trials
+from lit_spec import JobRequest, JobSpec, SpecError, resolve
+from lit_spec.requests.study import STUDY_VERSION
 
 QUEUED_PER_WORKER = 4
 """Trials that wait for each live worker: enough to keep it busy, few enough that others' jobs come in between."""

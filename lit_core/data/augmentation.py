@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_core.data.text_preprocessing import PADDING, UNKNOWN
-from lit_core.spec import Augmentation
+from lit_spec import Augmentation
 
 
 def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lit_core.data.digits import read_digits
 from lit_core.data.errors import DatasetError
-from lit_core.data.formats import read_upload
-from lit_core.data.mounted import no_folder, read_mounted
+from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import crop_middle, resize
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
+from lit_core.data.readers.digits import read_digits
+from lit_core.data.readers.formats import read_upload
+from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import assign, empty_split, hold_out, partition
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
-from lit_core.losses import NO_LABEL
-from lit_core.spec import Augmentation, DatasetRequest, Modality, Split, Task
+from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
 
 LIMITS = Limits()
 SHIFT_SHARE = 8
@@ -102,7 +102,7 @@ def load_dataset(
 
 
 def _check_request(request: DatasetRequest, interface: Interface) -> None:
-    """What `lit_core.spec.resolve` has checked for a job, for those who call this directly."""
+    """What `lit_spec.requests.resolve` has checked for a job, for those who call this directly."""
     channels, classes = interface.channels, interface.classes
     for name, values in (("mean", request.mean), ("std", request.std)):
         if not isinstance(values, str) and len(values) != channels:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
-from lit_core.spec import DatasetRequest, Model
+from lit_spec import DatasetRequest, Model
 
 LEAST_STD = 1e-8
 DOUBLES = 1 << 23

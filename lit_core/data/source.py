@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_core.spec import Architecture, DatasetRequest, Modality, Task
+from lit_spec import Architecture, DatasetRequest, Modality, Task
 
 MIB = 1 << 20
 

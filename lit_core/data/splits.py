@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_core.data.errors import DatasetError
 from lit_core.data.pixels import CHUNK
-from lit_core.spec import DatasetRequest, Split
+from lit_spec import DatasetRequest, Split
 
 SPLITS = tuple(Split)
 TRAIN, VALIDATION, TEST = range(3)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_core.spec import DatasetRequest, Model
-from lit_core.spec.dataset import VDCNN_VOCABULARY
+from lit_spec import DatasetRequest, Model
+from lit_spec.requests.dataset import VDCNN_VOCABULARY
 
 PADDING, UNKNOWN, OFFSET = 0, 1, 2
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from lit_core.exports.int8_file import Calibration, write_int8
 from lit_core.exports.onnx_file import onnx_runner, write_onnx
-from lit_core.exports.program_file import program_runner, write_program
+from lit_core.exports.pt2_file import program_runner, write_program
 from lit_core.exports.verify import Batches, Comparison, Inputs, Run, check, compare
-from lit_core.spec import Export
+from lit_spec import Export
 
 __all__ = ["SUFFIXES", "Batches", "Calibration", "ExportReport", "Inputs", "write_exports"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.exports.hugging_face import FOLDER, timm_config, write_hugging_face
-from lit_core.families.library import create
 from lit_core.model import WEIGHTS_FILE, ModelConfig
-from lit_core.spec import Export, Library
-from lit_core.states import load_state
+from lit_core.networks.families.library import create
+from lit_core.networks.state_dicts import load_state
+from lit_spec import Export, Library
 
 LARGEST_DIFFERENCE = 1e-5
 

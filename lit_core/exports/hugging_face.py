@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_core.data import ImagePreprocessing
 from lit_core.model import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
-from lit_core.spec import Modality, Task
+from lit_spec import Modality, Task
 
 FOLDER = "huggingface"
 CARD_FILE = "README.md"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_core.exports.program_file import program_of
+from lit_core.exports.pt2_file import program_of
 from lit_core.exports.verify import Inputs, Run
 
 OPSET = 20

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_core.losses import NO_LABEL
+from lit_core.data.labels import NO_LABEL
 
 Inputs = tuple[Tensor, ...]
 Batches = Callable[[], Iterable[tuple[Inputs, Tensor]]]

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
-from lit_core.losses import NO_LABEL
-from lit_core.measure import count_parameters
-from lit_core.objectives import Batch
-from lit_core.programs import Program, distillation
-from lit_core.pruning import parameters_left, prune_by, prune_to, spared_of
-from lit_core.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
-from lit_core.sections import SectionedNetwork
-from lit_core.spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
-from lit_core.tasks.task import Refused, Scores
+from lit_core.data.labels import NO_LABEL
+from lit_core.measuring.cost import count_parameters
+from lit_core.measuring.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.objectives import Batch
+from lit_core.training.pruning import parameters_left, prune_by, prune_to, spared_of
+from lit_core.training.task import Refused, Scores
+from lit_core.training.updaters import Program, distillation
+from lit_spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
 
 EVALUATION_BATCH = 256
 """The largest; small ones where training batches are small, since those tell what the memory holds."""

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lit_core import fidelity
-from lit_core.adversarial import AdversarialFineTuning
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
-from lit_core.gan_scores import distribution_scores
-from lit_core.losses import IR_LOSSES
-from lit_core.measure import count_parameters
-from lit_core.objectives import Batch
-from lit_core.programs import Program, distillation, frozen_parts
-from lit_core.sections import SectionedNetwork
-from lit_core.spec import Adversarial, JobSpec, Phase, Split
-from lit_core.tasks.task import Scores
+from lit_core.measuring import fidelity
+from lit_core.measuring.cost import count_parameters
+from lit_core.measuring.gan_scores import distribution_scores
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.adversarial import AdversarialFineTuning
+from lit_core.training.losses import IR_LOSSES
+from lit_core.training.objectives import Batch
+from lit_core.training.task import Scores
+from lit_core.training.updaters import Program, distillation, frozen_parts
+from lit_spec import Adversarial, JobSpec, Phase, Split
 
 EVALUATION_BATCH = 64
 PICTURE_FILE = "translations.png"

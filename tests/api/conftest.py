@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from api import server
 from api.app import create_app
+from service import http_server as server
 from tests.worker.bench import Bench, wait_for
 from tests.worker.services import bench, database, service_urls
 

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Message
 
 from api.app import create_app
-from jobs import keys
+from jobs.ledger import keys
 from tests.worker.bench import Bench
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import uploads
-from lit_core.spec import ErrorType, JobError
+from jobs.ledger import uploads
+from lit_spec import ErrorType, JobError
 from tests.worker.bench import INSPECTION, Bench, wait_for
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import uploads
-from lit_core.spec import ErrorType, JobError
-from tests.lit_core.test_spec_translation import discriminator, generator
+from jobs.ledger import uploads
+from lit_spec import ErrorType, JobError
+from tests.lit_spec.test_translation import discriminator, generator
 from tests.worker.bench import Bench
 
 
@@ -81,7 +81,7 @@ def test_a_discriminator_that_is_none_is_told_by_its_own_field(api: TestClient, 
 
 
 def test_a_discriminators_inspection_is_awaited(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.job_requests.INSPECTION_SECONDS", 0.2)
+    monkeypatch.setattr("api.jobs.requests.INSPECTION_SECONDS", 0.2)
     waiting = sent(api, b"PK\x03\x04 one")
     answer = api.post("/v1/jobs", json=request(bench, discriminator=waiting))
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/inspection-pending")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 PROGRAM = """
 import json, sys
-import api.app, api.commands
-names = [name for name in sys.modules if name.split(".")[0] in {"torch", "numpy", "lit_core", "worker"}]
+import api.app, service.commands
+names = [name for name in sys.modules if name.split(".")[0] in {"torch", "numpy", "lit_spec", "lit_core", "worker"}]
 print(json.dumps(sorted(names)))
 """
 
@@ -19,5 +19,5 @@ def test_the_api_loads_the_specification_and_no_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root, check=True)
     loaded = json.loads(done.stdout)
-    assert {"lit_core", "lit_core.spec"} <= set(loaded)
-    assert [name for name in loaded if name != "lit_core" and not f"{name}.".startswith("lit_core.spec.")] == []
+    assert "lit_spec" in loaded
+    assert [name for name in loaded if not f"{name}.".startswith("lit_spec.")] == []

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import uploads
-from lit_client.job_request import parse_changes
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.ledger import uploads
+from lit_client.command.job_request import parse_changes
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import INSPECTION, Bench
 
 

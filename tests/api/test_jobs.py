@@ -12,10 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from jobs import attempts, workers
-from jobs.attempts import Artifact, Claim, Event, Metric
-from jobs.models import Job
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.database.models import Job
+from jobs.ledger import attempts, workers
+from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import Bench
 
 

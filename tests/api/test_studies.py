@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import keys
+from jobs.ledger import keys
 from tests.jobs.study_bench import fail, look, succeed, take, trials, work
 from tests.worker.bench import Bench
 
@@ -78,7 +78,7 @@ def test_the_table_as_csv(api: TestClient, bench: Bench, ask: dict[str, Any]) ->
 
 def test_etags_and_waits(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whoever waits is woken, and does not only look now and then.
-    monkeypatch.setattr("api.long_poll.LOOK_SECONDS", 60)
+    monkeypatch.setattr("api.http.long_polls.LOOK_SECONDS", 60)
     path = make(api, bench.teacher(), methods=["lit"])["links"]["self"]
     etag = api.get(path).headers["ETag"]
     same = api.get(path, headers={"If-None-Match": etag})

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import uploads
+from jobs.ledger import uploads
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 
 BINARY = "application/octet-stream"

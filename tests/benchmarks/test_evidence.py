@@ -15,16 +15,8 @@ from benchmarks.evidence.data import DATASETS, labelled, write_texts
 from benchmarks.evidence.experiments import ARMS, EXPERIMENTS, RATES, Experiment, at_rate
 from benchmarks.evidence.page import interval, page
 from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
-from lit_core.families import FAMILIES, family_of
-from lit_core.spec import (
-    Architecture,
-    Inspection,
-    JobRequest,
-    JobSpec,
-    StudentOption,
-    merged,
-    resolve,
-)
+from lit_core.networks.families import FAMILIES, family_of
+from lit_spec import Architecture, Inspection, JobRequest, JobSpec, StudentOption, merged, resolve
 
 CELLS = [pytest.param(e, arm, id=f"{e.name}/{arm}") for e in EXPERIMENTS for arm in e.arms]
 

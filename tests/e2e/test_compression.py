@@ -15,7 +15,7 @@ import torch
 import lit_core
 from lit_client import Client
 from lit_core.data import Interface, load_dataset
-from lit_core.spec import DatasetRequest, Split
+from lit_spec import DatasetRequest, Split
 from tests.e2e.digits import SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
 
 

@@ -10,7 +10,7 @@ from benchmarks.evidence.experiments import EXPERIMENTS, epochs
 from benchmarks.evidence.page import page
 from benchmarks.evidence.run import keep, read_runs, row, run_cell, run_experiment
 from lit_client import Client
-from lit_core.spec import merged
+from lit_spec import merged
 
 DIGITS = next(experiment for experiment in EXPERIMENTS if experiment.name == "digits")
 SHORT = dataclasses.replace(DIGITS, request=merged(DIGITS.request, epochs(1, 1)), arms=("lit", "kd"), seeds=2)

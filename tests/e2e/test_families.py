@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from lit_client import Client, LitError
 from lit_core.data import Arrays, Dataset, Interface, load_dataset
-from lit_core.families.resnext_cifar import NAMES, ResNeXt
-from lit_core.families.vdcnn import VDCNN, Downsampling
-from lit_core.spec import DatasetRequest, Modality, Split
+from lit_core.networks.families.resnext_cifar import NAMES, ResNeXt
+from lit_core.networks.families.vdcnn import VDCNN, Downsampling
+from lit_spec import DatasetRequest, Modality, Split
 from tests.e2e.digits import ROOT
 
 SENTENCES = ROOT.parent / "shared/data/amazonReviewSnippets_GroundTruth.txt"

@@ -17,7 +17,7 @@ from torch import nn
 from lit_client import Client, LitError
 from lit_core import load
 from lit_core.data import Dataset, Interface, load_dataset
-from lit_core.spec import DatasetRequest, Split
+from lit_spec import DatasetRequest, Split
 from tests.e2e.test_families import compress, train, upload_file
 
 SIDE = 16

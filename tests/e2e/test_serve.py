@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from jobs.embedded import Embedded
+from service.embedded import Embedded
 from tests.e2e.digits import ROOT
 
 URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}

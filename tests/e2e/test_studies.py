@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import workers
-from jobs.database import Database
+from jobs.database.connection import Database
+from jobs.ledger import workers
 from lit_client import Client
 from lit_client.models import Job
 from tests.e2e.digits import ROOT, SHORT, TEACHER

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_client.job_request import build_body, check_body
-from lit_core.families import recognise
-from lit_core.families.resnet_cifar import ResNet
-from lit_core.spec import Feed, Init, Inspection, JobRequest, Preset, resolve
-from lit_core.teacher import Teacher, inspect_teacher
+from lit_client.command.job_request import build_body, check_body
+from lit_core.networks.families import recognise
+from lit_core.networks.families.resnet_cifar import ResNet
+from lit_core.networks.teacher import Teacher, inspect_teacher
+from lit_spec import Feed, Init, Inspection, JobRequest, Preset, resolve
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 FILES = sorted(PAPER.glob("*.json"))

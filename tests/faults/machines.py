@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from jobs.housekeeping import Housekeeper
-from lit_core.spec import Inspection
+from lit_spec import Inspection
 from tests.worker.bench import Bench, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ class Machines:
         """An upload of the example's teacher, inspected as a worker does it."""
         folder = self.bench.folder.parent / "inspection"
         folder.mkdir(exist_ok=True)
-        subprocess.run([sys.executable, "-m", "lit_core.inspect", TEACHER, folder], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "lit_core.trainer.inspect", TEACHER, folder], cwd=ROOT, check=True)
         found = Inspection.model_validate_json((folder / "inspection.json").read_bytes())
         return self.bench.teacher(TEACHER.read_bytes(), found)
 
@@ -50,7 +50,7 @@ class Machines:
             "LIT_HOUSEKEEPING_SECONDS": "0.5",
             "LIT_THREADS": "1",
         }
-        command = [sys.executable, "-m", "worker", "--devices", "cpu"]
+        command = [sys.executable, "-m", "service.worker_process", "--devices", "cpu"]
         self.workers.append(subprocess.Popen(command, cwd=ROOT, env=environment))
         return self.workers[-1]
 
@@ -62,7 +62,7 @@ class Machines:
                 continue
             for child in psutil.Process(worker.pid).children():
                 try:
-                    if "lit_core.train" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                    if "lit_core.trainer" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                         found[child.pid] = worker.pid
                 except psutil.NoSuchProcess:
                     continue

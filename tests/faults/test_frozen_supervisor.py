@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from jobs.storage import TEMPORARY
+from jobs.storage.storage import TEMPORARY
 from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 

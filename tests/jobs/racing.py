@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
-from jobs.database import Database
+from jobs.database.connection import Database
 from tests.worker.bench import wait_for
 
 T = TypeVar("T")

@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs import attempts
-from jobs.attempts import Artifact, Claim, Metric
-from jobs.models import Job, Study
-from jobs.studies import ledger as studies
+from jobs.database.models import Job, Study
+from jobs.ledger import attempts
+from jobs.ledger.attempts import Artifact, Claim, Metric
+from jobs.studies import studies
 from jobs.studies.advance import advance
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.jobs.study_specs import make_spec
 from tests.worker.bench import OWNER, Bench
 

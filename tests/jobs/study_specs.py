@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from jobs.states import JobState
-from jobs.studies.kinds import kind_of
-from jobs.studies.trials import Kind, Outcome, StudySpec, Trial
-from lit_core.spec.study import AnyStudyRequest
+from jobs.studies.plans.plan_of import kind_of
+from jobs.studies.plans.trials import Kind, Outcome, StudySpec, Trial
+from lit_spec.requests.study import AnyStudyRequest
 from tests.worker.bench import INSPECTION
 
 JOB: dict[str, Any] = {"teacher": "upl_teacher", "dataset": {"builtin": "digits"}}

@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from jobs import attempts, ledger
-from jobs.attempts import Artifact, Claim, Event, Metric
+from jobs.database.models import Event as EventRow
+from jobs.database.models import Job, JobState
+from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
-from jobs.models import Event as EventRow
-from jobs.models import Job, JobState
-from jobs.models import Metric as MetricRow
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.ledger import attempts
+from jobs.ledger import jobs as ledger
+from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import OWNER, Bench
 

@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from jobs import attempts, checkpoints, housekeeping, ledger, uploads, workers
-from jobs.attempts import Claim
+from jobs import housekeeping
+from jobs.database.models import IdempotencyKey, JobState, Upload, Worker
 from jobs.errors import Stale
 from jobs.housekeeping import Housekeeper
-from jobs.models import IdempotencyKey, JobState, Upload, Worker
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.ledger import attempts, uploads, workers
+from jobs.ledger import jobs as ledger
+from jobs.ledger.attempts import Claim
+from jobs.storage import checkpoints
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import OWNER, Bench, wait_for
 
 EXPIRED = -1.0

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text, update
 
-from jobs import attempts, ledger, workers
-from jobs.attempts import Claim
-from jobs.database import Database
+from jobs.database.connection import Database
+from jobs.database.models import IdempotencyKey, Job, JobState, JobUpload, Worker
 from jobs.errors import Conflict, NotFound
-from jobs.ledger import Waiting
-from jobs.models import IdempotencyKey, Job, JobState, JobUpload, Worker
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
+from jobs.ledger import attempts, workers
+from jobs.ledger import jobs as ledger
+from jobs.ledger.attempts import Claim
+from jobs.ledger.jobs import Waiting
+from lit_spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
 from tests.jobs.racing import together
 from tests.worker.bench import INSPECTION, OWNER, Bench
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from jobs import keys
-from jobs.database import Database
+from jobs.database.connection import Database
 from jobs.errors import NotFound
+from jobs.ledger import keys
 
 
 def new(database: Database, name: str) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from jobs.database import Database
-from jobs.migrate import MIGRATIONS, is_current, upgrade
-from jobs.models import Base
+from jobs.database.connection import Database
+from jobs.database.migrate import MIGRATIONS, is_current, upgrade
+from jobs.database.models import Base
 from tests.jobs.racing import together
 
 # As the server spells them, predicates of indexes and conditions of checks included: alembic doesn't compare these.

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from sqlalchemy import text
 
-from jobs import attempts, notifications
-from jobs.attempts import Event
-from jobs.database import Database
-from jobs.notifications import Listener, notify
-from lit_core.spec import SPEC_VERSION
+from jobs.database import notifications
+from jobs.database.connection import Database
+from jobs.database.notifications import Listener, notify
+from jobs.ledger import attempts
+from jobs.ledger.attempts import Event
+from lit_spec import SPEC_VERSION
 from tests.worker.bench import Bench
 
 SECONDS = 10.0

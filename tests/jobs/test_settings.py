@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
-from jobs.database import Database, connection_string, database_url
+from jobs.database.connection import Database, connection_string, database_url
 from jobs.settings import Settings
 
 

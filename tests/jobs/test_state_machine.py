@@ -16,13 +16,14 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select
 
-from jobs import attempts, ledger
-from jobs.attempts import Claim, Event, Metric
+from jobs.database.models import TERMINAL_STATES, Job
+from jobs.database.models import Event as EventRow
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.housekeeping import reap
-from jobs.models import TERMINAL_STATES, Job
-from jobs.models import Event as EventRow
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.ledger import attempts
+from jobs.ledger import jobs as ledger
+from jobs.ledger.attempts import Claim, Event, Metric
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import OWNER, Bench
 
 ERROR = JobError(type=ErrorType.TRAINER_CRASHED, detail="the trainer ended")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from jobs.storage import FolderStorage, StorageKeyMissing, open_storage
+from jobs.storage.storage import FolderStorage, StorageKeyMissing, open_storage
 from tests.worker.bench import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,8 @@ def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, 
     storage.put_bytes("jobs/1/a", b"x")
     (storage.root / "jobs" / "1").rename(storage.root / ".tmp" / "0123456789abcdef")
     os.mkfifo(tmp_path / "endless")
-    code = "import sys; from jobs.storage import *; FolderStorage(Path(sys.argv[1])).put_file('key', Path(sys.argv[2]))"
+    code = "import sys; from jobs.storage.storage import *; "
+    code += "FolderStorage(Path(sys.argv[1])).put_file('key', Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(storage.root), str(tmp_path / "endless")]
     with subprocess.Popen(command, cwd=ROOT) as writer, (tmp_path / "endless").open("wb"):
         wait_for(lambda: len(temporary_files(storage)) == 2)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from jobs.migrate import upgrade
-from jobs.storage import FolderStorage
-from jobs.storage_marker import complaint, marker_key
+from jobs.database.migrate import upgrade
+from jobs.storage.marker import complaint, marker_key
+from jobs.storage.storage import FolderStorage
 from tests.worker.bench import Bench
 
 

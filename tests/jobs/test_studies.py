@@ -10,15 +10,16 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from jobs import attempts, ledger, uploads, workers
-from jobs.attempts import Claim
+from jobs.database.models import Event, Job, JobState, Metric, Study
 from jobs.errors import Conflict, NotFound
 from jobs.housekeeping import Housekeeper
-from jobs.models import Event, Job, JobState, Metric, Study
-from jobs.studies import ledger as studies
+from jobs.ledger import attempts, uploads, workers
+from jobs.ledger import jobs as ledger
+from jobs.ledger.attempts import Claim
+from jobs.studies import studies
 from jobs.studies.advance import QUEUED_PER_WORKER, due
-from jobs.studies.reading import read_progress
-from lit_core.spec import SPEC_VERSION
+from jobs.studies.trial_rows import read_progress
+from lit_spec import SPEC_VERSION
 from tests.jobs.racing import together
 from tests.jobs.study_bench import (
     fail,

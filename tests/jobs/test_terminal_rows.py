@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from jobs import attempts
-from jobs.attempts import Artifact, Claim
-from lit_core.spec import SPEC_VERSION, ErrorType, JobError
+from jobs.ledger import attempts
+from jobs.ledger.attempts import Artifact, Claim
+from lit_spec import SPEC_VERSION, ErrorType, JobError
 from tests.worker.bench import Bench
 
 ENDINGS: dict[str, Callable[[Session, Claim], None]] = {

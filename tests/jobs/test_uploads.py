@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import ledger, uploads
-from jobs.database import Database
+from jobs.database.connection import Database
+from jobs.database.models import InspectionState, Upload, UploadState
 from jobs.errors import Conflict, NotFound, Stale
-from jobs.models import InspectionState, Upload, UploadState
-from lit_core.spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
+from jobs.ledger import jobs as ledger
+from jobs.ledger import uploads
+from lit_spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
 from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import INSPECTION, OWNER, Bench
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lit_client import Client
-from lit_core.spec import LibraryRequest
+from lit_spec import LibraryRequest
 
 
 @dataclass

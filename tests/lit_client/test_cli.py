@@ -26,7 +26,7 @@ def litc(service, *words, cwd=ROOT, **environment):
     url = {"LIT_URL": service.url} if service else {}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LIT_")}
     return subprocess.run(
-        [sys.executable, "-m", "lit_client.cli", *map(str, words)],
+        [sys.executable, "-m", "lit_client.command", *map(str, words)],
         env=inherited | url | environment,
         cwd=cwd,
         capture_output=True,
@@ -224,7 +224,7 @@ def test_nobody_listening_is_a_sentence_and_1(teacher):
 def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(faulty, teacher, tmp_path, cancel):
     faulty.job_fields = {"state": "running"}
     words = ["compress", teacher, "--dataset", "digits", "--depth", "14", "-o", tmp_path / "out"]
-    command = [sys.executable, "-m", "lit_client.cli", *words, *["--cancel-on-interrupt"][: int(cancel)]]
+    command = [sys.executable, "-m", "lit_client.command", *words, *["--cancel-on-interrupt"][: int(cancel)]]
     process = subprocess.Popen(
         command, env=os.environ | {"LIT_URL": faulty.url}, cwd=ROOT, stderr=subprocess.PIPE, text=True
     )

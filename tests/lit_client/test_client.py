@@ -19,7 +19,7 @@ from lit_client import (
     UnexpectedAnswer,
     WaitTimeout,
 )
-from lit_core.spec import JobRequest
+from lit_spec import JobRequest
 
 REQUEST = {"teacher": "upl_x", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 
@@ -175,7 +175,7 @@ def test_answer_of_something_else_is_no_crash(client, faulty):
 
 def test_import_needs_no_torch_and_no_service():
     code = (
-        "import sys, lit_client, lit_client.cli\n"
+        "import sys, lit_client, lit_client.command\n"
         "assert not {'torch', 'numpy', 'fastapi', 'sqlalchemy', 'celery'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

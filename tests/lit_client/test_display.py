@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_client.display import EpochBar, exports_table, result_table, steps_table
+from lit_client.command.display import EpochBar, exports_table, result_table, steps_table
 from lit_client.models import Event, Job
 
 

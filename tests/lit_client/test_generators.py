@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lit_client import display
-from lit_client.job_request import BadRequest, check_body, check_student
+from lit_client.command import display
+from lit_client.command.job_request import BadRequest, check_body, check_student
 from lit_client.models import Inspection, Job, Upload
 from tests.lit_client.test_cli import litc
-from tests.lit_core.test_spec_translation import discriminator, generator
+from tests.lit_spec.test_translation import discriminator, generator
 
 RESULT: dict[str, Any] = {
     "teacher": {"reconstruction_l1": {"val": 0.08, "test": 0.0812}, "parameters": 34_996},

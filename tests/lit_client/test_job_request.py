@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lit_client.job_request import (
+from lit_client.command.job_request import (
     BadRequest,
     build_body,
     check_body,

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from lit_client.command.job_request import BadRequest
+from lit_client.command.study_request import check_study, parse_arms, parse_numbers
 from lit_client.errors import InspectedOtherwise
-from lit_client.job_request import BadRequest
-from lit_client.study_request import check_study, parse_arms, parse_numbers
-from lit_core.spec import DatasetRequest, JobRequest
-from lit_core.spec.study import CompareRequest
+from lit_spec import DatasetRequest, JobRequest
+from lit_spec.requests.study import CompareRequest
 from tests.lit_client.test_cli import litc
 
 ROW = {

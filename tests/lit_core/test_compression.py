@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
-from lit_core.spec import DatasetRequest, Schedule, Split
-from tests.lit_core.test_discovery import Mine, sectioned
+from lit_spec import DatasetRequest, Schedule, Split
+from tests.lit_core.networks.test_discovery import Mine, sectioned
 
 SCHEDULE = {"lit": {"epochs": 4, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}}
 

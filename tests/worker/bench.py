@@ -13,16 +13,17 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs import ledger, uploads
-from jobs.database import Database
-from jobs.hints import PublishHint
-from jobs.models import Job
+from jobs.broker.wakeups import PublishHint
+from jobs.database.connection import Database
+from jobs.database.models import Job
+from jobs.ledger import jobs as ledger
+from jobs.ledger import uploads
 from jobs.settings import Settings
-from jobs.storage import Storage, open_storage
-from jobs.storage_marker import marker_key
-from lit_core.spec import Architecture, Inspection, JobRequest, StudentOption, resolve
-from worker.folder import Workplace
-from worker.supervisor import Supervisor
+from jobs.storage.marker import marker_key
+from jobs.storage.storage import Storage, open_storage
+from lit_spec import Architecture, Inspection, JobRequest, StudentOption, resolve
+from worker.training.job_folder import Workplace
+from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 OWNER = "local"

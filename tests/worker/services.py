@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from jobs.database import Database
-from jobs.embedded import Embedded
-from jobs.migrate import upgrade
+from jobs.database.connection import Database
+from jobs.database.migrate import upgrade
+from service.embedded import Embedded
 from tests.worker.bench import Bench, make_bench
 
 

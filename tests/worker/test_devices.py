@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from worker import devices
-from worker.devices import cuda_present, worker_devices
+from worker.host import devices
+from worker.host.devices import cuda_present, worker_devices
 
 
 def fake_smi(folder: Path, script: str) -> None:
@@ -78,5 +78,5 @@ def test_a_broken_driver_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_worker_loads_no_torch() -> None:
-    program = "import sys, worker.__main__, worker.commands; sys.exit('torch' in sys.modules)"
+    program = "import sys, service.worker_process, service.worker_command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0

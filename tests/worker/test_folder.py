@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.attempts import Claim
-from lit_core.spec import JobRequest, resolve
-from tests.lit_core.test_spec_translation import discriminator, generator
+from jobs.ledger.attempts import Claim
+from lit_spec import JobRequest, resolve
+from tests.lit_spec.test_translation import discriminator, generator
 from tests.worker.bench import Bench
-from worker.folder import Machine, UploadMissing, Workplace, prepare
+from worker.training.job_folder import Machine, UploadMissing, Workplace, prepare
 
 HOLD = """
 import sys, time

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import uploads
-from jobs.models import Upload
+from jobs.database.models import Upload
+from jobs.ledger import uploads
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
-from worker import backoff, inspection
-from worker.folder import Workplace
-from worker.inspection import Inspector
+from worker.host import backoff
+from worker.inspecting import inspector as inspection
+from worker.inspecting.inspector import Inspector
+from worker.training.job_folder import Workplace
 
 READER = Path(__file__).with_name("reader.py")
 ROOT = Path(__file__).parents[2]

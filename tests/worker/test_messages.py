@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from worker.messages import Started, parse
+from worker.training.messages import Started, parse
 
 
 @pytest.mark.parametrize("text", ["plain", "C:\\u0000\\data", "α ✓"])

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from jobs.database import Database
-from lit_core.spec import ErrorType
-from lit_core.train import Run
+from jobs.database.connection import Database
+from lit_core.trainer.__main__ import Run
+from lit_spec import ErrorType
 from tests.worker.bench import Bench, child, wait_for
-from worker import supervisor
+from worker.training import supervisor
 
 
 def alive(pid: int) -> bool:

@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from jobs import workers
-from jobs.storage import FolderStorage
-from lit_core.spec import SPEC_VERSION
+from jobs.ledger import workers
+from jobs.storage.storage import FolderStorage
+from lit_spec import SPEC_VERSION
 from tests.worker.bench import Bench, child, wait_for
-from worker import backoff, presence, supervisor
-from worker.backoff import Backoff
+from worker.host import backoff
+from worker.host import registration as presence
+from worker.host.backoff import Backoff
+from worker.training import supervisor
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -232,7 +234,7 @@ def start(bench: Bench, *arguments: str, **changes: Any) -> subprocess.Completed
         "LIT_STORAGE_DIR": str(bench.settings.storage_root),
         **changes,
     }
-    command = [sys.executable, "-m", "worker", *arguments]
+    command = [sys.executable, "-m", "service.worker_process", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 

@@ -1,0 +1,89 @@
+"""/v1/architectures: the networks of torchvision and timm, and what each depth of student would save."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from api.http.auth import Owner
+from api.http.pages import Cursor, Limit, Page
+from api.http.problems import Problem, invalid_field
+from lit_spec import Library, StudentOption
+from lit_spec.networks.catalogue import catalogue, find_entry, near_names
+
+router = APIRouter(prefix="/v1/architectures", tags=["architectures"])
+
+
+class ArchitectureItem(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
+
+    library: Library
+    name: str
+    parameters: int
+    blocks: list[int]
+    """Blocks of each section; none where it can't be made shallower."""
+    refused: str | None
+    """Why it can't be made shallower."""
+
+
+class ArchitectureOut(ArchitectureItem):
+    """With the library's default arguments: other `kwargs` may make other figures."""
+
+    size: list[int] | None
+    """Height and width in pixels of the images that it was looked through with."""
+    sections: list[list[str]]
+    """Module paths of each section's blocks."""
+    students: list[StudentOption]
+    """Every number of blocks, shallowest first, the network itself last."""
+
+
+@router.get("")
+def list_architectures(
+    owner: Owner,  # noqa: ARG001 - a key is needed here as everywhere
+    library: Library | None = None,
+    search: Annotated[str, Query(max_length=100, description="Part of the name.")] = "",
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[ArchitectureItem]:
+    """The networks by library and name."""
+    after = _read_cursor(cursor)
+    # timm's names may have the tag of pretrained weights after a dot.
+    part = search.lower().partition(".")[0]
+    keys = sorted(
+        (of, name)
+        for of, name in catalogue()
+        if (library is None or of == library) and part in name.lower() and f"{of}/{name}" > after
+    )
+    items = [ArchitectureItem.model_validate(find_entry(*key)) for key in keys[:limit]]
+    more = len(keys) > limit
+    return Page(items=items, next_cursor=_cursor(items[-1]) if more else None)
+
+
+@router.get("/{library}/{name}")
+def get_architecture(library: Library, name: str, owner: Owner) -> ArchitectureOut:  # noqa: ARG001
+    """One network: its sections, its blocks, and what each depth would save, before anything is uploaded."""
+    entry = find_entry(library, name)
+    if entry is None:
+        near = ", ".join(near_names(library, name))
+        hint = f": did you mean {near}?" if near else ""
+        raise Problem(404, "not-found", f"{library} has no network {name!r} that is known here{hint}")
+    return ArchitectureOut.model_validate(entry)
+
+
+def _cursor(item: ArchitectureItem) -> str:
+    return base64.urlsafe_b64encode(f"{item.library.value}/{item.name}".encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> str:
+    if cursor is None:
+        return ""
+    try:
+        after = base64.urlsafe_b64decode(cursor.encode()).decode()
+    except ValueError as bad:
+        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
+    if after.partition("/")[0] not in list(Library):
+        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor")
+    return after

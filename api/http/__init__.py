@@ -1,0 +1,1 @@
+"""What the resources share: problems, bodies, pages, ETags, long polls, downloads, authentication."""

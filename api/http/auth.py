@@ -1,0 +1,79 @@
+"""Who asks: the owner that an API key stands for, or `local` on a service that has no keys yet."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from api.http.context import InContext
+from api.http.problems import Problem
+from jobs.ledger import keys
+
+LOCAL_OWNER = "local"
+SCHEME = "bearer"
+
+
+def authenticate(request: Request, context: InContext) -> str:
+    """The owner in whose name this request acts. Raises Problem 401 or 403."""
+    header = request.headers.get("Authorization")
+    # In a session of its own: the request may wait for long, and is not to hold a connection all the while.
+    with context.database.session() as session:
+        if header is not None:
+            return _by_key(header, session)
+        open_to_all = context.keyless and not keys.any_keys(session)
+    if not open_to_all:
+        raise _unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
+    _refuse_browsers_of_others(request)
+    return LOCAL_OWNER
+
+
+Owner = Annotated[str, Depends(authenticate)]
+
+
+def _by_key(header: str, session: Session) -> str:
+    scheme, _, secret = header.partition(" ")
+    owner = keys.authenticate(session, secret.strip()) if scheme.lower() == SCHEME else None
+    if owner is None:
+        raise _unauthorized("this is no API key of this service, or it has been revoked")
+    return owner
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _refuse_browsers_of_others(request: Request) -> None:
+    """Without a key, a web page elsewhere must not reach this service through its reader's browser.
+
+    A page that had its own name resolve to this machine sends that name as Host; any other sends its Origin.
+    """
+    host = request.headers.get("Host", "")
+    if not is_loopback(_name_of(host)):
+        raise Problem(403, "forbidden-origin", f"without API keys only loopback addresses are served, not {host!r}")
+    origin = request.headers.get("Origin")
+    if origin is not None and origin not in {f"http://{host}", f"https://{host}"}:
+        raise Problem(403, "forbidden-origin", f"without API keys no page of {origin!r} may use this service")
+
+
+def _name_of(host: str) -> str | None:
+    """The name or address in a Host header, None where there is none to be found."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if host is None:
+        return False
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,42 @@
+"""What the handlers of one API process share, and the dependencies that hand it to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from api.http.long_polls import LongPolls
+from jobs.broker.wakeups import Hints
+from jobs.database.connection import Database
+from jobs.settings import Settings
+from jobs.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    database: Database
+    storage: Storage
+    hints: Hints
+    polls: LongPolls
+    keyless: bool
+    """Whether the service may be used without a key as long as none exists."""
+
+
+def get_context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+def get_session(context: Annotated[Context, Depends(get_context)]) -> Iterator[Session]:
+    with context.database.session() as session:
+        yield session
+
+
+InContext = Annotated[Context, Depends(get_context)]
+# The transaction ends before the answer is sent: what a caller is told has been committed.
+InSession = Annotated[Session, Depends(get_session, scope="function")]

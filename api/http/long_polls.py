@@ -1,0 +1,47 @@
+"""Long polls: an answer held back until what it tells has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Query
+from fastapi.concurrency import run_in_threadpool
+
+from jobs.database.notifications import Listener
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 30
+LOOK_SECONDS = 5.0
+"""Some things change without a notification, as a position in the queue."""
+
+Wait = Annotated[
+    int,
+    Query(ge=0, le=LONGEST_WAIT, description="Seconds to hold the answer until there is something new; 0 answers now."),
+]
+
+
+class LongPolls:
+    """The waiting requests of one process."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let everyone answer now: the process is about to end."""
+        self._stopping = True
+        self._listener.wake_all()
+
+    async def until(self, topic: str, seconds: float, look: Callable[[], T], done: Callable[[T], bool]) -> T:
+        """Look again at each change of `topic` until `done` holds or the time is up; the last look's value."""
+        end = time.monotonic() + seconds
+        with self._listener.subscribe(topic) as subscription:
+            while True:
+                value = await run_in_threadpool(look)
+                left = end - time.monotonic()
+                if left <= 0 or self._stopping or done(value):
+                    return value
+                await subscription.changed(min(left, LOOK_SECONDS))

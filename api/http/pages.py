@@ -1,0 +1,53 @@
+"""Lists in pages: opaque cursors that stay valid while rows come and go."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, StringConstraints, TypeAdapter
+
+from api.http.problems import invalid_field
+from jobs.database.models import Job, Study, Upload
+from jobs.ledger.jobs import Position
+
+ItemT = TypeVar("ItemT", bound=BaseModel)
+RowT = TypeVar("RowT", Job, Study, Upload)
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+
+
+_POSITION: TypeAdapter[Position] = TypeAdapter(
+    tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
+)
+
+
+class Page(BaseModel, Generic[ItemT]):
+    """Part of a list, newest first."""
+
+    items: list[ItemT]
+    next_cursor: str | None
+    """Asks for the part after this one; null ends the list."""
+
+
+def read_cursor(cursor: str | None) -> Position | None:
+    """Raises Problem 422 for anything that is none of ours."""
+    if cursor is None:
+        return None
+    try:
+        return _POSITION.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True)
+    except ValueError as bad:
+        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
+
+
+def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -> Page[ItemT]:
+    """A page of `limit` items from `limit + 1` rows: the last row only says that there are more."""
+    items = [show(row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return Page(items=items, next_cursor=None)
+    last = rows[limit - 1]
+    position = _POSITION.dump_json((last.created_at, last.id))
+    return Page(items=items, next_cursor=base64.urlsafe_b64encode(position).decode())

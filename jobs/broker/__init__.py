@@ -1,0 +1,1 @@
+"""The broker: its queues, and the messages that say that there is work."""

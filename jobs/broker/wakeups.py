@@ -1,0 +1,51 @@
+"""How the ledger says that there is work."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import redis
+import structlog
+
+from jobs.broker.queues import task_for
+
+HINTS_IN_QUEUE = 100
+"""With this many hints waiting nobody listens, and more would only fill the broker."""
+SECONDS = 5
+
+log = structlog.get_logger()
+
+
+class PublishHint(Protocol):
+    """Puts a hint into a queue of the broker. Never raises: a lost hint is replaced by housekeeping."""
+
+    def __call__(self, queue: str) -> None: ...
+
+
+class Sender(Protocol):
+    """What is needed of a Celery app, so that the ledger need not know Celery."""
+
+    def send_task(self, name: str, *, queue: str, retry: bool) -> object: ...
+
+
+class Hints:
+    """Publishes hints through `sender`. A broker that is away is only logged."""
+
+    def __init__(self, sender: Sender, redis_url: str) -> None:
+        self._sender = sender
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+
+    def __call__(self, queue: str) -> None:
+        try:
+            # A queue of Celery's is a Redis list of its name.
+            if self._redis.llen(queue) < HINTS_IN_QUEUE:
+                self._sender.send_task(task_for(queue), queue=queue, retry=False)
+        except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the hint is lost and will be replaced
+            log.warning("hint not sent", queue=queue, error=repr(failure))
+
+    def ping(self) -> None:
+        """Raises redis.RedisError when the broker doesn't answer."""
+        self._redis.ping()
+
+    def close(self) -> None:
+        self._redis.close()

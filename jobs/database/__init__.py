@@ -1,0 +1,1 @@
+"""PostgreSQL: the connection, the tables, migrations and notifications."""

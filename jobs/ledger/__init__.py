@@ -1,0 +1,1 @@
+"""The rows of jobs, uploads, workers and keys, and every change of them."""

@@ -1,0 +1,314 @@
+"""The worker's side of the ledger: claim a job, hold it, tell what happens, end it.
+
+`attempt` is the fencing token. Every write after the claim goes to the row `WHERE id AND attempt AND state =
+'running'`; when that touches no row, someone else has the job and Stale is raised. Metrics and events go in with
+that same transaction, under that row's lock. Leases are counted by the database's clock alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Job, JobState
+from jobs.database.models import Metric as MetricRow
+from jobs.errors import Stale
+from jobs.ids import new_id
+from jobs.ledger.transitions import Event, add_events, change
+from lit_spec import Device, ErrorType, JobError, JobSpec
+
+METRICS_A_STATEMENT = 5000
+FIELDS_NAMED = 3
+
+__all__ = [
+    "Artifact",
+    "Claim",
+    "Event",
+    "Heartbeat",
+    "Metric",
+    "cancelled",
+    "claim",
+    "count_seconds",
+    "fail",
+    "heartbeat",
+    "lose",
+    "record",
+    "release",
+    "succeed",
+]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at a job, and all that the worker needs to know for it."""
+
+    job_id: str
+    attempt: int
+    owner: str
+    spec: JobSpec
+    device: str
+    """`cpu` or `cuda`: what this attempt trains on."""
+    checkpoint: str | None
+    """Storage key of the checkpoint to resume from."""
+    seconds_used: float
+    """Seconds of training of earlier attempts."""
+    study_id: str | None = None
+    """The study whose trial it is."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    cancel_requested: bool
+
+
+@dataclass(frozen=True)
+class Metric:
+    phase: str
+    epoch: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a job leaves, under its storage key."""
+
+    name: str
+    key: str
+    size: int
+    sha256: str
+
+
+def claim(
+    session: Session,
+    worker_id: str,
+    devices: Sequence[str],
+    spec_versions: Sequence[int],
+    lease_seconds: float,
+    besides: Sequence[str] = (),
+) -> Claim | None:
+    """Take the oldest queued job that this worker can run, `besides` those that it leaves to others; None for none.
+
+    Jobs whose stored specification can't be read any more fail here, so that they hold nobody up.
+    """
+    while (job := _oldest(session, devices, spec_versions, besides)) is not None:
+        try:
+            spec = JobSpec.model_validate(job.spec)
+        except ValidationError as wrong:
+            _fail_unreadable(session, job, wrong)
+        else:
+            return _take(session, job, spec, worker_id, devices, lease_seconds)
+    return None
+
+
+def _oldest(
+    session: Session, devices: Sequence[str], spec_versions: Sequence[int], besides: Sequence[str]
+) -> Job | None:
+    query = (
+        select(Job)
+        .where(
+            Job.state == JobState.QUEUED,
+            or_(Job.device == Device.AUTO, Job.device.in_(devices)),
+            Job.spec_version.in_(spec_versions),
+            Job.id.not_in(besides),
+        )
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None:
+    fields = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors(include_url=False)]
+    said = "; ".join(fields[:FIELDS_NAMED]) + ("; …" * (len(fields) > FIELDS_NAMED))
+    detail = f"the stored specification can't be read by this version of LIT ({said}): send the request again"
+    error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
+    change(session, job, [Event("failed", {"error": error})], error=error, **_ended(JobState.FAILED))
+
+
+def _take(
+    session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
+) -> Claim:
+    device = job.device if job.device != Device.AUTO else _best(devices)
+    job.attempt += 1
+    change(
+        session,
+        job,
+        [Event("claimed", {"worker": worker_id, "device": device, "resumes": job.checkpoint is not None})],
+        state=JobState.RUNNING,
+        worker_id=worker_id,
+        worker_device=device,
+        lease_expires_at=_lease_end(lease_seconds),
+        started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
+    )
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=job.owner,
+        spec=spec,
+        device=device,
+        checkpoint=job.checkpoint,
+        seconds_used=job.seconds_used,
+        study_id=job.study_id,
+    )
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float, seconds_used: float) -> Heartbeat:
+    """Renew the lease. Raises Stale."""
+    statement = (
+        update(Job)
+        .where(_held(claim))
+        .values(lease_expires_at=_lease_end(lease_seconds), seconds_used=seconds_used)
+        .returning(Job.cancel_requested_at)
+    )
+    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        raise Stale
+    return Heartbeat(cancel_requested=row[0] is not None)
+
+
+def record(
+    session: Session,
+    claim: Claim,
+    events: Sequence[Event],
+    metrics: Sequence[Metric],
+    progress: dict[str, Any] | None,
+    checkpoint: str | None,
+    batch: str | None = None,
+) -> None:
+    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale.
+
+    `batch` names these news: sent again under the same name, when the answer to the first commit was lost, they change
+    nothing. That is looked up for the newest batch alone, because an attempt sends one after another.
+    """
+    batch = batch or new_id("bat")
+    newest = session.execute(select(Job.batch).where(_held(claim)).with_for_update()).one_or_none()
+    if newest is None:
+        raise Stale
+    if newest.batch == batch:
+        return
+    values: dict[str, Any] = {"batch": batch}
+    if progress is not None:
+        values["progress"] = progress
+    if checkpoint is not None:
+        values["checkpoint"] = checkpoint
+    _write(session, claim, events, **values)
+    _upsert(session, claim, metrics)
+
+
+def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
+    """Write the seconds of training over all attempts, before the transaction ends this one. Raises Stale."""
+    statement = update(Job).where(_held(claim)).values(seconds_used=seconds_used).returning(Job.id)
+    if session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
+        raise Stale
+
+
+def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Sequence[Artifact]) -> None:
+    """End the job with its result; downloads read this manifest and nothing else. Raises Stale."""
+    files = [asdict(artifact) for artifact in manifest]
+    event = Event("succeeded", {"accepted": result.get("accepted")})
+    _write(session, claim, [event], **_ended(JobState.SUCCEEDED), result=result, manifest=files)
+
+
+def fail(session: Session, claim: Claim, error: JobError) -> None:
+    """End the job with an error that another attempt would meet again. Raises Stale."""
+    data = error.model_dump(mode="json")
+    _write(session, claim, [Event("failed", {"error": data})], **_ended(JobState.FAILED), error=data)
+
+
+def cancelled(session: Session, claim: Claim) -> None:
+    """End the job as its owner asked. Raises Stale."""
+    _write(session, claim, [Event("cancelled")], **_ended(JobState.CANCELLED))
+
+
+def release(session: Session, claim: Claim, reason: str = "the worker was told to stop") -> None:
+    """Give the job back to the queue without counting a failure. Raises Stale."""
+    job = _locked(session, claim)
+    if job.cancel_requested_at is not None:
+        change(session, job, [Event("cancelled")], **_ended(JobState.CANCELLED))
+        return
+    change(session, job, [Event("released", {"worker": job.worker_id, "reason": reason})], **_QUEUED)
+
+
+def lose(session: Session, claim: Claim, error: JobError) -> None:
+    """Count a failure: the job waits again, or fails with `error` once its attempts are used up. Raises Stale."""
+    lose_locked(session, _locked(session, claim), error)
+
+
+def lose_locked(session: Session, job: Job, error: JobError) -> None:
+    """The same for a running job whose row the caller has locked."""
+    data = error.model_dump(mode="json")
+    failures = job.failures + 1
+    lost = Event("lost", {"error": data, "failures": failures, "max_attempts": job.max_attempts})
+    if job.cancel_requested_at is not None:
+        change(session, job, [lost, Event("cancelled")], failures=failures, **_ended(JobState.CANCELLED))
+    elif failures >= job.max_attempts:
+        failed = Event("failed", {"error": data})
+        change(session, job, [lost, failed], failures=failures, error=data, **_ended(JobState.FAILED))
+    else:
+        change(session, job, [lost], failures=failures, **_QUEUED)
+
+
+_QUEUED: dict[str, Any] = {
+    "state": JobState.QUEUED,
+    "worker_id": None,
+    "worker_device": None,
+    "lease_expires_at": None,
+}
+
+
+def _ended(state: JobState) -> dict[str, Any]:
+    return {"state": state, "lease_expires_at": None, "finished_at": func.clock_timestamp()}
+
+
+def _held(claim: Claim) -> ColumnElement[bool]:
+    return and_(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state == JobState.RUNNING)
+
+
+def _write(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> None:
+    """The fenced write: one statement that checks, locks, changes and numbers the events."""
+    statement = (
+        update(Job)
+        .where(_held(claim))
+        .values(event_seq=Job.event_seq + len(events), version=Job.version + 1, **values)
+        .returning(Job.event_seq)
+    )
+    last = session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if last is None:
+        raise Stale
+    add_events(session, claim.job_id, claim.attempt, last, events)
+
+
+def _locked(session: Session, claim: Claim) -> Job:
+    query = select(Job).where(_held(claim)).with_for_update()
+    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        raise Stale
+    return job
+
+
+def _upsert(session: Session, claim: Claim, metrics: Sequence[Metric]) -> None:
+    """A redone epoch replaces the numbers of the first time."""
+    # One row a key: a statement may not touch the same row twice, and the last word counts.
+    rows = {(m.phase, m.epoch, m.name): {**asdict(m), "job_id": claim.job_id} for m in metrics}
+    values = [{**row, "attempt": claim.attempt} for row in rows.values()]
+    for start in range(0, len(values), METRICS_A_STATEMENT):
+        statement = insert(MetricRow).values(values[start : start + METRICS_A_STATEMENT])
+        new = {"value": statement.excluded.value, "attempt": statement.excluded.attempt}
+        session.execute(statement.on_conflict_do_update(index_elements=["job_id", "phase", "epoch", "name"], set_=new))
+
+
+def _lease_end(lease_seconds: float) -> ColumnElement[datetime]:
+    return func.clock_timestamp() + timedelta(seconds=lease_seconds)
+
+
+def _best(devices: Sequence[str]) -> str:
+    return Device.CUDA.value if Device.CUDA in devices else devices[0]

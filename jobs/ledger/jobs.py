@@ -1,0 +1,299 @@
+"""Jobs as their owner sees them: create, look, list, cancel, delete, and what they told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, case, func, or_, select, tuple_
+from sqlalchemy import delete as sql_delete
+from sqlalchemy.orm import Session
+
+from jobs.database.connection import clock
+from jobs.database.models import TERMINAL_STATES, IdempotencyKey, Job, JobState, JobUpload, Study, StudyUpload, Upload
+from jobs.database.models import Event as EventRow
+from jobs.database.models import Metric as MetricRow
+from jobs.errors import Conflict, NotFound
+from jobs.ids import new_id
+from jobs.ledger import workers
+from jobs.ledger.transitions import Event, add_events, change
+from jobs.states import StudyState
+from lit_spec import Device, JobRequest, JobSpec, Phase
+
+IDEMPOTENCY_DAYS = 7
+Position = tuple[datetime, str]
+"""Where a page of a list ended: creation time and id of its last item."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A trial's place in its study."""
+
+    study_id: str
+    trial: dict[str, Any]
+    round: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a queued job does not run yet."""
+
+    reason: str
+    """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
+    position: int
+    """1 for the next job that such a worker takes."""
+    detail: str
+
+
+def create(
+    session: Session,
+    owner: str,
+    request: JobRequest,
+    spec: JobSpec,
+    *,
+    upload_ids: Sequence[str],
+    idempotency: tuple[str, str] | None,
+    place: Place | None = None,
+) -> Job:
+    """Add a queued job, or return the earlier one that was made with the same idempotency key and request hash.
+
+    `place` makes it a trial of a study.
+
+    Raises Conflict `idempotency-key-reused` when the key came with another request, and NotFound when one of the
+    uploads is gone.
+    """
+    job_id = new_id("job")
+    if idempotency is not None:
+        lock_idempotency_key(session, owner, idempotency[0])
+        earlier = find_repeated(session, owner, *idempotency)
+        if earlier is not None:
+            return earlier
+    hold_uploads(session, owner, upload_ids)
+    job = Job(
+        id=job_id,
+        owner=owner,
+        name=request.name,
+        tags=request.tags,
+        state=JobState.QUEUED,
+        device=spec.device.value,
+        spec_version=spec.spec_version,
+        request=request.model_dump(mode="json", exclude_unset=True),
+        spec=spec.model_dump(mode="json"),
+        max_attempts=spec.max_attempts,
+        study_id=place.study_id if place else None,
+        trial=place.trial if place else None,
+        trial_round=place.round if place else None,
+        attempt=0,
+        failures=0,
+        event_seq=1,
+        version=1,
+        seconds_used=0.0,
+    )
+    session.add(job)
+    session.flush()
+    session.add_all(JobUpload(job_id=job_id, upload_id=upload_id) for upload_id in dict.fromkeys(upload_ids))
+    if idempotency is not None:
+        session.add(IdempotencyKey(owner=owner, key=idempotency[0], request_hash=idempotency[1], job_id=job_id))
+        session.flush()
+    add_events(session, job_id, 0, 1, [Event("queued")])
+    session.refresh(job)
+    return job
+
+
+def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
+    """The job that an earlier request with this idempotency key made.
+
+    Raises Conflict `idempotency-key-reused` when that request was another one.
+    """
+    known = find_idempotency_key(session, owner, key, request_hash)
+    return None if known is None else session.scalars(select(Job).where(Job.id == known.job_id)).one_or_none()
+
+
+def find_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> IdempotencyKey | None:
+    """What an earlier request with this key made. Raises Conflict `idempotency-key-reused` when it was another one."""
+    query = select(IdempotencyKey).where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)
+    known = session.scalars(query).one_or_none()
+    if known is not None and known.request_hash != request_hash:
+        raise Conflict(
+            "idempotency-key-reused",
+            "this Idempotency-Key came with another request before: use a new key for a new request",
+        )
+    return known
+
+
+def lock_idempotency_key(session: Session, owner: str, key: str) -> None:
+    """Make sure that no other transaction makes anything with this key."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{key}", 0))))
+
+
+def hold_uploads(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
+    """Keep the uploads from being deleted until this transaction has made them part of a job. Raises NotFound."""
+    wanted = set(upload_ids)
+    found = session.scalars(
+        select(Upload.id)
+        .where(Upload.id.in_(wanted), Upload.owner == owner)
+        .order_by(Upload.id)
+        .with_for_update(read=True, key_share=True)
+    ).all()
+    for missing in wanted - set(found):
+        raise NotFound("upload", missing)
+
+
+def get(session: Session, owner: str, job_id: str) -> Job:
+    """Raises NotFound, for another owner's job too."""
+    job = session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def list_page(
+    session: Session,
+    owner: str,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+    name: str | None = None,
+    study_id: str | None = None,
+    after: Position | None = None,
+    limit: int = 50,
+) -> list[Job]:
+    """The owner's jobs, newest first."""
+    query = select(Job).where(Job.owner == owner)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if tag is not None:
+        query = query.where(Job.tags.contains([tag]))
+    if name is not None:
+        query = query.where(Job.name == name)
+    if study_id is not None:
+        query = query.where(Job.study_id == study_id)
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
+    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)))
+
+
+def request_cancel(session: Session, owner: str, job_id: str) -> Job:
+    """Ask for a job's end. A queued job is cancelled at once, a running one at its worker's next heartbeat.
+
+    Asking twice is as good as once. Raises NotFound, and Conflict `job-finished` when it has ended already.
+    """
+    job = _locked(session, owner, job_id)
+    if JobState(job.state).terminal and job.state != JobState.CANCELLED:
+        raise Conflict("job-finished", f"job {job_id} has already {_ENDED[JobState(job.state)]}")
+    cancel_locked(session, job)
+    return job
+
+
+def cancel_locked(session: Session, job: Job, stopped: str | None = None) -> None:
+    """The same for a job whose row the caller has locked. `stopped`: why its study wants its end, if that does."""
+    data = {} if stopped is None else {"stopped": stopped}
+    if job.state == JobState.QUEUED:
+        now = clock(session)
+        cancelled = {"state": JobState.CANCELLED, "cancel_requested_at": now, "finished_at": now}
+        change(session, job, [Event("cancelled", data)], **cancelled, trial_stopped=stopped)
+    elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
+        now = clock(session)
+        change(session, job, [Event("cancel_requested", data)], cancel_requested_at=now, trial_stopped=stopped)
+
+
+def delete(session: Session, owner: str, job_id: str) -> str:
+    """Remove a job with its events and metrics; returns the prefix of its files in storage, the caller's to remove.
+
+    Raises NotFound, Conflict `job-not-finished` while it waits or runs, and `study-not-finished` while its study does.
+    """
+    job = _locked(session, owner, job_id)
+    if not JobState(job.state).terminal:
+        raise Conflict("job-not-finished", f"job {job_id} is {job.state}: cancel it first")
+    running = select(Study.id).where(Study.id == job.study_id, Study.state == StudyState.RUNNING)
+    if session.scalars(running).one_or_none() is not None:
+        detail = f"job {job_id} is a trial of {job.study_id}, which still runs: cancel that first"
+        raise Conflict("study-not-finished", detail)
+    session.execute(sql_delete(Job).where(Job.id == job_id))
+    return f"jobs/{job_id}/"
+
+
+def waiting(session: Session, job: Job) -> Waiting | None:
+    """Why a queued job waits; None for any other."""
+    if job.state != JobState.QUEUED:
+        return None
+    able = [worker for worker in workers.live(session) if _can_run(worker.devices, worker.spec_versions, job)]
+    # A worker takes the oldest job that it can run: any other earlier one holds nobody up.
+    any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
+    takers = [(worker.devices, worker.spec_versions) for worker in able] or [(any_device, [job.spec_version])]
+    earlier = select(func.count(Job.id)).where(
+        Job.state == JobState.QUEUED,
+        tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id),
+        or_(
+            *(
+                and_(Job.device.in_([Device.AUTO.value, *devices]), Job.spec_version.in_(versions))
+                for devices, versions in takers
+            )
+        ),
+    )
+    position = 1 + session.execute(earlier).scalar_one()
+    if not able:
+        return Waiting(
+            "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
+        )
+    # By their jobs' rows: a worker's own row tells of its job some seconds later.
+    holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
+    busy = len({worker.id for worker in able} & set(session.scalars(holders)))
+    if position == 1 and busy < len(able):
+        return Waiting("starting", position, "a worker is about to take it")
+    what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
+    return Waiting("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
+
+
+def _can_run(devices: Sequence[str], spec_versions: Sequence[int], job: Job) -> bool:
+    return (job.device == Device.AUTO or job.device in devices) and job.spec_version in spec_versions
+
+
+def events_after(session: Session, job_id: str, after: int, limit: int) -> list[EventRow]:
+    """The events with numbers above `after`, in order."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
+    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+
+def metrics(session: Session, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[MetricRow]:
+    """All numbers of a job, by phase as they follow one another, epoch and name."""
+    query = select(MetricRow).where(MetricRow.job_id == job_id)
+    if phase is not None:
+        query = query.where(MetricRow.phase == phase)
+    if name is not None:
+        query = query.where(MetricRow.name == name)
+    place = case({own.value: number for number, own in enumerate(Phase)}, value=MetricRow.phase)
+    return list(session.scalars(query.order_by(place, MetricRow.epoch, MetricRow.name)))
+
+
+def jobs_using(session: Session, upload_id: str) -> list[str]:
+    """The jobs that still need an upload."""
+    query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
+    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(TERMINAL_STATES))
+    return list(session.scalars(query.order_by(Job.created_at)))
+
+
+def studies_using(session: Session, upload_id: str) -> list[str]:
+    """The studies that still need an upload, for trials that are not made yet as well."""
+    query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
+    query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
+    return list(session.scalars(query.order_by(Study.created_at)))
+
+
+def forget_idempotency_keys(session: Session) -> None:
+    """Remove the keys that are older than a week."""
+    age = timedelta(days=IDEMPOTENCY_DAYS)
+    session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.created_at < func.clock_timestamp() - age))
+
+
+def _locked(session: Session, owner: str, job_id: str) -> Job:
+    query = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
+    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+_ENDED = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}

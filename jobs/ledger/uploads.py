@@ -1,0 +1,288 @@
+"""Uploads: files on their way in, and what an inspection found in the teachers among them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs.database.connection import clock
+from jobs.database.models import InspectionState, Upload, UploadKind, UploadState
+from jobs.database.notifications import notify
+from jobs.errors import Conflict, NotFound, Stale
+from jobs.ids import new_id
+from jobs.ledger.jobs import Position, jobs_using, studies_using
+from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
+
+ABANDONED_DAYS = 7
+JOBS_NAMED = 5
+INSPECTION_ATTEMPTS = 3
+_WORKER_LOST = JobError(
+    type=ErrorType.WORKER_LOST,
+    detail="the worker that inspected the file crashed, froze or was cut off, each time anew: upload it again",
+)
+
+
+def create(
+    session: Session,
+    owner: str,
+    kind: str,
+    filename: str,
+    size: int,
+    sha256: str | None,
+    architecture: LibraryRequest | None = None,
+) -> Upload:
+    """A new upload, or the owner's complete one of the same kind, size and content. `architecture` is what a teacher is
+    said to be; a complete one is inspected anew if that is news."""
+    again = architecture is not None
+    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
+        if architecture is not None:
+            inspect_as(session, owner, same.id, architecture)
+        return same
+    upload = Upload(
+        id=new_id("upl"),
+        owner=owner,
+        kind=UploadKind(kind).value,
+        filename=filename,
+        size=size,
+        received=0,
+        sha256=sha256,
+        state=UploadState.UPLOADING.value,
+        architecture=None if architecture is None else architecture.model_dump(mode="json"),
+    )
+    session.add(upload)
+    session.flush()
+    session.refresh(upload)
+    return upload
+
+
+def find_same(
+    session: Session, owner: str, kind: str, size: int, sha256: str, *, failed_too: bool = False
+) -> Upload | None:
+    """A complete upload with this content that is of use: no teacher whose inspection failed, unless `failed_too`."""
+    usable = or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED)
+    query = select(Upload).where(
+        Upload.owner == owner,
+        Upload.kind == kind,
+        Upload.size == size,
+        Upload.sha256 == sha256,
+        Upload.state == UploadState.COMPLETE,
+        *(() if failed_too else (usable,)),
+    )
+    return session.scalars(query.order_by(Upload.created_at).limit(1)).one_or_none()
+
+
+def get(session: Session, owner: str, upload_id: str) -> Upload:
+    """Raises NotFound, for another owner's upload too."""
+    upload = session.scalars(select(Upload).where(Upload.id == upload_id, Upload.owner == owner)).one_or_none()
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    return upload
+
+
+def list_page(session: Session, owner: str, *, after: Position | None = None, limit: int = 50) -> list[Upload]:
+    """The owner's uploads, newest first."""
+    query = select(Upload).where(Upload.owner == owner)
+    if after is not None:
+        query = query.where(tuple_(Upload.created_at, Upload.id) < tuple_(*after))
+    return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
+
+
+def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
+    """Let the caller write from `offset` on, and nobody who began before.
+
+    Raises NotFound, and Stale when the upload is complete or goes on elsewhere.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.received != offset:
+        raise Stale
+    upload.turn += 1
+    return upload
+
+
+def hold(session: Session, upload_id: str, turn: int) -> Upload:
+    """Keep all others from writing until this transaction ends.
+
+    Raises NotFound when the upload was deleted meanwhile, and Stale when the turn is over.
+    """
+    upload = _locked(session, Upload.id == upload_id)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    if upload.state == UploadState.COMPLETE or upload.turn != turn:
+        raise Stale
+    return upload
+
+
+def record_progress(session: Session, upload_id: str, turn: int, received: int) -> None:
+    """So many bytes lie in storage. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
+    upload.received = received
+    upload.received_at = clock(session)
+
+
+def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
+    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound and Stale."""
+    upload = hold(session, upload_id, turn)
+    upload.received = upload.size
+    upload.sha256 = sha256
+    upload.state = UploadState.COMPLETE.value
+    upload.completed_at = clock(session)
+    if upload.kind == UploadKind.TEACHER:
+        upload.inspection_state = InspectionState.PENDING.value
+    notify(session, upload_id)
+
+
+def delete(session: Session, owner: str, upload_id: str) -> str:
+    """Remove an upload; returns the prefix of its files in storage, the caller's to remove.
+
+    Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    users = [*studies_using(session, upload_id), *jobs_using(session, upload_id)]
+    if users:
+        named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
+        raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")
+    session.delete(upload)
+    session.flush()
+    return prefix(upload_id)
+
+
+def prefix(upload_id: str) -> str:
+    """Where an upload's files lie in storage."""
+    return f"uploads/{upload_id}/"
+
+
+def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> bool:
+    """Say which library's network a teacher is; None: that its tensors are to tell. A complete one is inspected anew
+    unless it was inspected as that with success.
+
+    Whether it waits for an inspection because of that. Raises NotFound.
+    """
+    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    wanted = None if architecture is None else architecture.model_dump(mode="json")
+    if upload.architecture == wanted and upload.inspection_state != InspectionState.FAILED:
+        return False
+    upload.architecture = wanted
+    if upload.state != UploadState.COMPLETE:
+        return False
+    upload.inspection_state = InspectionState.PENDING.value
+    upload.inspection = upload.inspection_error = None
+    upload.inspection_failures = 0
+    # It stands in the queue from now on, so that nobody who has one inspected again and again keeps others waiting.
+    upload.inspection_started_at = clock(session)
+    notify(session, upload_id)
+    return True
+
+
+def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
+    """Take the teacher that waits longest for its inspection, or whose inspection began too long ago."""
+    too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
+    waits = or_(
+        Upload.inspection_state == InspectionState.PENDING,
+        and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
+    )
+    query = (
+        select(Upload)
+        .where(waits)
+        .order_by(func.coalesce(Upload.inspection_started_at, Upload.completed_at))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    while (upload := session.scalars(query).one_or_none()) is not None:
+        if upload.inspection_state == InspectionState.RUNNING:
+            _lose(session, upload, _WORKER_LOST)
+        if upload.inspection_state == InspectionState.PENDING:
+            upload.inspection_state = InspectionState.RUNNING.value
+            upload.inspection_started_at = clock(session)
+            session.flush()
+            return upload
+    return None
+
+
+def release_inspection(session: Session, claimed: Upload) -> None:
+    """Give a claimed inspection back without counting a failure."""
+    upload = _claimed(session, claimed)
+    if upload is not None:
+        upload.inspection_state = InspectionState.PENDING.value
+
+
+def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
+    """Count a failure that is not the file's: the teacher waits again, or fails with `error` after the third."""
+    upload = _claimed(session, claimed)
+    if upload is not None:
+        _lose(session, upload, error)
+
+
+def finish_inspection(
+    session: Session,
+    upload_id: str,
+    *,
+    inspection: Inspection | None,
+    error: JobError | None,
+    architecture: dict[str, Any] | None = None,
+) -> bool:
+    """Write what an inspection found, or why the file is no teacher. The first result stays, and that of an inspection
+    as another `architecture` than is asked for by now is dropped.
+
+    False when the upload was deleted meanwhile: what the inspection stored is then the caller's to remove.
+    """
+    if (inspection is None) == (error is None):
+        raise ValueError("give either the inspection or the error")
+    upload = _locked(session, Upload.id == upload_id)
+    if upload is None:
+        return False
+    waits = upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}
+    if waits and upload.architecture == architecture:
+        upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
+        upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
+        upload.inspection_error = None if error is None else error.model_dump(mode="json")
+        notify(session, upload_id)
+    return True
+
+
+def inspections_wait(session: Session) -> bool:
+    query = select(Upload.id).where(Upload.inspection_state == InspectionState.PENDING).limit(1)
+    return session.scalars(query).one_or_none() is not None
+
+
+def delete_abandoned(session: Session) -> list[str]:
+    """Remove the uploads that nobody went on with for a week; returns the prefixes of their files."""
+    too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
+    query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
+    abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for upload in abandoned:
+        session.delete(upload)
+    return [prefix(upload.id) for upload in abandoned]
+
+
+def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
+    query = select(Upload).where(*which).with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _claimed(session: Session, claimed: Upload) -> Upload | None:
+    """The upload, locked, if its inspection is still the one that was claimed: the time of the claim tells."""
+    return _locked(
+        session,
+        Upload.id == claimed.id,
+        Upload.inspection_state == InspectionState.RUNNING,
+        Upload.inspection_started_at == claimed.inspection_started_at,
+    )
+
+
+def _lose(session: Session, upload: Upload, error: JobError) -> None:
+    upload.inspection_failures += 1
+    upload.inspection_state = InspectionState.PENDING.value
+    if upload.inspection_failures >= INSPECTION_ATTEMPTS:
+        upload.inspection_state = InspectionState.FAILED.value
+        upload.inspection_error = error.model_dump(mode="json")
+        notify(session, upload.id)
+    session.flush()

@@ -1,0 +1,48 @@
+"""Checkpoints in storage: where they lie, and when a job that has ended needs them no longer.
+
+A trigger notes every job that ends after it was claimed, whoever ends it. The worker that ended it removes the
+checkpoints at once. Housekeeping removes them again a while later: those that no worker removed, and those that a stale
+attempt was still storing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Job, SpentCheckpoints
+
+CHECKPOINT_NAME = "checkpoint.pt"
+SETTLED_SECONDS = 900.0
+"""After a job's end; by then nobody stores anything for it any more."""
+JOBS_A_ROUND = 100
+
+
+def spent(session: Session, job_id: str) -> list[str]:
+    """The keys under which a job that has ended may have left checkpoints; none while it goes on."""
+    return [key for keys in _keys(session, _ENDED.where(Job.id == job_id)).values() for key in keys]
+
+
+def settled(session: Session) -> dict[str, list[str]]:
+    """The same for the jobs that ended a while ago, longest first."""
+    long_ago = func.clock_timestamp() - timedelta(seconds=SETTLED_SECONDS)
+    query = _ENDED.where(SpentCheckpoints.ended_at < long_ago).order_by(SpentCheckpoints.ended_at)
+    return _keys(session, query.limit(JOBS_A_ROUND))
+
+
+def forget(session: Session, job_ids: Sequence[str]) -> None:
+    """Their checkpoints are removed."""
+    session.execute(delete(SpentCheckpoints).where(SpentCheckpoints.job_id.in_(job_ids)))
+
+
+_ENDED = select(Job.id, Job.attempt).join(SpentCheckpoints, SpentCheckpoints.job_id == Job.id)
+
+
+def _keys(session: Session, query: Select[str, int]) -> dict[str, list[str]]:
+    return {
+        job_id: [f"jobs/{job_id}/{attempt}/{CHECKPOINT_NAME}" for attempt in range(1, attempts + 1)]
+        for job_id, attempts in session.execute(query)
+    }

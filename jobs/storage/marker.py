@@ -1,0 +1,31 @@
+"""The marker: an empty object in storage, by which a worker tells that this is the storage of its ledger.
+
+The ledger has the marker's id from its migration on. So it makes no difference who writes the object, how often and in
+which order, and several ledgers may share one storage.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from jobs.database.models import StorageMarker
+from jobs.storage.storage import Storage
+
+
+def marker_key(session: Session) -> str:
+    """Where the marker of this ledger lies in storage."""
+    return f"markers/{session.scalars(select(StorageMarker.id)).one()}"
+
+
+def complaint(storage: Storage, marker: str) -> str | None:
+    """Why this can't be the storage of the ledger whose marker has the key `marker`; None when it is."""
+    try:
+        if storage.exists(marker):
+            return None
+    except OSError as failure:
+        return f"the storage can't be read: {failure}"
+    return (
+        f"the storage is not that of the ledger, or is not mounted: it has no {marker}, which `litc api` and "
+        "`litc serve` write when they start; LIT_STORAGE_DIR must be the API's"
+    )

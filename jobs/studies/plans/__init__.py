@@ -1,0 +1,1 @@
+"""What a study does next, as pure functions that know no database."""

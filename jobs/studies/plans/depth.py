@@ -1,0 +1,294 @@
+"""`depth`: the shallowest student that is good enough, and what each depth gains and costs.
+
+The shallowest is found by bisection over the depths, several at a time where several workers live. That rests on one
+assumption: a deeper student is no worse. Where all depths are tried (`front`), nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from jobs.states import JobState
+from jobs.studies.plans.configurations import Point, numbers, point
+from jobs.studies.plans.early_stopping import hopeless
+from jobs.studies.plans.trials import (
+    Choice,
+    Key,
+    Outcome,
+    Plan,
+    Row,
+    StopReason,
+    StudyError,
+    StudyErrorType,
+    StudySpec,
+    Template,
+    Trials,
+)
+from lit_spec import SpecError, Task
+from lit_spec.merge_patch import merge_patch
+from lit_spec.requests.study import DepthRequest
+
+DECIMALS = 4
+
+
+class DepthKey(Key):
+    depth: int
+
+
+class DepthRow(Row):
+    depth: int
+    validation_drop: float | None
+    """Points of accuracy lost on the validation split; without labels of agreement with the teacher."""
+    within: bool | None
+    """Whether the depth keeps to `max_accuracy_drop`; null where that is not asked for or not known."""
+    latency_ms: float | None
+    """Of one sample, p50, a mean."""
+    speedup: float | None
+    """Teacher's latency / student's, each pair measured in one process."""
+    front: bool | None
+    """Whether no other depth is both faster and more accurate; null where not all depths are tried."""
+
+
+class _Verdict(StrEnum):
+    OPEN = "open"
+    """Not tried yet, or under way."""
+    PASSED = "passed"
+    FAILED = "failed"
+    VOID = "void"
+    """Its trials ended without telling."""
+
+
+class Depth:
+    columns = DepthRow
+
+    def __init__(self, spec: StudySpec, request: DepthRequest) -> None:
+        """Raises SpecError where there is nothing to vary."""
+        teacher = spec.inspection.architecture
+        if request.max_accuracy_drop is not None and teacher.task is not Task.CLASSIFICATION:
+            raise SpecError("max_accuracy_drop", 'is for classifiers: ask for a generator\'s "front"')
+        for name in ("depth", "blocks", "ratio"):
+            if getattr(request.job.student, name) is not None:
+                raise SpecError(f"job.student.{name}", "is what the study varies: leave it out")
+        if request.job.method.born_again:
+            raise SpecError("job.method", f"{request.job.method} keeps the teacher's depth: use lit or kd")
+        offered = [option.depth for option in spec.inspection.students if option.depth < teacher.depth]
+        if not offered and request.depths is None:
+            raise SpecError(
+                "job.teacher", f"its depth {teacher.depth} is the least of its family: nothing is shallower"
+            )
+        self._given = offered if request.depths is None else request.depths
+        self._depths = sorted(self._given)
+        self._job = spec.job
+        self._seeds = request.explicit_seeds
+        self._bound = request.max_accuracy_drop
+        self._all = request.front
+        self.watches = request.stop_early
+
+    @property
+    def planned(self) -> int:
+        return len(self._depths) * len(self._seeds)
+
+    def key(self, stored: Mapping[str, Any]) -> DepthKey:
+        return DepthKey.model_validate(stored)
+
+    def request(self, key: DepthKey) -> dict[str, Any]:
+        return merge_patch(self._job, {"student": {"depth": key.depth}, "seed": key.seed})
+
+    def templates(self) -> Iterator[Template]:
+        for number, depth in enumerate(self._given):
+            request = self.request(DepthKey(depth=depth, seed=self._seeds[0]))
+            yield Template(request, self._job, {"student.depth": f"depths.{number}"})
+
+    # --- what is to be done next ---
+
+    def plan(self, trials: Trials[DepthKey], width: int, /) -> Plan[DepthKey]:
+        stop = self._hopeless(trials)
+        # Those that are to end tell as much as if they had ended already.
+        trials = {**trials, **{key: replace(trials[key], stopped=reason) for key, reason in stop.items()}}
+        verdicts = {depth: self._verdict(self._point(depth, trials)) for depth in self._depths}
+        open_depths = self._open_all(verdicts) if self._all else _open_between(verdicts)
+        unneeded = {
+            key: StopReason.UNNEEDED
+            for key, trial in trials.items()
+            if trial.live and trial.stopped is None and key.depth not in open_depths
+        }
+        if open_depths:
+            chosen = open_depths if self._all else self._spread(open_depths, trials, width)
+            return Plan(new=self._missing(chosen, trials), stop={**stop, **unneeded})
+        decided = self._decide(trials, verdicts)
+        return Plan(
+            stop={**stop, **unneeded},
+            choice=decided if isinstance(decided, Choice) else None,
+            failure=decided if isinstance(decided, StudyError) else None,
+        )
+
+    def _missing(self, depths: Sequence[int], trials: Trials[DepthKey]) -> list[DepthKey]:
+        keys = [DepthKey(depth=depth, seed=seed) for seed in self._seeds for depth in depths]
+        return [key for key in keys if key not in trials]
+
+    @staticmethod
+    def _open_all(verdicts: Mapping[int, _Verdict]) -> list[int]:
+        return [depth for depth, verdict in verdicts.items() if verdict is _Verdict.OPEN]
+
+    def _spread(self, depths: Sequence[int], trials: Trials[DepthKey], width: int) -> list[int]:
+        """As many of these depths as keep the workers busy: those under way, and more in the middle of the gaps."""
+        under_way = [number for number, depth in enumerate(depths) if self._point(depth, trials).made]
+        wanted = min(math.ceil(width / len(self._seeds)), len(depths))
+        while len(under_way) < wanted:
+            edges = [-1, *sorted(under_way), len(depths)]
+            start, end = max(pairwise(edges), key=lambda gap: gap[1] - gap[0])
+            under_way.append((start + end) // 2)
+        return [depths[number] for number in under_way]
+
+    def _hopeless(self, trials: Trials[DepthKey]) -> dict[DepthKey, StopReason]:
+        """The running trials that are to end early, and with each the others of its depth."""
+        if not self.watches:
+            return {}
+        completed = [trial.curve for trial in trials.values() if trial.outcome is not None]
+        lost = {
+            key.depth
+            for key, trial in trials.items()
+            if trial.state is JobState.RUNNING and trial.stopped is None
+            if (needed := self._needed(key.depth, trials)) is not None
+            if hopeless(trial.curve, needed, completed)
+        }
+        return {
+            key: StopReason.HOPELESS
+            for key, trial in trials.items()
+            if key.depth in lost and trial.live and trial.stopped is None
+        }
+
+    def _needed(self, depth: int, trials: Trials[DepthKey]) -> float | None:
+        """What a student of this depth must reach on the validation split to be of interest; None while unknown."""
+        needs = []
+        if self._bound is not None:
+            teachers = {reference for trial in trials.values() if (reference := _reference(trial.outcome)) is not None}
+            needs.append(max(teachers) - self._bound if teachers else None)
+        if self._all:
+            shallower = [self._point(other, trials) for other in self._depths if other < depth]
+            needs.append(max((found.validation for found in shallower if found.complete), default=None))
+        return None if None in needs else min(need for need in needs if need is not None)
+
+    def _verdict(self, found: Point) -> _Verdict:
+        if any(trial.stopped is StopReason.HOPELESS and trial.outcome is None for trial in found.made):
+            return _Verdict.FAILED
+        if not found.ended:
+            return _Verdict.OPEN
+        drop = _drop(found)
+        if not found.complete or (self._bound is not None and drop is None):
+            return _Verdict.VOID
+        return _Verdict.PASSED if self._bound is None or (drop or 0.0) <= self._bound else _Verdict.FAILED
+
+    # --- what was found out ---
+
+    def _decide(self, trials: Trials[DepthKey], verdicts: Mapping[int, _Verdict]) -> Choice | StudyError:
+        passed = [depth for depth, verdict in verdicts.items() if verdict is _Verdict.PASSED]
+        void = [depth for depth, verdict in verdicts.items() if verdict is _Verdict.VOID]
+        missed = [depth for depth in void if not self._spared(depth, trials)]
+        front = self._front(trials)
+        if (self._bound is not None and not passed and missed) or (self._all and not front):
+            detail = (
+                f"not every trial of depth {', '.join(map(str, missed))} succeeded, and the others don't tell: see the "
+                "jobs' errors, then resume the study"
+            )
+            return StudyError(type=StudyErrorType.NO_RESULT, detail=detail)
+        values: dict[str, Any] = {}
+        if self._bound is not None:
+            values["depth"] = passed[0] if passed else None
+        if self._all:
+            values["front"] = front
+        best = passed[:1] if self._bound is not None else front[-1:]
+        return Choice(values=values, job_id=self._point(best[0], trials).best_job if best else None)
+
+    def _spared(self, depth: int, trials: Trials[DepthKey]) -> bool:
+        """Whether the study itself saw no need to hear this depth out."""
+        made = self._point(depth, trials).made
+        return any(trial.stopped is StopReason.UNNEEDED for trial in made)
+
+    def _front(self, trials: Trials[DepthKey]) -> list[int]:
+        """Depths that no other one beats in latency and accuracy, the most accurate last."""
+        points = {depth: self._point(depth, trials) for depth in self._depths}
+        measured = {
+            depth: (speedup, found.validation)
+            for depth, found in points.items()
+            if found.complete and (speedup := _speedup(found)) is not None
+        }
+        front = [
+            depth
+            for depth, mine in measured.items()
+            if not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in measured.values())
+        ]
+        return sorted(front, key=lambda depth: measured[depth][1])
+
+    def table(self, trials: Trials[DepthKey]) -> list[DepthRow]:
+        verdicts = {depth: self._verdict(self._point(depth, trials)) for depth in self._depths}
+        front = self._front(trials)
+        within = {_Verdict.PASSED: True, _Verdict.FAILED: False} if self._bound is not None else {}
+        chosen = self._chosen(verdicts)
+        rows = []
+        for depth in self._depths:
+            found = self._point(depth, trials)
+            rows.append(
+                DepthRow(
+                    depth=depth,
+                    **found.summary(),
+                    validation_drop=_drop(found),
+                    within=within.get(verdicts[depth]),
+                    latency_ms=_mean(numbers(found.outcomes, lambda outcome: outcome.latency_ms)),
+                    speedup=_speedup(found),
+                    front=depth in front if self._all and found.ended else None,
+                    chosen=depth == chosen,
+                )
+            )
+        return rows
+
+    def _chosen(self, verdicts: Mapping[int, _Verdict]) -> int | None:
+        if self._bound is None:
+            return None
+        return next((depth for depth, verdict in verdicts.items() if verdict is _Verdict.PASSED), None)
+
+    def _point(self, depth: int, trials: Trials[DepthKey]) -> Point:
+        return point(trials, (DepthKey(depth=depth, seed=seed) for seed in self._seeds))
+
+
+def _open_between(verdicts: Mapping[int, _Verdict]) -> list[int]:
+    """The depths that are still to be told, below the shallowest that passed and above the deepest that failed."""
+    told = [(depth, verdict) for depth, verdict in verdicts.items() if verdict is not _Verdict.VOID]
+    passed = next((n for n, (_, verdict) in enumerate(told) if verdict is _Verdict.PASSED), len(told))
+    failed = max((n for n, (_, verdict) in enumerate(told[:passed]) if verdict is _Verdict.FAILED), default=-1)
+    return [depth for depth, _ in told[failed + 1 : passed]]
+
+
+def _reference(outcome: Outcome | None) -> float | None:
+    """What losing nothing would be: the teacher's accuracy, or full agreement with it."""
+    if outcome is None:
+        return None
+    return 100.0 if outcome.validation_metric == "agreement" else outcome.teacher_validation
+
+
+def _drop(found: Point) -> float | None:
+    """Points lost against the teacher on the validation split, a mean over the seeds."""
+    drops = [
+        reference - outcome.validation for outcome in found.outcomes if (reference := _reference(outcome)) is not None
+    ]
+    return round(fmean(drops), DECIMALS) if drops else None
+
+
+def _speedup(found: Point) -> float | None:
+    """Each pair of latencies was measured in one process, so their ratio does not depend on the machine's load."""
+    ratios = [
+        outcome.teacher_latency_ms / outcome.latency_ms
+        for outcome in found.outcomes
+        if outcome.teacher_latency_ms is not None and outcome.latency_ms
+    ]
+    return _mean(ratios)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(fmean(values), DECIMALS) if values else None

@@ -1,0 +1,70 @@
+"""The table of a study, as an object and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.studies.plans.trials import KeyT, Kind, Row, Trials
+from lit_spec import Model
+
+
+class TeacherRow(Model):
+    """What the students are measured against."""
+
+    validation: float | None
+    test: float | None
+    parameters: int | None
+    latency_ms: float | None
+
+
+class Table(Model):
+    validation_metric: str | None
+    """What trials are chosen by: `accuracy`, `agreement` (without labels) or `psnr`; null before one has succeeded."""
+    test_metric: str | None
+    """What is told of the test split."""
+    teacher: TeacherRow | None
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> Table:
+    """The table so far. A row for each arm, point or depth, reached or not."""
+    outcome = next((trial.outcome for trial in trials.values() if trial.outcome is not None), None)
+    columns = _columns(kind.columns)
+    rows = [row.model_dump(mode="json") for row in kind.table(trials)]
+    return Table(
+        validation_metric=outcome.validation_metric if outcome else None,
+        test_metric=outcome.test_metric if outcome else None,
+        teacher=TeacherRow(
+            validation=outcome.teacher_validation,
+            test=outcome.teacher_test,
+            parameters=outcome.teacher_parameters,
+            latency_ms=outcome.teacher_latency_ms,
+        )
+        if outcome
+        else None,
+        columns=columns,
+        rows=[{name: row[name] for name in columns} for row in rows],
+    )
+
+
+def as_csv(table: Table) -> str:
+    """RFC 4180, with a header line; null is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(table.columns)
+    writer.writerows([_cell(row[name]) for name in table.columns] for row in table.rows)
+    return text.getvalue()
+
+
+def _columns(row: type[Row]) -> Sequence[str]:
+    """What is particular to the kind comes first."""
+    own = [name for name in row.model_fields if name not in Row.model_fields]
+    return [*own, *Row.model_fields]
+
+
+def _cell(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value

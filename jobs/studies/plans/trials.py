@@ -1,0 +1,225 @@
+"""What a plan reads and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, field_serializer
+
+from jobs.states import JobState
+from lit_spec import Inspection, Model
+from lit_spec.requests.study import AnyStudyRequest, StudyRequest
+
+
+class Key(BaseModel):
+    """What tells a trial from the others of its study. No two trials of one study have the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+
+    def stored(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class StopReason(StrEnum):
+    """Why a study stops one of its own trials."""
+
+    HOPELESS = "hopeless"
+    """It can't reach what is needed any more."""
+    UNNEEDED = "unneeded"
+    """Other trials have answered the question."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a succeeded trial reached. Accuracies, agreements: percent; PSNR: decibels."""
+
+    validation_metric: str
+    validation: float
+    """The number that its best epoch was selected by."""
+    teacher_validation: float | None
+    test_metric: str
+    test: float | None
+    teacher_test: float | None
+    parameters: int | None
+    teacher_parameters: int | None
+    latency_ms: float | None
+    """Of one sample, p50."""
+    teacher_latency_ms: float | None
+    seconds: float | None
+    """Of training."""
+
+
+Position = tuple[int, int]
+"""Number of the phase, and the epoch within it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial's job, as a plan sees it."""
+
+    job_id: str
+    state: JobState
+    stopped: StopReason | None = None
+    """Set as soon as the study asks for its end; it may succeed all the same."""
+    outcome: Outcome | None = None
+    curve: Mapping[Position, float] = field(default_factory=dict)
+    """What it was selected by, after each epoch. Read for studies that stop trials early."""
+
+    @property
+    def live(self) -> bool:
+        return not self.state.terminal
+
+
+KeyT = TypeVar("KeyT", bound=Key)
+Trials = Mapping[KeyT, Trial]
+
+
+class StudyErrorType(StrEnum):
+    NO_RESULT = "no-result"
+    """Trials failed or were cancelled, and what is left does not answer the question."""
+    OUTDATED = "outdated"
+    """This version of the service no longer makes the jobs that the study asks for."""
+
+
+class StudyError(Model):
+    """Why a study failed."""
+
+    type: StudyErrorType
+    detail: str
+
+
+class Choice(Model):
+    """What a study has found out."""
+
+    values: dict[str, Any]
+    """By name, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; a value is null where nothing did."""
+    job_id: str | None
+    """The trial of the chosen point that is best on the validation split."""
+
+
+@dataclass(frozen=True)
+class Plan(Generic[KeyT]):
+    """What is to be done next."""
+
+    new: Sequence[KeyT] = ()
+    """Trials to make, the most urgent first; may be made in any number."""
+    stop: Mapping[KeyT, StopReason] = field(default_factory=dict)
+    """Live trials that are to end."""
+    choice: Choice | None = None
+    """Found out: the study ends once no trial lives."""
+    failure: StudyError | None = None
+    """It can't be found out: the same."""
+
+    @property
+    def decided(self) -> bool:
+        return self.choice is not None or self.failure is not None
+
+
+class Row(Model):
+    """One line of a study's table. Means, deviations and intervals are over the seeds of succeeded trials."""
+
+    trials: int
+    succeeded: int
+    failed: int
+    """Or cancelled by someone."""
+    stopped: int
+    """By the study itself."""
+    validation_mean: float | None
+    validation_std: float | None
+    test_mean: float | None
+    test_std: float | None
+    test_low: float | None
+    """Ends of the 95 % interval of the mean (Student's t); null with fewer than two trials."""
+    test_high: float | None
+    parameters: int | None
+    seconds: float | None
+    """Of training, a mean."""
+    chosen: bool
+    job_id: str | None
+    """The row's trial that is best on the validation split."""
+
+
+class StudySpec(Model):
+    """All that a plan needs to know, so that deleted uploads don't change what it answers."""
+
+    request: AnyStudyRequest
+    inspection: Inspection
+    discriminator: Inspection | None = None
+
+    @cached_property
+    def job(self) -> dict[str, Any]:
+        """The base request as it was sent; trials are made by changing it. They are there to be compared, so that they
+        have exports only where that is asked for."""
+        return {"exports": [], **self.request.job.model_dump(mode="json", exclude_unset=True)}
+
+    @field_serializer("request")
+    def _with_grids_written_out(self, request: StudyRequest) -> dict[str, Any]:
+        # What the job leaves open must stay open: a preset or an arm fills it in.
+        return {**request.model_dump(mode="json", exclude={"job"}), "job": self.job}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A trial's request but for its seed, and which field of the study is behind which field of the request."""
+
+    request: dict[str, Any]
+    base: dict[str, Any]
+    """The request that it was made from."""
+    origins: Mapping[str, str]
+    """From dotted paths in the job's request, of all that was changed, to those in the study's."""
+
+    def blame(self, path: str) -> str:
+        """The field of the study that is to blame for a field of the job's request."""
+        parts = path.split(".")
+        for length in range(len(parts), 0, -1):
+            changed = ".".join(parts[:length])
+            if changed not in self.origins:
+                continue
+            inside = any(other.startswith(f"{changed}.") for other in self.origins)
+            if length == len(parts) or not inside or not _has(self.base, parts):
+                return ".".join([self.origins[changed], *parts[length:]])
+        return f"job.{path}"
+
+
+def _has(value: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+class Kind(Protocol[KeyT]):
+    """One kind of study, made from its specification. All of it is pure."""
+
+    @property
+    def planned(self) -> int:
+        """How many trials there will be at the most."""
+
+    @property
+    def columns(self) -> type[Row]:
+        """What a row of the table has."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether a plan reads the curves of running trials, and so may have something new to say after any epoch."""
+
+    def key(self, stored: Mapping[str, Any]) -> KeyT: ...
+
+    def request(self, key: KeyT) -> dict[str, Any]:
+        """The job's request of a trial."""
+
+    def templates(self) -> Iterator[Template]:
+        """One for each different request; all must be right before the study is made."""
+
+    def plan(self, trials: Trials[KeyT], width: int, /) -> Plan[KeyT]:
+        """What is to be done next. `width`: how many trials can run at once, at least 1."""
+
+    def table(self, trials: Trials[KeyT]) -> Sequence[Row]: ...

@@ -1,0 +1,42 @@
+"""How a study stands: what its owner is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Study
+from jobs.ledger import workers
+from jobs.studies.plans.plan_of import kind_of
+from jobs.studies.plans.table import Table, make_table
+from jobs.studies.plans.trials import StudySpec
+from jobs.studies.trial_rows import read_trials
+
+NEXT_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Standing:
+    choice: dict[str, Any] | None
+    """What was found out, once the study has succeeded."""
+    best_job: str | None
+    """The best trial of the chosen point; while the study runs, of what would be chosen now."""
+    next: Sequence[dict[str, Any]]
+    """The trials that are to be made next, the first few."""
+    table: Table
+
+
+def stand(session: Session, study: Study) -> Standing:
+    """From the trials while it runs; as it was written down at its end, whatever became of its jobs since."""
+    if study.result is not None:
+        table = Table.model_validate(study.result["table"])
+        return Standing(study.result["choice"], study.result["best_job"], [], table)
+    kind = kind_of(StudySpec.model_validate(study.spec))
+    trials = read_trials(session, study, kind)
+    new = [] if study.cancel_requested_at else kind.plan(trials, max(len(workers.live(session)), 1)).new
+    table = make_table(kind, trials)
+    chosen = [row["job_id"] for row in table.rows if row["chosen"]]
+    return Standing(None, chosen[-1] if chosen else None, [key.stored() for key in new[:NEXT_SHOWN]], table)

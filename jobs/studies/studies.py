@@ -1,0 +1,183 @@
+"""Studies as their owner sees them: create, look, list, cancel, resume, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs.database.connection import clock
+from jobs.database.models import TERMINAL_STATES, IdempotencyKey, Job, Study, StudyUpload
+from jobs.database.notifications import notify
+from jobs.errors import Conflict, NotFound
+from jobs.ids import new_id
+from jobs.ledger.jobs import (
+    Position,
+    cancel_locked,
+    find_idempotency_key,
+    hold_uploads,
+    lock_idempotency_key,
+)
+from jobs.states import StudyState
+from jobs.studies.advance import advance_locked, uploads_of
+from jobs.studies.plans.plan_of import kind_of
+from jobs.studies.plans.trials import StudySpec
+from jobs.studies.trial_rows import read_progress
+from lit_spec.requests.study import STUDY_VERSION
+
+
+def create(
+    session: Session,
+    owner: str,
+    request: dict[str, Any],
+    spec: StudySpec,
+    *,
+    idempotency: tuple[str, str] | None,
+) -> tuple[Study, list[str]]:
+    """Add a study with its first trials, or find the earlier one of the same idempotency key and request hash.
+
+    Returns a queue for each piece of new work as well. `request` is kept as it came. Raises Conflict
+    `idempotency-key-reused` when the key came with another request, and NotFound when one of the uploads is gone.
+    """
+    if idempotency is not None:
+        lock_idempotency_key(session, owner, idempotency[0])
+        earlier = find_repeated(session, owner, *idempotency)
+        if earlier is not None:
+            return earlier, []
+    upload_ids = list(dict.fromkeys(uploads_of(spec.request.job)))
+    hold_uploads(session, owner, upload_ids)
+    kind = kind_of(spec)
+    study = Study(
+        id=new_id("study"),
+        owner=owner,
+        name=spec.request.name,
+        tags=spec.request.tags,
+        kind=spec.request.kind.value,
+        state=StudyState.RUNNING,
+        study_version=STUDY_VERSION,
+        request=request,
+        spec=spec.model_dump(mode="json"),
+        round=1,
+        watches=kind.watches,
+        planned=kind.planned,
+        seen=0,
+        version=1,
+    )
+    session.add(study)
+    session.flush()
+    session.add_all(StudyUpload(study_id=study.id, upload_id=upload_id) for upload_id in upload_ids)
+    if idempotency is not None:
+        key, request_hash = idempotency
+        session.add(IdempotencyKey(owner=owner, key=key, request_hash=request_hash, study_id=study.id))
+    session.flush()
+    queues = advance_locked(session, study)
+    session.refresh(study)
+    return study, queues
+
+
+def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> Study | None:
+    """The study that an earlier request with this idempotency key made.
+
+    Raises Conflict `idempotency-key-reused` when that request was another one.
+    """
+    known = find_idempotency_key(session, owner, key, request_hash)
+    return None if known is None else session.scalars(select(Study).where(Study.id == known.study_id)).one_or_none()
+
+
+def get(session: Session, owner: str, study_id: str) -> Study:
+    """Raises NotFound, for another owner's study too."""
+    study = session.scalars(select(Study).where(Study.id == study_id, Study.owner == owner)).one_or_none()
+    if study is None:
+        raise NotFound("study", study_id)
+    return study
+
+
+def list_page(
+    session: Session,
+    owner: str,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+    name: str | None = None,
+    after: Position | None = None,
+    limit: int = 50,
+) -> list[Study]:
+    """The owner's studies, newest first."""
+    query = select(Study).where(Study.owner == owner)
+    if state is not None:
+        query = query.where(Study.state == state)
+    if tag is not None:
+        query = query.where(Study.tags.contains([tag]))
+    if name is not None:
+        query = query.where(Study.name == name)
+    if after is not None:
+        query = query.where(tuple_(Study.created_at, Study.id) < tuple_(*after))
+    return list(session.scalars(query.order_by(Study.created_at.desc(), Study.id.desc()).limit(limit)))
+
+
+def request_cancel(session: Session, owner: str, study_id: str) -> Study:
+    """Ask for a study's end: no new trials, and those that wait or run are cancelled. It ends with the last of them.
+
+    Asking twice is as good as once. Raises NotFound, and Conflict `study-finished` when it has ended otherwise.
+    """
+    study = _locked(session, owner, study_id)
+    if study.state == StudyState.CANCELLED:
+        return study
+    if study.state != StudyState.RUNNING:
+        raise Conflict("study-finished", f"study {study_id} has already {study.state}")
+    if study.cancel_requested_at is None:
+        study.cancel_requested_at = clock(session)
+        study.version += 1
+        live = select(Job).where(Job.study_id == study_id, Job.state.not_in(TERMINAL_STATES)).order_by(Job.id)
+        for job in session.scalars(live.with_for_update(), execution_options={"populate_existing": True}).all():
+            cancel_locked(session, job)
+        session.flush()
+        notify(session, study_id)
+    advance_locked(session, study)
+    return study
+
+
+def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str]]:
+    """Let a study that ended go on: trials that failed or were cancelled are made anew, the others stay.
+
+    Returns a queue for each piece of new work as well. Raises NotFound, also for an upload that was deleted meanwhile;
+    Conflict `study-not-finished` while it runs, `study-finished` when nothing in it failed or was cancelled.
+    """
+    study = _locked(session, owner, study_id)
+    if study.state == StudyState.RUNNING:
+        raise Conflict("study-not-finished", f"study {study_id} still runs: there is nothing to resume")
+    progress = read_progress(session, [study]).get(study_id)
+    if study.state == StudyState.SUCCEEDED and (progress is None or not progress.failed + progress.cancelled):
+        raise Conflict("study-finished", f"study {study_id} has succeeded with all of its trials")
+    hold_uploads(session, owner, uploads_of(StudySpec.model_validate(study.spec).request.job))
+    study.state = StudyState.RUNNING.value
+    study.round += 1
+    study.version += 1
+    study.cancel_requested_at = study.finished_at = study.result = study.error = None
+    session.flush()
+    notify(session, study_id)
+    queues = advance_locked(session, study)
+    return study, queues
+
+
+def delete(session: Session, owner: str, study_id: str) -> list[str]:
+    """Remove a study with its jobs; returns the prefixes of their files in storage, the caller's to remove.
+
+    Raises NotFound, and Conflict `study-not-finished` while it runs.
+    """
+    study = _locked(session, owner, study_id)
+    if study.state == StudyState.RUNNING:
+        raise Conflict("study-not-finished", f"study {study_id} still runs: cancel it first")
+    removed = session.scalars(sql_delete(Job).where(Job.study_id == study_id).returning(Job.id)).all()
+    session.execute(sql_delete(Study).where(Study.id == study_id))
+    return [f"jobs/{job_id}/" for job_id in removed]
+
+
+def _locked(session: Session, owner: str, study_id: str) -> Study:
+    query = select(Study).where(Study.id == study_id, Study.owner == owner).with_for_update()
+    study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if study is None:
+        raise NotFound("study", study_id)
+    return study

@@ -1,0 +1,111 @@
+"""What the ledger knows of studies' trials."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, TableValuedAlias, column, func, or_, select, true
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from jobs.database.models import TERMINAL_STATES, Job, JobState, Metric, Study
+from jobs.studies.plans.trial_results import MEASURES, outcome_of
+from jobs.studies.plans.trials import Key, Kind, Position, StopReason, Trial
+from lit_spec import Phase
+
+SELECTED_BY = ("student_accuracy", "psnr", "agreement")
+"""Of these metrics, the first that a trial tells is the one that its best epoch is selected by."""
+_PHASES = {Phase.LIT.value: 0, Phase.FINE_TUNE.value: 1}
+"""What `then` does afterwards makes other students."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study's trials are."""
+
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    """By someone."""
+    stopped: int = 0
+    """By the study itself."""
+
+
+def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Trial]:
+    """Those that count: all but the failed and cancelled ones of earlier rounds."""
+    report = _report()
+    query = (
+        select(Job.id, Job.trial, Job.state, Job.trial_stopped, _parts(report).label("result"))
+        .outerjoin(report, true())
+        .where(Job.study_id == study.id, _counts(study.round))
+        .order_by(Job.trial_round, Job.created_at)
+    )
+    rows = session.execute(query).all()
+    curves = _curves(session, [row.id for row in rows]) if kind.watches else {}
+    return {
+        kind.key(row.trial): Trial(
+            job_id=row.id,
+            state=JobState(row.state),
+            stopped=None if row.trial_stopped is None else StopReason(row.trial_stopped),
+            outcome=outcome_of(row.result) if row.state == JobState.SUCCEEDED else None,
+            curve=curves.get(row.id, {}),
+        )
+        for row in rows
+    }
+
+
+def count_ended(session: Session, study_id: str) -> int:
+    """Jobs of all rounds that have ended."""
+    query = select(func.count()).where(Job.study_id == study_id, Job.state.in_(TERMINAL_STATES))
+    return session.execute(query).scalar_one()
+
+
+def read_progress(session: Session, studies: Iterable[Study]) -> dict[str, Progress]:
+    """By study, in one query."""
+    stopped = Job.trial_stopped.is_not(None)
+    query = (
+        select(Study.id, Job.state, stopped.label("stopped"), func.count().label("jobs"))
+        .join(Study, Study.id == Job.study_id)
+        .where(Job.study_id.in_([study.id for study in studies]), _counts(Study.round))
+        .group_by(Study.id, Job.state, stopped)
+    )
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for study_id, state, by_study, jobs in session.execute(query):
+        name = "stopped" if by_study and state == JobState.CANCELLED else state
+        counted[study_id][name] += jobs
+    return {study_id: Progress(**counts) for study_id, counts in counted.items()}
+
+
+def _report() -> TableValuedAlias:
+    """A job's result, taken apart once by the database: it is large, and a study may have thousands."""
+    columns = [column(name, JSONB) for name in ("selected", "student", "teacher", "seconds")]
+    return func.jsonb_to_record(Job.result).table_valued(*columns, name="report").render_derived(with_types=True)
+
+
+def _parts(report: TableValuedAlias) -> ColumnElement[Any]:
+    """What `outcome_of` reads of it."""
+    networks = [
+        (name, func.jsonb_build_object(*(part for field in MEASURES for part in (field, report.c[name][field]))))
+        for name in ("student", "teacher")
+    ]
+    kept = [(name, report.c[name]) for name in ("selected", "seconds")]
+    return func.jsonb_build_object(*(part for pair in (*kept, *networks) for part in pair))
+
+
+def _counts(round: Any) -> ColumnElement[bool]:
+    """What failed or was cancelled before the study was resumed is to be made anew."""
+    return or_(Job.trial_round == round, Job.state == JobState.SUCCEEDED, Job.trial_stopped.is_not(None))
+
+
+def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[Position, float]]:
+    query = select(Metric.job_id, Metric.phase, Metric.epoch, Metric.name, Metric.value)
+    query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY), Metric.phase.in_(_PHASES))
+    told: dict[str, dict[str, dict[Position, float]]] = defaultdict(lambda: defaultdict(dict))
+    for job_id, phase, epoch, name, value in session.execute(query):
+        told[job_id][name][_PHASES[phase], epoch] = value
+    return {job_id: next(by_name[name] for name in SELECTED_BY if name in by_name) for job_id, by_name in told.items()}

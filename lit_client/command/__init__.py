@@ -1,0 +1,1 @@
+"""`litc`: the command."""

@@ -1,0 +1,161 @@
+"""`litc`: the command. Answers go to stdout, all else to stderr; exit codes are in `answers.ExitCode`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lit_client.client import Client
+from lit_client.command import display
+from lit_client.command import output as answers
+from lit_client.command.compress import check_source, compress_command, follow_to_end, send_teacher
+from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.output import show
+from lit_client.command.service_commands import add_service_commands
+from lit_client.command.study_commands import app as study_app
+from lit_client.errors import LitError
+from lit_spec import Library
+from lit_spec.networks.catalogue import near_names
+
+app = typer.Typer(
+    name="litc",
+    help="Make a deep network shallower without losing its accuracy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("compress")(compress_command)
+app.add_typer(study_app, name="study")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+
+
+@app.command("jobs")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with this name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client(url) as client:
+        jobs = list(client.jobs(state=state, tag=tag, name=name, limit=limit))
+    show([job.model_dump(mode="json") for job in jobs], display.jobs_table(jobs), as_json)
+
+
+@app.command("job")
+def show_job(
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends; exit as compress does.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one job, or follow it to its end."""
+    with Client(url) as client:
+        job = client.job(job_id)
+        if wait and not job.finished:
+            job = follow_to_end(client, job)
+    answers.show_job(job, as_json)
+    if wait:
+        raise typer.Exit(answers.outcome(job))
+
+
+@app.command("cancel")
+def cancel_job(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Ask for a job's end; a running one stops within seconds."""
+    with Client(url) as client:
+        job = client.cancel(job_id)
+    show(job.model_dump(mode="json"), f"{job.id}: {job.state}{' (cancel requested)' * (not job.finished)}", as_json)
+
+
+@app.command("rerun")
+def rerun_job(job_id: JobId, settings: SetOption = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Run a job's request again as a new job, with changes if `--set` gives any."""
+    with Client(url) as client:
+        job = client.rerun(job_id, parse_changes(settings or []))
+    show(job.model_dump(mode="json"), job.id, as_json)
+
+
+@app.command("download")
+def download_job(
+    job_id: JobId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
+    names: Annotated[list[str] | None, typer.Option("--file", help="Only this file; may be repeated.")] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch and verify a job's files; goes on where an earlier try stopped."""
+    with Client(url) as client, display.transfer_bar("downloading") as progress:
+        files = client.download(job_id, output, names, progress)
+    answers.show_files(files, as_json)
+
+
+@app.command("log")
+def show_log(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of an earlier attempt; the newest's by default.")] = None,
+    url: UrlOption = None,
+) -> None:
+    """Print what the trainer wrote."""
+    with Client(url) as client:
+        typer.echo(client.log(job_id, attempt), nl=False)
+
+
+@app.command("sections")
+def show_sections(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As torchvision/resnet50, or a part of a name.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a network's sections and blocks, and what each depth of student would save."""
+    with Client(url) as client:
+        if "/" not in name:
+            found = list(client.architectures(search=name))
+            if not found:
+                near = ", ".join(f"{library}/{one}" for library in Library for one in near_names(library, name)[:2])
+                hint = f": did you mean {near}?" if near else "."
+                raise LitError(f"No network of torchvision or timm has {name!r} in its name{hint}")
+            show([item.model_dump(mode="json") for item in found], display.architectures_table(found), as_json)
+            return
+        shown = client.architecture(*parse_network("NAME", name))
+    show(shown.model_dump(mode="json"), display.architecture_table(shown), as_json)
+
+
+@app.command("inspect")
+def inspect_teacher(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, or an upload's id.")],
+    architecture: ArchitectureOption = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a teacher and show what each depth of student would save."""
+    check_source("TEACHER", teacher)
+    named = None if architecture is None else parse_architecture(architecture)
+    with Client(url) as client:
+        upload = send_teacher(client, teacher, named)
+    if upload.inspection is None:
+        raise LitError(f"The service says nothing about {upload.id}.")
+    show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
+
+
+def main() -> None:
+    """Run the command; every expected failure ends in a sentence and an exit code."""
+    try:
+        add_service_commands(app, sys.argv[1:])
+        app()
+    except LitError as error:
+        display.notes.print(str(error), soft_wrap=True)
+        sys.exit(answers.exit_code(error))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        display.notes.print(f"{error.strerror or error}{where}.", soft_wrap=True)
+        sys.exit(answers.ExitCode.FAILED)
+
+
+if __name__ == "__main__":
+    main()

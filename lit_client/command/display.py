@@ -1,0 +1,329 @@
+"""What `litc` shows: tables on stdout, progress on stderr, so that a pipe gets the answer alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+from lit_client.models import (
+    Architecture,
+    ArchitectureItem,
+    Event,
+    Inspection,
+    Job,
+    LibraryArchitecture,
+    StudentOption,
+    Upload,
+)
+from lit_client.uploads import ProgressCallback
+from lit_spec import Phase
+
+PIPE_WIDTH = 1000
+PHASE_NAMES: dict[str, str] = {
+    Phase.LIT: "LIT",
+    Phase.FINE_TUNE: "fine-tuning",
+    Phase.PRUNE: "fine-tuning of the pruned",
+}
+
+# Without markup: a name such as "[red]" is shown as it is.
+answers = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
+notes = Console(stderr=True, highlight=False, markup=False)
+
+
+@contextmanager
+def transfer_bar(title: str) -> Iterator[ProgressCallback]:
+    """A bar over the bytes of an upload or download."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class EpochBar:
+    """A bar over the epochs of all phases; one line an epoch where nobody looks at a terminal."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} epochs"),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
+        self.task = self.progress.add_task("queued", total=None)
+        self.epochs: dict[str, int] = {}
+        self.waiting: str | None = None
+
+    def show_job(self, job: Job) -> None:
+        """Take the number of epochs, and tell why a queued job waits."""
+        self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
+        self.progress.update(self.task, total=sum(self.epochs.values()))
+        waiting = (job.waiting.detail or job.waiting.reason) if job.waiting else None
+        if waiting and waiting != self.waiting:
+            self._describe(f"queued: {waiting}")
+        self.waiting = waiting
+
+    def show_event(self, event: Event) -> None:
+        """Move on with an epoch, and tell other things that happened."""
+        if event.type == "epoch":
+            self._show_epoch(event.data)
+        elif event.type == "teacher_measured":
+            self._describe(measured_line(event.data))
+        elif event.type not in {"checkpoint", "started"}:
+            self._describe(event.type.replace("_", " "))
+
+    def _show_epoch(self, data: dict[str, Any]) -> None:
+        before = takewhile(lambda phase: phase != data.get("phase"), self.epochs)
+        done = sum(self.epochs[phase] for phase in before) + int(data.get("epoch", 0))
+        self.progress.update(self.task, completed=done)
+        self._describe(epoch_line(data))
+
+    def _describe(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+        if not notes.is_terminal:
+            notes.print(text)
+
+
+EPOCH_METRICS = (
+    ("student_accuracy", "student {:.2f} %"),
+    ("teacher_accuracy", "teacher {:.2f} %"),
+    ("agreement", "agreement {:.2f} %"),
+    ("psnr", "PSNR {:.2f} dB"),
+    ("validation_ir_loss", "IR loss {:.4g}"),
+)
+
+
+def epoch_line(data: dict[str, Any]) -> str:
+    """One epoch in a line: phase, number and what was measured on the validation split."""
+    metrics = data.get("metrics", {})
+    phase = PHASE_NAMES.get(str(data.get("phase")), str(data.get("phase")))
+    shown = [form.format(metrics[name]) for name, form in EPOCH_METRICS if metrics.get(name) is not None]
+    return "  ".join([f"{phase} {data.get('epoch')}/{data.get('epochs')}", *shown])
+
+
+def measured_line(data: dict[str, Any]) -> str:
+    """What was measured of the teacher before training."""
+    numbers = {name: value for name, value in data.items() if isinstance(value, int | float)}
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+    return f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = Table("id", "name", "state", "progress", "student", "test", "created")
+    table.columns[0].no_wrap = True
+    for job in jobs:
+        depth = job.spec.get("student", {}).get("depth")
+        table.add_row(
+            job.id,
+            job.name or "",
+            job.state,
+            _percent(None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100),
+            "" if depth is None else f"depth {depth}",
+            _on_test(job),
+            _moment(job.created_at),
+        )
+    return table
+
+
+def _on_test(job: Job) -> str:
+    """How good the student is: its accuracy, or how near it comes to the teacher."""
+    accuracy, agreement, psnr = (
+        _dig(job.result, "student", name, "test") for name in ("accuracy", "agreement", "psnr")
+    )
+    if accuracy is not None:
+        return _percent(accuracy)
+    return _form("{:.1f} % agree", agreement) or _form("{:.1f} dB", psnr)
+
+
+def job_table(job: Job) -> Table:
+    """Everything about one job that a person asks first."""
+    table = Table("job", job.id)
+    rows: list[tuple[str, object]] = [
+        ("name", job.name),
+        ("tags", ", ".join(job.tags)),
+        ("state", job.state + (" (cancel requested)" if job.cancel_requested and not job.finished else "")),
+        ("waits", job.waiting and (job.waiting.detail or job.waiting.reason)),
+        ("progress", job.progress and f"{job.progress.phase} {job.progress.epoch}/{job.progress.epochs}"),
+        ("error", job.error),
+        ("study", job.study_id),
+        ("trial", job.trial and ", ".join(f"{name} {value}" for name, value in job.trial.items())),
+        ("accepted", job.accepted),
+        ("device", job.device),
+        ("attempt", f"{job.attempt} ({job.failures} failed)"),
+        ("created", _moment(job.created_at)),
+        ("started", _moment(job.started_at)),
+        ("finished", _moment(job.finished_at)),
+    ]
+    for label, value in rows:
+        if value is not None and value != "":
+            table.add_row(label, str(value))
+    return table
+
+
+RESULT_ROWS = (
+    ("accuracy, test (%)", ("accuracy", "test"), "{:.2f}", None),
+    ("accuracy, val (%)", ("accuracy", "val"), "{:.2f}", None),
+    ("top-5, test (%)", ("top5", "test"), "{:.2f}", None),
+    ("agreement, test (%)", ("agreement", "test"), "{:.2f}", None),
+    ("calibration error, test (%)", ("calibration_error", "test"), "{:.2f}", None),
+    ("PSNR to the teacher, test (dB)", ("psnr", "test"), "{:.2f}", None),
+    ("SSIM to the teacher, test", ("ssim", "test"), "{:.4f}", None),
+    ("FID, test", ("fid", "test"), "{:.2f}", None),
+    ("Inception Score, test", ("inception_score", "test"), "{:.3f}", None),
+    ("L1 to the teacher, test", ("l1", "test"), "{:.4f}", None),
+    ("L1 there and back, test", ("reconstruction_l1", "test"), "{:.4f}", None),
+    ("parameters", ("parameters",), "{:,}", "parameters"),
+    ("FLOPs", ("flops",), "{:,}", "flops"),
+    ("file (bytes)", ("file_size",), "{:,}", "file_size"),
+    ("latency p50, batch 1 (ms)", ("latency", "batch_1", "p50_ms"), "{:.3f}", "latency_batch_1"),
+    ("latency p95, batch 1 (ms)", ("latency", "batch_1", "p95_ms"), "{:.3f}", None),
+    ("latency p50, batch 32 (ms)", ("latency", "batch_32", "p50_ms"), "{:.3f}", "latency_batch_32"),
+    ("latency p95, batch 32 (ms)", ("latency", "batch_32", "p95_ms"), "{:.3f}", None),
+)
+
+
+def result_table(result: dict[str, Any], title: str | None = None) -> Table:
+    """Teacher and student side by side, from a job's `result` or a report."""
+    table = Table("", "teacher", "student", "teacher / student", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, path, form, ratio_name in RESULT_ROWS:
+        teacher, student = _dig(result, "teacher", *path), _dig(result, "student", *path)
+        ratio = _dig(result, "ratios", ratio_name) if ratio_name else None
+        if teacher is not None or student is not None:
+            table.add_row(label, _form(form, teacher), _form(form, student), _form("{:.2f}", ratio))
+    return table
+
+
+def steps_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """What each step of `then` made of the student, from a job's `result` or a report."""
+    table = Table("then", "accuracy, test (%)", "agreement, test (%)", "parameters", "teacher / this", "file (bytes)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            str(row.get("step")),
+            _form("{:.2f}", _dig(row, "accuracy", "test")),
+            _form("{:.2f}", _dig(row, "agreement", "test")),
+            _form("{:,}", row.get("parameters")),
+            _form("{:.2f}", row.get("parameters_ratio")),
+            f"failed: {row['error']}" if row.get("error") else _form("{:,}", row.get("file_size")),
+        )
+    return table
+
+
+def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """How the student's other formats compare with it, from a job's `result` or a report."""
+    table = Table("also as", "file", "largest difference", "same answers, test (%)", "accuracy, test (%)")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        error, reads = row.get("error"), row.get("reads")
+        file = f"{row.get('file')}, for {reads}" if reads else str(row.get("file"))
+        table.add_row(
+            str(row.get("kind")),
+            f"failed: {error}" if error else file,
+            _form("{:.1g}", row.get("max_abs_difference")),
+            _form("{:.2f}", row.get("top1_agreement")),
+            _form("{:.2f}", row.get("accuracy")),
+        )
+    return table
+
+
+def inspection_table(upload: Upload, inspection: Inspection) -> Group:
+    """A teacher, and what each depth of student saves."""
+    found = inspection.architecture
+    outputs = "classes" if found.task == "classification" else "domains"
+    # Not the table's own title, which would be folded to the table's width.
+    title = (
+        f"{upload.filename}: {_named(upload, found)}, depth {found.depth}, {inspection.parameters:,} parameters, "
+        f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
+    )
+    table = _students_table(inspection.students)
+    if found.choices:
+        table.caption, table.caption_justify = _open_choices(found), "left"
+    return Group(title, table)
+
+
+def _named(upload: Upload, found: Architecture) -> str:
+    return found.family if upload.architecture is None else f"{found.family} {upload.architecture.get('name')}"
+
+
+def architectures_table(found: Sequence[ArchitectureItem]) -> Table:
+    table = Table("network", "blocks", "parameters")
+    table.columns[2].justify = "right"
+    for item in found:
+        blocks = ", ".join(map(str, item.blocks)) if item.refused is None else "refused"
+        table.add_row(f"{item.library}/{item.name}", blocks, f"{item.parameters:,}")
+    if any(item.refused is not None for item in found):
+        table.caption, table.caption_justify = "litc sections LIBRARY/NAME says why one is refused", "left"
+    return table
+
+
+def architecture_table(found: LibraryArchitecture) -> Group | str:
+    title = f"{found.library}/{found.name}: {found.parameters:,} parameters"
+    if found.refused is not None:
+        return f"{title}; {found.refused}"
+    sections = Table("section", "blocks", "from", "to")
+    for number, paths in enumerate(found.sections, start=1):
+        sections.add_row(str(number), str(len(paths)), paths[0], paths[-1])
+    return Group(title, sections, _students_table(found.students))
+
+
+def _students_table(options: Iterable[StudentOption]) -> Table:
+    table = Table("depth", "blocks", "parameters", "teacher / student")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for option in options:
+        blocks = ", ".join(map(str, option.blocks))
+        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
+    return table
+
+
+def _inputs(found: Architecture) -> str:
+    return "texts" if found.channels is None else f"{found.channels} input channels"
+
+
+def _open_choices(found: Architecture) -> str:
+    """What the tensors leave open, in the words of a request."""
+    return "\n".join(
+        f"Assumed: teacher_options.{name}={found.options.get(name)}; it may be {', '.join(map(str, values))}"
+        for name, values in found.choices.items()
+    )
+
+
+def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:
+    table = Table("file", "bytes", "sha256 (verified)")
+    for path, size, sha256 in files:
+        table.add_row(str(path), f"{size:,}", sha256)
+    return table
+
+
+def _dig(value: Any, *path: str) -> Any:
+    """A value deep in nested objects, or None if any part is missing."""
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _form(form: str, value: float | None) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _percent(value: float | None) -> str:
+    return _form("{:.1f} %", value)
+
+
+def _moment(value: datetime | None) -> str:
+    return "" if value is None else value.astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,165 @@
+"""From a command line's words to the body of `POST /v1/jobs`, checked before anything is uploaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lit_client.errors import LitError
+from lit_client.models import Inspection
+from lit_spec import Inspection as SpecInspection
+from lit_spec import JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
+from lit_spec.mistakes import mistakes
+
+Body = dict[str, Any]
+
+# Stands for ids that are not known before the upload.
+TO_COME = "upl_to_come"
+
+
+class BadRequest(LitError):
+    """The command's words make no job that the service would take."""
+
+
+def build_body(request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]) -> Body:
+    """Merge the three sources; a setting beats an option, and an option beats the file.
+
+    `options` are dotted paths into the request; None means that the option was not given.
+    """
+    body = _read_file(request_file) if request_file else {}
+    given = [(path, value) for path, value in options.items() if value is not None]
+    for path, value in [*given, *map(_parse_setting, settings)]:
+        place = _assign(body, path, value)
+        for rival in _rivals(path, value):
+            place.pop(rival, None)
+    return body
+
+
+def check_body(body: Body) -> JobRequest:
+    """The request as the service would read it, with stand-ins for what is still to be uploaded.
+
+    Raises BadRequest that names each wrong field.
+    """
+    dataset = body.get("dataset", {})
+    if isinstance(dataset, dict) and not set(SOURCES) & set(dataset):
+        dataset = {"upload": TO_COME, **dataset}
+    request = {"teacher": TO_COME} | body | {"dataset": dataset}
+    try:
+        checked = JobRequest.model_validate(request)
+        check_depth(checked.student, checked.method)
+    except ValidationError as error:
+        lines = [f"  {found.field}: {found.message}" for found in mistakes(JobRequest, request, error)]
+        raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
+    except SpecError as error:
+        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+    return checked
+
+
+def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
+    """Find out before a large dataset is sent that student or discriminator don't fit. Raises BadRequest."""
+    try:
+        other = None if discriminator is None else _in_words_of_spec(discriminator)
+        resolve(request, _in_words_of_spec(inspection), other)
+    except SpecError as error:
+        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+    except ValidationError:
+        return  # an inspection in a newer service's words: the service itself judges
+
+
+def _in_words_of_spec(inspection: Inspection) -> SpecInspection:
+    return SpecInspection.model_validate(inspection.model_dump())
+
+
+def parse_blocks(text: str) -> list[int]:
+    """`2,2,2` as a list. Raises BadRequest."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadRequest(f"--blocks {text!r} is no list of numbers: write one a section, as 2,2,2.") from None
+
+
+def parse_architecture(text: str) -> Body:
+    """`torchvision/resnet50`, or the whole object as JSON. Raises BadRequest."""
+    if not text.startswith("{"):
+        library, name = parse_network("--architecture", text)
+        return {"library": library, "name": name}
+    try:
+        given: Body = json.loads(text)
+        LibraryRequest.model_validate(given)
+    except ValidationError as failure:
+        first = mistakes(LibraryRequest, given, failure)[0]
+        raise BadRequest(f"--architecture: {first.field}: {first.message}.") from None
+    except ValueError as failure:
+        raise BadRequest(f"--architecture {text!r} is no JSON: {failure}.") from None
+    return given
+
+
+def parse_network(what: str, text: str) -> tuple[Library, str]:
+    """Library and name of `torchvision/resnet50`. Raises BadRequest, in which `what` has the text."""
+    library, _, name = text.partition("/")
+    if not name or library not in list(Library):
+        raise BadRequest(f"{what} {text!r}: write torchvision/NAME or timm/NAME, as torchvision/resnet50.")
+    return Library(library), name
+
+
+def parse_changes(settings: Sequence[str]) -> Body:
+    """`--set` words alone, as a merge patch (RFC 7396) of a request that may have any rival of what they set."""
+    patch: Body = {}
+    for path, value in map(_parse_setting, settings):
+        place = _assign(patch, path, value)
+        place.update(dict.fromkeys(_rivals(path, value)))
+    return patch
+
+
+def _read_file(path: Path) -> Body:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadRequest(f"{path} is no JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise BadRequest(f"{path} must hold one JSON object, the request.")
+    return body
+
+
+def _parse_setting(setting: str) -> tuple[str, object]:
+    path, equals, text = setting.partition("=")
+    if not equals or not all(path.split(".")):
+        raise BadRequest(f"--set {setting!r}: write key.path=value, as schedule.batch_size=64.")
+    try:
+        return path, json.loads(text)
+    except ValueError:
+        if text[:1] in {"[", "{", '"'}:
+            raise BadRequest(f"--set {setting!r}: {text} is no valid JSON.") from None
+        return path, text  # a bare word is meant as a string: --set ir_loss=l1
+
+
+SOURCES = ("upload", "builtin", "mounted")
+"""Of `dataset`: where the data comes from."""
+
+# Of each group a request has exactly one, so that naming one takes back the others.
+GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", SOURCES))
+
+
+def _rivals(path: str, value: object) -> list[str]:
+    """The names beside `path` that can't stand together with a value there."""
+    for parent, names in GROUPS:
+        if value is not None and path in {f"{parent}.{name}" for name in names}:
+            return [name for name in names if path != f"{parent}.{name}"]
+    return []
+
+
+def _assign(body: Body, path: str, value: object) -> Body:
+    """Set the value; the object that it now stands in."""
+    *parents, name = path.split(".")
+    place = body
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise BadRequest(f"{path} can't be set: {parent} is {inner!r} and has no fields.")
+        place = inner
+    place[name] = value
+    return place

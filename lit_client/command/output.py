@@ -1,0 +1,78 @@
+"""How a command ends: one answer on stdout and an exit code that a pipeline can branch on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.console import RenderableType
+
+from lit_client.client import InspectionFailed
+from lit_client.command import display
+from lit_client.command.job_request import BadRequest
+from lit_client.downloads import DownloadedFile
+from lit_client.errors import LitError, ProblemError
+from lit_client.models import Job
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    FAILED = 1
+    """The job failed or was cancelled, or the service could not be reached."""
+    USAGE = 2
+    """The command or the request is wrong, or names what does not exist."""
+    NOT_ACCEPTED = 3
+    """The job succeeded, but the student lost more accuracy than was allowed."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+def outcome(job: Job) -> ExitCode:
+    """What a finished job means to a pipeline."""
+    if job.state != "succeeded":
+        return ExitCode.FAILED
+    return ExitCode.NOT_ACCEPTED if job.accepted is False else ExitCode.OK
+
+
+def exit_code(error: LitError) -> ExitCode:
+    """Whether the request is to blame, or the way to an answer."""
+    if isinstance(error, BadRequest | InspectionFailed):
+        return ExitCode.USAGE
+    if isinstance(error, ProblemError) and 400 <= error.status < 500 and error.status != 429:
+        return ExitCode.USAGE
+    return ExitCode.FAILED
+
+
+def show(answer: Any, text: RenderableType, as_json: bool) -> None:
+    """One answer on stdout, for programs or for people."""
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        display.answers.print(text)
+
+
+def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
+    """A job with its result, and with the files fetched, if any were."""
+    answer = job.model_dump(mode="json")
+    show(answer | {"files": files_json(files)} if files else answer, display.job_table(job), as_json)
+    if as_json:
+        return
+    if job.result:
+        display.answers.print(display.result_table(job.result))
+        if exports := job.result.get("exports"):
+            display.answers.print(display.exports_table(exports))
+        if steps := job.result.get("then"):
+            display.answers.print(display.steps_table(steps))
+    if files:
+        show_files(files, as_json)
+
+
+def show_files(files: Sequence[DownloadedFile], as_json: bool) -> None:
+    show(files_json(files), display.files_table((file.path, file.size, file.sha256) for file in files), as_json)
+
+
+def files_json(files: Sequence[DownloadedFile]) -> list[dict[str, Any]]:
+    return [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in files]

@@ -1,0 +1,92 @@
+"""The service's own commands (`litc serve`, `litc worker`, ...), where its code lies beside this package.
+
+The wheel ships client and library alone; the service runs from a checkout or the container image. Its modules are
+imported only when one of its commands is asked for, so that `litc jobs` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lit_client.errors import LitError
+
+SUMMARIES = {
+    "serve": "Run the whole service on this machine: API, worker, PostgreSQL and Valkey.",
+    "api": "Run the API alone.",
+    "worker": "Run a worker that trains.",
+    "keys": "Create, list and revoke API keys.",
+    "migrate": "Bring the database's schema up to date.",
+}
+PANEL = "The service (from a checkout or the container image)"
+
+
+def add_service_commands(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Add the command that `arguments` ask for, or else a line for each in the help."""
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    root = checkout_root()
+    if asked in SUMMARIES and root is not None:
+        _add_real(app, asked, root)
+        return
+    for name, summary in SUMMARIES.items():
+        _add_explanation(app, name, summary)
+
+
+def checkout_root() -> Path | None:
+    """The folder that holds this package and the service, if both lie side by side."""
+    root = Path(__file__).resolve().parents[2]
+    # All three, because `api` alone could be anybody's package in site-packages.
+    parts = (root / "service/commands.py", root / "service/worker_command.py", root / "migrations")
+    return root if all(part.exists() for part in parts) else None
+
+
+def _add_real(app: typer.Typer, name: str, root: Path) -> None:
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    module = _import("service.worker_command" if name == "worker" else "service.commands", name)
+    commands: Any = getattr(module, "app", None)
+    if isinstance(commands, typer.Typer):
+        app.add_typer(commands)
+    else:
+        app.command(name)(getattr(module, name))
+
+
+def _import(module: str, command: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] in {
+            "api",
+            "jobs",
+            "worker",
+            "service",
+            "lit_spec",
+            "lit_core",
+            "lit_client",
+        }:
+            raise
+        raise LitError(
+            f"`litc {command}` needs {error.name}, which is not installed here. Install the service's packages "
+            'in the checkout: `pip install -e ".[core,service]" -c constraints.txt`.'
+        ) from error
+
+
+def _add_explanation(app: typer.Typer, name: str, summary: str) -> None:
+    def explain() -> None:
+        raise LitError(
+            f"`litc {name}` belongs to the service, which the package lit-compress does not contain. Run it in a "
+            "checkout of the repository (`pip install -e`), or use the container image. This installation can "
+            "talk to a service elsewhere: set LIT_URL to its address."
+        )
+
+    app.command(
+        name,
+        help=summary,
+        rich_help_panel=PANEL,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(explain)

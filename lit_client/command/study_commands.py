@@ -1,0 +1,364 @@
+"""`litc study`: ask for studies, follow them, and look at their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lit_client.client import Client
+from lit_client.command import display, study_display
+from lit_client.command import output as answers
+from lit_client.command.compress import check_source, send, send_teacher
+from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.output import ExitCode, show
+from lit_client.command.study_request import SOURCES, check_study, parse_arms, parse_numbers, read_study
+from lit_client.downloads import DownloadedFile
+from lit_client.models import Study, UploadKind
+from lit_spec import BUILTIN, Device, Init
+
+app = typer.Typer(
+    help="Groups of jobs from one request, with one table as the result.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+JOB, AROUND = "The job that every trial starts from", "The study"
+
+TeacherArgument = Annotated[
+    str, typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id.")
+]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.")]
+DatasetOption = Annotated[
+    str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB)
+]
+DepthOption = Annotated[int | None, typer.Option(help="The student's depth, as 14.", rich_help_panel=JOB)]
+EpochsOption = Annotated[int | None, typer.Option(help="Epochs of the first phase.", rich_help_panel=JOB)]
+FineTuneEpochsOption = Annotated[int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=JOB)]
+DeviceOption = Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=JOB)]
+RequestOption = Annotated[
+    Path | None,
+    typer.Option("--request", help="The job's request as a JSON file; options beat it.", exists=True),
+]
+SeedsOption = Annotated[str | None, typer.Option(help="Every point is run with each, as 0,1,2.")]
+NameOption = Annotated[str | None, typer.Option(help="A name to find the study by.", rich_help_panel=AROUND)]
+TagsOption = Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=AROUND)]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for the best job's student.", file_okay=False, rich_help_panel=AROUND),
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", help="Print the study's id and leave it running.", rich_help_panel=AROUND)
+]
+
+
+@app.command("compare")
+def compare(
+    teacher: TeacherArgument,
+    methods: Annotated[
+        list[str],
+        typer.Option("--method", help="An arm: lit, kd, at, scratch, prune, hint, …, or a JSON object. Repeat it."),
+    ],
+    inits: Annotated[list[Init] | None, typer.Option("--init", help="Each arm with each of these.")] = None,
+    seeds: SeedsOption = None,
+    dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
+    depth: DepthOption = None,
+    epochs: EpochsOption = None,
+    fine_tune_epochs: FineTuneEpochsOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+    request_file: RequestOption = None,
+    name: NameOption = None,
+    tags: TagsOption = None,
+    output: OutputOption = None,
+    detach: DetachOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run methods, initialisations and seeds side by side."""
+    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    fields = {"methods": parse_arms(methods), "inits": inits}
+    body = _study("compare", job, fields, seeds, name, tags)
+    _run(url, body, teacher, dataset, output, detach, as_json)
+
+
+@app.command("search")
+def search(
+    teacher: TeacherArgument,
+    taus: Annotated[str | None, typer.Option(help="Temperatures to try first, as 1,2,4.")] = None,
+    alphas: Annotated[str | None, typer.Option(help="Weights of the labels to try then.")] = None,
+    betas: Annotated[str | None, typer.Option(help="Weights of the KD loss to try last.")] = None,
+    seeds: SeedsOption = None,
+    dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
+    depth: DepthOption = None,
+    epochs: EpochsOption = None,
+    fine_tune_epochs: FineTuneEpochsOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+    request_file: RequestOption = None,
+    name: NameOption = None,
+    tags: TagsOption = None,
+    output: OutputOption = None,
+    detach: DetachOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find tau, then alpha, then beta, each on the validation split."""
+    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    grids = {"taus": taus, "alphas": alphas, "betas": betas}
+    fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
+    body = _study("search", job, fields, seeds, name, tags)
+    _run(url, body, teacher, dataset, output, detach, as_json)
+
+
+@app.command("depth")
+def depth(
+    teacher: TeacherArgument,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Find the shallowest student that loses no more points of accuracy.")
+    ] = None,
+    front: Annotated[bool, typer.Option("--front", help="Try all depths; tell which none beats.")] = False,
+    depths: Annotated[str | None, typer.Option(help="Only these, as 8,14,20.")] = None,
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early/--no-stop-early", help="Whether hopeless trials are stopped.")
+    ] = True,
+    seeds: SeedsOption = None,
+    dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
+    epochs: EpochsOption = None,
+    fine_tune_epochs: FineTuneEpochsOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+    request_file: RequestOption = None,
+    name: NameOption = None,
+    tags: TagsOption = None,
+    output: OutputOption = None,
+    detach: DetachOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find how shallow a student may be. Exit code 3: none is good enough."""
+    job = _job(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
+    fields: dict[str, Any] = {
+        "max_accuracy_drop": max_accuracy_drop,
+        "front": front or None,
+        "depths": None if depths is None else parse_numbers("--depths", depths, int),
+        "stop_early": None if stop_early else False,
+    }
+    body = _study("depth", job, fields, seeds, name, tags)
+    _run(url, body, teacher, dataset, output, detach, as_json)
+
+
+@app.command("run")
+def run_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, help="A study's request as JSON.")],
+    teacher: Annotated[str | None, typer.Option(help="The teacher, unless the file names an upload.")] = None,
+    dataset: DatasetOption = None,
+    output: OutputOption = None,
+    detach: DetachOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the study that a file describes."""
+    body = read_study(file)
+    body["job"] = {**body.get("job", {})}
+    if dataset in BUILTIN:
+        body["job"]["dataset"] = {"builtin": dataset}
+    source = teacher or body["job"].get("teacher")
+    if source is None:
+        raise BadRequest(f"{file} names no teacher: add job.teacher, or give --teacher.")
+    check_study(body)
+    _run(url, body, source, dataset, output, detach, as_json)
+
+
+@app.command("list")
+def list_studies(
+    state: Annotated[str | None, typer.Option(help="running, succeeded, failed or cancelled.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only studies with this tag.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only studies with this name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List studies, newest first."""
+    with Client(url) as client:
+        found = list(client.studies(state=state, tag=tag, name=name, limit=limit))
+    show([study.model_dump(mode="json") for study in found], study_display.studies_table(found), as_json)
+
+
+@app.command("show")
+def show_study(
+    study_id: StudyArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it until it ends; exit as compare does.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a study with its table so far, or follow it to its end."""
+    with Client(url) as client:
+        study = _follow(client, study_id) if wait else client.study(study_id)
+    _show(study, as_json)
+    if wait:
+        raise typer.Exit(_outcome(study))
+
+
+@app.command("table")
+def show_table(
+    study_id: StudyArgument,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with all columns.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a study's table so far, for people or programs."""
+    with Client(url) as client:
+        if as_csv:
+            typer.echo(client.study_csv(study_id), nl=False)
+            return
+        study = client.study(study_id)
+    show(study.table and study.table.model_dump(mode="json"), study_display.study_table(study), as_json)
+
+
+@app.command("cancel")
+def cancel_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Ask for a study's end; running trials stop within seconds."""
+    with Client(url) as client:
+        study = client.cancel_study(study_id)
+    show(study.model_dump(mode="json"), f"{study.id}: {study_display.status(study)}", as_json)
+
+
+@app.command("resume")
+def resume_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Let a study go on: what failed or was cancelled is made anew."""
+    with Client(url) as client:
+        study = client.resume_study(study_id)
+    show(study.model_dump(mode="json"), f"{study.id}: {study_display.status(study)}", as_json)
+
+
+@app.command("delete")
+def delete_study(study_id: StudyArgument, url: UrlOption = None) -> None:
+    """Remove a study that has ended, with its jobs and their files."""
+    with Client(url) as client:
+        client.delete_study(study_id)
+
+
+def _job(
+    request_file: Path | None,
+    settings: list[str] | None,
+    dataset: str | None,
+    architecture: str | None,
+    depth: int | None,
+    epochs: int | None,
+    fine_tune_epochs: int | None,
+    device: Device | None,
+) -> Body:
+    options = {
+        "architecture": None if architecture is None else parse_architecture(architecture),
+        "student.depth": depth,
+        "schedule.lit.epochs": epochs,
+        "schedule.fine_tune.epochs": fine_tune_epochs,
+        "device": device,
+        "dataset.builtin": dataset if dataset in BUILTIN else None,
+    }
+    return build_body(request_file, options, settings or [])
+
+
+def _study(
+    kind: str, job: Body, fields: dict[str, Any], seeds: str | None, name: str | None, tags: list[str] | None
+) -> Body:
+    given = {
+        **fields,
+        "seeds": None if seeds is None else parse_numbers("--seeds", seeds, int),
+        "name": name,
+        "tags": tags or None,
+    }
+    body = {"kind": kind, "job": job, **{key: value for key, value in given.items() if value is not None}}
+    check_study(body)
+    return body
+
+
+def _run(
+    url: str | None,
+    body: Body,
+    teacher: str,
+    dataset: str | None,
+    output: Path | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Send what is to be sent, make the study and, unless detached, follow it, show it and fetch its best student."""
+    file = None if dataset in (None, *BUILTIN) else dataset
+    check_source("TEACHER", teacher)
+    if file is not None:
+        check_source("--dataset", file)
+    elif not set(SOURCES) & set(body["job"].get("dataset", {})):
+        raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
+    if output is not None:
+        # Found out now rather than after the training.
+        output.mkdir(parents=True, exist_ok=True)
+    with Client(url) as client:
+        study = client.create_study(_with_uploads(client, body, teacher, file))
+        display.notes.print(f"study {study.id}")
+        if detach:
+            show(study.model_dump(mode="json"), study.id, as_json)
+            return
+        study = _follow(client, study.id)
+        files = _fetch(client, study, output)
+    _show(study, as_json, files)
+    raise typer.Exit(_outcome(study))
+
+
+def _with_uploads(client: Client, body: Body, teacher: str, dataset: str | None) -> Body:
+    """The request with the ids of both uploads; the teacher first, so that a wrong one costs little."""
+    upload = send_teacher(client, teacher, body["job"].get("architecture"))
+    job = {**body["job"], "teacher": upload.id}
+    if dataset is not None:
+        kept = {name: value for name, value in job.get("dataset", {}).items() if name not in SOURCES}
+        job["dataset"] = {**kept, "upload": send(client, dataset, UploadKind.DATASET).id}
+    return {**body, "job": job}
+
+
+def _fetch(client: Client, study: Study, output: Path | None) -> list[DownloadedFile]:
+    if output is None or study.best_job is None:
+        return []
+    with display.transfer_bar("downloading") as progress:
+        return client.download(study.best_job, output, progress=progress)
+
+
+def _follow(client: Client, study_id: str) -> Study:
+    """Show a study's table until it has ended. Ctrl-C leaves it running, and exits with 130."""
+    try:
+        with study_display.live_table() as update:
+            for study in client.follow_study(study_id):
+                update(study)
+    except KeyboardInterrupt:
+        display.notes.print(
+            f"Interrupted; {study_id} goes on without this command.\n"
+            f"Cancel it:   litc study cancel {study_id}\n"
+            f"Follow it:   litc study show {study_id} --wait"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return study
+
+
+def _show(study: Study, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
+    """A study with its table, and with the files fetched, if any were."""
+    answer = study.model_dump(mode="json")
+    show(answer | {"files": answers.files_json(files)} if files else answer, study_display.study_table(study), as_json)
+    if as_json:
+        return
+    for line in study_display.outcome_lines(study):
+        display.answers.print(line)
+    if files:
+        answers.show_files(files, as_json)
+
+
+def _outcome(study: Study) -> ExitCode:
+    """What an ended study means to a pipeline."""
+    if study.state != "succeeded":
+        return ExitCode.FAILED
+    none_good_enough = "depth" in (study.choice or {}) and (study.choice or {})["depth"] is None
+    return ExitCode.NOT_ACCEPTED if none_good_enough else ExitCode.OK

@@ -1,0 +1,179 @@
+"""What `litc study` shows: tables of studies, and how far one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+
+from lit_client.command import display
+from lit_client.models import Study, StudyTable
+
+Row = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+def _number(name: str, form: str = "{:.2f}") -> Callable[[Row], str]:
+    return lambda row: _form(form, row.get(name))
+
+
+def _text(name: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.get(name) is None else str(row[name])
+
+
+def _interval(mean: str, low: str, high: str) -> Callable[[Row], str]:
+    """`97.10 (96.80 … 97.40)`, or the mean alone."""
+
+    def show(row: Row) -> str:
+        text = _form("{:.2f}", row.get(mean))
+        if row.get(low) is None:
+            return text
+        return f"{text} ({row[low]:.2f} … {row[high]:.2f})"
+
+    return show
+
+
+def _trials(row: Row) -> str:
+    """`3/5`, and what became of the others."""
+    others = [f"{row[name]} {name}" for name in ("failed", "stopped") if row.get(name)]
+    return ", ".join([f"{row.get('succeeded', 0)}/{row.get('trials', 0)}", *others])
+
+
+def _yes(name: str) -> Callable[[Row], str]:
+    def show(row: Row) -> str:
+        value = row.get(name)
+        return "" if value is None else "yes" if value else "no"
+
+    return show
+
+
+_VALIDATION: Column = ("val", _number("validation_mean"))
+_TEST: Column = ("test, 95 % interval", _interval("test_mean", "test_low", "test_high"))
+_PARAMETERS: Column = ("parameters", _number("parameters", "{:,}"))
+_SECONDS: Column = ("seconds", _number("seconds", "{:.1f}"))
+_TRIALS: Column = ("trials", _trials)
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "compare": (
+        ("arm", _text("arm")),
+        _TRIALS,
+        _VALIDATION,
+        _TEST,
+        ("difference to the first", _interval("difference_mean", "difference_low", "difference_high")),
+        _PARAMETERS,
+        _SECONDS,
+    ),
+    "search": (
+        ("stage", _text("stage")),
+        ("τ", _text("tau")),
+        ("α", _text("alpha")),
+        ("β", _text("beta")),
+        _TRIALS,
+        _VALIDATION,
+        _TEST,
+        _SECONDS,
+    ),
+    "depth": (
+        ("depth", _text("depth")),
+        _TRIALS,
+        _VALIDATION,
+        ("drop, val", _number("validation_drop")),
+        ("good enough", _yes("within")),
+        _TEST,
+        _PARAMETERS,
+        ("latency (ms)", _number("latency_ms", "{:.3f}")),
+        ("speedup", _number("speedup")),
+        ("front", _yes("front")),
+        _SECONDS,
+    ),
+}
+
+
+def study_table(study: Study) -> Table:
+    """The table so far; what is chosen has a star."""
+    found = study.table or StudyTable()
+    columns = COLUMNS.get(study.kind) or tuple((name, _text(name)) for name in found.columns)
+    table = Table("", *(label for label, _ in columns), title=title(study), title_justify="left")
+    for row in found.rows:
+        table.add_row("*" if row.get("chosen") else "", *(show(row) for _, show in columns))
+    if found.teacher is not None:
+        metric = found.test_metric or "accuracy"
+        table.caption = (
+            f"{metric}; the teacher: {_form('{:.2f}', found.teacher.test)} test, "
+            f"{_form('{:.2f}', found.teacher.validation)} val, {_form('{:,}', found.teacher.parameters)} parameters"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def title(study: Study) -> str:
+    named = f" {study.name}" if study.name else ""
+    return f"{study.kind} {study.id}{named}: {status(study)}"
+
+
+def status(study: Study) -> str:
+    """How far it is, in a line."""
+    progress = study.progress
+    parts = [f"{study.state}, {progress.ended} of at most {progress.planned} trials"]
+    parts += [
+        f"{count} {name}"
+        for name in ("running", "queued", "failed", "cancelled", "stopped")
+        if (count := getattr(progress, name))
+    ]
+    if study.cancel_requested and not study.finished:
+        parts.append("cancel requested")
+    return ", ".join(parts)
+
+
+def outcome_lines(study: Study) -> list[str]:
+    """What was found out, which job is the best, or why there is none."""
+    lines = []
+    if study.choice is not None:
+        lines.append("chosen: " + ", ".join(f"{name} {_plain(value)}" for name, value in study.choice.items()))
+    if study.best_job is not None:
+        lines.append(f"best job: {study.best_job}")
+    if study.error is not None:
+        lines.append(f"failed: {study.error}")
+    return lines
+
+
+def studies_table(studies: Iterable[Study]) -> Table:
+    table = Table("id", "name", "kind", "state", "trials", "created")
+    table.columns[0].no_wrap = True
+    for study in studies:
+        progress = study.progress
+        created = "" if study.created_at is None else study.created_at.astimezone().isoformat(" ", "seconds")
+        table.add_row(
+            study.id, study.name or "", study.kind, study.state, f"{progress.ended}/{progress.planned}", created
+        )
+    return table
+
+
+@contextmanager
+def live_table() -> Iterator[Callable[[Study], None]]:
+    """A table that is kept up to date on a terminal; elsewhere a line whenever the study has moved on."""
+    if display.notes.is_terminal:
+        with Live(console=display.notes, auto_refresh=False, transient=True) as live:
+            yield lambda study: live.update(study_table(study), refresh=True)
+        return
+    said: list[str] = []
+
+    def say(study: Study) -> None:
+        line = status(study)
+        if said[-1:] != [line]:
+            display.notes.print(line)
+            said.append(line)
+
+    yield say
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _form(form: str, value: float | None) -> str:
+    return "" if value is None else form.format(value)

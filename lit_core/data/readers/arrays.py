@@ -1,0 +1,252 @@
+"""Data sets of arrays: npz and safetensors with x, y and perhaps split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import IO, Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.pixels import dtype_name, to_channels_first, to_pixels
+from lit_core.data.readers.archives import Member, damage_is_an_error, shown, walk
+from lit_core.data.source import Limits, Raw, Source
+from lit_core.data.splits import NAMES, SPLITS
+from lit_core.data.text_preprocessing import resolve_text_preprocessing
+from lit_spec import Modality, Task
+
+Array = Tensor | NDArray[Any]
+ARRAYS = ("x", "y", "split")
+READ_BYTES = 1 << 20
+
+
+def read_npz(source: Source) -> Raw:
+    """`numpy.savez(path, x=…, y=…[, split=…])`, compressed or not. Raises DatasetError."""
+    limits = _for_arrays(source.limits)
+    names = [member.name.removesuffix(".npy") for member in walk(source.path, limits)]
+    _check_names(names)
+    arrays = {member.name.removesuffix(".npy"): _read_npy(member) for member in walk(source.path, limits)}
+    return _to_raw({name: _native(name, array) for name, array in arrays.items()}, source)
+
+
+def read_safetensors(source: Source) -> Raw:
+    """Tensors x, y and perhaps split. Raises DatasetError."""
+    try:
+        with safetensors.safe_open(source.path, framework="pt") as file:
+            names = list(file.keys())
+            _check_names(names)
+            arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, ValueError, TypeError) as failure:
+        raise DatasetError(f"the safetensors file cannot be read: {shown(str(failure))}") from failure
+    return _to_raw(arrays, source)
+
+
+def is_npz(source: Source) -> bool:
+    """Of a zip file: whether arrays lie at its top."""
+    members = walk(source.path, _for_arrays(source.limits))
+    return any(member.name.endswith(".npy") and "/" not in member.name for member in members)
+
+
+def _for_arrays(limits: Limits) -> Limits:
+    """An array is as large as the data set; only images have a limit each."""
+    return replace(limits, member_bytes=limits.total_bytes)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    found = sorted(names)
+    if "x" not in found:
+        raise DatasetError(
+            f"the array x is missing: the file must hold x, y (labels, if there are any) and perhaps split, but "
+            f"holds {_listed(found)}",
+            member="x",
+        )
+    for name in found:
+        if name not in ARRAYS:
+            raise DatasetError(
+                f"the array {shown(name)} is unknown: the file must hold x, y and perhaps split, and nothing else; "
+                "put all samples into x and y, and name their splits in split",
+                member=shown(name),
+            )
+    if len(set(found)) != len(found):
+        raise DatasetError(f"an array occurs twice: the file holds {_listed(found)}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(shown(name) for name in names[:10]) + (", …" if len(names) > 10 else "") if names else "nothing"
+
+
+def _read_npy(member: Member) -> NDArray[Any]:
+    """One array, straight into its memory. Never unpickles."""
+    with damage_is_an_error(member.name), member.open() as file:
+        shape, fortran, dtype = _npy_header(file, member.name)
+        size = math.prod(shape) * dtype.itemsize
+        # Before any memory is taken: the header may promise what the file doesn't hold.
+        if size != member.size - file.tell():
+            raise DatasetError(
+                f"{member.name} promises {size} bytes of data, but holds {member.size - file.tell()}",
+                member=member.name,
+            )
+        array = np.empty(shape[::-1] if fortran else shape, dtype)
+        data = array.reshape(-1).view(np.uint8).data
+        for start in range(0, size, READ_BYTES):
+            chunk = file.read(min(READ_BYTES, size - start))
+            data[start : start + len(chunk)] = chunk
+        if file.read(1):
+            raise DatasetError(f"{member.name} is longer than it says", member=member.name)
+    return array.T if fortran else array
+
+
+def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise DatasetError(f"{name} has .npy version {version}: save plain arrays with numpy.savez", member=name)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = readers[version](file)
+    if dtype.hasobject or dtype.names is not None or dtype.itemsize == 0:
+        raise DatasetError(
+            f"{name} has dtype {dtype}, which would need unpickling or is no plain array: save numbers "
+            "(and split as fixed-width text or integers)",
+            member=name,
+        )
+    if any(extent < 0 for extent in shape):
+        raise DatasetError(f"{name} has the shape {shape}", member=name)
+    return shape, fortran, dtype
+
+
+def _native(name: str, array: NDArray[Any]) -> Array:
+    if array.dtype.kind in "US":
+        return array
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError as failure:
+        raise DatasetError(f"{name} has dtype {array.dtype}: give plain numbers", member=name) from failure
+
+
+def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
+    """Empties `arrays` as it goes, so that a converted array doesn't live beside its original."""
+    x = arrays.pop("x")
+    if isinstance(x, Tensor) and x.numel() == 0:
+        raise DatasetError(f"x has the shape {tuple(x.shape)}: there are no samples in it", member="x")
+    y = _labels(arrays.pop("y"), source) if "y" in arrays else torch.full((len(x),), NO_LABEL)
+    codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
+    if len(x) != len(y):
+        raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one a sample", member="y")
+    names = source.request.class_order or [str(output) for output in range(source.classes)]
+    return Raw(_inputs(x, source), y, codes, list(names))
+
+
+def _inputs(x: Array, source: Source) -> Tensor:
+    if source.interface.modality == Modality.TEXT:
+        return _texts(x, source)
+    if not isinstance(x, Tensor):
+        raise DatasetError("x holds text: give uint8 or float32 pixels", member="x")
+    try:
+        return to_pixels(to_channels_first(x, source.channels))
+    except ValueError as failure:
+        raise DatasetError(f"x {failure}", member="x") from failure
+
+
+def _texts(x: Array, source: Source) -> Tensor:
+    """(N, L) places in the vocabulary, from texts (N,) or from places."""
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    if not isinstance(x, Tensor):
+        if x.ndim != 1:
+            raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text a sample", member="x")
+        try:
+            return preprocessing.from_texts([t.decode() if isinstance(t, bytes) else str(t) for t in x.tolist()])
+        except UnicodeDecodeError as failure:
+            raise DatasetError("x has a text that is not UTF-8: save texts, or UTF-8 bytes", member="x") from failure
+    rows = source.interface.vocabulary_size
+    if x.is_floating_point() or x.ndim != 2 or x.shape[1] != preprocessing.length:
+        raise DatasetError(
+            f"x has dtype {dtype_name(x)} and shape {tuple(x.shape)}: it must hold texts (N,), or integers "
+            f"(N, {preprocessing.length}), places in the teacher's vocabulary (dataset.length sets the width)",
+            member="x",
+        )
+    low, high = (int(bound) for bound in torch.aminmax(x.to(torch.int64)))
+    if low < 0 or high >= rows:
+        raise DatasetError(
+            f"x has values {low}..{high}, but the teacher's embedding has rows 0..{rows - 1}", member="x"
+        )
+    return x.to(torch.uint8 if rows <= 256 else torch.int16)
+
+
+def _labels(y: Array, source: Source) -> Tensor:
+    if source.interface.task == Task.TRANSLATION and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1:
+        return _attributes(y, source)
+    y = _integers("y", y, "the class of each sample as an integer")
+    outside = ((y < NO_LABEL) | (y >= source.classes)).nonzero()
+    if len(outside):
+        index = int(outside[0])
+        raise DatasetError(
+            f"y[{index}] is {int(y[index])}, but the teacher has {source.classes} classes: "
+            f"labels must be 0..{source.classes - 1}, or -1 for a sample without a label",
+            member=f"y[{index}]",
+        )
+    return y
+
+
+def _attributes(y: Tensor, source: Source) -> Tensor:
+    """(N, domains) float32 of zeros and ones."""
+    if y.shape[1] != source.classes or not bool(((y == 0) | (y == 1)).all()):
+        raise DatasetError(
+            f"y has the shape {tuple(y.shape)}: it must hold each sample's domain as an integer, or (N, "
+            f"{source.classes}) zeros and ones, one column a domain of the teacher",
+            member="y",
+        )
+    return y.float()
+
+
+def _codes(split: Array, samples: int) -> Tensor:
+    if isinstance(split, Tensor):
+        codes = _integers("split", split, "0 (train), 1 (val) or 2 (test) for each sample")
+    else:
+        codes = _codes_of_text(split)
+    if len(codes) != samples:
+        raise DatasetError(f"split has {len(codes)} entries, but y has {samples}: give one a sample", member="split")
+    outside = ((codes < 0) | (codes >= len(SPLITS))).nonzero()
+    if len(outside):
+        index = int(outside[0])
+        value = int(codes[index]) if isinstance(split, Tensor) else repr(str(split[index]))
+        raise DatasetError(
+            f'split[{index}] is {value}: it must be "train", "val" or "test", or 0, 1 or 2',
+            member=f"split[{index}]",
+        )
+    return codes
+
+
+def _codes_of_text(split: NDArray[Any]) -> Tensor:
+    """-1 where the text names no split."""
+    if split.ndim != 1:
+        raise DatasetError(f"split has the shape {split.shape}: it must be (N,)", member="split")
+    names, places = np.unique(split, return_inverse=True)
+    known: Mapping[str, int] = NAMES
+    codes = [known.get(_text(name), -1) for name in names.tolist()]
+    return torch.tensor(codes, dtype=torch.int64)[torch.from_numpy(places)]
+
+
+def _text(name: str | bytes) -> str:
+    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else name).lower()
+
+
+def _integers(name: str, array: Array, meaning: str) -> Tensor:
+    """(N,) int64 from integers of any width, shaped (N,) or (N, 1)."""
+    if not isinstance(array, Tensor):
+        raise DatasetError(f"{name} holds text: it must be {meaning}", member=name)
+    if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
+        raise DatasetError(f"{name} has dtype {dtype_name(array)}: it must be {meaning}", member=name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array.squeeze(1)
+    if array.ndim != 1:
+        raise DatasetError(
+            f"{name} has the shape {tuple(array.shape)}: it must be (N,), {meaning} (one-hot rows: take their argmax)",
+            member=name,
+        )
+    return array.to(torch.int64)

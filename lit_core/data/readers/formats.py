@@ -1,0 +1,115 @@
+"""Which reader an uploaded file belongs to, told by its first bytes and never by its name."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.readers.archives import walk
+from lit_core.data.readers.arrays import is_npz, read_npz, read_safetensors
+from lit_core.data.readers.celeba import is_celeba, read_celeba
+from lit_core.data.readers.images import is_ignored, read_image_folders
+from lit_core.data.readers.texts import is_text, read_text_archive, read_text_file
+from lit_core.data.source import Raw, Source
+from lit_spec import Modality
+
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+HEAD_BYTES = 512
+ARCHIVES = "zip, tar, tar.gz, tar.bz2, tar.xz"
+
+
+@dataclass(frozen=True)
+class Format:
+    name: str
+    matches: Callable[[bytes, Source], bool]
+    """From the file's first 512 bytes; may look further."""
+    read: Callable[[Source], Raw]
+    modality: Modality | None = None
+    """What the teacher must take; None: images or texts."""
+
+    def takes(self, head: bytes, source: Source) -> bool:
+        return self.modality in (None, source.interface.modality) and self.matches(head, source)
+
+
+def _is_npz(head: bytes, source: Source) -> bool:
+    return _is_zip(head) and is_npz(source)
+
+
+def _is_parquet(head: bytes, source: Source) -> bool:
+    return head.startswith(b"PAR1") or (_is_archive(head, source) and _first_file(source).endswith(".parquet"))
+
+
+def _first_file(source: Source) -> str:
+    """The name of the first file in an archive, in small letters, what lies in any archive left aside."""
+    limits = replace(source.limits, member_bytes=source.limits.total_bytes)
+    names = (member.name.lower() for member in walk(source.path, limits) if not member.is_folder)
+    return next((name for name in names if not is_ignored(name)), "")
+
+
+def _read_parquet(source: Source) -> Raw:
+    from lit_core.data.readers.parquet import read_parquet  # pyarrow is slow to import, and only needed here
+
+    return read_parquet(source)
+
+
+def _is_safetensors(head: bytes, source: Source) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < source.path.stat().st_size
+
+
+def _is_archive(head: bytes, _: Source) -> bool:
+    return _is_zip(head) or head.startswith(COMPRESSED) or _is_tar(head)
+
+
+def _is_celeba(head: bytes, source: Source) -> bool:
+    return _is_archive(head, source) and is_celeba(source)
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _is_table(head: bytes, _: Source) -> bool:
+    return is_text(head)
+
+
+FORMATS = [
+    Format("npz", _is_npz, read_npz),
+    Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet),
+    Format(f"an archive with images and list_attr_celeba.txt ({ARCHIVES})", _is_celeba, read_celeba, Modality.IMAGE),
+    Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
+    Format(f"an archive of CSV or TSV files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
+    Format("safetensors", _is_safetensors, read_safetensors),
+    Format("CSV or TSV", _is_table, read_text_file, Modality.TEXT),
+]
+
+
+def read_upload(source: Source) -> Raw:
+    """Raises DatasetError."""
+    with source.path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if _is_zip(head) and not zipfile.is_zipfile(source.path):
+        raise DatasetError("the zip file is damaged or cut off: upload it again", field="dataset.upload")
+    for known in FORMATS:
+        if known.takes(head, source):
+            return known.read(source)
+    raise _unreadable(head, source)
+
+
+def _unreadable(head: bytes, source: Source) -> DatasetError:
+    modality = source.interface.modality
+    wanted = ", ".join(known.name for known in FORMATS if known.modality in (None, modality))
+    other = next((known.name for known in FORMATS if known.matches(head, source)), "of no known format")
+    return DatasetError(
+        f"the file is {other}, but the teacher takes {modality}s: give {wanted}", field="dataset.upload"
+    )

@@ -1,0 +1,219 @@
+"""Images in an archive: a folder a class, or no folders and no labels; perhaps train/val/test above, perhaps one
+folder around all.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.pixels import MODES, image_to_raw
+from lit_core.data.readers.archives import Member, shown, walk
+from lit_core.data.readers.image_stack import ImageStack
+from lit_core.data.source import Limits, Raw, Source
+from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
+IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+IGNORED_TEXTS = frozenset({"readme", "license", "licence", "copying", "citation"})
+IGNORED_TEXT_SUFFIXES = frozenset({"", ".md", ".txt", ".rst"})
+EXPECTED = "CLASS/IMAGE or train|val|test/CLASS/IMAGE, or without labels IMAGE or train|val|test/IMAGE"
+
+
+@dataclass(frozen=True)
+class _Image:
+    name: str
+    code: int | None
+    """The split's code; None: the archive has no splits."""
+    label: str | None
+
+
+def read_image_folders(source: Source) -> Raw:
+    """Raises DatasetError. The archive is walked twice, so that each image is decoded straight into its place."""
+    if source.channels not in MODES:
+        raise DatasetError(
+            f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
+        )
+    files, folders = _listing(source)
+    images = _placed(files, folders)
+    classes = _classes({image.label for image in images if image.label is not None}, source)
+    images.sort(key=lambda image: (image.code or 0, image.name))
+    output: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
+    codes = None if images[0].code is None else torch.tensor([image.code for image in images])
+    x = decode_all({image.name: row for row, image in enumerate(images)}, source)
+    return Raw(x, y, codes, classes, fitted=True)
+
+
+# --- which files there are ----------------------------------------------------------------------------------
+
+
+def is_ignored(name: str) -> bool:
+    """Left behind by systems or written for people: see docs/datasets.md."""
+    path = PurePosixPath(name.lower())
+    if any(part.startswith(".") or part == "__macosx" for part in path.parts):
+        return True
+    return path.name in IGNORED_NAMES or (path.stem in IGNORED_TEXTS and path.suffix in IGNORED_TEXT_SUFFIXES)
+
+
+def _listing(source: Source) -> tuple[list[str], list[str]]:
+    """Names of image files and of folders."""
+    files: dict[str, None] = {}
+    folders = []
+    for member in walk(source.path, source.limits):
+        if is_ignored(member.name):
+            continue
+        if member.is_folder:
+            folders.append(member.name)
+        else:
+            if PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+                raise DatasetError(
+                    f"{shown(member.name)} is no image: only {', '.join(SUFFIXES)} may lie in the archive "
+                    "(a README or LICENSE is ignored)",
+                    member=shown(member.name),
+                )
+            if member.name in files:
+                raise DatasetError(f"{shown(member.name)} occurs twice in the archive", member=shown(member.name))
+            files[member.name] = None
+    if not files:
+        raise DatasetError(f"the archive has no images: expected {EXPECTED}", field="dataset.upload")
+    return list(files), folders
+
+
+def _placed(files: list[str], folders: list[str]) -> list[_Image]:
+    """Split and class of each image, read from the folders that it lies in.
+
+    Where a split (or, without splits, the archive) has class folders, all its images lie in them.
+    """
+    paths = {name: tuple(name.split("/")) for name in files}
+    wrapped = _is_wrapped(paths.values())
+    inner = {name: parts[1:] if wrapped else parts for name, parts in paths.items()}
+    named_as_splits = [parts for parts in inner.values() if len(parts) > 1 and parts[0].lower() in NAMES]
+    has_splits = any(len(parts) == 3 for parts in named_as_splits) or len(named_as_splits) == len(inner)
+    split_parts = 1 if has_splits else 0
+    labelled = {_code(parts, has_splits) for parts in inner.values() if len(parts) == split_parts + 2}
+    images = []
+    for name, parts in inner.items():
+        code = _code(parts, has_splits)
+        is_labelled = code in labelled
+        if (has_splits and code is None) or len(parts) != split_parts + 1 + is_labelled:
+            raise DatasetError(
+                f"{shown(name)} lies in the wrong place: expected {EXPECTED}, perhaps with one folder around all; "
+                "where some images lie in class folders, all of that split must",
+                member=shown(name),
+            )
+        images.append(_Image(name, code, parts[-2] if is_labelled else None))
+    if has_splits:
+        _check_split_folders(images, folders, 1 if wrapped else 0)
+    return images
+
+
+def _code(parts: tuple[str, ...], has_splits: bool) -> int | None:
+    return NAMES.get(parts[0].lower()) if has_splits and len(parts) > 1 else None
+
+
+def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
+    """Whether one folder lies around everything: it's alone at the top, and no split unless four levels deep."""
+    tops, depths = set(), set()
+    for parts in paths:
+        tops.add(parts[0].lower())
+        depths.add(len(parts))
+    return len(tops) == 1 and min(depths) >= 2 and (not tops <= NAMES.keys() or min(depths) == 4)
+
+
+def _check_split_folders(images: list[_Image], folders: list[str], level: int) -> None:
+    """A folder train, val or test without images is an empty split, not an absent one."""
+    present = {image.code for image in images} | {None}
+    for folder in folders:
+        parts = folder.split("/")
+        code = NAMES.get(parts[level].lower()) if len(parts) > level else None
+        if code not in present and code is not None:
+            raise empty_split(SPLITS[code])
+    if TRAIN not in present:
+        raise empty_split(SPLITS[TRAIN])
+
+
+def _classes(folders: set[str], source: Source) -> list[str]:
+    """Names of the outputs: the class folders', in the order of the request; numbers where there is no folder."""
+    order = source.request.class_order
+    if not folders:
+        return list(order or (str(output) for output in range(source.classes)))
+    if order is None:
+        if len(folders) != source.classes:
+            raise DatasetError(
+                f"the archive has {len(folders)} class folders ({_some(folders)}), but the teacher has "
+                f"{source.classes} classes: give one folder a class",
+                field="dataset.upload",
+            )
+        return sorted(folders)
+    for name in order:
+        if name not in folders:
+            raise DatasetError(
+                f'class_order names "{shown(name)}", which has no folder in the archive; '
+                f"the folders are {_some(folders)}",
+                field="dataset.class_order",
+                member=shown(name),
+            )
+    for name in sorted(folders - set(order)):
+        raise DatasetError(
+            f'class_order lacks "{shown(name)}", which is a folder of the archive: name every class folder',
+            field="dataset.class_order",
+            member=shown(name),
+        )
+    return list(order)
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(shown(name) for name in sorted(names)[:10]) + (", …" if len(names) > 10 else "")
+
+
+# --- what is in them ----------------------------------------------------------------------------------------
+
+
+def decode_all(rows: dict[str, int], source: Source) -> Tensor:
+    """(N, C, H, W) uint8; the image `name` goes to `rows[name]`."""
+    stack = ImageStack(len(rows), source)
+    found = 0
+    for member in walk(source.path, source.limits):
+        if not member.is_folder and member.name in rows:
+            stack.put(rows[member.name], member.name, decode(member, source.channels, source.limits))
+            found += 1
+    if found != len(rows):
+        raise DatasetError("the archive has changed since it was listed")
+    return stack.x
+
+
+def decode(member: Member, channels: int, limits: Limits) -> Tensor:
+    """(C, H, W) uint8. Raises DatasetError naming the member."""
+    content = member.read()
+    name = shown(member.name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > limits.image_pixels:
+                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+                return image_to_raw(image, channels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
+        raise DatasetError(
+            f"{name} has more pixels than the {limits.image_pixels} that are read: make it smaller", member=name
+        ) from failure
+    except UnidentifiedImageError as failure:
+        raise DatasetError(f"{name} is no image that can be read: give {', '.join(FORMATS)}", member=name) from failure
+    except MemoryError:
+        raise
+    except Exception as failure:  # Pillow's decoders raise anything on a broken file, and its name must be told
+        raise DatasetError(
+            f"{name} cannot be decoded ({shown(str(failure) or type(failure).__name__)}): replace or remove it",
+            member=name,
+        ) from failure

@@ -1,0 +1,219 @@
+"""Data sets by name from a folder that the workers' operator has mounted, read by torchvision.
+
+The folder is trusted: CIFAR's files are pickles, which torchvision unpickles once their MD5 is the published one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.pixels import image_to_raw
+from lit_core.data.readers.archives import shown
+from lit_core.data.readers.image_stack import ImageStack
+from lit_core.data.source import Raw, Source
+from lit_core.data.splits import TEST, TRAIN, VALIDATION, hold_out
+from lit_spec import Modality, Task
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CelebA
+
+T = TypeVar("T")
+CHANNELS = 3
+LOCK_NAME = ".lit-download.lock"
+DAMAGE = (RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError, ImportError)
+"""What torchvision's readers raise for files that are missing, other than published or broken."""
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A data set as it lies in the folder."""
+
+    read: Callable[[Source], Raw]
+    files: str
+    """What the operator puts into the folder, and where it comes from."""
+
+
+def read_mounted(source: Source) -> Raw:
+    """`source.path` is the operator's folder. Raises DatasetError."""
+    name, interface = source.request.mounted or "", source.interface
+    if interface.modality == Modality.TEXT:
+        raise DatasetError(f"{name} has images, but the teacher takes texts", field="dataset.mounted")
+    if interface.channels != CHANNELS:
+        raise DatasetError(
+            f"{name} has {CHANNELS} channels, but the teacher takes {interface.channels}: use the data that the "
+            "teacher was trained on",
+            field="dataset.mounted",
+        )
+    return MOUNTED[name].read(source)
+
+
+def no_folder(name: str) -> DatasetError:
+    """On a worker without a folder of data sets."""
+    return DatasetError(
+        f"this worker has no folder of data sets to read {name} from: its operator must name one with "
+        f"LIT_DATASETS_DIR and put {MOUNTED[name].files} into it",
+        field="dataset.mounted",
+    )
+
+
+def _opened(reader: Callable[..., T], source: Source, folder: Path, **options: Any) -> T:
+    """torchvision's reader with its files checked; they are downloaded where that is allowed and needed."""
+    with _missing_is_an_error(source):
+        try:
+            return reader(folder, **options)
+        except DAMAGE:
+            if not source.download:
+                raise
+        source.path.mkdir(parents=True, exist_ok=True)
+        with (source.path / LOCK_NAME).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers on one folder, one downloads
+            return reader(folder, **options, download=True)
+
+
+@contextmanager
+def _missing_is_an_error(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as failure:
+        name = source.request.mounted or ""
+        download = "" if source.download else ", or allow downloads with LIT_DATASETS_DOWNLOAD=true"
+        # The reader's advice that follows is for who calls it.
+        reason = str(failure).partition(" You can use download=True")[0] or type(failure).__name__
+        raise DatasetError(
+            f"{name} is missing or damaged on this worker ({shown(reason).rstrip('.')}): its "
+            f"operator must put {MOUNTED[name].files} into the folder {source.path} (LIT_DATASETS_DIR){download}",
+            field="dataset.mounted",
+        ) from failure
+
+
+# --- classes ---------------------------------------------------------------------------------------------
+
+
+def _read_cifar10(source: Source) -> Raw:
+    from torchvision.datasets import CIFAR10  # slow to import, and only needed here
+
+    return _read_cifar(CIFAR10, source)
+
+
+def _read_cifar100(source: Source) -> Raw:
+    from torchvision.datasets import CIFAR100
+
+    return _read_cifar(CIFAR100, source)
+
+
+def _read_cifar(reader: Callable[..., Any], source: Source) -> Raw:
+    parts = [_opened(reader, source, source.path, train=train) for train in (True, False)]
+    x = [torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts]
+    return _classified(x, [torch.tensor(part.targets) for part in parts], parts[0].classes, source)
+
+
+def _read_svhn(source: Source) -> Raw:
+    from torchvision.datasets import SVHN
+
+    parts = [_opened(SVHN, source, source.path / "svhn", split=split) for split in ("train", "test")]
+    x = [torch.from_numpy(part.data) for part in parts]
+    return _classified(x, [torch.from_numpy(part.labels) for part in parts], list(map(str, range(10))), source)
+
+
+def _classified(x: Sequence[Tensor], y: Sequence[Tensor], names: list[str], source: Source) -> Raw:
+    """A training and a test part; validation is held out from the first."""
+    order = source.request.class_order or names
+    if len(names) != source.classes:
+        raise DatasetError(
+            f"{source.request.mounted} has {len(names)} classes, but the teacher has {source.classes}: use the data "
+            "that the teacher was trained on",
+            field="dataset.mounted",
+        )
+    if sorted(order) != sorted(names):
+        raise DatasetError(
+            f"the classes of {source.request.mounted} are {', '.join(names)}: name each once",
+            field="dataset.class_order",
+        )
+    output = torch.tensor([order.index(name) for name in names])
+    codes = [torch.full((len(part),), code) for part, code in zip(y, (TRAIN, TEST), strict=True)]
+    return Raw(torch.cat(list(x)), output[torch.cat(list(y))], torch.cat(codes), list(order))
+
+
+# --- attributes ------------------------------------------------------------------------------------------
+
+
+def _read_celeba(source: Source) -> Raw:
+    from torchvision.datasets import CelebA
+
+    parts = {
+        code: _opened(CelebA, source, source.path, split=split, target_type="attr", transform=_rgb)
+        for code, split in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
+    }
+    attributes = _chosen(source, [name for name in parts[TRAIN].attr_names if name])
+    columns = [parts[TRAIN].attr_names.index(name) for name in attributes]
+    y = {code: part.attr[:, columns].float() for code, part in parts.items()}
+    rows = {code: torch.arange(len(values)) for code, values in y.items()}
+    asked = source.request.train_samples
+    if asked is not None and asked < len(y[TRAIN]):
+        # Here and not after reading, so that the others need not be decoded and fit into memory.
+        rows[TRAIN] = hold_out(y[TRAIN], asked)
+    codes = torch.cat([torch.full((len(chosen),), code) for code, chosen in rows.items()])
+    chosen_y = torch.cat([y[code][chosen] for code, chosen in rows.items()])
+    return Raw(_faces(parts, rows, source), chosen_y, codes, attributes, fitted=True)
+
+
+def _chosen(source: Source, known: Sequence[str]) -> list[str]:
+    if source.interface.task != Task.TRANSLATION:
+        raise DatasetError(
+            "celeba has attributes, which are a generator's domains, but the teacher is a classifier: upload its "
+            "classes as folders of images",
+            field="dataset.mounted",
+        )
+    if source.request.class_order is not None:
+        raise DatasetError("celeba has attributes: name and order them in attributes", field="dataset.class_order")
+    chosen = source.request.attributes
+    if chosen is None or len(chosen) != source.classes:
+        raise DatasetError(
+            f"attributes must name the {source.classes} domains of the teacher in its order, of {', '.join(known)}",
+            field="dataset.attributes",
+        )
+    for name in chosen:
+        if name not in known:
+            raise DatasetError(
+                f"celeba has no attribute {shown(name)}: it has {', '.join(known)}", field="dataset.attributes"
+            )
+    return chosen
+
+
+def _faces(parts: Mapping[int, CelebA], rows: Mapping[int, Tensor], source: Source) -> Tensor:
+    stack = ImageStack(sum(len(chosen) for chosen in rows.values()), source)
+    place = 0
+    for code, part in parts.items():
+        for row in rows[code].tolist():
+            with _missing_is_an_error(source):
+                pixels = part[row][0]
+            stack.put(place, part.filename[row], pixels)
+            place += 1
+    return stack.x
+
+
+def _rgb(image: Any) -> Tensor:
+    return image_to_raw(image, CHANNELS)
+
+
+MOUNTED: Mapping[str, Mounted] = {
+    "cifar10": Mounted(_read_cifar10, "cifar-10-batches-py, which is in cifar-10-python.tar.gz,"),
+    "cifar100": Mounted(_read_cifar100, "cifar-100-python, which is in cifar-100-python.tar.gz,"),
+    "svhn": Mounted(_read_svhn, "svhn/train_32x32.mat and svhn/test_32x32.mat"),
+    "celeba": Mounted(
+        _read_celeba,
+        "celeba with img_align_celeba (unpacked), list_attr_celeba.txt, list_eval_partition.txt, "
+        "identity_CelebA.txt, list_bbox_celeba.txt and list_landmarks_align_celeba.txt",
+    ),
+}
+"""By the name in the request."""

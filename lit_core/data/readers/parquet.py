@@ -1,0 +1,223 @@
+"""Data sets as Parquet: encoded images or texts, perhaps with labels, as Hugging Face writes them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.pixels import MODES
+from lit_core.data.readers.archives import Member
+from lit_core.data.readers.image_stack import ImageStack
+from lit_core.data.readers.images import decode
+from lit_core.data.readers.parquet_files import ParquetTable, tables_of
+from lit_core.data.readers.parquet_labels import BATCH_ROWS, SPLIT, Labels, codes_of, is_text, label_column
+from lit_core.data.source import Raw, Source
+from lit_core.data.text_preprocessing import resolve_text_preprocessing
+from lit_spec import Modality
+
+IMAGES = ("image", "img")
+TEXTS = (("text",), ("sentence",), ("title", "content"), ("content",))
+"""The first of which all columns are there is the text; several are joined by a space."""
+TEXT_ROWS = 256
+BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a file's columns are."""
+
+    table: ParquetTable
+    inputs: tuple[str, ...]
+    label: str | None
+
+    @property
+    def has_splits(self) -> bool:
+        return SPLIT in self.table.schema.names
+
+    def place(self, row: int) -> str:
+        return self.table.place(self.inputs[0], row)
+
+
+def read_parquet(source: Source) -> Raw:
+    """A Parquet file or an archive of several. Raises DatasetError."""
+    with tables_of(source) as tables:
+        _check_rows(tables, source)
+        layouts = [_layout(table, source) for table in tables]
+        y, codes, classes = _labels_and_splits(layouts, source)
+        x = _texts(layouts, source) if source.interface.modality == Modality.TEXT else _images(layouts, source)
+    return Raw(x, y, codes, classes, fitted=True)
+
+
+def _check_rows(tables: Sequence[ParquetTable], source: Source) -> None:
+    rows = sum(table.rows for table in tables)
+    if rows == 0:
+        raise DatasetError("the Parquet data has no rows")
+    if rows > source.limits.samples:
+        raise DatasetError(f"the Parquet data has {rows} rows: at most {source.limits.samples} are read")
+
+
+# --- which column is what --------------------------------------------------------------------------------
+
+
+def _layout(table: ParquetTable, source: Source) -> _Layout:
+    label = label_column(table, source)
+    if source.interface.modality == Modality.TEXT:
+        return _Layout(table, _text_columns(table, label), label)
+    if source.channels not in MODES:
+        raise DatasetError(
+            f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
+        )
+    return _Layout(table, (_image_column(table),), label)
+
+
+def _image_column(table: ParquetTable) -> str:
+    candidates = [str(field.name) for field in table.schema if _holds_images(field.type)]
+    named = [name for name in candidates if name in IMAGES] or candidates
+    if len(named) != 1:
+        raise DatasetError(
+            f"{'no column holds' if not named else 'several columns may hold'} the images: give one that is called "
+            f"{' or '.join(IMAGES)}, of encoded images as binary or as a struct with the field {BYTES}; "
+            f"{table.described()}"
+        )
+    return named[0]
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index(BYTES) >= 0 and _holds_images(kind.field(BYTES).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _text_columns(table: ParquetTable, label: str | None) -> tuple[str, ...]:
+    candidates = [field.name for field in table.schema if is_text(field.type) and field.name not in (label, SPLIT)]
+    for columns in TEXTS:
+        if set(columns) <= set(candidates):
+            return columns
+    if len(candidates) != 1:
+        raise DatasetError(
+            f"{'no column holds' if not candidates else 'several columns may hold'} the texts: call the one that is "
+            f"meant {TEXTS[0][0]}; {table.described()}"
+        )
+    return (candidates[0],)
+
+
+# --- labels and splits -----------------------------------------------------------------------------------
+
+
+def _labels_and_splits(layouts: Sequence[_Layout], source: Source) -> tuple[Tensor, Tensor | None, list[str]]:
+    labels = Labels(source)
+    codes = []
+    for layout in layouts:
+        table, label = layout.table, layout.label
+        if label is None:
+            labels.skip(table.rows)
+        else:
+            labels.declare(table, label)
+            for start, values in _column(table, label):
+                labels.take(table, label, values, start)
+        codes += _codes(layout)
+    y, classes = labels.result()
+    return y, _all_or_none(codes, layouts), classes
+
+
+def _codes(layout: _Layout) -> list[NDArray[np.int64]]:
+    """Split codes of a file's rows, piece by piece; -1 for all where it has no split."""
+    table = layout.table
+    if layout.has_splits:
+        return [codes_of(table, values, start) for start, values in _column(table, SPLIT)]
+    return [np.full(table.rows, -1 if table.split is None else table.split, dtype=np.int64)]
+
+
+def _all_or_none(codes: Sequence[NDArray[np.int64]], layouts: Sequence[_Layout]) -> Tensor | None:
+    joined = torch.from_numpy(np.concatenate(codes))
+    if bool((joined < 0).all()):
+        return None
+    for layout in layouts:
+        if not layout.has_splits and layout.table.split is None:
+            name = layout.table.name
+            raise DatasetError(
+                f"{name} belongs to no split, but other files do: begin its name with train, val or test", member=name
+            )
+    return joined
+
+
+def _column(table: ParquetTable, name: str) -> Iterator[tuple[int, pa.Array]]:
+    """Its values, each piece with the row that it begins at."""
+    start = 0
+    for batch in table.batches([name], BATCH_ROWS):
+        yield start, batch.column(0)
+        start += batch.num_rows
+
+
+# --- what the network sees -------------------------------------------------------------------------------
+
+
+def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
+    """(N, C, H, W) uint8, cropped and resized."""
+    stack = ImageStack(sum(layout.table.rows for layout in layouts), source)
+    rows = 0
+    for layout in layouts:
+        for row, content in enumerate(_encoded(layout)):
+            place = layout.place(row)
+            if content is None:
+                raise DatasetError(
+                    f"{place} has no image in it (a path alone leads nowhere here): write the images' bytes into the "
+                    "file, or leave the row out",
+                    member=place,
+                )
+            if len(content) > source.limits.member_bytes:
+                raise DatasetError(f"{place} has {len(content)} bytes: at most {source.limits.member_bytes} are read")
+            image = Member(place, len(content), is_folder=False, open=partial(io.BytesIO, content))
+            stack.put(rows, place, decode(image, source.channels, source.limits))
+            rows += 1
+    return stack.x
+
+
+def _encoded(layout: _Layout) -> Iterator[bytes | None]:
+    """Row by row, so that no more than one image of unknown size is in memory."""
+    [name] = layout.inputs
+    in_struct = pa.types.is_struct(layout.table.schema.field(name).type)
+    for batch in layout.table.batches([f"{name}.{BYTES}" if in_struct else name], 1):
+        value = batch.column(0)[0].as_py()
+        yield value[BYTES] if in_struct and value is not None else value
+
+
+def _texts(layouts: Sequence[_Layout], source: Source) -> Tensor:
+    """(N, L) places in the vocabulary."""
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    samples = sum(layout.table.rows for layout in layouts)
+    if samples * preprocessing.length > source.limits.total_bytes:
+        raise DatasetError(
+            f"{samples} texts of {preprocessing.length} characters take more than {source.limits.total_bytes} bytes: "
+            "set a smaller dataset.length",
+            field="dataset.length",
+        )
+    x = torch.empty(samples, preprocessing.length, dtype=preprocessing.from_texts([]).dtype)
+    rows = 0
+    for layout in layouts:
+        for texts in _joined(layout):
+            x[rows : rows + len(texts)] = preprocessing.from_texts(texts)
+            rows += len(texts)
+    return x
+
+
+def _joined(layout: _Layout) -> Iterator[list[str]]:
+    """The texts, some at a time."""
+    start = 0
+    for batch in layout.table.batches(layout.inputs, TEXT_ROWS):
+        columns = [batch.column(name).to_pylist() for name in layout.inputs]
+        for row, parts in enumerate(zip(*columns, strict=True)):
+            if None in parts:
+                place = layout.place(start + row)
+                raise DatasetError(f"{place} has no text in it: leave the row out", member=place)
+        yield [" ".join(parts) for parts in zip(*columns, strict=True)]
+        start += batch.num_rows

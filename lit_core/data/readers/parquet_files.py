@@ -1,0 +1,175 @@
+"""Parquet files from strangers: one, or an archive of several; read batch by batch and never whole."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.readers.archives import Member, damage_is_an_error, shown, walk
+from lit_core.data.readers.images import is_ignored
+from lit_core.data.source import MIB, Limits, Source
+from lit_core.data.splits import NAMES
+
+SUFFIX = ".parquet"
+MAGIC = b"PAR1"
+
+
+class Meter:
+    """Counts the bytes that batches have in memory, over all files, and refuses when a limit is passed."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._compressed = path.stat().st_size
+        self._limits = limits
+        self._bytes = 0
+
+    def grow(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._limits.total_bytes:
+            raise DatasetError(f"the Parquet data unpacks to more than {self._limits.total_bytes} bytes")
+        if self._bytes > max(self._limits.ratio_from_bytes, self._limits.ratio * self._compressed):
+            raise DatasetError(
+                f"the Parquet data unpacks to more than {self._limits.ratio} times its size, as decompression bombs do"
+            )
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """One Parquet file. It is open only while it is read."""
+
+    path: Path
+    name: str
+    """As it is called in its archive; empty for a file by itself."""
+    meter: Meter
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return self._opened[0]
+
+    @property
+    def rows(self) -> int:
+        """As the file says; `batches` gives no other number of rows."""
+        return self._opened[1]
+
+    @property
+    def split(self) -> int | None:
+        """The split's code by the file's name, as train-00000-of-00002.parquet, or else by its folder's."""
+        path = PurePosixPath(self.name.lower())
+        beginning = re.match("[a-z]*", path.name)
+        return NAMES.get(beginning[0] if beginning else "", NAMES.get(path.parent.name))
+
+    def place(self, column: str, row: int) -> str:
+        """A cell, for messages."""
+        return f"{self._prefix}{shown(column)}[{row}]"
+
+    def described(self) -> str:
+        """Its columns, for messages."""
+        columns = [f"{shown(field.name)} ({shown(str(field.type))})" for field in self.schema]
+        listed = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
+        return f"{self._prefix}the columns are {listed or 'none'}"
+
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+        """Up to `size` rows at a time; of a struct's field as "column.field". Raises DatasetError."""
+        rows = 0
+        with self._damage_is_an_error(), self._open() as file:
+            for batch in file.iter_batches(size, columns=list(columns), use_threads=False):
+                batch.validate(full=True)
+                rows += batch.num_rows
+                self.meter.grow(batch.nbytes)
+                yield batch
+        if rows != self.rows:
+            raise DatasetError(f"{self._prefix}the file says that it has {self.rows} rows, but has {rows}")
+
+    @property
+    def _prefix(self) -> str:
+        return f"{shown(self.name)}: " if self.name else ""
+
+    @cached_property
+    def _opened(self) -> tuple[pa.Schema, int]:
+        with self._damage_is_an_error(), self._open() as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            str(schema)  # whatever is shown of it later can be shown
+        if len(set(schema.names)) != len(schema.names):
+            raise DatasetError(f"{self._prefix}a column occurs twice: {', '.join(map(shown, schema.names[:20]))}")
+        return schema, rows
+
+    def _open(self) -> pq.ParquetFile:
+        # Without pre_buffer and with a buffer, pages are read as they are needed and not whole groups of rows.
+        # A file's own word for Arrow's extension types is not taken.
+        return pq.ParquetFile(
+            self.path,
+            pre_buffer=False,
+            buffer_size=MIB,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+        )
+
+    @contextmanager
+    def _damage_is_an_error(self) -> Iterator[None]:
+        """Whatever Arrow raises for a damaged file, a promise of too much memory included, becomes a DatasetError."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as failure:
+            raise DatasetError(
+                f"{self._prefix}the Parquet file is damaged, encrypted or of no known kind "
+                f"({shown(str(failure) or type(failure).__name__)}): write it again",
+                member=shown(self.name) or None,
+            ) from failure
+
+
+@contextmanager
+def tables_of(source: Source) -> Iterator[list[ParquetTable]]:
+    """The uploaded file, or those of an archive in the order of splits and names. Raises DatasetError."""
+    meter = Meter(source.path, source.limits)
+    with source.path.open("rb") as file:
+        alone = file.read(len(MAGIC)) == MAGIC
+    if alone:
+        yield [ParquetTable(source.path, "", meter)]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [ParquetTable(path, name, meter) for path, name in _unpacked(source, Path(folder))]
+        yield sorted(tables, key=lambda table: (table.split or 0, table.name))
+
+
+def _unpacked(source: Source, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Arrow reads a file from its end, so each is copied out of the archive, under a name of ours."""
+    seen = set()
+    # A Parquet file is as large as the data set; only single images have a limit each.
+    for member in walk(source.path, replace(source.limits, member_bytes=source.limits.total_bytes)):
+        if member.is_folder or is_ignored(member.name):
+            continue
+        name = shown(member.name)
+        if not member.name.lower().endswith(SUFFIX):
+            raise DatasetError(
+                f"{name} is no Parquet file: only {SUFFIX} may lie in the archive (a README or LICENSE is ignored)",
+                member=name,
+            )
+        if member.name in seen:
+            raise DatasetError(f"{name} occurs twice in the archive", member=name)
+        seen.add(member.name)
+        path = folder / f"{len(seen)}{SUFFIX}"
+        _copy(member, path)
+        yield path, member.name
+
+
+def _copy(member: Member, path: Path) -> None:
+    # A full disk is no damage of the archive, so only the reading is watched.
+    with path.open("wb") as target:
+        for piece in _pieces(member):
+            target.write(piece)
+    if path.stat().st_size != member.size:
+        raise DatasetError(f"{shown(member.name)} is cut off", member=shown(member.name))
+
+
+def _pieces(member: Member) -> Iterator[bytes]:
+    with damage_is_an_error(member.name), member.open() as file:
+        while piece := file.read(MIB):
+            yield piece

@@ -1,0 +1,198 @@
+"""Labels and splits of Parquet files: integers or names in a column, perhaps with what Hugging Face says of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from pydantic_core import from_json
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.readers.archives import shown
+from lit_core.data.readers.parquet_files import ParquetTable
+from lit_core.data.source import Source
+from lit_core.data.splits import NAMES, SPLITS
+
+BATCH_ROWS = 4096
+SPLIT = "split"
+LABEL = "label"
+OTHER_LABELS = ("labels", "class", "target")
+LABEL_SUFFIX = "_label"
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings, plain or by dictionary."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def class_names(table: ParquetTable, column: str) -> list[str] | None:
+    """The names of a ClassLabel column in the schema's metadata, where Hugging Face keeps them. Raises DatasetError."""
+    text = (table.schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return None
+    try:
+        features = from_json(text)["info"]["features"]
+        feature = features.get(column, {})
+        names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    except (ValueError, KeyError, TypeError, AttributeError) as failure:
+        raise DatasetError(
+            f"the metadata that Hugging Face's library wrote can't be read ({shown(repr(failure))}): write the file "
+            "again, or without it",
+            member=table.name or None,
+        ) from failure
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise DatasetError(f"the class names of {shown(column)} must be texts that differ", member=shown(column))
+    return names
+
+
+def label_column(table: ParquetTable, source: Source) -> str | None:
+    """`label`, or else the one column that must be meant; None: no labels. Raises DatasetError."""
+    columns = [name for name in table.schema.names if _may_be_label(name) or class_names(table, name) is not None]
+    if LABEL in columns:
+        return LABEL
+    if len(columns) > 1:
+        columns = [name for name in columns if len(class_names(table, name) or ()) == source.classes] or columns
+    if len(columns) > 1:
+        raise DatasetError(
+            f"several columns may hold the labels ({', '.join(map(shown, columns))}): call the one that is meant "
+            f"{LABEL}",
+            member=shown(columns[0]),
+        )
+    return columns[0] if columns else None
+
+
+def _may_be_label(name: str) -> bool:
+    return name == LABEL or name in OTHER_LABELS or name.endswith(LABEL_SUFFIX)
+
+
+class Labels:
+    """The labels of several files as they are read; the files must agree on what labels are."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._texts: bool | None = None
+        self._declared: list[str] | None = None
+        """By the metadata: integers are places in it."""
+        self._found: dict[str, int] = {}
+        """Of texts: each with its number in the order of appearance."""
+        self._y: list[NDArray[np.int64]] = []
+
+    def skip(self, rows: int) -> None:
+        """So many samples without labels."""
+        self._y.append(np.full(rows, NO_LABEL, dtype=np.int64))
+
+    def declare(self, table: ParquetTable, column: str) -> None:
+        """What a file's labels are, before they are taken. Raises DatasetError where files don't go together."""
+        kind = table.schema.field(column).type
+        if not (pa.types.is_integer(kind) or is_text(kind)):
+            raise DatasetError(
+                f"the labels must be integers or texts; {table.described()}", member=table.place(column, 0)
+            )
+        if self._texts not in (None, is_text(kind)):
+            raise DatasetError(f"the labels are texts in one file and integers in another; {table.described()}")
+        self._texts = is_text(kind)
+        names = class_names(table, column)
+        if names is None or self._texts:
+            return
+        if len(names) != self._source.classes:
+            raise DatasetError(
+                f"{shown(column)} has {len(names)} classes ({_some(names)}), but the teacher has "
+                f"{self._source.classes}: use the data that the teacher was trained on",
+                member=shown(column),
+            )
+        if self._declared not in (None, names):
+            raise DatasetError(f"the class names of {shown(column)} differ between the files", member=shown(column))
+        self._declared = names
+
+    def take(self, table: ParquetTable, column: str, values: pa.Array, start: int) -> None:
+        """The labels of the rows from `start`. Raises DatasetError."""
+        self._y.append(self._numbers_of_texts(values) if self._texts else self._integers(table, column, values, start))
+
+    def result(self) -> tuple[Tensor, list[str]]:
+        """y (N,) int64, positions among the outputs or -1; and the outputs' names. Raises DatasetError."""
+        y = torch.from_numpy(np.concatenate(self._y))
+        names = list(self._found) if self._texts else self._declared
+        if names is None:
+            return y, list(self._source.request.class_order or map(str, range(self._source.classes)))
+        outputs = self._outputs(names)
+        # One more at the end, which is where -1 looks.
+        places = torch.tensor([*(outputs.index(name) for name in names), NO_LABEL])
+        return places[y], outputs
+
+    def _outputs(self, names: list[str]) -> list[str]:
+        order = self._source.request.class_order
+        if order is not None:
+            for name in names:
+                if name not in order:
+                    raise DatasetError(
+                        f'class_order lacks "{shown(name)}", which is a class of the data: name each of its classes',
+                        field="dataset.class_order",
+                        member=shown(name),
+                    )
+            return list(order)
+        if len(names) != self._source.classes:
+            raise self._other_number_of_classes(names)
+        return names if self._declared is not None else sorted(names)
+
+    def _other_number_of_classes(self, names: list[str]) -> DatasetError:
+        return DatasetError(
+            f"the labels name {len(names)} classes ({_some(names)}), but the teacher has {self._source.classes}: "
+            "use the data that the teacher was trained on, or name all of its classes in class_order",
+            field="dataset.class_order",
+        )
+
+    def _numbers_of_texts(self, values: pa.Array) -> NDArray[np.int64]:
+        numbers = np.empty(len(values), dtype=np.int64)
+        for row, name in enumerate(values.to_pylist()):
+            numbers[row] = NO_LABEL if name is None else self._found.setdefault(name, len(self._found))
+            if len(self._found) > self._source.classes:
+                raise self._other_number_of_classes(list(self._found))
+        return numbers
+
+    def _integers(self, table: ParquetTable, column: str, values: pa.Array, start: int) -> NDArray[np.int64]:
+        numbers = as_integers(values, NO_LABEL)
+        outside = np.flatnonzero((numbers < NO_LABEL) | (numbers >= self._source.classes))
+        if len(outside):
+            place = table.place(column, start + int(outside[0]))
+            raise DatasetError(
+                f"{place} is {values[int(outside[0])]}, but the teacher has {self._source.classes} classes: labels "
+                f"must be 0..{self._source.classes - 1}, or null or -1 for a sample without a label",
+                member=place,
+            )
+        return numbers
+
+
+def codes_of(table: ParquetTable, values: pa.Array, start: int) -> NDArray[np.int64]:
+    """Splits of the rows from `start` by their column, which holds names or 0, 1 and 2. Raises DatasetError."""
+    if is_text(values.type):
+        codes = np.array([NAMES.get((name or "").lower(), -1) for name in values.to_pylist()], dtype=np.int64)
+    elif pa.types.is_integer(values.type):
+        codes = as_integers(values, -1)
+    else:
+        raise DatasetError(f'{SPLIT} must hold "train", "val" or "test", or 0, 1 or 2; {table.described()}')
+    outside = np.flatnonzero((codes < 0) | (codes >= len(SPLITS)))
+    if len(outside):
+        place = table.place(SPLIT, start + int(outside[0]))
+        value = shown(str(values[int(outside[0])]))
+        raise DatasetError(f'{place} is {value}: it must be "train", "val" or "test", or 0, 1 or 2', member=place)
+    return codes
+
+
+def as_integers(values: pa.Array, missing: int) -> NDArray[np.int64]:
+    """(N,) with `missing` for null, and the largest number there is for larger ones."""
+    if values.type == pa.uint64():
+        values = pc.min_element_wise(values, pa.scalar(np.iinfo(np.int64).max, pa.uint64()), skip_nulls=False)
+    integers: NDArray[np.int64] = values.cast(pa.int64()).fill_null(missing).to_numpy(zero_copy_only=False)
+    return integers
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(shown(name) for name in names[:10]) + (", …" if len(names) > 10 else "")

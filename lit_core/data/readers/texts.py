@@ -1,0 +1,294 @@
+"""Texts with labels: CSV in the layout of Zhang et al. (NeurIPS 2015), TSV, and archives of them.
+
+A row is a label and one or more columns of text. Files are read twice, row by row: once for the labels, and once to put
+each text straight into its place.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_core.data.errors import DatasetError
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.pixels import CHUNK
+from lit_core.data.readers.archives import Member, shown, walk
+from lit_core.data.readers.images import is_ignored
+from lit_core.data.readers.rows import ROW_BYTES, TAB, Row, Table
+from lit_core.data.source import Raw, Source
+from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
+
+SEPARATORS = {".csv": ",", ".tsv": TAB}
+CLASSES_FILE = "classes.txt"
+CLASSES_BYTES = 1 << 20
+NOT_IN_TEXTS = bytes(set(range(32)) - set(b"\t\n\r\f"))
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+EXPECTED = "train.csv or train.tsv, perhaps val (or valid, validation) and test, perhaps with one folder around all"
+
+
+@dataclass
+class _Labels:
+    """The label cells of a table: the first row as it stands, the others' as numbers."""
+
+    first: Row
+    others: array[int] = field(default_factory=lambda: array("i"))
+    header: bool = False
+    """Whether the first row names the columns."""
+
+    @property
+    def samples(self) -> int:
+        return len(self.others) + (not self.header)
+
+
+class _Numbers:
+    """Numbers labels as they come, and refuses more of them than the teacher has classes. Empty cells are NO_LABEL."""
+
+    def __init__(self, source: Source) -> None:
+        self.order, self.classes = source.request.class_order, source.classes
+        self.known: dict[str, int] = {}
+
+    def of(self, row: Row) -> int:
+        label = _label(row)
+        if not label:
+            return NO_LABEL
+        if label not in self.known:
+            self._check(label, row)
+            self.known[label] = len(self.known)
+        return self.known[label]
+
+    def _check(self, label: str, row: Row) -> None:
+        if self.order is not None and label not in self.order:
+            raise DatasetError(
+                f'{row.place} has the label "{shown(label)}", which class_order lacks: name every label',
+                field="dataset.class_order",
+                member=row.place,
+            )
+        if len(self.known) == self.classes:
+            raise DatasetError(
+                f'{row.place} has the label "{shown(label)}", but the teacher has {self.classes} classes, and there '
+                f"are as many other labels ({_some(self.known)})",
+                member=row.place,
+            )
+
+
+def is_text(head: bytes) -> bool:
+    """Whether a file that begins so may be CSV or TSV: it has no byte that texts don't have."""
+    return bool(head) and not any(byte in NOT_IN_TEXTS for byte in head)
+
+
+def read_text_file(source: Source) -> Raw:
+    """One CSV or TSV file, without splits; TSV where a tab comes before any comma. Raises DatasetError."""
+    with source.path.open("rb") as file:
+        before_commas = file.read(ROW_BYTES).partition(b",")[0]
+    table = Table("", TAB if b"\t" in before_commas else ",", lambda: source.path.open("rb"))
+    numbers = _Numbers(source)
+    labels = _read_labels(table, numbers, source)
+    _tell_headers([labels] if labels else [], numbers)
+    if labels is None or labels.samples == 0:
+        raise DatasetError("the file has no texts: give rows of a label and a text", field="dataset.upload")
+    y, classes = _outputs([labels], numbers, None, source)
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    x = _allocate(len(y), preprocessing)
+    _fill(x, table, labels, preprocessing)
+    return Raw(x, y, None, classes)
+
+
+def read_text_archive(source: Source) -> Raw:
+    """A CSV or TSV file for each split; the archive is walked twice. Raises DatasetError."""
+    numbers = _Numbers(source)
+    splits, names = _splits(source, numbers)
+    y, classes = _outputs(list(splits.values()), numbers, names, source)
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    x = _allocate(len(y), preprocessing)
+    samples = [labels.samples for labels in splits.values()]
+    places = dict(zip(splits, torch.split(x, samples), strict=True))
+    for member in _members(source):
+        if not _names_classes(member):
+            code = _code(member)
+            _fill(places[code], _table(member), splits[code], preprocessing)
+    codes = torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(samples))
+    return Raw(x, y, codes, classes)
+
+
+# --- which files there are ----------------------------------------------------------------------------------
+
+
+def _splits(source: Source, numbers: _Numbers) -> tuple[dict[int, _Labels], list[str] | None]:
+    """The labels of each split, by its code and in the codes' order, and the names in classes.txt."""
+    found: dict[int, _Labels | None] = {}
+    folders, names = set(), None
+    for member in _members(source):
+        folders.add(PurePosixPath(member.name).parent)
+        if _names_classes(member):
+            names = _class_names(member, source)
+            continue
+        code = _code(member)
+        if code in found:
+            name = shown(member.name)
+            raise DatasetError(f'{name} is a second file of the split "{SPLITS[code]}": give one a split', member=name)
+        found[code] = _read_labels(_table(member), numbers, source)
+    if len(folders) > 1:
+        raise DatasetError(f"the files lie in {len(folders)} folders: expected {EXPECTED}", field="dataset.upload")
+    _tell_headers([labels for labels in found.values() if labels], numbers)
+    for code in (TRAIN, *found):
+        labels = found.get(code)
+        if labels is None or labels.samples == 0:
+            raise empty_split(SPLITS[code])
+    return {code: labels for code, labels in sorted(found.items()) if labels}, names
+
+
+def _members(source: Source) -> Iterator[Member]:
+    """The files that matter. A table is as large as the data set; only images have a limit each."""
+    for member in walk(source.path, replace(source.limits, member_bytes=source.limits.total_bytes)):
+        if not member.is_folder and not is_ignored(member.name):
+            yield member
+
+
+def _names_classes(member: Member) -> bool:
+    return PurePosixPath(member.name).name.lower() == CLASSES_FILE
+
+
+def _code(member: Member) -> int:
+    """The split that the file is named after."""
+    path = PurePosixPath(member.name)
+    code = NAMES.get(path.stem.lower())
+    if code is None or path.suffix.lower() not in SEPARATORS or len(path.parts) > 2:
+        name = shown(member.name)
+        raise DatasetError(f"{name} is no file of texts, which the teacher takes: expected {EXPECTED}", member=name)
+    return code
+
+
+def _table(member: Member) -> Table:
+    return Table(member.name, SEPARATORS[PurePosixPath(member.name).suffix.lower()], member.open)
+
+
+def _class_names(member: Member, source: Source) -> list[str]:
+    """Of the classes, one a line, as Zhang et al. put them beside their files."""
+    name = shown(member.name)
+    if member.size > CLASSES_BYTES:
+        raise DatasetError(f"{name} has {member.size} bytes: at most {CLASSES_BYTES} are read", member=name)
+    try:
+        names = [line.strip() for line in member.read().decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as failure:
+        raise DatasetError(f"{name} is not UTF-8: save it as UTF-8", member=name) from failure
+    if len(names) != source.classes or len(set(names)) != len(names):
+        raise DatasetError(
+            f"{name} has {len(names)} lines ({len(set(names))} different), but the teacher has {source.classes} "
+            "classes: name each once",
+            member=name,
+        )
+    return names
+
+
+# --- labels -------------------------------------------------------------------------------------------------
+
+
+def _read_labels(table: Table, numbers: _Numbers, source: Source) -> _Labels | None:
+    """None for a table without rows."""
+    labels: _Labels | None = None
+    most = source.limits.total_bytes // source.request.length
+    for row in table.rows():
+        if labels is None:
+            labels = _Labels(row)
+        elif len(labels.others) == most:
+            raise DatasetError(
+                f"more than {most} texts of {source.request.length} characters are more than "
+                f"{source.limits.total_bytes} bytes: lower dataset.length",
+                field="dataset.length",
+            )
+        else:
+            labels.others.append(numbers.of(row))
+    return labels
+
+
+def _label(row: Row) -> str:
+    """Empty for a sample without one."""
+    return row.cells[0].strip()
+
+
+def _tell_headers(tables: Sequence[_Labels], numbers: _Numbers) -> None:
+    """A first row is a header when its label cell is no integer, is not in class_order, and stands in no other row."""
+    seen = {*numbers.known, *(numbers.order or ()), ""}
+    for labels in tables:
+        label = _label(labels.first)
+        labels.header = label not in seen and not INTEGER.fullmatch(label)
+        if not labels.header:
+            numbers.of(labels.first)
+
+
+def _outputs(
+    tables: Sequence[_Labels], numbers: _Numbers, names: list[str] | None, source: Source
+) -> tuple[Tensor, list[str]]:
+    """Each sample's output (N,) int64, and the classes in the order of the outputs."""
+    order, classes = _order(numbers, names, source)
+    output = {label: place for place, label in enumerate(order)}
+    # The last one is what NO_LABEL, which is -1, points at.
+    by_number = torch.tensor([*(output[label] for label in numbers.known), NO_LABEL])
+    parts = []
+    for labels in tables:
+        first = [] if labels.header else [numbers.of(labels.first)]
+        parts.append(np.concatenate([np.array(first, dtype=np.int32), np.frombuffer(labels.others, dtype=np.int32)]))
+    return by_number[torch.from_numpy(np.concatenate(parts)).long()], classes
+
+
+def _order(numbers: _Numbers, names: list[str] | None, source: Source) -> tuple[list[str], list[str]]:
+    """The labels in the order of the outputs, and what the classes are called."""
+    found = list(numbers.known)
+    if numbers.order is not None:
+        return numbers.order, list(numbers.order)
+    if names is not None:
+        return _named(found, names)
+    if not found:
+        outputs = [str(output) for output in range(source.classes)]
+        return outputs, outputs
+    if len(found) != source.classes:
+        raise DatasetError(
+            f"the texts have {len(found)} labels ({_some(found)}), but the teacher has {source.classes} classes: "
+            "name all of them, in the order of its outputs, in dataset.class_order",
+            field="dataset.class_order",
+        )
+    integers = all(INTEGER.fullmatch(label) for label in found)
+    ordered = sorted(found, key=int) if integers else sorted(found)
+    return ordered, ordered
+
+
+def _named(found: list[str], names: list[str]) -> tuple[list[str], list[str]]:
+    """With classes.txt label n is what its line n names."""
+    numbered = [str(line) for line in range(1, len(names) + 1)]
+    for label in found:
+        if label not in numbered:
+            raise DatasetError(
+                f'there is a label "{shown(label)}", but {CLASSES_FILE} names the labels 1..{len(names)}: '
+                "leave it out, or give dataset.class_order",
+                field="dataset.class_order",
+                member=CLASSES_FILE,
+            )
+    return numbered, names
+
+
+def _some(labels: Sequence[str] | dict[str, int]) -> str:
+    return ", ".join(shown(label) for label in islice(labels, 10)) + (", …" if len(labels) > 10 else "")
+
+
+# --- texts --------------------------------------------------------------------------------------------------
+
+
+def _allocate(samples: int, preprocessing: TextPreprocessing) -> Tensor:
+    return preprocessing.from_texts([]).new_empty(samples, preprocessing.length)
+
+
+def _fill(x: Tensor, table: Table, labels: _Labels, preprocessing: TextPreprocessing) -> None:
+    """Put the table's texts into x (N, L), the columns of each joined by a space."""
+    rows = islice(table.rows(), int(labels.header), None)
+    texts = (" ".join(row.cells[1:]) for row in rows)
+    for start in range(0, len(x), CHUNK):
+        x[start : start + CHUNK] = preprocessing.from_texts(list(islice(texts, CHUNK)))

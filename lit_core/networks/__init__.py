@@ -1,0 +1,1 @@
+"""Networks: where their sections are, how blocks are taken out, teachers and students, and the families."""

@@ -1,0 +1,117 @@
+"""Which of the teacher's blocks a student keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.networks.sections import SectionedNetwork
+from lit_spec import Select
+from lit_spec.networks.catalogue import evenly
+
+Inputs = tuple[Tensor, ...]
+LEAST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class Selection:
+    kept: list[list[int]]
+    """Of each section the places of the teacher's blocks, from 0, ascending."""
+    importance: list[list[float | None]] | None = None
+    """Of each block of the teacher by how much it changes its representation; None where it changes the shape, so that
+    it must stay."""
+
+
+def select_blocks(
+    teacher: SectionedNetwork, blocks: Sequence[int], select: Select, batches: Iterable[Inputs]
+) -> Selection:
+    """`blocks` of each section of the teacher. `batches` of inputs are looked at for `importance` alone."""
+    whole = [len(section) for section in teacher.sections]
+    if select == Select.EVEN:
+        return Selection([evenly(count, wanted) for count, wanted in zip(whole, blocks, strict=True)])
+    if select == Select.FIRST:
+        return Selection([list(range(wanted)) for wanted in blocks])
+    importance = importances(teacher, batches)
+    kept = [_most_important(values, wanted) for values, wanted in zip(importance, blocks, strict=True)]
+    return Selection(kept, importance)
+
+
+def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:
+    """Of equals the earlier."""
+    ranked = sorted(range(len(values)), key=lambda place: (-_rank(values[place]), place))
+    return sorted(ranked[:wanted])
+
+
+def _rank(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+@torch.no_grad()
+def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[list[float | None]]:
+    """‖T_b(x) - x‖ / ‖x‖ of each block b, a mean over the samples of all batches, the teacher in eval mode.
+
+    A block that hardly changes its representation is what the others miss least. The first block of a section is None
+    where it changes the shape or is built otherwise than the others: it can't be left out.
+    """
+    sums: list[list[Tensor | None]] = [[None] * len(section) for section in teacher.sections]
+    samples = size = 0
+
+    entered: dict[tuple[int, int], Tensor] = {}
+
+    def before(section: int, block: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            # A copy: the block may work in the place of what it is given.
+            entered[section, block] = args[0].clone()
+
+        return hook
+
+    def after(section: int, block: int) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+            given = entered.pop((section, block))
+            if given.shape == output.shape:
+                change = (output - given).float().flatten(1).norm(dim=1)
+                # The mean, as the samples need not be first: transformers also take (L, B, E).
+                ratio = (change / given.float().flatten(1).norm(dim=1).clamp_min(LEAST_NORM)).double().mean() * size
+                so_far = sums[section][block]
+                sums[section][block] = ratio if so_far is None else so_far + ratio
+
+        return hook
+
+    handles = [
+        handle
+        for n, section in enumerate(teacher.sections)
+        for b, module in enumerate(section)
+        for handle in (
+            module.register_forward_pre_hook(before(n, b)),
+            module.register_forward_hook(after(n, b)),
+        )
+    ]
+    try:
+        for inputs in batches:
+            size = len(inputs[0])
+            teacher.network(*inputs)
+            samples += size
+    finally:
+        for handle in handles:
+            handle.remove()
+    if samples == 0:
+        raise ValueError("importance needs data to look at")
+    return [
+        [
+            None if total is None or _stands_out(section, place) else round(float(total) / samples, 6)
+            for place, total in enumerate(totals)
+        ]
+        for section, totals in zip(teacher.sections, sums, strict=True)
+    ]
+
+
+def _stands_out(section: nn.Sequential, place: int) -> bool:
+    """Whether the first block has other tensors than the second."""
+    if place > 0 or len(section) < 2:
+        return False
+    first, second = ({name: tensor.shape for name, tensor in section[number].state_dict().items()} for number in (0, 1))
+    return first != second

@@ -1,0 +1,98 @@
+"""`python -m lit_core.networks.catalogue`: write what `lit_spec.networks.catalogue` reads, for the
+libraries that are installed.
+
+Also finds a checkpoint's network by the names and shapes of its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from lit_core.measuring.cost import count_parameters
+from lit_core.networks.families.library import as_shapes, create, describe, identify
+from lit_core.networks.families.shapes import Shapes, Unrecognised
+from lit_spec import Library, LibraryRequest, SpecError
+from lit_spec.networks.catalogue import CATALOGUE, catalogue
+
+MOST_TRIED, MOST_PROPOSED = 12, 4
+DIGITS = 12
+COUNTER = "num_batches_tracked"
+
+
+def propose(shapes: Shapes) -> list[LibraryRequest]:
+    """The networks whose tensors these are, torchvision's first; some of them where there are many."""
+    digest = names_digest(shapes)
+    alike = [key for key, entry in catalogue().items() if entry["names_digest"] == digest]
+    found = []
+    for library, name in alike[:MOST_TRIED]:
+        request = LibraryRequest(library=Library(library), name=name)
+        try:
+            identify(request, shapes)
+        except (Unrecognised, SpecError):
+            continue
+        found.append(request)
+        if len(found) == MOST_PROPOSED:
+            break
+    return found
+
+
+def names_digest(names: Iterable[str]) -> str:
+    # Old checkpoints lack BatchNorm's counters.
+    kept = sorted(name for name in names if not name.endswith(COUNTER))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:DIGITS]
+
+
+def write_catalogue() -> None:
+    import timm
+    from torchvision import models
+
+    names = [(Library.TORCHVISION, name) for name in models.list_models(module=models)]
+    names += [(Library.TIMM, name) for name in timm.list_models()]
+    entries = [entry for library, name in names if (entry := _entry(library, name)) is not None]
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+    CATALOGUE.write_text(f"[\n{lines}\n]\n")
+    refused = sum("refused" in entry for entry in entries)
+    sys.stdout.write(f"{len(entries)} of {len(names)} networks, {refused} of them refused\n")
+
+
+def _entry(library: Library, name: str) -> dict[str, Any] | None:
+    """None for a network that its library doesn't build from its name alone."""
+    request = LibraryRequest(library=library, name=name)
+    try:
+        network = as_shapes(lambda: create(library, name, {}))
+    except SpecError:
+        return None
+    entry = {
+        "library": library.value,
+        "name": name,
+        "parameters": count_parameters(network),
+        "names_digest": names_digest(network.state_dict()),
+    }
+    try:
+        found = describe(request, network).network
+    except Unrecognised as failure:
+        return {**entry, "refused": str(failure)}
+    if found is None:
+        raise AssertionError("describe names the network")
+    return {
+        **entry,
+        "size": found.size,
+        "sections": found.sections,
+        "block_parameters": _sizes(network, found.sections),
+    }
+
+
+def _sizes(network: nn.Module, sections: list[list[str]]) -> list[list[int]]:
+    return [[count_parameters(network.get_submodule(path)) for path in section] for section in sections]
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    write_catalogue()

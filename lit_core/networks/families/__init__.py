@@ -1,0 +1,89 @@
+"""Families of networks: each knows how to read, build, divide and shorten its own kind.
+
+A family is one file and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from lit_core.networks.families.library import LibraryFamily, identify
+from lit_core.networks.families.resnet_cifar import ResNetCifar
+from lit_core.networks.families.resnext_cifar import ResNeXtCifar
+from lit_core.networks.families.shapes import LISTED_KEYS, NOT_AT_ALL, Shapes, Unrecognised, misfits
+from lit_core.networks.families.stargan import StarGan, StarGanDiscriminator
+from lit_core.networks.families.vdcnn import Vdcnn
+from lit_core.networks.layout import Layout
+from lit_spec import Architecture, Library, LibraryRequest
+
+__all__ = ["FAMILIES", "Family", "Layout", "Recognised", "Shapes", "Unrecognised", "family_of", "recognise"]
+
+
+class Family(Protocol):
+    name: str
+
+    def read(self, shapes: Shapes) -> Architecture:
+        """The architecture that these tensors belong to. Raises Unrecognised."""
+        ...
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """A network with freshly initialised weights, as the family's paper initialises them."""
+        ...
+
+    def layout(self, architecture: Architecture) -> Layout: ...
+
+    def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
+        """(depth, blocks) of every student, shallowest first, the architecture itself last."""
+        ...
+
+
+OWN: tuple[Family, ...] = (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
+"""Those that their tensors alone tell."""
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (*OWN, *map(LibraryFamily, Library))}
+
+
+HINT = '. If it is of torchvision or timm, name it: "architecture": {"library": "torchvision", "name": "resnet50"}'
+
+
+@dataclass(frozen=True)
+class Recognised:
+    family: Family
+    architecture: Architecture
+
+
+def family_of(architecture: Architecture) -> Family:
+    """Raises Unrecognised for a family that this version doesn't know."""
+    if architecture.family not in FAMILIES:
+        raise Unrecognised(f"the family {architecture.family!r} is not one of {sorted(FAMILIES)}")
+    return FAMILIES[architecture.family]
+
+
+def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognised:
+    """Find the family whose tensors these are, to the last key; or check that they are those of a library's network.
+
+    Raises SpecError for a network that its library doesn't know, and the Unrecognised of the nearest
+    family, or what all families expect where none is near.
+    """
+    if request is not None:
+        return Recognised(FAMILIES[request.library.value], identify(request, shapes))
+    failures: list[Unrecognised] = []
+    for family in OWN:
+        try:
+            architecture = family.read(shapes)
+            with torch.device("meta"):
+                network = family.build(architecture)
+            misfits(shapes, network, f"{architecture.family} of depth {architecture.depth}")
+        except Unrecognised as failure:
+            failures.append(failure)
+        else:
+            return Recognised(family, architecture)
+    nearest = min(failures, key=lambda failure: failure.count)
+    if nearest.count < NOT_AT_ALL:
+        raise Unrecognised(f"{nearest}{HINT}", nearest.count)
+    found = ", ".join(list(shapes)[:LISTED_KEYS]) or "nothing"
+    raise Unrecognised(f"{', '.join(str(failure) for failure in failures)}; found {found}{HINT}")

@@ -1,0 +1,230 @@
+"""Networks of torchvision and timm, by their library's name for them.
+
+Nothing is known of any of them here: the library builds the network, a forward pass shows its sections, and a student
+is the same network with blocks taken out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.measuring.cost import is_out_of_memory
+from lit_core.networks.discovery import NoSections, check_trains, find_layout
+from lit_core.networks.families.shapes import Shapes, Unrecognised, misfits
+from lit_core.networks.layout import Layout
+from lit_core.networks.sections import has_batch_norm
+from lit_core.networks.surgery import cut
+from lit_spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
+from lit_spec.networks.catalogue import nearest, shares
+
+SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
+"""Images that a network is tried with, smallest first; a network that wants one size takes the first that it can."""
+USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
+
+
+class LibraryFamily:
+    def __init__(self, library: Library) -> None:
+        self.name = library.value
+        self.library = library
+
+    def read(self, shapes: Shapes) -> Architecture:  # noqa: ARG002
+        raise Unrecognised(f"is named no network of {self.name}: give its `architecture`")
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Initialised as the library does, without its published weights."""
+        found = network_of(architecture)
+        network = create(self.library, found.name, found.kwargs)
+        if found.kept is not None:
+            cut(network, _layout(found), found.kept)
+        return network
+
+    def layout(self, architecture: Architecture) -> Layout:
+        """Of the teacher; that of a student is what `cut` returns."""
+        return _layout(network_of(architecture))
+
+    def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
+        """Every number of blocks, each section its share of them and one at least."""
+        own = architecture.blocks
+        return [(depth, shares(own, depth)) for depth in range(len(own), sum(own) + 1)]
+
+
+def network_of(architecture: Architecture) -> LibraryNetwork:
+    if architecture.network is None:
+        raise ValueError(f"an architecture of {architecture.family} names its network")
+    return architecture.network
+
+
+def _layout(network: LibraryNetwork) -> Layout:
+    return Layout(tuple(network.stem), tuple(map(tuple, network.sections)), tuple(network.head))
+
+
+def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights. Raises SpecError for a name or arguments that the library doesn't take."""
+    make = _torchvision if library is Library.TORCHVISION else _timm
+    try:
+        return make(name, dict(kwargs))
+    except SpecError:
+        raise
+    except Exception as failure:
+        # Whatever a library's code raises of arguments that it doesn't check.
+        if is_out_of_memory(failure):
+            raise
+        raise SpecError(
+            "architecture.kwargs" if kwargs else "architecture.name",
+            f"can't be taken by {library.value}'s {name}: {_first_line(failure)}",
+        ) from failure
+
+
+def _torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise _unknown("torchvision", name, models.list_models(module=models))
+    network: nn.Module = models.get_model(name, weights=None, **kwargs)
+    return network
+
+
+def _timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import timm
+
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(plain):
+        raise _unknown("timm", name, timm.list_models())
+    if tag and name not in (tagged := timm.list_pretrained()):
+        raise _unknown("timm", name, [plain, *(other for other in tagged if other.startswith(f"{plain}."))])
+    network: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+    return network
+
+
+def _unknown(library: str, name: str, names: list[str]) -> SpecError:
+    near = ", ".join(nearest(name, names)) or names[0]
+    return SpecError("architecture.name", f"{library} has no {name!r}: did you mean {near}?")
+
+
+def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
+    """The architecture that these tensors are said to belong to, and do.
+
+    `num_classes` and, of timm, `in_chans` may be left out of `kwargs`: the tensors tell them. Raises Unrecognised for
+    tensors of another network, and for a network that can't be divided; SpecError for a name or arguments that are
+    unknown.
+    """
+    kwargs = dict(request.kwargs)
+    network = as_shapes(lambda: create(request.library, request.name, kwargs))
+    if "num_classes" not in kwargs and getattr(network, "num_classes", None) == 0:
+        # Built without a head, where the library knows none that was trained.
+        kwargs["num_classes"] = USUAL_CLASSES
+        network = as_shapes(lambda: create(request.library, request.name, kwargs))
+    told = _told(request, network, shapes)
+    if told:
+        kwargs |= told
+        network = as_shapes(lambda: create(request.library, request.name, kwargs))
+    misfits(shapes, network, f"{request.library.value}'s {request.name}")
+    channels = kwargs.get("in_chans", USUAL_CHANNELS)
+    if not isinstance(channels, int):
+        raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")
+    return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
+
+
+def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_CHANNELS) -> Architecture:
+    """Divide a library's network. Raises Unrecognised where that can't be done."""
+    make: Callable[[], nn.Module] = lambda: create(request.library, request.name, request.kwargs)  # noqa: E731
+    layout, size, outputs = _divided(network, make, channels, request)
+    blocks = [len(section) for section in layout.sections]
+    return Architecture(
+        family=request.library.value,
+        depth=sum(blocks),
+        blocks=blocks,
+        channels=channels,
+        classes=outputs,
+        options={"normalisation": "batch" if has_batch_norm(network) else "other"},
+        network=LibraryNetwork(
+            name=request.name,
+            kwargs=request.kwargs,
+            stem=list(layout.stem),
+            sections=[list(section) for section in layout.sections],
+            head=list(layout.head),
+            size=size,
+        ),
+    )
+
+
+def as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network without memory, where it can be built so: some of the libraries' read values while they are built."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError, SpecError):
+        return make()
+
+
+def _told(request: LibraryRequest, network: nn.Module, shapes: Shapes) -> dict[str, int]:
+    """What the tensors say of the numbers that differ most often from the library's defaults."""
+    told: dict[str, int] = {}
+    classes = getattr(network, "num_classes", USUAL_CLASSES)
+    for key, expected in network.state_dict().items():
+        found = shapes.get(key)
+        wanted = tuple(expected.shape)
+        if found is None or found == wanted or len(found) != len(wanted) or not wanted:
+            continue
+        if wanted[0] == classes and found[1:] == wanted[1:]:
+            told["num_classes"] = found[0]
+        elif len(wanted) == 4 and wanted[1] == USUAL_CHANNELS and request.library is Library.TIMM:
+            told["in_chans"] = found[1]
+    return {name: value for name, value in told.items() if name not in request.kwargs}
+
+
+def _divided(
+    network: nn.Module, make: Callable[[], nn.Module], channels: int, request: LibraryRequest
+) -> tuple[Layout, list[int], int]:
+    """The layout, the size of image that it was found with, and the number of classes."""
+    failure: Exception | None = None
+    # Some networks can't run on the meta device; those are run for real.
+    for real in (False, True):
+        tried = make() if real else network
+        device = next(tried.parameters()).device
+        if real and device != torch.device("cpu"):
+            continue
+        for size in _sizes(request, network):
+            x = torch.zeros(2, channels, *size, device=device)
+            try:
+                layout = find_layout(tried, (x,), request.sections or ())
+                check_trains(tried, x)
+                return layout, size, _outputs(tried, x)
+            except NoSections as none:
+                if request.sections:
+                    raise SpecError("architecture.sections", str(none)) from none
+                raise Unrecognised(f"can't be made shallower: {none}") from none
+            except Exception as wrong:  # noqa: BLE001 - whatever a library's code raises, told if no size goes
+                failure = failure or wrong
+    raise Unrecognised(f"can't be run on images of {SIDES[0]} to {SIDES[-1]} pixels: {_first_line(failure)}")
+
+
+def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
+    """Of images that the network is tried with: what it is asked to take, something small, what its library says."""
+    named = request.kwargs.get("img_size", request.kwargs.get("image_size"))
+    asked = [[int(side) for side in named]] if isinstance(named, list) else []
+    if isinstance(named, int):
+        asked = [[named, named]]
+    usual = list(getattr(network, "default_cfg", {}).get("input_size", ()))[1:]
+    small, *others = SIDES
+    return [*asked, [small, small], *([usual] if len(usual) == 2 else []), *([side, side] for side in others)]
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, x: Tensor) -> int:
+    output = network.eval()(x)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise NoSections(f"it is no classifier: it puts out {shown}, not one row of logits for each image")
+    return int(output.shape[1])
+
+
+def _first_line(failure: Exception | None) -> str:
+    """Python's own messages say little without the name of the exception."""
+    lines = str(failure).strip().splitlines()
+    return ": ".join([type(failure).__name__, *(re.sub(r"\s+", " ", line) for line in lines[:1])])

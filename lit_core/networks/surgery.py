@@ -1,0 +1,136 @@
+"""Taking blocks out of a network: the student has the teacher's own code, with fewer blocks."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_core.networks.layout import Layout
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that only hold others, so that a child can go. What another module's code calls by name must stay."""
+NUMBERED = re.compile(r"(.*?)(\d+)")
+DROPS = {"DropPath": "drop_prob", "StochasticDepth": "p"}
+"""Of timm and torchvision: modules that leave their block out by chance, and where the chance stands."""
+
+
+class LeftOut(nn.Module):
+    """Where a block was that its parent's code calls by name: passes the representation on."""
+
+    def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return x
+
+
+def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> Layout:
+    """Take out of each section all blocks but those at the places `kept`, in place; the layout of what is left.
+
+    In containers blocks are numbered anew, as their library would number those of a shallower network: names with a
+    number at the end move up. Attributes of other modules keep their names, and what is taken out passes its input on.
+    The chance of stochastic depth, which grows along the network, is spread over the blocks that are left
+    as it was over all.
+    """
+    _check(layout, kept)
+    before = _drop_rates(network, layout)
+    gone = {
+        path
+        for paths, places in zip(layout.sections, kept, strict=True)
+        for place, path in enumerate(paths)
+        if place not in places
+    }
+    names: dict[str, str] = {}
+    # From the inside: a container that moves up takes those in it along.
+    containers = {path.rpartition(".")[0] for path in gone}
+    for container in sorted(containers, key=lambda path: path.count("."), reverse=True):
+        names |= _take_out(network.get_submodule(container), container, gone)
+    sections = tuple(
+        tuple(_renamed(paths[place], names) for place in places)
+        for paths, places in zip(layout.sections, kept, strict=True)
+    )
+    after = Layout(
+        stem=tuple(_renamed(path, names) for path in layout.stem),
+        sections=sections,
+        head=tuple(_renamed(path, names) for path in layout.head),
+    )
+    _spread(network, after, before)
+    return after
+
+
+def _check(layout: Layout, kept: Sequence[Sequence[int]]) -> None:
+    if len(kept) != len(layout.sections):
+        raise ValueError(f"kept names {len(kept)} sections, but the network has {len(layout.sections)}")
+    for places, paths in zip(kept, layout.sections, strict=True):
+        if not places or list(places) != sorted(set(places)) or places[0] < 0 or places[-1] >= len(paths):
+            raise ValueError(f"{list(places)} are no places, each once and ascending, of {len(paths)} blocks")
+
+
+def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]:
+    """The new paths of the children that are left, by their old ones."""
+    prefix = f"{path}." if path else ""
+    if not isinstance(container, CONTAINERS):
+        for name in [name for name, _ in container.named_children() if f"{prefix}{name}" in gone]:
+            setattr(container, name, LeftOut())
+        return {}
+    children = list(container.named_children())
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, _ in children:
+        if match := NUMBERED.fullmatch(name):
+            groups[match[1]].append(name)
+    names = {group: iter(own) for group, own in groups.items()}
+    moved: dict[str, str] = {}
+    left: dict[str, nn.Module] = {}
+    for name, child in children:
+        if f"{prefix}{name}" in gone:
+            continue
+        match = NUMBERED.fullmatch(name)
+        new = name if match is None else next(names[match[1]])
+        moved[f"{prefix}{name}"] = f"{prefix}{new}"
+        left[new] = child
+    container._modules.clear()
+    container._modules.update(left)
+    return moved
+
+
+def _renamed(path: str, names: dict[str, str]) -> str:
+    """Containers that lose blocks may lie in one another, so every step of the path is looked up, from the inside."""
+    for end in range(len(path), 0, -1):
+        if (end == len(path) or path[end] == ".") and path[:end] in names:
+            return _renamed_outer(names[path[:end]], names) + path[end:]
+    return path
+
+
+def _renamed_outer(path: str, names: dict[str, str]) -> str:
+    parent, _, name = path.rpartition(".")
+    return f"{_renamed(parent, names)}.{name}" if parent else name
+
+
+def _drop_rates(network: nn.Module, layout: Layout) -> list[float]:
+    """The largest chance of stochastic depth in each block, in order."""
+    blocks = [network.get_submodule(path) for paths in layout.sections for path in paths]
+    return [max((rate for _, _, rate in _drops(block)), default=0.0) for block in blocks]
+
+
+def _drops(block: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    found = []
+    for module in block.modules():
+        name = DROPS.get(type(module).__name__)
+        if name is not None and isinstance(getattr(module, name, None), float | int):
+            found.append((module, name, float(getattr(module, name))))
+    return found
+
+
+def _spread(network: nn.Module, layout: Layout, rates: Sequence[float]) -> None:
+    blocks = [network.get_submodule(path) for paths in layout.sections for path in paths]
+    if len(blocks) == len(rates) or not any(rates):
+        return
+    for number, block in enumerate(blocks):
+        place = number * (len(rates) - 1) / max(len(blocks) - 1, 1)
+        low = int(place)
+        high = min(low + 1, len(rates) - 1)
+        rate = rates[low] + (place - low) * (rates[high] - rates[low])
+        for module, name, own in _drops(block):
+            if own > 0:
+                setattr(module, name, rate)

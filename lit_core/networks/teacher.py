@@ -1,0 +1,223 @@
+"""Teachers as people have them: reading a checkpoint file into a state dict and a network."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_core.measuring.cost import count_parameters
+from lit_core.networks.catalogue import propose
+from lit_core.networks.families import Recognised, Shapes, Unrecognised, family_of, recognise
+from lit_core.networks.families.library import as_shapes
+from lit_core.networks.families.shapes import NOT_AT_ALL
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.state_dicts import load_state
+from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
+from lit_spec.networks.catalogue import student_option
+
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.")
+
+Format = Literal["safetensors", "pt"]
+
+
+class TeacherError(Exception):
+    """The file is no teacher that can be read. The message says what would be right."""
+
+    def __init__(self, message: str, field: str = "teacher") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Teacher:
+    format: Format
+    state: dict[str, Tensor]
+    recognised: Recognised
+
+
+def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
+    """Read a safetensors or `.pt` file, of a library's network where one is named. Raises TeacherError."""
+    file_format = _format(path)
+    loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
+    state = _with_plain_names(_unwrapped(loaded))
+    _check_tensors(state)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        recognised = recognise(shapes, request)
+    except Unrecognised as failure:
+        raise TeacherError(f"this checkpoint {_refusal(failure, shapes, request)}") from failure
+    except SpecError as failure:
+        raise TeacherError(failure.message, failure.field) from failure
+    state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
+    return Teacher(file_format, _completed(state, recognised), recognised)
+
+
+def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
+    """Why it isn't what it was said to be, and what it is. Where nothing was said, what it is says it all."""
+    proposed = _proposed(shapes, request)
+    if request is None:
+        return str(failure) if proposed is None else proposed
+    if proposed is not None:
+        return f"{failure}; it {proposed}"
+    if failure.count == NOT_AT_ALL:
+        return str(failure)
+    return f"{failure}; what differs from the library's defaults (depth, widths, …) is for architecture.kwargs"
+
+
+def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
+    """Which library's networks these tensors fit, beside the one that was asked for."""
+    asked = request and (request.library, request.name)
+    fitting = [found for found in propose(shapes) if (found.library, found.name) != asked]
+    if not fitting:
+        return None
+    names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
+    example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
+    return f'has the tensors of {names}: say which it is with "architecture", as {example}'
+
+
+def inspect_teacher(teacher: Teacher) -> Inspection:
+    architecture = teacher.recognised.architecture
+    sizes = _block_parameters(architecture)
+    total = count_parameters(meta_network(architecture))
+    students = [
+        student_option(depth, blocks, total, sizes)
+        for depth, blocks in teacher.recognised.family.students(architecture)
+    ]
+    return Inspection(format=teacher.format, architecture=architecture, parameters=total, students=students)
+
+
+def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
+    """The frozen teacher from an inspected safetensors file."""
+    teacher = SectionedNetwork(build_network(architecture, path), family_of(architecture).layout(architecture))
+    if architecture.network is not None:
+        teacher.looked_through_with = architecture.network.size
+    teacher.freeze()
+    return teacher
+
+
+def build_network(architecture: Architecture, path: Path) -> nn.Module:
+    """A network from an inspected safetensors file."""
+    network = family_of(architecture).build(architecture)
+    load_state(network, load_file(path))
+    return network
+
+
+def _format(path: Path) -> Format:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if len(start) == 9 and start[8:9] == b"{":
+        return "safetensors"
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "pt"
+    raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, ValueError) as failure:
+        raise TeacherError(f"the safetensors file cannot be read: {failure}") from failure
+
+
+def _load_pt(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError) as failure:
+            raise TeacherError(f"the .pt file cannot be read: {failure}") from failure
+        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+            raise TeacherError("the file is TorchScript, which is not accepted: save model.state_dict() instead")
+        if not any(name.endswith("data.pkl") for name in names):
+            raise TeacherError("the zip file is no .pt file of torch.save: save model.state_dict() instead")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as failure:
+        raise TeacherError(
+            "the .pt file holds more than tensors (a pickled module, perhaps), and code is never run from an upload: "
+            "save model.state_dict() instead"
+        ) from failure
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as failure:
+        reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
+        raise TeacherError(f"the .pt file cannot be read (is it whole?): {reason}") from failure
+
+
+def _unwrapped(loaded: Any) -> Mapping[str, Any]:
+    if not isinstance(loaded, Mapping):
+        raise TeacherError(f"the file holds a {type(loaded).__name__}, not a state dict")
+    for name in WRAPPERS:
+        if isinstance(loaded.get(name), Mapping):
+            inner: Mapping[str, Any] = loaded[name]
+            return inner
+    return loaded
+
+
+def _with_plain_names(state: Mapping[Any, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in state.items():
+        name = _stripped(key)
+        if name in plain:
+            raise TeacherError(f"the state dict has {name} twice, once with a prefix: save one of them")
+        plain[name] = value
+    return plain
+
+
+def _stripped(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TeacherError(f"the state dict has a key that is no text: {key!r}")
+    name: str = key
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _check_tensors(state: Mapping[str, Any]) -> None:
+    if not state:
+        raise TeacherError("the state dict is empty")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            wrappers = ", ".join(WRAPPERS)
+            raise TeacherError(
+                f"{name} is of type {type(value).__name__}, no tensor: give a state dict, bare or under {wrappers}"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
+        if value.is_complex():
+            raise TeacherError(f"{name} is complex: only real weights are accepted")
+
+
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    converted = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+    if converted.is_floating_point() and not torch.isfinite(converted).all():
+        raise TeacherError(f"{name} has values that are not finite in float32")
+    return converted
+
+
+def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
+    """In the network's own order, BatchNorm's step counters added where an old checkpoint lacks them."""
+    return {
+        name: state[name] if name in state else torch.zeros(expected.shape, dtype=expected.dtype)
+        for name, expected in meta_network(recognised.architecture).state_dict().items()
+    }
+
+
+def meta_network(architecture: Architecture) -> nn.Module:
+    """Names and shapes, without memory where the network can be built so."""
+    return as_shapes(lambda: family_of(architecture).build(architecture))
+
+
+def _block_parameters(architecture: Architecture) -> list[list[int]]:
+    """Parameters of each block of each section."""
+    network = SectionedNetwork(meta_network(architecture), family_of(architecture).layout(architecture))
+    return [[count_parameters(block) for block in section.children()] for section in network.sections]

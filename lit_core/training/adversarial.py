@@ -1,0 +1,166 @@
+"""The adversarial fine-tuning of a generator (Choi et al., CVPR 2018, section 3; WGAN-GP: Gulrajani et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.objectives import Batch, Losses
+from lit_core.training.updaters import make_optimizer, minimise
+from lit_spec import Adversarial, Part, Schedule
+
+GENERATOR_LOSSES = ("adversarial_loss", "classification_loss", "reconstruction_loss")
+DISCRIMINATOR_LOSSES = ("discriminator_adversarial_loss", "discriminator_classification_loss", "gradient_penalty")
+
+
+def domain_loss(logits: Tensor, domains: Tensor, *, exclusive: bool) -> Tensor:
+    """How badly domains (B, D) of zeros and ones are told: over the batch the mean of the images' cross entropies.
+
+    Where every image has exactly one domain (`exclusive`) it is the softmax's, else the sum over binary ones.
+    """
+    if exclusive:
+        return F.cross_entropy(logits, domains)
+    return F.binary_cross_entropy_with_logits(logits, domains, reduction="sum") / len(logits)
+
+
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """`E (‖∇ D(x̂)‖ - 1)²` at x̂ = m·real + (1-m)·fake, with m (B, 1, 1, 1) in 0..1."""
+    between = (mix * real + (1 - mix) * fake).requires_grad_(True)
+    scores, _ = discriminator(between)
+    (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    return (norms - 1).square().mean()
+
+
+def discriminator_losses(
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    own: Tensor,
+    mix: Tensor,
+    weights: Adversarial,
+    *,
+    exclusive: bool,
+) -> Losses:
+    """`E D(fake) - E D(real) + λ_gp·GP + λ_cls·H(own, D_cls(real))` (equations 2, 5 and 8)."""
+    scores, logits = discriminator(real)
+    critic = discriminator(fake)[0].mean() - scores.mean()
+    domains = domain_loss(logits, own, exclusive=exclusive)
+    penalty = gradient_penalty(discriminator, real, fake, mix)
+    total = critic + weights.classification * domains + weights.gradient_penalty * penalty
+    return Losses(total, dict(zip(DISCRIMINATOR_LOSSES, (critic, domains, penalty), strict=True)))
+
+
+def generator_losses(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    real: Tensor,
+    own: Tensor,
+    target: Tensor,
+    weights: Adversarial,
+    *,
+    exclusive: bool,
+) -> Losses:
+    """`-E D(G(x, c)) + λ_cls·H(c, D_cls(G(x, c))) + λ_rec·E |x - G(G(x, c), c')|` (equations 3, 4, 6 and 8)."""
+    fake = generator(real, target)
+    scores, logits = discriminator(fake)
+    critic = -scores.mean()
+    domains = domain_loss(logits, target, exclusive=exclusive)
+    reconstruction = F.l1_loss(generator(fake, own), real)
+    total = critic + weights.classification * domains + weights.reconstruction * reconstruction
+    return Losses(total, dict(zip(GENERATOR_LOSSES, (critic, domains, reconstruction), strict=True)))
+
+
+class AdversarialFineTuning:
+    """The student against the discriminator: each step trains the discriminator, every n_critic-th the student too.
+
+    The student's losses are those of its own last step; before the first, as they are at the beginning.
+    """
+
+    names: Sequence[str] = ("loss", *GENERATOR_LOSSES, "discriminator_loss", *DISCRIMINATOR_LOSSES)
+
+    def __init__(
+        self,
+        student: SectionedNetwork,
+        discriminator: nn.Module,
+        weights: Adversarial,
+        schedule: Schedule,
+        *,
+        frozen: Sequence[Part],
+        exclusive: bool,
+    ) -> None:
+        self.student, self.discriminator, self.weights = student, discriminator, weights
+        self.frozen, self.exclusive = list(frozen), exclusive
+        self.begin_epoch()
+        self.optimizer = make_optimizer(student.network, schedule)
+        self.discriminator_optimizer = make_optimizer(discriminator, schedule)
+        self._steps = 0
+        self._students: Tensor | None = None
+
+    def begin_epoch(self) -> None:
+        self.student.train(self.frozen)
+        self.discriminator.train().requires_grad_(True)
+
+    def step(self, batch: Batch, learning_rate: float) -> Tensor:
+        discriminators = self._train_discriminator(batch, learning_rate)
+        self._steps += 1
+        # The student's gradients pass through the discriminator, whose own are not wanted there.
+        self.discriminator.requires_grad_(False)
+        if self._steps % self.weights.n_critic == 0:
+            losses = self._student_losses(batch)
+            minimise(losses.total, self.optimizer, learning_rate)
+            self._students = _row(losses)
+        elif self._students is None:
+            with torch.no_grad():
+                self._students = _row(self._student_losses(batch))
+        self.discriminator.requires_grad_(True)
+        return torch.cat([self._students, discriminators])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "steps": self._steps,
+            "student_losses": self._students,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self._steps = state["steps"]
+        losses = state["student_losses"]
+        self._students = None if losses is None else losses.to(next(self.discriminator.parameters()).device)
+
+    def _train_discriminator(self, batch: Batch, learning_rate: float) -> Tensor:
+        real, target = batch.inputs
+        mix = torch.rand(len(real), 1, 1, 1, generator=batch.generator, dtype=torch.float64).to(real)
+        with torch.no_grad():
+            fake = self.student.network(real, target)
+        losses = discriminator_losses(
+            self.discriminator, real, fake, batch.labels, mix, self.weights, exclusive=self.exclusive
+        )
+        minimise(losses.total, self.discriminator_optimizer, learning_rate)
+        return _row(losses)
+
+    def _student_losses(self, batch: Batch) -> Losses:
+        real, target = batch.inputs
+        return generator_losses(
+            self.student.network,
+            self.discriminator,
+            real,
+            batch.labels,
+            target,
+            self.weights,
+            exclusive=self.exclusive,
+        )
+
+
+def _row(losses: Losses) -> Tensor:
+    return torch.stack([loss.detach().double() for loss in (losses.total, *losses.parts.values())])

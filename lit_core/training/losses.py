@@ -1,0 +1,63 @@
+"""The losses of the methods, as functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_core.data.labels import NO_LABEL
+from lit_spec import IrLoss
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`H(y, σ(z))`, the mean over the batch, to which samples without a label (NO_LABEL) add nothing.
+
+    Logits are (B, classes), labels (B,) integers.
+    """
+    return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / len(labels)
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float, tau: float) -> Tensor:
+    """`α·H(y, σ(z_S)) + (1-α)·τ²·H(σ(z_T/τ), σ(z_S/τ))`, the mean over the batch (Koratana et al., section 3.1).
+
+    Logits are (B, classes), labels (B,) integers. H is the cross entropy, so the soft term's minimum is the
+    teacher's entropy and not zero. At α = 0 the labels are not looked at.
+    """
+    soft = F.cross_entropy(student_logits / tau, F.softmax(teacher_logits / tau, dim=1))
+    loss = (1 - alpha) * tau**2 * soft
+    return loss if alpha == 0 else alpha * label_loss(student_logits, labels) + loss
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(student.flatten(1), teacher.flatten(1), dim=1)).mean()
+
+
+IR_LOSSES: dict[IrLoss, Callable[[Tensor, Tensor], Tensor]] = {
+    IrLoss.MSE: F.mse_loss,
+    IrLoss.L1: F.l1_loss,
+    IrLoss.SMOOTH_L1: F.smooth_l1_loss,
+    IrLoss.COSINE: _cosine,
+}
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared difference of the attention maps of two representations (B, C, …).
+
+    A map is the mean over channels of the squared values, flattened and scaled to length 1 (Zagoruyko and Komodakis,
+    ICLR 2017, section 3.1, with p = 2; as a mean over places, as their code has it). Raises ValueError for
+    representations (B, C), which have no places.
+    """
+    if student.ndim < 3:
+        raise ValueError(f"method at needs representations (B, C, …) with places, but they are {list(student.shape)}")
+    return (_attention(student) - _attention(teacher)).square().mean()
+
+
+def _attention(representation: Tensor) -> Tensor:
+    return F.normalize(representation.square().mean(dim=1).flatten(1), dim=1)
+
+
+def total_of(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum()

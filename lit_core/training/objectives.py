@@ -1,0 +1,213 @@
+"""What each method minimises in each phase, from one batch to one scalar.
+
+An objective runs teacher and student itself, because methods differ in which passes they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lit_core.networks.sections import SectionedNetwork, Trace, untracked_statistics
+from lit_core.training.losses import IR_LOSSES, attention_loss, kd_loss, label_loss, total_of
+from lit_spec import Feed, Hyperparameters, IrLoss, Method, Part, Phase
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step is made of."""
+
+    inputs: tuple[Tensor, ...]
+    """The network's inputs: (B, C, H, W) for images, (B, L) for texts; a generator's target domains after them."""
+    labels: Tensor
+    """(B,) int64, NO_LABEL where there is none; of a generator's images their own domains (B, domains)."""
+    position: float = 0.0
+    """Share of the phase that is done, from 0 to 1."""
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    """On the CPU: all that this step draws, so that the draws are the same whatever the device."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One batch's losses, scalars: what is minimised, and its parts by the names of the metrics."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the parts, in order; the same for every batch."""
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses: ...
+
+
+class LabelObjective:
+    """`H(y, σ(z_S))`: training without a teacher."""
+
+    names = ("label_loss",)
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:  # noqa: ARG002
+        loss = label_loss(student.run(*batch.inputs), batch.labels)
+        return Losses(loss, {"label_loss": loss})
+
+
+@dataclass(frozen=True)
+class KdObjective:
+    """KD alone."""
+
+    alpha: float
+    tau: float
+    names: Sequence[str] = ("kd_loss",)
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
+        with torch.no_grad():
+            taught = teacher.run(*batch.inputs)
+        kd = kd_loss(student.run(*batch.inputs), taught, batch.labels, self.alpha, self.tau)
+        return Losses(kd, {"kd_loss": kd})
+
+
+@dataclass(frozen=True)
+class AttentionObjective:
+    """`KD + w/2 · Σ_n AT(S_n, T_n)` over the sections (Zagoruyko and Komodakis, ICLR 2017, equation 2)."""
+
+    alpha: float
+    tau: float
+    weight: float
+    names: Sequence[str] = ("kd_loss", "attention_loss")
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
+        with torch.no_grad():
+            taught = teacher.trace(*batch.inputs)
+        made = student.trace(*batch.inputs)
+        kd = kd_loss(made.output, taught.output, batch.labels, self.alpha, self.tau)
+        pairs = zip(made.outputs, taught.outputs, strict=True)
+        attention = total_of([attention_loss(own, wanted) for own, wanted in pairs])
+        return Losses(kd + self.weight / 2 * attention, {"kd_loss": kd, "attention_loss": attention})
+
+
+class LitObjective:
+    """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(·))` (Koratana et al., ICML 2019, section 3.2).
+
+    On the IR path each section of the student runs on what `feed` says: the teacher's representation, or what the
+    student's section before it put out on this path. Where that is the very tensor that the section ran on in the KD
+    path, it is not run again. The KD path updates the student's BatchNorm statistics and the IR path leaves them
+    alone, except at β = 0, where it is the only one.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float,
+        beta: float,
+        tau: float,
+        ir_loss: IrLoss,
+        sections: int,
+        frozen: Sequence[Part],
+        feed: Feed = Feed.TEACHER,
+        feed_until: float = 0.8,
+        noise: float = 0.0,
+    ) -> None:
+        self.alpha, self.beta, self.tau, self.noise = alpha, beta, tau, noise
+        self.measure = IR_LOSSES[ir_loss]
+        self.feed, self.feed_until = feed, feed_until
+        self.stem_is_frozen = Part.STEM in frozen
+        self.ir_names = [f"ir_loss_{n}" for n in range(1, sections + 1)] if beta < 1 else []
+        self.names = [*(["kd_loss"] if beta > 0 else []), *self.ir_names]
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
+        with torch.no_grad():
+            taught = teacher.trace(*batch.inputs)
+        traced = student.trace(*batch.inputs) if self.beta > 0 else None
+        terms, parts = [], {}
+        if traced is not None:
+            parts["kd_loss"] = kd_loss(traced.output, taught.output, batch.labels, self.alpha, self.tau)
+            terms.append(self.beta * parts["kd_loss"])
+        if self.beta < 1:
+            feeds = draw_feeds(self.feed, len(self.ir_names), batch.position, self.feed_until, batch.generator)
+            follow = taught.is_chain or all(feeds)
+            ir = (self._ir if follow else self._ir_of_a_pass)(taught, student, traced, feeds, batch)
+            parts |= dict(zip(self.ir_names, ir, strict=True))
+            terms.append((1 - self.beta) * total_of(ir))
+        return Losses(total_of(terms), parts)
+
+    def _ir(
+        self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
+    ) -> list[Tensor]:
+        losses = []
+        made: Tensor | None = None
+        # Whether what goes into the next section is what went into it on the KD path.
+        shared = traced is not None and (self.stem_is_frozen or not feeds[0])
+        for n, section in enumerate(student.sections):
+            if feeds[n]:
+                given = _noisy(taught.inputs[n], self.noise, batch.generator)
+                # A frozen stem gives student and teacher the same representation.
+                shared = shared and n == 0 and self.stem_is_frozen and self.noise == 0
+            elif made is not None:
+                given = made
+            else:
+                given = traced.inputs[0] if traced is not None else student.stem_output(*batch.inputs)
+            if shared and traced is not None:
+                made = traced.outputs[n]
+            else:
+                with untracked_statistics(section) if traced is not None else nullcontext():
+                    # A copy: the loss may need the same tensor, and the section may work in its place.
+                    made = section(given.clone(), student.extras_of(taught, n))
+            losses.append(self.measure(made, taught.outputs[n]))
+        return losses
+
+    def _ir_of_a_pass(
+        self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
+    ) -> list[Tensor]:
+        """The same of a network with layers between its sections, which the student's representations go through."""
+        if traced is not None and not any(feeds):
+            outputs = traced.outputs
+        else:
+            fed = [
+                _noisy(given, self.noise, batch.generator) if feed else None
+                for given, feed in zip(taught.inputs, feeds, strict=True)
+            ]
+            with untracked_statistics(student.network) if traced is not None else nullcontext():
+                outputs = student.outputs_fed(fed, *batch.inputs)
+        return [self.measure(made, wanted) for made, wanted in zip(outputs, taught.outputs, strict=True)]
+
+
+def draw_feeds(feed: Feed, sections: int, position: float, until: float, generator: torch.Generator) -> list[bool]:
+    """For each section whether it is fed the teacher's representation; scheduled: with chance `1 - position/until`."""
+    if feed == Feed.SCHEDULED:
+        return [bool(draw < 1 - position / until) for draw in torch.rand(sections, generator=generator).tolist()]
+    return [feed == Feed.TEACHER] * sections
+
+
+def _noisy(representation: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    if deviation == 0:
+        return representation
+    noise = torch.randn(representation.shape, generator=generator, dtype=torch.float32)
+    return representation + deviation * noise.to(representation.device, representation.dtype)
+
+
+def objective_of(spec: Hyperparameters, phase: Phase, sections: int) -> Objective:
+    """What a classifier's student minimises in a phase."""
+    if spec.method == Method.SCRATCH:
+        return LabelObjective()
+    if spec.method == Method.AT:
+        return AttentionObjective(spec.alpha, spec.tau, spec.attention_weight)
+    if spec.method.uses_representations and phase == Phase.LIT:
+        return LitObjective(
+            alpha=spec.alpha,
+            beta=spec.beta,
+            tau=spec.tau,
+            ir_loss=spec.ir_loss,
+            sections=sections,
+            frozen=[Part(part) for part in spec.schedule.lit.frozen or []],
+            feed=spec.feed,
+            feed_until=spec.feed_until,
+            noise=spec.noise,
+        )
+    return KdObjective(spec.alpha, spec.tau)

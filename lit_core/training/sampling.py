@@ -1,0 +1,54 @@
+"""Which samples a step takes: a pure function of its place, so that a resumed run needs no sampler's state."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_spec import Phase, Schedule
+
+
+def steps_per_epoch(samples: int, schedule: Schedule) -> int:
+    """Steps between two evaluations. A last batch of one sample is left out: BatchNorm needs two."""
+    if schedule.steps_per_epoch is not None:
+        return schedule.steps_per_epoch
+    whole, rest = divmod(samples, schedule.batch_size)
+    return whole + (rest > 1)
+
+
+def rows_of(samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: int, step: int) -> Tensor:
+    """The samples of a step, `epoch` and `step` counted from 0.
+
+    Every pass over the data has an order of its own. An epoch is a pass, unless `steps_per_epoch` says otherwise:
+    then the passes follow one another without a gap, and all batches are of one size.
+    """
+    size = schedule.batch_size
+    if schedule.steps_per_epoch is None:
+        return _order(samples, seed, phase, epoch)[step * size : (step + 1) * size]
+    start = (epoch * schedule.steps_per_epoch + step) * size
+    rows = []
+    while size:
+        number, offset = divmod(start, samples)
+        piece = _order(samples, seed, phase, number)[offset : offset + size]
+        rows.append(piece)
+        start, size = start + len(piece), size - len(piece)
+    return torch.cat(rows)
+
+
+def generator_of(*parts: Any) -> torch.Generator:
+    """A stream of random numbers of its own for what the parts name, so that no two are shifted copies."""
+    return torch.Generator().manual_seed(mix(*parts))
+
+
+def mix(*parts: Any) -> int:
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@lru_cache(maxsize=2)
+def _order(samples: int, seed: int, phase: Phase, number: int) -> Tensor:
+    return torch.randperm(samples, generator=generator_of(seed, "order", phase.value, number))

@@ -1,0 +1,124 @@
+"""What one phase does in one step: the seam between the loop of a training and the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.objectives import Batch, Objective, objective_of
+from lit_core.training.pruning import lay_over
+from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule
+
+
+class Program(Protocol):
+    """Changes the student step by step. All that it needs to go on after a break is in `state`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the losses that a step returns, what is minimised (`loss`) first."""
+
+    def begin_epoch(self) -> None:
+        """Put the networks into the modes that they are trained in."""
+
+    def step(self, batch: Batch, learning_rate: float) -> Tensor:
+        """One step; the losses (len(names),), means over the batch, float64, on the device."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Distillation:
+    """The student under the teacher, by one objective and one optimizer."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        teacher: SectionedNetwork,
+        student: SectionedNetwork,
+        schedule: Schedule,
+        *,
+        frozen: Sequence[Part],
+        precision: Precision,
+        masks: Mapping[str, Tensor],
+    ) -> None:
+        self.names: Sequence[str] = ("loss", *objective.names)
+        self.objective, self.teacher, self.student = objective, teacher, student
+        self.frozen, self.precision, self.masks = list(frozen), precision, dict(masks)
+        self.begin_epoch()
+        self.optimizer = make_optimizer(student.network, schedule)
+
+    def begin_epoch(self) -> None:
+        self.student.train(self.frozen)
+
+    def step(self, batch: Batch, learning_rate: float) -> Tensor:
+        half = self.precision == Precision.BFLOAT16
+        with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
+            losses = self.objective(self.teacher, self.student, batch)
+        minimise(losses.total, self.optimizer, learning_rate)
+        if self.masks:
+            lay_over(self.student.network, self.masks)
+        row = [losses.total, *(losses.parts[name] for name in self.objective.names)]
+        return torch.stack([loss.detach().double() for loss in row])
+
+    def state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def distillation(
+    spec: Hyperparameters,
+    phase: Phase,
+    teacher: SectionedNetwork,
+    student: SectionedNetwork,
+    masks: Mapping[str, Tensor],
+) -> Distillation:
+    """What the phase does by the specification."""
+    return Distillation(
+        objective_of(spec, phase, len(teacher.sections)),
+        teacher,
+        student,
+        spec.schedule,
+        frozen=frozen_parts(spec.schedule.of(phase)),
+        precision=spec.precision,
+        masks=masks,
+    )
+
+
+def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
+    return [Part(part) for part in schedule.frozen or []]
+
+
+def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """For the network's parameters that have gradients now. Its learning rate is set anew at every step. Raises
+    ValueError where there are none."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "nothing of the student can be trained in this phase: each of its parameters is of a frozen part, or had "
+            "requires_grad=False in the model (model.requires_grad_(True) changes that)"
+        )
+    if schedule.optimizer == Optimizer.ADAM:
+        first, second = schedule.adam_betas
+        return torch.optim.Adam(parameters, lr=0.0, betas=(first, second), weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=0.0,
+        momentum=schedule.momentum,
+        nesterov=schedule.nesterov,
+        weight_decay=schedule.weight_decay,
+    )
+
+
+def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

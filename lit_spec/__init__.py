@@ -1,0 +1,107 @@
+"""The job specification: one definition that the API validates, the ledger stores and the trainer obeys.
+
+`JobRequest` is what a person sends: short, with defaults. `resolve` turns it into `JobSpec`, in which
+every value is explicit, so that a stored job means the same tomorrow. Pydantic only: no torch here.
+"""
+
+from __future__ import annotations
+
+from lit_spec.base import Model, SpecError, Split
+from lit_spec.errors import ErrorType, JobError
+from lit_spec.networks.architecture import (
+    Architecture,
+    Inspection,
+    Library,
+    LibraryNetwork,
+    LibraryRequest,
+    Modality,
+    StudentOption,
+    Task,
+    layers_per_block,
+)
+from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
+from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
+from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_spec.requests.presets import Preset, merged
+from lit_spec.requests.resolve import check_depth, resolve
+from lit_spec.requests.training import (
+    Acceptance,
+    Adversarial,
+    Constant,
+    Cosine,
+    Device,
+    Feed,
+    FineTuneSchedule,
+    Hyperparameters,
+    Init,
+    IrLoss,
+    Linear,
+    LitSchedule,
+    Method,
+    Milestones,
+    OneCycle,
+    Optimizer,
+    Part,
+    Phase,
+    PhaseSchedule,
+    Precision,
+    Pruning,
+    Schedule,
+    Select,
+)
+
+__all__ = [
+    "BUILTIN",
+    "DEFAULT_EXPORTS",
+    "SPEC_VERSION",
+    "Acceptance",
+    "Adversarial",
+    "Architecture",
+    "Augmentation",
+    "Constant",
+    "Cosine",
+    "DatasetRequest",
+    "Device",
+    "ErrorType",
+    "Export",
+    "Feed",
+    "FineTuneSchedule",
+    "Hyperparameters",
+    "Init",
+    "Inspection",
+    "IrLoss",
+    "JobError",
+    "JobRequest",
+    "JobSpec",
+    "Library",
+    "LibraryNetwork",
+    "LibraryRequest",
+    "Linear",
+    "LitSchedule",
+    "Method",
+    "Milestones",
+    "Modality",
+    "Model",
+    "OneCycle",
+    "Optimizer",
+    "Part",
+    "Phase",
+    "PhaseSchedule",
+    "Precision",
+    "Preprocessing",
+    "Preset",
+    "Pruning",
+    "Schedule",
+    "Select",
+    "SpecError",
+    "Split",
+    "StudentOption",
+    "StudentRequest",
+    "StudentSpec",
+    "Task",
+    "TeacherSpec",
+    "check_depth",
+    "layers_per_block",
+    "merged",
+    "resolve",
+]

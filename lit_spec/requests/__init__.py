@@ -1,0 +1,1 @@
+"""Requests for jobs and studies, and the specifications that they resolve to."""

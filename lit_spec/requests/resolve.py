@@ -1,0 +1,326 @@
+"""From a request and what was found in its teacher to a specification in which every value is explicit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from lit_spec.base import SpecError
+from lit_spec.mistakes import WHOLE, mistakes
+from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task, layers_per_block
+from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
+from lit_spec.requests.exports import DEFAULT_EXPORTS
+from lit_spec.requests.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_spec.requests.presets import PRESETS, merged, preset_values, with_rates
+from lit_spec.requests.then import prune_shares
+from lit_spec.requests.training import (
+    Acceptance,
+    Adversarial,
+    Feed,
+    Hyperparameters,
+    Init,
+    Method,
+    Optimizer,
+    Part,
+    Precision,
+    Schedule,
+    Select,
+)
+
+
+def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
+    """Make every value explicit. Raises SpecError when the request doesn't fit its teacher."""
+    teacher = _chosen(request.teacher_options, inspection.architecture)
+    if teacher.task == Task.DISCRIMINATION:
+        raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
+    named, network = request.architecture, teacher.network
+    if named is not None and (network is None or (named.library, named.name) != (teacher.family, network.name)):
+        raise SpecError("architecture", "is not what the teacher was inspected as: send the request again")
+    request = with_preset(request, teacher)
+    _check_preprocessing(request.dataset, teacher)
+    _check_task(request, teacher)
+    shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
+    shared["schedule"] = resolve_schedule(request.schedule, request.method)
+    found = _resolve_discriminator(request, teacher, discriminator)
+    if found is not None:
+        shared["adversarial"] = request.adversarial or Adversarial()
+    elif teacher.task == Task.TRANSLATION:
+        shared["schedule"] = _without_fine_tuning(shared["schedule"])
+    return JobSpec(
+        teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
+        discriminator=found,
+        dataset=_resolve_dataset(request.dataset, teacher),
+        student=_resolve_student(request.student, request.method, inspection),
+        augmentation=request.augmentation,
+        exports=list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports)),
+        preset=request.preset,
+        **shared,
+    )
+
+
+def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Architecture:
+    """The teacher with what the request says about it. Raises SpecError for what it can't be."""
+    for name, value in options.items():
+        known = teacher.choices.get(name)
+        if known is None:
+            names = ", ".join(teacher.choices) or "nothing"
+            raise SpecError(f"teacher_options.{name}", f"is no choice: this teacher's tensors leave open {names}")
+        if value not in known:
+            allowed = ", ".join(json.dumps(choice) for choice in known)
+            raise SpecError(f"teacher_options.{name}", f"is {json.dumps(value)}: choose one of {allowed}")
+    return teacher.model_copy(update={"options": teacher.options | options})
+
+
+def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
+    """The request with what it leaves open taken from its preset, or from the family's defaults."""
+    known = PRESETS.get(teacher.family, {None: {}})
+    if request.preset not in known:
+        names = ", ".join(preset.value for preset in known if preset is not None) or "none"
+        raise SpecError("preset", f"{request.preset} is no preset of the family {teacher.family}, which has {names}")
+    values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
+    asked = request.model_dump(exclude_unset=True)
+    values = with_rates(values, asked, batch_norm=teacher.options.get("normalisation") != "other")
+    completed = merged(values, asked)
+    try:
+        return JobRequest.model_validate(completed)
+    except ValidationError as failure:
+        # A value of the request may not go together with one of the preset.
+        first = mistakes(JobRequest, completed, failure)[0]
+        field = "preset" if first.field == WHOLE else first.field
+        origin = f"the preset {request.preset}" if request.preset else f"the defaults of the family {teacher.family}"
+        raise SpecError(field, f"{first.message} (together with {origin})") from failure
+
+
+def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
+    """A generator puts out -1..1, so that is what its images are scaled to where nothing else is said."""
+    if teacher.task != Task.TRANSLATION:
+        return dataset
+    half = [0.5] * (teacher.channels or 0)
+    unset = {name: half for name in ("mean", "std") if name not in dataset.model_fields_set}
+    return dataset.model_copy(update=unset)
+
+
+def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
+    given = dataset.model_fields_set
+    if teacher.modality == Modality.TEXT:
+        for name in ("size", "crop", "mean", "std", "attributes"):
+            if name in given and getattr(dataset, name) is not None:
+                raise SpecError(f"dataset.{name}", "is for images, but the teacher takes texts: leave it out")
+        _check_vocabulary(dataset, teacher)
+        _check_length(dataset, teacher)
+    else:
+        for name in ("length", "vocabulary", "lowercase"):
+            if name in given:
+                raise SpecError(f"dataset.{name}", "is for texts, but the teacher takes images: leave it out")
+        for name, value in (("mean", dataset.mean), ("std", dataset.std)):
+            if not isinstance(value, str) and len(value) != teacher.channels:
+                raise SpecError(
+                    f"dataset.{name}",
+                    f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
+                    "give one a channel",
+                )
+    if dataset.attributes is not None and teacher.task != Task.TRANSLATION:
+        raise SpecError("dataset.attributes", "are the domains of a generator, but the teacher is none: leave it out")
+    for name, names in (("class_order", dataset.class_order), ("attributes", dataset.attributes)):
+        what = "domains" if teacher.task == Task.TRANSLATION else "classes"
+        if names is not None and len(names) != teacher.classes:
+            raise SpecError(
+                f"dataset.{name}", f"has {len(names)} names, but the teacher has {teacher.classes} {what}: name each"
+            )
+        if names is not None and len(set(names)) != len(names):
+            raise SpecError(f"dataset.{name}", "names a class twice: name each class once")
+
+
+def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
+    vocabulary = VDCNN_VOCABULARY if dataset.vocabulary is None else dataset.vocabulary
+    if len(set(vocabulary)) != len(vocabulary):
+        raise SpecError("dataset.vocabulary", "has a character twice: give each once")
+    rows = int(teacher.options["vocabulary_size"])
+    if len(vocabulary) + 2 > rows:
+        raise SpecError(
+            "dataset.vocabulary",
+            f"has {len(vocabulary)} characters{' where none are given' if dataset.vocabulary is None else ''}, but the "
+            f"teacher's embedding has {rows} rows, two of them for padding and the unknown: give at most {rows - 2}",
+        )
+
+
+def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
+    least = int(teacher.options.get("least_length", 0))
+    if dataset.length < least:
+        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs {least} characters at least")
+
+
+def _check_task(request: JobRequest, teacher: Architecture) -> None:
+    if request.noise > 0 and request.feed == Feed.STUDENT:
+        raise SpecError(
+            "noise", "is added to the teacher's representations, which feed student never feeds: leave it out"
+        )
+    if request.accept is not None:
+        _check_acceptance(request.accept, teacher)
+    if request.method == Method.PRUNE and prune_shares(request.then):
+        raise SpecError("then", "prunes what method prune has pruned: leave those steps out")
+    if teacher.task != Task.TRANSLATION:
+        if request.schedule.batch_size < 2:
+            raise SpecError("schedule.batch_size", "is 1: BatchNorm needs batches of at least 2")
+        if request.adversarial is not None:
+            raise SpecError("adversarial", "is for GANs, but the teacher is a classifier: leave it out")
+        return
+    if request.method not in (Method.LIT, Method.BORN_AGAIN_LIT):
+        raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
+    if request.beta != 0:
+        raise SpecError("beta", f"is {request.beta:g}, but a generator has no KD loss: leave it out, or give 0")
+    if request.then:
+        raise SpecError("then", "is for classifiers, but the teacher is a generator: leave it out")
+    if request.n_random != 0:
+        raise SpecError("n_random", "is for classifiers, but the teacher is a generator: leave it out")
+    if request.dataset.size is not None:
+        _check_image_size(request.dataset.size)
+
+
+def _check_image_size(size: list[int]) -> None:
+    if any(side % 4 or side < 8 for side in size):
+        raise SpecError(
+            "dataset.size", f"is {size}, but a generator's images have sides of 8 pixels or more, multiples of 4"
+        )
+
+
+def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
+    if teacher.task == Task.TRANSLATION and accept.max_accuracy_drop is not None:
+        raise SpecError("accept.max_accuracy_drop", "is for classifiers, but the teacher is a generator: use min_psnr")
+    if teacher.task == Task.CLASSIFICATION and accept.min_psnr is not None:
+        raise SpecError("accept.min_psnr", "is for generators, but the teacher is a classifier: use max_accuracy_drop")
+
+
+def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
+    """With the parts that each phase freezes made explicit. Raises SpecError."""
+    frozen = [Part.STEM, Part.HEAD] if method.uses_representations else []
+    lit = schedule.lit if schedule.lit.frozen is not None else schedule.lit.model_copy(update={"frozen": frozen})
+    last = schedule.fine_tune
+    last = last if last.frozen is not None else last.model_copy(update={"frozen": []})
+    if method == Method.SCRATCH:
+        for name, phase in (("lit", lit), ("fine_tune", last)):
+            if phase.frozen:
+                raise SpecError(f"schedule.{name}.frozen", "freezes what method scratch has not trained: leave it out")
+    return schedule.model_copy(update={"lit": lit, "fine_tune": last})
+
+
+def _without_fine_tuning(schedule: Schedule) -> Schedule:
+    """What a generator's training is without a discriminator: the LIT phase alone."""
+    if schedule.lit.epochs == 0:
+        raise SpecError("schedule.lit.epochs", "is 0, and without a `discriminator` there is no other phase")
+    return schedule.model_copy(update={"fine_tune": schedule.fine_tune.model_copy(update={"epochs": 0})})
+
+
+def _resolve_discriminator(
+    request: JobRequest, teacher: Architecture, discriminator: Inspection | None
+) -> TeacherSpec | None:
+    if request.discriminator is None:
+        if request.adversarial is not None:
+            raise SpecError("adversarial", "needs a `discriminator`: upload the teacher's")
+        return None
+    if teacher.task != Task.TRANSLATION:
+        raise SpecError("discriminator", "is for GANs, but the teacher is a classifier: leave it out")
+    if discriminator is None or discriminator.architecture.task != Task.DISCRIMINATION:
+        raise SpecError("discriminator", "is no discriminator: give the upload of the teacher's discriminator")
+    found = discriminator.architecture
+    for name, mine, wanted in (
+        ("domains", found.classes, teacher.classes),
+        ("image channels", found.channels, teacher.channels),
+    ):
+        if mine != wanted:
+            raise SpecError("discriminator", f"has {mine} {name}, but the generator has {wanted}")
+    if request.schedule.optimizer != Optimizer.ADAM:
+        raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
+    if request.precision != Precision.FLOAT32:
+        raise SpecError("precision", "must be float32 for adversarial fine-tuning, whose gradient penalty needs it")
+    side = int(found.options["image_size"])
+    if request.dataset.size not in (None, [side, side]):
+        raise SpecError("dataset.size", f"is {request.dataset.size}, but the discriminator takes {[side, side]}")
+    return TeacherSpec(upload=request.discriminator, architecture=found)
+
+
+def _resolve_student(student: StudentRequest, method: Method, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    fresh = method == Method.SCRATCH or method.born_again
+    init = student.init or (Init.RANDOM if fresh else Init.INHERIT)
+    if method.born_again:
+        _check_born_again(student, method, teacher)
+        return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
+    check_depth(student, method)
+    if student.select != Select.EVEN and init == Init.RANDOM:
+        raise SpecError("student.select", "chooses the blocks that are inherited, but init is random: leave it out")
+    chosen = _student_depth(student, init, inspection)
+    return chosen.model_copy(update={"select": student.select})
+
+
+def _student_depth(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
+    if student.ratio is not None:
+        return _student_of_ratio(student.ratio, init, inspection)
+    if student.depth is not None:
+        return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
+    return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+
+
+def check_depth(student: StudentRequest, method: Method) -> None:
+    """Raises SpecError when the request doesn't say how deep its student is to be."""
+    named = (student.depth, student.blocks, student.ratio)
+    if all(value is None for value in named) and not method.born_again:
+        raise SpecError("student", 'give exactly one of "depth" (as 14), "blocks" (as [2, 2, 2]) or "ratio" (as 2.5)')
+
+
+def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
+    if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
+        raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
+    for name in ("ratio", "select"):
+        if name in student.model_fields_set and getattr(student, name) is not None:
+            raise SpecError(f"student.{name}", f"is of no use: method {method} keeps all blocks of the teacher")
+
+
+def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
+    small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
+    if not small:
+        most = max((option.parameters_ratio for option in inspection.students), default=1.0)
+        raise SpecError("student.ratio", f"is {ratio:g}, but the least student has {most:g} times fewer parameters")
+    option = small[-1]
+    return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
+
+
+def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    by_depth = {option.depth: option.blocks for option in inspection.students}
+    smaller = [d for d in by_depth if d < teacher.depth]
+    if not smaller and not allow_same_depth:
+        raise SpecError(
+            "student.depth",
+            f"the teacher's depth {teacher.depth} is the least of the family {teacher.family}: there is no "
+            "shallower student",
+        )
+    if depth >= teacher.depth and not (allow_same_depth and depth == teacher.depth):
+        raise SpecError(
+            "student.depth",
+            f"{depth} is not smaller than the teacher's depth {teacher.depth}: choose one of {smaller}"
+            ' (or set "allow_same_depth" to use the teacher\'s own depth)',
+        )
+    if depth not in by_depth:
+        raise SpecError("student.depth", f"{depth} is the depth of no student of this teacher: choose one of {smaller}")
+    return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
+
+
+def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
+    teacher = inspection.architecture
+    if len(blocks) != len(teacher.blocks):
+        raise SpecError(
+            "student.blocks",
+            f"names {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
+        )
+    if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
+        raise SpecError("student.blocks", f"{blocks} has a section deeper than the teacher's {teacher.blocks}")
+    if blocks == teacher.blocks and not allow_same_depth:
+        raise SpecError(
+            "student.blocks",
+            f"{blocks} is the teacher's own depth: use fewer blocks in a section, or set allow_same_depth",
+        )
+    removed = sum(teacher.blocks) - sum(blocks)
+    return StudentSpec(depth=teacher.depth - layers_per_block(inspection) * removed, blocks=blocks, init=init)

@@ -1,0 +1,148 @@
+"""A study as asked for: a group of jobs made from one base request, and what varies between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from lit_spec.base import Model
+from lit_spec.requests.job import JobRequest, Tag
+from lit_spec.requests.training import Init, Method
+
+STUDY_VERSION = 1
+"""To be raised with any change after which a stored study would make other trials than before."""
+MOST_TRIALS = 10_000
+
+DEFAULT_TAUS = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)
+DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 0.95)
+DEFAULT_BETAS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
+
+T = TypeVar("T")
+
+
+class StudyKind(StrEnum):
+    COMPARE = "compare"
+    """Methods, initialisations and seeds side by side."""
+    SEARCH = "search"
+    """τ, then α, then β, each chosen on the validation split: the order of the paper."""
+    DEPTH = "depth"
+    """How shallow a student may be, and what each depth gains and costs."""
+
+
+# A born-again student has the teacher's depth, so that of the base request must go.
+_OWN_DEPTH = {"student": {"depth": None, "blocks": None, "ratio": None}}
+ARM_WORDS: dict[str, dict[str, Any]] = {
+    **{method.value: {"method": method.value, **(_OWN_DEPTH if method.born_again else {})} for method in Method},
+    "lit-teacher": {"method": "lit", "feed": "teacher"},
+    "hint": {"method": "lit", "feed": "student"},
+    "lit-scheduled": {"method": "lit", "feed": "scheduled"},
+}
+"""What an arm may be called instead of being spelled out."""
+
+
+def _different(values: list[T]) -> list[T]:
+    if len(set(values)) != len(values):
+        raise ValueError("has a value twice: give each once")
+    return values
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_different)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, le=1000)]
+Grid = Annotated[list[T], Field(min_length=1, max_length=100), AfterValidator(_different)]
+
+
+class Arm(Model):
+    """One arm of a comparison: a name, and any fields of a job's request, merged into the base one (RFC 7396)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=,-]*$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in ARM_WORDS:
+            raise ValueError(f'is none of {", ".join(ARM_WORDS)}, and no object as {{"name": "mine", "beta": 0.1}}')
+        return {"name": value, **ARM_WORDS[value]}
+
+    @property
+    def patch(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class StudyRequest(Model):
+    """What the kinds have in common."""
+
+    job: JobRequest
+    """The request that every trial starts from."""
+    seeds: Seeds | None = None
+    """Every point of the study is run with each of these. None: with the job's own seed."""
+    name: str | None = Field(None, min_length=1, max_length=200)
+    tags: list[Tag] = Field(default_factory=list, max_length=32)
+
+    @field_validator("seeds")
+    @classmethod
+    def _one_place_for_seeds(cls, seeds: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        job = info.data.get("job")
+        if seeds is not None and job is not None and "seed" in job.model_fields_set:
+            raise ValueError('the job has a "seed" already: give one of the two')
+        return seeds
+
+    @property
+    def explicit_seeds(self) -> list[int]:
+        return [self.job.seed] if self.seeds is None else self.seeds
+
+
+class CompareRequest(StudyRequest):
+    """`methods` x `inits` x `seeds`."""
+
+    kind: Literal[StudyKind.COMPARE]
+    methods: list[Arm] = Field(min_length=1, max_length=100)
+    """Names of methods, `hint`, `lit-scheduled`, or objects. The others are compared with the first."""
+    inits: Annotated[list[Init], Field(min_length=1), AfterValidator(_different)] | None = None
+    """None: each method's own, or what `job` and the arm say."""
+
+
+class SearchRequest(StudyRequest):
+    """First τ and then α by distillation alone, then β with the whole loss."""
+
+    kind: Literal[StudyKind.SEARCH]
+    taus: Grid[Temperature] = Field(list(DEFAULT_TAUS))
+    alphas: Grid[Share] = Field(list(DEFAULT_ALPHAS))
+    betas: Grid[Share] = Field(list(DEFAULT_BETAS))
+
+
+class DepthRequest(StudyRequest):
+    """Students of several depths."""
+
+    kind: Literal[StudyKind.DEPTH]
+    max_accuracy_drop: float | None = Field(None, ge=0, le=100)
+    """Points of validation accuracy that the student may lose: the shallowest that keeps to it is looked for."""
+    front: bool = Field(False, validate_default=True)
+    """Try all depths, and tell those that no other student beats in accuracy and in latency."""
+    depths: Grid[Annotated[int, Field(ge=1)]] | None = None
+    """None: all depths below the teacher's."""
+    stop_early: bool = True
+    """Whether trials that can't reach what is needed any more are stopped."""
+
+    @field_validator("front")
+    @classmethod
+    def _asks_for_something(cls, front: bool, info: ValidationInfo) -> bool:
+        # It isn't among the data when it is wrong itself.
+        if not front and info.data.get("max_accuracy_drop", 0) is None:
+            raise ValueError('give "max_accuracy_drop" (points), or "front": true, or both')
+        return front
+
+
+STUDY_REQUESTS: dict[StudyKind, type[CompareRequest | SearchRequest | DepthRequest]] = {
+    StudyKind.COMPARE: CompareRequest,
+    StudyKind.SEARCH: SearchRequest,
+    StudyKind.DEPTH: DepthRequest,
+}
+AnyStudyRequest = Annotated[CompareRequest | SearchRequest | DepthRequest, Field(discriminator="kind")]

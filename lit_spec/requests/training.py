@@ -1,0 +1,275 @@
+"""How a student is trained: the method and its words, the schedule, the device."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lit_spec.base import Model
+from lit_spec.requests.then import Then
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Phase(StrEnum):
+    LIT = "lit"
+    """The first phase, of whatever method."""
+    FINE_TUNE = "fine_tune"
+    PRUNE = "prune"
+    """Fine-tuning again, after each of `then`'s steps that prune; their epochs are numbered on."""
+
+
+class Part(StrEnum):
+    STEM = "stem"
+    SECTIONS = "sections"
+    HEAD = "head"
+
+
+class Method(StrEnum):
+    LIT = "lit"
+    """KD and IR loss, then KD alone (Koratana et al., ICML 2019)."""
+    KD = "kd"
+    """Knowledge distillation in both phases (Hinton et al., 2015)."""
+    AT = "at"
+    """KD and attention transfer in both phases (Zagoruyko and Komodakis, ICLR 2017)."""
+    SCRATCH = "scratch"
+    """Labels alone, without a teacher; everything is initialised anew."""
+    PRUNE = "prune"
+    """The teacher, its smallest weights set to zero until as many are left as the student has; KD in both phases."""
+    BORN_AGAIN_KD = "born-again-kd"
+    """KD at the teacher's own depth (Furlanello et al., ICML 2018)."""
+    BORN_AGAIN_LIT = "born-again-lit"
+    """LIT at the teacher's own depth."""
+
+    @property
+    def born_again(self) -> bool:
+        return self in (Method.BORN_AGAIN_KD, Method.BORN_AGAIN_LIT)
+
+    @property
+    def uses_representations(self) -> bool:
+        """Whether the IR loss, and with it stem and head of the teacher, take part in the first phase."""
+        return self in (Method.LIT, Method.BORN_AGAIN_LIT)
+
+
+class Init(StrEnum):
+    INHERIT = "inherit"
+    """The first block of each section and evenly spaced others are copied from the teacher, with stem and head."""
+    RANDOM = "random"
+    """The section's blocks are initialised anew, as in the paper; with method `scratch` stem and head as well."""
+
+
+class Select(StrEnum):
+    """Which of the teacher's blocks a student keeps."""
+
+    EVEN = "even"
+    """The first of each section and evenly spaced others."""
+    FIRST = "first"
+    """The first ones of each section."""
+    IMPORTANCE = "importance"
+    """Those that change their representation most on the training data (in one forward pass)."""
+
+
+class IrLoss(StrEnum):
+    MSE = "mse"
+    L1 = "l1"
+    SMOOTH_L1 = "smooth_l1"
+    COSINE = "cosine"
+
+
+class Pruning(StrEnum):
+    """What method `prune` and the steps `prune:…` set to zero."""
+
+    WEIGHTS = "weights"
+    """The smallest weights of all layers together (Han et al., NeurIPS 2015)."""
+    FILTERS = "filters"
+    """Whole filters (rows of linear layers), those of the smallest L1 norm, the same share in every layer (Li et al.,
+    ICLR 2017)."""
+
+
+class Feed(StrEnum):
+    """What a student's section is fed on the IR path."""
+
+    TEACHER = "teacher"
+    """The teacher's representation from the section before: LIT as in the paper."""
+    STUDENT = "student"
+    """What the student's section before it put out: FitNets' hints (Romero et al., ICLR 2015)."""
+    SCHEDULED = "scheduled"
+    """Drawn for each section and step; the teacher's share falls from 1 to 0 (as in scheduled sampling, Bengio et al.,
+    NeurIPS 2015)."""
+
+
+# --- learning rate ---------------------------------------------------------------------------------------
+
+
+class Constant(Model):
+    kind: Literal["constant"]
+
+
+class Milestones(Model):
+    """The learning rate is multiplied by gamma at each milestone (in epochs)."""
+
+    kind: Literal["milestones"]
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    gamma: float = Field(0.1, gt=0, lt=1)
+
+
+class Cosine(Model):
+    """From the learning rate to zero along half a cosine, per step."""
+
+    kind: Literal["cosine"]
+
+
+class OneCycle(Model):
+    """Linear warm-up over a share of the steps, then half a cosine to zero."""
+
+    kind: Literal["one_cycle"]
+    warmup: float = Field(0.2, gt=0, lt=1)
+
+
+class Linear(Model):
+    """The learning rate holds for a share of the steps, then falls in a line to zero."""
+
+    kind: Literal["linear"]
+    start: float = Field(0.5, ge=0, lt=1)
+
+
+LearningRateSchedule = Annotated[Constant | Milestones | Cosine | OneCycle | Linear, Field(discriminator="kind")]
+
+
+# --- the phases ------------------------------------------------------------------------------------------
+
+
+class PhaseSchedule(Model):
+    epochs: int = Field(ge=0, le=100_000)
+    learning_rate: float = Field(gt=0, le=100)
+    schedule: LearningRateSchedule = OneCycle(kind="one_cycle", warmup=0.2)
+    frozen: list[Literal[Part.STEM, Part.HEAD]] | None = None
+    """Parts of the student that keep the teacher's weights in this phase. None: stem and head in the first phase of
+    a method with an IR loss, nothing otherwise."""
+
+
+class LitSchedule(PhaseSchedule):
+    epochs: int = Field(26, ge=0, le=100_000)
+    learning_rate: float = Field(0.1, gt=0, le=100)
+
+
+class FineTuneSchedule(PhaseSchedule):
+    """Short, and at a rate that keeps what the first phase has reached."""
+
+    epochs: int = Field(4, ge=0, le=100_000)
+    learning_rate: float = Field(0.01, gt=0, le=100)
+    schedule: LearningRateSchedule = Cosine(kind="cosine")
+
+
+class Optimizer(StrEnum):
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Schedule(Model):
+    """Both phases: the first with the method's whole loss, then fine-tuning with KD alone (GANs: adversarially)."""
+
+    lit: LitSchedule = Field(default_factory=LitSchedule)
+    fine_tune: FineTuneSchedule = Field(default_factory=FineTuneSchedule)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    steps_per_epoch: int | None = Field(None, ge=1, le=10_000_000)
+    """Steps between two evaluations. None: one pass over the training split, the last batch as small as it comes.
+    With a number, batches are all of one size and passes run into one another, so that small data sets can be
+    trained on for many steps."""
+    optimizer: Optimizer = Optimizer.SGD
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    nesterov: bool = True
+    """Of SGD."""
+    adam_betas: list[Decay] = Field([0.9, 0.999], min_length=2, max_length=2)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+
+    def of(self, phase: Phase) -> PhaseSchedule:
+        """What is pruned is trained as in fine-tuning."""
+        return self.lit if phase == Phase.LIT else self.fine_tune
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.lit.epochs + self.fine_tune.epochs == 0:
+            raise ValueError("lit.epochs and fine_tune.epochs are both 0: at least one phase must train")
+        if self.optimizer == Optimizer.SGD and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Adversarial(Model):
+    """The fine-tuning of a GAN's generator (Choi et al., CVPR 2018, section 3)."""
+
+    classification: float = Field(1.0, ge=0, le=1000)
+    """Weight of the domain classification loss."""
+    reconstruction: float = Field(10.0, ge=0, le=1000)
+    """Weight of the cycle reconstruction loss."""
+    gradient_penalty: float = Field(10.0, ge=0, le=1000)
+    n_critic: int = Field(5, ge=1, le=100)
+    """Steps of the discriminator for each of the generator's."""
+
+
+class Acceptance(Model):
+    max_accuracy_drop: float | None = Field(None, ge=0, le=100)
+    """Points of test accuracy that a classifier may lose against the teacher. Without labels in the test split: of
+    agreement with the teacher, which bounds that loss."""
+    min_psnr: float | None = Field(None, ge=0, le=200)
+    """Decibels that a generator's output must reach against the teacher's output, on the test split."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.max_accuracy_drop is None) == (self.min_psnr is None):
+            raise ValueError('give "max_accuracy_drop" (of a classifier) or "min_psnr" (of a generator)')
+        return self
+
+
+class Hyperparameters(Model):
+    """The method's own words, in the request and in the specification alike."""
+
+    method: Method = Method.LIT
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the labels against the teacher's softened output in the KD loss."""
+    beta: float = Field(0.5, ge=0, le=1)
+    """Weight of the KD loss against the IR loss in the LIT phase."""
+    tau: float = Field(4.0, gt=0, le=1000)
+    """Temperature of the KD loss."""
+    ir_loss: IrLoss = IrLoss.MSE
+    feed: Feed = Feed.SCHEDULED
+    feed_until: float = Field(0.8, gt=0, le=1)
+    """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
+    noise: float = Field(0.0, ge=0, le=100)
+    """Standard deviation of the Gaussian noise on the teacher's representations that sections are fed."""
+    n_random: int = Field(0, ge=0, le=10_000_000)
+    """Inputs of random noise that are added to the training split, for the teacher alone to label."""
+    attention_weight: float = Field(1000.0, ge=0, le=1e6)
+    """Twice the weight of the attention transfer loss, of method `at`."""
+    pruning: Pruning = Pruning.WEIGHTS
+    """Of method `prune` and of `then`."""
+    then: Then = Field(default_factory=list)
+    """Done to the trained student, each step to what the one before it made: `prune:0.5` sets half of its weights to
+    zero and fine-tunes again, `int8` quantises. The report has a row for each."""
+    adversarial: Adversarial | None = None
+    """Of a GAN's fine-tuning. None: the defaults where a discriminator is given."""
+    schedule: Schedule = Field(default_factory=Schedule)
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: Device = Device.AUTO
+    precision: Precision = Precision.FLOAT32
+    accept: Acceptance | None = None
+    max_attempts: int = Field(3, ge=1, le=20)
+    """How often the job may lose its trainer or worker before it fails."""
+    time_limit_s: int | None = Field(None, ge=1)
+    """Seconds of training after which the job fails with `time-limit`; None: no limit."""

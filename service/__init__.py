@@ -1,0 +1,1 @@
+"""The commands of the service, its child processes, and the embedded PostgreSQL and Valkey."""

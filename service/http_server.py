@@ -1,0 +1,81 @@
+"""Serving the API on a socket, and ending in order."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.http.context import Context
+
+SECONDS_TO_STOP = 10
+"""For requests under way; uploads go on elsewhere, from where they were."""
+BACKLOG = 2048
+
+
+class BadAddress(Exception):
+    """The API can't listen there."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises BadAddress."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as failure:
+        raise BadAddress(f"can't listen on {host} port {port}: {failure.strerror or failure}") from failure
+    listening.set_inheritable(False)
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that waiting requests are answered as soon as it is told to end."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        application = self.config.app
+        context: Context | None = getattr(getattr(application, "state", None), "context", None)
+        if context is not None:
+            context.polls.stop()
+
+
+def run(app: FastAPI, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SECONDS_TO_STOP,
+        server_header=False,
+        ws="none",
+    )
+    Server(config).run(sockets=[listening])
+
+
+def exit_on_signals() -> None:
+    """Before and after uvicorn handles them, SIGTERM and SIGINT end the process by unwinding it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+
+
+def ignore_signals() -> None:
+    """While everything is being stopped, an impatient second Ctrl-C must not leave half of it running."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

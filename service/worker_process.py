@@ -1,0 +1,36 @@
+"""`python -m service.worker_process [--inspect] [--devices cpu,cuda]`: one worker process, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.settings import Settings
+from service import logging as logs
+from worker import processes
+from worker.host.devices import worker_devices
+from worker.host.parent import stop_with_parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m service.worker_process", description=__doc__)
+    parser.add_argument("--inspect", action="store_true", help="inspect uploads instead of training")
+    parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; found out when not given')
+    parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
+    arguments = parser.parse_args()
+    processes.exit_on_sigterm()
+    if arguments.stop_with_parent is not None:
+        stop_with_parent(arguments.stop_with_parent)
+    settings = Settings()
+    logs.configure(settings.log_format)
+    if arguments.inspect:
+        return processes.inspect(settings)
+    try:
+        devices = worker_devices(arguments.devices or settings.worker_devices)
+    except ValueError as failure:
+        parser.error(str(failure))
+    return processes.train(settings, devices)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Which samples are held out, and that the built-in digits are the same for everyone."""
+
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lit_core.data import DatasetError, Interface, load_dataset
+from lit_core.data.splits import SPLITS, assign, hold_out, partition
+from lit_spec import DatasetRequest, Split
+
+
+def request(validation: float = 0.1, test: float = 0.1) -> DatasetRequest:
+    return DatasetRequest(upload="upl_x", validation_fraction=validation, test_fraction=test)
+
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=300).map(torch.tensor)
+
+
+@settings(max_examples=200, deadline=None)
+@given(y=labels, share=st.floats(0, 1))
+def test_hold_out_takes_each_class_by_its_share(y: torch.Tensor, share: float) -> None:
+    count = int(len(y) * share)
+    rows = hold_out(y, count)
+    assert len(rows) == count
+    assert (rows.diff() > 0).all()
+    for label in range(5):
+        expected = int((y == label).sum()) * count / len(y)
+        assert abs(int((y[rows] == label).sum()) - expected) <= 1
+    assert torch.equal(rows, hold_out(y, count))
+
+
+@settings(max_examples=200, deadline=None)
+@given(y=labels, validation=st.floats(0.01, 0.6), test=st.floats(0.01, 0.6))
+def test_counts_are_the_fractions_of_the_training_split(y: torch.Tensor, validation: float, test: float) -> None:
+    wanted = round(len(y) * validation), round(len(y) * test)
+    if min(wanted) == 0 or sum(wanted) > len(y) - 2:
+        with pytest.raises(DatasetError, match=r"is empty|is left with 1 sample"):
+            assign(y, None, request(validation, test))
+        return
+    codes = assign(y, None, request(validation, test))
+    assert torch.bincount(codes, minlength=3).tolist() == [len(y) - sum(wanted), *wanted]
+
+
+@settings(max_examples=200, deadline=None)
+@given(codes=st.lists(st.integers(0, 2), min_size=20, max_size=3000).map(torch.tensor), chunk=st.just(1024))
+def test_given_splits_are_kept_and_partition_loses_nothing(codes: torch.Tensor, chunk: int) -> None:
+    assume(len(codes.unique()) == 3 and int((codes == 0).sum()) > 1)
+    y = torch.arange(len(codes))
+    assert torch.equal(assign(y, codes, request()), codes)
+    x = y.view(-1, 1, 1, 1).expand(-1, 2, 1, 3).clone()
+    parts = partition(x, y, codes)
+    for code, split in enumerate(SPLITS):
+        rows, own = parts[split]
+        assert own.tolist() == (codes == code).nonzero().squeeze(1).tolist()
+        assert torch.equal(rows[:, 1, 0, 2], own)
+
+
+def test_large_training_splits_are_moved_in_place() -> None:
+    generator = torch.Generator().manual_seed(3)
+    codes = torch.randint(0, 3, (9_000,), generator=generator)
+    y = torch.arange(9_000)
+    x = y.view(-1, 1, 1, 1).clone()
+    train = partition(x, y, codes)[Split.TRAIN]
+    assert torch.equal(train[0].flatten(), train[1])
+    assert train[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("fractions", "samples", "field", "words"),
+    [
+        ((0.01, 0.1), 20, "dataset.validation_fraction", ['"val" is empty', "0.01 of 20"]),
+        ((0.1, 0.01), 20, "dataset.test_fraction", ['"test" is empty', "raise test_fraction"]),
+        ((0.5, 0.5), 20, "dataset.validation_fraction", ['"train" is empty', "lower"]),
+    ],
+)
+def test_hold_outs_that_leave_nothing(fractions: Any, samples: int, field: str, words: list[str]) -> None:
+    with pytest.raises(DatasetError) as caught:
+        assign(torch.zeros(samples, dtype=torch.int64), None, request(*fractions))
+    assert caught.value.field == field
+    for word in words:
+        assert word in caught.value.detail
+
+
+def test_only_the_missing_split_is_held_out() -> None:
+    codes = torch.tensor([0] * 20 + [1] * 5)
+    assigned = assign(torch.arange(25) % 2, codes, request(test=0.25))
+    assert torch.bincount(assigned).tolist() == [15, 5, 5]
+    assert (assigned[20:] == 1).all()
+
+
+def digits(**options: Any) -> Any:
+    return load_dataset(DatasetRequest(builtin="digits", **options), None, None, Interface(1, 10))
+
+
+def test_digits_have_one_split_for_everyone() -> None:
+    dataset = digits()
+    assert {split: len(arrays.y) for split, arrays in dataset.splits.items()} == {
+        "train": 1079,
+        "val": 359,
+        "test": 359,
+    }
+    same = digits(validation_fraction=0.3, test_fraction=0.05)
+    for split, arrays in dataset.splits.items():
+        assert torch.equal(arrays.x, same.splits[split].x)
+        assert arrays.x.shape[1:] == (1, 8, 8)
+        assert (torch.bincount(arrays.y) / len(arrays.y) - 0.1).abs().max() < 0.01
+    # Pinned: a teacher was trained on this training split, so no sample may ever move to the test split.
+    test = dataset.splits[Split.TEST]
+    digest = hashlib.sha256(test.x.contiguous().numpy().tobytes() + test.y.numpy().tobytes()).hexdigest()
+    assert digest.startswith("5229b06fa8d6b9da")
+    assert (int(dataset.splits[Split.TRAIN].x.min()), int(dataset.splits[Split.TRAIN].x.max())) == (0, 255)
+    assert dataset.augmentation.shift == 1
+
+
+def test_digits_in_another_class_order() -> None:
+    order = [str(9 - digit) for digit in range(10)]
+    assert torch.equal(digits(class_order=order).splits[Split.TEST].y, 9 - digits().splits[Split.TEST].y)
+    with pytest.raises(DatasetError) as caught:
+        digits(class_order=[*order[:-1], "ten"])
+    assert caught.value.field == "dataset.class_order"
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 12)])
+def test_digits_for_another_teacher(channels: int, classes: int) -> None:
+    with pytest.raises(DatasetError, match="1 channel and 10 classes") as caught:
+        load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(channels, classes))
+    assert caught.value.field == "dataset.builtin"

@@ -1,0 +1,104 @@
+"""What is counted in a classifier's answers, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_core.data import Interface, load_dataset
+from lit_core.measuring.cost import count_parameters
+from lit_core.measuring.scores import Prediction, calibration_error, per_class, top1, top5
+from lit_core.networks.student import build_student
+from lit_core.networks.teacher import build_teacher, inspect_teacher, read_teacher
+from lit_core.tasks.classification import Classification
+from lit_spec import DatasetRequest, JobRequest, Split, resolve
+
+TEACHER = Path(__file__).parents[3] / "examples/digits/teacher.safetensors"
+
+
+def certain(*probabilities: tuple[float, ...], labels: list[int]) -> Prediction:
+    return Prediction(torch.tensor(probabilities).log(), torch.tensor(labels))
+
+
+def test_top5_counts_the_label_among_five() -> None:
+    logits = torch.arange(7.0).repeat(7, 1)  # the more probable, the larger the class's number
+    prediction = Prediction(logits, torch.arange(7))
+    assert top5(prediction) == pytest.approx(100 * 5 / 7)
+    assert top1(prediction) == pytest.approx(100 / 7)
+
+
+def test_top5_of_few_classes_is_none() -> None:
+    assert top5(Prediction(torch.eye(5), torch.arange(5))) is None
+    assert top5(Prediction(torch.eye(6), torch.arange(6))) == 100
+
+
+def test_each_class_has_its_own_accuracy() -> None:
+    prediction = certain((0.7, 0.2, 0.1), (0.1, 0.8, 0.1), (0.6, 0.3, 0.1), (0.2, 0.3, 0.5), labels=[0, 0, 0, 1])
+    assert per_class(prediction, ["a", "b", "c"]) == {"a": pytest.approx(200 / 3), "b": 0, "c": None}
+
+
+def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
+    # Answers of probability 0.75, half of them right; answers of probability 0.95, all right.
+    rows = [(0.75, 0.25)] * 4 + [(0.05, 0.95)] * 4
+    prediction = certain(*rows, labels=[0, 0, 1, 1, 1, 1, 1, 1])
+    assert calibration_error(prediction) == pytest.approx(100 * (0.5 * 0.25 + 0.5 * 0.05), abs=1e-4)
+    even = certain(*[(0.75, 0.25)] * 4, labels=[0, 0, 0, 1])
+    assert calibration_error(even) == pytest.approx(0, abs=1e-4)
+
+
+def test_calibration_error_has_fifteen_bins() -> None:
+    # 0.61 and 0.68 lie in one of ten bins, where the errors cancel, but in two of fifteen.
+    prediction = certain((0.61, 0.39), (0.68, 0.32), labels=[0, 1])
+    assert calibration_error(prediction) == pytest.approx(50 * (0.39 + 0.68), abs=1e-4)
+
+
+def test_a_single_class_is_scored_too() -> None:
+    assert calibration_error(Prediction(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))) == 0
+
+
+def classification(**dataset: Any) -> Classification:
+    inspection = inspect_teacher(read_teacher(TEACHER))
+    request = {"teacher": "upl_t", "dataset": {"builtin": "digits", **dataset}, "student": {"depth": 8}, "alpha": 0}
+    spec = resolve(JobRequest.model_validate(request), inspection)
+    teacher = build_teacher(spec.teacher.architecture, TEACHER)
+    student = build_student(teacher, spec)
+    data = load_dataset(DatasetRequest.model_validate(request["dataset"]), None, None, Interface(1, 10))
+    size = count_parameters(student.network)
+    return Classification(spec, teacher, student, data, torch.device("cpu"), student_parameters=size)
+
+
+def test_both_networks_are_measured_alike() -> None:
+    task = classification()
+    teacher, student = (task.measure(network.network, Split.TEST) for network in (task.teacher, task.student))
+    assert set(teacher) == set(student) == {"accuracy", "top5", "per_class", "calibration_error", "agreement"}
+    assert teacher["agreement"] == 100
+    assert student["agreement"] < 100
+    assert teacher["accuracy"] <= teacher["top5"] <= 100
+    labels = task.dataset.splits[Split.TEST].y
+    shares = torch.bincount(labels).double() / len(labels)
+    per_class = list(teacher["per_class"].values())
+    assert list(teacher["per_class"]) == task.dataset.classes
+    assert float(shares @ torch.tensor(per_class, dtype=torch.float64)) == pytest.approx(teacher["accuracy"])
+    # Its accuracy is far below the certainty with which it answers, as blocks were left out untrained.
+    assert student["calibration_error"] > teacher["calibration_error"]
+
+
+def test_a_split_without_labels_is_null_and_said_to_be() -> None:
+    task = classification(labels=False)
+    measured = [
+        {split: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
+        for network in (task.teacher, task.student)
+    ]
+    unlabelled, labelled = measured[1][Split.VALIDATION], measured[1][Split.TEST]
+    assert [unlabelled[name] for name in ("accuracy", "top5", "per_class", "calibration_error")] == [None] * 4
+    assert unlabelled["agreement"] is not None
+    assert None not in labelled.values()
+    by_name = [{name: {split.value: m[split][name] for split in m} for name in m[Split.TEST]} for m in measured]
+    [note] = task.compare(*by_name)["notes"]
+    size = len(task.dataset.splits[Split.VALIDATION].y)
+    assert note.startswith(f"{size} of {size} samples of the val split have no label")
+    assert "agreement" in note
+    assert classification().compare(*by_name)["notes"] == []

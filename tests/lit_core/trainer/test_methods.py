@@ -1,0 +1,235 @@
+"""Every method as a whole job: what it trains, what it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lit_core
+from lit_core.data import DatasetError
+from lit_core.networks.teacher import inspect_teacher, read_teacher
+from lit_core.trainer.__main__ import Reporter, train
+from lit_core.trainer.supervision import Watch
+from lit_core.training.loop import Drained
+from lit_spec import JobRequest, resolve
+from tests.lit_core.trainer.test_training import stripes, teacher_file, write_dataset
+
+__all__ = ["teacher_file"]  # a fixture
+
+ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
+
+
+class Said:
+    """Takes a trainer's events instead of the pipe."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+
+class StopsAt:
+    """A watch that asks for a stop when it has been looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def stop_requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def run(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """The report of one job, run in this process."""
+    prepare(folder, teacher, arrays, **changes)
+    train(folder, Reporter(Said(), Watch(), folder))  # type: ignore[arg-type]
+    return read_report(folder)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "output" / "report.json").read_text())
+    return report
+
+
+def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> None:
+    folder.mkdir()
+    (folder / "teacher.safetensors").write_bytes(teacher.read_bytes())
+    x, y = stripes()
+    write_dataset(folder / "dataset", **(arrays or {"x": x, "y": y}))
+    request = {
+        "teacher": "upl_t",
+        "dataset": {"upload": "upl_d"},
+        "student": {"depth": 14},
+        "schedule": ONE_EACH,
+        **changes,
+    }
+    spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher)))
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
+
+
+@pytest.mark.parametrize(
+    ("method", "losses"),
+    [
+        ("lit", {"kd_loss", "ir_loss", "ir_loss_1"}),
+        ("kd", {"kd_loss"}),
+        ("at", {"kd_loss", "attention_loss"}),
+        ("scratch", {"label_loss"}),
+        ("prune", {"kd_loss"}),
+    ],
+)
+def test_a_method_trains_and_reports_its_own_losses(
+    tmp_path: Path, teacher_file: Path, method: str, losses: set[str]
+) -> None:
+    report = run(tmp_path / "job", teacher_file, method=method)
+    assert report["method"] == method
+    assert [(e["phase"], e["epoch"]) for e in report["epochs"]] == [("lit", 1), ("fine_tune", 1)]
+    found = {name for name in report["epochs"][0] if name.endswith("loss") or "loss_" in name} - {"loss"}
+    assert losses <= found
+    assert report["student"]["accuracy"]["test"] > (34 if method == "scratch" else 60)
+    model = lit_core.load(tmp_path / "job" / "output")
+    x, y = stripes()
+    right = sum(
+        int(found) == label for found, label in zip(model.classify(torch.from_numpy(x)[:, None]), y, strict=True)
+    )
+    assert right > 0.3 * len(y)
+
+
+@pytest.mark.parametrize(("method", "beta"), [("born-again-kd", 0.5), ("born-again-lit", 0.0)])
+def test_born_again_networks_have_the_teachers_depth(
+    tmp_path: Path, teacher_file: Path, method: str, beta: float
+) -> None:
+    report = run(tmp_path / "job", teacher_file, method=method, beta=beta, student={})
+    assert report["student"]["blocks"] == report["teacher"]["blocks"] == [3, 3, 3]
+    assert report["ratios"]["parameters"] == 1
+    teacher, student = load_file(teacher_file), load_file(tmp_path / "job" / "output" / "model.safetensors")
+    assert not torch.equal(teacher["layer1.0.conv1.weight"], student["layer1.0.conv1.weight"])
+
+
+def test_pruning_leaves_as_many_parameters_as_the_student_has(tmp_path: Path, teacher_file: Path) -> None:
+    shallow = run(tmp_path / "lit", teacher_file)
+    pruned = run(tmp_path / "prune", teacher_file, method="prune")
+    assert pruned["student"]["parameters"] == shallow["student"]["parameters"]
+    state = load_file(tmp_path / "prune" / "output" / "model.safetensors")
+    config = json.loads((tmp_path / "prune" / "output" / "config.json").read_text())
+    assert config["architecture"]["blocks"] == [3, 3, 3]
+    trained = sum(v.numel() for k, v in state.items() if "running" not in k and "tracked" not in k)
+    zeros = sum(int((v == 0).sum()) for k, v in state.items() if v.ndim > 1)
+    assert trained - zeros == pruned["student"]["parameters"]
+
+
+def test_pruning_filters_leaves_no_more_than_the_student_has(tmp_path: Path, teacher_file: Path) -> None:
+    shallow = run(tmp_path / "lit", teacher_file)["student"]["parameters"]
+    pruned = run(tmp_path / "prune", teacher_file, method="prune", pruning="filters")["student"]["parameters"]
+    assert 0.7 * shallow < pruned <= shallow
+    state = load_file(tmp_path / "prune" / "output" / "model.safetensors")
+    filters = state["layer1.1.conv1.weight"].flatten(1)
+    assert 0 < int((filters == 0).all(1).sum()) == int((filters == 0).any(1).sum()) < len(filters)
+
+
+def test_scratch_takes_nothing_from_the_teacher_and_random_its_ends(tmp_path: Path, teacher_file: Path) -> None:
+    still = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
+    teacher = load_file(teacher_file)
+
+    def student(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        run(tmp_path / name, teacher_file, schedule=still, **changes)
+        return load_file(tmp_path / name / "output" / "model.safetensors")
+
+    def same(state: dict[str, torch.Tensor], name: str) -> bool:
+        return torch.allclose(state[name], teacher[name], atol=1e-6)
+
+    scratch = student("scratch", method="scratch")
+    assert not same(scratch, "conv1.weight")
+    assert not same(scratch, "fc.weight")
+    inherited = student("inherited", method="scratch", student={"depth": 14, "init": "inherit"})
+    assert same(inherited, "conv1.weight")
+    assert same(inherited, "layer2.0.conv1.weight")
+    anew = student("anew", method="kd", student={"depth": 14, "init": "random"})
+    assert same(anew, "fc.weight")
+    assert not same(anew, "layer2.0.conv1.weight")
+
+
+def test_without_labels_the_teacher_alone_is_learnt_from(tmp_path: Path, teacher_file: Path) -> None:
+    x, y = stripes()
+    split = np.arange(len(y)) % 3
+    hidden = {"x": x, "y": np.where(split == 2, y, -1), "split": split}
+    report = run(tmp_path / "job", teacher_file, hidden, alpha=0, beta=0, feed="scheduled")
+    assert report["selected"]["by"] == "agreement on the val split"
+    assert report["student"]["accuracy"]["val"] is None
+    assert report["student"]["agreement"]["val"] > 60
+    assert report["student"]["accuracy"]["test"] > 60
+    assert report["accuracy_drop_is"] == "measured"
+    nothing = {"x": x, "split": split}
+    report = run(tmp_path / "none", teacher_file, nothing, alpha=0, accept={"max_accuracy_drop": 50})
+    assert report["accuracy_drop"] == pytest.approx(100 - report["student"]["agreement"]["test"])
+    assert report["accuracy_drop_is"] == "bounded by agreement"
+    assert report["accepted"] is (report["accuracy_drop"] <= 50)
+
+
+@pytest.mark.parametrize(("changes", "field"), [({"alpha": 0.5}, "alpha"), ({"method": "scratch"}, "method")])
+def test_labels_that_are_needed_and_missing_are_an_error(
+    tmp_path: Path, teacher_file: Path, changes: dict[str, Any], field: str
+) -> None:
+    x, _ = stripes()
+    with pytest.raises(DatasetError, match="no labels") as caught:
+        run(tmp_path / "job", teacher_file, {"x": x}, **changes)
+    assert caught.value.field == field
+
+
+def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teacher_file: Path) -> None:
+    short = {"steps_per_epoch": 3, "lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
+    report = run(
+        tmp_path / "job",
+        teacher_file,
+        preset="few",
+        dataset={"upload": "upl_d", "train_samples": 20, "labels": False},
+        schedule=short,
+    )
+    spec = report["specification"]
+    assert (spec["alpha"], spec["beta"], spec["feed"]) == (0, 0, "scheduled")
+    assert report["samples"]["train"] == 20
+    assert [e["phase"] for e in report["epochs"]] == ["lit", "lit", "fine_tune"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feed": "scheduled", "beta": 0.4, "schedule": {"steps_per_epoch": 5, **ONE_EACH}},
+        {"feed": "scheduled", "beta": 0, "noise": 0.1, "n_random": 40},
+        {"method": "prune"},
+        {"method": "at", "schedule": {"optimizer": "adam", **ONE_EACH}},
+    ],
+    ids=["scheduled", "noise", "prune", "adam"],
+)
+def test_a_training_that_is_broken_off_ends_with_the_same_bits(
+    tmp_path: Path, teacher_file: Path, changes: dict[str, Any]
+) -> None:
+    run(tmp_path / "whole", teacher_file, **changes)
+    broken = tmp_path / "broken"
+    prepare(broken, teacher_file, **changes)
+    drains = 0
+    for looks in (1, 2, 2, 1, 1000):
+        try:
+            train(broken, Reporter(Said(), StopsAt(looks), broken))  # type: ignore[arg-type]
+        except Drained:
+            drains += 1
+    assert drains == 4
+    assert len(read_report(broken)["resumes"]) == 4
+    whole, found = (tmp_path / name / "output" / "model.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == found.read_bytes()
+
+
+def test_random_inputs_are_added_to_the_training_split(tmp_path: Path, teacher_file: Path) -> None:
+    plain = run(tmp_path / "plain", teacher_file)
+    noisy = run(tmp_path / "noisy", teacher_file, n_random=64, noise=0.1)
+    assert noisy["samples"] == plain["samples"]
+    assert noisy["epochs"][0]["loss"] != plain["epochs"][0]["loss"]
+    assert noisy["student"]["accuracy"]["test"] > 60

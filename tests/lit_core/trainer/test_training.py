@@ -1,0 +1,355 @@
+"""The trainer as a process: what it writes, how it resumes, and how it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import lit_core
+from lit_core.networks.families.resnet_cifar import ResNet
+from lit_core.networks.teacher import inspect_teacher, read_teacher
+from lit_core.trainer.supervision import EXIT_DEADLINE, now
+from lit_spec import Architecture, JobRequest, resolve
+
+SCHEDULE = {"lit": {"epochs": 2, "learning_rate": 0.05}, "fine_tune": {"epochs": 2, "learning_rate": 0.02}}
+
+
+def stripes(samples: int = 240, classes: int = 3) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images whose brightest row tells their class: learnt within seconds."""
+    rng = np.random.default_rng(0)
+    y = np.arange(samples) % classes
+    x = rng.integers(0, 90, size=(samples, 8, 8), dtype=np.uint8)
+    for image, label in zip(x, y, strict=True):
+        image[2 * label + 1] += 150
+    return x, y
+
+
+def write_dataset(path: Path, **arrays: Any) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.write_bytes(buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnet20 of width 4 that knows the stripes."""
+    torch.manual_seed(0)
+    network = ResNet([3, 3, 3], 4, 1, 3, "A", "fc", "downsample")
+    x, y = stripes()
+    inputs = torch.from_numpy(x).float()[:, None] / 255
+    inputs = (inputs - inputs.mean()) / inputs.std()
+    labels = torch.from_numpy(y)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(6):
+        for start in range(0, len(labels), 24):
+            optimizer.zero_grad()
+            batch = slice(start, start + 24)
+            torch.nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
+            optimizer.step()
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+def job_folder(folder: Path, teacher_file: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    (folder / "teacher.safetensors").write_bytes(teacher_file.read_bytes())
+    x, y = stripes()
+    write_dataset(folder / "dataset", x=x, y=y)
+    write_spec(folder, teacher_file, **changes)
+    (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
+    return folder
+
+
+def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
+    request: dict[str, Any] = {
+        "teacher": "upl_t",
+        "dataset": {"upload": "upl_d"},
+        "student": {"depth": 14},
+        "schedule": SCHEDULE,
+        **changes,
+    }
+    spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher_file)))
+    (folder / "spec.json").write_text(spec.model_dump_json())
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lit_core.trainer", str(folder), *flags]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+
+
+def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    process = start(folder)
+    out, log = process.communicate(timeout=120)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert process.returncode in (0, 1), log
+    return process.returncode, events
+
+
+def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5})
+    code, events = run(folder)
+    assert code == 0
+    assert [e["type"] for e in events if e["type"] != "checkpoint"] == [
+        "started",
+        "teacher_measured",
+        "epoch",
+        "epoch",
+        "epoch",
+        "epoch",
+        "finished",
+    ]
+    first = next(e for e in events if e["type"] == "epoch")
+    assert (first["phase"], first["epoch"], first["epochs"], first["fraction"]) == ("lit", 1, 2, 0.25)
+    metrics = first["metrics"]
+    assert metrics["ir_loss"] == pytest.approx(sum(metrics[f"ir_loss_{n}"] for n in (1, 2, 3)))
+    assert metrics["loss"] == pytest.approx(0.5 * metrics["kd_loss"] + 0.5 * metrics["ir_loss"])
+    report = json.loads((folder / "output" / "report.json").read_text())
+    assert report["teacher"]["accuracy"]["test"] >= 90
+    assert report["student"]["accuracy"]["test"] >= 85
+    assert report["accepted"] is (report["accuracy_drop"] <= 5)
+    assert report["student"]["top5"] == {"val": None, "test": None}, "there are 3 classes"
+    assert set(report["student"]["per_class"]["test"]) == set(report["classes"])
+    assert 0 <= report["student"]["calibration_error"]["val"] <= 100
+    assert report["teacher"]["agreement"] == {"val": 100, "test": 100}
+    assert (report["labels"], report["notes"]) == (report["samples"], [])
+    assert report["ratios"]["parameters"] == pytest.approx(
+        report["teacher"]["parameters"] / report["student"]["parameters"], rel=1e-3
+    )
+    assert len(report["epochs"]) == 4
+    assert max(e["student_accuracy"] for e in report["epochs"]) == pytest.approx(report["selected"]["value"], abs=1e-3)
+    result = events[-1]["result"]
+    assert result["student"] == {name: value for name, value in report["student"].items() if name != "per_class"}
+    assert "specification" not in result
+
+    model = lit_core.load(folder / "output")
+    assert not model.training
+    x, y = stripes()
+    answers = model.classify(torch.from_numpy(x)[:, None])
+    assert np.mean([int(a) == label for a, label in zip(answers, y, strict=True)]) >= 0.85
+    assert model.classify([x[0]]) == answers[:1]
+
+
+def write_images(path: Path) -> None:
+    """Training images without labels, and test images in class folders."""
+    x, y = stripes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for row, (image, label) in enumerate(zip(x, y, strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, "PNG")
+            archive.writestr(f"test/{label}/{row}.png" if row >= 180 else f"train/{row}.png", content.getvalue())
+
+
+def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, teacher_file: Path) -> None:
+    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+    folder = job_folder(tmp_path / "job", teacher_file, alpha=0, schedule=schedule)
+    write_images(folder / "dataset")
+    assert run(folder)[0] == 0
+    report = json.loads((folder / "output" / "report.json").read_text())
+    assert report["selected"]["by"] == "agreement on the val split"
+    for network in ("teacher", "student"):
+        assert report[network]["accuracy"]["val"] is None
+        assert report[network]["accuracy"]["test"] > 60
+    assert lit_core.load(folder / "output").classes == ["0", "1", "2"]
+
+
+def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(tmp_path: Path, teacher_file: Path) -> None:
+    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+    folder = job_folder(tmp_path / "job", teacher_file, schedule=schedule)
+    assert run(folder)[0] == 0
+    teacher, student = load_file(teacher_file), load_file(folder / "output" / "model.safetensors")
+    for name in student:
+        same = torch.equal(student[name], teacher[name])
+        assert same == name.startswith(("conv1.", "bn1.", "fc.")), name
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "output" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("init", ["inherit", "random"])
+def test_a_drained_training_goes_on_to_the_same_bits(tmp_path: Path, teacher_file: Path, init: str) -> None:
+    student = {"depth": 14, "init": init}
+    whole = job_folder(tmp_path / "whole", teacher_file, student=student)
+    assert run(whole)[0] == 0
+    broken = job_folder(tmp_path / "broken", teacher_file, student=student)
+    drains = 0
+    for attempt in range(1, 20):
+        (broken / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": attempt}))
+        process = start(broken)
+        assert process.stdout
+        for line in process.stdout:
+            # Stop in the first epoch that this attempt sees: SIGTERM lands at an arbitrary step of the next.
+            if json.loads(line)["type"] == "epoch":
+                process.send_signal(signal.SIGTERM)
+            last = json.loads(line)["type"]
+        assert process.wait(60) == 0
+        if last == "finished":
+            break
+        assert last == "drained"
+        drains += 1
+    assert drains >= 2
+    assert weights(broken) == weights(whole)
+    report = json.loads((broken / "output" / "report.json").read_text())
+    assert len(report["resumes"]) == drains
+    assert all(r["bit_identical"] for r in report["resumes"])
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path) -> None:
+    one, two = job_folder(tmp_path / "1", teacher_file), job_folder(tmp_path / "2", teacher_file, seed=1)
+    assert run(one)[0] == run(two)[0] == 0
+    assert weights(one) != weights(two)
+
+
+def failed(folder: Path) -> dict[str, Any]:
+    code, events = run(folder)
+    assert code == 1
+    assert events[-1]["type"] == "failed"
+    assert not any(e["type"] == "epoch" for e in events)
+    error: dict[str, Any] = events[-1]["error"]
+    return error
+
+
+def test_a_teacher_near_chance_fails_before_training(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file)
+    x, y = stripes()
+    write_dataset(folder / "dataset", x=x, y=np.random.default_rng(1).permutation(y))
+    error = failed(folder)
+    assert error["type"] == "teacher-near-chance"
+    assert "dataset.mean" in error["detail"]
+    assert "dataset.class_order" in error["detail"]
+
+
+def test_labels_outside_the_teachers_classes_fail_before_training(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file)
+    x, y = stripes()
+    y[17] = 3
+    write_dataset(folder / "dataset", x=x, y=y)
+    error = failed(folder)
+    assert error["type"] == "bad-dataset"
+    assert "17" in error["detail"]
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path, teacher_file: Path) -> None:
+    schedule = {"lit": {"epochs": 3, "learning_rate": 90, "frozen": [], "schedule": {"kind": "constant"}}}
+    folder = job_folder(tmp_path / "job", teacher_file, schedule=schedule, tau=1000, alpha=0)
+    code, events = run(folder)
+    assert code == 1
+    assert events[-1]["error"]["type"] == "diverged"
+    assert "learning_rate" in events[-1]["error"]["detail"]
+
+
+def test_cuda_without_a_gpu_is_a_typed_error(tmp_path: Path, teacher_file: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    folder = job_folder(tmp_path / "job", teacher_file)
+    (folder / "run.json").write_text(json.dumps({"device": "cuda"}))
+    assert failed(folder)["type"] == "device-unavailable"
+
+
+LONG = {"lit": {"epochs": 1000}, "fine_tune": {"epochs": 0}}
+
+
+def until_first_epoch(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if json.loads(line)["type"] == "epoch":
+            return
+    raise AssertionError("the trainer ended before its first epoch")
+
+
+def send_deadline(process: subprocess.Popen[str], seconds: float) -> None:
+    assert process.stdin
+    process.stdin.write(json.dumps({"deadline": now() + seconds}) + "\n")
+    process.stdin.flush()
+
+
+def test_a_trainer_ends_when_its_deadline_passes(tmp_path: Path, teacher_file: Path) -> None:
+    process = start(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
+    send_deadline(process, 60)
+    until_first_epoch(process)
+    assert process.poll() is None
+    send_deadline(process, 0.5)
+    assert process.wait(30) == EXIT_DEADLINE
+    process.communicate()
+
+
+def test_a_trainer_ends_when_its_supervisor_closes_the_pipe(tmp_path: Path, teacher_file: Path) -> None:
+    process = start(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
+    send_deadline(process, 60)
+    until_first_epoch(process)
+    assert process.stdin
+    process.stdin.close()
+    assert process.wait(30) == EXIT_DEADLINE
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_a_trainer_dies_with_its_parent(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, schedule=LONG)
+    # The pipe's writing end is held open here, so that only the parent's death can end the trainer.
+    reading, writing = os.pipe()
+    code = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', 'lit_core.trainer', sys.argv[1],"
+        " '--supervised'], stdin=int(sys.argv[2]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
+        " print(child.pid, flush=True); child.wait()"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(reading)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[reading], env=_environment())
+    os.write(writing, (json.dumps({"deadline": now() + 600}) + "\n").encode())
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    end = time.monotonic() + 60
+    while not (folder / "checkpoint.pt").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert (folder / "checkpoint.pt").exists()
+    parent.kill()
+    parent.communicate()
+    while _lives(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _lives(child)
+    os.close(reading)
+    os.close(writing)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}})
+    assert run(folder)[0] == 0
+    config = json.loads((folder / "output" / "config.json").read_text())
+    Architecture.model_validate(config["architecture"])
+    config["architecture"]["blocks"] = [3, 2, 2]
+    (folder / "output" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="doesn't fit"):
+        lit_core.load(folder / "output")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        lit_core.load(folder / "output", "model.onnx")
+    with pytest.raises(FileNotFoundError):
+        lit_core.load(tmp_path)

@@ -1,0 +1,236 @@
+"""What a request may say, and how it is resolved against its teacher."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, JobSpec, SpecError, StudentOption, resolve
+
+SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
+
+
+def inspection(n: int = 6) -> Inspection:
+    teacher = Architecture(family="resnet_cifar", depth=6 * n + 2, blocks=[n] * 3, channels=1, classes=10)
+    students = [
+        StudentOption(depth=6 * k + 2, blocks=[k] * 3, parameters=100 * k, parameters_ratio=n / k)
+        for k in range(1, n + 1)
+    ]
+    return Inspection(format="pt", architecture=teacher, parameters=100 * n, students=students)
+
+
+def request(**changes: Any) -> JobRequest:
+    return JobRequest.model_validate({**SMALLEST, **changes})
+
+
+def test_the_smallest_request_resolves_to_explicit_values() -> None:
+    spec = resolve(request(), inspection())
+    assert spec.spec_version == SPEC_VERSION == 2
+    assert spec.student.blocks == [2, 2, 2]
+    assert spec.schedule.lit.frozen == ["stem", "head"]
+    assert spec.schedule.fine_tune.frozen == []
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_the_default_recipe_feeds_by_schedule_and_fine_tunes_briefly() -> None:
+    spec = resolve(request(), inspection())
+    assert (spec.feed, spec.alpha, spec.beta, spec.tau) == ("scheduled", 0.5, 0.5, 4)
+    lit, last = spec.schedule.lit, spec.schedule.fine_tune
+    assert (lit.epochs, lit.learning_rate, lit.schedule.kind) == (26, 0.1, "one_cycle")
+    assert (last.epochs, last.learning_rate, last.schedule.kind) == (4, 0.01, "cosine")
+
+
+def test_noise_needs_representations_of_the_teacher_that_are_fed() -> None:
+    assert resolve(request(noise=0.1), inspection()).noise == 0.1
+    with pytest.raises(SpecError, match="teacher's representations") as failure:
+        resolve(request(noise=0.1, feed="student"), inspection())
+    assert failure.value.field == "noise"
+
+
+def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
+    made = request(schedule={"lit": {"epochs": 3}})
+    assert made.schedule.lit.epochs == 3
+    assert made.schedule.lit.learning_rate == request().schedule.lit.learning_rate
+    assert made.schedule.fine_tune == request().schedule.fine_tune
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"alpha": 1.01}, "alpha"),
+        ({"alpha": -0.01}, "alpha"),
+        ({"beta": 2}, "beta"),
+        ({"tau": 0}, "tau"),
+        ({"tau": -1}, "tau"),
+        ({"tau": float("nan")}, "tau"),
+        ({"colour": "red"}, "colour"),
+        ({"seed": -1}, "seed"),
+        ({"device": "tpu"}, "device"),
+        ({"dataset": {}}, "dataset"),
+        ({"dataset": {"builtin": "digits", "upload": "x"}}, "dataset"),
+        ({"dataset": {"builtin": "digits", "std": [0.0]}}, "dataset"),
+        ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
+        ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule"),
+        ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule"),
+        ({"accept": {"max_accuracy_drop": -1}}, "accept"),
+    ],
+)
+def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as failure:
+        request(**changes)
+    assert failure.value.errors()[0]["loc"][0] == field
+
+
+@pytest.mark.parametrize(
+    ("student", "field", "says"),
+    [
+        ({"depth": 38}, "student.depth", "not smaller than the teacher's depth 38"),
+        ({"depth": 44}, "student.depth", "not smaller"),
+        ({"depth": 44, "allow_same_depth": True}, "student.depth", "not smaller"),
+        ({"depth": 15}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
+        ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
+        ({"blocks": [2, 7, 2]}, "student.blocks", "deeper than the teacher's"),
+        ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
+        ({}, "student", "exactly one"),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(request(student=student), inspection())
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}])
+def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"student.{next(iter(given))}: is of no use"):
+        resolve(request(student=given, method="born-again-kd"), inspection())
+
+
+def test_a_ratio_is_reached_to_the_last_parameter() -> None:
+    """`parameters_ratio` is rounded down for people."""
+    found = inspection()
+    students = [
+        StudentOption(depth=8, blocks=[1, 1, 1], parameters=1000, parameters_ratio=6.0),
+        StudentOption(depth=14, blocks=[2, 2, 2], parameters=10_001, parameters_ratio=3.0),
+        StudentOption(depth=38, blocks=[6, 6, 6], parameters=30_000, parameters_ratio=1.0),
+    ]
+    found = found.model_copy(update={"parameters": 30_000, "students": students})
+    assert resolve(request(student={"ratio": 3.0}), found).student.depth == 8
+    assert resolve(request(student={"ratio": 2.9997}), found).student.depth == 14
+
+
+def test_the_same_depth_is_allowed_when_asked_for() -> None:
+    assert resolve(request(student={"depth": 38, "allow_same_depth": True}), inspection()).student.blocks == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field"),
+    [
+        ({"mean": [0.1, 0.2]}, "dataset.mean"),
+        ({"std": [0.1, 0.2]}, "dataset.std"),
+        ({"class_order": ["a"]}, "dataset.class_order"),
+        ({"class_order": ["a"] * 10}, "dataset.class_order"),
+    ],
+)
+def test_preprocessing_must_fit_the_teacher(dataset: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(request(dataset={"builtin": "digits", **dataset}), inspection())
+    assert failure.value.field == field
+
+
+@given(n=st.integers(1, 40), blocks=st.lists(st.integers(1, 40), min_size=3, max_size=3))
+def test_blocks_resolve_to_their_depth_or_are_refused(n: int, blocks: list[int]) -> None:
+    try:
+        spec = resolve(request(student={"blocks": blocks, "allow_same_depth": True}), inspection(n))
+    except SpecError:
+        assert max(blocks) > n
+    else:
+        assert spec.student.blocks == blocks
+        if n > 1:
+            assert spec.student.depth == 2 * sum(blocks) + 2
+
+
+def test_the_specification_loads_no_torch() -> None:
+    code = "import sys, lit_spec; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def text_inspection(choices: dict[str, Any], **options: Any) -> Inspection:
+    options = {"vocabulary_size": 69, "downsampling": "maxpool", "shortcut": False, "least_length": 64, **options}
+    teacher = Architecture(
+        family="vdcnn",
+        modality="text",
+        depth=17,
+        blocks=[2, 2, 2, 2],
+        channels=None,
+        classes=2,
+        options=options,
+        choices=choices,
+    )
+    students = [
+        StudentOption(depth=8 * n + 1, blocks=[n] * 4, parameters=100 * n, parameters_ratio=2 / n) for n in (1, 2)
+    ]
+    return Inspection(format="pt", architecture=teacher, parameters=200, students=students)
+
+
+def text_request(**changes: Any) -> JobRequest:
+    return request(**{"dataset": {"upload": "upl_d"}, "student": {"depth": 9}, **changes})
+
+
+DOWNSAMPLING = {"downsampling": ["maxpool", "conv", "kmaxpool"]}
+
+
+def test_what_tensors_cannot_tell_is_chosen_or_assumed() -> None:
+    found = text_inspection(DOWNSAMPLING)
+    assert resolve(text_request(), found).teacher.architecture == found.architecture
+    chosen = resolve(text_request(teacher_options={"downsampling": "conv"}), found).teacher.architecture
+    assert chosen.options == {**found.architecture.options, "downsampling": "conv"}
+    assert chosen.choices == DOWNSAMPLING
+    assert found.architecture.options["downsampling"] == "maxpool"
+    plain = text_inspection({"shortcut": [False, True]})
+    spec = resolve(text_request(teacher_options={"shortcut": True}, preset="paper"), plain)
+    assert spec.teacher.architecture.options["shortcut"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "says"),
+    [
+        ({"downsampling": "stride"}, "teacher_options.downsampling", '"maxpool", "conv", "kmaxpool"'),
+        ({"downsampling": True}, "teacher_options.downsampling", "is true"),
+        ({"k": 4}, "teacher_options.k", "tensors leave open downsampling"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(options: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(text_request(teacher_options=options), text_inspection(DOWNSAMPLING))
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+def test_a_teacher_without_choices_has_none() -> None:
+    with pytest.raises(SpecError, match="leave open nothing"):
+        resolve(request(teacher_options={"width": 4}), inspection())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "field"),
+    [
+        ({"length": 63}, {}, "dataset.length"),
+        ({}, {"vocabulary_size": 68}, "dataset.vocabulary"),
+        ({"vocabulary": "abc"}, {"vocabulary_size": 4}, "dataset.vocabulary"),
+        ({"vocabulary": "aa"}, {}, "dataset.vocabulary"),
+        ({"size": [8, 8]}, {}, "dataset.size"),
+    ],
+)
+def test_texts_must_fit_the_teacher(dataset: dict[str, Any], options: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(text_request(dataset={"upload": "upl_d", **dataset}), text_inspection({}, **options))
+    assert failure.value.field == field
+    assert resolve(text_request(dataset={"upload": "upl_d", "length": 64}), text_inspection({})).dataset.length == 64

@@ -1,0 +1,1 @@
+"""The machine that a worker runs on: its devices, its health, its row in the ledger."""

@@ -1,0 +1,84 @@
+"""Which devices this machine trains on. Torch is asked in a process of its own: the worker never loads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from lit_spec import Device
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ASK_TORCH = (sys.executable, "-m", "lit_core.trainer.devices")
+ASK_SECONDS = 120
+KNOWN = (Device.CPU.value, Device.CUDA.value)
+NVIDIA_SMI_SECONDS = 20
+
+log = structlog.get_logger()
+
+
+def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) -> list[str]:
+    """The devices to take jobs for: those of `setting` ("cpu", "cuda" or both, comma-separated), else those found.
+
+    A machine with a GPU takes `cuda` jobs alone unless told otherwise, so that no long CPU job holds its GPU. Where
+    torch can't use the GPU it takes `cpu` jobs; asked for by name, such a `cuda` raises ValueError, as does an unknown
+    name.
+    """
+    if setting is None:
+        return [_found(ask_torch)]
+    devices = sorted({name.strip() for name in setting.split(",") if name.strip()})
+    if not devices or not set(devices).issubset(KNOWN):
+        raise ValueError(f"worker devices {setting!r}: give one or more of {', '.join(KNOWN)}, separated by commas")
+    if (complaint := device_complaint(devices, ask_torch)) is not None:
+        raise ValueError(f"worker devices {setting!r}: {complaint}")
+    return devices
+
+
+def device_complaint(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
+    """Why torch can't use one of the devices; None when it can use all."""
+    if Device.CUDA not in devices:
+        return None
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    try:
+        asked = subprocess.run(
+            ask_torch,
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"torch can't use cuda here: it gave no answer within {ASK_SECONDS} s"
+    if asked.returncode == 0:
+        return None
+    *_, said = ["", *asked.stderr.strip().splitlines()]
+    return f"torch can't use cuda here: {said or f'asking it ended with exit code {asked.returncode}'}"
+
+
+def _found(ask_torch: Sequence[str]) -> str:
+    if not cuda_present():
+        return Device.CPU.value
+    complaint = device_complaint([Device.CUDA.value], ask_torch)
+    if complaint is None:
+        return Device.CUDA.value
+    log.warning("there is a GPU, but this worker takes cpu jobs", reason=complaint)
+    return Device.CPU.value
+
+
+def cuda_present() -> bool:
+    """True where the NVIDIA driver shows a GPU; whether torch can use it is another question."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return any(Path("/dev").glob("nvidia[0-9]*"))
+    try:
+        found = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return found.returncode == 0 and "GPU " in found.stdout

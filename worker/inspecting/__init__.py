@@ -1,0 +1,1 @@
+"""The inspecting worker: reads uploaded teachers in a sandboxed process."""

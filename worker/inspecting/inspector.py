@@ -1,0 +1,294 @@
+"""Inspections: an uploaded teacher is read in a sandboxed subprocess and stored as safetensors.
+
+They run in a process of their own beside the training worker, so that an inspection never waits for a training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from jobs.database import jsonb
+from jobs.database.connection import Database
+from jobs.database.models import Upload
+from jobs.ledger import uploads
+from jobs.settings import Settings
+from jobs.storage.marker import complaint
+from jobs.storage.storage import Storage, StorageKeyMissing
+from lit_spec import ErrorType, Inspection, JobError
+from worker.host.backoff import Backoff
+from worker.host.devices import CHECKOUT
+from worker.training.job_folder import Workplace, fetch
+from worker.training.lease import is_outage
+
+INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
+BOUND = (sys.executable, "-m", "worker.host.parent")
+"""In front of the command: a worker that is killed leaves no inspection running."""
+POLL_SECONDS = 1.0
+"""The ledger is asked this often; a hint makes it at once."""
+DRAIN_SECONDS = 10.0
+ANSWER_BYTES = 64 << 10
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """The upload is no teacher that could be read."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
+class Unfit(Exception):
+    """Something is wrong with this worker, and nothing with the upload."""
+
+
+class Stopped(Exception):
+    """The inspection was broken off because the worker stops."""
+
+
+class Inspector:
+    """Claims and runs inspections, one at a time, in a thread of its own. `command` inspects FILE into FOLDER."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        settings: Settings,
+        workplace: Workplace,
+        *,
+        marker: str,
+        command: Sequence[str] = INSPECT,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._workplace = workplace
+        self._marker = marker
+        self._backoff = Backoff()
+        self._command = command
+        self._hint = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="inspector", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def hint(self) -> None:
+        """There may be work: look now."""
+        self._hint.set()
+
+    def drain(self) -> None:
+        """Take nothing new. Safe in a signal handler."""
+        self._stopped.set()
+        self._hint.set()
+
+    def stop(self) -> None:
+        self.drain()
+        self._thread.join(DRAIN_SECONDS + 5)
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            self._hint.wait(POLL_SECONDS)
+            self._hint.clear()
+            try:
+                while not self._stopped.is_set() and self.inspect_one():
+                    pass
+            except Exception as failure:
+                if not is_outage(failure):
+                    log.exception("inspection failed")
+                else:
+                    log.warning("ledger out of reach", error=str(failure).splitlines()[0])
+                self._stopped.wait(POLL_SECONDS)
+
+    def inspect_one(self) -> bool:
+        """Claim one inspection and run it. False when none waits, or when the worker stops."""
+        with self._database.session() as session:
+            upload = uploads.claim_inspection(session, self._settings.inspect_timeout_seconds * 2)
+        if upload is None:
+            return False
+        bound = log.bind(upload=upload.id)
+        started = time.monotonic()
+        inspection: Inspection | None = None
+        error: JobError | None = None
+        try:
+            inspection = self._inspect(upload)
+        except Refused as refused:
+            error = refused.error
+        except Stopped:
+            bound.info("inspection broken off")
+            self._give_back(lambda session: uploads.release_inspection(session, upload))
+            return False
+        except Unfit as unfit:
+            self._give_back(lambda session: uploads.release_inspection(session, upload))
+            self._recover(str(unfit))
+            return True
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the inspection is given back
+            bound.exception("the worker failed at an inspection")
+            lost = worker_lost(failure)
+            self._give_back(lambda session: uploads.lose_inspection(session, upload, lost))
+            self._recover(lost.detail)
+            return True
+        self._backoff.reset()
+        self._finish(upload, inspection, error)
+        bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
+        return True
+
+    def _give_back(self, write: Callable[[Session], None]) -> None:
+        try:
+            with self._database.session() as session:
+                write(session)
+        except Exception:
+            # Without this it is claimed again a little later, once its time is up.
+            log.exception("inspection not given back")
+
+    def _recover(self, fault: str | None) -> None:
+        """Take nothing for a while, and as long as the storage is not the ledger's."""
+        while fault is not None and not self._stopped.is_set():
+            seconds = self._backoff.next()
+            log.error("this worker is at fault and inspects nothing for a while", fault=fault, seconds=seconds)
+            self._stopped.wait(seconds)
+            fault = complaint(self._storage, self._marker)
+
+    def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
+        """Again and again through an outage: the work is done, and nobody else knows its result."""
+        while True:
+            try:
+                with self._database.session() as session:
+                    kept = uploads.finish_inspection(
+                        session, upload.id, inspection=inspection, error=error, architecture=upload.architecture
+                    )
+                break
+            except Exception as failure:
+                if not is_outage(failure) or self._stopped.is_set():
+                    raise
+                self._stopped.wait(POLL_SECONDS)
+        if not kept:
+            # Whoever deleted the upload may have done so before its teacher was stored.
+            self._storage.delete_prefix(uploads.prefix(upload.id))
+
+    def _inspect(self, upload: Upload) -> Inspection:
+        upload_id = upload.id
+        with self._workplace.folder(upload_id) as folder:
+            source, output = folder / "data", folder / "output"
+            output.mkdir()
+            try:
+                fetch(self._storage, f"{uploads.prefix(upload_id)}data", source, self._check)
+            except StorageKeyMissing as missing:
+                if (fault := complaint(self._storage, self._marker)) is not None:
+                    raise Unfit(fault) from missing
+                raise refused("the upload is no longer in storage: upload it again") from missing
+            answer, named = folder / "answer", None
+            if upload.architecture is not None:
+                named = folder / "architecture.json"
+                named.write_text(json.dumps(upload.architecture))
+            code = self._run(source, output, answer, named)
+            if code == 1:
+                raise Refused(_answer(answer))
+            if code != 0:
+                raise refused(f"the file could not be read: {_describe(code)}")
+            inspection, teacher = _result(output)
+            if (fault := complaint(self._storage, self._marker)) is not None:
+                raise Unfit(fault)
+            self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
+            return inspection
+
+    def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
+        """The exit code of the sandboxed process, which gets no environment, little time and no group to hide in."""
+        seconds = self._settings.inspect_timeout_seconds
+        limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
+        if architecture is not None:
+            limits += ["--architecture", str(architecture)]
+        environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
+        with answer.open("wb") as stdout:
+            process = subprocess.Popen(
+                [*BOUND, str(os.getpid()), *self._command, str(source), str(output), *limits],
+                cwd=output,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            return self._wait(process, time.monotonic() + seconds, named=architecture is not None)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes], until: float, *, named: bool) -> int:
+        """Wait without reaping, so that the group's number stays its own until the group is killed."""
+        drained_at: float | None = None
+        while True:
+            status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if status is not None:
+                exited = status.si_code == os.CLD_EXITED
+                return status.si_status if exited else -status.si_status
+            now = time.monotonic()
+            if now > until:
+                seconds = self._settings.inspect_timeout_seconds
+                also = " and building the network that its architecture names" if named else ""
+                raise refused(f"reading the file{also} took longer than {seconds:g} s")
+            if self._stopped.is_set():
+                drained_at = drained_at or now
+                if now - drained_at > DRAIN_SECONDS:
+                    raise Stopped
+            time.sleep(0.02)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
+
+def refused(detail: str) -> Refused:
+    return Refused(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher"))
+
+
+def worker_lost(failure: Exception) -> JobError:
+    detail = f"the worker failed at inspecting the file: {failure!r}; upload it again once that is mended"
+    return JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
+
+
+def _result(output: Path) -> tuple[Inspection, Path]:
+    """What the sandboxed process left. Raises Refused when that is no inspection with a teacher."""
+    teacher = output / "teacher.safetensors"
+    try:
+        inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
+        jsonb.check(inspection.model_dump(mode="json"))
+        # A link could lead to what belongs to others.
+        regular = stat.S_ISREG(teacher.lstat().st_mode)
+    except (OSError, ValueError) as failure:
+        raise refused("the file could not be read: its inspection gave no result") from failure
+    if not regular:
+        raise refused("the file could not be read: its inspection gave no teacher")
+    return inspection, teacher
+
+
+def _answer(path: Path) -> JobError:
+    """What the sandboxed process says is wrong with the file; it is no more to be trusted than the file."""
+    with path.open("rb") as file:
+        lines = file.read(ANSWER_BYTES).splitlines()
+    try:
+        error = JobError.model_validate_json(lines[-1])
+    except (IndexError, ValidationError):
+        return refused("the file could not be read").error
+    return error.model_copy(update={"detail": error.detail.replace("\0", "")})
+
+
+def _describe(code: int) -> str:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "reading it took more time or memory than an inspection may use"
+    return f"reading it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"

@@ -1,0 +1,1 @@
+"""The training worker: claims jobs, supervises their trainers and records what becomes of them."""

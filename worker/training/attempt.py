@@ -1,0 +1,360 @@
+"""One attempt at one job, from the claim to the row that says how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from jobs.database.connection import Database
+from jobs.errors import NotFound, Stale
+from jobs.ids import new_id
+from jobs.ledger import attempts, uploads
+from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from jobs.storage import checkpoints
+from jobs.storage.checkpoints import CHECKPOINT_NAME
+from jobs.storage.marker import complaint
+from jobs.storage.storage import Storage
+from lit_spec import ErrorType, JobError
+from worker.training.attempt_results import (
+    CANCELLED,
+    FORGOTTEN,
+    RELEASED,
+    Ending,
+    as_said,
+    describe_exit,
+    failed,
+    lost,
+    succeeded,
+    unfit,
+)
+from worker.training.job_folder import Machine, UploadMissing, prepare
+from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
+from worker.training.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
+from worker.training.trainer_process import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
+
+LOOK_SECONDS = 0.1
+LOG_SECONDS = 2.0
+OUTPUT_FILES = ("model.safetensors", "config.json", "report.json")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Attempt:
+    """Runs `claim` in `folder` while `lease` holds it."""
+
+    database: Database
+    storage: Storage
+    marker: str
+    """Key of the object by which storage is known to be the ledger's."""
+    claim: Claim
+    lease: Lease
+    folder: Path
+    command: Sequence[str]
+    environment: dict[str, str]
+    machine: Machine
+    log: Any
+    _said: Finished | Failed | None = None
+    _checkpoints: list[CheckpointWritten] = field(default_factory=list)
+    _copy: Future[list[CheckpointWritten]] | None = None
+    _log_copy: Future[None] | None = None
+    _log_size: int = 0
+    _log_at: float = 0.0
+
+    def run(self) -> Ending:
+        """Returns how it ended."""
+        with ThreadPoolExecutor(1, thread_name_prefix="copies") as self._copies:
+            try:
+                ending = self._ending()
+                self.lease.detach()
+                self._close(ending)
+                self._remove_spent_checkpoints()
+            except Stale:
+                self.log.warning("stale: another attempt has the job")
+                return FORGOTTEN
+            except Interrupted as interrupted:
+                self.log.warning("attempt given up", reason=interrupted.reason.value)
+                return FORGOTTEN
+        return ending
+
+    def _ending(self) -> Ending:
+        try:
+            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
+            started = Trainer(self.command, self.folder, self.environment)
+        except UploadMissing as missing:
+            return self._upload_missing(missing)
+        except Interrupted as interrupted:
+            return self._interrupted(interrupted.reason)
+        except OSError as failure:
+            return unfit(f"the worker could not prepare the job: {failure}")
+        with started as trainer:
+            self.log.info("trainer started", pid=trainer.pid)
+            self.lease.attach(trainer)
+            code = self._follow(trainer)
+            self.log.info("trainer ended", exit_code=code)
+            return self._judge(code, trainer)
+
+    def _upload_missing(self, missing: UploadMissing) -> Ending:
+        if (fault := complaint(self.storage, self.marker)) is not None:
+            return unfit(fault)
+        if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
+            return failed(missing.error)
+        fault = (
+            f"the file of {missing.upload} is not in storage, though the ledger has it: if it is lost, upload it again"
+        )
+        return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
+
+    def _interrupted(self, reason: Stop) -> Ending:
+        if reason is Stop.CANCEL:
+            return CANCELLED
+        if reason is Stop.DRAIN:
+            return RELEASED
+        if reason is Stop.TIME_LIMIT:
+            limit = self.claim.spec.time_limit_s
+            detail = f"the training took longer than its limit of {limit} s: raise time_limit_s or lower the epochs"
+            return failed(JobError(type=ErrorType.TIME_LIMIT, detail=detail, field="time_limit_s"))
+        raise Interrupted(reason)
+
+    def _judge(self, code: int, trainer: Trainer) -> Ending:
+        if (reason := self.lease.reason) in FATAL:
+            assert reason is not None  # noqa: S101 - for the type checker
+            raise Interrupted(reason)
+        if isinstance(self._said, Finished) and code == 0:
+            return self._success(self._said)
+        if isinstance(self._said, Failed) and code == 1:
+            return as_said(self._said.error)
+        if reason is not None:
+            return self._interrupted(reason)
+        if code == EXIT_DEADLINE:
+            return lost(ErrorType.WORKER_LOST, "the worker stood still for longer than its lease")
+        return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
+
+    # --- while the trainer runs ---
+
+    def _follow(self, trainer: Trainer) -> int:
+        """Carry what the trainer says to the ledger and its files to storage until it has ended."""
+        while not trainer.exited():
+            self._carry(trainer)
+        code = trainer.end()
+        self.lease.detach()
+        given_up = boottime() + SECONDS_FOR_PIPE
+        while not trainer.said_all() and boottime() < given_up:
+            self._carry(trainer)
+        self._finish_copies()
+        return code
+
+    def _carry(self, trainer: Trainer) -> None:
+        if messages := trainer.messages(LOOK_SECONDS):
+            self._record(messages)
+        self._copy_checkpoint()
+        self._push_log()
+
+    def _record(self, messages: list[Message]) -> None:
+        """Everything that was said since the last time, in one transaction; checkpoints wait until they are stored."""
+        events: list[Event] = []
+        metrics: list[Metric] = []
+        progress: dict[str, Any] | None = None
+        for message in messages:
+            match message:
+                case EpochDone():
+                    events.append(Event("epoch", message.model_dump(mode="json", exclude={"type"})))
+                    values = message.metrics.items()
+                    metrics += [Metric(message.phase.value, message.epoch, name, value) for name, value in values]
+                    progress = message.model_dump(mode="json", exclude={"type", "metrics"})
+                case Started() | TeacherMeasured():
+                    events.append(Event(message.type, message.data))
+                case CheckpointWritten():
+                    self._checkpoints.append(message)
+                case Finished() | Failed():
+                    self._said = message
+                case _:
+                    self.log.info("trainer drained")
+        if events:
+            self._write_news(events, metrics, progress, None)
+
+    def _copy_checkpoint(self) -> None:
+        """Copy the newest checkpoint beside the training, one at a time; the ledger hears of it once it is stored."""
+        if self._copy is not None and self._copy.done():
+            self._record_checkpoint(self._copy)
+            self._copy = None
+        if self._checkpoints and self._copy is None and self.lease.reason is not Stop.CANCEL:
+            covered, self._checkpoints = self._checkpoints, []
+            self._copy = self._copies.submit(self._store_checkpoint, covered)
+
+    def _store_checkpoint(self, covered: list[CheckpointWritten]) -> list[CheckpointWritten]:
+        self._check_not_lost()
+        self._check_storage()
+        self.storage.put_file(self._key(CHECKPOINT_NAME), self.folder / CHECKPOINT_NAME)
+        return covered
+
+    def _record_checkpoint(self, copy: Future[list[CheckpointWritten]]) -> None:
+        try:
+            covered = copy.result()
+        except OSError:
+            # The training goes on: a later checkpoint may be stored, and until then the earlier one holds.
+            self.log.exception("checkpoint not stored")
+            return
+        events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
+        self._write_news(events, [], None, self._key(CHECKPOINT_NAME))
+
+    def _write_news(
+        self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
+    ) -> None:
+        batch = new_id("bat")
+        self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch))
+
+    def _push_log(self) -> None:
+        """Bring the trainer's log to storage now and then, if it has grown."""
+        if self._log_copy is not None and not self._log_copy.done():
+            return
+        if boottime() - self._log_at < LOG_SECONDS:
+            return
+        self._log_at = boottime()
+        self._log_copy = self._copies.submit(self._store_log)
+
+    def _store_log(self) -> None:
+        path = self.folder / LOG_NAME
+        size = path.stat().st_size
+        if size == self._log_size or self.lease.lost:
+            return
+        try:
+            self.storage.put_file(self._key(LOG_NAME), path)
+        except OSError:
+            self.log.exception("trainer's log not stored")
+        else:
+            self._log_size = size
+
+    def _finish_copies(self) -> None:
+        while self._copy is not None or self._checkpoints:
+            if self.lease.reason is Stop.CANCEL:
+                self._checkpoints.clear()
+            if self._copy is not None:
+                self._copy.exception()
+            self._copy_checkpoint()
+        self._copies.submit(self._store_log).result()
+
+    # --- the end ---
+
+    def _success(self, said: Finished) -> Ending:
+        try:
+            manifest = self._store_output()
+        except OSError as failure:
+            fault = f"the worker could not store the output: {failure}"
+            return lost(ErrorType.WORKER_LOST, fault, fault=fault)
+        missing = [name for name in OUTPUT_FILES if name not in {artifact.name for artifact in manifest}]
+        if missing:
+            return lost(ErrorType.TRAINER_CRASHED, f"the trainer finished without writing {', '.join(missing)}")
+        return succeeded(said.result, manifest)
+
+    def _store_output(self) -> list[Artifact]:
+        self._check_storage()
+        manifest = []
+        output = self.folder / "output"
+        for path in sorted(output.iterdir()) if output.is_dir() else []:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                self.log.warning("output is no regular file: left out", name=path.name)
+                continue
+            self._check_not_lost()
+            key = self._key(f"output/{path.name}")
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self.storage.put_file(key, path)
+            manifest.append(Artifact(path.name, key, path.stat().st_size, sha256))
+        return manifest
+
+    def _close(self, ending: Ending) -> None:
+        """The one transaction that ends the attempt."""
+
+        def write(session: Session) -> None:
+            # The next attempt's time limit counts from here, not from the last heartbeat.
+            attempts.count_seconds(session, self.claim, self.lease.seconds_used())
+            ending.write(session, self.claim)
+
+        self._write(write, closing=True)
+        self.log.info("attempt ended", ending=ending.name)
+
+    def _remove_spent_checkpoints(self) -> None:
+        """If the job has ended. The trainer's logs stay."""
+        try:
+            with self.database.session() as session:
+                keys = checkpoints.spent(session, self.claim.job_id)
+            for key in keys:
+                self.storage.delete(key)
+        except (SQLAlchemyError, OSError) as failure:
+            self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
+
+    def _write(self, action: Callable[[Session], T], *, closing: bool = False) -> T:
+        """Write to the ledger, again and again through an outage, until the lease is lost.
+
+        Raises Interrupted then, and Stale when the ledger says so.
+        """
+        while True:
+            self._check_not_lost()
+            try:
+                if not closing:
+                    return self._transact(action)
+                with self.lease.closing():
+                    result = self._transact(action)
+                    self.lease.closed()
+                    return result
+            except Exception as failure:
+                if not is_outage(failure):
+                    raise
+                self.log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
+            time.sleep(RETRY_SECONDS)
+
+    def _transact(self, action: Callable[[Session], T]) -> T:
+        with self.database.session() as session:
+            return action(session)
+
+    def _check_not_lost(self) -> None:
+        reason = self.lease.reason
+        if reason is not None and reason in FATAL:
+            raise Interrupted(reason)
+
+    def _check_storage(self) -> None:
+        """Raises OSError when the storage has gone, and what is stored would lie where nobody looks for it."""
+        if (fault := complaint(self.storage, self.marker)) is not None:
+            raise OSError(fault)
+
+    def _key(self, name: str) -> str:
+        """Everything that an attempt stores lies under its own number: storage has no WHERE."""
+        return f"jobs/{self.claim.job_id}/{self.claim.attempt}/{name}"
+
+
+def _is_known(session: Session, owner: str, upload_id: str) -> bool:
+    try:
+        uploads.get(session, owner, upload_id)
+    except NotFound:
+        return False
+    return True
+
+
+def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:
+    """What a trainer may know: where programs and our code lie, its device, and nothing secret."""
+    environment = {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(checkout),
+        # The job folder is the working folder, and nothing in it is to be imported.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    if device != "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return environment

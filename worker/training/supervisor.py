@@ -1,0 +1,206 @@
+"""The training worker's heart: claim a job, run one attempt, until no job is left."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import structlog
+
+from jobs.broker.queues import queues_for
+from jobs.broker.wakeups import PublishHint
+from jobs.database.connection import Database
+from jobs.errors import Stale
+from jobs.ledger import attempts
+from jobs.ledger.attempts import Claim
+from jobs.settings import Settings
+from jobs.storage.marker import complaint
+from jobs.storage.storage import Storage
+from jobs.studies.advance import advance
+from lit_spec import SPEC_VERSION, ErrorType
+from worker.host.backoff import Backoff
+from worker.host.devices import CHECKOUT, device_complaint
+from worker.training.attempt import Attempt, trainer_environment
+from worker.training.attempt_results import Ending, lost, unfit
+from worker.training.job_folder import Machine, Workplace
+from worker.training.lease import Lease, is_outage
+from worker.training.trainer_process import boottime
+
+TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
+SPEC_VERSIONS = [SPEC_VERSION]
+PAUSE_SECONDS = 2.0
+"""After a lost attempt: a fault of this machine must not burn a job's attempts within a moment."""
+LEFT_TO_OTHERS_SECONDS = 60.0
+"""For so long a worker does not take a job again at which it found a fault of its own."""
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """Runs claimed jobs one after another. `command` starts a trainer in its job folder."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        settings: Settings,
+        workplace: Workplace,
+        *,
+        marker: str,
+        worker_id: str,
+        devices: Sequence[str],
+        command: Sequence[str] = TRAINER,
+        publish_hint: PublishHint | None = None,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._machine = Machine.of(settings)
+        self._workplace = workplace
+        self._marker = marker
+        self._worker_id = worker_id
+        self._devices = list(devices)
+        self._command = command
+        self._publish_hint = publish_hint
+        self._busy = threading.Lock()
+        self._drain = threading.Event()
+        self._backoff = Backoff()
+        self._left_to_others: dict[str, float] = {}
+        self.resting = False
+        self.current_job: str | None = None
+
+    def drain(self) -> None:
+        """Take no new job and give the running one back with a fresh checkpoint. Safe in a signal handler."""
+        self._drain.set()
+
+    def work(self) -> int:
+        """Run jobs until none can be claimed or `drain` is called. Returns how many were run."""
+        count = 0
+        with self._busy:
+            while not self._drain.is_set():
+                claimed_at = boottime()
+                claim = self._claim()
+                if claim is None:
+                    break
+                ending = self._run(claim, claimed_at)
+                count += 1
+                if claim.study_id is not None:
+                    self._advance(claim.study_id)
+                self._take_breath(claim, ending)
+        return count
+
+    def _claim(self) -> Claim | None:
+        try:
+            with self._database.session() as session:
+                return attempts.claim(
+                    session,
+                    self._worker_id,
+                    self._devices,
+                    SPEC_VERSIONS,
+                    self._settings.lease_seconds,
+                    besides=self._besides(),
+                )
+        except Exception as failure:
+            if not is_outage(failure):
+                raise
+            # The hint is used up; housekeeping sends another one once the ledger is back.
+            log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
+            return None
+
+    def _besides(self) -> list[str]:
+        now = boottime()
+        self._left_to_others = {job: until for job, until in self._left_to_others.items() if until > now}
+        return list(self._left_to_others)
+
+    def _run(self, claim: Claim, claimed_at: float) -> Ending:
+        bound = log.bind(job=claim.job_id, attempt=claim.attempt)
+        bound.info("claimed", device=claim.device, resumes=claim.checkpoint is not None)
+        self.current_job = claim.job_id
+        try:
+            return self._attempt(claim, claimed_at, bound)
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
+            bound.exception("the worker failed at an attempt")
+            fault = f"the worker failed: {failure!r}"
+            return self._end(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
+        finally:
+            self.current_job = None
+
+    def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> Ending:
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self._workplace.folder(f"{claim.job_id}-{claim.attempt}"))
+            except OSError as failure:
+                return self._end(claim, unfit(f"the worker could not make a job folder: {failure}"))
+            lease = Lease(
+                self._database,
+                claim,
+                self._drain,
+                claimed_at=claimed_at,
+                lease_seconds=self._settings.lease_seconds,
+                heartbeat_seconds=self._settings.heartbeat_seconds,
+                log=bound,
+            )
+            return Attempt(
+                database=self._database,
+                storage=self._storage,
+                marker=self._marker,
+                claim=claim,
+                lease=stack.enter_context(lease),
+                folder=folder,
+                command=self._command,
+                environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
+                machine=self._machine,
+                log=bound,
+            ).run()
+
+    def _end(self, claim: Claim, ending: Ending) -> Ending:
+        """Write how an attempt ended that came to no end of its own."""
+        try:
+            with self._database.session() as session:
+                ending.write(session, claim)
+        except Stale:
+            log.warning("stale: another attempt has the job", job=claim.job_id, attempt=claim.attempt)
+        except Exception:
+            # Without this row the lease runs out by itself, with much the same result a little later.
+            log.exception("end of the attempt not recorded", job=claim.job_id, attempt=claim.attempt)
+        return ending
+
+    def _advance(self, study_id: str) -> None:
+        """See what a trial's end means for its study; should it fail, housekeeping does it a little later."""
+        try:
+            with self._database.session() as session:
+                queues = advance(session, study_id)
+        except Exception:
+            log.exception("study not advanced", study=study_id)
+            return
+        self._hint(queues)
+
+    def _hint(self, queues: Sequence[str]) -> None:
+        if self._publish_hint is not None:
+            for queue in queues:
+                self._publish_hint(queue)
+
+    def _take_breath(self, claim: Claim, ending: Ending) -> None:
+        """What is to be done between two attempts: nothing in particular, unless this worker is at fault."""
+        if ending.fault is not None:
+            self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
+        if ending.fault is not None or ending.name == "released":
+            self._hint(queues_for(claim.spec.device.value))
+        if ending.fault is not None:
+            self._recover(ending.fault)
+            return
+        self._backoff.reset()
+        if ending.name == "lost":
+            self._drain.wait(PAUSE_SECONDS)
+
+    def _recover(self, fault: str | None) -> None:
+        """Take nothing for a while, and as long as something is plainly wrong."""
+        self.resting = True
+        while fault is not None and not self._drain.is_set():
+            seconds = self._backoff.next()
+            log.error("this worker is at fault and takes no job for a while", fault=fault, seconds=seconds)
+            self._drain.wait(seconds)
+            fault = complaint(self._storage, self._marker) or device_complaint(self._devices)
+        self.resting = False

@@ -1,0 +1,180 @@
+"""One trainer: a subprocess in its own process group, its events, its deadlines and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.training.messages import MAX_LINE_BYTES, Message, parse
+
+LOG_NAME = "trainer.log"
+BACKLOG = 1000
+"""Messages kept while the ledger is slow; beyond that the trainer's pipe fills and the trainer waits."""
+READ_BYTES = 1 << 16
+EXIT_DEADLINE = 75
+"""How a trainer exits that found its deadline passed."""
+SECONDS_FOR_PIPE = 5.0
+
+
+class Trainer:
+    """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind. Raises OSError."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        self.log = folder / LOG_NAME
+        self._messages: queue.Queue[Message] = queue.Queue(BACKLOG)
+        self._ended = False
+        self._abandoned = False
+        # Appending, because lines of standard output that are no events are added to the same file.
+        self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log_file,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError:
+            os.close(self._log_file)
+            raise
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
+        assert self._process.stdout is not None  # noqa: S101
+        self._deadlines = self._process.stdin.fileno()
+        # A trainer that is stopped reads no deadlines; whoever writes them must not wait for it.
+        os.set_blocking(self._deadlines, False)
+        self._events = self._process.stdout.fileno()
+        self._signals = threading.Lock()
+        self._reader = threading.Thread(target=self._read, name="trainer-events", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def write_deadline(self, deadline: float) -> None:
+        """Tell the trainer until when (seconds on CLOCK_BOOTTIME) its worker surely holds the lease."""
+        line = json.dumps({"deadline": deadline}) + "\n"
+        with self._signals:
+            if self._ended:
+                return
+            try:
+                os.write(self._deadlines, line.encode())
+            except (BlockingIOError, BrokenPipeError):
+                # Full or closed: the trainer doesn't read. Its end is seen elsewhere.
+                return
+
+    def terminate(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def exited(self) -> bool:
+        """Whether the trainer itself has ended. It stays a zombie, so that its group's number stays its own."""
+        if self._process.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def messages(self, timeout: float) -> list[Message]:
+        """What was said since the last call; waits up to `timeout` seconds for the first."""
+        try:
+            found = [self._messages.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while len(found) < BACKLOG:
+            try:
+                found.append(self._messages.get_nowait())
+            except queue.Empty:
+                break
+        return found
+
+    def end(self) -> int:
+        """Kill what is left of the group, reap it and return the trainer's exit code (negative: a signal's number)."""
+        with self._signals:
+            if not self._ended:
+                self._ended = True
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+                assert self._process.stdin is not None  # noqa: S101
+                self._process.stdin.close()
+        return self._process.returncode
+
+    def said_all(self) -> bool:
+        """Whether nothing more will come. A process that left the group may hold the pipe open for ever."""
+        return not self._reader.is_alive() and self._messages.empty()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._abandoned = True
+        self.end()
+        self._reader.join(SECONDS_FOR_PIPE)
+        os.close(self._log_file)
+
+    def last_log_line(self) -> str:
+        """The last line of the trainer's log, for the sentence that says why it crashed."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 4096))
+            text = file.read().decode(errors="replace")
+        lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.splitlines()]
+        return next((line[-500:] for line in reversed(lines) if line), "")
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._signals:
+            if not self._ended:
+                # The group still exists: its leader is reaped only in `end`.
+                os.killpg(self._process.pid, number)
+
+    def _read(self) -> None:
+        line = bytearray()
+        too_long = False
+        while chunk := os.read(self._events, READ_BYTES):
+            *ends, rest = chunk.split(b"\n")
+            for end in ends:
+                line += end
+                self._take(bytes(line), too_long=too_long)
+                line.clear()
+                too_long = False
+            line += rest
+            if len(line) > MAX_LINE_BYTES:
+                too_long = True
+                del line[1000:]
+        if line:
+            self._take(bytes(line), too_long=too_long)
+
+    def _take(self, line: bytes, *, too_long: bool) -> None:
+        message = None if too_long or len(line) > MAX_LINE_BYTES else parse(line)
+        if message is None:
+            self._keep_in_log(line)
+            return
+        while True:
+            try:
+                self._messages.put(message, timeout=1.0)
+            except queue.Full:
+                if self._abandoned:
+                    return
+            else:
+                return
+
+    def _keep_in_log(self, line: bytes) -> None:
+        if line.strip() and not self._abandoned:
+            with self.log.open("ab") as file:
+                file.write(line[:1000] + b"\n")
+
+
+def boottime() -> float:
+    """Seconds on the clock that worker and trainer share; it goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
