@@ -23,7 +23,7 @@ from api.jobs import endpoints as jobs
 from api.jobs.schemas import UploadRequest
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
-from jobs.broker.wakeups import Hints
+from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
@@ -54,11 +54,11 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         database, listener = Database(database_url, pool_size=THREADS // 2), Listener(database_url)
         sender = broker.make_app(redis_url)
-        hints = Hints(sender, redis_url)
+        wakeups = Wakeups(sender, redis_url)
         storage = open_storage(settings)
         polls = LongPolls(listener)
-        housekeeper = Housekeeper(database, hints, settings, storage)
-        app.state.context = Context(settings, database, storage, hints, polls, keyless)
+        housekeeper = Housekeeper(database, wakeups, settings, storage)
+        app.state.context = Context(settings, database, storage, wakeups, polls, keyless)
         await listener.start()
         housekeeper.start()
         try:
@@ -66,7 +66,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         finally:
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
-            hints.close()
+            wakeups.close()
             sender.close()
             database.close()
 

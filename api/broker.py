@@ -1,4 +1,4 @@
-"""The API's way to the broker: it sends hints and consumes nothing."""
+"""The API's way to the broker: it sends wakeups and consumes nothing."""
 
 from __future__ import annotations
 

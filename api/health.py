@@ -58,7 +58,7 @@ def _check_database(context: Context) -> None:
 
 
 def _check_redis(context: Context) -> None:
-    context.hints.ping()
+    context.wakeups.ping()
 
 
 def _check_storage(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""What nobody in particular is responsible for: expired leases, lost hints, studies to go on, and what is left behind.
+"""The work that nobody in particular is responsible for: expired leases, lost wake-ups, due studies, leftovers.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -16,17 +16,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from jobs.broker.queues import INSPECT_QUEUE, queues_for
-from jobs.broker.wakeups import PublishHint
+from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
-from jobs.database.models import Job, JobState
+from jobs.database.models import Job
 from jobs.ledger import attempts, uploads, workers
 from jobs.ledger import jobs as ledger
 from jobs.settings import Settings
 from jobs.storage import checkpoints
-from jobs.storage.marker import complaint, marker_key
+from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
 from lit_spec import ErrorType, JobError
+from lit_spec.states import JobState
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def reap(session: Session) -> list[str]:
 
 
 def queues_with_work(session: Session) -> list[str]:
-    """The queues in which a hint would find something to do."""
+    """The queues in which a wake-up would find something to do."""
     devices = session.scalars(select(Job.device).where(Job.state == JobState.QUEUED).distinct())
     queues = {queue for device in devices for queue in queues_for(device)}
     if uploads.inspections_wait(session):
@@ -71,9 +72,9 @@ def queues_with_work(session: Session) -> list[str]:
 class Housekeeper:
     """Keeps house from a thread of its own, every `housekeeping_seconds`, while it holds the lock."""
 
-    def __init__(self, database: Database, publish_hint: PublishHint, settings: Settings, storage: Storage) -> None:
+    def __init__(self, database: Database, send_wakeup: SendWakeup, settings: Settings, storage: Storage) -> None:
         self._database = database
-        self._publish_hint = publish_hint
+        self._send_wakeup = send_wakeup
         self._seconds = settings.housekeeping_seconds
         self._storage = storage
         self._stopped = threading.Event()
@@ -116,11 +117,11 @@ class Housekeeper:
         self._in_session(workers.forget_dead)
         self._in_session(ledger.forget_idempotency_keys)
         for queue in self._in_session(queues_with_work):
-            self._publish_hint(queue)
+            self._send_wakeup(queue)
         self._tidy_storage()
 
     def _tidy_storage(self) -> None:
-        if (wrong := complaint(self._storage, self._in_session(marker_key))) is not None:
+        if (wrong := storage_fault(self._storage, self._in_session(marker_key))) is not None:
             # Removing from a folder that isn't the storage would only look as if it were done.
             log.warning("nothing removed from storage", reason=wrong)
             return
@@ -152,7 +153,7 @@ class Housekeeper:
             log.exception("study not advanced", study=study_id)
         else:
             for queue in queues:
-                self._publish_hint(queue)
+                self._send_wakeup(queue)
 
     def _remove_files(self, prefix: str) -> None:
         # Their row is gone, so nobody comes back for them: one that fails must not keep the others.

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     """A worker not heard of for so long loses its job."""
     heartbeat_seconds: float = Field(10, gt=0)
     housekeeping_seconds: float = Field(5, gt=0)
-    """How often expired leases are reaped and hints for waiting jobs sent again."""
+    """How often expired leases are reaped and wakeups for waiting jobs sent again."""
     max_upload_bytes: int = Field(8 * GIB, ge=1)
     worker_devices: str | None = None
     """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: found out."""

@@ -147,7 +147,7 @@ class Waiting(Answer):
     detail: str | None = None
 
 
-TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+FINISHED_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Job(Answer):
@@ -188,7 +188,7 @@ class Job(Answer):
 
     @property
     def finished(self) -> bool:
-        return self.state in TERMINAL_STATES
+        return self.state in FINISHED_STATES
 
     def epochs_of(self, phase: str) -> int:
         """How many epochs the job's specification gives a phase, `lit`, `fine_tune` or `prune`."""
@@ -212,7 +212,7 @@ class StudyProgress(Answer):
     """By the study itself."""
 
     @property
-    def ended(self) -> int:
+    def finished(self) -> int:
         return self.succeeded + self.failed + self.cancelled + self.stopped
 
 
@@ -267,7 +267,7 @@ class Study(Answer):
 
     @property
     def finished(self) -> bool:
-        return self.state in TERMINAL_STATES
+        return self.state in FINISHED_STATES
 
 
 class Page(Answer, Generic[ItemT]):

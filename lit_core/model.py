@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.networks.families import family_of
 from lit_core.networks.state_dicts import load_state
-from lit_spec import Architecture, Task
-from lit_spec import Model as SpecModel
+from lit_spec import Architecture, SpecModel, Task
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

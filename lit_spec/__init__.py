@@ -6,7 +6,7 @@ every value is explicit, so that a stored job means the same tomorrow. Pydantic 
 
 from __future__ import annotations
 
-from lit_spec.base import Model, SpecError, Split
+from lit_spec.base import SpecError, SpecModel, Split
 from lit_spec.errors import ErrorType, JobError
 from lit_spec.networks.architecture import (
     Architecture,
@@ -81,7 +81,6 @@ __all__ = [
     "Method",
     "Milestones",
     "Modality",
-    "Model",
     "OneCycle",
     "Optimizer",
     "Part",
@@ -94,6 +93,7 @@ __all__ = [
     "Schedule",
     "Select",
     "SpecError",
+    "SpecModel",
     "Split",
     "StudentOption",
     "StudentRequest",

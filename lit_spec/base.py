@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 
-class Model(BaseModel):
+class SpecModel(BaseModel):
     """Strict base: unknown fields are errors, NaN and infinity are not numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

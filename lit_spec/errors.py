@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 
 
 class ErrorType(StrEnum):
@@ -20,7 +20,7 @@ class ErrorType(StrEnum):
     TIME_LIMIT = "time-limit"
 
 
-class JobError(Model):
+class JobError(SpecModel):
     """Why a job failed, for people (`detail`) and programs (`type`)."""
 
     type: ErrorType

@@ -18,11 +18,11 @@ from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 
 from jobs.broker.queues import DEVICE_QUEUES, INSPECT_QUEUE, INSPECT_TASK, WORK_TASK
-from jobs.broker.wakeups import Hints
+from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
-from jobs.storage.marker import complaint, marker_key
+from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage, open_storage
 from worker.host.registration import Presence
 from worker.inspecting.inspector import Inspector
@@ -41,7 +41,7 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
     """The training worker; returns its exit code after SIGTERM or SIGINT."""
     database, app, worker_id = _start(settings)
     storage, marker = _find_storage(settings, database)
-    hints = Hints(app, settings.redis_url or "")
+    wakeups = Wakeups(app, settings.redis_url or "")
     workplace = _make_workplace(settings, worker_id)
     supervisor = Supervisor(
         database,
@@ -51,15 +51,15 @@ def train(settings: Settings, devices: Sequence[str]) -> int:
         marker=marker,
         worker_id=worker_id,
         devices=devices,
-        publish_hint=hints,
+        send_wakeup=wakeups,
     )
     presence = Presence(
         database, worker_id, devices, SPEC_VERSIONS, lambda: supervisor.current_job, lambda: supervisor.resting
     )
-    housekeeper = Housekeeper(database, hints, settings, storage)
+    housekeeper = Housekeeper(database, wakeups, settings, storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:
-        stack.callback(hints.close)
+        stack.callback(wakeups.close)
         stack.callback(workplace.close)
         stack.callback(presence.stop)
         presence.start()
@@ -76,7 +76,7 @@ def inspect(settings: Settings) -> int:
     storage, marker = _find_storage(settings, database)
     workplace = _make_workplace(settings, worker_id)
     inspector = Inspector(database, storage, settings, workplace, marker=marker)
-    app.task(inspector.hint, name=INSPECT_TASK, shared=False)
+    app.task(inspector.wake, name=INSPECT_TASK, shared=False)
     with ExitStack() as stack:
         stack.callback(workplace.close)
         stack.callback(inspector.stop)
@@ -108,7 +108,7 @@ def _find_storage(settings: Settings, database: Database) -> tuple[Storage, str]
         storage = open_storage(settings)
     except OSError as failure:
         sys.exit(f"the storage {settings.storage_root} can't be used: {failure}")
-    if (wrong := complaint(storage, marker)) is not None:
+    if (wrong := storage_fault(storage, marker)) is not None:
         sys.exit(f"the storage {settings.storage_root} can't be used: {wrong}")
     return storage, marker
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
-from jobs.broker.wakeups import Hints
+from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
@@ -21,7 +21,7 @@ class Context:
     settings: Settings
     database: Database
     storage: Storage
-    hints: Hints
+    wakeups: Wakeups
     polls: LongPolls
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""

@@ -27,12 +27,13 @@ from api.jobs.schemas import (
     show_job,
     show_metric,
 )
-from jobs.database.models import Job, JobState
+from jobs.database.models import Job
 from jobs.errors import NotFound
 from jobs.ledger import jobs as ledger
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec import Phase
 from lit_spec.merge_patch import merge_patch
+from lit_spec.states import JobState
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -103,7 +104,7 @@ async def _make(
 ) -> JobOut:
     job, queues = await make_job(context, owner, body, idempotency(idempotency_key, body))
     for queue in queues:
-        background.add_task(context.hints, queue)
+        background.add_task(context.wakeups, queue)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job)
 
@@ -153,7 +154,7 @@ async def get_job(
 
     def answers(looked: tuple[JobOut, str, str]) -> bool:
         shown, _, etag = looked
-        return shown.state.terminal if if_none_match is None else not matches(if_none_match, etag)
+        return shown.state.finished if if_none_match is None else not matches(if_none_match, etag)
 
     _, text, etag = await context.polls.until(job_id, wait, look, answers)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}

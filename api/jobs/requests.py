@@ -20,11 +20,12 @@ from api.http.problems import FieldError, Problem, invalid_field
 from api.uploads.endpoints import check_size
 from api.uploads.receiving import Turn, sha256_of
 from jobs.broker.queues import INSPECT_QUEUE, queues_for
-from jobs.database.models import InspectionState, Job, Upload, UploadKind, UploadState
+from jobs.database.models import Job, Upload
 from jobs.errors import NotFound
 from jobs.ledger import jobs as ledger
 from jobs.ledger import uploads
 from lit_spec import Inspection, JobError, JobRequest, LibraryRequest, SpecError, resolve
+from lit_spec.states import InspectionState, UploadKind, UploadState
 
 MULTIPART = "multipart/form-data"
 INSPECTION_SECONDS = 30.0
@@ -136,7 +137,7 @@ def _keep(
         context.storage.delete_prefix(uploads.prefix(upload.id))
         raise
     if kind == UploadKind.TEACHER:
-        context.hints(INSPECT_QUEUE)
+        context.wakeups(INSPECT_QUEUE)
     return upload.id
 
 
@@ -153,7 +154,7 @@ def idempotency(key: str | None, body: dict[str, Any]) -> tuple[str, str] | None
 async def make_job(
     context: Context, owner: str, body: dict[str, Any], repeated: tuple[str, str] | None
 ) -> tuple[Job, list[str]]:
-    """The new job, or that of the same request before; with it the queues to send hints to. Raises Problem."""
+    """The new job, or that of the same request before; with it the queues to send wakeups to. Raises Problem."""
     request = validate(JobRequest, body)
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
@@ -188,7 +189,7 @@ def _inspect_as(context: Context, owner: str, request: JobRequest, architecture:
         _check_uploads(session, owner, request)
         waits = uploads.inspect_as(session, owner, request.teacher, architecture)
     if waits:
-        context.hints(INSPECT_QUEUE)
+        context.wakeups(INSPECT_QUEUE)
 
 
 async def _inspected(

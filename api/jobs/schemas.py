@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from jobs.database.models import Event, Job, JobState, Metric, Upload, UploadKind
+from jobs.database.models import Event, Job, Metric, Upload
 from jobs.ledger.jobs import Waiting
 from lit_spec import Inspection, JobError, JobSpec, LibraryRequest
+from lit_spec.states import JobState, UploadKind
 
 MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
 

@@ -21,11 +21,11 @@ from api.studies.requests import make_study
 from api.studies.schemas import StudyOut, show_study
 from jobs.database.models import Study
 from jobs.errors import NotFound
-from jobs.states import StudyState
 from jobs.studies import studies
 from jobs.studies.plans.table import Table, as_csv
 from jobs.studies.status import stand
 from jobs.studies.trial_rows import read_progress
+from lit_spec.states import StudyState
 
 CSV = "text/csv"
 
@@ -71,7 +71,7 @@ async def create_study(
     body = await read_json(request)
     study, queues = await make_study(context, owner, body, idempotency(idempotency_key, body))
     for queue in queues:
-        background.add_task(context.hints, queue)
+        background.add_task(context.wakeups, queue)
     response.headers["Location"] = f"/v1/studies/{study.id}"
     return await run_in_threadpool(_look, context, owner, study.id)
 
@@ -110,7 +110,7 @@ async def get_study(
 
     def answers(looked: tuple[StudyOut, str, str]) -> bool:
         shown, _, etag = looked
-        return shown.state.ended if if_none_match is None else not matches(if_none_match, etag)
+        return shown.state.finished if if_none_match is None else not matches(if_none_match, etag)
 
     _, text, etag = await context.polls.until(study_id, wait, look, answers)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
@@ -154,7 +154,7 @@ def resume_study(study_id: str, background: BackgroundTasks, owner: Owner, conte
         detail = f"the study needs upload {gone.id}, which was deleted: post its request again with another upload"
         raise Problem(409, "upload-gone", detail) from gone
     for queue in queues:
-        background.add_task(context.hints, queue)
+        background.add_task(context.wakeups, queue)
     return shown
 
 

@@ -24,7 +24,7 @@ from lit_spec.requests.study import MOST_TRIALS, STUDY_REQUESTS, StudyKind, Stud
 async def make_study(
     context: Context, owner: str, body: dict[str, Any], repeated: tuple[str, str] | None
 ) -> tuple[Study, list[str]]:
-    """The new study, or that of the same request before; with it the queues to send hints to. Raises Problem."""
+    """The new study, or that of the same request before; with it the queues to send wakeups to. Raises Problem."""
     request = _read(body)
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:

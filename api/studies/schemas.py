@@ -7,12 +7,12 @@ from typing import Any
 
 from api.jobs.schemas import Out
 from jobs.database.models import Study
-from jobs.states import StudyState
 from jobs.studies.plans.table import Table
 from jobs.studies.plans.trials import StudyError
 from jobs.studies.status import Standing
 from jobs.studies.trial_rows import Progress
 from lit_spec.requests.study import StudyKind
+from lit_spec.states import StudyState
 
 
 class StudyProgressOut(Out):

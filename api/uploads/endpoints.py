@@ -16,10 +16,11 @@ from api.http.problems import Problem, invalid_field
 from api.jobs.schemas import UploadOut, UploadRequest, show_upload
 from api.uploads.receiving import RECORD_BYTES, Turn, pieces
 from jobs.broker.queues import INSPECT_QUEUE
-from jobs.database.models import Upload, UploadKind, UploadState
+from jobs.database.models import Upload
 from jobs.errors import Stale
 from jobs.ledger import uploads
 from lit_spec import LibraryRequest
+from lit_spec.states import UploadKind, UploadState
 
 OFFSET = "Upload-Offset"
 LENGTH = "Upload-Length"
@@ -47,7 +48,7 @@ async def create_upload(
     upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
-        background.add_task(context.hints, INSPECT_QUEUE)
+        background.add_task(context.wakeups, INSPECT_QUEUE)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     return show_upload(upload)
 
@@ -108,7 +109,7 @@ async def append_to_upload(
         if received == turn.upload.size:
             await run_in_threadpool(turn.complete)
             if turn.upload.kind == UploadKind.TEACHER:
-                background.add_task(context.hints, INSPECT_QUEUE)
+                background.add_task(context.wakeups, INSPECT_QUEUE)
     except Stale:
         raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
     return Response(status_code=204, headers=_offset(received), background=background)
@@ -125,7 +126,7 @@ async def set_architecture(
     """Say which network of torchvision or timm a teacher is. It is inspected anew, as that network."""
     architecture = validate(LibraryRequest, await read_json(request))
     upload = await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
-    background.add_task(context.hints, INSPECT_QUEUE)
+    background.add_task(context.wakeups, INSPECT_QUEUE)
     return upload
 
 
@@ -133,7 +134,7 @@ async def set_architecture(
 def unset_architecture(upload_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> UploadOut:
     """Take back what was said of a teacher. It is inspected anew, by its tensors alone."""
     upload = _inspect_as(context, owner, upload_id, None)
-    background.add_task(context.hints, INSPECT_QUEUE)
+    background.add_task(context.wakeups, INSPECT_QUEUE)
     return upload
 
 

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 from api.http.context import Context
 from api.http.problems import Problem
-from jobs.database.models import Upload, UploadKind
+from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.storage.storage import Storage, StorageKeyMissing
+from lit_spec.states import UploadKind
 
 PIECE_BYTES = 1 << 20
 RECORD_BYTES = 16 << 20

@@ -1,4 +1,4 @@
-"""Names of the broker's queues and tasks. A message is a hint that there is work; it names no job."""
+"""Names of the broker's queues and tasks. A message is a wake-up that there is work; it names no job."""
 
 from __future__ import annotations
 

@@ -9,15 +9,15 @@ import structlog
 
 from jobs.broker.queues import task_for
 
-HINTS_IN_QUEUE = 100
-"""With this many hints waiting nobody listens, and more would only fill the broker."""
+MAX_WAKEUPS_IN_QUEUE = 100
+"""With this many wakeups waiting nobody listens, and more would only fill the broker."""
 SECONDS = 5
 
 log = structlog.get_logger()
 
 
-class PublishHint(Protocol):
-    """Puts a hint into a queue of the broker. Never raises: a lost hint is replaced by housekeeping."""
+class SendWakeup(Protocol):
+    """Puts a wake-up into a queue of the broker. Never raises: a lost wake-up is replaced by housekeeping."""
 
     def __call__(self, queue: str) -> None: ...
 
@@ -28,8 +28,8 @@ class Sender(Protocol):
     def send_task(self, name: str, *, queue: str, retry: bool) -> object: ...
 
 
-class Hints:
-    """Publishes hints through `sender`. A broker that is away is only logged."""
+class Wakeups:
+    """Publishes wakeups through `sender`. A broker that is away is only logged."""
 
     def __init__(self, sender: Sender, redis_url: str) -> None:
         self._sender = sender
@@ -38,10 +38,10 @@ class Hints:
     def __call__(self, queue: str) -> None:
         try:
             # A queue of Celery's is a Redis list of its name.
-            if self._redis.llen(queue) < HINTS_IN_QUEUE:
+            if self._redis.llen(queue) < MAX_WAKEUPS_IN_QUEUE:
                 self._sender.send_task(task_for(queue), queue=queue, retry=False)
-        except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the hint is lost and will be replaced
-            log.warning("hint not sent", queue=queue, error=repr(failure))
+        except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the wake-up is lost and will be replaced
+            log.warning("wake-up not sent", queue=queue, error=repr(failure))
 
     def ping(self) -> None:
         """Raises redis.RedisError when the broker doesn't answer."""

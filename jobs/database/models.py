@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -21,26 +20,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from jobs.states import TERMINAL_STATES as TERMINAL_STATES  # noqa: PLC0414 - whoever reads rows finds them here
-from jobs.states import JobState as JobState  # noqa: PLC0414
-
-
-class UploadKind(StrEnum):
-    TEACHER = "teacher"
-    DATASET = "dataset"
-
-
-class UploadState(StrEnum):
-    UPLOADING = "uploading"
-    COMPLETE = "complete"
-
-
-class InspectionState(StrEnum):
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
 
 
 class Base(DeclarativeBase):

@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from jobs.database.models import Job, JobState
+from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ids import new_id
 from jobs.ledger.transitions import Event, add_events, change
 from lit_spec import Device, ErrorType, JobError, JobSpec
+from lit_spec.states import JobState
 
 METRICS_A_STATEMENT = 5000
 FIELDS_NAMED = 3

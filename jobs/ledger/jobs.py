@@ -12,15 +12,15 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import TERMINAL_STATES, IdempotencyKey, Job, JobState, JobUpload, Study, StudyUpload, Upload
 from jobs.database.models import Event as EventRow
+from jobs.database.models import IdempotencyKey, Job, JobUpload, Study, StudyUpload, Upload
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Conflict, NotFound
 from jobs.ids import new_id
 from jobs.ledger import workers
 from jobs.ledger.transitions import Event, add_events, change
-from jobs.states import StudyState
 from lit_spec import Device, JobRequest, JobSpec, Phase
+from lit_spec.states import FINISHED_STATES, JobState, StudyState
 
 IDEMPOTENCY_DAYS = 7
 Position = tuple[datetime, str]
@@ -181,7 +181,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
     Asking twice is as good as once. Raises NotFound, and Conflict `job-finished` when it has ended already.
     """
     job = _locked(session, owner, job_id)
-    if JobState(job.state).terminal and job.state != JobState.CANCELLED:
+    if JobState(job.state).finished and job.state != JobState.CANCELLED:
         raise Conflict("job-finished", f"job {job_id} has already {_ENDED[JobState(job.state)]}")
     cancel_locked(session, job)
     return job
@@ -205,7 +205,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
     Raises NotFound, Conflict `job-not-finished` while it waits or runs, and `study-not-finished` while its study does.
     """
     job = _locked(session, owner, job_id)
-    if not JobState(job.state).terminal:
+    if not JobState(job.state).finished:
         raise Conflict("job-not-finished", f"job {job_id} is {job.state}: cancel it first")
     running = select(Study.id).where(Study.id == job.study_id, Study.state == StudyState.RUNNING)
     if session.scalars(running).one_or_none() is not None:
@@ -271,7 +271,7 @@ def metrics(session: Session, job_id: str, *, phase: str | None = None, name: st
 def jobs_using(session: Session, upload_id: str) -> list[str]:
     """The jobs that still need an upload."""
     query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
-    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(TERMINAL_STATES))
+    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(FINISHED_STATES))
     return list(session.scalars(query.order_by(Job.created_at)))
 
 

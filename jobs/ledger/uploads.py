@@ -9,12 +9,13 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import InspectionState, Upload, UploadKind, UploadState
+from jobs.database.models import Upload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.jobs import Position, jobs_using, studies_using
 from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
+from lit_spec.states import InspectionState, UploadKind, UploadState
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5

@@ -18,7 +18,7 @@ def marker_key(session: Session) -> str:
     return f"markers/{session.scalars(select(StorageMarker.id)).one()}"
 
 
-def complaint(storage: Storage, marker: str) -> str | None:
+def storage_fault(storage: Storage, marker: str) -> str | None:
     """Why this can't be the storage of the ledger whose marker has the key `marker`; None when it is."""
     try:
         if storage.exists(marker):

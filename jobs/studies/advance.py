@@ -19,12 +19,11 @@ from sqlalchemy.orm import Session
 
 from jobs.broker.queues import queues_for
 from jobs.database.connection import clock
-from jobs.database.models import TERMINAL_STATES, Job, JobState, Study
+from jobs.database.models import Job, Study
 from jobs.database.notifications import notify
 from jobs.ledger import jobs as ledger
 from jobs.ledger import workers
 from jobs.ledger.jobs import Place
-from jobs.states import StudyState
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.table import make_table
 from jobs.studies.plans.trials import (
@@ -40,6 +39,7 @@ from jobs.studies.plans.trials import (
 from jobs.studies.trial_rows import count_ended, read_trials
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
 from lit_spec.requests.study import STUDY_VERSION
+from lit_spec.states import FINISHED_STATES, JobState, StudyState
 
 QUEUED_PER_WORKER = 4
 """Trials that wait for each live worker: enough to keep it busy, few enough that others' jobs come in between."""
@@ -49,7 +49,7 @@ def due(session: Session) -> list[str]:
     """The running studies for which there may be something to do."""
     ended = (
         select(func.count())
-        .where(Job.study_id == Study.id, Job.state.in_(TERMINAL_STATES))
+        .where(Job.study_id == Study.id, Job.state.in_(FINISHED_STATES))
         .correlate(Study)
         .scalar_subquery()
     )
@@ -145,7 +145,7 @@ def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> boo
 
 
 def _lives(session: Session, study_id: str) -> bool:
-    query = select(Job.id).where(Job.study_id == study_id, Job.state.not_in(TERMINAL_STATES)).limit(1)
+    query = select(Job.id).where(Job.study_id == study_id, Job.state.not_in(FINISHED_STATES)).limit(1)
     return session.scalars(query).one_or_none() is not None
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import TERMINAL_STATES, IdempotencyKey, Job, Study, StudyUpload
+from jobs.database.models import IdempotencyKey, Job, Study, StudyUpload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound
 from jobs.ids import new_id
@@ -20,12 +20,12 @@ from jobs.ledger.jobs import (
     hold_uploads,
     lock_idempotency_key,
 )
-from jobs.states import StudyState
 from jobs.studies.advance import advance_locked, uploads_of
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import StudySpec
 from jobs.studies.trial_rows import read_progress
 from lit_spec.requests.study import STUDY_VERSION
+from lit_spec.states import FINISHED_STATES, StudyState
 
 
 def create(
@@ -130,7 +130,7 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
     if study.cancel_requested_at is None:
         study.cancel_requested_at = clock(session)
         study.version += 1
-        live = select(Job).where(Job.study_id == study_id, Job.state.not_in(TERMINAL_STATES)).order_by(Job.id)
+        live = select(Job).where(Job.study_id == study_id, Job.state.not_in(FINISHED_STATES)).order_by(Job.id)
         for job in session.scalars(live.with_for_update(), execution_options={"populate_existing": True}).all():
             cancel_locked(session, job)
         session.flush()

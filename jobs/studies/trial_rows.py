@@ -11,10 +11,11 @@ from sqlalchemy import ColumnElement, TableValuedAlias, column, func, or_, selec
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from jobs.database.models import TERMINAL_STATES, Job, JobState, Metric, Study
+from jobs.database.models import Job, Metric, Study
 from jobs.studies.plans.trial_results import MEASURES, outcome_of
 from jobs.studies.plans.trials import Key, Kind, Position, StopReason, Trial
 from lit_spec import Phase
+from lit_spec.states import FINISHED_STATES, JobState
 
 SELECTED_BY = ("student_accuracy", "psnr", "agreement")
 """Of these metrics, the first that a trial tells is the one that its best epoch is selected by."""
@@ -61,7 +62,7 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
 
 def count_ended(session: Session, study_id: str) -> int:
     """Jobs of all rounds that have ended."""
-    query = select(func.count()).where(Job.study_id == study_id, Job.state.in_(TERMINAL_STATES))
+    query = select(func.count()).where(Job.study_id == study_id, Job.state.in_(FINISHED_STATES))
     return session.execute(query).scalar_one()
 
 

@@ -116,7 +116,7 @@ def title(study: Study) -> str:
 def status(study: Study) -> str:
     """How far it is, in a line."""
     progress = study.progress
-    parts = [f"{study.state}, {progress.ended} of at most {progress.planned} trials"]
+    parts = [f"{study.state}, {progress.finished} of at most {progress.planned} trials"]
     parts += [
         f"{count} {name}"
         for name in ("running", "queued", "failed", "cancelled", "stopped")
@@ -146,7 +146,7 @@ def studies_table(studies: Iterable[Study]) -> Table:
         progress = study.progress
         created = "" if study.created_at is None else study.created_at.astimezone().isoformat(" ", "seconds")
         table.add_row(
-            study.id, study.name or "", study.kind, study.state, f"{progress.ended}/{progress.planned}", created
+            study.id, study.name or "", study.kind, study.state, f"{progress.finished}/{progress.planned}", created
         )
     return table
 

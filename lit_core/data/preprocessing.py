@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
-from lit_spec import DatasetRequest, Model
+from lit_spec import DatasetRequest, SpecModel
 
 LEAST_STD = 1e-8
 DOUBLES = 1 << 23
 """Values that are summed up in float64 at a time: 64 MiB of them."""
 
 
-class ImagePreprocessing(Model):
+class ImagePreprocessing(SpecModel):
     """Every value explicit: crop, resize to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
 
     kind: Literal["image"] = "image"

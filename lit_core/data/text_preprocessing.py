@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_spec import DatasetRequest, Model
+from lit_spec import DatasetRequest, SpecModel
 from lit_spec.requests.dataset import VDCNN_VOCABULARY
 
 PADDING, UNKNOWN, OFFSET = 0, 1, 2
 
 
-class TextPreprocessing(Model):
+class TextPreprocessing(SpecModel):
     """Every value explicit."""
 
     kind: Literal["text"] = "text"

@@ -40,12 +40,12 @@ from lit_core.networks.student import build_student, student_architecture
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import build_report, measure_networks, summary, versions
 from lit_core.tasks.classification import Classification
-from lit_core.trainer.devices import cuda_complaint
+from lit_core.trainer.devices import cuda_fault
 from lit_core.trainer.supervision import Events, Watch
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import Diverged, Drained
 from lit_core.training.task import Refused, Task
-from lit_spec import ErrorType, Export, JobError, JobSpec, Method, Model, Phase, Split
+from lit_spec import ErrorType, Export, JobError, JobSpec, Method, Phase, SpecModel, Split
 from lit_spec import Task as TaskKind
 
 log = logging.getLogger("trainer")
@@ -55,7 +55,7 @@ IMPORTANCE_SAMPLES = 512
 CALIBRATION_BATCHES = 2
 
 
-class Run(Model):
+class Run(SpecModel):
     """run.json: what the worker decides, not the person."""
 
     device: str
@@ -203,8 +203,8 @@ def _seen(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tup
 
 
 def _prepare_torch(run: Run) -> torch.device:
-    if run.device == "cuda" and (complaint := cuda_complaint()) is not None:
-        detail = f"the worker was asked to train on cuda, but torch can't use it there: {complaint}"
+    if run.device == "cuda" and (fault := cuda_fault()) is not None:
+        detail = f"the worker was asked to train on cuda, but torch can't use it there: {fault}"
         raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
     if run.threads:
         torch.set_num_threads(run.threads)

@@ -7,7 +7,7 @@ import sys
 import torch
 
 
-def cuda_complaint() -> str | None:
+def cuda_fault() -> str | None:
     """Why torch can't use CUDA; None when it can.
 
     It is tried, not asked for: a driver that is too old, a wheel without CUDA and one without kernels for this GPU all
@@ -21,4 +21,4 @@ def cuda_complaint() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(cuda_complaint())
+    sys.exit(cuda_fault())

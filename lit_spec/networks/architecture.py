@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 
 
 class Modality(StrEnum):
@@ -41,7 +41,7 @@ NOT_ABOUT_THE_NETWORK = re.compile(
 )
 
 
-class LibraryRequest(Model):
+class LibraryRequest(SpecModel):
     """A network of a library, as one names it."""
 
     library: Library
@@ -62,7 +62,7 @@ class LibraryRequest(Model):
         return kwargs
 
 
-class LibraryNetwork(Model):
+class LibraryNetwork(SpecModel):
     """A library's network and where its sections are, as paths of modules and of lone parameters."""
 
     name: str
@@ -78,7 +78,7 @@ class LibraryNetwork(Model):
     """Of a student: the places of the teacher's blocks that it has. None: the whole network."""
 
 
-class Architecture(Model):
+class Architecture(SpecModel):
     """A network as read from its tensors; with its state dict enough to rebuild it."""
 
     family: str
@@ -101,7 +101,7 @@ class Architecture(Model):
     `teacher_options`) the first is assumed."""
 
 
-class StudentOption(Model):
+class StudentOption(SpecModel):
     """What one student depth would save."""
 
     depth: int
@@ -111,7 +111,7 @@ class StudentOption(Model):
     """Teacher / student."""
 
 
-class Inspection(Model):
+class Inspection(SpecModel):
     """What a teacher's upload turned out to be."""
 
     format: Literal["safetensors", "pt"]

@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import Field
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Library, StudentOption
 
 CATALOGUE = Path(__file__).with_name("architectures.json")
 
 
-class CatalogueEntry(Model):
+class CatalogueEntry(SpecModel):
     """One network with its library's default arguments."""
 
     library: Library

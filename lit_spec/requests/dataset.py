@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
@@ -14,7 +14,7 @@ VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*
 """The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
 
 
-class Preprocessing(Model):
+class Preprocessing(SpecModel):
     """How raw images and texts become the network's input."""
 
     size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = None
@@ -62,7 +62,7 @@ class DatasetRequest(Preprocessing):
         return self
 
 
-class Augmentation(Model):
+class Augmentation(SpecModel):
     """Drawn anew for every batch of the training split."""
 
     shift: int | None = Field(None, ge=0, le=64)

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Architecture, LibraryRequest
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
@@ -18,7 +18,7 @@ SPEC_VERSION = 2
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class StudentRequest(Model):
+class StudentRequest(SpecModel):
     depth: int | None = Field(None, ge=1)
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
@@ -59,14 +59,14 @@ class JobRequest(Hyperparameters):
     tags: list[Tag] = Field(default_factory=list, max_length=32)
 
 
-class StudentSpec(Model):
+class StudentSpec(SpecModel):
     depth: int
     blocks: list[int]
     init: Init
     select: Select = Select.EVEN
 
 
-class TeacherSpec(Model):
+class TeacherSpec(SpecModel):
     upload: str
     architecture: Architecture
 

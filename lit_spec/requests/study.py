@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 from lit_spec.requests.job import JobRequest, Tag
 from lit_spec.requests.training import Init, Method
 
@@ -55,7 +55,7 @@ Temperature = Annotated[float, Field(gt=0, le=1000)]
 Grid = Annotated[list[T], Field(min_length=1, max_length=100), AfterValidator(_different)]
 
 
-class Arm(Model):
+class Arm(SpecModel):
     """One arm of a comparison: a name, and any fields of a job's request, merged into the base one (RFC 7396)."""
 
     model_config = ConfigDict(extra="allow")
@@ -76,7 +76,7 @@ class Arm(Model):
         return dict(self.model_extra or {})
 
 
-class StudyRequest(Model):
+class StudyRequest(SpecModel):
     """What the kinds have in common."""
 
     job: JobRequest

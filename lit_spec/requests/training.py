@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lit_spec.base import Model
+from lit_spec.base import SpecModel
 from lit_spec.requests.then import Then
 
 
@@ -112,11 +112,11 @@ class Feed(StrEnum):
 # --- learning rate ---------------------------------------------------------------------------------------
 
 
-class Constant(Model):
+class Constant(SpecModel):
     kind: Literal["constant"]
 
 
-class Milestones(Model):
+class Milestones(SpecModel):
     """The learning rate is multiplied by gamma at each milestone (in epochs)."""
 
     kind: Literal["milestones"]
@@ -124,20 +124,20 @@ class Milestones(Model):
     gamma: float = Field(0.1, gt=0, lt=1)
 
 
-class Cosine(Model):
+class Cosine(SpecModel):
     """From the learning rate to zero along half a cosine, per step."""
 
     kind: Literal["cosine"]
 
 
-class OneCycle(Model):
+class OneCycle(SpecModel):
     """Linear warm-up over a share of the steps, then half a cosine to zero."""
 
     kind: Literal["one_cycle"]
     warmup: float = Field(0.2, gt=0, lt=1)
 
 
-class Linear(Model):
+class Linear(SpecModel):
     """The learning rate holds for a share of the steps, then falls in a line to zero."""
 
     kind: Literal["linear"]
@@ -150,7 +150,7 @@ LearningRateSchedule = Annotated[Constant | Milestones | Cosine | OneCycle | Lin
 # --- the phases ------------------------------------------------------------------------------------------
 
 
-class PhaseSchedule(Model):
+class PhaseSchedule(SpecModel):
     epochs: int = Field(ge=0, le=100_000)
     learning_rate: float = Field(gt=0, le=100)
     schedule: LearningRateSchedule = OneCycle(kind="one_cycle", warmup=0.2)
@@ -180,7 +180,7 @@ class Optimizer(StrEnum):
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Schedule(Model):
+class Schedule(SpecModel):
     """Both phases: the first with the method's whole loss, then fine-tuning with KD alone (GANs: adversarially)."""
 
     lit: LitSchedule = Field(default_factory=LitSchedule)
@@ -211,7 +211,7 @@ class Schedule(Model):
         return self
 
 
-class Adversarial(Model):
+class Adversarial(SpecModel):
     """The fine-tuning of a GAN's generator (Choi et al., CVPR 2018, section 3)."""
 
     classification: float = Field(1.0, ge=0, le=1000)
@@ -223,7 +223,7 @@ class Adversarial(Model):
     """Steps of the discriminator for each of the generator's."""
 
 
-class Acceptance(Model):
+class Acceptance(SpecModel):
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
     """Points of test accuracy that a classifier may lose against the teacher. Without labels in the test split: of
     agreement with the teacher, which bounds that loss."""
@@ -237,7 +237,7 @@ class Acceptance(Model):
         return self
 
 
-class Hyperparameters(Model):
+class Hyperparameters(SpecModel):
     """The method's own words, in the request and in the specification alike."""
 
     method: Method = Method.LIT

@@ -103,7 +103,7 @@ def test_readiness_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     with TestClient(create_app(nobody, keyless=True), base_url="http://127.0.0.1") as api:
         detail = api.get("/readyz").json()["detail"]
         assert detail.startswith("redis: ")
-        # Without a broker, what is asked for is kept all the same: housekeeping sends the hint later.
+        # Without a broker, what is asked for is kept all the same: housekeeping sends the wake-up later.
         body = {"teacher": bench.teacher(), "dataset": {"builtin": "digits"}, "student": {"depth": 8}}
         assert api.post("/v1/jobs", json=body).status_code == 202
 

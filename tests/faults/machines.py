@@ -26,7 +26,7 @@ class Machines:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.workers: list[subprocess.Popen[bytes]] = []
-        self._housekeeper = Housekeeper(bench.database, self._hint, bench.settings, bench.storage)
+        self._housekeeper = Housekeeper(bench.database, self._wake, bench.settings, bench.storage)
         self._housekeeper.start()
 
     def teacher(self) -> str:
@@ -86,8 +86,8 @@ class Machines:
                 worker.kill()
                 worker.wait()
 
-    def _hint(self, queue: str) -> None:
-        """The workers' own housekeepers send hints; this one only reaps."""
+    def _wake(self, queue: str) -> None:
+        """The workers' own housekeepers send wakeups; this one only reaps."""
 
 
 def wait_for_epochs(bench: Bench, job_id: str, count: int, seconds: float = 60) -> None:

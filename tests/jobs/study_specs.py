@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from jobs.states import JobState
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import Kind, Outcome, StudySpec, Trial
 from lit_spec.requests.study import AnyStudyRequest
+from lit_spec.states import JobState
 from tests.worker.bench import INSPECTION
 
 JOB: dict[str, Any] = {"teacher": "upl_teacher", "dataset": {"builtin": "digits"}}

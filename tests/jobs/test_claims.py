@@ -11,13 +11,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job, JobState
+from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger import jobs as ledger
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
+from lit_spec.states import JobState
 from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import OWNER, Bench
 

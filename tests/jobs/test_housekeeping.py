@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from jobs import housekeeping
-from jobs.database.models import IdempotencyKey, JobState, Upload, Worker
+from jobs.database.models import IdempotencyKey, Upload, Worker
 from jobs.errors import Stale
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, uploads, workers
@@ -19,6 +19,7 @@ from jobs.ledger import jobs as ledger
 from jobs.ledger.attempts import Claim
 from jobs.storage import checkpoints
 from lit_spec import SPEC_VERSION, ErrorType, JobError
+from lit_spec.states import JobState
 from tests.worker.bench import OWNER, Bench, wait_for
 
 EXPIRED = -1.0
@@ -27,20 +28,20 @@ EXPIRED = -1.0
 @dataclass
 class Household:
     bench: Bench
-    hints: list[str] = field(default_factory=list)
+    wakeups: list[str] = field(default_factory=list)
 
     def keeper(self) -> Housekeeper:
         settings = self.bench.settings.model_copy(update={"housekeeping_seconds": 0.05})
         return Housekeeper(self.bench.database, self.publish, settings, self.bench.storage)
 
     def publish(self, queue: str) -> None:
-        self.hints.append(queue)
+        self.wakeups.append(queue)
 
     def round(self) -> list[str]:
-        """The hints of one round."""
-        self.hints.clear()
+        """The wakeups of one round."""
+        self.wakeups.clear()
         assert self.keeper().round()
-        return self.hints
+        return self.wakeups
 
     def execute(self, statement: str) -> None:
         with self.bench.database.engine.begin() as connection:
@@ -109,11 +110,11 @@ def test_one_housekeeper_at_a_time(house: Household) -> None:
         assert other.scalar(take_lock)
         assert not house.keeper().round()
         assert bench.row(job).state == JobState.RUNNING
-        assert house.hints == []
+        assert house.wakeups == []
         other.execute(select(func.pg_advisory_unlock(housekeeping.LOCK)))
         assert house.keeper().round()
         assert bench.row(job).state == JobState.QUEUED
-        assert house.hints == ["lit.cpu"]
+        assert house.wakeups == ["lit.cpu"]
         # A round gives the lock back, for another process to take the next.
         assert other.scalar(take_lock)
         other.execute(select(func.pg_advisory_unlock(housekeeping.LOCK)))
@@ -301,9 +302,9 @@ def test_the_thread_goes_on_after_an_outage_and_ends_when_stopped(house: Househo
     try:
         # Leases are reaped first; the rest of each round fails.
         wait_for(lambda: bench.row(job).state == JobState.QUEUED)
-        assert house.hints == []
+        assert house.wakeups == []
         house.execute("ALTER TABLE workers_away RENAME TO workers")
-        wait_for(lambda: house.hints)
+        wait_for(lambda: house.wakeups)
     finally:
         keeper.stop()
     assert "housekeeper" not in {thread.name for thread in threading.enumerate()}

@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from jobs.database.connection import Database
-from jobs.database.models import IdempotencyKey, Job, JobState, JobUpload, Worker
+from jobs.database.models import IdempotencyKey, Job, JobUpload, Worker
 from jobs.errors import Conflict, NotFound
 from jobs.ledger import attempts, workers
 from jobs.ledger import jobs as ledger
 from jobs.ledger.attempts import Claim
 from jobs.ledger.jobs import Waiting
 from lit_spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
+from lit_spec.states import JobState
 from tests.jobs.racing import together
 from tests.worker.bench import INSPECTION, OWNER, Bench
 

@@ -16,14 +16,15 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select
 
-from jobs.database.models import TERMINAL_STATES, Job
 from jobs.database.models import Event as EventRow
+from jobs.database.models import Job
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.housekeeping import reap
 from jobs.ledger import attempts
 from jobs.ledger import jobs as ledger
 from jobs.ledger.attempts import Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
+from lit_spec.states import FINISHED_STATES
 from tests.worker.bench import OWNER, Bench
 
 ERROR = JobError(type=ErrorType.TRAINER_CRASHED, detail="the trainer ended")
@@ -45,8 +46,8 @@ class Model:
     events: list[str] = field(default_factory=lambda: ["queued"])
 
     @property
-    def terminal(self) -> bool:
-        return self.state in TERMINAL_STATES
+    def finished(self) -> bool:
+        return self.state in FINISHED_STATES
 
     def end(self, state: str) -> None:
         self.state = state
@@ -161,7 +162,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(data=st.data(), action=st.sampled_from(["create", "cancel", "cancel", "delete"]))
     def owner(self, data: st.DataObject, action: str) -> None:
-        open_jobs = [job for job, model in self.models.items() if not model.terminal]
+        open_jobs = [job for job, model in self.models.items() if not model.finished]
         # Few at a time, so that much happens to each.
         if not open_jobs or (action == "create" and len(open_jobs) < 3):
             self.create(data.draw(st.integers(1, 2)))
@@ -205,10 +206,10 @@ class Ledger(RuleBasedStateMachine):
             assert model is None
         except Conflict:
             assert model is not None
-            assert not model.terminal
+            assert not model.finished
         else:
             assert model is not None
-            assert model.terminal
+            assert model.finished
             del self.models[job]
 
     @invariant()
@@ -233,7 +234,7 @@ class Ledger(RuleBasedStateMachine):
             assert row.attempt >= self.attempts.get(row.id, 0)
             self.attempts[row.id] = row.attempt
             assert (row.lease_expires_at is not None) == (row.state == "running")
-            if row.state in TERMINAL_STATES:
+            if row.state in FINISHED_STATES:
                 assert self.frozen.setdefault(row.id, tuple(row)) == tuple(row)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from jobs.database.migrate import upgrade
-from jobs.storage.marker import complaint, marker_key
+from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import FolderStorage
 from tests.worker.bench import Bench
 
@@ -22,11 +22,11 @@ def test_the_ledger_knows_its_marker_and_every_migration_leaves_it(bench: Bench)
 
 
 def test_a_storage_without_the_marker_is_another(bench: Bench, tmp_path: Path) -> None:
-    assert complaint(bench.storage, bench.marker()) is None
+    assert storage_fault(bench.storage, bench.marker()) is None
     other = FolderStorage(tmp_path / "other")
-    assert "is not that of the ledger" in (complaint(other, bench.marker()) or "")
+    assert "is not that of the ledger" in (storage_fault(other, bench.marker()) or "")
     other.put_bytes("markers/of-another-ledger", b"")
-    assert complaint(other, bench.marker()) is not None
+    assert storage_fault(other, bench.marker()) is not None
     other.put_bytes(bench.marker(), b"")
     other.put_bytes(bench.marker(), b"")
-    assert complaint(other, bench.marker()) is None
+    assert storage_fault(other, bench.marker()) is None

@@ -10,7 +10,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from jobs.database.models import Event, Job, JobState, Metric, Study
+from jobs.database.models import Event, Job, Metric, Study
 from jobs.errors import Conflict, NotFound
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, uploads, workers
@@ -20,6 +20,7 @@ from jobs.studies import studies
 from jobs.studies.advance import QUEUED_PER_WORKER, due
 from jobs.studies.trial_rows import read_progress
 from lit_spec import SPEC_VERSION
+from lit_spec.states import JobState
 from tests.jobs.racing import together
 from tests.jobs.study_bench import (
     fail,
@@ -39,10 +40,10 @@ TWO_ARMS = {"methods": ["lit", "kd"], "seeds": [0, 1]}
 
 
 def keep_house(bench: Bench) -> list[str]:
-    """The hints of one round."""
-    hints: list[str] = []
-    assert Housekeeper(bench.database, hints.append, bench.settings, bench.storage).round()
-    return hints
+    """The wakeups of one round."""
+    wakeups: list[str] = []
+    assert Housekeeper(bench.database, wakeups.append, bench.settings, bench.storage).round()
+    return wakeups
 
 
 def cancel(bench: Bench, study_id: str) -> Study:
@@ -153,13 +154,13 @@ def test_a_worker_that_dies_after_its_trial_ended_loses_nothing(bench: Bench) ->
 
 def test_a_worker_goes_on_with_a_study_until_it_has_ended(bench: Bench) -> None:
     study = make_study(bench, "search", taus=[1, 2], alphas=[0.5, 1], betas=[0.5])
-    hints: list[str] = []
-    with bench.supervisor(child("report"), publish_hint=hints.append) as supervisor:
+    wakeups: list[str] = []
+    with bench.supervisor(child("report"), send_wakeup=wakeups.append) as supervisor:
         # One call: each trial's end makes the next ones, which the same worker then finds.
         assert supervisor.work() == 4
     assert study_row(bench, study).state == "succeeded"
-    # One hint for each trial that was made on the way, so that other workers come as well.
-    assert hints == ["lit.cpu", "lit.cpu"]
+    # One wake-up for each trial that was made on the way, so that other workers come as well.
+    assert wakeups == ["lit.cpu", "lit.cpu"]
 
 
 def test_a_result_that_tells_nothing_is_no_success(bench: Bench) -> None:
@@ -461,7 +462,7 @@ def test_workers_on_one_study_and_a_cancel_in_the_middle_never_lock_each_other_o
     keep_house(bench)
     row = study_row(bench, study)
     assert row.state == "cancelled"
-    assert all(JobState(state).terminal for state in states(bench, study))
+    assert all(JobState(state).finished for state in states(bench, study))
 
 
 def end(bench: Bench, claim: Claim) -> None:

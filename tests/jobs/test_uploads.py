@@ -10,11 +10,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from jobs.database.connection import Database
-from jobs.database.models import InspectionState, Upload, UploadState
+from jobs.database.models import Upload
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import jobs as ledger
 from jobs.ledger import uploads
 from lit_spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
+from lit_spec.states import InspectionState, UploadState
 from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import INSPECTION, OWNER, Bench
 

@@ -1,4 +1,4 @@
-"""Hints: sent by API and worker alike, not without end, and never in anybody's way."""
+"""Wakeups: sent by API and worker alike, not without end, and never in anybody's way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery import Celery
 
 import api.broker
 import worker.training.celery_app
-from jobs.broker.wakeups import HINTS_IN_QUEUE, Hints
+from jobs.broker.wakeups import MAX_WAKEUPS_IN_QUEUE, Wakeups
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -34,19 +34,19 @@ def test_a_queue_that_nobody_reads_is_not_filled_without_end(
 ) -> None:
     queue = f"lit.test.{secrets.token_hex(4)}"
     app = make_app(service_urls[1])
-    hints = Hints(app, service_urls[1])
+    wakeups = Wakeups(app, service_urls[1])
     try:
-        for _ in range(HINTS_IN_QUEUE + 5):
-            hints(queue)
-        assert broker.llen(queue) == HINTS_IN_QUEUE
+        for _ in range(MAX_WAKEUPS_IN_QUEUE + 5):
+            wakeups(queue)
+        assert broker.llen(queue) == MAX_WAKEUPS_IN_QUEUE
         message = json.loads(broker.lindex(queue, 0) or b"")
         assert message["headers"]["task"] == "lit.work"
         broker.rpop(queue)
-        hints(queue)
-        assert broker.llen(queue) == HINTS_IN_QUEUE
+        wakeups(queue)
+        assert broker.llen(queue) == MAX_WAKEUPS_IN_QUEUE
     finally:
         broker.delete(queue)
-        hints.close()
+        wakeups.close()
         app.close()
 
 
@@ -56,9 +56,9 @@ def test_a_broker_that_is_away_is_nobodys_problem(
     # Away from the start, and away between the look and the message.
     for sender, counter in ((NOWHERE, NOWHERE), (NOWHERE, service_urls[1])):
         app = make_app(sender)
-        hints = Hints(app, counter)
-        hints("lit.test")
-        hints.close()
+        wakeups = Wakeups(app, counter)
+        wakeups("lit.test")
+        wakeups.close()
         app.close()
     with pytest.raises(redis.ConnectionError):
-        Hints(make_app(NOWHERE), NOWHERE).ping()
+        Wakeups(make_app(NOWHERE), NOWHERE).ping()

@@ -60,7 +60,7 @@ def test_a_study_by_the_client(client, faulty, tmp_path):
     assert request["methods"] == [{"name": "lit", "method": "lit"}, {"name": "x", "beta": 0.1}]
     assert [study.state for study in client.follow_study(made.id)] == ["running", "running", "succeeded"]
     done = client.wait_study(made.id)
-    assert (done.finished, done.choice, done.best_job, done.progress.ended) == (True, {"arm": "hint"}, "job_0", 2)
+    assert (done.finished, done.choice, done.best_job, done.progress.finished) == (True, {"arm": "hint"}, "job_0", 2)
     assert client.study_table(made.id).rows == [ROW]
     assert client.study_csv(made.id).splitlines() == ["arm,test_mean", "lit,97.5"]
     assert [study.id for study in client.studies()] == [made.id]

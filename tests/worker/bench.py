@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs.broker.wakeups import PublishHint
+from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
 from jobs.ledger import jobs as ledger
@@ -139,7 +139,7 @@ class Bench:
         name: str = "worker-a",
         database: Database | None = None,
         device: str = "cpu",
-        publish_hint: PublishHint | None = None,
+        send_wakeup: SendWakeup | None = None,
     ) -> Iterator[Supervisor]:
         workplace = Workplace(self.folder, name)
         try:
@@ -152,7 +152,7 @@ class Bench:
                 worker_id=name,
                 devices=[device],
                 command=command,
-                publish_hint=publish_hint,
+                send_wakeup=send_wakeup,
             )
         finally:
             workplace.close()

@@ -34,12 +34,12 @@ def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) ->
     devices = sorted({name.strip() for name in setting.split(",") if name.strip()})
     if not devices or not set(devices).issubset(KNOWN):
         raise ValueError(f"worker devices {setting!r}: give one or more of {', '.join(KNOWN)}, separated by commas")
-    if (complaint := device_complaint(devices, ask_torch)) is not None:
-        raise ValueError(f"worker devices {setting!r}: {complaint}")
+    if (fault := device_fault(devices, ask_torch)) is not None:
+        raise ValueError(f"worker devices {setting!r}: {fault}")
     return devices
 
 
-def device_complaint(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
+def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
     """Why torch can't use one of the devices; None when it can use all."""
     if Device.CUDA not in devices:
         return None
@@ -65,10 +65,10 @@ def device_complaint(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORC
 def _found(ask_torch: Sequence[str]) -> str:
     if not cuda_present():
         return Device.CPU.value
-    complaint = device_complaint([Device.CUDA.value], ask_torch)
-    if complaint is None:
+    fault = device_fault([Device.CUDA.value], ask_torch)
+    if fault is None:
         return Device.CUDA.value
-    log.warning("there is a GPU, but this worker takes cpu jobs", reason=complaint)
+    log.warning("there is a GPU, but this worker takes cpu jobs", reason=fault)
     return Device.CPU.value
 
 

@@ -16,7 +16,7 @@ from jobs.ledger import workers
 from jobs.settings import Settings
 
 
-def complaint(settings: Settings, hostname: str) -> str | None:
+def health_fault(settings: Settings, hostname: str) -> str | None:
     """What is wrong, in a sentence; None when all is well."""
     if settings.database_url is None:
         return "DATABASE_URL is not set, so no ledger can be asked."
@@ -34,4 +34,4 @@ def complaint(settings: Settings, hostname: str) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(complaint(Settings(), socket.gethostname()))
+    sys.exit(health_fault(Settings(), socket.gethostname()))

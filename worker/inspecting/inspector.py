@@ -25,7 +25,7 @@ from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.settings import Settings
-from jobs.storage.marker import complaint
+from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, Inspection, JobError
 from worker.host.backoff import Backoff
@@ -37,7 +37,7 @@ INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
 BOUND = (sys.executable, "-m", "worker.host.parent")
 """In front of the command: a worker that is killed leaves no inspection running."""
 POLL_SECONDS = 1.0
-"""The ledger is asked this often; a hint makes it at once."""
+"""The ledger is asked this often; a wake-up makes it at once."""
 DRAIN_SECONDS = 10.0
 ANSWER_BYTES = 64 << 10
 
@@ -80,21 +80,21 @@ class Inspector:
         self._marker = marker
         self._backoff = Backoff()
         self._command = command
-        self._hint = threading.Event()
+        self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="inspector", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def hint(self) -> None:
+    def wake(self) -> None:
         """There may be work: look now."""
-        self._hint.set()
+        self._wake.set()
 
     def drain(self) -> None:
         """Take nothing new. Safe in a signal handler."""
         self._stopped.set()
-        self._hint.set()
+        self._wake.set()
 
     def stop(self) -> None:
         self.drain()
@@ -102,8 +102,8 @@ class Inspector:
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
-            self._hint.wait(POLL_SECONDS)
-            self._hint.clear()
+            self._wake.wait(POLL_SECONDS)
+            self._wake.clear()
             try:
                 while not self._stopped.is_set() and self.inspect_one():
                     pass
@@ -161,7 +161,7 @@ class Inspector:
             seconds = self._backoff.next()
             log.error("this worker is at fault and inspects nothing for a while", fault=fault, seconds=seconds)
             self._stopped.wait(seconds)
-            fault = complaint(self._storage, self._marker)
+            fault = storage_fault(self._storage, self._marker)
 
     def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
         """Again and again through an outage: the work is done, and nobody else knows its result."""
@@ -188,7 +188,7 @@ class Inspector:
             try:
                 fetch(self._storage, f"{uploads.prefix(upload_id)}data", source, self._check)
             except StorageKeyMissing as missing:
-                if (fault := complaint(self._storage, self._marker)) is not None:
+                if (fault := storage_fault(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing
                 raise refused("the upload is no longer in storage: upload it again") from missing
             answer, named = folder / "answer", None
@@ -201,7 +201,7 @@ class Inspector:
             if code != 0:
                 raise refused(f"the file could not be read: {_describe(code)}")
             inspection, teacher = _result(output)
-            if (fault := complaint(self._storage, self._marker)) is not None:
+            if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
             self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
             return inspection

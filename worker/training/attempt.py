@@ -22,7 +22,7 @@ from jobs.ledger import attempts, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from jobs.storage import checkpoints
 from jobs.storage.checkpoints import CHECKPOINT_NAME
-from jobs.storage.marker import complaint
+from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from lit_spec import ErrorType, JobError
 from worker.training.attempt_results import (
@@ -105,7 +105,7 @@ class Attempt:
             return self._judge(code, trainer)
 
     def _upload_missing(self, missing: UploadMissing) -> Ending:
-        if (fault := complaint(self.storage, self.marker)) is not None:
+        if (fault := storage_fault(self.storage, self.marker)) is not None:
             return unfit(fault)
         if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
             return failed(missing.error)
@@ -324,7 +324,7 @@ class Attempt:
 
     def _check_storage(self) -> None:
         """Raises OSError when the storage has gone, and what is stored would lie where nobody looks for it."""
-        if (fault := complaint(self.storage, self.marker)) is not None:
+        if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
 
     def _key(self, name: str) -> str:

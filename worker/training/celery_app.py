@@ -1,10 +1,10 @@
-"""The Celery app: messages are hints that there is work, and the ledger decides what it is.
+"""The Celery app: messages are wakeups that there is work, and the ledger decides what it is.
 
 So messages are acknowledged before the work starts and carry nothing, there is no result backend, and nothing but
-JSON is read. `worker_disable_prefetch` (Redis brokers, with a pool whose size Celery knows) leaves further hints in
+JSON is read. `worker_disable_prefetch` (Redis brokers, with a pool whose size Celery knows) leaves further wakeups in
 the queue while a job runs, where other workers find them.
 
-The pool is `threads` with one thread. With `solo` the task would run inside Celery's event loop: the hint would stay
+The pool is `threads` with one thread. With `solo` the task would run inside Celery's event loop: the wake-up would stay
 unacknowledged and the broker connection unattended for hours. With `threads` the main thread keeps acknowledging,
 and answers SIGTERM at once: Celery sends `worker_shutting_down`, on which the supervisor drains its trainer, and
 waits for the task, which then ends, before the process exits with 0.

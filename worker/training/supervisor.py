@@ -10,18 +10,18 @@ from contextlib import ExitStack
 import structlog
 
 from jobs.broker.queues import queues_for
-from jobs.broker.wakeups import PublishHint
+from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
-from jobs.storage.marker import complaint
+from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
 from lit_spec import SPEC_VERSION, ErrorType
 from worker.host.backoff import Backoff
-from worker.host.devices import CHECKOUT, device_complaint
+from worker.host.devices import CHECKOUT, device_fault
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import Ending, lost, unfit
 from worker.training.job_folder import Machine, Workplace
@@ -52,7 +52,7 @@ class Supervisor:
         worker_id: str,
         devices: Sequence[str],
         command: Sequence[str] = TRAINER,
-        publish_hint: PublishHint | None = None,
+        send_wakeup: SendWakeup | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -63,7 +63,7 @@ class Supervisor:
         self._worker_id = worker_id
         self._devices = list(devices)
         self._command = command
-        self._publish_hint = publish_hint
+        self._send_wakeup = send_wakeup
         self._busy = threading.Lock()
         self._drain = threading.Event()
         self._backoff = Backoff()
@@ -105,7 +105,7 @@ class Supervisor:
         except Exception as failure:
             if not is_outage(failure):
                 raise
-            # The hint is used up; housekeeping sends another one once the ledger is back.
+            # The wake-up is used up; housekeeping sends another one once the ledger is back.
             log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
             return None
 
@@ -175,19 +175,19 @@ class Supervisor:
         except Exception:
             log.exception("study not advanced", study=study_id)
             return
-        self._hint(queues)
+        self._wake(queues)
 
-    def _hint(self, queues: Sequence[str]) -> None:
-        if self._publish_hint is not None:
+    def _wake(self, queues: Sequence[str]) -> None:
+        if self._send_wakeup is not None:
             for queue in queues:
-                self._publish_hint(queue)
+                self._send_wakeup(queue)
 
     def _take_breath(self, claim: Claim, ending: Ending) -> None:
         """What is to be done between two attempts: nothing in particular, unless this worker is at fault."""
         if ending.fault is not None:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
         if ending.fault is not None or ending.name == "released":
-            self._hint(queues_for(claim.spec.device.value))
+            self._wake(queues_for(claim.spec.device.value))
         if ending.fault is not None:
             self._recover(ending.fault)
             return
@@ -202,5 +202,5 @@ class Supervisor:
             seconds = self._backoff.next()
             log.error("this worker is at fault and takes no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
-            fault = complaint(self._storage, self._marker) or device_complaint(self._devices)
+            fault = storage_fault(self._storage, self._marker) or device_fault(self._devices)
         self.resting = False

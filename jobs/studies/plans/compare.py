@@ -62,7 +62,7 @@ class Compare:
         keys = [CompareKey(arm=name, seed=seed) for seed in self._seeds for name in self._arms]
         new = [key for key in keys if key not in trials]
         points = self._points(trials)
-        if new or not all(found.ended for _, found in points):
+        if new or not all(found.finished for _, found in points):
             return Plan(new=new)
         winner = best(points)
         if winner is None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypedDict
 
-from jobs.states import JobState
 from jobs.studies.plans.statistics import describe
 from jobs.studies.plans.trials import KeyT, Outcome, Trial, Trials
+from lit_spec.states import JobState
 
 
 class Summary(TypedDict):
@@ -43,7 +43,7 @@ class Point:
         return [trial for trial in self.trials if trial is not None]
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more will come of it."""
         return all(trial is not None and not trial.live for trial in self.trials)
 

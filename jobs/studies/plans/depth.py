@@ -14,7 +14,6 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from jobs.states import JobState
 from jobs.studies.plans.configurations import Point, numbers, point
 from jobs.studies.plans.early_stopping import hopeless
 from jobs.studies.plans.trials import (
@@ -33,6 +32,7 @@ from jobs.studies.plans.trials import (
 from lit_spec import SpecError, Task
 from lit_spec.merge_patch import merge_patch
 from lit_spec.requests.study import DepthRequest
+from lit_spec.states import JobState
 
 DECIMALS = 4
 
@@ -178,7 +178,7 @@ class Depth:
     def _verdict(self, found: Point) -> _Verdict:
         if any(trial.stopped is StopReason.HOPELESS and trial.outcome is None for trial in found.made):
             return _Verdict.FAILED
-        if not found.ended:
+        if not found.finished:
             return _Verdict.OPEN
         drop = _drop(found)
         if not found.complete or (self._bound is not None and drop is None):
@@ -242,7 +242,7 @@ class Depth:
                     within=within.get(verdicts[depth]),
                     latency_ms=_mean(numbers(found.outcomes, lambda outcome: outcome.latency_ms)),
                     speedup=_speedup(found),
-                    front=depth in front if self._all and found.ended else None,
+                    front=depth in front if self._all and found.finished else None,
                     chosen=depth == chosen,
                 )
             )

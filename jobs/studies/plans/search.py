@@ -67,7 +67,7 @@ class _Step:
         """Once all have ended: of equals the job's own value, else the first. None where no value has a succeeded trial
         for every seed."""
         points = sorted(self.points(trials), key=lambda entry: entry[0] != self.own)
-        return best(points) if all(found.ended for _, found in points) else None
+        return best(points) if all(found.finished for _, found in points) else None
 
     def value(self, trials: Trials[SearchKey]) -> float | None:
         """What the stage has chosen."""
@@ -128,7 +128,7 @@ class Search:
         last = steps[-1]
         # Seed by seed, as all values are equally good before the first one has ended.
         new = [key for keys in zip(*last.candidates.values(), strict=True) for key in keys if key not in trials]
-        if new or not all(found.ended for _, found in last.points(trials)):
+        if new or not all(found.finished for _, found in last.points(trials)):
             return Plan(new=new)
         winner = last.winner(trials)
         if winner is None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.studies.plans.trials import KeyT, Kind, Row, Trials
-from lit_spec import Model
+from lit_spec import SpecModel
 
 
-class TeacherRow(Model):
+class TeacherRow(SpecModel):
     """What the students are measured against."""
 
     validation: float | None
@@ -20,7 +20,7 @@ class TeacherRow(Model):
     latency_ms: float | None
 
 
-class Table(Model):
+class Table(SpecModel):
     validation_metric: str | None
     """What trials are chosen by: `accuracy`, `agreement` (without labels) or `psnr`; null before one has succeeded."""
     test_metric: str | None

@@ -10,9 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_serializer
 
-from jobs.states import JobState
-from lit_spec import Inspection, Model
+from lit_spec import Inspection, SpecModel
 from lit_spec.requests.study import AnyStudyRequest, StudyRequest
+from lit_spec.states import JobState
 
 
 class Key(BaseModel):
@@ -74,7 +74,7 @@ class Trial:
 
     @property
     def live(self) -> bool:
-        return not self.state.terminal
+        return not self.state.finished
 
 
 KeyT = TypeVar("KeyT", bound=Key)
@@ -88,14 +88,14 @@ class StudyErrorType(StrEnum):
     """This version of the service no longer makes the jobs that the study asks for."""
 
 
-class StudyError(Model):
+class StudyError(SpecModel):
     """Why a study failed."""
 
     type: StudyErrorType
     detail: str
 
 
-class Choice(Model):
+class Choice(SpecModel):
     """What a study has found out."""
 
     values: dict[str, Any]
@@ -122,7 +122,7 @@ class Plan(Generic[KeyT]):
         return self.choice is not None or self.failure is not None
 
 
-class Row(Model):
+class Row(SpecModel):
     """One line of a study's table. Means, deviations and intervals are over the seeds of succeeded trials."""
 
     trials: int
@@ -146,7 +146,7 @@ class Row(Model):
     """The row's trial that is best on the validation split."""
 
 
-class StudySpec(Model):
+class StudySpec(SpecModel):
     """All that a plan needs to know, so that deleted uploads don't change what it answers."""
 
     request: AnyStudyRequest
