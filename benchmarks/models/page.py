@@ -1,4 +1,4 @@
-"""docs/models.md's table, between its two marks: the text around it is written by hand."""
+"""Write the table of docs/models.md between its two marks. The text around it is written by hand."""
 
 from __future__ import annotations
 
