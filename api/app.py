@@ -20,7 +20,6 @@ from api.http.addresses import refuse_nul
 from api.http.context import Context
 from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
-from api.jobs.schemas import UploadRequest
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
 from jobs.broker.wakeups import Wakeups
@@ -31,6 +30,7 @@ from jobs.settings import Settings
 from jobs.storage.storage import open_storage
 from lit_spec import JobRequest, LibraryRequest
 from lit_spec.requests.study import STUDY_REQUESTS
+from lit_spec.requests.upload import UploadRequest
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).

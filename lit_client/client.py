@@ -30,9 +30,8 @@ from lit_client.models import (
     ArtifactPage,
     Event,
     EventPage,
-    Failure,
-    ItemT,
     Job,
+    JobError,
     LibraryArchitecture,
     Metric,
     MetricPage,
@@ -44,6 +43,7 @@ from lit_client.models import (
 )
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, send_file
 from lit_spec import JobRequest, LibraryRequest
+from lit_spec.answers.pages import ItemT
 from lit_spec.requests.study import StudyRequest
 
 LONGEST_WAIT = 30
@@ -58,7 +58,7 @@ NOT_MODIFIED = 304
 class InspectionFailed(LitError):
     """An uploaded teacher is none that the service can use; `failure` says why."""
 
-    def __init__(self, upload: Upload, failure: Failure) -> None:
+    def __init__(self, upload: Upload, failure: JobError) -> None:
         super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
         self.upload = upload
         self.failure = failure
@@ -154,7 +154,7 @@ class Client:
         Raises InspectionFailed when it is unusable, InspectedOtherwise when somebody has had it inspected as another
         architecture since, WaitTimeout after `timeout` seconds.
         """
-        wanted = None if architecture is None else LibraryRequest.model_validate(architecture).model_dump(mode="json")
+        wanted = None if architecture is None else LibraryRequest.model_validate(architecture)
         for wait in _long_polls(timeout, f"the inspection of {upload_id}"):
             upload = self.get_upload(upload_id, wait=wait)
             if wanted is not None and upload.architecture != wanted:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from lit_client.errors import LitError, ProblemError, ServiceUnreachable, UnexpectedAnswer
+from lit_spec.answers.base import Answer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "LIT_URL"
@@ -26,7 +27,7 @@ LONGEST_PAUSE = 8.0
 # A proxy may ask for an hour; a caller who wants that can catch the error and wait.
 LONGEST_RETRY_AFTER = 30.0
 
-AnswerT = TypeVar("AnswerT", bound=BaseModel)
+AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Connection:
@@ -135,7 +136,7 @@ class Connection:
 def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
     """Read an answer's body. Raises UnexpectedAnswer when it is something else."""
     try:
-        return model.model_validate_json(response.content)
+        return model.read(response.content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"

@@ -81,7 +81,7 @@ def _create(
 def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload | None:
     """An upload of the same file that an earlier run began; looked for among the newest only."""
     page = parse(Page[Upload], connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
-    same = (filename, kind.value, size, sha256)
+    same = (filename, kind, size, sha256)
     for upload in page.items:
         if not upload.complete and (upload.filename, upload.kind, upload.size, upload.sha256) == same:
             return upload

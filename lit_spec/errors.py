@@ -1,13 +1,11 @@
-"""What a job says when it fails."""
+"""What a job or a study says when it fails."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-from lit_spec.base import SpecModel
+from lit_spec.base import OpenEnum, SpecModel
 
 
-class ErrorType(StrEnum):
+class ErrorType(OpenEnum):
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out-of-memory"
     BAD_DATASET = "bad-dataset"
@@ -29,3 +27,25 @@ class JobError(SpecModel):
     """The field of the request to change, if one is to blame."""
     member: str | None = None
     """The file or array inside the dataset, if one is to blame."""
+
+    def __str__(self) -> str:
+        places = [place for place in (self.field, self.member) if place]
+        where = f" ({', '.join(places)})" if places else ""
+        return f"{self.detail}{where} [{self.type}]"
+
+
+class StudyErrorType(OpenEnum):
+    NO_RESULT = "no-result"
+    """Trials failed or were cancelled, and what is left does not answer the question."""
+    OUTDATED = "outdated"
+    """This version of the service no longer makes the jobs that the study asks for."""
+
+
+class StudyError(SpecModel):
+    """Why a study failed."""
+
+    type: StudyErrorType
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.detail} [{self.type}]"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from lit_spec.base import OpenEnum
 
 
-class JobState(StrEnum):
+class JobState(OpenEnum):
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -20,7 +20,7 @@ class JobState(StrEnum):
 FINISHED_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-class StudyState(StrEnum):
+class StudyState(OpenEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -28,20 +28,20 @@ class StudyState(StrEnum):
 
     @property
     def finished(self) -> bool:
-        return self is not StudyState.RUNNING
+        return self in (StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED)
 
 
-class UploadKind(StrEnum):
+class UploadKind(OpenEnum):
     TEACHER = "teacher"
     DATASET = "dataset"
 
 
-class UploadState(StrEnum):
+class UploadState(OpenEnum):
     UPLOADING = "uploading"
     COMPLETE = "complete"
 
 
-class InspectionState(StrEnum):
+class InspectionState(OpenEnum):
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"

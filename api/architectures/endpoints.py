@@ -6,38 +6,16 @@ import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict
 
 from api.http.auth import Owner
-from api.http.pages import Cursor, Limit, Page
+from api.http.pages import Cursor, Limit
 from api.http.problems import Problem, invalid_field
-from lit_spec import Library, StudentOption
+from lit_spec import Library
+from lit_spec.answers.architectures import ArchitectureItem, LibraryArchitecture
+from lit_spec.answers.pages import Page
 from lit_spec.networks.catalogue import catalogue, find_entry, near_names
 
 router = APIRouter(prefix="/v1/architectures", tags=["architectures"])
-
-
-class ArchitectureItem(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True, from_attributes=True)
-
-    library: Library
-    name: str
-    parameters: int
-    blocks: list[int]
-    """Blocks of each section; none where it can't be made shallower."""
-    refused: str | None
-    """Why it can't be made shallower."""
-
-
-class ArchitectureOut(ArchitectureItem):
-    """With the library's default arguments: other `kwargs` may make other figures."""
-
-    size: list[int] | None
-    """Height and width in pixels of the images that it was looked through with."""
-    sections: list[list[str]]
-    """Module paths of each section's blocks."""
-    students: list[StudentOption]
-    """Every number of blocks, shallowest first, the network itself last."""
 
 
 @router.get("")
@@ -63,14 +41,14 @@ def list_architectures(
 
 
 @router.get("/{library}/{name}")
-def get_architecture(library: Library, name: str, owner: Owner) -> ArchitectureOut:  # noqa: ARG001
+def get_architecture(library: Library, name: str, owner: Owner) -> LibraryArchitecture:  # noqa: ARG001
     """One network: its sections, its blocks, and what each depth would save, before anything is uploaded."""
     entry = find_entry(library, name)
     if entry is None:
         near = ", ".join(near_names(library, name))
         hint = f": did you mean {near}?" if near else ""
         raise Problem(404, "not-found", f"{library} has no network {name!r} that is known here{hint}")
-    return ArchitectureOut.model_validate(entry)
+    return LibraryArchitecture.model_validate(entry)
 
 
 def _cursor(item: ArchitectureItem) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, StringConstraints, TypeAdapter
+from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
 from api.http.problems import invalid_field
 from jobs.database.models import Job, Study, Upload
 from jobs.ledger.jobs import Position
+from lit_spec.answers.pages import ItemT, Page
 
-ItemT = TypeVar("ItemT", bound=BaseModel)
 RowT = TypeVar("RowT", Job, Study, Upload)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
@@ -23,14 +23,6 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 _POSITION: TypeAdapter[Position] = TypeAdapter(
     tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
 )
-
-
-class Page(BaseModel, Generic[ItemT]):
-    """Part of a list, newest first."""
-
-    items: list[ItemT]
-    next_cursor: str | None
-    """Asks for the part after this one; null ends the list."""
 
 
 def read_cursor(cursor: str | None) -> Position | None:

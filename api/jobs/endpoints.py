@@ -14,24 +14,16 @@ from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
 from api.http.etags import etag_of, matches
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, Page, make_page, read_cursor
+from api.http.pages import Cursor, Limit, make_page, read_cursor
 from api.jobs.requests import idempotency, make_job, read_job_request
-from api.jobs.schemas import (
-    ArtifactsOut,
-    EventsOut,
-    JobOut,
-    MetricsOut,
-    media_type,
-    show_artifact,
-    show_event,
-    show_job,
-    show_metric,
-)
-from jobs.database.models import Job
+from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
+from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import jobs as ledger
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec import Phase
+from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
+from lit_spec.answers.pages import Page
 from lit_spec.merge_patch import merge_patch
 from lit_spec.states import JobState
 
@@ -64,7 +56,7 @@ _REQUEST_BODY = {
 _PATCH_BODY = {"requestBody": {"content": {MERGE_PATCH: {"schema": {"type": "object"}}}}}
 
 
-@router.post("", status_code=202, response_model=JobOut, openapi_extra=_REQUEST_BODY)
+@router.post("", status_code=202, response_model=Job, openapi_extra=_REQUEST_BODY)
 async def create_job(
     request: Request,
     response: Response,
@@ -72,7 +64,7 @@ async def create_job(
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
-) -> JobOut:
+) -> Job:
     """Compress a teacher. The files go first through /v1/uploads, or along as a form's parts."""
     body = await read_job_request(request, owner, context)
     return await _make(context, owner, body, idempotency_key, response, background)
@@ -87,7 +79,7 @@ async def rerun_job(
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
-) -> JobOut:
+) -> Job:
     """Run a job's request again as a new job, with changes: a JSON merge patch (RFC 7396) of the request."""
     changes = await read_json(request, ("application/json", MERGE_PATCH))
     before = await run_in_threadpool(_request_of, context, owner, job_id)
@@ -101,7 +93,7 @@ async def _make(
     idempotency_key: str | None,
     response: Response,
     background: BackgroundTasks,
-) -> JobOut:
+) -> Job:
     job, queues = await make_job(context, owner, body, idempotency(idempotency_key, body))
     for queue in queues:
         background.add_task(context.wakeups, queue)
@@ -124,7 +116,7 @@ def list_jobs(
     study: Annotated[str | None, Query(description="Id of a study: its trials alone.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Page[JobOut]:
+) -> Page[Job]:
     """The jobs, newest first."""
     after = read_cursor(cursor)
     rows = ledger.list_page(
@@ -133,7 +125,7 @@ def list_jobs(
     return make_page(rows, limit, show_job)
 
 
-@router.get("/{job_id}", response_model=JobOut, responses={304: {"description": "As the caller knows it."}})
+@router.get("/{job_id}", response_model=Job, responses={304: {"description": "As the caller knows it."}})
 @router.head("/{job_id}", response_class=Response, responses={304: {"description": "As the caller knows it."}})
 async def get_job(
     job_id: str,
@@ -145,14 +137,14 @@ async def get_job(
 ) -> Response:
     """One job. `wait` holds the answer until the job has ended or, with If-None-Match, until it has changed."""
 
-    def look() -> tuple[JobOut, str, str]:
+    def look() -> tuple[Job, str, str]:
         with context.database.session() as session:
             job = ledger.get(session, owner, job_id)
             shown = show_job(job, ledger.waiting(session, job))
         text = shown.model_dump_json()
         return shown, text, etag_of(text)
 
-    def answers(looked: tuple[JobOut, str, str]) -> bool:
+    def answers(looked: tuple[Job, str, str]) -> bool:
         shown, _, etag = looked
         return shown.state.finished if if_none_match is None else not matches(if_none_match, etag)
 
@@ -167,7 +159,7 @@ async def get_job(
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, owner: Owner, session: InSession) -> JobOut:
+def cancel_job(job_id: str, owner: Owner, session: InSession) -> Job:
     """Ask for a job's end: at once if it waits, within 20 s if it runs; 409 if it has ended."""
     return show_job(ledger.request_cancel(session, owner, job_id))
 
@@ -188,15 +180,15 @@ async def list_events(
     after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that you have.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     wait: Wait = 0,
-) -> EventsOut:
+) -> EventPage:
     """What happened to a job after event number `after`; `wait` holds the answer until there is something."""
 
-    def look() -> EventsOut:
+    def look() -> EventPage:
         with context.database.session() as session:
             job = ledger.get(session, owner, job_id)
             found = [show_event(event) for event in ledger.events_after(session, job_id, after, limit)]
             last = found[-1].seq if found else 0
-            return EventsOut(items=found, last=max(job.event_seq, last))
+            return EventPage(items=found, last=max(job.event_seq, last))
 
     return await context.polls.until(job_id, wait, look, lambda events: bool(events.items))
 
@@ -204,10 +196,10 @@ async def list_events(
 @router.get("/{job_id}/metrics")
 def list_metrics(
     job_id: str, owner: Owner, session: InSession, phase: Phase | None = None, name: str | None = None
-) -> MetricsOut:
+) -> MetricPage:
     """A job's numbers per phase and epoch: losses, accuracies on the validation split, learning rate, seconds."""
     ledger.get(session, owner, job_id)
-    return MetricsOut(items=[show_metric(metric) for metric in ledger.metrics(session, job_id, phase=phase, name=name)])
+    return MetricPage(items=[show_metric(metric) for metric in ledger.metrics(session, job_id, phase=phase, name=name)])
 
 
 @router.get("/{job_id}/log", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
@@ -230,10 +222,10 @@ def get_log(
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactsOut:
+def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
     """The files that a job left, with their sha256; none before it has succeeded."""
     job = ledger.get(session, owner, job_id)
-    return ArtifactsOut(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
+    return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
 
 
 @router.get(
@@ -265,7 +257,7 @@ def download_artifact(job_id: str, name: str, request: Request, owner: Owner, co
         raise NotFound("artifact", f"{name} of {job_id} in storage") from None
 
 
-def _find(job: Job, name: str) -> dict[str, Any]:
+def _find(job: JobRow, name: str) -> dict[str, Any]:
     for artifact in job.manifest or []:
         if artifact["name"] == name:
             return artifact

@@ -14,17 +14,19 @@ from api.http.bodies import read_json
 from api.http.context import Context, InContext, InSession
 from api.http.etags import etag_of, matches
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, Page, make_page, read_cursor
+from api.http.pages import Cursor, Limit, make_page, read_cursor
 from api.http.problems import Problem
 from api.jobs.requests import idempotency
 from api.studies.requests import make_study
-from api.studies.schemas import StudyOut, show_study
-from jobs.database.models import Study
+from api.studies.schemas import show_study
+from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
 from jobs.studies import studies
-from jobs.studies.plans.table import Table, as_csv
+from jobs.studies.plans.table import as_csv
 from jobs.studies.status import stand
 from jobs.studies.trial_rows import read_progress
+from lit_spec.answers.pages import Page
+from lit_spec.answers.studies import Study, StudyTable
 from lit_spec.states import StudyState
 
 CSV = "text/csv"
@@ -58,7 +60,7 @@ class TableFormat(StrEnum):
     CSV = "csv"
 
 
-@router.post("", status_code=202, response_model=StudyOut, openapi_extra=_REQUEST_BODY)
+@router.post("", status_code=202, response_model=Study, openapi_extra=_REQUEST_BODY)
 async def create_study(
     request: Request,
     response: Response,
@@ -66,7 +68,7 @@ async def create_study(
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
-) -> StudyOut:
+) -> Study:
     """Make a study with its first jobs. Every trial is checked before anything is stored."""
     body = await read_json(request)
     study, queues = await make_study(context, owner, body, idempotency(idempotency_key, body))
@@ -85,7 +87,7 @@ def list_studies(
     name: str | None = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Page[StudyOut]:
+) -> Page[Study]:
     """The studies, newest first, without their tables."""
     after = read_cursor(cursor)
     rows = studies.list_page(session, owner, state=state, tag=tag, name=name, after=after, limit=limit + 1)
@@ -93,7 +95,7 @@ def list_studies(
     return make_page(rows, limit, lambda study: show_study(study, progress.get(study.id)))
 
 
-@router.get("/{study_id}", response_model=StudyOut, responses={304: {"description": "As the caller knows it."}})
+@router.get("/{study_id}", response_model=Study, responses={304: {"description": "As the caller knows it."}})
 async def get_study(
     study_id: str,
     owner: Owner,
@@ -103,12 +105,12 @@ async def get_study(
 ) -> Response:
     """One study. `wait` holds the answer until it has ended or, with If-None-Match, until it has changed."""
 
-    def look() -> tuple[StudyOut, str, str]:
+    def look() -> tuple[Study, str, str]:
         shown = _look(context, owner, study_id)
         text = shown.model_dump_json()
         return shown, text, etag_of(text)
 
-    def answers(looked: tuple[StudyOut, str, str]) -> bool:
+    def answers(looked: tuple[Study, str, str]) -> bool:
         shown, _, etag = looked
         return shown.state.finished if if_none_match is None else not matches(if_none_match, etag)
 
@@ -119,7 +121,7 @@ async def get_study(
     return Response(text, media_type="application/json", headers=headers)
 
 
-@router.get("/{study_id}/table", response_model=Table, responses={200: {"content": {CSV: {}}}})
+@router.get("/{study_id}/table", response_model=StudyTable, responses={200: {"content": {CSV: {}}}})
 def get_table(
     study_id: str,
     owner: Owner,
@@ -136,13 +138,13 @@ def get_table(
 
 
 @router.post("/{study_id}/cancel", status_code=202)
-def cancel_study(study_id: str, owner: Owner, session: InSession) -> StudyOut:
+def cancel_study(study_id: str, owner: Owner, session: InSession) -> Study:
     """Ask for a study's end: its trials are cancelled, and it ends with the last of them; 409 if it has ended."""
     return _show(session, studies.request_cancel(session, owner, study_id))
 
 
 @router.post("/{study_id}/resume", status_code=202)
-def resume_study(study_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> StudyOut:
+def resume_study(study_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> Study:
     """Let a study that ended go on from what is there; trials that failed or were cancelled are made anew."""
     try:
         with context.database.session() as session:
@@ -167,10 +169,10 @@ def delete_study(study_id: str, owner: Owner, context: InContext) -> None:
         context.storage.delete_prefix(prefix)
 
 
-def _look(context: Context, owner: str, study_id: str) -> StudyOut:
+def _look(context: Context, owner: str, study_id: str) -> Study:
     with context.database.session() as session:
         return _show(session, studies.get(session, owner, study_id))
 
 
-def _show(session: Session, study: Study) -> StudyOut:
+def _show(session: Session, study: StudyRow) -> Study:
     return show_study(study, read_progress(session, [study]).get(study.id), stand(session, study))

@@ -11,15 +11,18 @@ from api.http.auth import Owner
 from api.http.bodies import content_type, read_json, validate
 from api.http.context import Context, InContext, InSession
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, Page, make_page, read_cursor
+from api.http.pages import Cursor, Limit, make_page, read_cursor
 from api.http.problems import Problem, invalid_field
-from api.jobs.schemas import UploadOut, UploadRequest, show_upload
 from api.uploads.receiving import RECORD_BYTES, Turn, pieces
+from api.uploads.schemas import show_upload
 from jobs.broker.queues import INSPECT_QUEUE
-from jobs.database.models import Upload
+from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import uploads
 from lit_spec import LibraryRequest
+from lit_spec.answers.pages import Page
+from lit_spec.answers.uploads import Upload
+from lit_spec.requests.upload import UploadRequest
 from lit_spec.states import UploadKind, UploadState
 
 OFFSET = "Upload-Offset"
@@ -36,12 +39,12 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 @router.post(
     "",
     status_code=201,
-    responses={200: {"description": "The file is here already.", "model": UploadOut}},
+    responses={200: {"description": "The file is here already.", "model": Upload}},
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ANNOUNCEMENT}}}},
 )
 async def create_upload(
     request: Request, response: Response, background: BackgroundTasks, owner: Owner, context: InContext
-) -> UploadOut:
+) -> Upload:
     """Announce a file, then PATCH its bytes. A file that is here already, by its sha256, needs no sending."""
     announced = validate(UploadRequest, await read_json(request))
     check_size(announced.size, context, "size")
@@ -54,17 +57,17 @@ async def create_upload(
 
 
 @router.get("")
-def list_uploads(owner: Owner, session: InSession, limit: Limit = 50, cursor: Cursor = None) -> Page[UploadOut]:
+def list_uploads(owner: Owner, session: InSession, limit: Limit = 50, cursor: Cursor = None) -> Page[Upload]:
     """The uploads, newest first."""
     rows = uploads.list_page(session, owner, after=read_cursor(cursor), limit=limit + 1)
     return make_page(rows, limit, show_upload)
 
 
 @router.get("/{upload_id}")
-async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wait = 0) -> UploadOut:
+async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wait = 0) -> Upload:
     """One upload; `wait` holds the answer until a teacher's inspection has ended."""
 
-    def look() -> UploadOut:
+    def look() -> Upload:
         with context.database.session() as session:
             return show_upload(uploads.get(session, owner, upload_id))
 
@@ -122,7 +125,7 @@ async def append_to_upload(
 )
 async def set_architecture(
     upload_id: str, request: Request, background: BackgroundTasks, owner: Owner, context: InContext
-) -> UploadOut:
+) -> Upload:
     """Say which network of torchvision or timm a teacher is. It is inspected anew, as that network."""
     architecture = validate(LibraryRequest, await read_json(request))
     upload = await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
@@ -131,14 +134,14 @@ async def set_architecture(
 
 
 @router.delete("/{upload_id}/architecture", status_code=202)
-def unset_architecture(upload_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> UploadOut:
+def unset_architecture(upload_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> Upload:
     """Take back what was said of a teacher. It is inspected anew, by its tensors alone."""
     upload = _inspect_as(context, owner, upload_id, None)
     background.add_task(context.wakeups, INSPECT_QUEUE)
     return upload
 
 
-def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> UploadOut:
+def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> Upload:
     with context.database.session() as session:
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
             raise invalid_field("upload_id", f"{upload_id} is a data set, which has no architecture: name a teacher")
@@ -165,7 +168,7 @@ async def _receive(request: Request, turn: Turn) -> int:
     return offset
 
 
-def _create(context: Context, owner: str, announced: UploadRequest) -> Upload:
+def _create(context: Context, owner: str, announced: UploadRequest) -> UploadRow:
     with context.database.session() as session:
         upload = uploads.create(
             session,
@@ -187,16 +190,16 @@ def check_size(size: int, context: Context, field: str) -> None:
         raise Problem(413, "too-large", f"{field}: {size} bytes, but this service takes files of up to {most} bytes")
 
 
-def _get(context: Context, owner: str, upload_id: str) -> Upload:
+def _get(context: Context, owner: str, upload_id: str) -> UploadRow:
     with context.database.session() as session:
         return uploads.get(session, owner, upload_id)
 
 
-def _inspected(upload: UploadOut) -> bool:
+def _inspected(upload: Upload) -> bool:
     return upload.inspection_state not in {"pending", "running"}
 
 
-def _elsewhere(upload: Upload) -> Problem:
+def _elsewhere(upload: UploadRow) -> Problem:
     detail = (
         "the upload is complete"
         if upload.state == UploadState.COMPLETE

@@ -31,13 +31,12 @@ from jobs.studies.plans.trials import (
     Kind,
     Plan,
     StopReason,
-    StudyError,
-    StudyErrorType,
     StudySpec,
     Trial,
 )
 from jobs.studies.trial_rows import count_ended, read_trials
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
+from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import FINISHED_STATES, JobState, StudyState
 

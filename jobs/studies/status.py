@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from jobs.database.models import Study
 from jobs.ledger import workers
 from jobs.studies.plans.plan_of import kind_of
-from jobs.studies.plans.table import Table, make_table
+from jobs.studies.plans.table import make_table
 from jobs.studies.plans.trials import StudySpec
 from jobs.studies.trial_rows import read_trials
+from lit_spec.answers.studies import StudyTable
 
 NEXT_SHOWN = 10
 
@@ -26,13 +27,13 @@ class Standing:
     """The best trial of the chosen point; while the study runs, of what would be chosen now."""
     next: Sequence[dict[str, Any]]
     """The trials that are to be made next, the first few."""
-    table: Table
+    table: StudyTable
 
 
 def stand(session: Session, study: Study) -> Standing:
     """From the trials while it runs; as it was written down at its end, whatever became of its jobs since."""
     if study.result is not None:
-        table = Table.model_validate(study.result["table"])
+        table = StudyTable.model_validate(study.result["table"])
         return Standing(study.result["choice"], study.result["best_job"], [], table)
     kind = kind_of(StudySpec.model_validate(study.spec))
     trials = read_trials(session, study, kind)

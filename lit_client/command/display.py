@@ -255,7 +255,7 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
 
 
 def _named(upload: Upload, found: Architecture) -> str:
-    return found.family if upload.architecture is None else f"{found.family} {upload.architecture.get('name')}"
+    return found.family if upload.architecture is None else f"{found.family} {upload.architecture.name}"
 
 
 def architectures_table(found: Sequence[ArchitectureItem]) -> Table:

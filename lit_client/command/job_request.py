@@ -10,9 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lit_client.errors import LitError
-from lit_client.models import Inspection
-from lit_spec import Inspection as SpecInspection
-from lit_spec import JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
+from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
 from lit_spec.mistakes import mistakes
 
 Body = dict[str, Any]
@@ -62,16 +60,16 @@ def check_body(body: Body) -> JobRequest:
 def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
     """Find out before a large dataset is sent that student or discriminator don't fit. Raises BadRequest."""
     try:
-        other = None if discriminator is None else _in_words_of_spec(discriminator)
-        resolve(request, _in_words_of_spec(inspection), other)
+        resolve(request, _checked(inspection), None if discriminator is None else _checked(discriminator))
     except SpecError as error:
         raise BadRequest(f"The service would refuse this request:\n  {error}") from error
     except ValidationError:
-        return  # an inspection in a newer service's words: the service itself judges
+        return  # a newer service's inspection, with values that are unknown here: the service itself checks
 
 
-def _in_words_of_spec(inspection: Inspection) -> SpecInspection:
-    return SpecInspection.model_validate(inspection.model_dump())
+def _checked(inspection: Inspection) -> Inspection:
+    """Raises ValidationError for values that this version does not know, which reading an answer has kept."""
+    return Inspection.model_validate(inspection.model_dump(mode="json"))
 
 
 def parse_blocks(text: str) -> list[int]:

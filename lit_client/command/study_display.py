@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lit_client.command import display
-from lit_client.models import Study, StudyTable
+from lit_client.models import Study
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -93,9 +93,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 
 def study_table(study: Study) -> Table:
     """The table so far; what is chosen has a star."""
-    found = study.table or StudyTable()
-    columns = COLUMNS.get(study.kind) or tuple((name, _text(name)) for name in found.columns)
+    found = study.table
+    columns = COLUMNS.get(study.kind) or tuple((name, _text(name)) for name in (found.columns if found else ()))
     table = Table("", *(label for label, _ in columns), title=title(study), title_justify="left")
+    if found is None:
+        return table
     for row in found.rows:
         table.add_row("*" if row.get("chosen") else "", *(show(row) for _, show in columns))
     if found.teacher is not None:

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import torch
@@ -23,12 +23,11 @@ from lit_core.networks.families.shapes import NOT_AT_ALL
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
+from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.networks.catalogue import student_option
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
-
-Format = Literal["safetensors", "pt"]
 
 
 class TeacherError(Exception):
@@ -41,7 +40,7 @@ class TeacherError(Exception):
 
 @dataclass(frozen=True)
 class Teacher:
-    format: Format
+    format: TeacherFormat
     state: dict[str, Tensor]
     recognised: Recognised
 
@@ -49,7 +48,7 @@ class Teacher:
 def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
     """Read a safetensors or `.pt` file, of a library's network where one is named. Raises TeacherError."""
     file_format = _format(path)
-    loaded = _load_safetensors(path) if file_format == "safetensors" else _load_pt(path)
+    loaded = _load_safetensors(path) if file_format == TeacherFormat.SAFETENSORS else _load_pt(path)
     state = _with_plain_names(_unwrapped(loaded))
     _check_tensors(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -113,13 +112,13 @@ def build_network(architecture: Architecture, path: Path) -> nn.Module:
     return network
 
 
-def _format(path: Path) -> Format:
+def _format(path: Path) -> TeacherFormat:
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:9] == b"{":
-        return "safetensors"
+        return TeacherFormat.SAFETENSORS
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return "pt"
+        return TeacherFormat.PT
     raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
 
 

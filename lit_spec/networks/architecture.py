@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from lit_spec.base import SpecModel
+from lit_spec.base import OpenEnum, SpecModel
 
 
-class Modality(StrEnum):
+class Modality(OpenEnum):
     IMAGE = "image"
     TEXT = "text"
 
 
-class Task(StrEnum):
+class Task(OpenEnum):
     CLASSIFICATION = "classification"
     TRANSLATION = "translation"
     """Images to images of another domain, as a StarGAN generator does."""
@@ -24,7 +23,7 @@ class Task(StrEnum):
     """A GAN's discriminator: no teacher by itself, but what an adversarial fine-tuning needs."""
 
 
-class Library(StrEnum):
+class Library(OpenEnum):
     TORCHVISION = "torchvision"
     TIMM = "timm"
 
@@ -111,10 +110,15 @@ class StudentOption(SpecModel):
     """Teacher / student."""
 
 
+class TeacherFormat(OpenEnum):
+    SAFETENSORS = "safetensors"
+    PT = "pt"
+
+
 class Inspection(SpecModel):
     """What a teacher's upload turned out to be."""
 
-    format: Literal["safetensors", "pt"]
+    format: TeacherFormat
     architecture: Architecture
     parameters: int
     students: list[StudentOption]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lit_spec.base import SpecModel
+from lit_spec.base import OpenEnum, SpecModel
 from lit_spec.requests.job import JobRequest, Tag
 from lit_spec.requests.training import Init, Method
 
@@ -22,7 +21,7 @@ DEFAULT_BETAS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 T = TypeVar("T")
 
 
-class StudyKind(StrEnum):
+class StudyKind(OpenEnum):
     COMPARE = "compare"
     """Methods, initialisations and seeds side by side."""
     SEARCH = "search"

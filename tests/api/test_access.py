@@ -156,7 +156,7 @@ def test_nothing_is_looked_for_with_a_nul(api: TestClient, path: str, field: str
 def test_the_openapi_document(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
-    assert {"JobRequest", "JobOut", "UploadOut", "Problem", "Schedule"} <= set(schemas)
+    assert {"JobRequest", "Job", "Upload", "Problem", "Schedule"} <= set(schemas)
     create = document["paths"]["/v1/jobs"]["post"]
     assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert "202" in create["responses"]

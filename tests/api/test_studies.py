@@ -255,5 +255,5 @@ def test_another_owners_study_does_not_exist(api: TestClient, bench: Bench) -> N
 def test_the_document_has_the_requests(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
-    assert {"CompareRequest", "SearchRequest", "DepthRequest", "Arm", "StudyOut"} <= set(schemas)
+    assert {"CompareRequest", "SearchRequest", "DepthRequest", "Arm", "Study"} <= set(schemas)
     assert "/v1/studies/{study_id}/table" in document["paths"]

@@ -17,6 +17,7 @@ from benchmarks.evidence.page import interval, page
 from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
 from lit_core.networks.families import FAMILIES, family_of
 from lit_spec import Architecture, Inspection, JobRequest, JobSpec, StudentOption, merged, resolve
+from lit_spec.networks.architecture import TeacherFormat
 
 CELLS = [pytest.param(e, arm, id=f"{e.name}/{arm}") for e in EXPERIMENTS for arm in e.arms]
 
@@ -36,7 +37,7 @@ def inspection_of(architecture: Architecture) -> Inspection:
         StudentOption(depth=depth, blocks=blocks, parameters=sum(blocks), parameters_ratio=9 / sum(blocks))
         for depth, blocks in family_of(architecture).students(architecture)
     ]
-    return Inspection(format="safetensors", architecture=architecture, parameters=9, students=students)
+    return Inspection(format=TeacherFormat.SAFETENSORS, architecture=architecture, parameters=9, students=students)
 
 
 def specification(experiment: Experiment, arm: str) -> JobSpec:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.studies.plans.search import Stage
-from jobs.studies.plans.trials import Key, Kind, Plan, StopReason, StudyErrorType, Trial
+from jobs.studies.plans.trials import Key, Kind, Plan, StopReason, Trial
 from lit_spec import JobRequest, SpecError, resolve
+from lit_spec.errors import StudyErrorType
 from lit_spec.requests.study import DEFAULT_ALPHAS, DEFAULT_BETAS, DEFAULT_TAUS
 from lit_spec.states import JobState
 from tests.jobs.study_specs import DEPTHS, TEACHER, make_kind, make_outcome, succeeded

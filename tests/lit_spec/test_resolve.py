@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, JobSpec, SpecError, StudentOption, resolve
+from lit_spec.networks.architecture import TeacherFormat
 
 SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 
@@ -22,7 +23,7 @@ def inspection(n: int = 6) -> Inspection:
         StudentOption(depth=6 * k + 2, blocks=[k] * 3, parameters=100 * k, parameters_ratio=n / k)
         for k in range(1, n + 1)
     ]
-    return Inspection(format="pt", architecture=teacher, parameters=100 * n, students=students)
+    return Inspection(format=TeacherFormat.PT, architecture=teacher, parameters=100 * n, students=students)
 
 
 def request(**changes: Any) -> JobRequest:
@@ -177,7 +178,7 @@ def text_inspection(choices: dict[str, Any], **options: Any) -> Inspection:
     students = [
         StudentOption(depth=8 * n + 1, blocks=[n] * 4, parameters=100 * n, parameters_ratio=2 / n) for n in (1, 2)
     ]
-    return Inspection(format="pt", architecture=teacher, parameters=200, students=students)
+    return Inspection(format=TeacherFormat.PT, architecture=teacher, parameters=200, students=students)
 
 
 def text_request(**changes: Any) -> JobRequest:

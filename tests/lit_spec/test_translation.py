@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lit_spec import Architecture, Inspection, JobRequest, JobSpec, SpecError, StudentOption, Task, resolve
+from lit_spec.networks.architecture import TeacherFormat
 
 
 def generator(channels: int = 3, domains: int = 5) -> Inspection:
@@ -20,7 +21,7 @@ def generator(channels: int = 3, domains: int = 5) -> Inspection:
         options={"conv_dim": 64, "names": "main", "running_statistics": True},
     )
     students = [StudentOption(depth=6 + 2 * n, blocks=[n], parameters=n, parameters_ratio=6 / n) for n in range(1, 7)]
-    return Inspection(format="pt", architecture=arch, parameters=6, students=students)
+    return Inspection(format=TeacherFormat.PT, architecture=arch, parameters=6, students=students)
 
 
 def discriminator(channels: int = 3, domains: int = 5, image_size: int = 128) -> Inspection:
@@ -33,13 +34,13 @@ def discriminator(channels: int = 3, domains: int = 5, image_size: int = 128) ->
         classes=domains,
         options={"conv_dim": 64, "layers": 6, "image_size": image_size},
     )
-    return Inspection(format="pt", architecture=arch, parameters=6, students=[])
+    return Inspection(format=TeacherFormat.PT, architecture=arch, parameters=6, students=[])
 
 
 def classifier() -> Inspection:
     arch = Architecture(family="resnet_cifar", depth=14, blocks=[2, 2, 2], channels=3, classes=5)
     options = [StudentOption(depth=8, blocks=[1, 1, 1], parameters=1, parameters_ratio=2)]
-    return Inspection(format="pt", architecture=arch, parameters=2, students=options)
+    return Inspection(format=TeacherFormat.PT, architecture=arch, parameters=2, students=options)
 
 
 def request(**changes: Any) -> JobRequest:

@@ -22,13 +22,14 @@ from jobs.settings import Settings
 from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
 from lit_spec import Architecture, Inspection, JobRequest, StudentOption, resolve
+from lit_spec.networks.architecture import TeacherFormat
 from worker.training.job_folder import Workplace
 from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 OWNER = "local"
 INSPECTION = Inspection(
-    format="safetensors",
+    format=TeacherFormat.SAFETENSORS,
     architecture=Architecture(
         family="resnet_cifar",
         depth=38,

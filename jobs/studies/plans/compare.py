@@ -8,8 +8,9 @@ from typing import Any
 
 from jobs.studies.plans.configurations import Point, best, point
 from jobs.studies.plans.statistics import Sample, describe
-from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudyError, StudyErrorType, StudySpec, Template, Trials
+from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
 from lit_spec import SpecError
+from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
 from lit_spec.requests.study import Arm, CompareRequest
 

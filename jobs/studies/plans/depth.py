@@ -23,13 +23,12 @@ from jobs.studies.plans.trials import (
     Plan,
     Row,
     StopReason,
-    StudyError,
-    StudyErrorType,
     StudySpec,
     Template,
     Trials,
 )
 from lit_spec import SpecError, Task
+from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
 from lit_spec.requests.study import DepthRequest
 from lit_spec.states import JobState

@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from jobs.studies.plans.configurations import Point, best, point
-from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudyError, StudyErrorType, StudySpec, Template, Trials
+from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
 from lit_spec import Method, SpecError, Task
+from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
 from lit_spec.requests.resolve import with_preset
 from lit_spec.requests.study import SearchRequest

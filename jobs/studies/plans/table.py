@@ -8,34 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.studies.plans.trials import KeyT, Kind, Row, Trials
-from lit_spec import SpecModel
+from lit_spec.answers.studies import StudyTable, TeacherRow
 
 
-class TeacherRow(SpecModel):
-    """What the students are measured against."""
-
-    validation: float | None
-    test: float | None
-    parameters: int | None
-    latency_ms: float | None
-
-
-class Table(SpecModel):
-    validation_metric: str | None
-    """What trials are chosen by: `accuracy`, `agreement` (without labels) or `psnr`; null before one has succeeded."""
-    test_metric: str | None
-    """What is told of the test split."""
-    teacher: TeacherRow | None
-    columns: list[str]
-    rows: list[dict[str, Any]]
-
-
-def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> Table:
+def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> StudyTable:
     """The table so far. A row for each arm, point or depth, reached or not."""
     outcome = next((trial.outcome for trial in trials.values() if trial.outcome is not None), None)
     columns = _columns(kind.columns)
     rows = [row.model_dump(mode="json") for row in kind.table(trials)]
-    return Table(
+    return StudyTable(
         validation_metric=outcome.validation_metric if outcome else None,
         test_metric=outcome.test_metric if outcome else None,
         teacher=TeacherRow(
@@ -51,7 +32,7 @@ def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> Table:
     )
 
 
-def as_csv(table: Table) -> str:
+def as_csv(table: StudyTable) -> str:
     """RFC 4180, with a header line; null is an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)

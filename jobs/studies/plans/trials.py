@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, field_serializer
 
 from lit_spec import Inspection, SpecModel
+from lit_spec.errors import StudyError
 from lit_spec.requests.study import AnyStudyRequest, StudyRequest
 from lit_spec.states import JobState
 
@@ -79,20 +80,6 @@ class Trial:
 
 KeyT = TypeVar("KeyT", bound=Key)
 Trials = Mapping[KeyT, Trial]
-
-
-class StudyErrorType(StrEnum):
-    NO_RESULT = "no-result"
-    """Trials failed or were cancelled, and what is left does not answer the question."""
-    OUTDATED = "outdated"
-    """This version of the service no longer makes the jobs that the study asks for."""
-
-
-class StudyError(SpecModel):
-    """Why a study failed."""
-
-    type: StudyErrorType
-    detail: str
 
 
 class Choice(SpecModel):

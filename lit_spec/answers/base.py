@@ -1,0 +1,37 @@
+"""What every answer is built on."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from lit_spec.base import READING_ANSWER
+
+
+class Answer(BaseModel):
+    """Base of all answers. `read` ignores what a newer service adds; the constructor checks as strictly as ever."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, from_attributes=True)
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        """Parse the body of an answer as a client does, so that an older client goes on with a newer service.
+
+        At every depth fields that this version does not know are ignored, and unknown values of an enum are kept.
+        Raises pydantic.ValidationError for anything else that is no such answer.
+        """
+        return cls.model_validate_json(content, extra="ignore", context=READING_ANSWER)
+
+
+class AlsoOf:
+    """Annotation of an object that the OpenAPI document describes as `model`, or as an object of another version."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        any_object: dict[str, Any] = handler(schema)
+        return {"anyOf": [handler(self.model.__pydantic_core_schema__), any_object]}

@@ -1,0 +1,147 @@
+"""What the API answers about jobs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from lit_spec.answers.base import AlsoOf, Answer
+from lit_spec.errors import JobError
+from lit_spec.requests.job import JobSpec
+from lit_spec.requests.then import prune_shares
+from lit_spec.requests.training import Phase
+from lit_spec.states import JobState
+
+
+class JobProgress(Answer):
+    phase: str
+    epoch: int
+    epochs: int
+    """Of this phase."""
+    fraction: float
+    """Of the whole job, from 0 to 1."""
+
+
+class Waiting(Answer):
+    """Why a queued job does not run yet."""
+
+    reason: str
+    """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
+    position: int
+    """1 for the next job that such a worker takes."""
+    detail: str
+
+
+class JobWorker(Answer):
+    id: str
+    device: str
+
+
+class JobLinks(Answer):
+    self: str
+    events: str
+    metrics: str
+    log: str
+    artifacts: str
+
+
+class Job(Answer):
+    """A compression job."""
+
+    id: str
+    name: str | None
+    tags: list[str]
+    state: JobState
+    device: str
+    """As asked for: `auto`, `cpu` or `cuda`; `worker.device` is what it became."""
+    spec_version: int
+    spec: Annotated[dict[str, Any], AlsoOf(JobSpec)]
+    """The request with every value made explicit, as the version of LIT that made the job understood it."""
+    request: dict[str, Any]
+    """As it came; the start of a run with changes."""
+    study_id: str | None
+    """The study that it is a trial of."""
+    trial: dict[str, Any] | None
+    """What tells it from the study's other trials, as {"arm": "lit", "seed": 3}."""
+    attempt: int
+    """How often a worker has taken the job."""
+    failures: int
+    """How many of these attempts were lost."""
+    max_attempts: int
+    worker: JobWorker | None
+    cancel_requested: bool
+    progress: JobProgress | None
+    waiting: Waiting | None
+    """Why a queued job waits; left out of lists."""
+    accepted: bool | None
+    """Whether the student keeps to `accept`; null without `accept`, or before the job has finished."""
+    result: dict[str, Any] | None
+    """The report without its epochs, its specification and the accuracies per class."""
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: JobLinks
+    etag: str | None = Field(None, exclude=True)
+    """In the client: the answer's ETag, to ask later whether anything has changed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state.finished
+
+    def epochs_of(self, phase: str) -> int:
+        """How many epochs the job's specification gives a phase: `lit`, `fine_tune` or `prune`."""
+        schedule = self.spec.get("schedule", {})
+        if phase != Phase.PRUNE:
+            return int(schedule.get(phase, {}).get("epochs", 0))
+        return self.epochs_of(Phase.FINE_TUNE) * len(prune_shares(self.spec.get("then", [])))
+
+
+class Event(Answer):
+    """Something that happened to a job."""
+
+    seq: int
+    """From 1, without gaps within a job."""
+    attempt: int
+    type: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventPage(Answer):
+    """Events after a number."""
+
+    items: list[Event]
+    last: int
+    """Number of the job's newest event."""
+
+
+class Metric(Answer):
+    """A number that a training reached in an epoch."""
+
+    phase: str
+    epoch: int
+    name: str
+    value: float
+
+
+class MetricPage(Answer):
+    items: list[Metric]
+
+
+class Artifact(Answer):
+    """A file that a succeeded job left."""
+
+    name: str
+    size: int
+    """In bytes."""
+    sha256: str
+    """Hexadecimal."""
+    media_type: str
+    href: str
+
+
+class ArtifactPage(Answer):
+    items: list[Artifact]

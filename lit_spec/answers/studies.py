@@ -1,0 +1,94 @@
+"""What the API answers about studies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from lit_spec.answers.base import Answer
+from lit_spec.errors import StudyError
+from lit_spec.requests.study import StudyKind
+from lit_spec.states import StudyState
+
+
+class TeacherRow(Answer):
+    """What the students of a study are measured against."""
+
+    validation: float | None
+    test: float | None
+    parameters: int | None
+    latency_ms: float | None
+
+
+class StudyTable(Answer):
+    """A study's table so far; docs/studies.md has the columns of each kind."""
+
+    validation_metric: str | None
+    """What trials are chosen by: `accuracy`, `agreement` (without labels) or `psnr`; null before one has succeeded."""
+    test_metric: str | None
+    """What is told of the test split."""
+    teacher: TeacherRow | None
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+class StudyProgress(Answer):
+    """How many trials there are, by state."""
+
+    planned: int
+    """Trials at the most; stopping early and what was found out may make them fewer."""
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    stopped: int
+    """By the study itself, as hopeless or no longer needed."""
+
+    @property
+    def finished(self) -> int:
+        return self.succeeded + self.failed + self.cancelled + self.stopped
+
+
+class StudyLinks(Answer):
+    self: str
+    table: str
+    jobs: str
+
+
+class Study(Answer):
+    """A group of jobs from one request."""
+
+    id: str
+    name: str | None
+    tags: list[str]
+    kind: StudyKind
+    state: StudyState
+    request: dict[str, Any]
+    """As it came."""
+    spec: dict[str, Any]
+    """With every grid written out."""
+    cancel_requested: bool
+    round: int
+    """1, and one more with each time that the study was resumed."""
+    progress: StudyProgress
+    choice: dict[str, Any] | None
+    """What was found out, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; null before the end."""
+    best_job: str | None
+    """The trial of the chosen configuration that is best on the validation split; while it runs, of the best so far."""
+    next: list[dict[str, Any]]
+    """The trials that will be made next, ten at most; empty in lists."""
+    table: StudyTable | None
+    """The table so far; null in lists."""
+    error: StudyError | None
+    created_at: datetime
+    finished_at: datetime | None
+    links: StudyLinks
+    etag: str | None = Field(None, exclude=True)
+    """In the client: the answer's ETag, to ask later whether anything has changed."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state.finished

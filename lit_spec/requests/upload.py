@@ -1,0 +1,30 @@
+"""The request for an upload."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from lit_spec.base import SpecModel
+from lit_spec.networks.architecture import LibraryRequest
+from lit_spec.states import UploadKind
+
+
+class UploadRequest(SpecModel):
+    """The body of `POST /v1/uploads`."""
+
+    kind: UploadKind
+    filename: str = Field(min_length=1, max_length=255)
+    size: int = Field(ge=1)
+    """In bytes."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Hexadecimal. With it a file that is already here isn't sent again, and one damaged on its way is refused."""
+    architecture: LibraryRequest | None = None
+    """Which network of torchvision or timm a teacher is."""
+
+    @model_validator(mode="after")
+    def _only_of_teachers(self) -> Self:
+        if self.architecture is not None and self.kind != UploadKind.TEACHER:
+            raise ValueError("architecture is for teachers: leave it out")
+        return self
