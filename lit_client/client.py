@@ -69,7 +69,7 @@ class Client:
 
     `base_url` and `api_key` default to the environment's LIT_URL and LIT_API_KEY. Requests that are safe to
     repeat are repeated `retries` times with growing pauses from `first_pause` seconds on. `timeout` is how long
-    the service may be silent, in seconds. Every call raises a LitError when it can't do what it says.
+    the service may be silent, in seconds. `transport` sends the requests in place of httpx's own. Every call raises a LitError when it can't do what it says.
     """
 
     def __init__(
@@ -81,8 +81,11 @@ class Client:
         timeout: float = 60.0,
         first_pause: float = 0.25,
         chunk_bytes: int = CHUNK_BYTES,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._connection = Connection(base_url, api_key, retries=retries, timeout=timeout, first_pause=first_pause)
+        self._connection = Connection(
+            base_url, api_key, retries=retries, timeout=timeout, first_pause=first_pause, transport=transport
+        )
         self._chunk_bytes = chunk_bytes
 
     @property

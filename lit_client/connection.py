@@ -38,7 +38,14 @@ class Connection:
     """
 
     def __init__(
-        self, base_url: str | None, api_key: str | None, *, retries: int, timeout: float, first_pause: float
+        self,
+        base_url: str | None,
+        api_key: str | None,
+        *,
+        retries: int,
+        timeout: float,
+        first_pause: float,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = (base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
         self.retries = retries
@@ -51,6 +58,7 @@ class Connection:
                 base_url=self.base_url,
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(timeout, connect=10.0),
+                transport=transport,
                 # A proxy from the environment can't reach this machine's own loopback.
                 trust_env=not _is_loopback(self.base_url),
             )

@@ -1,66 +1,88 @@
-"""`litc` as people and pipelines run it: a process with exit codes, stdout and stderr."""
+"""`litc` as people and pipelines run it: exit codes, stdout and stderr."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULT = {
-    "teacher": {"accuracy": {"test": 97.5}, "parameters": 300_000, "latency": {"batch_1": {"p50_ms": 9.0}}},
-    "student": {"accuracy": {"test": 96.25}, "parameters": 100_000, "latency": {"batch_1": {"p50_ms": 3.0}}},
-    "ratios": {"parameters": 3.0, "latency_batch_1": 3.0},
-}
-SUCCEEDED = {"state": "succeeded", "result": RESULT}
+from jobs.ledger import attempts
+from jobs.ledger.attempts import Event
+from lit_client import Client
+from lit_spec import Architecture, Inspection, Modality, StudentOption
+from lit_spec.answers.jobs import Job
+from lit_spec.networks.architecture import TeacherFormat
+from lit_spec.states import JobState
+from tests.jobs.study_bench import take
+from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc, litc_command, litc_process
+from tests.lit_client.scripted_worker import RESULT, ScriptedWorker
+from tests.worker.bench import Bench
 
-
-def litc(service, *words, cwd=ROOT, **environment):
-    url = {"LIT_URL": service.url} if service else {}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LIT_")}
-    return subprocess.run(
-        [sys.executable, "-m", "lit_client.command", *map(str, words)],
-        env=inherited | url | environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+Compress = Callable[..., Finished]
 
 
 @pytest.fixture
-def teacher(tmp_path):
-    path = tmp_path / "teacher.safetensors"
-    path.write_bytes(b"tensors")
-    return path
-
-
-@pytest.fixture
-def compress(faulty, teacher, tmp_path):
-    faulty.add_file("model.safetensors", b"student")
-
-    def run(*words):
-        return litc(faulty, "compress", teacher, "--output", tmp_path / "out", *words)
+def compress(url: str, worker: ScriptedWorker, teacher: Path, tmp_path: Path) -> Compress:
+    def run(*words: object) -> Finished:
+        return litc(url, "compress", teacher, "--output", tmp_path / "out", *words)
 
     return run
 
 
-def test_compress_sends_the_request_fetches_and_shows_both(compress, faulty, tmp_path):
-    faulty.job_fields = SUCCEEDED
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"arrays")
+    return path
+
+
+def jobs(url: str) -> list[Job]:
+    with Client(url) as client:
+        return list(client.jobs())
+
+
+def the_request(url: str) -> dict[str, Any]:
+    """That of the only job."""
+    (job,) = jobs(url)
+    return job.request
+
+
+def kinds_of_uploads(url: str) -> list[str]:
+    with Client(url) as client:
+        return sorted(upload.kind for upload in client.uploads())
+
+
+def stored(bench: Bench, upload_id: str) -> bytes:
+    with bench.storage.open(f"uploads/{upload_id}/data") as file:
+        return file.read()
+
+
+def resnet(depths: dict[int, list[int]], **fields: Any) -> Inspection:
+    """An inspection that offers students of these depths and blocks; the last is the teacher."""
+    students = [
+        StudentOption(depth=depth, blocks=blocks, parameters=9, parameters_ratio=1.0)
+        for depth, blocks in depths.items()
+    ]
+    known = {"family": "resnet_cifar", "channels": 1, "classes": 10, "options": {"width": 16, "shortcut": "A"}}
+    architecture = Architecture(depth=students[-1].depth, blocks=students[-1].blocks, **(known | fields))
+    return Inspection(format=TeacherFormat.PT, architecture=architecture, parameters=9, students=students)
+
+
+def test_compress_sends_the_request_fetches_and_shows_both(compress: Compress, url: str, tmp_path: Path) -> None:
     done = compress(
         *("--dataset", "digits", "--depth", 14, "--beta", 0.25, "--epochs", 3, "--tag", "a", "--tag", "b"),
         *("--max-accuracy-drop", 1.5, "--set", "schedule.batch_size=64", "--init", "random"),
     )
     assert done.returncode == 0, done.stderr
-    assert faulty.jobs["job_0"]["request"] == {
-        "teacher": "upl_0",
+    (job,) = jobs(url)
+    assert job.request == {
+        "teacher": job.request["teacher"],
         "dataset": {"builtin": "digits"},
         "student": {"depth": 14, "init": "random"},
         "beta": 0.25,
@@ -71,220 +93,253 @@ def test_compress_sends_the_request_fetches_and_shows_both(compress, faulty, tmp
     assert (tmp_path / "out/model.safetensors").read_bytes() == b"student"
     for text in ("97.50", "96.25", "300,000", "3.00", "model.safetensors"):
         assert text in done.stdout
-    assert "job job_0" in done.stderr
+    assert f"job {job.id}" in done.stderr
 
 
-def test_compress_uploads_a_dataset_and_keeps_its_settings(compress, faulty, tmp_path):
-    faulty.job_fields = SUCCEEDED
-    data = tmp_path / "data.npz"
-    data.write_bytes(b"arrays")
+def test_compress_uploads_a_dataset_and_keeps_its_settings(
+    compress: Compress, url: str, bench: Bench, data: Path
+) -> None:
     done = compress("--dataset", data, "--blocks", "1,2,2", "--set", "dataset.mean=[0.5]")
     assert done.returncode == 0, done.stderr
-    request = faulty.jobs["job_0"]["request"]
-    assert request["dataset"] == {"mean": [0.5], "upload": "upl_1"}
+    request = the_request(url)
+    assert request["dataset"] == {"mean": [0.5], "upload": request["dataset"]["upload"]}
     assert request["student"] == {"blocks": [1, 2, 2]}
-    assert bytes(faulty.data["upl_1"]) == b"arrays"
-    assert faulty.uploads["upl_1"]["kind"] == "dataset"
+    assert stored(bench, request["dataset"]["upload"]) == b"arrays"
+    assert kinds_of_uploads(url) == ["dataset", "teacher"]
 
 
-def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(compress, faulty):
-    faulty.job_fields = SUCCEEDED
-    done = compress("--request", ROOT / "examples/paper/resnet-110-20-cifar10.json")
+def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(
+    compress: Compress, worker: ScriptedWorker, url: str
+) -> None:
+    worker.inspection = resnet({20: [3, 3, 3], 110: [18, 18, 18]}, channels=3)
+    done = compress("--request", ROOT / "examples/paper/resnet-110-20-cifar10.json", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert faulty.jobs["job_0"]["request"]["dataset"]["mounted"] == "cifar10"
-    assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
+    assert the_request(url)["dataset"]["mounted"] == "cifar10"
+    assert kinds_of_uploads(url) == ["teacher"]
 
 
 @pytest.mark.parametrize("source", [{"builtin": "digits"}, {"mounted": "cifar10"}, {"upload": "upl_other"}])
-def test_compress_sends_the_named_dataset_in_place_of_the_files(compress, faulty, tmp_path, source):
-    faulty.job_fields = SUCCEEDED
-    data, request = tmp_path / "data.npz", tmp_path / "request.json"
-    data.write_bytes(b"arrays")
-    request.write_text(json.dumps({"dataset": {**source, "mean": [0.5]}, "student": {"depth": 14}}))
-    done = compress("--dataset", data, "--request", request)
+def test_compress_sends_the_named_dataset_in_place_of_the_files(
+    compress: Compress, url: str, bench: Bench, data: Path, tmp_path: Path, source: dict[str, str]
+) -> None:
+    request_file = tmp_path / "request.json"
+    request_file.write_text(json.dumps({"dataset": {**source, "mean": [0.5]}, "student": {"depth": 14}}))
+    done = compress("--dataset", data, "--request", request_file)
     assert done.returncode == 0, done.stderr
-    assert faulty.jobs["job_0"]["request"]["dataset"] == {"mean": [0.5], "upload": "upl_1"}
+    sent = the_request(url)["dataset"]
+    assert set(sent) == {"mean", "upload"}
+    assert stored(bench, sent["upload"]) == b"arrays"
 
 
-def test_the_method_is_named_by_options(compress, faulty):
-    faulty.job_fields = SUCCEEDED
+def test_the_method_is_named_by_options(compress: Compress, url: str) -> None:
     words = ("--preset", "few", "--method", "kd", "--feed", "student", "--no-labels")
     done = compress("--dataset", "digits", "--depth", 14, *words)
     assert done.returncode == 0, done.stderr
-    request = faulty.jobs["job_0"]["request"]
+    request = the_request(url)
     assert (request["preset"], request["method"], request["feed"], request["alpha"]) == ("few", "kd", "student", 0)
     assert request["dataset"] == {"builtin": "digits", "labels": False}
 
 
-def test_json_alone_is_on_stdout(compress, faulty, tmp_path):
-    faulty.job_fields = SUCCEEDED
-    answer = json.loads(compress("--dataset", "digits", "--depth", 14, "--json").stdout)
-    assert (answer["id"], answer["state"], answer["result"]) == ("job_0", "succeeded", RESULT)
+def test_json_alone_is_on_stdout(url: str, worker: ScriptedWorker, teacher: Path, tmp_path: Path) -> None:
+    words = ("--dataset", "digits", "--depth", 14, "--json")
+    done = litc_process(url, "compress", teacher, "--output", tmp_path / "out", *words)
+    answer = json.loads(done.stdout)
+    (job,) = jobs(url)
+    assert (answer["id"], answer["state"], answer["result"]) == (job.id, "succeeded", RESULT)
     assert answer["files"][0]["path"] == str(tmp_path / "out/model.safetensors")
+    assert f"job {job.id}" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("fields", "code"),
+    ("ends", "accepted", "code"),
     [
-        (SUCCEEDED | {"accepted": True}, 0),
-        (SUCCEEDED | {"accepted": False}, 3),
-        ({"state": "failed", "error": {"type": "diverged", "detail": "The loss is no number."}}, 1),
-        ({"state": "cancelled"}, 1),
+        (JobState.SUCCEEDED, True, 0),
+        (JobState.SUCCEEDED, False, 3),
+        (JobState.FAILED, None, 1),
+        (JobState.CANCELLED, None, 1),
     ],
 )
-def test_exit_codes_tell_how_the_job_ended(compress, faulty, tmp_path, fields, code):
-    faulty.job_fields = fields
+def test_exit_codes_tell_how_the_job_ended(
+    compress: Compress,
+    worker: ScriptedWorker,
+    url: str,
+    tmp_path: Path,
+    ends: JobState,
+    accepted: bool | None,
+    code: int,
+) -> None:
+    worker.ends, worker.result = ends, RESULT | {"accepted": accepted}
     done = compress("--dataset", "digits", "--depth", 14)
     assert done.returncode == code, done.stderr
     fetched = (tmp_path / "out/model.safetensors").exists()
-    assert fetched == (fields["state"] == "succeeded"), "a student that was not accepted is fetched all the same"
-    if "error" in fields:
+    assert fetched == (ends == JobState.SUCCEEDED), "a student that was not accepted is fetched all the same"
+    if ends == JobState.FAILED:
         assert "The loss is no number. [diverged]" in done.stdout
+    (job,) = jobs(url)
+    assert litc(url, "job", job.id, "--wait").returncode == code
+    assert litc(url, "job", job.id).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--dataset", "digits", "--depth", 14, "--alpha", 2), "alpha"),
         (("--depth", 14), "--dataset"),
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
-        (("--dataset", "tests", "--depth", 14), "pack it"),
+        (("--dataset", ROOT / "tests", "--depth", 14), "pack it"),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
         (("--dataset", "digits"), "student: give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
-        (("--dataset", "pyproject.toml", "--depth", 14, "--set", "dataset.builtin=digits"), "give one of them"),
+        (
+            ("--dataset", ROOT / "pyproject.toml", "--depth", 14, "--set", "dataset.builtin=digits"),
+            "give one of them",
+        ),
+        (("--dataset", "digits", "--blocks", "2", "--set", "discriminator=nowhere"), "nowhere: there is no such file"),
     ],
 )
-def test_wrong_use_ends_with_2_before_anything_is_sent(compress, faulty, words, said):
-    done = compress(*words)
+def test_wrong_use_ends_with_2_before_anything_is_sent(
+    teacher: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    done = litc(NOWHERE, "compress", teacher, "--output", tmp_path / "out", *words)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert not faulty.requests
+    assert message in done.stderr
 
 
-@pytest.mark.parametrize(("words", "said"), [(("--depth", 15), "student.depth: 15")])
-def test_student_that_does_not_fit_is_told_before_the_dataset_is_sent(compress, faulty, tmp_path, words, said):
-    option = {"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}
-    architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}
-    students = [option | {"depth": 14, "blocks": [2, 2, 2]}, option]
-    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
-    data = tmp_path / "data.npz"
-    data.write_bytes(b"arrays")
-    done = compress("--dataset", data, *words)
+def test_a_student_that_does_not_fit_is_told_before_the_dataset_is_sent(
+    compress: Compress, worker: ScriptedWorker, url: str, data: Path
+) -> None:
+    worker.inspection = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
+    done = compress("--dataset", data, "--depth", 15)
     assert done.returncode == 2
-    assert said in done.stderr
-    assert [upload["kind"] for upload in faulty.uploads.values()] == ["teacher"]
+    assert "student.depth: 15" in done.stderr
+    assert kinds_of_uploads(url) == ["teacher"]
 
 
-def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(compress, faulty, tmp_path):
-    option = {"depth": 9, "blocks": [1, 1, 1, 1], "parameters": 9, "parameters_ratio": 1.0}
-    architecture = {
-        "family": "vdcnn",
-        "modality": "text",
-        "depth": 17,
-        "blocks": [2, 2, 2, 2],
-        "channels": None,
-        "classes": 2,
-        "options": {"downsampling": "maxpool", "vocabulary_size": 69},
-        "choices": {"downsampling": ["maxpool", "conv", "kmaxpool"]},
-    }
-    students = [option, option | {"depth": 17, "blocks": [2, 2, 2, 2]}]
-    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
-    shown = litc(faulty, "inspect", tmp_path / "teacher.safetensors")
-    words = " ".join(shown.stdout.split())
-    assert "texts, 2 classes" in words
-    assert "teacher_options.downsampling=maxpool; it may be maxpool, conv, kmaxpool" in words
-    data = tmp_path / "reviews.csv"
-    data.write_text("1,good\n")
-    wrong = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=stride")
+def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(
+    compress: Compress, worker: ScriptedWorker, url: str, teacher: Path, tmp_path: Path
+) -> None:
+    worker.inspection = resnet(
+        {9: [1, 1, 1, 1], 17: [2, 2, 2, 2]},
+        family="vdcnn",
+        modality=Modality.TEXT,
+        channels=None,
+        classes=2,
+        options={"downsampling": "maxpool", "vocabulary_size": 69},
+        choices={"downsampling": ["maxpool", "conv", "kmaxpool"]},
+    )
+    shown = " ".join(litc(url, "inspect", teacher).stdout.split())
+    assert "texts, 2 classes" in shown
+    assert "teacher_options.downsampling=maxpool; it may be maxpool, conv, kmaxpool" in shown
+    reviews = tmp_path / "reviews.csv"
+    reviews.write_text("1,good\n")
+    wrong = compress("--dataset", reviews, "--depth", 9, "--set", "teacher_options.downsampling=stride")
     assert wrong.returncode == 2
     assert "teacher_options.downsampling" in wrong.stderr
-    faulty.job_fields = SUCCEEDED
-    done = compress("--dataset", data, "--depth", 9, "--set", "teacher_options.downsampling=conv")
+    done = compress("--dataset", reviews, "--depth", 9, "--set", "teacher_options.downsampling=conv")
     assert done.returncode == 0, done.stderr
-    assert next(iter(faulty.jobs.values()))["request"]["teacher_options"] == {"downsampling": "conv"}
+    assert the_request(url)["teacher_options"] == {"downsampling": "conv"}
 
 
-def test_problem_of_the_service_is_a_sentence_and_2(faulty):
-    done = litc(faulty, "job", "job_x")
+def test_a_problem_of_the_service_is_a_sentence_and_2(url: str) -> None:
+    done = litc(url, "job", "job_x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "There is no job job_x.\n"
+    assert "job_x" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_nobody_listening_is_a_sentence_and_1(teacher):
-    done = litc(None, "inspect", teacher, "--url", "http://127.0.0.1:9")
+def test_nobody_listening_is_a_sentence_and_1(teacher: Path) -> None:
+    done = litc_process(NOWHERE, "inspect", teacher)
     assert done.returncode == 1
     assert "litc serve" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(faulty, teacher, tmp_path, cancel):
-    faulty.job_fields = {"state": "running"}
+def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(
+    url: str, worker: ScriptedWorker, bench: Bench, teacher: Path, tmp_path: Path, cancel: bool
+) -> None:
+    worker.ends, worker.events = JobState.RUNNING, [Event("epoch", {"phase": "lit", "epoch": 1, "epochs": 2})]
     words = ["compress", teacher, "--dataset", "digits", "--depth", "14", "-o", tmp_path / "out"]
-    command = [sys.executable, "-m", "lit_client.command", *words, *["--cancel-on-interrupt"][: int(cancel)]]
-    process = subprocess.Popen(
-        command, env=os.environ | {"LIT_URL": faulty.url}, cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    command = litc_command(*words, *["--cancel-on-interrupt"][: int(cancel)])
+    process = subprocess.Popen(command, env=environment(url), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with process:
-        while not faulty.count("GET", "job_0/events"):
-            assert process.poll() is None
-            time.sleep(0.02)
+        assert process.stderr is not None
+        while "LIT 1/2" not in (line := process.stderr.readline()):
+            assert line, "the command ended before it saw an epoch"
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
+        told = process.communicate(timeout=30)[1]
     assert process.returncode == 130
-    assert faulty.count("POST", "/cancel") == int(cancel)
-    assert ("litc cancel job_0" in said) != cancel
-    assert ("being cancelled" in said) == cancel
+    (job,) = jobs(url)
+    assert job.cancel_requested == cancel
+    assert (f"litc cancel {job.id}" in told) != cancel
+    assert ("being cancelled" in told) == cancel
 
 
-def test_epochs_are_told_line_by_line_where_no_terminal_is(compress, faulty):
-    faulty.job_fields = SUCCEEDED
-    data = {"phase": "lit", "epoch": 1, "epochs": 2, "fraction": 0.3, "metrics": {"student_accuracy": 91.25}}
-    faulty.events = [{"seq": 1, "attempt": 1, "type": "epoch", "data": data}]
+def test_epochs_are_told_line_by_line_where_no_terminal_is(compress: Compress, worker: ScriptedWorker) -> None:
+    measured = {"phase": "lit", "epoch": 1, "epochs": 2, "fraction": 0.3, "metrics": {"student_accuracy": 91.25}}
+    worker.events = [Event("epoch", measured)]
     assert "LIT 1/2  student 91.25 %" in compress("--dataset", "digits", "--depth", 14).stderr
 
 
-def test_jobs_job_and_download_answer_in_json(faulty, tmp_path):
-    faulty.jobs = {f"job_{n}": {"id": f"job_{n}", "state": "queued"} for n in range(3)}
-    faulty.add_file("report.json", b"{}")
-    assert [job["id"] for job in json.loads(litc(faulty, "jobs", "--json").stdout)] == ["job_0", "job_1", "job_2"]
-    assert "job_2" in litc(faulty, "jobs").stdout
-    assert json.loads(litc(faulty, "job", "job_1", "--json").stdout)["state"] == "queued"
-    files = json.loads(litc(faulty, "download", "job_1", "-o", tmp_path / "d", "--json").stdout)
-    assert files[0]["path"] == str(tmp_path / "d/report.json")
+def test_jobs_job_rerun_cancel_and_download_answer_in_json(url: str, bench: Bench, tmp_path: Path) -> None:
+    teacher = bench.teacher()
+    made = [bench.job(teacher=teacher, name=f"number {number}") for number in range(3)]
+    assert [job["id"] for job in json.loads(litc(url, "jobs", "--json").stdout)] == made[::-1]
+    assert [job["id"] for job in json.loads(litc(url, "jobs", "--name", "number 1", "--json").stdout)] == made[1:2]
+    assert "number 2" in litc(url, "jobs").stdout
+    assert json.loads(litc(url, "job", made[1], "--json").stdout)["state"] == "queued"
+    assert json.loads(litc(url, "cancel", made[1], "--json").stdout)["state"] == "cancelled"
+    again = litc(url, "rerun", made[1], "--set", "seed=3").stdout.strip()
+    assert bench.row(again).request["seed"] == 3
+    with ScriptedWorker(bench), Client(url) as client:
+        client.wait_job(made[0], timeout=20)
+    files = json.loads(litc(url, "download", made[0], "-o", tmp_path / "d", "--json").stdout)
+    assert files[0]["path"] == str(tmp_path / "d/model.safetensors")
 
 
-def test_download_of_a_job_without_files_fails_with_a_sentence(faulty, tmp_path):
-    faulty.jobs = {"job_0": {"id": "job_0", "state": "queued"}}
-    done = litc(faulty, "download", "job_0", "-o", tmp_path / "d", "--json")
+def test_download_of_a_job_without_files_fails_with_a_sentence(url: str, bench: Bench, tmp_path: Path) -> None:
+    job = bench.job()
+    done = litc(url, "download", job, "-o", tmp_path / "d", "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "job_0 has no files: only a job that has succeeded has any.\n"
+    assert done.stderr == f"{job} has no files: only a job that has succeeded has any.\n"
     assert not (tmp_path / "d").exists()
 
 
-def test_log_of_an_earlier_attempt(faulty):
-    faulty.logs = ["the first", "the last"]
-    assert "the first" in litc(faulty, "log", "job_0", "--attempt", 1).stdout
-    assert "the last" in litc(faulty, "log", "job_0").stdout
+def test_log_of_an_earlier_attempt(url: str, bench: Bench) -> None:
+    job = bench.job()
+    for number, text in ((1, b"the first"), (2, b"the last")):
+        claim = take(bench)
+        bench.storage.put_bytes(f"jobs/{job}/{number}/trainer.log", text)
+        with bench.database.session() as session:
+            attempts.release(session, claim)
+    assert litc(url, "log", job, "--attempt", 1).stdout == "the first"
+    assert litc(url, "log", job).stdout == "the last"
 
 
-def test_inspection_in_a_pipe_has_the_upload_in_its_first_line(faulty, teacher):
-    architecture = {"family": "cifar-resnet", "depth": 20, "blocks": [3, 3, 3], "channels": 1, "classes": 10}
-    students = [{"depth": 20, "blocks": [3, 3, 3], "parameters": 9, "parameters_ratio": 1.0}]
-    faulty.inspection = {"format": "pt", "architecture": architecture, "parameters": 9, "students": students}
-    first, *table = litc(faulty, "inspect", teacher).stdout.splitlines()
-    assert first.startswith("teacher.safetensors: cifar-resnet, depth 20, 9 parameters")
-    assert first.endswith("(upl_0)")
+def test_inspection_in_a_pipe_has_the_upload_in_its_first_line(url: str, worker: ScriptedWorker, teacher: Path) -> None:
+    worker.inspection = resnet({20: [3, 3, 3]})
+    first, *table = litc(url, "inspect", teacher).stdout.splitlines()
+    assert first.startswith("teacher.safetensors: resnet_cifar, depth 20, 9 parameters")
+    with Client(url) as client:
+        (upload,) = client.uploads()
+    assert first.endswith(f"({upload.id})")
     assert any("3, 3, 3" in line for line in table)
 
 
-def test_service_commands_explain_themselves_outside_a_checkout(tmp_path):
-    for package in ("lit_client", "lit_core"):
+def test_sections_of_a_network_and_of_names(url: str) -> None:
+    assert "timm/resnet18" in litc(url, "sections", "resnet18").stdout
+    shown = litc(url, "sections", "torchvision/resnet18").stdout
+    assert "layer1.0" in shown
+    wrong = litc(url, "sections", "resnot")
+    assert (wrong.returncode, "did you mean" in wrong.stderr) == (1, True)
+
+
+def test_service_commands_explain_themselves_outside_a_checkout(tmp_path: Path) -> None:
+    for package in ("lit_client", "lit_core", "lit_spec"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    done = litc(None, "serve", "--port", "0", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = litc_process(NOWHERE, "serve", "--port", "0", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "checkout" in done.stderr
-    assert "serve" in litc(None, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path)).stdout
+    assert "serve" in litc_process(NOWHERE, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path)).stdout

@@ -5,88 +5,122 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import update
 
+from jobs.database.models import Upload as UploadRow
 from lit_client import Client, ProblemError, TransferError
+from lit_client.models import Upload
+from tests.lit_client.faults import Fault, FaultyTransport, busy, lost_answer
+from tests.worker.bench import Bench
+
+SIZE = 35_000
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "data.npz"
-    path.write_bytes(random.Random(0).randbytes(35_000))
+    path.write_bytes(random.Random(0).randbytes(SIZE))
     return path
 
 
-def test_upload_arrives_whole_and_reports_progress(client, faulty, file):
-    seen = []
-    upload = client.upload(file, "dataset", lambda done, total: seen.append((done, total)))
+def stored(bench: Bench, upload: Upload) -> bytes:
+    with bench.storage.open(f"uploads/{upload.id}/data") as content:
+        return content.read()
+
+
+def test_an_upload_arrives_whole_and_reports_progress(client: Client, bench: Bench, file: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    upload = client.upload(file, "dataset", lambda done, total: progress.append((done, total)))
     assert upload.complete
     assert upload.kind == "dataset"
-    assert bytes(faulty.data[upload.id]) == file.read_bytes()
-    assert seen == [(0, 35_000), (10_000, 35_000), (20_000, 35_000), (30_000, 35_000), (35_000, 35_000)]
+    assert stored(bench, upload) == file.read_bytes()
+    assert progress == [(0, SIZE), (10_000, SIZE), (20_000, SIZE), (30_000, SIZE), (SIZE, SIZE)]
 
 
-def test_broken_connections_cost_only_what_had_not_arrived(client, faulty, fault, file):
-    faulty.faults["PATCH"].extend([None, fault(after_bytes=4_321), fault(after_bytes=0), None, fault(after_bytes=1)])
+def test_broken_connections_cost_only_what_had_not_arrived(
+    client: Client, transport: FaultyTransport, bench: Bench, file: Path
+) -> None:
+    transport.faults["PATCH"].extend([None, Fault(cut_after=4_321), Fault(cut_after=0), None, Fault(cut_after=1)])
     upload = client.upload(file, "dataset")
     assert upload.complete
-    assert bytes(faulty.data[upload.id]) == file.read_bytes()
-    assert faulty.body_bytes == 35_000, "no byte that the service had was sent again"
-    assert faulty.count("HEAD", upload.id) == 3
+    assert stored(bench, upload) == file.read_bytes()
+    assert transport.count("HEAD", upload.id) == 3
+    assert transport.unasked == 0, "no byte that the service had was sent again"
 
 
-def test_lost_answer_to_the_last_piece_is_no_failure(client, faulty, fault, file):
-    faulty.faults["PATCH"].extend([None, None, None, fault(lose_answer=True)])
+def test_a_lost_answer_to_the_last_piece_is_no_failure(client: Client, transport: FaultyTransport, file: Path) -> None:
+    transport.faults["PATCH"].extend([None, None, None, lost_answer()])
     upload = client.upload(file, "dataset")
     assert upload.complete
-    assert faulty.body_bytes == 35_000
-    assert faulty.count("PATCH", upload.id) == 4
+    assert transport.sent_bytes == SIZE
+    assert transport.count("PATCH", upload.id) == 4
 
 
-def test_offset_mismatch_goes_on_where_the_service_stands(client, faulty, file):
+def test_a_lost_answer_to_a_piece_in_the_middle_sends_nothing_again(
+    client: Client, transport: FaultyTransport, bench: Bench, file: Path
+) -> None:
+    transport.faults["PATCH"].extend([None, lost_answer()])
+    upload = client.upload(file, "dataset")
+    assert stored(bench, upload) == file.read_bytes()
+    assert transport.sent_bytes == SIZE
+
+
+def test_an_offset_mismatch_goes_on_where_the_service_is(
+    client: Client, transport: FaultyTransport, bench: Bench, file: Path
+) -> None:
     def lose_tail(done: int, total: int) -> None:
         if done == 20_000 and not lost:
             lost.append(True)
-            del faulty.data["upl_0"][12_345:]
+            with bench.database.session() as session:
+                session.execute(update(UploadRow).values(received=12_345))
 
     lost: list[bool] = []
     upload = client.upload(file, "dataset", lose_tail)
     assert lost
-    assert bytes(faulty.data[upload.id]) == file.read_bytes()
+    assert upload.complete
+    assert stored(bench, upload) == file.read_bytes()
+    offsets = [request.headers["Upload-Offset"] for request in transport.requests if request.method == "PATCH"]
+    assert offsets == ["0", "10000", "20000", "12345", "22345", "32345"]
 
 
-def test_busy_service_is_asked_again(client, faulty, fault, file):
-    faulty.faults["PATCH"].extend([fault(status=503), None, fault(status=502)])
-    faulty.faults["POST"].append(fault(status=503, headers={"Retry-After": "0"}))
+def test_a_busy_service_is_asked_again(client: Client, transport: FaultyTransport, file: Path) -> None:
+    transport.faults["PATCH"].extend([busy(503), None, busy(502)])
+    transport.faults["POST"].append(busy(503, retry_after="0"))
     assert client.upload(file, "dataset").complete
 
 
-def test_gives_up_after_bounded_tries_and_a_later_call_goes_on(client, faulty, fault, file):
-    faulty.faults["PATCH"].extend([None, *(fault(after_bytes=0) for _ in range(4))])
+def test_gives_up_after_bounded_tries_and_a_later_call_goes_on(
+    client: Client, transport: FaultyTransport, bench: Bench, file: Path
+) -> None:
+    transport.faults["PATCH"].extend([None, *(Fault(cut_after=0) for _ in range(4))])
     with pytest.raises(TransferError, match=r"stopped at 10000 of 35000 bytes.*Send it again"):
         client.upload(file, "dataset")
-    assert faulty.count("PATCH", "upl_0") == 1 + 1 + 3, "the first try and as many retries as asked for"
+    assert transport.count("PATCH", "/v1/uploads") == 1 + 1 + 3, "the first try and as many retries as asked for"
+    (unfinished,) = client.uploads()
 
-    with Client(client.base_url, chunk_bytes=10_000) as later:
+    again = FaultyTransport()
+    with Client(client.base_url, chunk_bytes=10_000, transport=again) as later:
         upload = later.upload(file, "dataset")
-    assert upload.id == "upl_0"
-    assert bytes(faulty.data["upl_0"]) == file.read_bytes()
-    assert faulty.body_bytes == 35_000
+    assert upload.id == unfinished.id
+    assert stored(bench, upload) == file.read_bytes()
+    assert transport.sent_bytes + again.sent_bytes == SIZE
 
 
-def test_the_same_file_is_not_sent_twice(client, faulty, file):
+def test_the_same_file_is_not_sent_twice(client: Client, transport: FaultyTransport, file: Path) -> None:
     first = client.upload(file, "dataset")
-    seen = []
-    second = client.upload(file, "dataset", lambda done, total: seen.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    second = client.upload(file, "dataset", lambda done, total: progress.append((done, total)))
     assert second.id == first.id
-    assert faulty.body_bytes == 35_000
-    assert seen == [(35_000, 35_000)]
+    assert transport.sent_bytes == SIZE
+    assert progress == [(SIZE, SIZE)]
 
 
-def test_file_that_changes_underway_is_refused_in_the_services_words(client, file):
+def test_a_file_that_changes_underway_is_refused_in_the_services_words(client: Client, file: Path) -> None:
     def overwrite(done: int, total: int) -> None:
         if done == 10_000:
-            file.write_bytes(bytes(35_000))
+            file.write_bytes(bytes(SIZE))
 
     with pytest.raises(ProblemError) as caught:
         client.upload(file, "dataset", overwrite)
@@ -94,7 +128,7 @@ def test_file_that_changes_underway_is_refused_in_the_services_words(client, fil
     assert caught.value.status == 422
 
 
-def test_file_that_shrinks_underway_is_named(client, file):
+def test_a_file_that_shrinks_underway_is_named(client: Client, file: Path) -> None:
     def cut(done: int, total: int) -> None:
         file.write_bytes(b"short")
 
@@ -102,7 +136,15 @@ def test_file_that_shrinks_underway_is_named(client, file):
         client.upload(file, "dataset", cut)
 
 
-def test_unknown_kind_is_refused_here(client, faulty, file):
+def test_an_unknown_kind_is_refused_before_anything_is_sent(
+    client: Client, transport: FaultyTransport, file: Path
+) -> None:
     with pytest.raises(ValueError, match="student"):
         client.upload(file, "student")
-    assert not faulty.requests
+    assert not transport.requests
+
+
+def test_a_service_that_is_gone_is_named(client: Client, transport: FaultyTransport, file: Path) -> None:
+    transport.faults["PATCH"].extend(Fault(refused=httpx.ConnectError("connection refused")) for _ in range(4))
+    with pytest.raises(TransferError, match="No LIT service answers"):
+        client.upload(file, "dataset")

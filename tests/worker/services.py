@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ def service_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
         yield embedded.database_url, embedded.redis_url
 
 
-@pytest.fixture
-def database(service_urls: tuple[str, str]) -> Iterator[Database]:
-    """An empty ledger of its own for each test."""
-    server = Database(service_urls[0])
+@contextmanager
+def new_ledger(database_url: str) -> Iterator[Database]:
+    """An empty ledger in a database of its own, which goes at the end."""
+    server = Database(database_url)
     url = server.engine.url
     name = f"lit_test_{secrets.token_hex(6)}"
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
@@ -44,6 +45,13 @@ def database(service_urls: tuple[str, str]) -> Iterator[Database]:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     engine.dispose()
     server.engine.dispose()
+
+
+@pytest.fixture
+def database(service_urls: tuple[str, str]) -> Iterator[Database]:
+    """An empty ledger of its own for each test."""
+    with new_ledger(service_urls[0]) as made:
+        yield made
 
 
 @pytest.fixture

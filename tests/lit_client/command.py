@@ -1,0 +1,57 @@
+"""`litc`, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from lit_client.command.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+NOWHERE = "http://127.0.0.1:9"
+"""Nobody listens there: a command that ends with 2 has sent nothing."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("LIT_")} | {"LIT_URL": url} | more
+
+
+def litc(url: str, *words: object) -> Finished:
+    """Here, which saves the start of a process: its exit code, and what it wrote where no terminal is."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", ["litc", *map(str, words)]),
+        patch.dict(os.environ, environment(url), clear=True),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+    return Finished(code, stdout.getvalue(), stderr.getvalue())
+
+
+def litc_command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "lit_client.command", *map(str, words)]
+
+
+def litc_process(url: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as people and pipelines run it."""
+    return subprocess.run(
+        litc_command(*words), env=environment(url, **more), cwd=cwd, capture_output=True, text=True, timeout=60
+    )
