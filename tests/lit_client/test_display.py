@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_client.command.display import EpochBar, exports_table, result_table, steps_table
-from lit_client.models import Event, Job
+from tests.lit_client.made_answers import make_event, make_job
 
 
 def lines(table: Table) -> list[str]:
@@ -75,9 +75,9 @@ def test_steps_have_a_row_each_and_failures_their_reason() -> None:
 def test_the_bar_goes_over_all_phases() -> None:
     spec = {"schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 2}}, "then": ["prune:0.3", "prune:0.5", "int8"]}
     bar = EpochBar()
-    bar.show_job(Job(id="job_1", state="running", spec=spec))
+    bar.show_job(make_job(state="running", spec=spec))
     (task,) = bar.progress.tasks
     assert task.total == 5 + 2 + 2 * 2
     for phase, epoch, done in (("lit", 3, 3), ("fine_tune", 1, 6), ("prune", 1, 8), ("prune", 4, 11)):
-        bar.show_event(Event(seq=1, attempt=1, type="epoch", data={"phase": phase, "epoch": epoch, "epochs": 9}))
+        bar.show_event(make_event(data={"phase": phase, "epoch": epoch, "epochs": 9}))
         assert bar.progress.tasks[0].completed == done

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from lit_client import Client
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest, check_body, check_student
-from lit_client.models import Inspection, Job, Upload
-from tests.lit_client.test_cli import litc
+from tests.api.test_uploads import safetensors_file
+from tests.lit_client.command import litc
+from tests.lit_client.made_answers import make_job, make_upload
+from tests.lit_client.scripted_worker import ScriptedWorker
 from tests.lit_spec.test_translation import discriminator, generator
+from tests.worker.bench import Bench
 
 RESULT: dict[str, Any] = {
     "teacher": {"reconstruction_l1": {"val": 0.08, "test": 0.0812}, "parameters": 34_996},
@@ -26,11 +31,6 @@ RESULT: dict[str, Any] = {
 }
 
 
-def found(inspection: Any) -> Inspection:
-    """As the client reads it from the service's answer."""
-    return Inspection.model_validate(inspection.model_dump(mode="json"))
-
-
 def rendered(table: Any) -> str:
     console = Console(width=200, record=True)
     with console.capture() as capture:
@@ -38,40 +38,38 @@ def rendered(table: Any) -> str:
     return capture.get()
 
 
-def test_compress_sends_the_discriminator(faulty: Any, tmp_path: Any) -> None:
-    for name in ("generator.pt", "discriminator.pt", "faces.zip"):
-        (tmp_path / name).write_bytes(name.encode())
-    faulty.add_file("model.safetensors", b"student")
-    faulty.job_fields = {"state": "succeeded", "result": RESULT}
-    words = ["--blocks", "2", "--dataset", tmp_path / "faces.zip", "--discriminator", tmp_path / "discriminator.pt"]
-    done = litc(faulty, "compress", tmp_path / "generator.pt", "--output", tmp_path / "out", *words)
+def test_compress_sends_the_discriminator(
+    url: str, worker: ScriptedWorker, bench: Bench, teacher: Path, tmp_path: Path
+) -> None:
+    parts = {"teacher": tmp_path / "generator.safetensors", "discriminator": tmp_path / "discriminator.safetensors"}
+    parts["teacher"].write_bytes(safetensors_file(4))
+    parts["discriminator"].write_bytes(safetensors_file(8))
+    worker.inspections = {parts["teacher"].name: generator(), parts["discriminator"].name: discriminator()}
+    worker.result = RESULT
+    faces = tmp_path / "faces.zip"
+    faces.write_bytes(b"faces")
+    words = ["--blocks", "2", "--dataset", faces, "--discriminator", parts["discriminator"]]
+    done = litc(url, "compress", parts["teacher"], "--output", tmp_path / "out", *words)
     assert done.returncode == 0, done.stderr
-    request = faulty.jobs["job_0"]["request"]
-    sent = {name: bytes(faulty.data[request[name]]) for name in ("teacher", "discriminator")}
-    assert sent == {"teacher": b"generator.pt", "discriminator": b"discriminator.pt"}
-    assert request["dataset"] == {"upload": "upl_2"}
+    with Client(url) as client:
+        (job,) = client.jobs()
+    for field, path in parts.items():
+        with bench.storage.open(f"uploads/{job.request[field]}/data") as stored:
+            assert stored.read() == path.read_bytes()
+    with bench.storage.open(f"uploads/{job.request['dataset']['upload']}/data") as stored:
+        assert stored.read() == b"faces"
     for text in ("31.24", "0.9712", "0.0812", "16,308"):
         assert text in done.stdout
-
-
-def test_a_discriminator_of_the_request_is_looked_at_too(faulty: Any, tmp_path: Any) -> None:
-    (tmp_path / "generator.pt").write_bytes(b"G")
-    words = ["--blocks", "2", "--dataset", "upl_x", "--set", "discriminator=nowhere"]
-    done = litc(faulty, "compress", tmp_path / "generator.pt", "--output", tmp_path / "out", *words)
-    assert done.returncode == 2
-    assert "--discriminator nowhere: there is no such file" in done.stderr
 
 
 def test_student_and_discriminator_are_checked_before_the_data_is_sent() -> None:
     body = {"dataset": {"upload": "upl_x"}, "student": {"blocks": [2]}, "discriminator": "upl_d"}
     request = check_body(body)
-    check_student(request, found(generator()), found(discriminator()))
+    check_student(request, generator(), discriminator())
     with pytest.raises(BadRequest, match="has 4 domains, but the generator has 5"):
-        check_student(request, found(generator()), found(discriminator(domains=4)))
+        check_student(request, generator(), discriminator(domains=4))
     with pytest.raises(BadRequest, match="min_psnr"):
-        check_student(
-            check_body({**body, "accept": {"max_accuracy_drop": 1}}), found(generator()), found(discriminator())
-        )
+        check_student(check_body({**body, "accept": {"max_accuracy_drop": 1}}), generator(), discriminator())
 
 
 def test_an_epoch_shows_what_was_measured() -> None:
@@ -94,11 +92,10 @@ def test_the_teacher_is_shown_by_what_was_measured_of_it() -> None:
 
 
 def test_tables_need_no_accuracy() -> None:
-    job = Job(id="job_1", state="succeeded", result=RESULT)
+    job = make_job(result=RESULT)
     assert "31.2 dB" in rendered(display.jobs_table([job]))
-    agreeing = Job(id="job_2", state="succeeded", result={"student": {"agreement": {"test": 91.25}}})
+    agreeing = make_job(result={"student": {"agreement": {"test": 91.25}}})
     assert "91.2 % agree" in rendered(display.jobs_table([agreeing]))
-    upload = Upload(id="upl_1", kind="teacher", filename="d.pt", size=1, received=1, state="complete")
-    shown = rendered(display.inspection_table(upload, found(discriminator())))
+    shown = rendered(display.inspection_table(make_upload(filename="d.pt"), discriminator()))
     assert "stargan_discriminator" in shown
     assert "5 domains" in shown

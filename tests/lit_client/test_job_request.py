@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from lit_client.command.job_request import (
     parse_changes,
 )
 from lit_client.models import Inspection
+from lit_spec.base import READING_ANSWER
 
 GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 INSPECTION = {
@@ -118,15 +120,20 @@ def test_bad_requests_name_the_field(change, field):
     assert any(line.startswith(f"  {field}") for line in str(caught.value).splitlines()), caught.value
 
 
+def read(inspection: dict[str, Any]) -> Inspection:
+    """As a client reads it from an answer."""
+    return Inspection.model_validate(inspection, extra="ignore", context=READING_ANSWER)
+
+
 def test_student_is_checked_against_the_inspected_teacher():
-    inspection = Inspection.model_validate(INSPECTION)
+    inspection = read(INSPECTION)
     check_student(check_body(GOOD), inspection)
     with pytest.raises(BadRequest, match=r"student\.depth.*choose one of \[14\]"):
         check_student(check_body(GOOD | {"student": {"depth": 15}}), inspection)
 
 
 def test_format_that_this_client_does_not_know_is_left_to_the_service():
-    inspection = Inspection.model_validate(INSPECTION | {"format": "of-tomorrow"})
+    inspection = read(INSPECTION | {"format": "of-tomorrow"})
     check_student(check_body(GOOD | {"student": {"depth": 15}}), inspection)
 
 
