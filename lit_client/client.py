@@ -1,4 +1,4 @@
-"""`Client`: everything that the service offers, as typed calls.
+"""`Client`: everything that the service offers, as typed methods.
 
 ```
 with Client() as client:
@@ -50,13 +50,13 @@ LONGEST_WAIT = 30
 """Seconds that the service holds an answer."""
 LONG_POLL_SECONDS = float(LONGEST_WAIT)
 PAGE_ITEMS = 100
-# The least time between two questions, should a service answer long polls at once.
+# The least time between two requests, should a service answer long polls at once.
 SHORTEST_POLL_SECONDS = 0.2
 NOT_MODIFIED = 304
 
 
 class InspectionFailed(LitError):
-    """An uploaded teacher is none that the service can use; `failure` says why."""
+    """The service can't use an uploaded file as a teacher; `failure` says why."""
 
     def __init__(self, upload: Upload, failure: JobError) -> None:
         super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
@@ -65,11 +65,12 @@ class InspectionFailed(LitError):
 
 
 class Client:
-    """A synchronous client of one service; not to be shared between threads.
+    """A synchronous client of one service. Don't share one between threads.
 
     `base_url` and `api_key` default to the environment's LIT_URL and LIT_API_KEY. Requests that are safe to
     repeat are repeated `retries` times with growing pauses from `first_pause` seconds on. `timeout` is how long
-    the service may be silent, in seconds. `transport` sends the requests in place of httpx's own. Every call raises a LitError when it can't do what it says.
+    the service may be silent, in seconds. `transport` replaces httpx's own, as in `httpx.Client`. Every method raises a
+    LitError when it can't do what it says.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Client:
         progress: ProgressCallback | None = None,
         architecture: Mapping[str, Any] | None = None,
     ) -> Upload:
-        """Send a teacher or a dataset; resumes what an earlier call began and never sends the same file twice.
+        """Send a teacher or a dataset; goes on with what an earlier call began, and never sends the same file twice.
 
         `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`.
         """
@@ -121,7 +122,7 @@ class Client:
         )
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
-        """One upload; `wait` lets the service hold the answer until the inspection has ended, in seconds."""
+        """One upload; `wait` lets the service hold the answer until the inspection has finished, in seconds."""
         return parse(Upload, self._get(f"/v1/uploads/{upload_id}", wait=wait))
 
     def uploads(self, *, limit: int | None = None) -> Iterator[Upload]:
@@ -140,25 +141,25 @@ class Client:
         return self._paged(Page[ArchitectureItem], "/v1/architectures", filters, limit)
 
     def architecture(self, library: str, name: str) -> LibraryArchitecture:
-        """One of them: its sections, and what each depth would save. Raises ProblemError `not-found`."""
+        """A network's sections, and what each depth would save. Raises ProblemError `not-found`."""
         path = f"/v1/architectures/{quote(library, safe='')}/{quote(name, safe='')}"
         return parse(LibraryArchitecture, self._get(path))
 
     def inspect_as(self, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
-        """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}. None takes
-        back what was said."""
+        """Set which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}. None removes
+        it."""
         return name_architecture(self._connection, upload_id, architecture)
 
     def wait_inspection(
         self, upload_id: str, *, architecture: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Upload:
-        """Wait until the service has looked at a teacher, as `architecture` where one is given.
+        """Wait until the service has inspected a teacher, as `architecture` where one is given.
 
-        Raises InspectionFailed when it is unusable, InspectedOtherwise when somebody has had it inspected as another
-        architecture since, WaitTimeout after `timeout` seconds.
+        Raises InspectionFailed when the teacher can't be used, InspectedOtherwise when it has been inspected as another
+        architecture meanwhile, WaitTimeout after `timeout` seconds.
         """
         wanted = None if architecture is None else LibraryRequest.model_validate(architecture)
-        for wait in _long_polls(timeout, f"the inspection of {upload_id}"):
+        for wait in _long_polls(timeout, f"The inspection of {upload_id}"):
             upload = self.get_upload(upload_id, wait=wait)
             if wanted is not None and upload.architecture != wanted:
                 raise InspectedOtherwise(upload.id)
@@ -166,17 +167,17 @@ class Client:
                 raise InspectionFailed(upload, upload.inspection_error)
             if not upload.inspecting:
                 return upload
-        raise AssertionError("long polls end by an exception")
+        raise AssertionError("long polls end with an exception")
 
     # --- jobs ------------------------------------------------------------------------------------------
 
     def create_job(self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Ask for a compression.
 
-        The key makes a repeated request give the job of the first; one is made up when none is given, so that
-        a retry after a lost answer never starts a second job.
+        A request with the same key gives the job of the first. Without a key the client makes one up, so that a retry
+        after a lost answer never starts a second job.
         """
-        # Only what was set: the service's defaults may be newer than this client's.
+        # Only what was set, because the service's defaults may be newer than this client's.
         body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, JobRequest) else request
         return self._post_job("/v1/jobs", body, idempotency_key)
 
@@ -194,7 +195,7 @@ class Client:
     def job(self, job_id: str, *, wait: float | None = None, etag: str | None = None) -> Job | None:
         """One job, or None if it is still as `etag` knew it.
 
-        `wait` (seconds) lets the service hold the answer until the job has changed (with `etag`) or ended.
+        `wait` (seconds) lets the service hold the answer until the job has changed (with `etag`) or finished.
         """
         headers = {"If-None-Match": etag} if etag else {}
         response = self._get(f"/v1/jobs/{job_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
@@ -219,15 +220,15 @@ class Client:
         return self._paged(Page[Job], "/v1/jobs", filters, limit)
 
     def wait_job(self, job_id: str, *, timeout: float | None = None) -> Job:
-        """Wait until a job has ended. Raises WaitTimeout after `timeout` seconds."""
-        for wait in _long_polls(timeout, f"the end of {job_id}"):
+        """Wait until a job has finished. Raises WaitTimeout after `timeout` seconds."""
+        for wait in _long_polls(timeout, job_id):
             job = self.job(job_id, wait=wait)
             if job.finished:
                 return job
-        raise AssertionError("long polls end by an exception")
+        raise AssertionError("long polls end with an exception")
 
     def cancel(self, job_id: str) -> Job:
-        """Ask for a job's end. Raises ProblemError `job-finished` when it has ended already."""
+        """Cancel a job. Raises ProblemError `job-finished` when it has finished otherwise."""
         return parse(Job, self._connection.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True))
 
     def delete_job(self, job_id: str) -> None:
@@ -242,12 +243,12 @@ class Client:
         return parse(EventPage, self._get(f"/v1/jobs/{job_id}/events", wait=wait, params=params))
 
     def follow(self, job_id: str, *, after: int = 0, on_job: Callable[[Job], None] | None = None) -> Iterator[Event]:
-        """Every event after a number, as it happens, until the job has ended; survives a restarting service.
+        """Every event after a number, as it happens, until the job has finished; survives a restart of the service.
 
-        `on_job` is called with the job whenever it has been looked at, which tells why a queued one waits.
+        `on_job` is called with the job before each request for events; it says why a queued job waits.
         """
         for _ in _long_polls(None, job_id):
-            # Asked before the events, so that those of the job's end are among them.
+            # Before the events, so that a finished job's last events are among them.
             job = self.job(job_id)
             if on_job is not None:
                 on_job(job)
@@ -278,11 +279,11 @@ class Client:
         names: Collection[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[DownloadedFile]:
-        """Fetch a job's files (all, or those named) into a folder, which is made if need be. It has none before it
-        has succeeded, which is a LitError.
+        """Fetch a job's files (all, or those named) into a folder, which is made if need be.
 
         Goes on where an earlier call stopped; each file appears under its name only whole and verified.
-        `progress` gets the bytes of all files together. Raises ChecksumError, TransferError.
+        `progress` gets the bytes of all files together. Raises ChecksumError, TransferError, and LitError for a job
+        without files: only a job that has succeeded has any.
         """
         chosen = _choose(self.artifacts(job_id), names, job_id)
         folder = Path(folder)
@@ -301,7 +302,7 @@ class Client:
     # --- studies -----------------------------------------------------------------------------------------
 
     def create_study(self, request: StudyRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
-        """Ask for a study; the key is that of `create_job`."""
+        """Ask for a study; the key works as in `create_job`."""
         body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, StudyRequest) else request
         return parse(Study, self._post("/v1/studies", body, idempotency_key))
 
@@ -311,7 +312,7 @@ class Client:
     def study(self, study_id: str, *, wait: float | None = None, etag: str) -> Study | None: ...
 
     def study(self, study_id: str, *, wait: float | None = None, etag: str | None = None) -> Study | None:
-        """One study with its table so far, or None if it is still as `etag` knew it; `wait` is that of `job`."""
+        """One study with its table so far, or None if it is still as `etag` knew it; `wait` works as in `job`."""
         headers = {"If-None-Match": etag} if etag else {}
         response = self._get(f"/v1/studies/{study_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
         if response.status_code == NOT_MODIFIED:
@@ -328,7 +329,7 @@ class Client:
         return self._paged(Page[Study], "/v1/studies", filters, limit)
 
     def follow_study(self, study_id: str) -> Iterator[Study]:
-        """The study now and at each change, until it has ended; survives a restarting service."""
+        """The study now and after each change, until it has finished; survives a restart of the service."""
         study = self.study(study_id)
         yield study
         for wait in _long_polls(None, study_id):
@@ -340,26 +341,26 @@ class Client:
                 yield study
 
     def wait_study(self, study_id: str, *, timeout: float | None = None) -> Study:
-        """Wait until a study has ended. Raises WaitTimeout after `timeout` seconds."""
-        for wait in _long_polls(timeout, f"the end of {study_id}"):
+        """Wait until a study has finished. Raises WaitTimeout after `timeout` seconds."""
+        for wait in _long_polls(timeout, study_id):
             study = self.study(study_id, wait=wait)
             if study.finished:
                 return study
-        raise AssertionError("long polls end by an exception")
+        raise AssertionError("long polls end with an exception")
 
     def cancel_study(self, study_id: str) -> Study:
-        """Ask for a study's end. Raises ProblemError `study-finished` when it has ended otherwise already."""
+        """Cancel a study. Raises ProblemError `study-finished` when it has finished otherwise."""
         return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/cancel", repeatable=True))
 
     def resume_study(self, study_id: str) -> Study:
-        """Let a study that ended go on; trials that failed or were cancelled are made anew.
+        """Let a finished study go on: trials that failed or were cancelled are run again.
 
-        Raises ProblemError `study-not-finished`, or `study-finished` when there is nothing to make anew.
+        Raises ProblemError `study-not-finished`, or `study-finished` when there is nothing to run again.
         """
         return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/resume", repeatable=False))
 
     def delete_study(self, study_id: str) -> None:
-        """Remove a study that has ended, with its jobs. Raises ProblemError `study-not-finished` before that."""
+        """Remove a finished study with its jobs. Raises ProblemError `study-not-finished` before that."""
         self._connection.request("DELETE", f"/v1/studies/{study_id}", repeatable=True)
 
     def study_table(self, study_id: str) -> StudyTable:
@@ -370,7 +371,7 @@ class Client:
         """The table so far as CSV, with a header line."""
         return self._get(f"/v1/studies/{study_id}/table", params={"format": "csv"}).text
 
-    # --- plumbing ----------------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------
 
     def _paged(
         self, model: type[Page[ItemT]], path: str, filters: Mapping[str, Any], limit: int | None
@@ -404,7 +405,7 @@ class Client:
 
 
 def _whole_seconds(wait: float) -> int:
-    """As the service takes them: whole, and so many at the most; a short wait is still one."""
+    """Whole seconds, as the service accepts them, and at most LONGEST_WAIT; a short wait is 1 s."""
     return min(max(1, round(wait)), LONGEST_WAIT) if wait > 0 else 0
 
 
@@ -421,11 +422,11 @@ def _choose(artifacts: list[Artifact], names: Collection[str] | None, job_id: st
 
 
 def _long_polls(timeout: float | None, what: str) -> Iterator[float]:
-    """How many seconds to let the service wait, again and again. Raises WaitTimeout when time is up."""
+    """For each long poll, how many seconds the service may wait. Raises WaitTimeout when the time is up."""
     end = None if timeout is None else time.monotonic() + timeout
     while True:
         began = time.monotonic()
         if end is not None and began >= end:
-            raise WaitTimeout(f"Waited {timeout:g} s for {what} in vain.")
+            raise WaitTimeout(f"{what} has not finished within {timeout:g} s.")
         yield LONG_POLL_SECONDS if end is None else min(LONG_POLL_SECONDS, end - began)
         time.sleep(max(0.0, SHORTEST_POLL_SECONDS - (time.monotonic() - began)))

@@ -1,4 +1,4 @@
-"""HTTP to one service: address, key, timeouts, and which requests may be sent twice."""
+"""HTTP to one service: address, key, timeouts, and which requests may be repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "LIT_URL"
 KEY_VARIABLE = "LIT_API_KEY"
 
-# Not answers of the service about the request, but of something that is busy, restarting or not yet ready.
+# These say nothing about the request: something is busy, restarting or not yet ready.
 TEMPORARY = frozenset({429, 502, 503, 504})
 # Nothing of the request was sent, so that even one without a key may be repeated.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -31,10 +31,10 @@ AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Connection:
-    """Sends requests and repeats, with growing pauses, those that may be repeated.
+    """Sends requests, and repeats with growing pauses those that may be repeated.
 
-    A service that never answered is reported at the first refused connection: most often it isn't
-    running. One that has answered before is given time to come back.
+    The first refused connection is an error while the service has never answered: most often it isn't running. A
+    service that has answered before is given time to come back.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Connection:
     ) -> httpx.Response:
         """Send and return the answer if its status is 2xx or in `accept`.
 
-        `wait` are the seconds that the service itself may hold the request.
+        `wait`: how many seconds the service itself may hold the request.
         Raises ProblemError for any other status, ServiceUnreachable when no answer comes.
         """
         for attempt in range(self.retries + 1):
@@ -109,7 +109,7 @@ class Connection:
 
     @contextmanager
     def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """One GET, unrepeated, whose body the caller reads; follows a redirect to object storage."""
+        """One GET that is not repeated and whose body the caller reads; follows a redirect to object storage."""
         with self._http.stream("GET", path, headers=dict(headers), follow_redirects=True) as response:
             self._reached = True
             yield response
@@ -119,7 +119,7 @@ class Connection:
         return float(min(self._first_pause * 2**failures, LONGEST_PAUSE))
 
     def unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
-        """The failure as a sentence that says what to do."""
+        """The failure as an error that says what to do."""
         if isinstance(error, httpx.UnsupportedProtocol):
             return ServiceUnreachable(
                 f"{self.base_url!r} is not an address of a service: it must begin with http:// or https://."

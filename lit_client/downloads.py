@@ -1,4 +1,4 @@
-"""Fetching a job's files: resumable, verified, and visible under their names only when whole."""
+"""Fetching a job's files: resumable and verified; a file gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lit_client.uploads import ProgressCallback, file_sha256
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file of a job that lies here, verified."""
+    """A file of a job on this machine, verified."""
 
     path: Path
     size: int
@@ -29,24 +29,24 @@ class DownloadedFile:
 def fetch_file(
     connection: Connection, job_id: str, artifact: Artifact, folder: Path, progress: ProgressCallback
 ) -> DownloadedFile:
-    """Fetch one artifact into `folder`; one that already lies there whole is left alone.
+    """Fetch one artifact into `folder`, unless it is there already.
 
     Raises ChecksumError when the content is wrong twice, TransferError when the connection keeps breaking.
     """
     target = folder / _safe_name(artifact.name)
     result = DownloadedFile(target, artifact.size, artifact.sha256)
-    if _is_whole(target, artifact):
+    if _is_complete(target, artifact):
         progress(artifact.size, artifact.size)
         return result
     # Named by its content, so that the rest of another job's file is never appended to this one's.
     part = folder / f".{artifact.name}.{artifact.sha256[:16]}.part"
     resumed = part.exists()
     _Fetch(connection, job_id, artifact, part, progress).run()
-    if resumed and not _is_whole(part, artifact):
+    if resumed and not _is_complete(part, artifact):
         # What an earlier run left may be damaged (a full disk, a crash): once more from the start.
         part.unlink()
         _Fetch(connection, job_id, artifact, part, progress).run()
-    if not _is_whole(part, artifact):
+    if not _is_complete(part, artifact):
         found = file_sha256(part)
         part.unlink()
         raise ChecksumError(
@@ -88,7 +88,7 @@ class _Fetch:
             time.sleep(self.connection.pause(failures))
 
     def _try_once(self) -> LitError | None:
-        """Read what comes; an error that may pass is returned, as bytes may have come before it."""
+        """Read what comes. An error that may pass is returned, because bytes may have come before it."""
         try:
             self._read_on(self._have())
         except httpx.TransportError as error:
@@ -100,7 +100,7 @@ class _Fetch:
         return None
 
     def _have(self) -> int:
-        """Bytes in the part file; one that is too long is worth nothing and goes."""
+        """Bytes in the part file. A part file that is too long is worth nothing and is removed."""
         if not self.part.exists():
             return 0
         size = self.part.stat().st_size
@@ -137,7 +137,7 @@ class _Fetch:
             file.truncate(start)
             file.seek(start)
             done = start
-            # As they come: pieces of a size of our own would lose what is short of one when the line breaks.
+            # As they come: collected to larger pieces, the last bytes before a broken connection would be lost.
             for piece in response.iter_bytes():
                 file.write(piece)
                 done += len(piece)
@@ -160,13 +160,13 @@ def _range_start(response: httpx.Response) -> int:
 
 
 def _safe_name(name: str) -> str:
-    """The name if it stays inside the folder; what a service says is not trusted with paths."""
+    """The name, if it is a plain file name: a service must not choose where files are written."""
     if not name or name.startswith(".") or any(c in "/\\:\0" for c in name):
         raise TransferError(f"The service names a file {name!r}, which is not a plain file name.")
     return name
 
 
-def _is_whole(path: Path, artifact: Artifact) -> bool:
+def _is_complete(path: Path, artifact: Artifact) -> bool:
     return path.is_file() and path.stat().st_size == artifact.size and file_sha256(path) == artifact.sha256
 
 

@@ -37,27 +37,27 @@ class ChecksumError(TransferError):
 
 
 class UnexpectedAnswer(LitError):
-    """Something answered, but not as a LIT service does (a proxy's page, say)."""
+    """Something else than a LIT service answered, for example a proxy."""
 
 
 class WaitTimeout(LitError):
-    """A wait ended before what was waited for came about."""
+    """A wait reached its `timeout`."""
 
 
 class InspectedOtherwise(LitError):
-    """Somebody has had a teacher inspected as another architecture in the meantime."""
+    """A teacher was inspected as another architecture meanwhile."""
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(
-            f"{upload_id} was inspected as another architecture in the meantime: it has one at a time, so try again."
+            f"{upload_id} was inspected as another architecture meanwhile: an upload has one at a time, so try again."
         )
 
 
 class ProblemError(LitError):
     """The service refused a request and said why (RFC 9457).
 
-    `type` is the stable slug, as `job-finished`; `errors` names the fields to blame, if any are;
-    `retry_after` are the seconds that the service asks to wait before trying again.
+    `type` is the stable word, as `job-finished`; `errors` are the fields to blame, if any are; `retry_after` is how
+    many seconds the service asks to wait before trying again.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ProblemError(LitError):
 
     @classmethod
     def from_response(cls, response: httpx.Response) -> Self:
-        """Read a problem; an answer without one is described by its status. The body must have been read."""
+        """Read a problem. An answer without one is described by its status. The body must have been read."""
         body = _json_object(response)
         return cls(
             type=str(body.get("type") or "about:blank").removeprefix(OFFICIAL_PREFIX),
@@ -94,7 +94,7 @@ class ProblemError(LitError):
     def _sentence(self) -> str:
         text = self.detail or f"The service answered {self.status} {self.title}"
         lines = [text if text.endswith((".", "!", "?")) else f"{text}."]
-        # A detail that already tells the field's message is not told twice.
+        # A message that the detail already contains is not repeated.
         lines += [f"  {e.field}: {e.message}" for e in self.errors if e.message not in text]
         return "\n".join(lines)
 

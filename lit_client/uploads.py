@@ -32,7 +32,7 @@ def send_file(
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Upload:
-    """Upload a file, going on where an earlier try stopped; one that is already there is not sent again.
+    """Upload a file, going on where an earlier try stopped. A file that the service already has is not sent again.
 
     Raises TransferError when the connection keeps breaking, ProblemError when the service refuses.
     """
@@ -74,12 +74,12 @@ def _create(
     body: dict[str, Any] = {"kind": kind.value, "filename": filename, "size": size, "sha256": sha256}
     if architecture is not None:
         body["architecture"] = dict(architecture)
-    # Repeating it leaves at most an empty upload, which the service removes in time.
+    # Repeating the request leaves at most an empty upload, which the service removes later.
     return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
 
 
 def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload | None:
-    """An upload of the same file that an earlier run began; looked for among the newest only."""
+    """An upload of the same file that an earlier run began, if it is among the newest."""
     page = parse(Page[Upload], connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
     same = (filename, kind, size, sha256)
     for upload in page.items:
@@ -91,7 +91,7 @@ def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, si
 def _send_pieces(
     connection: Connection, path: Path, upload: Upload, chunk_bytes: int, report: ProgressCallback
 ) -> None:
-    """Send from the service's offset to the end; failures count until one more byte has got through."""
+    """Send from the service's offset to the end. A byte that gets through sets the number of failures back to 0."""
     offset = furthest = upload.received
     failures = 0
     report(offset, upload.size)
@@ -108,7 +108,7 @@ def _send_pieces(
                 ) from error
             time.sleep(connection.pause(failures))
             offset = _ask_offset(connection, upload)
-            # The answer to the last piece may be what got lost.
+            # The answer to the last piece may have been lost.
             done = offset >= upload.size and _ask(connection, upload).complete
         report(offset, upload.size)
         if done:
@@ -118,11 +118,11 @@ def _send_pieces(
 
 
 class _Interrupted(Exception):
-    """A piece did not go through, for a reason that may pass; the service knows how far it came."""
+    """A piece did not go through, for a reason that may pass; the service knows how much of it arrived."""
 
 
 def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int, chunk_bytes: int) -> int:
-    """Send one piece and return the new offset. Raises _Interrupted when it may be tried again."""
+    """Send one piece and return the new offset. Raises _Interrupted when the piece may be tried again."""
     with path.open("rb") as file:
         file.seek(offset)
         piece = file.read(chunk_bytes)
@@ -138,8 +138,8 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
     if response.is_success:
         return int(response.headers.get(OFFSET, offset + len(piece)))
     problem = ProblemError.from_response(response)
-    elsewhere = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
-    if elsewhere or problem.status in TEMPORARY:
+    other_offset = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
+    if other_offset or problem.status in TEMPORARY:
         raise _Interrupted(str(problem)) from problem
     raise problem
 
@@ -154,4 +154,4 @@ def _ask_offset(connection: Connection, upload: Upload) -> int:
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Progress that nobody watches."""
+    """For callers that don't want progress."""

@@ -1,4 +1,4 @@
-"""`litc`: the command. Answers go to stdout, all else to stderr; exit codes are in `answers.ExitCode`."""
+"""`litc`: the command. Answers go to stdout, everything else to stderr; exit codes are in `output.ExitCode`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from lit_client.client import Client
-from lit_client.command import display
-from lit_client.command import output as answers
-from lit_client.command.compress import check_source, compress_command, follow_to_end, send_teacher
+from lit_client.command import display, output
+from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.output import show
 from lit_client.command.service_commands import add_service_commands
 from lit_client.command.study_commands import app as study_app
+from lit_client.command.transfers import check_input, fetch, send_teacher
 from lit_client.errors import LitError
 from lit_spec import Library
 from lit_spec.networks.catalogue import near_names
@@ -60,14 +60,14 @@ def show_job(
         job = client.job(job_id)
         if wait and not job.finished:
             job = follow_to_end(client, job)
-    answers.show_job(job, as_json)
+    output.show_job(job, as_json)
     if wait:
-        raise typer.Exit(answers.outcome(job))
+        raise typer.Exit(output.exit_code_of_job(job))
 
 
 @app.command("cancel")
 def cancel_job(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Ask for a job's end; a running one stops within seconds."""
+    """Cancel a job; a running one stops within seconds."""
     with Client(url) as client:
         job = client.cancel(job_id)
     show(job.model_dump(mode="json"), f"{job.id}: {job.state}{' (cancel requested)' * (not job.finished)}", as_json)
@@ -84,15 +84,15 @@ def rerun_job(job_id: JobId, settings: SetOption = None, url: UrlOption = None, 
 @app.command("download")
 def download_job(
     job_id: JobId,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
     names: Annotated[list[str] | None, typer.Option("--file", help="Only this file; may be repeated.")] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch and verify a job's files; goes on where an earlier try stopped."""
-    with Client(url) as client, display.transfer_bar("downloading") as progress:
-        files = client.download(job_id, output, names, progress)
-    answers.show_files(files, as_json)
+    with Client(url) as client:
+        files = fetch(client, job_id, folder, names)
+    output.show_files(files, as_json)
 
 
 @app.command("log")
@@ -134,7 +134,7 @@ def inspect_teacher(
     as_json: JsonOption = False,
 ) -> None:
     """Upload a teacher and show what each depth of student would save."""
-    check_source("TEACHER", teacher)
+    check_input("TEACHER", teacher)
     named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
         upload = send_teacher(client, teacher, named)
@@ -149,12 +149,12 @@ def main() -> None:
         add_service_commands(app, sys.argv[1:])
         app()
     except LitError as error:
-        display.notes.print(str(error), soft_wrap=True)
-        sys.exit(answers.exit_code(error))
+        display.stderr.print(str(error), soft_wrap=True)
+        sys.exit(output.exit_code_of_error(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        display.notes.print(f"{error.strerror or error}{where}.", soft_wrap=True)
-        sys.exit(answers.ExitCode.FAILED)
+        display.stderr.print(f"{error.strerror or error}{where}.", soft_wrap=True)
+        sys.exit(output.ExitCode.FAILED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `litc` shows: tables on stdout, progress on stderr, so that a pipe gets the answer alone."""
+"""What `litc` shows: tables on stdout, progress on stderr, so that a pipe gets only the answer."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ PHASE_NAMES: dict[str, str] = {
 }
 
 # Without markup: a name such as "[red]" is shown as it is.
-answers = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
-notes = Console(stderr=True, highlight=False, markup=False)
+stdout = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
 
 
 @contextmanager
 def transfer_bar(title: str) -> Iterator[ProgressCallback]:
     """A bar over the bytes of an upload or download."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 class EpochBar:
-    """A bar over the epochs of all phases; one line an epoch where nobody looks at a terminal."""
+    """A bar over the epochs of all phases; without a terminal one line for each epoch."""
 
     def __init__(self) -> None:
         columns = (
@@ -58,13 +58,13 @@ class EpochBar:
             TextColumn("{task.completed}/{task.total} epochs"),
             TimeElapsedColumn(),
         )
-        self.progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
+        self.progress = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
         self.task = self.progress.add_task("queued", total=None)
         self.epochs: dict[str, int] = {}
         self.waiting: str | None = None
 
     def show_job(self, job: Job) -> None:
-        """Take the number of epochs, and tell why a queued job waits."""
+        """Read the number of epochs, and say why a queued job waits."""
         self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
         self.progress.update(self.task, total=sum(self.epochs.values()))
         waiting = (job.waiting.detail or job.waiting.reason) if job.waiting else None
@@ -73,7 +73,7 @@ class EpochBar:
         self.waiting = waiting
 
     def show_event(self, event: Event) -> None:
-        """Move on with an epoch, and tell other things that happened."""
+        """Move on with an epoch, and name other events."""
         if event.type == "epoch":
             self._show_epoch(event.data)
         elif event.type == "teacher_measured":
@@ -89,8 +89,8 @@ class EpochBar:
 
     def _describe(self, text: str) -> None:
         self.progress.update(self.task, description=text)
-        if not notes.is_terminal:
-            notes.print(text)
+        if not stderr.is_terminal:
+            stderr.print(text)
 
 
 EPOCH_METRICS = (
@@ -126,26 +126,28 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
             job.id,
             job.name or "",
             job.state,
-            _percent(None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100),
+            _format_percent(
+                None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100
+            ),
             "" if depth is None else f"depth {depth}",
-            _on_test(job),
-            _moment(job.created_at),
+            _test_score(job),
+            _format_time(job.created_at),
         )
     return table
 
 
-def _on_test(job: Job) -> str:
-    """How good the student is: its accuracy, or how near it comes to the teacher."""
+def _test_score(job: Job) -> str:
+    """The student's accuracy on the test split, or else how close it is to the teacher."""
     accuracy, agreement, psnr = (
-        _dig(job.result, "student", name, "test") for name in ("accuracy", "agreement", "psnr")
+        _value_at(job.result, "student", name, "test") for name in ("accuracy", "agreement", "psnr")
     )
     if accuracy is not None:
-        return _percent(accuracy)
-    return _form("{:.1f} % agree", agreement) or _form("{:.1f} dB", psnr)
+        return _format_percent(accuracy)
+    return _format("{:.1f} % agree", agreement) or _format("{:.1f} dB", psnr)
 
 
 def job_table(job: Job) -> Table:
-    """Everything about one job that a person asks first."""
+    """One job: state, progress, errors and times."""
     table = Table("job", job.id)
     rows: list[tuple[str, object]] = [
         ("name", job.name),
@@ -159,9 +161,9 @@ def job_table(job: Job) -> Table:
         ("accepted", job.accepted),
         ("device", job.device),
         ("attempt", f"{job.attempt} ({job.failures} failed)"),
-        ("created", _moment(job.created_at)),
-        ("started", _moment(job.started_at)),
-        ("finished", _moment(job.finished_at)),
+        ("created", _format_time(job.created_at)),
+        ("started", _format_time(job.started_at)),
+        ("finished", _format_time(job.finished_at)),
     ]
     for label, value in rows:
         if value is not None and value != "":
@@ -197,26 +199,26 @@ def result_table(result: dict[str, Any], title: str | None = None) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for label, path, form, ratio_name in RESULT_ROWS:
-        teacher, student = _dig(result, "teacher", *path), _dig(result, "student", *path)
-        ratio = _dig(result, "ratios", ratio_name) if ratio_name else None
+        teacher, student = _value_at(result, "teacher", *path), _value_at(result, "student", *path)
+        ratio = _value_at(result, "ratios", ratio_name) if ratio_name else None
         if teacher is not None or student is not None:
-            table.add_row(label, _form(form, teacher), _form(form, student), _form("{:.2f}", ratio))
+            table.add_row(label, _format(form, teacher), _format(form, student), _format("{:.2f}", ratio))
     return table
 
 
-def steps_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """What each step of `then` made of the student, from a job's `result` or a report."""
+def operations_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """What each operation of `then` made of the student, from a job's `result` or a report."""
     table = Table("then", "accuracy, test (%)", "agreement, test (%)", "parameters", "teacher / this", "file (bytes)")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
         table.add_row(
             str(row.get("step")),
-            _form("{:.2f}", _dig(row, "accuracy", "test")),
-            _form("{:.2f}", _dig(row, "agreement", "test")),
-            _form("{:,}", row.get("parameters")),
-            _form("{:.2f}", row.get("parameters_ratio")),
-            f"failed: {row['error']}" if row.get("error") else _form("{:,}", row.get("file_size")),
+            _format("{:.2f}", _value_at(row, "accuracy", "test")),
+            _format("{:.2f}", _value_at(row, "agreement", "test")),
+            _format("{:,}", row.get("parameters")),
+            _format("{:.2f}", row.get("parameters_ratio")),
+            f"failed: {row['error']}" if row.get("error") else _format("{:,}", row.get("file_size")),
         )
     return table
 
@@ -232,9 +234,9 @@ def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
         table.add_row(
             str(row.get("kind")),
             f"failed: {error}" if error else file,
-            _form("{:.1g}", row.get("max_abs_difference")),
-            _form("{:.2f}", row.get("top1_agreement")),
-            _form("{:.2f}", row.get("accuracy")),
+            _format("{:.1g}", row.get("max_abs_difference")),
+            _format("{:.2f}", row.get("top1_agreement")),
+            _format("{:.2f}", row.get("accuracy")),
         )
     return table
 
@@ -245,8 +247,9 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     outputs = "classes" if found.task == "classification" else "domains"
     # Not the table's own title, which would be folded to the table's width.
     title = (
-        f"{upload.filename}: {_named(upload, found)}, depth {found.depth}, {inspection.parameters:,} parameters, "
-        f"{_inputs(found)}, {found.classes} {outputs}, {inspection.format} ({upload.id})"
+        f"{upload.filename}: {_family_and_name(upload, found)}, depth {found.depth}, "
+        f"{inspection.parameters:,} parameters, {_input_description(found)}, "
+        f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
     table = _students_table(inspection.students)
     if found.choices:
@@ -254,7 +257,7 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     return Group(title, table)
 
 
-def _named(upload: Upload, found: Architecture) -> str:
+def _family_and_name(upload: Upload, found: Architecture) -> str:
     return found.family if upload.architecture is None else f"{found.family} {upload.architecture.name}"
 
 
@@ -289,7 +292,7 @@ def _students_table(options: Iterable[StudentOption]) -> Table:
     return table
 
 
-def _inputs(found: Architecture) -> str:
+def _input_description(found: Architecture) -> str:
     return "texts" if found.channels is None else f"{found.channels} input channels"
 
 
@@ -308,7 +311,7 @@ def files_table(files: Iterable[tuple[Path, int, str]]) -> Table:
     return table
 
 
-def _dig(value: Any, *path: str) -> Any:
+def _value_at(value: Any, *path: str) -> Any:
     """A value deep in nested objects, or None if any part is missing."""
     for name in path:
         if not isinstance(value, dict):
@@ -317,13 +320,13 @@ def _dig(value: Any, *path: str) -> Any:
     return value
 
 
-def _form(form: str, value: float | None) -> str:
+def _format(form: str, value: float | None) -> str:
     return "" if value is None else form.format(value)
 
 
-def _percent(value: float | None) -> str:
-    return _form("{:.1f} %", value)
+def _format_percent(value: float | None) -> str:
+    return _format("{:.1f} %", value)
 
 
-def _moment(value: datetime | None) -> str:
+def _format_time(value: datetime | None) -> str:
     return "" if value is None else value.astimezone().isoformat(sep=" ", timespec="seconds")

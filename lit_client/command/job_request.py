@@ -1,4 +1,4 @@
-"""From a command line's words to the body of `POST /v1/jobs`, checked before anything is uploaded."""
+"""From the options of a command to the body of `POST /v1/jobs`, checked before anything is uploaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from lit_spec.mistakes import mistakes
 
 Body = dict[str, Any]
 
-# Stands for ids that are not known before the upload.
-TO_COME = "upl_to_come"
+DATASET_SOURCES = ("upload", "builtin", "mounted")
+"""Fields of `dataset` that say where the data comes from: a request has one of them."""
+PLACEHOLDER_ID = "upl_to_come"
+"""In place of an id that is not known before the upload."""
 
 
 class BadRequest(LitError):
-    """The command's words make no job that the service would take."""
+    """The command's options make no request that the service would accept."""
 
 
 def build_body(request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]) -> Body:
@@ -38,14 +40,14 @@ def build_body(request_file: Path | None, options: Mapping[str, object | None], 
 
 
 def check_body(body: Body) -> JobRequest:
-    """The request as the service would read it, with stand-ins for what is still to be uploaded.
+    """The request as the service would read it, with placeholders for what is still to be uploaded.
 
     Raises BadRequest that names each wrong field.
     """
     dataset = body.get("dataset", {})
-    if isinstance(dataset, dict) and not set(SOURCES) & set(dataset):
-        dataset = {"upload": TO_COME, **dataset}
-    request = {"teacher": TO_COME} | body | {"dataset": dataset}
+    if isinstance(dataset, dict) and not set(DATASET_SOURCES) & set(dataset):
+        dataset = {"upload": PLACEHOLDER_ID, **dataset}
+    request = {"teacher": PLACEHOLDER_ID} | body | {"dataset": dataset}
     try:
         checked = JobRequest.model_validate(request)
         check_depth(checked.student, checked.method)
@@ -58,7 +60,7 @@ def check_body(body: Body) -> JobRequest:
 
 
 def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
-    """Find out before a large dataset is sent that student or discriminator don't fit. Raises BadRequest."""
+    """Check that student and discriminator fit the teacher, before a large data set is sent. Raises BadRequest."""
     try:
         resolve(request, _checked(inspection), None if discriminator is None else _checked(discriminator))
     except SpecError as error:
@@ -77,7 +79,7 @@ def parse_blocks(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise BadRequest(f"--blocks {text!r} is no list of numbers: write one a section, as 2,2,2.") from None
+        raise BadRequest(f"--blocks {text!r} is no list of numbers: write one for each section, as 2,2,2.") from None
 
 
 def parse_architecture(text: str) -> Body:
@@ -97,7 +99,7 @@ def parse_architecture(text: str) -> Body:
 
 
 def parse_network(what: str, text: str) -> tuple[Library, str]:
-    """Library and name of `torchvision/resnet50`. Raises BadRequest, in which `what` has the text."""
+    """Library and name of `torchvision/resnet50`. Raises BadRequest, which says that `what` was given."""
     library, _, name = text.partition("/")
     if not name or library not in list(Library):
         raise BadRequest(f"{what} {text!r}: write torchvision/NAME or timm/NAME, as torchvision/resnet50.")
@@ -105,7 +107,7 @@ def parse_network(what: str, text: str) -> tuple[Library, str]:
 
 
 def parse_changes(settings: Sequence[str]) -> Body:
-    """`--set` words alone, as a merge patch (RFC 7396) of a request that may have any rival of what they set."""
+    """`--set` options as a merge patch (RFC 7396), which also removes the fields that exclude what they set."""
     patch: Body = {}
     for path, value in map(_parse_setting, settings):
         place = _assign(patch, path, value)
@@ -132,18 +134,15 @@ def _parse_setting(setting: str) -> tuple[str, object]:
     except ValueError:
         if text[:1] in {"[", "{", '"'}:
             raise BadRequest(f"--set {setting!r}: {text} is no valid JSON.") from None
-        return path, text  # a bare word is meant as a string: --set ir_loss=l1
+        return path, text  # a bare word is a string: --set ir_loss=l1
 
 
-SOURCES = ("upload", "builtin", "mounted")
-"""Of `dataset`: where the data comes from."""
-
-# Of each group a request has exactly one, so that naming one takes back the others.
-GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", SOURCES))
+# A request has exactly one field of each group, so that setting one removes the others.
+GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", DATASET_SOURCES))
 
 
 def _rivals(path: str, value: object) -> list[str]:
-    """The names beside `path` that can't stand together with a value there."""
+    """The fields beside `path` that a request can't have together with it."""
     for parent, names in GROUPS:
         if value is not None and path in {f"{parent}.{name}" for name in names}:
             return [name for name in names if path != f"{parent}.{name}"]
@@ -151,7 +150,7 @@ def _rivals(path: str, value: object) -> list[str]:
 
 
 def _assign(body: Body, path: str, value: object) -> Body:
-    """Set the value; the object that it now stands in."""
+    """Set the value and return the object that has it now."""
     *parents, name = path.split(".")
     place = body
     for parent in parents:

@@ -1,4 +1,4 @@
-"""How a command ends: one answer on stdout and an exit code that a pipeline can branch on."""
+"""How a command ends: one answer on stdout, and an exit code for pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from lit_client.command import display
 from lit_client.command.job_request import BadRequest
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import LitError, ProblemError
-from lit_client.models import Job
+from lit_client.models import Job, Study
+from lit_spec.states import JobState, StudyState
 
 
 class ExitCode(IntEnum):
@@ -25,20 +26,29 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command or the request is wrong, or names what does not exist."""
     NOT_ACCEPTED = 3
-    """The job succeeded, but the student lost more accuracy than was allowed."""
+    """The job succeeded, but the student lost more accuracy than was allowed, or a study found no such student."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
 
-def outcome(job: Job) -> ExitCode:
+def exit_code_of_job(job: Job) -> ExitCode:
     """What a finished job means to a pipeline."""
-    if job.state != "succeeded":
+    if job.state != JobState.SUCCEEDED:
         return ExitCode.FAILED
     return ExitCode.NOT_ACCEPTED if job.accepted is False else ExitCode.OK
 
 
-def exit_code(error: LitError) -> ExitCode:
-    """Whether the request is to blame, or the way to an answer."""
+def exit_code_of_study(study: Study) -> ExitCode:
+    """What a finished study means to a pipeline."""
+    if study.state != StudyState.SUCCEEDED:
+        return ExitCode.FAILED
+    choice = study.choice or {}
+    no_depth_is_good_enough = "depth" in choice and choice["depth"] is None
+    return ExitCode.NOT_ACCEPTED if no_depth_is_good_enough else ExitCode.OK
+
+
+def exit_code_of_error(error: LitError) -> ExitCode:
+    """2 where the request is to blame, 1 where the service or the connection is."""
     if isinstance(error, BadRequest | InspectionFailed):
         return ExitCode.USAGE
     if isinstance(error, ProblemError) and 400 <= error.status < 500 and error.status != 429:
@@ -51,7 +61,7 @@ def show(answer: Any, text: RenderableType, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(answer))
     else:
-        display.answers.print(text)
+        display.stdout.print(text)
 
 
 def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
@@ -61,11 +71,11 @@ def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> N
     if as_json:
         return
     if job.result:
-        display.answers.print(display.result_table(job.result))
+        display.stdout.print(display.result_table(job.result))
         if exports := job.result.get("exports"):
-            display.answers.print(display.exports_table(exports))
-        if steps := job.result.get("then"):
-            display.answers.print(display.steps_table(steps))
+            display.stdout.print(display.exports_table(exports))
+        if operations := job.result.get("then"):
+            display.stdout.print(display.operations_table(operations))
     if files:
         show_files(files, as_json)
 

@@ -10,14 +10,13 @@ import typer
 
 from lit_client.client import Client
 from lit_client.command import display, study_display
-from lit_client.command import output as answers
-from lit_client.command.compress import check_source, send, send_teacher
 from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
-from lit_client.command.output import ExitCode, show
-from lit_client.command.study_request import SOURCES, check_study, parse_arms, parse_numbers, read_study
+from lit_client.command.output import ExitCode, exit_code_of_study, files_json, show, show_files
+from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
+from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
-from lit_client.models import Study, UploadKind
+from lit_client.models import Study
 from lit_spec import BUILTIN, Device, Init
 
 app = typer.Typer(
@@ -26,32 +25,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JOB, AROUND = "The job that every trial starts from", "The study"
+JOB_PANEL, STUDY_PANEL = "The job that every trial starts from", "The study"
 
 TeacherArgument = Annotated[
     str, typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id.")
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.")]
 DatasetOption = Annotated[
-    str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB)
+    str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB_PANEL)
 ]
-DepthOption = Annotated[int | None, typer.Option(help="The student's depth, as 14.", rich_help_panel=JOB)]
-EpochsOption = Annotated[int | None, typer.Option(help="Epochs of the first phase.", rich_help_panel=JOB)]
-FineTuneEpochsOption = Annotated[int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=JOB)]
-DeviceOption = Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=JOB)]
+DepthOption = Annotated[int | None, typer.Option(help="The student's depth, as 14.", rich_help_panel=JOB_PANEL)]
+EpochsOption = Annotated[int | None, typer.Option(help="Epochs of the first phase.", rich_help_panel=JOB_PANEL)]
+FineTuneEpochsOption = Annotated[int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=JOB_PANEL)]
+DeviceOption = Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=JOB_PANEL)]
 RequestOption = Annotated[
     Path | None,
     typer.Option("--request", help="The job's request as a JSON file; options beat it.", exists=True),
 ]
 SeedsOption = Annotated[str | None, typer.Option(help="Every point is run with each, as 0,1,2.")]
-NameOption = Annotated[str | None, typer.Option(help="A name to find the study by.", rich_help_panel=AROUND)]
-TagsOption = Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=AROUND)]
+NameOption = Annotated[str | None, typer.Option(help="A name to find the study by.", rich_help_panel=STUDY_PANEL)]
+TagsOption = Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=STUDY_PANEL)]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder for the best job's student.", file_okay=False, rich_help_panel=AROUND),
+    typer.Option(
+        "--output", "-o", help="Folder for the best job's student.", file_okay=False, rich_help_panel=STUDY_PANEL
+    ),
 ]
 DetachOption = Annotated[
-    bool, typer.Option("--detach", help="Print the study's id and leave it running.", rich_help_panel=AROUND)
+    bool, typer.Option("--detach", help="Print the study's id and leave it running.", rich_help_panel=STUDY_PANEL)
 ]
 
 
@@ -74,16 +75,16 @@ def compare(
     request_file: RequestOption = None,
     name: NameOption = None,
     tags: TagsOption = None,
-    output: OutputOption = None,
+    folder: OutputOption = None,
     detach: DetachOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    job = _job_request(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
-    body = _study("compare", job, fields, seeds, name, tags)
-    _run(url, body, teacher, dataset, output, detach, as_json)
+    body = _study_request("compare", job, fields, seeds, name, tags)
+    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
 
 
 @app.command("search")
@@ -103,17 +104,17 @@ def search(
     request_file: RequestOption = None,
     name: NameOption = None,
     tags: TagsOption = None,
-    output: OutputOption = None,
+    folder: OutputOption = None,
     detach: DetachOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    job = _job(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    job = _job_request(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
-    body = _study("search", job, fields, seeds, name, tags)
-    _run(url, body, teacher, dataset, output, detach, as_json)
+    body = _study_request("search", job, fields, seeds, name, tags)
+    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
 
 
 @app.command("depth")
@@ -137,21 +138,21 @@ def depth(
     request_file: RequestOption = None,
     name: NameOption = None,
     tags: TagsOption = None,
-    output: OutputOption = None,
+    folder: OutputOption = None,
     detach: DetachOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: none is good enough."""
-    job = _job(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
+    job = _job_request(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
         "depths": None if depths is None else parse_numbers("--depths", depths, int),
         "stop_early": None if stop_early else False,
     }
-    body = _study("depth", job, fields, seeds, name, tags)
-    _run(url, body, teacher, dataset, output, detach, as_json)
+    body = _study_request("depth", job, fields, seeds, name, tags)
+    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
 
 
 @app.command("run")
@@ -159,7 +160,7 @@ def run_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, help="A study's request as JSON.")],
     teacher: Annotated[str | None, typer.Option(help="The teacher, unless the file names an upload.")] = None,
     dataset: DatasetOption = None,
-    output: OutputOption = None,
+    folder: OutputOption = None,
     detach: DetachOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -173,7 +174,7 @@ def run_file(
     if source is None:
         raise BadRequest(f"{file} names no teacher: add job.teacher, or give --teacher.")
     check_study(body)
-    _run(url, body, source, dataset, output, detach, as_json)
+    _send_and_follow(url, body, source, dataset, folder, detach, as_json)
 
 
 @app.command("list")
@@ -203,7 +204,7 @@ def show_study(
         study = _follow(client, study_id) if wait else client.study(study_id)
     _show(study, as_json)
     if wait:
-        raise typer.Exit(_outcome(study))
+        raise typer.Exit(exit_code_of_study(study))
 
 
 @app.command("table")
@@ -245,7 +246,7 @@ def delete_study(study_id: StudyArgument, url: UrlOption = None) -> None:
         client.delete_study(study_id)
 
 
-def _job(
+def _job_request(
     request_file: Path | None,
     settings: list[str] | None,
     dataset: str | None,
@@ -266,7 +267,7 @@ def _job(
     return build_body(request_file, options, settings or [])
 
 
-def _study(
+def _study_request(
     kind: str, job: Body, fields: dict[str, Any], seeds: str | None, name: str | None, tags: list[str] | None
 ) -> Body:
     given = {
@@ -280,62 +281,47 @@ def _study(
     return body
 
 
-def _run(
+def _send_and_follow(
     url: str | None,
     body: Body,
     teacher: str,
     dataset: str | None,
-    output: Path | None,
+    folder: Path | None,
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Send what is to be sent, make the study and, unless detached, follow it, show it and fetch its best student."""
-    file = None if dataset in (None, *BUILTIN) else dataset
-    check_source("TEACHER", teacher)
-    if file is not None:
-        check_source("--dataset", file)
-    elif not set(SOURCES) & set(body["job"].get("dataset", {})):
-        raise BadRequest("Say which data to train on: --dataset FILE, or --dataset digits.")
-    if output is not None:
-        # Found out now rather than after the training.
-        output.mkdir(parents=True, exist_ok=True)
+    """Upload the files, make the study and, unless detached, follow it, show it and fetch its best student."""
+    inputs = Inputs(teacher, dataset_to_upload(dataset))
+    inputs.check(body["job"])
+    if folder is not None:
+        # A folder that can't be made is found out now rather than after the training.
+        folder.mkdir(parents=True, exist_ok=True)
     with Client(url) as client:
-        study = client.create_study(_with_uploads(client, body, teacher, file))
-        display.notes.print(f"study {study.id}")
+        study = client.create_study({**body, "job": _send_inputs(client, body["job"], inputs)})
+        display.stderr.print(f"study {study.id}")
         if detach:
             show(study.model_dump(mode="json"), study.id, as_json)
             return
         study = _follow(client, study.id)
-        files = _fetch(client, study, output)
+        files = [] if folder is None or study.best_job is None else fetch(client, study.best_job, folder)
     _show(study, as_json, files)
-    raise typer.Exit(_outcome(study))
+    raise typer.Exit(exit_code_of_study(study))
 
 
-def _with_uploads(client: Client, body: Body, teacher: str, dataset: str | None) -> Body:
-    """The request with the ids of both uploads; the teacher first, so that a wrong one costs little."""
-    upload = send_teacher(client, teacher, body["job"].get("architecture"))
-    job = {**body["job"], "teacher": upload.id}
-    if dataset is not None:
-        kept = {name: value for name, value in job.get("dataset", {}).items() if name not in SOURCES}
-        job["dataset"] = {**kept, "upload": send(client, dataset, UploadKind.DATASET).id}
-    return {**body, "job": job}
-
-
-def _fetch(client: Client, study: Study, output: Path | None) -> list[DownloadedFile]:
-    if output is None or study.best_job is None:
-        return []
-    with display.transfer_bar("downloading") as progress:
-        return client.download(study.best_job, output, progress=progress)
+def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
+    """The job's request with the ids of its uploads. The teacher goes first, so that a wrong one costs little."""
+    job = {**job, "teacher": send_teacher(client, inputs.teacher, job.get("architecture")).id}
+    return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
 
 
 def _follow(client: Client, study_id: str) -> Study:
-    """Show a study's table until it has ended. Ctrl-C leaves it running, and exits with 130."""
+    """Show a study's table until it has finished. Ctrl-C leaves it running and exits with 130."""
     try:
         with study_display.live_table() as update:
             for study in client.follow_study(study_id):
                 update(study)
     except KeyboardInterrupt:
-        display.notes.print(
+        display.stderr.print(
             f"Interrupted; {study_id} goes on without this command.\n"
             f"Cancel it:   litc study cancel {study_id}\n"
             f"Follow it:   litc study show {study_id} --wait"
@@ -347,18 +333,10 @@ def _follow(client: Client, study_id: str) -> Study:
 def _show(study: Study, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
     """A study with its table, and with the files fetched, if any were."""
     answer = study.model_dump(mode="json")
-    show(answer | {"files": answers.files_json(files)} if files else answer, study_display.study_table(study), as_json)
+    show(answer | {"files": files_json(files)} if files else answer, study_display.study_table(study), as_json)
     if as_json:
         return
-    for line in study_display.outcome_lines(study):
-        display.answers.print(line)
+    for line in study_display.result_lines(study):
+        display.stdout.print(line)
     if files:
-        answers.show_files(files, as_json)
-
-
-def _outcome(study: Study) -> ExitCode:
-    """What an ended study means to a pipeline."""
-    if study.state != "succeeded":
-        return ExitCode.FAILED
-    none_good_enough = "depth" in (study.choice or {}) and (study.choice or {})["depth"] is None
-    return ExitCode.NOT_ACCEPTED if none_good_enough else ExitCode.OK
+        show_files(files, as_json)

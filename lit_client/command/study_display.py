@@ -1,4 +1,4 @@
-"""What `litc study` shows: tables of studies, and how far one is."""
+"""What `litc study` shows: a study's table and progress, and lists of studies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def _number(name: str, form: str = "{:.2f}") -> Callable[[Row], str]:
-    return lambda row: _form(form, row.get(name))
+    return lambda row: _format(form, row.get(name))
 
 
 def _text(name: str) -> Callable[[Row], str]:
@@ -28,7 +28,7 @@ def _interval(mean: str, low: str, high: str) -> Callable[[Row], str]:
     """`97.10 (96.80 … 97.40)`, or the mean alone."""
 
     def show(row: Row) -> str:
-        text = _form("{:.2f}", row.get(mean))
+        text = _format("{:.2f}", row.get(mean))
         if row.get(low) is None:
             return text
         return f"{text} ({row[low]:.2f} … {row[high]:.2f})"
@@ -42,7 +42,7 @@ def _trials(row: Row) -> str:
     return ", ".join([f"{row.get('succeeded', 0)}/{row.get('trials', 0)}", *others])
 
 
-def _yes(name: str) -> Callable[[Row], str]:
+def _yes_or_no(name: str) -> Callable[[Row], str]:
     def show(row: Row) -> str:
         value = row.get(name)
         return "" if value is None else "yes" if value else "no"
@@ -80,19 +80,19 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _TRIALS,
         _VALIDATION,
         ("drop, val", _number("validation_drop")),
-        ("good enough", _yes("within")),
+        ("good enough", _yes_or_no("within")),
         _TEST,
         _PARAMETERS,
         ("latency (ms)", _number("latency_ms", "{:.3f}")),
         ("speedup", _number("speedup")),
-        ("front", _yes("front")),
+        ("front", _yes_or_no("front")),
         _SECONDS,
     ),
 }
 
 
 def study_table(study: Study) -> Table:
-    """The table so far; what is chosen has a star."""
+    """The table so far, with a star before the chosen row."""
     found = study.table
     columns = COLUMNS.get(study.kind) or tuple((name, _text(name)) for name in (found.columns if found else ()))
     table = Table("", *(label for label, _ in columns), title=title(study), title_justify="left")
@@ -103,8 +103,8 @@ def study_table(study: Study) -> Table:
     if found.teacher is not None:
         metric = found.test_metric or "accuracy"
         table.caption = (
-            f"{metric}; the teacher: {_form('{:.2f}', found.teacher.test)} test, "
-            f"{_form('{:.2f}', found.teacher.validation)} val, {_form('{:,}', found.teacher.parameters)} parameters"
+            f"{metric}; the teacher: {_format('{:.2f}', found.teacher.test)} test, "
+            f"{_format('{:.2f}', found.teacher.validation)} val, {_format('{:,}', found.teacher.parameters)} parameters"
         )
         table.caption_justify = "left"
     return table
@@ -116,7 +116,7 @@ def title(study: Study) -> str:
 
 
 def status(study: Study) -> str:
-    """How far it is, in a line."""
+    """State and number of trials, in one line."""
     progress = study.progress
     parts = [f"{study.state}, {progress.finished} of at most {progress.planned} trials"]
     parts += [
@@ -129,11 +129,11 @@ def status(study: Study) -> str:
     return ", ".join(parts)
 
 
-def outcome_lines(study: Study) -> list[str]:
-    """What was found out, which job is the best, or why there is none."""
+def result_lines(study: Study) -> list[str]:
+    """The choice and the best job, or why the study failed."""
     lines = []
     if study.choice is not None:
-        lines.append("chosen: " + ", ".join(f"{name} {_plain(value)}" for name, value in study.choice.items()))
+        lines.append("chosen: " + ", ".join(f"{name} {_as_text(value)}" for name, value in study.choice.items()))
     if study.best_job is not None:
         lines.append(f"best job: {study.best_job}")
     if study.error is not None:
@@ -155,27 +155,27 @@ def studies_table(studies: Iterable[Study]) -> Table:
 
 @contextmanager
 def live_table() -> Iterator[Callable[[Study], None]]:
-    """A table that is kept up to date on a terminal; elsewhere a line whenever the study has moved on."""
-    if display.notes.is_terminal:
-        with Live(console=display.notes, auto_refresh=False, transient=True) as live:
+    """On a terminal a table that is kept up to date; elsewhere a line whenever the study has changed."""
+    if display.stderr.is_terminal:
+        with Live(console=display.stderr, auto_refresh=False, transient=True) as live:
             yield lambda study: live.update(study_table(study), refresh=True)
         return
-    said: list[str] = []
+    printed: list[str] = []
 
-    def say(study: Study) -> None:
+    def print_if_new(study: Study) -> None:
         line = status(study)
-        if said[-1:] != [line]:
-            display.notes.print(line)
-            said.append(line)
+        if printed[-1:] != [line]:
+            display.stderr.print(line)
+            printed.append(line)
 
-    yield say
+    yield print_if_new
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None:
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _form(form: str, value: float | None) -> str:
+def _format(form: str, value: float | None) -> str:
     return "" if value is None else form.format(value)

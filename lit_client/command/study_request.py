@@ -1,4 +1,4 @@
-"""From a command line's words to the body of `POST /v1/studies`, checked before anything is uploaded."""
+"""From the options of a command to the body of `POST /v1/studies`, checked before anything is uploaded."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lit_client.command.job_request import TO_COME, BadRequest, Body
+from lit_client.command.job_request import DATASET_SOURCES, PLACEHOLDER_ID, BadRequest, Body
 from lit_spec.requests.study import STUDY_REQUESTS, StudyKind
 
 T = TypeVar("T", int, float)
-
-SOURCES = ("builtin", "upload", "mounted")
-"""Where a data set comes from: a request has one of them."""
 
 
 def read_study(path: Path) -> Body:
@@ -29,15 +26,15 @@ def read_study(path: Path) -> Body:
 
 
 def check_study(body: Body) -> None:
-    """As the service would read it, with stand-ins for what is still to be uploaded. Raises BadRequest."""
+    """Check the request as the service would, with placeholders for what is still to be uploaded. Raises BadRequest."""
     try:
         model = STUDY_REQUESTS[StudyKind(str(body.get("kind")))]
     except ValueError:
         raise BadRequest(f"kind: must be one of {', '.join(STUDY_REQUESTS)}.") from None
-    job = {"teacher": TO_COME, **body.get("job", {})}
+    job = {"teacher": PLACEHOLDER_ID, **body.get("job", {})}
     dataset = job.get("dataset", {})
-    if isinstance(dataset, dict) and not set(SOURCES) & set(dataset):
-        job["dataset"] = {"upload": TO_COME, **dataset}
+    if isinstance(dataset, dict) and not set(DATASET_SOURCES) & set(dataset):
+        job["dataset"] = {"upload": PLACEHOLDER_ID, **dataset}
     try:
         model.model_validate({**body, "job": job})
     except ValidationError as error:

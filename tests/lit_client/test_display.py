@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_client.command.display import EpochBar, exports_table, result_table, steps_table
+from lit_client.command.display import EpochBar, exports_table, operations_table, result_table
 from tests.lit_client.made_answers import make_event, make_job
 
 
@@ -62,7 +62,7 @@ def test_formats_have_a_row_each_and_failures_their_reason() -> None:
 
 def test_steps_have_a_row_each_and_failures_their_reason() -> None:
     by_split = {"accuracy": {"test": 96.5}, "agreement": {"test": 97.25}}
-    table = steps_table(
+    table = operations_table(
         [
             {"step": "prune:0.5", **by_split, "parameters": 50123, "parameters_ratio": 6.31, "file_size": 400_000},
             {"step": "int8", "parameters": 50123, "error": "writing: ValueError: no samples"},

@@ -1,0 +1,79 @@
+"""Files on their way to the service and back: what `litc compress`, `litc study` and `litc inspect` share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_client.client import Client
+from lit_client.command import display
+from lit_client.command.job_request import DATASET_SOURCES, BadRequest, Body
+from lit_client.downloads import DownloadedFile
+from lit_client.models import Upload
+from lit_spec import BUILTIN
+from lit_spec.states import UploadKind
+
+UPLOAD_PREFIX = "upl_"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a request needs uploaded: each is a file, or the id of an upload."""
+
+    teacher: str
+    dataset: str | None
+    """None where the request names its data set itself."""
+    discriminator: str | None = None
+
+    def check(self, job: Body) -> None:
+        """Find out before anything is sent that a file is missing, or that no data set is named. Raises BadRequest."""
+        check_input("TEACHER", self.teacher)
+        if self.discriminator is not None:
+            check_input("--discriminator", self.discriminator)
+        if self.dataset is not None:
+            check_input("--dataset", self.dataset)
+        elif not set(DATASET_SOURCES) & set(job.get("dataset", {})):
+            raise BadRequest("No data set is named: give --dataset FILE, or --dataset digits.")
+
+
+def dataset_to_upload(dataset: str | None) -> str | None:
+    """What `--dataset` names, unless it is a built-in data set."""
+    return None if dataset in (None, *BUILTIN) else dataset
+
+
+def check_input(option: str, value: str) -> None:
+    """Check that `value` is a file, or looks like the id of an upload. Raises BadRequest."""
+    if value.startswith(UPLOAD_PREFIX) or Path(value).is_file():
+        return
+    if Path(value).is_dir():
+        raise BadRequest(f"{option} {value} is a folder: pack it as a zip or tar file.")
+    raise BadRequest(f"{option} {value}: there is no such file, and an upload's id begins with {UPLOAD_PREFIX}.")
+
+
+def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[str, Any] | None = None) -> Upload:
+    """The upload of a file, or the upload with this id."""
+    path = Path(source)
+    if path.is_file():
+        with display.transfer_bar(path.name) as progress:
+            return client.upload(path, kind, progress, architecture)
+    return client.get_upload(source) if architecture is None else client.inspect_as(source, architecture)
+
+
+def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None) -> Upload:
+    """The upload of a file, or the upload with this id, once it is inspected as this architecture."""
+    sent = send(client, source, UploadKind.TEACHER, architecture)
+    return client.wait_inspection(sent.id, architecture=architecture)
+
+
+def send_dataset(client: Client, source: str, job: Body) -> Body:
+    """The request of a job with this data set in place of any that it names."""
+    others = {name: value for name, value in job.get("dataset", {}).items() if name not in DATASET_SOURCES}
+    return {**job, "dataset": {**others, "upload": send(client, source, UploadKind.DATASET).id}}
+
+
+def fetch(client: Client, job_id: str, folder: Path, names: Collection[str] | None = None) -> list[DownloadedFile]:
+    """Download and verify a job's files, or those with these names."""
+    with display.transfer_bar("downloading") as progress:
+        return client.download(job_id, folder, names, progress)
