@@ -46,12 +46,7 @@ def litc(url: str, *words: object) -> Finished:
     return Finished(code, stdout.getvalue(), stderr.getvalue())
 
 
-def litc_command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "lit_client.command", *map(str, words)]
-
-
 def litc_process(url: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, as people and pipelines run it."""
-    return subprocess.run(
-        litc_command(*words), env=environment(url, **more), cwd=cwd, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-m", "lit_client.command", *map(str, words)]
+    return subprocess.run(command, env=environment(url, **more), cwd=cwd, capture_output=True, text=True, timeout=60)

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lit_spec.answers.jobs import Job
 from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.states import JobState
 from tests.jobs.study_bench import take
-from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc, litc_command, litc_process
+from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc, litc_process
 from tests.lit_client.scripted_worker import RESULT, ScriptedWorker
 from tests.worker.bench import Bench
 
@@ -262,7 +263,12 @@ def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(
 ) -> None:
     worker.ends, worker.events = JobState.RUNNING, [Event("epoch", {"phase": "lit", "epoch": 1, "epochs": 2})]
     words = ["compress", teacher, "--dataset", "digits", "--depth", "14", "-o", tmp_path / "out"]
-    command = litc_command(*words, *["--cancel-on-interrupt"][: int(cancel)])
+    # A process that a shell's background job starts ignores SIGINT; this one must not.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from lit_client.command.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, *map(str, words), *["--cancel-on-interrupt"][: int(cancel)]]
     process = subprocess.Popen(command, env=environment(url), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with process:
         assert process.stderr is not None
