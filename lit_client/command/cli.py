@@ -51,11 +51,13 @@ def list_jobs(
 @app.command("job")
 def show_job(
     job_id: JobId,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends; exit as compress does.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job until it has finished; exit as compress does.")
+    ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one job, or follow it to its end."""
+    """Show one job, or follow it until it has finished."""
     with Client(url) as client:
         job = client.job(job_id)
         if wait and not job.finished:
@@ -139,7 +141,7 @@ def inspect_teacher(
     with Client(url) as client:
         upload = send_teacher(client, teacher, named)
     if upload.inspection is None:
-        raise LitError(f"The service says nothing about {upload.id}.")
+        raise LitError(f"{upload.id} has no inspection: only the upload of a teacher has one.")
     show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
 
 

@@ -41,16 +41,16 @@ def compress_command(
     ] = None,
     discriminator: Annotated[
         str | None,
-        typer.Option(help="Of a GAN's generator, for adversarial fine-tuning: a file, or an upload's id."),
+        typer.Option(help="A GAN's discriminator, to fine-tune its generator with: a file, or an upload's id."),
     ] = None,
     architecture: ArchitectureOption = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters, at least.")] = None,
-    select: Annotated[Select | None, typer.Option(help="Which blocks are kept.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters it has, at least.")] = None,
+    select: Annotated[Select | None, typer.Option(help="How the blocks to keep are chosen.")] = None,
     then: Annotated[
         list[str] | None,
-        typer.Option(help="What to do to the student afterwards: prune:0.5, int8; may be repeated, in that order."),
+        typer.Option(help="An operation on the trained student, prune:0.5 or int8; may be repeated, in that order."),
     ] = None,
     exports: Annotated[
         list[Export] | None,
@@ -58,12 +58,15 @@ def compress_command(
     ] = None,
     init: Annotated[Init | None, typer.Option(help="Where the student's blocks come from.")] = None,
     preset: Annotated[
-        Preset | None, typer.Option(help="Values for all that is left open.", rich_help_panel=METHOD_PANEL)
+        Preset | None, typer.Option(help="Defaults for every field that is not set.", rich_help_panel=METHOD_PANEL)
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="LIT, or another to compare with.", rich_help_panel=METHOD_PANEL)
+        Method | None, typer.Option(help="LIT, or a method to compare it with.", rich_help_panel=METHOD_PANEL)
     ] = None,
-    feed: Annotated[Feed | None, typer.Option(help="What sections are fed.", rich_help_panel=METHOD_PANEL)] = None,
+    feed: Annotated[
+        Feed | None,
+        typer.Option(help="Whose representations the student's sections get.", rich_help_panel=METHOD_PANEL),
+    ] = None,
     no_labels: Annotated[
         bool, typer.Option("--no-labels", help="Learn from the teacher alone (alpha 0).", rich_help_panel=METHOD_PANEL)
     ] = False,
@@ -79,25 +82,28 @@ def compress_command(
         int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=TRAINING_PANEL)
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="In the LIT phase.", rich_help_panel=TRAINING_PANEL)
+        float | None, typer.Option(help="Learning rate of the LIT phase.", rich_help_panel=TRAINING_PANEL)
     ] = None,
     fine_tune_learning_rate: Annotated[
-        float | None, typer.Option(help="In fine-tuning.", rich_help_panel=TRAINING_PANEL)
+        float | None, typer.Option(help="Learning rate of fine-tuning.", rich_help_panel=TRAINING_PANEL)
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=TRAINING_PANEL)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all that is random.", rich_help_panel=TRAINING_PANEL)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step.", rich_help_panel=TRAINING_PANEL)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all random numbers.", rich_help_panel=TRAINING_PANEL)
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=TRAINING_PANEL)] = None,
     name: Annotated[str | None, typer.Option(help="A name to find the job by.", rich_help_panel=JOB_PANEL)] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=JOB_PANEL)] = None,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
-            help="Points of test accuracy that may be lost; more ends with exit code 3.", rich_help_panel=JOB_PANEL
+            help="Points of test accuracy that the student may lose; if it loses more, the exit code is 3.",
+            rich_help_panel=JOB_PANEL,
         ),
     ] = None,
     settings: SetOption = None,
     request_file: Annotated[
-        Path | None, typer.Option("--request", help="A request as a JSON file; options beat it.", exists=True)
+        Path | None, typer.Option("--request", help="A request as a JSON file; options override it.", exists=True)
     ] = None,
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the job instead of leaving it.")

@@ -30,7 +30,7 @@ def build_body(request_file: Path | None, options: Mapping[str, object | None], 
 
     `options` are dotted paths into the request; None means that the option was not given.
     """
-    body = _read_file(request_file) if request_file else {}
+    body = read_json_object(request_file) if request_file else {}
     given = [(path, value) for path, value in options.items() if value is not None]
     for path, value in [*given, *map(_parse_setting, settings)]:
         place = _assign(body, path, value)
@@ -44,10 +44,7 @@ def check_body(body: Body) -> JobRequest:
 
     Raises BadRequest that names each wrong field.
     """
-    dataset = body.get("dataset", {})
-    if isinstance(dataset, dict) and not set(DATASET_SOURCES) & set(dataset):
-        dataset = {"upload": PLACEHOLDER_ID, **dataset}
-    request = {"teacher": PLACEHOLDER_ID} | body | {"dataset": dataset}
+    request = with_placeholders(body)
     try:
         checked = JobRequest.model_validate(request)
         check_depth(checked.student, checked.method)
@@ -57,6 +54,14 @@ def check_body(body: Body) -> JobRequest:
     except SpecError as error:
         raise BadRequest(f"The service would refuse this request:\n  {error}") from error
     return checked
+
+
+def with_placeholders(job: Body) -> Body:
+    """A job's request in which a placeholder stands for a teacher and a data set that are still to be uploaded."""
+    dataset = job.get("dataset", {})
+    if isinstance(dataset, dict) and not set(DATASET_SOURCES) & set(dataset):
+        dataset = {"upload": PLACEHOLDER_ID, **dataset}
+    return {"teacher": PLACEHOLDER_ID, **job, "dataset": dataset}
 
 
 def check_student(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> None:
@@ -79,7 +84,7 @@ def parse_blocks(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise BadRequest(f"--blocks {text!r} is no list of numbers: write one for each section, as 2,2,2.") from None
+        raise BadRequest(f"--blocks {text!r} is not a list of numbers: write one for each section, as 2,2,2.") from None
 
 
 def parse_architecture(text: str) -> Body:
@@ -94,7 +99,7 @@ def parse_architecture(text: str) -> Body:
         first = mistakes(LibraryRequest, given, failure)[0]
         raise BadRequest(f"--architecture: {first.field}: {first.message}.") from None
     except ValueError as failure:
-        raise BadRequest(f"--architecture {text!r} is no JSON: {failure}.") from None
+        raise BadRequest(f"--architecture {text!r} is not valid JSON: {failure}.") from None
     return given
 
 
@@ -115,13 +120,14 @@ def parse_changes(settings: Sequence[str]) -> Body:
     return patch
 
 
-def _read_file(path: Path) -> Body:
+def read_json_object(path: Path) -> Body:
+    """A request from a file. Raises BadRequest."""
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadRequest(f"{path} is no JSON: {error}.") from error
+        raise BadRequest(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
-        raise BadRequest(f"{path} must hold one JSON object, the request.")
+        raise BadRequest(f"{path} must have one JSON object, the request.")
     return body
 
 
@@ -133,7 +139,7 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         return path, json.loads(text)
     except ValueError:
         if text[:1] in {"[", "{", '"'}:
-            raise BadRequest(f"--set {setting!r}: {text} is no valid JSON.") from None
+            raise BadRequest(f"--set {setting!r}: {text} is not valid JSON.") from None
         return path, text  # a bare word is a string: --set ir_loss=l1
 
 

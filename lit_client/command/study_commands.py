@@ -40,9 +40,9 @@ FineTuneEpochsOption = Annotated[int | None, typer.Option(help="Epochs of fine-t
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=JOB_PANEL)]
 RequestOption = Annotated[
     Path | None,
-    typer.Option("--request", help="The job's request as a JSON file; options beat it.", exists=True),
+    typer.Option("--request", help="The job's request as a JSON file; options override it.", exists=True),
 ]
-SeedsOption = Annotated[str | None, typer.Option(help="Every point is run with each, as 0,1,2.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Run every configuration with each of these, as 0,1,2.")]
 NameOption = Annotated[str | None, typer.Option(help="A name to find the study by.", rich_help_panel=STUDY_PANEL)]
 TagsOption = Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=STUDY_PANEL)]
 OutputOption = Annotated[
@@ -63,7 +63,9 @@ def compare(
         list[str],
         typer.Option("--method", help="An arm: lit, kd, at, scratch, prune, hint, …, or a JSON object. Repeat it."),
     ],
-    inits: Annotated[list[Init] | None, typer.Option("--init", help="Each arm with each of these.")] = None,
+    inits: Annotated[
+        list[Init] | None, typer.Option("--init", help="Run each arm with each of these; may be repeated.")
+    ] = None,
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
@@ -123,10 +125,10 @@ def depth(
     max_accuracy_drop: Annotated[
         float | None, typer.Option(help="Find the shallowest student that loses no more points of accuracy.")
     ] = None,
-    front: Annotated[bool, typer.Option("--front", help="Try all depths; tell which none beats.")] = False,
-    depths: Annotated[str | None, typer.Option(help="Only these, as 8,14,20.")] = None,
+    front: Annotated[bool, typer.Option("--front", help="Try all depths; mark those that no other one beats.")] = False,
+    depths: Annotated[str | None, typer.Option(help="Try only these, as 8,14,20.")] = None,
     stop_early: Annotated[
-        bool, typer.Option("--stop-early/--no-stop-early", help="Whether hopeless trials are stopped.")
+        bool, typer.Option("--stop-early/--no-stop-early", help="Stop trials that can't reach what is needed.")
     ] = True,
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
@@ -143,7 +145,7 @@ def depth(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find how shallow a student may be. Exit code 3: none is good enough."""
+    """Find how shallow a student may be. Exit code 3: no depth is good enough."""
     job = _job_request(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
@@ -195,11 +197,13 @@ def list_studies(
 @app.command("show")
 def show_study(
     study_id: StudyArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it until it ends; exit as compare does.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow it until it has finished; exit as compare does.")
+    ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a study with its table so far, or follow it to its end."""
+    """Show a study with its table so far, or follow it until it has finished."""
     with Client(url) as client:
         study = _follow(client, study_id) if wait else client.study(study_id)
     _show(study, as_json)
@@ -225,7 +229,7 @@ def show_table(
 
 @app.command("cancel")
 def cancel_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Ask for a study's end; running trials stop within seconds."""
+    """Cancel a study; running trials stop within seconds."""
     with Client(url) as client:
         study = client.cancel_study(study_id)
     show(study.model_dump(mode="json"), f"{study.id}: {study_display.status(study)}", as_json)
@@ -233,7 +237,7 @@ def cancel_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOp
 
 @app.command("resume")
 def resume_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Let a study go on: what failed or was cancelled is made anew."""
+    """Let a study go on: failed and cancelled trials are run again."""
     with Client(url) as client:
         study = client.resume_study(study_id)
     show(study.model_dump(mode="json"), f"{study.id}: {study_display.status(study)}", as_json)
@@ -241,7 +245,7 @@ def resume_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOp
 
 @app.command("delete")
 def delete_study(study_id: StudyArgument, url: UrlOption = None) -> None:
-    """Remove a study that has ended, with its jobs and their files."""
+    """Remove a finished study with its jobs and their files."""
     with Client(url) as client:
         client.delete_study(study_id)
 

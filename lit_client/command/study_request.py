@@ -8,20 +8,18 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lit_client.command.job_request import DATASET_SOURCES, PLACEHOLDER_ID, BadRequest, Body
+from lit_client.command.job_request import BadRequest, Body, read_json_object, with_placeholders
+from lit_spec.mistakes import mistakes
 from lit_spec.requests.study import STUDY_REQUESTS, StudyKind
 
 T = TypeVar("T", int, float)
 
 
 def read_study(path: Path) -> Body:
-    """A whole request from a JSON file. Raises BadRequest."""
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadRequest(f"{path} is no JSON: {error}.") from error
-    if not isinstance(body, dict) or not isinstance(body.get("job", {}), dict):
-        raise BadRequest(f"{path} must hold one JSON object, the request of a study, and in it `job`, another one.")
+    """The request of a study from a JSON file. Raises BadRequest."""
+    body = read_json_object(path)
+    if not isinstance(body.get("job", {}), dict):
+        raise BadRequest(f"{path}: `job` must be a JSON object, the request of a job.")
     return body
 
 
@@ -31,17 +29,11 @@ def check_study(body: Body) -> None:
         model = STUDY_REQUESTS[StudyKind(str(body.get("kind")))]
     except ValueError:
         raise BadRequest(f"kind: must be one of {', '.join(STUDY_REQUESTS)}.") from None
-    job = {"teacher": PLACEHOLDER_ID, **body.get("job", {})}
-    dataset = job.get("dataset", {})
-    if isinstance(dataset, dict) and not set(DATASET_SOURCES) & set(dataset):
-        job["dataset"] = {"upload": PLACEHOLDER_ID, **dataset}
+    request = {**body, "job": with_placeholders(body.get("job", {}))}
     try:
-        model.model_validate({**body, "job": job})
+        model.model_validate(request)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, entry['loc'])) or 'the request'}: {entry['msg'].removeprefix('Value error, ')}"
-            for entry in error.errors()
-        ]
+        lines = [f"  {found.field}: {found.message}" for found in mistakes(model, request, error)]
         raise BadRequest("The service would refuse this study:\n" + "\n".join(lines)) from error
 
 
@@ -55,11 +47,11 @@ def parse_numbers(option: str, text: str, kind: type[T]) -> list[T]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise BadRequest(f"{option} {text!r} is no list of numbers: write them as 1,2,4.") from None
+        raise BadRequest(f"{option} {text!r} is not a list of numbers: write them as 1,2,4.") from None
 
 
 def _parse_object(word: str) -> Any:
     try:
         return json.loads(word)
     except ValueError as error:
-        raise BadRequest(f"--method {word!r} is no JSON object: {error}.") from error
+        raise BadRequest(f"--method {word!r} is not a JSON object: {error}.") from error

@@ -155,7 +155,7 @@ def test_an_architecture_is_a_name_or_the_whole_object() -> None:
         ("resnet50", "write torchvision/NAME or timm/NAME"),
         ("/resnet50", "write torchvision/NAME"),
         ("keras/resnet50", "write torchvision/NAME"),
-        ('{"library": "timm"', "is no JSON"),
+        ('{"library": "timm"', "is not valid JSON"),
         ('{"library": "timm"}', "name: "),
         ('{"library": "timm", "name": "x", "kwargs": {"weights": "a"}}', "kwargs: .*leave it out"),
     ],
