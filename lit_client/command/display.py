@@ -25,7 +25,7 @@ from lit_client.models import (
     Upload,
 )
 from lit_client.uploads import ProgressCallback
-from lit_spec import Phase
+from lit_spec import Phase, Task
 
 PIPE_WIDTH = 1000
 PHASE_NAMES: dict[str, str] = {
@@ -67,7 +67,7 @@ class EpochBar:
         """Read the number of epochs, and say why a queued job waits."""
         self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
         self.progress.update(self.task, total=sum(self.epochs.values()))
-        waiting = (job.waiting.detail or job.waiting.reason) if job.waiting else None
+        waiting = job.waiting.detail if job.waiting else None
         if waiting and waiting != self.waiting:
             self._describe(f"queued: {waiting}")
         self.waiting = waiting
@@ -126,9 +126,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
             job.id,
             job.name or "",
             job.state,
-            _format_percent(
-                None if job.progress is None or job.progress.fraction is None else job.progress.fraction * 100
-            ),
+            _format_percent(None if job.progress is None else job.progress.fraction * 100),
             "" if depth is None else f"depth {depth}",
             _test_score(job),
             _format_time(job.created_at),
@@ -153,7 +151,7 @@ def job_table(job: Job) -> Table:
         ("name", job.name),
         ("tags", ", ".join(job.tags)),
         ("state", job.state + (" (cancel requested)" if job.cancel_requested and not job.finished else "")),
-        ("waits", job.waiting and (job.waiting.detail or job.waiting.reason)),
+        ("waits", job.waiting and job.waiting.detail),
         ("progress", job.progress and f"{job.progress.phase} {job.progress.epoch}/{job.progress.epochs}"),
         ("error", job.error),
         ("study", job.study_id),
@@ -244,7 +242,7 @@ def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
 def inspection_table(upload: Upload, inspection: Inspection) -> Group:
     """A teacher, and what each depth of student saves."""
     found = inspection.architecture
-    outputs = "classes" if found.task == "classification" else "domains"
+    outputs = "classes" if found.task == Task.CLASSIFICATION else "domains"
     # Not the table's own title, which would be folded to the table's width.
     title = (
         f"{upload.filename}: {_family_and_name(upload, found)}, depth {found.depth}, "

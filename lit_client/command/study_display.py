@@ -146,7 +146,7 @@ def studies_table(studies: Iterable[Study]) -> Table:
     table.columns[0].no_wrap = True
     for study in studies:
         progress = study.progress
-        created = "" if study.created_at is None else study.created_at.astimezone().isoformat(" ", "seconds")
+        created = study.created_at.astimezone().isoformat(" ", "seconds")
         table.add_row(
             study.id, study.name or "", study.kind, study.state, f"{progress.finished}/{progress.planned}", created
         )

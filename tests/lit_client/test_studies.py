@@ -12,6 +12,7 @@ import pytest
 from lit_client import Client
 from lit_client.command import study_display
 from lit_client.command.job_request import BadRequest
+from lit_client.command.output import exit_code_of_study
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers
 from lit_spec import Architecture, DatasetRequest, JobRequest, LibraryNetwork, StudentOption, StudentRequest
 from lit_spec.answers.studies import Study
@@ -257,7 +258,9 @@ def test_the_table_shows_intervals_and_what_became_of_the_trials() -> None:
 
 
 def test_a_kind_that_this_client_does_not_know_shows_all_columns() -> None:
-    shown = "\n".join(lines(study_display.study_table(made_study(kind="of tomorrow", table=TABLE))))
+    study = made_study(kind="of tomorrow", table=TABLE)
+    assert exit_code_of_study(study) == 0
+    shown = "\n".join(lines(study_display.study_table(study)))
     for name in ("arm", "test_mean", "job_id"):
         assert name[:5] in shown
     assert "of tomorrow study_1" in shown
