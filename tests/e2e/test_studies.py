@@ -91,7 +91,7 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
         (one, other)
         for i, one in enumerate(jobs)
         for other in jobs[:i]
-        if one.worker["id"] != other.worker["id"]
+        if one.worker.id != other.worker.id
         if max(one.started_at, other.started_at) < min(one.finished_at, other.finished_at)
     ]
 
@@ -125,7 +125,7 @@ def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> No
     # The τ that won had the first α already.
     assert len(jobs) == 5
     assert {job.state for job in jobs} == {"succeeded"}
-    assert len({job.worker["id"] for job in jobs}) == 2
+    assert len({job.worker.id for job in jobs}) == 2
     assert at_once(jobs)
     # No stage begins before the last one has ended.
     ends = max(job.finished_at for job in jobs if job.trial["method"] == "kd")
@@ -172,4 +172,4 @@ def test_a_comparison_in_which_a_worker_is_killed(service: Service) -> None:
 
 def worker_of(job: Job) -> int:
     """A worker's id holds its process id."""
-    return int(job.worker["id"].rsplit("-", 2)[1])
+    return int(job.worker.id.rsplit("-", 2)[1])
