@@ -12,7 +12,7 @@ from lit_spec.base import READING_ANSWER
 
 
 class Answer(BaseModel):
-    """Base of all answers. `read` ignores what a newer service adds; the constructor checks as strictly as ever."""
+    """Base of all answers. Only `read` tolerates what a newer service adds; making an answer checks every value."""
 
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, from_attributes=True)
 
@@ -26,8 +26,9 @@ class Answer(BaseModel):
         return cls.model_validate_json(content, extra="ignore", context=READING_ANSWER)
 
 
-class AlsoOf:
-    """Annotation of an object that the OpenAPI document describes as `model`, or as an object of another version."""
+class DocumentedAs:
+    """Annotation of a dictionary. The OpenAPI document describes it as `model`, or as any object: one that another version
+    of LIT has stored may have other fields."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model

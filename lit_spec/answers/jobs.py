@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lit_spec.answers.base import AlsoOf, Answer
+from lit_spec.answers.base import DocumentedAs, Answer
 from lit_spec.errors import JobError
 from lit_spec.requests.job import JobSpec
 from lit_spec.requests.then import prune_shares
@@ -57,7 +57,7 @@ class Job(Answer):
     device: str
     """As asked for: `auto`, `cpu` or `cuda`; `worker.device` is what it became."""
     spec_version: int
-    spec: Annotated[dict[str, Any], AlsoOf(JobSpec)]
+    spec: Annotated[dict[str, Any], DocumentedAs(JobSpec)]
     """The request with every value made explicit, as the version of LIT that made the job understood it."""
     request: dict[str, Any]
     """As it came; the start of a run with changes."""
