@@ -27,8 +27,10 @@ class Answer(BaseModel):
 
 
 class DocumentedAs:
-    """Annotation of a dictionary. The OpenAPI document describes it as `model`, or as any object: one that another version
-    of LIT has stored may have other fields."""
+    """Annotation of a dictionary that the OpenAPI document describes as `model`, or else as any object.
+
+    What another version of LIT has stored may have other fields.
+    """
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lit_spec.answers.base import DocumentedAs, Answer
+from lit_spec.answers.base import Answer, DocumentedAs
 from lit_spec.errors import JobError
 from lit_spec.requests.job import JobSpec
 from lit_spec.requests.then import prune_shares
