@@ -1,4 +1,4 @@
-"""Serving the API on a socket, and ending in order."""
+"""Serves the API on a socket, and handles the signals that end a command."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.http.context import Context
+from service.errors import BadAddress
 
 SECONDS_TO_STOP = 10
-"""For requests under way; uploads go on elsewhere, from where they were."""
+"""For requests under way. An upload that is cut off can be continued from its offset."""
 BACKLOG = 2048
-
-
-class BadAddress(Exception):
-    """The API can't listen there."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,7 +39,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that waiting requests are answered as soon as it is told to end."""
+    """uvicorn, except that long polls are answered as soon as it is told to end."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -66,13 +63,13 @@ def run(app: FastAPI, listening: socket.socket) -> None:
 
 
 def exit_on_signals() -> None:
-    """Before and after uvicorn handles them, SIGTERM and SIGINT end the process by unwinding it."""
+    """Let SIGTERM and SIGINT end the process through SystemExit, except while uvicorn handles them itself."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
 
 
 def ignore_signals() -> None:
-    """While everything is being stopped, an impatient second Ctrl-C must not leave half of it running."""
+    """Called before everything is stopped: a second Ctrl-C must not leave half of it running."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from jobs.settings import Settings
-from service import logging as logs
+from service.log_setup import set_up_logs
 from worker import processes
 from worker.host.devices import worker_devices
 from worker.host.parent import stop_with_parent
@@ -22,7 +22,7 @@ def main() -> int:
     if arguments.stop_with_parent is not None:
         stop_with_parent(arguments.stop_with_parent)
     settings = Settings()
-    logs.configure(settings.log_format)
+    set_up_logs(settings.log_format)
     if arguments.inspect:
         return processes.inspect(settings)
     try:

@@ -13,23 +13,26 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.data import dataset_file
 from benchmarks.evidence.experiments import EXPERIMENTS, Experiment
 from benchmarks.evidence.page import write_page
-from benchmarks.evidence.service import ROOT, running_service
 from benchmarks.evidence.teachers import teacher_file
 from lit_client import Client
 from lit_client.models import Job, Study
 from lit_spec import merged
+from service.running import running_service
 
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".evidence"
 RESULTS = ROOT / "docs/evidence.json"
 PICTURES = ROOT / "docs/evidence"
 TRANSLATION = ("psnr", "ssim", "l1")
+WORKERS = 2
 CURVES = ("student_accuracy", "agreement", "psnr", "ir_loss")
 
 Run = dict[str, Any]
@@ -43,7 +46,7 @@ def main() -> int:
     chosen = [experiment for experiment in EXPERIMENTS if name in ("", experiment.name)]
     if not chosen:
         parser.error(f"{name} is no experiment: choose one of {', '.join(e.name for e in EXPERIMENTS)}")
-    with running_service(FOLDER / "service") as url, Client(url) as client:
+    with evidence_service() as client:
         if arm:
             job = run_cell(client, chosen[0], arm, int(seed or 0))
             print(json.dumps(row(client, chosen[0], arm, job)))
@@ -55,6 +58,14 @@ def main() -> int:
     write_page(json.loads(RESULTS.read_text()), ROOT / "docs")
     print(json.dumps({"experiments": len(chosen), "runs": len(read_runs())}))
     return 0
+
+
+@contextmanager
+def evidence_service() -> Iterator[Client]:
+    """A client of the service that makes the evidence: two workers of one thread, its data kept between runs."""
+    service = running_service(FOLDER / "service", "--workers", str(WORKERS), environment={"LIT_THREADS": "1"})
+    with service as running, Client(running.url) as client:
+        yield client
 
 
 def run_experiment(client: Client, experiment: Experiment) -> list[Run]:

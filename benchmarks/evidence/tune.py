@@ -21,8 +21,7 @@ from benchmarks.evidence.experiments import (
     at_rate,
     tuned,
 )
-from benchmarks.evidence.run import FOLDER, run_study, sources, succeeded
-from benchmarks.evidence.service import running_service
+from benchmarks.evidence.run import evidence_service, run_study, sources, succeeded
 from lit_client import Client
 from lit_spec import merged
 
@@ -37,7 +36,7 @@ def main() -> int:
     chosen = [experiment for experiment in tunable if arguments.only in ("", experiment.name)]
     if not chosen:
         parser.error(f"{arguments.only} is not tuned: choose one of {', '.join(e.name for e in tunable)}")
-    with running_service(FOLDER / "service") as url, Client(url) as client:
+    with evidence_service() as client:
         for experiment in chosen:
             found = search(client, experiment) if SEARCHED in experiment.arms else best_rates(client, experiment)
             everything = {**tuned(), experiment.name: found}

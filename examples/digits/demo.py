@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import httpx
 from rich.console import Console
+
+# A script's own folder is on the path, but the service's code lies in the repository's root.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lit_client import Client, LitError
 from lit_client.command.display import epoch_line, result_table
 from lit_client.models import Job
+from service.running import RunningService, ServiceNotStarted, running_service
 
-ROOT = Path(__file__).resolve().parents[2]
 TEACHER = Path(__file__).with_name("teacher.safetensors")
 
 REQUEST: dict[str, Any] = {
@@ -53,8 +51,6 @@ LEAST_ACCURACY = 96.0
 LARGEST_DROP = 1.5
 LEAST_RATIO = 2.3
 
-SECONDS_TO_START = 60.0
-SECONDS_TO_STOP = 40.0
 LOG_LINES_SHOWN = 40
 
 console = Console(highlight=False, markup=False)
@@ -64,53 +60,16 @@ class DemoFailed(Exception):
     """A check that did not hold, or a job that did not succeed."""
 
 
-@dataclass
-class Service:
-    """The service as a child process; its output is kept for when something fails."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def log_text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait_until_ready(self) -> str:
-        """The address, once the service says that it is ready. Raises DemoFailed."""
-        end = time.monotonic() + SECONDS_TO_START
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise DemoFailed(f"The service ended with exit code {self.process.returncode} instead of starting.")
-            found = re.search(r"http://127\.0\.0\.1:[1-9]\d*", self.log_text())
-            if found and _answers_ready(found[0]):
-                return found[0]
-            time.sleep(0.1)
-        raise DemoFailed(f"The service was not ready after {SECONDS_TO_START:g} s.")
-
-    def stop(self) -> None:
-        """Ask it to end, with all its children; insist when it doesn't."""
-        # An impatient second Ctrl-C must not leave the service running.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-
-
 def main() -> int:
     began = time.monotonic()
     # A SIGTERM unwinds as Ctrl-C does, so that the service is stopped in any case.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with tempfile.TemporaryDirectory(prefix="lit-demo-") as folder, running_service(Path(folder)) as service:
-            url = service.wait_until_ready()
-            console.print(f"Service ready at {url} after {time.monotonic() - began:.1f} s.")
-            with Client(url) as client:
+        with tempfile.TemporaryDirectory(prefix="lit-demo-") as folder, own_service(Path(folder)) as service:
+            console.print(f"Service ready at {service.url} after {time.monotonic() - began:.1f} s.")
+            with Client(service.url) as client:
                 summary, problems = compress_and_check(client, Path(folder) / "student")
-    except (DemoFailed, LitError) as failure:
+    except (DemoFailed, LitError, ServiceNotStarted) as failure:
         console.print(f"The demo failed: {failure}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
@@ -123,30 +82,19 @@ def main() -> int:
 
 
 @contextmanager
-def running_service(folder: Path) -> Iterator[Service]:
-    """`litc serve` on a free port, with its data under `folder` and nothing of this machine's settings."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("LIT_") and name not in ("DATABASE_URL", "REDIS_URL")
-    }
-    environment["LIT_DATA_DIR"] = str(folder / "data")
-    log = folder / "service.log"
-    command = [sys.executable, "-m", "lit_client.command", "serve", "--port", "0"]
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    service = Service(process, log)
-    try:
-        yield service
-    except (DemoFailed, LitError):
-        console.print("The service's last words:")
-        console.print("\n".join(service.log_text().splitlines()[-LOG_LINES_SHOWN:]), soft_wrap=True)
-        raise
-    finally:
-        service.stop()
+def own_service(folder: Path) -> Iterator[RunningService]:
+    """A running service with its data under `folder`; the end of its log is shown when something fails."""
+    with running_service(folder) as service:
+        try:
+            yield service
+        except (DemoFailed, LitError):
+            console.print("The end of the service's log:")
+            console.print(service.end_of_log(), soft_wrap=True)
+            raise
+        finally:
+            # A second Ctrl-C must not leave the service running.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def compress_and_check(client: Client, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -225,13 +173,6 @@ def check(summary: dict[str, Any], own_accuracy: float, images: int) -> list[str
 
 def _teacher_depth(job: Job) -> int:
     return int(job.spec["teacher"]["architecture"]["depth"])
-
-
-def _answers_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -40,20 +40,19 @@ def add_service_commands(app: typer.Typer, arguments: Sequence[str]) -> None:
 def checkout_root() -> Path | None:
     """The folder that holds this package and the service, if both lie side by side."""
     root = Path(__file__).resolve().parents[2]
-    # All three, because `api` alone could be anybody's package in site-packages.
-    parts = (root / "service/commands.py", root / "service/worker_command.py", root / "migrations")
-    return root if all(part.exists() for part in parts) else None
+    # Both, because a folder of one of these names could belong to another package in site-packages.
+    parts = (root / "service/commands", root / "migrations")
+    return root if all(part.is_dir() for part in parts) else None
 
 
 def _add_real(app: typer.Typer, name: str, root: Path) -> None:
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    module = _import("service.worker_command" if name == "worker" else "service.commands", name)
-    commands: Any = getattr(module, "app", None)
-    if isinstance(commands, typer.Typer):
-        app.add_typer(commands)
+    command: Any = getattr(_import(f"service.commands.{name}", name), name)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
     else:
-        app.command(name)(getattr(module, name))
+        app.command(name)(command)
 
 
 def _import(module: str, command: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PROGRAM = """
 import json, sys
-import api.app, service.commands
+import api.app, service.commands.api
 names = [name for name in sys.modules if name.split(".")[0] in {"torch", "numpy", "lit_spec", "lit_core", "worker"}]
 print(json.dumps(sorted(names)))
 """

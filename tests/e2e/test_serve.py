@@ -13,115 +13,153 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from service.embedded import Embedded
-from tests.e2e.digits import ROOT
+from lit_client import Client
+from service.embedded.servers import EmbeddedServers
+from service.running import RunningService, ServiceNotStarted, own_environment, running_service
+from tests.e2e.digits import ROOT, SHORT, TEACHER
+from tests.worker.bench import wait_for
 
 URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
 LITC = str(Path(sys.executable).with_name("litc"))
 
 
-def environment(folder: Path) -> dict[str, str]:
-    unset = ("DATABASE_URL", "REDIS_URL")
-    kept = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith("LIT_")}
-    return {**kept, "LIT_DATA_DIR": str(folder / "data")}
-
-
-def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen(
-        [LITC, "serve", "--port", "0", *words],
-        cwd=ROOT,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=(folder / "log").open("w"),
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.search(r"LIT listens on (http://\S+)", line):
-            return process, found[1]
-    raise AssertionError((folder / "log").read_text())
-
-
 def litc(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    given = environment(folder) | variables
+    given = own_environment(folder / "data") | variables
     return subprocess.run([LITC, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
-
-
-def stop(process: subprocess.Popen[str], number: signal.Signals) -> int:
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    return process.returncode
 
 
 def postgres(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "data/postgres/postmaster.pid").read_text().split()[0]))
 
 
+def processes(service: RunningService) -> dict[str, psutil.Process]:
+    """The service's child processes, by their parts of the service."""
+    found = {}
+    for child in psutil.Process(service.process.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            words = child.cmdline()
+            if "service.worker_process" in words:
+                found["inspecting" if "--inspect" in words else "training"] = child
+            elif any("valkey" in word for word in words):
+                found["valkey"] = child
+    with suppress(FileNotFoundError, psutil.NoSuchProcess, IndexError):
+        found["postgres"] = postgres(service.log.parent)
+    return found
+
+
+def is_ready(service: RunningService) -> bool:
+    return httpx.get(f"{service.url}/readyz").status_code == 200
+
+
 def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
-    process, url = start(tmp_path)
-    family = [*psutil.Process(process.pid).children(recursive=True), postgres(tmp_path)]
-    assert httpx.get(f"{url}/v1/jobs").status_code == 200
-    # There are no web sockets, so a request that asks for one is a request like any other.
-    upgrade = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "YQ==",
-    }
-    assert httpx.get(f"{url}/v1/jobs", headers=upgrade).status_code == 200
+    with running_service(tmp_path) as service:
+        url = service.url
+        family = [*psutil.Process(service.process.pid).children(recursive=True), postgres(tmp_path)]
+        assert httpx.get(f"{url}/v1/jobs").status_code == 200
+        # There are no web sockets, so a request that asks for one is a request like any other.
+        upgrade = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "YQ==",
+        }
+        assert httpx.get(f"{url}/v1/jobs", headers=upgrade).status_code == 200
 
-    # A second service must not touch the same data.
-    second = litc(tmp_path, "serve", "--port", "0")
-    assert second.returncode == 2
-    assert "LIT_DATA_DIR" in second.stderr
+        # A second service must not touch the same data.
+        second = litc(tmp_path, "serve", "--port", "0")
+        assert second.returncode == 2
+        assert "LIT_DATA_DIR" in second.stderr
 
-    made = litc(tmp_path, "keys", "create", "ci")
-    secret = made.stdout.strip()
-    assert made.returncode == 0, made.stderr
-    assert secret.startswith("lit_")
-    header = {"Authorization": f"Bearer {secret}"}
-    assert httpx.get(f"{url}/v1/jobs").status_code == 401
-    assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 200
-    upload = {"kind": "dataset", "filename": "x", "size": 3}
-    kept = httpx.post(f"{url}/v1/uploads", headers=header, json=upload).json()["id"]
+        made = litc(tmp_path, "keys", "create", "ci")
+        secret = made.stdout.strip()
+        assert made.returncode == 0, made.stderr
+        assert secret.startswith("lit_")
+        header = {"Authorization": f"Bearer {secret}"}
+        assert httpx.get(f"{url}/v1/jobs").status_code == 401
+        assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 200
+        upload = {"kind": "dataset", "filename": "x", "size": 3}
+        kept = httpx.post(f"{url}/v1/uploads", headers=header, json=upload).json()["id"]
 
-    assert stop(process, signal.SIGINT) == 0
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert alive == []
+        assert service.stop(signal.SIGINT) == 0
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert alive == []
 
     # What was stored is there after a restart, on the same data.
-    process, url = start(tmp_path)
-    listed = litc(tmp_path, "keys", "list")
-    assert secret not in listed.stdout
-    assert "ci" in listed.stdout
-    assert httpx.get(f"{url}/v1/uploads/{kept}", headers=header).json()["size"] == 3
-    key_id = re.search(r"key_\w+", made.stderr)
-    assert key_id is not None
-    assert litc(tmp_path, "keys", "revoke", key_id[0]).returncode == 0
-    assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 401
-    assert stop(process, signal.SIGTERM) == 0
+    with running_service(tmp_path) as service:
+        url = service.url
+        listed = litc(tmp_path, "keys", "list")
+        assert secret not in listed.stdout
+        assert "ci" in listed.stdout
+        assert httpx.get(f"{url}/v1/uploads/{kept}", headers=header).json()["size"] == 3
+        key_id = re.search(r"key_\w+", made.stderr)
+        assert key_id is not None
+        assert litc(tmp_path, "keys", "revoke", key_id[0]).returncode == 0
+        assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 401
+        assert service.stop(signal.SIGTERM) == 0
 
 
 def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> None:
-    process, url = start(tmp_path)
-    family = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in family if "worker" in child.cmdline()]
-    assert workers
-    process.kill()
-    process.wait()
-    # The workers see by themselves that the service is gone.
-    assert psutil.wait_procs(workers, timeout=40)[1] == []
-    process, url = start(tmp_path)
-    assert httpx.get(f"{url}/readyz").status_code == 200
-    database = postgres(tmp_path)
-    assert stop(process, signal.SIGTERM) == 0
+    with running_service(tmp_path) as service:
+        workers = [process for name, process in processes(service).items() if name in {"training", "inspecting"}]
+        assert len(workers) == 2
+        service.process.kill()
+        # The workers see by themselves that the service is gone.
+        assert psutil.wait_procs(workers, timeout=40)[1] == []
+    with running_service(tmp_path) as service:
+        assert is_ready(service)
+        database = postgres(tmp_path)
+        assert service.stop() == 0
     assert psutil.wait_procs([database], timeout=5)[1] == []
+
+
+def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_service(tmp_path: Path) -> None:
+    with running_service(tmp_path, environment={"LIT_THREADS": "1"}) as service, Client(service.url) as client:
+        teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
+        request = {"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
+        before = processes(service)
+        assert set(before) == {"postgres", "valkey", "training", "inspecting"}
+
+        def killed_is_replaced(name: str) -> None:
+            before[name].kill()
+            wait_for(lambda: processes(service).get(name, before[name]).pid != before[name].pid, 30, name)
+            wait_for(lambda: is_ready(service), 30, "the service")
+
+        # A training goes on while the inspecting worker, the broker and the database are killed.
+        across = client.create_job(request | {"schedule": {"lit": {"epochs": 4}, "fine_tune": {"epochs": 1}}})
+        wait_for(lambda: client.job(across.id).state == "running", 30, "the job")
+        for name in ("inspecting", "valkey", "postgres"):
+            killed_is_replaced(name)
+        done = client.wait(across.id)
+        assert (done.state, done.attempt) == ("succeeded", 1)
+
+        killed_is_replaced("training")
+        afterwards = client.wait_inspection(client.upload(TEACHER, "teacher", name="again.safetensors").id)
+        job = client.create_job(request | {"teacher": afterwards.id, "schedule": SHORT, "seed": 1})
+        assert client.wait(job.id).state == "succeeded"
+
+        family = processes(service)
+        control = tmp_path / "data/postgres/global/pg_control"
+        control.rename(control.with_suffix(".lost"))
+        family["postgres"].kill()
+        assert service.process.wait(90) == 1
+        assert psutil.wait_procs(list(family.values()), timeout=5)[1] == []
+    assert re.search(r"^PostgreSQL failed 5 times in a row", service.end_of_log(), re.MULTILINE)
+
+
+def test_a_data_folder_that_cannot_be_used_ends_the_service_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data/postgres").mkdir(parents=True)
+    (tmp_path / "data/postgres/photographs").touch()
+    with pytest.raises(ServiceNotStarted, match="exit code 1 instead") as failure, running_service(tmp_path):
+        pass
+    assert "PostgreSQL can't be started: no data can be set up in" in str(failure.value)
+    assert "Traceback" not in str(failure.value)
 
 
 def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
@@ -129,28 +167,28 @@ def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "litc keys create" in refused.stderr
     assert litc(tmp_path, "keys", "create", "first").returncode == 0
-    process, _ = start(tmp_path, "--host", "0.0.0.0", "--workers", "0")
-    port = next(c.laddr.port for c in psutil.Process(process.pid).net_connections("tcp") if c.status == "LISTEN")
-    assert httpx.get(f"http://127.0.0.1:{port}/v1/jobs").status_code == 401
-    assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
-    assert stop(process, signal.SIGTERM) == 0
+    with running_service(tmp_path, "--host", "0.0.0.0", "--workers", "0") as service:
+        port = int(service.url.rsplit(":", 1)[1])
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/jobs").status_code == 401
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        assert service.stop() == 0
 
 
 def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
-    process, url = start(tmp_path, "--workers", "0")
-    upload = httpx.post(f"{url}/v1/uploads", json={"kind": "teacher", "filename": "x", "size": 9}).json()
-    content = b"\x80 pickled"
-    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
-    httpx.patch(f"{url}/v1/uploads/{upload['id']}", content=content, headers=headers).raise_for_status()
-    port = int(url.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port)) as waiting:
-        waiting.sendall(f"GET /v1/uploads/{upload['id']}?wait=30 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        waiting.settimeout(20)
-        assert waiting.recv(100).startswith(b"HTTP/1.1 200")
-    process.communicate(timeout=30)
-    assert process.returncode == 0
+    with running_service(tmp_path, "--workers", "0") as service:
+        url = service.url
+        upload = httpx.post(f"{url}/v1/uploads", json={"kind": "teacher", "filename": "x", "size": 9}).json()
+        content = b"\x80 pickled"
+        headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+        httpx.patch(f"{url}/v1/uploads/{upload['id']}", content=content, headers=headers).raise_for_status()
+        port = int(url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as waiting:
+            waiting.sendall(f"GET /v1/uploads/{upload['id']}?wait=30 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            time.sleep(0.5)
+            service.process.terminate()
+            waiting.settimeout(20)
+            assert waiting.recv(100).startswith(b"HTTP/1.1 200")
+        assert service.process.wait(30) == 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +218,9 @@ def test_ids_of_keys_are_whole_in_a_pipe_and_in_a_narrow_window(tmp_path: Path) 
     window, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     with os.fdopen(window, "rb", buffering=0) as shown:
-        subprocess.run([LITC, "keys", "list"], cwd=ROOT, env=environment(tmp_path), stdout=inside, timeout=60)
+        subprocess.run(
+            [LITC, "keys", "list"], cwd=ROOT, env=own_environment(tmp_path / "data"), stdout=inside, timeout=60
+        )
         assert key_id in shown.read(20_000).decode()
     os.close(inside)
 
@@ -189,7 +229,7 @@ def test_ids_of_keys_are_whole_in_a_pipe_and_in_a_narrow_window(tmp_path: Path) 
     "words", [("keys", "create", "ci"), ("keys", "list"), ("api", "--host", "0.0.0.0", "--port", "0")], ids=" ".join
 )
 def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path, words: tuple[str, ...]) -> None:
-    with Embedded(tmp_path / "data") as empty:
+    with EmbeddedServers(tmp_path / "data") as empty:
         given = {"DATABASE_URL": empty.database_url, "REDIS_URL": empty.redis_url}
         done = litc(tmp_path, *words, **given)
         assert (done.returncode, "litc migrate" in done.stderr) == (2, True), done.stderr
@@ -212,7 +252,7 @@ def test_wrong_settings_end_in_a_sentence(tmp_path: Path, variables: dict[str, s
     done = subprocess.run(
         [LITC, "serve", "--port", "0"],
         cwd=ROOT,
-        env=environment(tmp_path) | variables,
+        env=own_environment(tmp_path / "data") | variables,
         capture_output=True,
         text=True,
         timeout=60,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jobs.database.connection import Database
 from jobs.ledger import workers
 from lit_client import Client
 from lit_client.models import Job
+from service.running import own_environment, running_service
 from tests.e2e.digits import ROOT, SHORT, TEACHER
 from tests.worker.bench import wait_for
 
@@ -56,33 +56,20 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("s")
     data = folder / "data"
-    unset = ("DATABASE_URL", "REDIS_URL")
-    environment = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith("LIT_")} | {
-        "LIT_DATA_DIR": str(data),
+    environment = {
         "LIT_THREADS": "1",
         "LIT_LEASE_SECONDS": "6",
         "LIT_HEARTBEAT_SECONDS": "1",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
         "LIT_WORKER_DEVICES": "cpu",
     }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([LITC, "serve", "--port", "0"], cwd=ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: listens(folder / "log"), 60, "the service")
+    with running_service(folder, environment=environment) as running:
         addresses = {
             "DATABASE_URL": (data / "database-url").read_text(),
             "REDIS_URL": f"unix://{data}/valkey/valkey.sock",
         }
-        yield Service(listens(folder / "log") or "", environment | addresses)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(90)
-    assert code == 0, (folder / "log").read_text()[-5000:]
-
-
-def listens(log: Path) -> str | None:
-    found = re.search(r"LIT listens on (http://\S+)", log.read_text())
-    return found[1] if found else None
+        yield Service(running.url, own_environment(data) | environment | addresses)
+        assert running.stop() == 0, running.end_of_log()
 
 
 def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 
 from jobs.database.connection import Database
 from jobs.database.migrate import upgrade
-from service.embedded import Embedded
+from service.embedded.servers import EmbeddedServers
 from tests.worker.bench import Bench, make_bench
 
 
@@ -23,7 +23,7 @@ def service_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
     if "DATABASE_URL" in os.environ and "REDIS_URL" in os.environ:
         yield os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
         return
-    with Embedded(tmp_path_factory.mktemp("services")) as embedded:
+    with EmbeddedServers(tmp_path_factory.mktemp("services")) as embedded:
         yield embedded.database_url, embedded.redis_url
 
 

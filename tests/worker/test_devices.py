@@ -78,5 +78,5 @@ def test_a_broken_driver_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_worker_loads_no_torch() -> None:
-    program = "import sys, service.worker_process, service.worker_command; sys.exit('torch' in sys.modules)"
+    program = "import sys, service.worker_process, service.commands.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0

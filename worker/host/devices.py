@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 
 from lit_spec import Device
+from worker.host.checkout import with_checkout
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 ASK_TORCH = (sys.executable, "-m", "lit_core.trainer.devices")
 ASK_SECONDS = 120
 KNOWN = (Device.CPU.value, Device.CUDA.value)
@@ -43,11 +43,10 @@ def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -
     """Why torch can't use one of the devices; None when it can use all."""
     if Device.CUDA not in devices:
         return None
-    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     try:
         asked = subprocess.run(
             ask_torch,
-            env={**os.environ, "PYTHONPATH": path},
+            env=with_checkout(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -29,7 +29,7 @@ from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, Inspection, JobError
 from worker.host.backoff import Backoff
-from worker.host.devices import CHECKOUT
+from worker.host.checkout import CHECKOUT
 from worker.training.job_folder import Workplace, fetch
 from worker.training.lease import is_outage
 

@@ -21,7 +21,8 @@ from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
 from lit_spec import SPEC_VERSION, ErrorType
 from worker.host.backoff import Backoff
-from worker.host.devices import CHECKOUT, device_fault
+from worker.host.checkout import CHECKOUT
+from worker.host.devices import device_fault
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import Ending, lost, unfit
 from worker.training.job_folder import Machine, Workplace

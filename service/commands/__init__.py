@@ -1,0 +1,1 @@
+"""One file per command of the service; `litc` imports the one that is asked for."""

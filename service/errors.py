@@ -1,0 +1,34 @@
+"""Errors that end a command of the service with one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+USAGE = 2
+FAILURE = 1
+
+
+class CommandError(Exception):
+    """The command can't go on. The message says what is wrong and what to do."""
+
+    exit_code = USAGE
+
+
+class NotConfigured(CommandError):
+    """A setting is missing or wrong."""
+
+
+class BadAddress(CommandError):
+    """The API can't listen on this address."""
+
+
+class DataDirInUse(CommandError):
+    """Another service uses the data folder. `database_url` is the address of its database, if it has one already."""
+
+    def __init__(self, message: str, database_url: str | None) -> None:
+        super().__init__(message)
+        self.database_url = database_url
+
+
+class ChildFailed(CommandError):
+    """A child process can't be started, or ends again and again."""
+
+    exit_code = FAILURE

@@ -1,0 +1,172 @@
+"""The process minder: starts child processes, restarts those that end by themselves, and stops all in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+
+from service.errors import ChildFailed
+
+log = structlog.get_logger()
+
+
+class Child(Protocol):
+    """A long-running child process of the service. `start` may be called again after the process has ended."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that ended last; None when it runs, or when nobody can know."""
+
+    def start(self) -> None:
+        """Start the process and wait until it can be used. Raises ChildFailed."""
+
+    def alive(self) -> bool:
+        """Whether the process runs. Cheap: it is asked twice a second."""
+
+    def stop(self) -> bool:
+        """End the process, if one runs, and wait for that. False when it had to be killed or ended with an error."""
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """When a child process is started again, and when the minder gives up."""
+
+    first_pause: float = 1.0
+    """Seconds before the first restart; the pause doubles with each further failure."""
+    max_failures: int = 5
+    """Failures in a row, after which the minder gives up."""
+    steady_seconds: float = 60.0
+    """A child process that ran for so long had been well: its earlier failures no longer count."""
+    look_seconds: float = 0.5
+
+    def pause(self, failures: int) -> float:
+        return float(self.first_pause * 2 ** (failures - 1))
+
+
+class _Watched:
+    """What the minder knows of one child process."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.failures = 0
+        self.started_at = time.monotonic()
+        self.restart_at: float | None = None
+        """None while the process runs."""
+
+
+class ProcessMinder:
+    """Keeps child processes running while entered.
+
+    Leaving it stops them in the reverse order of `start`; those that were started by one call are stopped at the same
+    time. A child process that ends `max_failures` times in a row is given up: the minder calls `on_failure` from its
+    thread, and raises ChildFailed when it is left.
+    """
+
+    def __init__(
+        self, on_failure: Callable[[], None] = lambda: None, *, policy: RestartPolicy = RestartPolicy()
+    ) -> None:
+        self._on_failure = on_failure
+        self._policy = policy
+        self._groups: list[tuple[Child, ...]] = []
+        self._watched: list[_Watched] = []
+        self._stopping = threading.Event()
+        # The kernel sends the parent death signal when the thread that started a process ends, not its process.
+        # So the thread that restarts processes also stops them.
+        self._thread = threading.Thread(target=self._run, name="process-minder", daemon=True)
+        self.failure: ChildFailed | None = None
+        self.stopped_cleanly = True
+        """False when a process had to be killed, or ended with an error, while everything was being stopped."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def start(self, *children: Child) -> None:
+        """Start the children and keep them running. Raises ChildFailed when the first start of one fails."""
+        # First of all, so that a child whose start is interrupted is stopped as well.
+        self._groups.append(children)
+        for child in children:
+            child.start()
+            self._watched.append(_Watched(child))
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._policy.look_seconds):
+            for watched in list(self._watched):
+                if not self._stopping.is_set():
+                    self._look_after(watched)
+        for group in reversed(self._groups):
+            self._stop(group)
+
+    def _look_after(self, watched: _Watched) -> None:
+        child = watched.child
+        if watched.restart_at is None:
+            if not child.alive():
+                if time.monotonic() - watched.started_at >= self._policy.steady_seconds:
+                    watched.failures = 0
+                self._note_failure(watched, "child process ended by itself", "it ended by itself")
+        elif time.monotonic() >= watched.restart_at:
+            try:
+                child.start()
+            except Exception as failure:  # noqa: BLE001 - whatever prevents the start, another try may succeed
+                self._note_failure(watched, "child process can't be started", str(failure) or repr(failure))
+                return
+            watched.restart_at = None
+            watched.started_at = time.monotonic()
+            log.info("child process started again", child=child.name)
+
+    def _note_failure(self, watched: _Watched, event: str, reason: str) -> None:
+        child = watched.child
+        watched.failures += 1
+        if watched.failures >= self._policy.max_failures:
+            self._give_up(watched, reason)
+            return
+        pause = self._policy.pause(watched.failures)
+        watched.restart_at = time.monotonic() + pause
+        log.error(event, child=child.name, exit_code=child.exit_code, reason=reason, restart_in_seconds=pause)
+
+    def _give_up(self, watched: _Watched, reason: str) -> None:
+        child = watched.child
+        self._watched.remove(watched)
+        code = "" if child.exit_code is None else f", exit code {child.exit_code}"
+        message = (
+            f"{child.name} failed {watched.failures} times in a row, so everything is stopped (last: {reason}{code}): "
+            "the log above says why"
+        )
+        if self.failure is None:
+            self.failure = ChildFailed(message)
+        log.error("child process given up", child=child.name, exit_code=child.exit_code, failures=watched.failures)
+        self._on_failure()
+
+    def _stop(self, group: tuple[Child, ...]) -> None:
+        with ThreadPoolExecutor(max(len(group), 1), thread_name_prefix="stop") as pool:
+            for child, clean in zip(group, pool.map(_stop_one, group), strict=True):
+                if not clean:
+                    self.stopped_cleanly = False
+                    log.warning("child process did not end well", child=child.name, exit_code=child.exit_code)
+
+
+def _stop_one(child: Child) -> bool:
+    try:
+        return child.stop()
+    except Exception:
+        # The others must be stopped all the same.
+        log.exception("child process can't be stopped", child=child.name)
+        return False

@@ -1,0 +1,49 @@
+"""The training and the inspecting worker as child processes of `litc serve` and `litc worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from jobs.settings import Settings
+from service.child_process import ChildProcess
+from service.errors import NotConfigured
+from worker.host.checkout import with_checkout
+from worker.host.devices import worker_devices
+
+SECONDS_TO_STOP = 60.0
+"""A trainer gets 20 s for its checkpoint; the rest is for storage and ledger."""
+
+
+def check_devices(devices: str | None) -> None:
+    """Check devices that are given by name, before several processes complain. Raises NotConfigured."""
+    if devices is not None:
+        try:
+            worker_devices(devices)
+        except ValueError as wrong:
+            raise NotConfigured(str(wrong)) from wrong
+
+
+def training_worker(settings: Settings, *, number: int = 1, devices: str | None = None) -> ChildProcess:
+    name = "training worker" if number == 1 else f"training worker {number}"
+    return _worker(name, settings, *(["--devices", devices] if devices else []))
+
+
+def inspecting_worker(settings: Settings) -> ChildProcess:
+    return _worker("inspecting worker", settings, "--inspect")
+
+
+def _worker(name: str, settings: Settings, *options: str) -> ChildProcess:
+    command = [sys.executable, "-m", "service.worker_process", "--stop-with-parent", str(os.getpid()), *options]
+    environment = _environment(settings)
+    return ChildProcess(name, command, environment=environment, seconds_to_stop=SECONDS_TO_STOP)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """This process's environment, with the addresses and folders of `settings`."""
+    return with_checkout(os.environ) | {
+        "DATABASE_URL": settings.database_url or "",
+        "REDIS_URL": settings.redis_url or "",
+        "LIT_DATA_DIR": str(settings.data_dir.resolve()),
+        "LIT_STORAGE_DIR": str(settings.storage_root.resolve()),
+    }
