@@ -136,13 +136,13 @@ def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_ser
         wait_for(lambda: client.job(across.id).state == "running", 30, "the job")
         for name in ("inspecting", "valkey", "postgres"):
             killed_is_replaced(name)
-        done = client.wait(across.id)
+        done = client.wait_job(across.id)
         assert (done.state, done.attempt) == ("succeeded", 1)
 
         killed_is_replaced("training")
-        afterwards = client.wait_inspection(client.upload(TEACHER, "teacher", name="again.safetensors").id)
+        afterwards = client.wait_inspection(client.upload(TEACHER, "teacher").id)
         job = client.create_job(request | {"teacher": afterwards.id, "schedule": SHORT, "seed": 1})
-        assert client.wait(job.id).state == "succeeded"
+        assert client.wait_job(job.id).state == "succeeded"
 
         family = processes(service)
         control = tmp_path / "data/postgres/global/pg_control"
