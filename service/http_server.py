@@ -75,4 +75,5 @@ def ignore_signals() -> None:
 
 
 def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    ignore_signals()
     sys.exit(0)

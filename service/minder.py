@@ -110,8 +110,12 @@ class ProcessMinder:
     def _run(self) -> None:
         while not self._stopping.wait(self._policy.look_seconds):
             for watched in list(self._watched):
-                if not self._stopping.is_set():
+                if self._stopping.is_set():
+                    break
+                try:
                     self._look_after(watched)
+                except Exception as failure:  # noqa: BLE001 - whatever it is, another start may succeed
+                    self._note_failure(watched, str(failure) or repr(failure))
         for group in reversed(self._groups):
             self._stop(group)
 
@@ -121,18 +125,15 @@ class ProcessMinder:
             if not child.alive():
                 if time.monotonic() - watched.started_at >= self._policy.steady_seconds:
                     watched.failures = 0
-                self._note_failure(watched, "child process ended by itself", "it ended by itself")
+                code = "" if child.exit_code is None else f" with exit code {child.exit_code}"
+                self._note_failure(watched, f"it ended by itself{code}")
         elif time.monotonic() >= watched.restart_at:
-            try:
-                child.start()
-            except Exception as failure:  # noqa: BLE001 - whatever prevents the start, another try may succeed
-                self._note_failure(watched, "child process can't be started", str(failure) or repr(failure))
-                return
+            child.start()
             watched.restart_at = None
             watched.started_at = time.monotonic()
             log.info("child process started again", child=child.name)
 
-    def _note_failure(self, watched: _Watched, event: str, reason: str) -> None:
+    def _note_failure(self, watched: _Watched, reason: str) -> None:
         child = watched.child
         watched.failures += 1
         if watched.failures >= self._policy.max_failures:
@@ -140,19 +141,15 @@ class ProcessMinder:
             return
         pause = self._policy.pause(watched.failures)
         watched.restart_at = time.monotonic() + pause
-        log.error(event, child=child.name, exit_code=child.exit_code, reason=reason, restart_in_seconds=pause)
+        log.error("child process failed", child=child.name, reason=reason, restart_in_seconds=pause)
 
     def _give_up(self, watched: _Watched, reason: str) -> None:
-        child = watched.child
+        name = watched.child.name
         self._watched.remove(watched)
-        code = "" if child.exit_code is None else f", exit code {child.exit_code}"
-        message = (
-            f"{child.name} failed {watched.failures} times in a row, so everything is stopped (last: {reason}{code}): "
-            "the log above says why"
-        )
+        log.error("child process given up", child=name, reason=reason, failures=watched.failures)
         if self.failure is None:
-            self.failure = ChildFailed(message)
-        log.error("child process given up", child=child.name, exit_code=child.exit_code, failures=watched.failures)
+            times = f"{watched.failures} times in a row"
+            self.failure = ChildFailed(f"{name} failed {times}, so everything was stopped. The last time: {reason}")
         self._on_failure()
 
     def _stop(self, group: tuple[Child, ...]) -> None:

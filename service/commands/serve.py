@@ -28,7 +28,6 @@ def serve(
         if workers:
             check_devices(settings.worker_devices)
         http_server.exit_on_signals()
-        stack.callback(http_server.ignore_signals)
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))
         upgrade(settings.database_url or "")

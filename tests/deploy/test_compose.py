@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -217,6 +218,13 @@ def files(folder: Path) -> set[Path]:
 
 
 # What can be seen without running anything.
+
+
+def test_the_image_has_all_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    let_through = (ROOT / ".dockerignore").read_text().splitlines()
+    for package in [*project["tool"]["importlinter"]["root_packages"], "migrations"]:
+        assert f"!{package}" in let_through
 
 
 def test_it_is_a_compose_file() -> None:
