@@ -9,7 +9,7 @@ from jobs.settings import Settings
 from service.log_setup import set_up_logs
 from worker import processes
 from worker.host.devices import worker_devices
-from worker.host.parent import stop_with_parent
+from worker.host.parent_death import stop_with_parent
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ from worker.training.job_folder import Workplace, fetch
 from worker.training.lease import is_outage
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
-BOUND = (sys.executable, "-m", "worker.host.parent")
+BOUND = (sys.executable, "-m", "worker.host.parent_death")
 """In front of the command: a worker that is killed leaves no inspection running."""
 POLL_SECONDS = 1.0
 """The ledger is asked this often; a wake-up makes it at once."""

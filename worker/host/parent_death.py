@@ -1,7 +1,7 @@
-"""Ending with the process that started this one, which `litc serve` and `litc worker` ask of their children.
+"""Ends a process when the process that started it dies, by Linux's parent death signal.
 
-`python -m worker.host.parent PID COMMAND…` becomes COMMAND, killed when its parent PID ends. It is for programs that do
-not ask for that themselves.
+The workers ask for it themselves. For programs that don't, `python -m worker.host.parent_death PID COMMAND…` becomes
+COMMAND, which is killed when its parent PID dies.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def stop_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the kernel for a signal when the parent dies, and end if it has died already.
+    """Ask the kernel for a signal when the parent dies, and end at once if it is dead already.
 
-    `parent` is the parent's process id as it gave it: by now another process may stand in its place.
+    `parent` is the process id that the parent passed. The kernel's signal comes when the thread that started this
+    process ends.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
