@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from ruamel.yaml import YAML
@@ -183,6 +184,9 @@ class Machine:
             text=True,
             timeout=seconds(service["healthcheck"]["timeout"]),
         )
+
+    def children(self, name: str) -> set[psutil.Process]:
+        return set(psutil.Process(self._processes[name].pid).children())
 
     def wait_until(self, name: str, is_well: Callable[[], bool]) -> None:
         end = time.monotonic() + START_SECONDS
@@ -385,6 +389,14 @@ def test_they_start_become_well_and_end_with_0(machine: Machine) -> None:
         assert machine.check(name).returncode == 1
         machine.start(name)
         machine.wait_until(name, lambda name=name: machine.check(name).returncode == 0)
+
+    # A process of the worker that dies doesn't end the container.
+    children = machine.children("worker")
+    [inspecting] = [child for child in children if "--inspect" in child.cmdline()]
+    inspecting.kill()
+    machine.wait_until("worker", lambda: len(machine.children("worker") - children) == 1)
+    assert children - machine.children("worker") == {inspecting}
+
     for name in ("worker", "api"):
         assert machine.stop(name) == 0
         assert machine.check(name).returncode == 1
