@@ -17,9 +17,8 @@ from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.networks.families import family_of
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Architecture, SpecModel, Task
+from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 CONFIG_VERSION = 2
 
 
@@ -29,11 +28,11 @@ class ModelConfig(SpecModel):
     config_version: int = CONFIG_VERSION
     architecture: Architecture
     preprocessing: Preprocessing
-    """Also names the outputs, in their order."""
+    """With the names of the outputs, in their order."""
 
 
 class Model(nn.Module):
-    """A network with its preprocessing and the names of its classes or domains. In eval mode when loaded."""
+    """A network with its preprocessing and the names of its classes or domains. `load` returns it in eval mode."""
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class Model(nn.Module):
     def _image_preprocessing(self) -> ImagePreprocessing:
         preprocessing = self.config.preprocessing
         if not isinstance(preprocessing, ImagePreprocessing):
-            raise ValueError("config.json has no preprocessing of images")
+            raise ValueError("config.json has no image preprocessing")
         return preprocessing
 
     def _check_task(self, task: Task, instead: str) -> None:
@@ -112,28 +111,28 @@ def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    # Copies, since safetensors takes no tensors that share memory, as those of modules that are used twice do.
+    # Copies, because safetensors refuses tensors that share memory, as those of modules that are used twice do.
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}, path)
 
 
 def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:
     """The model in a downloaded folder, on the CPU and in eval mode.
 
-    `weights` names another file of the folder: what a job's steps made of the model (`model.prune-0.5.safetensors`).
+    `weights` names another file of the folder, such as the result of a pruning (`model.prune-0.5.safetensors`).
     Raises FileNotFoundError for a missing file and ValueError for one that doesn't fit.
     """
     folder = Path(folder)
     try:
         config = ModelConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
     except ValidationError as failure:
-        raise ValueError(f"{folder / CONFIG_FILE} is no configuration of a compressed model: {failure}") from failure
+        raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a compressed model: {failure}") from failure
     if config.config_version != CONFIG_VERSION:
         raise ValueError(f"config_version is {config.config_version}, but this version reads {CONFIG_VERSION}")
     network = family_of(config.architecture).build(config.architecture)
     try:
         load_state(network, load_file(folder / weights))
     except SafetensorError as failure:
-        raise ValueError(f"{folder / weights} is no safetensors file: {failure}") from failure
+        raise ValueError(f"{folder / weights} is not a safetensors file: {failure}") from failure
     except RuntimeError as failure:
         raise ValueError(f"{folder / weights} doesn't fit {CONFIG_FILE}: {failure}") from failure
     return Model(network, config).eval()

@@ -1,22 +1,40 @@
-"""`report.json`: what a job measured, and everything needed to run it again."""
+"""Building reports: `report.json` of a job, and the smaller report of `compress`, from the same measurements."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lit_core.exports import ExportReport
-from lit_core.measuring.cost import count_parameters, flops, latencies
+from torch import Tensor, nn
+
+from lit_core.measuring.cost import count_parameters, flops, latencies, ratio_of
+from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.training.checkpoint import Best
-from lit_core.training.loop import Training
+from lit_core.training.loop import TrainedStudent
 from lit_core.training.task import Task
-from lit_spec import JobSpec, Split
+from lit_spec import JobSpec, Select, Split
+from lit_spec.trainer.report import (
+    EpochReport,
+    ExportReport,
+    LatencyReport,
+    NetworkReport,
+    OperationReport,
+    Ratios,
+    Report,
+    ReportModel,
+    SelectedEpoch,
+    SelectionReport,
+)
 
 LATENCY_BATCHES = (1, 32)
 PACKAGES = ("torch", "numpy", "safetensors", "torchmetrics", "pydantic")
+
+Sample = Callable[[int], tuple[Tensor, ...]]
+"""Inputs of a given batch size."""
 
 
 def versions() -> dict[str, str]:
@@ -24,92 +42,201 @@ def versions() -> dict[str, str]:
     return {"lit-compress": version("lit-compress"), "python": platform.python_version(), **found}
 
 
-def measure_networks(task: Task, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Teacher and student side by side. The test split is looked at here, once."""
-    networks = {"teacher": task.teacher, "student": task.student}
-    measured = {name: _measure(task, network, files[name]) for name, network in networks.items()}
-    for batch in LATENCY_BATCHES:
-        found = latencies([network.network for network in networks.values()], task.sample(batch))
-        for name, latency in zip(networks, found, strict=True):
-            measured[name]["latency"][f"batch_{batch}"] = {"p50_ms": latency.p50_ms, "p95_ms": latency.p95_ms}
-    return measured
+# --- what both reports have ---
 
 
-def _measure(task: Task, network: SectionedNetwork, file: Path) -> dict[str, Any]:
-    network.network.eval()
-    by_split = {split.value: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
-    names = list(by_split[Split.TEST.value])
+@dataclass(frozen=True)
+class NetworkCost:
+    parameters: int
+    flops: int
+    latency: dict[str, LatencyReport]
+    """By batch size: `batch_1`, …"""
+
+
+def measure_costs(networks: Sequence[nn.Module], sample: Sample, batches: Sequence[int]) -> list[NetworkCost]:
+    """Of networks in eval mode. Their latencies are measured in turns, so that all see the same machine."""
+    by_batch = {f"batch_{batch}": latencies(networks, sample(batch)) for batch in batches}
+    return [
+        NetworkCost(
+            parameters=count_parameters(network),
+            flops=flops(network, sample(1)),
+            latency={
+                name: LatencyReport(p50_ms=found[n].p50_ms, p95_ms=found[n].p95_ms) for name, found in by_batch.items()
+            },
+        )
+        for n, network in enumerate(networks)
+    ]
+
+
+def selection_report(selection: Selection, select: Select) -> SelectionReport:
+    return SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance)
+
+
+# --- a job ---
+
+
+def measure_networks(task: Task, spec: JobSpec, files: Mapping[str, Path]) -> tuple[NetworkReport, NetworkReport]:
+    """Teacher and student. This is the only time that the test split is used. `files` are their weights by name."""
+    for network in (task.teacher, task.student):
+        network.network.eval()
+    teacher_scores, student_scores = _scores(task, task.teacher), _scores(task, task.student)
+    costs = measure_costs([task.teacher.network, task.student.network], task.sample, LATENCY_BATCHES)
+    architecture = spec.teacher.architecture
+    teacher = NetworkReport(
+        depth=architecture.depth,
+        blocks=architecture.blocks,
+        **teacher_scores,
+        parameters=costs[0].parameters,
+        flops=costs[0].flops,
+        file_size=files["teacher"].stat().st_size,
+        latency=costs[0].latency,
+    )
+    student = NetworkReport(
+        depth=spec.student.depth,
+        blocks=spec.student.blocks,
+        **student_scores,
+        # Method `prune` leaves zeros, which do not count.
+        parameters=task.parameters(task.student),
+        flops=costs[1].flops,
+        file_size=files["student"].stat().st_size,
+        latency=costs[1].latency,
+    )
+    return teacher, student
+
+
+def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
+    """By the names of `Measures`, each with its values by split."""
+    by_split = {split: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
     return {
-        **{name: {split: _rounded(found[name]) for split, found in by_split.items()} for name in names},
-        "parameters": task.parameters(network) if network is task.student else count_parameters(network.network),
-        "flops": flops(network.network, task.sample(1)),
-        "file_size": file.stat().st_size,
-        "latency": {},
+        name: {split.value: rounded(found[name]) for split, found in by_split.items()} for name in by_split[Split.TEST]
     }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Floats to four places, also those in dictionaries."""
     if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
+        return {name: rounded(inner) for name, inner in value.items()}
     return round(value, 4) if isinstance(value, float) else value
 
 
 def build_report(
     spec: JobSpec,
-    task: Task,
-    training: Training,
-    best: Best,
-    measured: dict[str, dict[str, Any]],
+    trained: TrainedStudent[Task],
+    networks: tuple[NetworkReport, NetworkReport],
     exports: list[ExportReport],
-    steps: list[dict[str, Any]],
+    operations: list[OperationReport],
     environment: dict[str, str],
-) -> dict[str, Any]:
-    teacher, student = measured["teacher"], measured["student"]
-    ratios = {name: round(teacher[name] / student[name], 4) for name in ("parameters", "flops", "file_size")}
-    for key, latency in teacher["latency"].items():
-        ratios[f"latency_{key}"] = round(latency["p50_ms"] / student["latency"][key]["p50_ms"], 4)
-    return {
-        "method": spec.method.value,
-        "teacher": {"depth": spec.teacher.architecture.depth, "blocks": spec.teacher.architecture.blocks, **teacher},
-        "student": {"depth": spec.student.depth, "blocks": spec.student.blocks, **student},
-        "ratios": ratios,
-        "selection": {
-            "select": spec.student.select.value,
-            "kept": training.selection.kept,
-            "importance": training.selection.importance,
-        },
-        **task.compare(teacher, student),
-        "selected": {
-            "phase": best.phase.value,
-            "epoch": best.epoch,
-            "by": "the last epoch"
+) -> Report:
+    """`networks` are teacher and student as they were measured."""
+    task, (teacher, student), best = trained.task, networks, trained.chosen[0]
+    return Report(
+        **task.compare(teacher, student).as_json(),
+        method=spec.method,
+        teacher=teacher,
+        student=student,
+        ratios=Ratios(
+            parameters=ratio_of(teacher.parameters, student.parameters),
+            flops=ratio_of(teacher.flops, student.flops),
+            file_size=ratio_of(teacher.file_size, student.file_size),
+            latency_batch_1=_latency_ratio(teacher.latency, student.latency, "batch_1"),
+            latency_batch_32=_latency_ratio(teacher.latency, student.latency, "batch_32"),
+        ),
+        selection=selection_report(trained.selection, spec.student.select),
+        selected=SelectedEpoch(
+            phase=best.phase,
+            epoch=best.epoch,
+            by="the last epoch"
             if task.supersedes(best.phase)
             else f"{task.selection} on the {Split.VALIDATION.value} split",
-            "metric": task.selection,
-            "value": round(best.score, 4),
-        },
-        "exports": [export.as_dict() for export in exports],
-        "then": steps,
-        "samples": {split.value: len(arrays.y) for split, arrays in task.dataset.splits.items()},
-        "labels": {split.value: arrays.labels for split, arrays in task.dataset.splits.items()},
-        "classes": task.dataset.classes,
-        "augmentation": task.dataset.augmentation.model_dump(),
-        "preprocessing": task.dataset.preprocessing.model_dump(exclude={"class_order"}),
-        "seed": spec.seed,
-        "environment": environment,
-        "versions": versions(),
-        "seconds": round(sum(epoch["seconds"] for epoch in training.epochs), 3),
-        "resumes": training.resumes,
-        "epochs": training.epochs,
-        "specification": spec.model_dump(mode="json"),
-    }
+            metric=task.selection,
+            value=round(best.score, 4),
+        ),
+        exports=exports,
+        then=operations,
+        samples={split: len(arrays.y) for split, arrays in task.dataset.splits.items()},
+        labels={split: arrays.labels for split, arrays in task.dataset.splits.items()},
+        classes=task.dataset.classes,
+        augmentation=task.dataset.augmentation,
+        preprocessing=task.dataset.preprocessing.model_dump(mode="json", exclude={"class_order"}),
+        seed=spec.seed,
+        environment=environment,
+        versions=versions(),
+        seconds=round(sum(epoch.metrics["seconds"] for epoch in trained.epochs), 3),
+        resumes=trained.resumes,
+        epochs=trained.epochs,
+        specification=spec,
+    )
 
 
-def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """The report without what the API shows elsewhere, and without what grows with the number of classes."""
-    networks = {name: _without(report[name], "per_class") for name in ("teacher", "student")}
-    return _without(report, "epochs", "specification") | networks
+def _latency_ratio(teacher: Mapping[str, LatencyReport], student: Mapping[str, LatencyReport], batch: str) -> float:
+    return ratio_of(teacher[batch].p50_ms, student[batch].p50_ms)
 
 
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
+# --- compress ---
+
+
+class CompressedNetwork(ReportModel):
+    """Teacher or student."""
+
+    blocks: list[int]
+    parameters: int
+    flops: int
+    latency_ms: float
+    """The p50 of one sample."""
+
+
+class CompressionRatios(ReportModel):
+    """Teacher / student."""
+
+    parameters: float
+    flops: float
+    latency_ms: float
+
+
+class PruningReport(ReportModel):
+    """One operation of `then`."""
+
+    step: str
+    parameters: int
+    """Without those that are pruned."""
+    parameters_ratio: float
+    validation: dict[str, float | None] | None
+    epoch: int
+
+
+class CompressionReport(ReportModel):
+    """The report of `compress`."""
+
+    teacher: CompressedNetwork
+    student: CompressedNetwork
+    ratios: CompressionRatios
+    sections: list[list[str]]
+    """Module paths of each section's blocks in the teacher."""
+    selection: SelectionReport
+    validation: dict[str, float | None] | None
+    """`agreement`, `teacher_accuracy` and `student_accuracy` in percent; None without validation data."""
+    then: list[PruningReport]
+    epochs: list[EpochReport]
+    hyperparameters: dict[str, Any]
+
+
+def compare_networks(
+    teacher: SectionedNetwork, student: SectionedNetwork, sample: tuple[Tensor, ...]
+) -> tuple[CompressedNetwork, CompressedNetwork, CompressionRatios]:
+    """`sample` is a batch of one."""
+    costs = measure_costs([teacher.network, student.network], lambda _: sample, [1])
+    before, after = (
+        CompressedNetwork(
+            blocks=[len(section) for section in network.sections],
+            parameters=cost.parameters,
+            flops=cost.flops,
+            latency_ms=cost.latency["batch_1"].p50_ms,
+        )
+        for network, cost in zip((teacher, student), costs, strict=True)
+    )
+    ratios = CompressionRatios(
+        parameters=ratio_of(before.parameters, after.parameters),
+        flops=ratio_of(before.flops, after.flops),
+        latency_ms=ratio_of(before.latency_ms, after.latency_ms),
+    )
+    return before, after, ratios

@@ -26,6 +26,7 @@ from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
 from lit_spec.answers.pages import Page
 from lit_spec.merge_patch import merge_patch
 from lit_spec.states import JobState
+from lit_spec.trainer.folder import LOG_FILE
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -215,7 +216,7 @@ def get_log(
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
-        file = context.storage.open(f"jobs/{job_id}/{attempt or job.attempt}/trainer.log")
+        file = context.storage.open(f"jobs/{job_id}/{attempt or job.attempt}/{LOG_FILE}")
     except StorageKeyMissing:
         return Response("", media_type="text/plain")
     return StreamingResponse(stream(file), media_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})

@@ -18,10 +18,9 @@ from lit_core.networks.families import family_of
 from lit_core.networks.families.stargan import Discriminator, Generator, StarGan
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import predict
-from lit_core.training.adversarial import AdversarialFineTuning
-from lit_core.training.learning_rate import learning_rate
+from lit_core.training.adversarial import AdversarialUpdater
 from lit_core.training.objectives import Batch
-from lit_core.training.sampling import generator_of, rows_of, steps_per_epoch
+from lit_core.training.steps import generator_of, learning_rate, rows_of, steps_per_epoch
 from lit_core.training.updaters import make_optimizer, minimise
 from lit_spec import (
     Adversarial,
@@ -186,7 +185,7 @@ def train_stargan(path: Path, folder: Path) -> None:
         rows = rows_of(len(arrays.y), schedule, SEED, Phase.LIT, step, 0)
         x = dataset.preprocessing.apply(arrays.x[rows])
         minimise(F.mse_loss(network(x, arrays.y[rows]), x), optimizer, 3e-3)
-    program = AdversarialFineTuning(
+    updater = AdversarialUpdater(
         SectionedNetwork(network, StarGan().layout(architecture)),
         discriminator,
         Adversarial(n_critic=1),
@@ -199,7 +198,7 @@ def train_stargan(path: Path, folder: Path) -> None:
         own = arrays.y[rows]
         generator = generator_of(SEED, "targets", step)
         target = own[torch.randperm(len(own), generator=generator)]
-        program.step(Batch((_augmented(dataset, rows, step, 0), target), own, generator=generator), 2e-4)
+        updater.step(Batch((_augmented(dataset, rows, step, 0), target), own, generator=generator), 2e-4)
     _save(discriminator, folder / f"{DISCRIMINATOR}.safetensors")
     _save(network, folder / f"{STARGAN}.safetensors")
 

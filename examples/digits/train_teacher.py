@@ -17,7 +17,7 @@ from lit_core.data import Interface, augment, load_dataset
 from lit_core.measuring.scores import top1
 from lit_core.networks.families import family_of
 from lit_core.tasks.classification import predict
-from lit_core.training.learning_rate import learning_rate
+from lit_core.training.steps import learning_rate
 from lit_spec import Architecture, DatasetRequest, OneCycle, PhaseSchedule, Split
 
 SEED = 0

@@ -1,4 +1,4 @@
-"""The student in other formats, each compared with the torch network before it is given out."""
+"""The student in other formats. Each file is compared with the torch network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,42 +17,20 @@ from lit_core.exports.onnx_file import onnx_runner, write_onnx
 from lit_core.exports.pt2_file import program_runner, write_program
 from lit_core.exports.verify import Batches, Comparison, Inputs, Run, check, compare
 from lit_spec import Export
+from lit_spec.trainer.report import ExportReport
 
-__all__ = ["SUFFIXES", "Batches", "Calibration", "ExportReport", "Inputs", "write_exports"]
+__all__ = ["SUFFIXES", "Batches", "Calibration", "Inputs", "write_exports"]
 
 SUFFIXES = {Export.ONNX: ".onnx", Export.PT2: ".pt2", Export.INT8: ".int8.onnx"}
-"""Of the formats that are one file. A Hugging Face folder tells what a job measured, so it is written at its end."""
+"""Formats that are one file. The Hugging Face folder is written last, because its card shows what was measured."""
 EXAMPLE_BATCH = 2
 LONGEST_ERROR = 300
 
 log = logging.getLogger("trainer")
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    kind: Export
-    file: str
-    size: int | None
-    """Bytes; None where there is no file."""
-    seconds: float
-    """Of writing and comparing."""
-    max_abs_difference: float | None
-    """Between its outputs and the torch network's, over the split."""
-    top1_agreement: float | None
-    """Percent of the samples to which it gives the torch network's answer; None of a generator."""
-    accuracy: float | None
-    """Percent of the samples with a label; None where there are none."""
-    samples: int
-    """That it was compared on."""
-    error: str | None
-    """The step that failed and why, and there is no file. None: there is, and it does as the torch network does."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "kind": self.kind.value}
-
-
-class StepFailed(Exception):
-    """Says which step of an export, and why."""
+class ExportFailed(Exception):
+    """The message says in which step the export failed, and why."""
 
 
 def write_exports(
@@ -67,11 +43,10 @@ def write_exports(
     classifier: bool = True,
     name: str = "model",
 ) -> list[ExportReport]:
-    """Write the network in each format (of SUFFIXES) into `folder` and compare it on `batches`, with samples on any
-    device.
+    """Write the network in each format (of SUFFIXES) into `folder` and compare it with the network on `batches`.
 
-    An export that fails leaves no file, and its report says why. `calibration` gives inputs for `int8`. The network
-    stays as it is, on its device and in its mode. `name` is that of the files, which have the formats' suffixes.
+    An export that fails leaves no file, and its report says why. `calibration` gives inputs for `int8`. The samples may
+    be on any device. The network keeps its device and mode. The files have this `name` and the formats' suffixes.
     """
     paths = [folder / f"{name}{SUFFIXES[kind]}" for kind in kinds]
     return [
@@ -87,8 +62,8 @@ def _export(
     try:
         found = _written_and_compared(network, kind, path, batches, calibration, classifier)
         size = path.stat().st_size
-    except StepFailed as failure:
-        # The student itself is whole, so the job goes on, and the report tells.
+    except ExportFailed as failure:
+        # The student itself is unharmed, so the job goes on; the report has the error.
         log.warning("export %s failed", kind, exc_info=True)
         error = str(failure)
     report = ExportReport(
@@ -109,10 +84,10 @@ def _export(
 def _written_and_compared(
     network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
 ) -> Comparison:
-    """Raises StepFailed, and then there is no file."""
+    """Raises ExportFailed, and then there is no file."""
     try:
         with _step("copying the network to the CPU"):
-            # A copy for each: some exporters leave traces in the network.
+            # A copy for each, because some exporters change the network.
             copied = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         with _step("reading an example"):
             inputs = _example(batches)
@@ -122,10 +97,10 @@ def _written_and_compared(
             run = _runner(kind, path)
         with _step("comparing"):
             found = compare(copied, run, batches, classifier=classifier)
-            # Quantisation changes outputs by its nature, so that is measured and not judged.
+            # Quantisation changes the outputs, so the difference is measured but not judged.
             if kind != Export.INT8:
                 check(found)
-    except StepFailed:
+    except ExportFailed:
         if path.is_file():
             path.unlink()
         raise
@@ -137,11 +112,11 @@ def _step(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as failure:
-        raise StepFailed(f"{name}: {_said(failure)}") from failure
+        raise ExportFailed(f"{name}: {_root_message(failure)}") from failure
 
 
-def _said(failure: BaseException) -> str:
-    """What began it: exporters wrap that in advice on themselves."""
+def _root_message(failure: BaseException) -> str:
+    """The message of the first exception: exporters wrap it in advice about themselves."""
     while failure.__cause__ is not None:
         failure = failure.__cause__
     text = " ".join(str(failure).split()) or "no message"
@@ -149,7 +124,7 @@ def _said(failure: BaseException) -> str:
 
 
 def _example(batches: Batches) -> Inputs:
-    """Two samples: a batch of one would be taken for a constant."""
+    """Two samples, because exporters take a batch size of one for a constant."""
     inputs, _ = next(iter(batches()))
     return tuple(x.detach().cpu()[torch.arange(EXAMPLE_BATCH) % len(x)].contiguous() for x in inputs)
 

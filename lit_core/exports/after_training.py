@@ -1,68 +1,44 @@
-"""What `then` does to the trained student: pruned and fine-tuned again, quantised; a row of the report for each."""
+"""The operations of `then`: the files and report entries of the pruned students and of the quantised one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from lit_core.exports import Calibration, write_exports
 from lit_core.exports.onnx_file import onnx_runner
+from lit_core.measuring.cost import ratio_of
 from lit_core.model import save_weights
 from lit_core.networks.state_dicts import load_state
-from lit_core.training.checkpoint import Best
+from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.pruning import parameters_left
 from lit_core.training.task import Task
 from lit_spec import Export, Split
 from lit_spec.requests.then import prune_share
-
-Measured = dict[str, dict[str, float | None]]
-"""`accuracy` and `agreement` with the teacher, percent by split."""
+from lit_spec.trainer.report import BySplit, Measures, NetworkReport, OperationReport
 
 
-@dataclass(frozen=True)
-class Row:
-    step: str
-    file: str
-    file_size: int | None
-    """Bytes; None where there is no file."""
-    parameters: int
-    """Without those that are pruned."""
-    parameters_ratio: float
-    """The teacher's to these."""
-    accuracy: dict[str, float | None]
-    agreement: dict[str, float | None]
-    accuracy_drop: float | None
-    before_fine_tuning: Measured | None
-    """As it was just after pruning."""
-    epoch: int | None
-    """Of the step's fine-tuning, chosen as a job's best epoch is; 0: none was better than before."""
-    error: str | None
-    """Of a file that could not be written; the job does not fail by it."""
-
-
-def write_steps(
+def write_operations(
     task: Task,
     steps: Sequence[str],
-    chosen: Sequence[Best],
-    teacher: dict[str, Any],
+    chosen: Sequence[BestEpoch],
+    teacher: NetworkReport,
     folder: Path,
     calibration: Calibration,
-) -> list[dict[str, Any]]:
-    """Measure what each step made and write it into `folder`. The student is as it was before the steps afterwards.
+) -> list[OperationReport]:
+    """Measure the result of each operation and write it into `folder`. The student is unchanged afterwards.
 
-    `chosen` are the student and what each pruning step made of it; `teacher` what was measured of the teacher.
+    `chosen` is the student followed by the result of each pruning. `teacher` is the teacher as it was measured.
     """
     student = task.student.network
-    rows: list[Row] = []
+    reports: list[OperationReport] = []
     name, pruned = "model", 0
     for step in steps:
         share = prune_share(step)
         if share is None:
-            rows.append(_quantised(task, step, name, teacher, folder, calibration))
+            reports.append(_quantised(task, step, name, teacher, folder, calibration))
             continue
         load_state(student, chosen[pruned].state)
         task.prune(share)
@@ -73,14 +49,14 @@ def write_steps(
         path = folder / f"{name}.safetensors"
         save_weights(student, path)
         found = _measured(task, student)
-        rows.append(_row(task, step, path, teacher, found, before=before, epoch=chosen[pruned].epoch))
+        reports.append(_operation_report(task, step, path, teacher, found, before=before, epoch=chosen[pruned].epoch))
     load_state(student, chosen[0].state)
-    return [asdict(row) for row in rows]
+    return reports
 
 
 def _quantised(
-    task: Task, step: str, name: str, teacher: dict[str, Any], folder: Path, calibration: Calibration
-) -> Row:
+    task: Task, step: str, name: str, teacher: NetworkReport, folder: Path, calibration: Calibration
+) -> OperationReport:
     (report,) = write_exports(
         task.student.network,
         [Export.INT8],
@@ -91,15 +67,12 @@ def _quantised(
     )
     path = folder / report.file
     if report.error is not None:
-        nothing: Measured = {
-            measure: dict.fromkeys((Split.VALIDATION.value, Split.TEST.value)) for measure in ("accuracy", "agreement")
-        }
-        return _row(task, step, path, teacher, nothing, error=report.error)
-    return _row(task, step, path, teacher, _measured(task, _OnnxNetwork(path)))
+        return _operation_report(task, step, path, teacher, Measures(), error=report.error)
+    return _operation_report(task, step, path, teacher, _measured(task, _OnnxNetwork(path)))
 
 
 class _OnnxNetwork(nn.Module):
-    """Answers as the file does in onnxruntime, on the CPU."""
+    """Runs the file with onnxruntime on the CPU."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -109,38 +82,40 @@ class _OnnxNetwork(nn.Module):
         return self.runner(inputs)
 
 
-def _measured(task: Task, network: nn.Module) -> Measured:
-    by_split = {split.value: task.measure(network, split) for split in (Split.VALIDATION, Split.TEST)}
-    return {
-        name: {split: _rounded(found[name]) for split, found in by_split.items()} for name in ("accuracy", "agreement")
-    }
+def _measured(task: Task, network: nn.Module) -> Measures:
+    by_split = {split: task.measure(network, split) for split in (Split.VALIDATION, Split.TEST)}
+    return Measures(accuracy=_by_split(by_split, "accuracy"), agreement=_by_split(by_split, "agreement"))
+
+
+def _by_split(measured: Mapping[Split, Mapping[str, float | None]], name: str) -> BySplit:
+    return BySplit(val=_rounded(measured[Split.VALIDATION][name]), test=_rounded(measured[Split.TEST][name]))
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _row(
+def _operation_report(
     task: Task,
     step: str,
     path: Path,
-    teacher: dict[str, Any],
-    found: Measured,
+    teacher: NetworkReport,
+    found: Measures,
     *,
-    before: Measured | None = None,
+    before: Measures | None = None,
     epoch: int | None = None,
     error: str | None = None,
-) -> Row:
+) -> OperationReport:
     left = parameters_left(task.student.network)
-    return Row(
+    return OperationReport(
         step=step,
         file=path.name,
         file_size=path.stat().st_size if error is None else None,
         parameters=left,
-        parameters_ratio=round(teacher["parameters"] / left, 4),
-        accuracy=found["accuracy"],
-        agreement=found["agreement"],
-        accuracy_drop=None if error else task.compare(teacher, found)["accuracy_drop"],
+        parameters_ratio=ratio_of(teacher.parameters, left),
+        accuracy=found.accuracy or BySplit(val=None, test=None),
+        agreement=found.agreement or BySplit(val=None, test=None),
+        accuracy_drop=None if error else task.compare(teacher, found).accuracy_drop,
         before_fine_tuning=before,
         epoch=epoch,
         error=error,

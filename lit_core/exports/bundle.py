@@ -1,4 +1,4 @@
-"""All that a job puts out, in one file."""
+"""All output of a job in one file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import shutil
 import zipfile
 from pathlib import Path
 
-BUNDLE_FILE = "bundle.zip"
+from lit_spec.trainer.folder import BUNDLE_FILE
+
 STAMP = (1980, 1, 1, 0, 0, 0)
-"""One time for all members: the same files make the same bundle."""
+"""The same time for all members, so that the same files make the same bundle."""
 COPIED_AT_ONCE = 1 << 20
 
 
 def write_bundle(folder: Path) -> Path:
-    """`bundle.zip` of all files in the folder and below, which stay as they are."""
+    """Write `bundle.zip` with all files in the folder and below. The files stay."""
     target = folder / BUNDLE_FILE
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != target)
-    # Weights hardly shrink: stored, they can be read in place.
+    # Stored, not compressed: weights hardly shrink, and stored they can be read in place.
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in paths:
             member = zipfile.ZipInfo(path.relative_to(folder).as_posix(), STAMP)

@@ -1,4 +1,4 @@
-"""The student as a Hugging Face-style folder: timm's own where timm can build such a network, ours elsewhere."""
+"""The student as a Hugging Face folder: in timm's format where timm can build the network, else in our own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.exports.hugging_face import FOLDER, timm_config, write_hugging_face
-from lit_core.model import WEIGHTS_FILE, ModelConfig
+from lit_core.model import ModelConfig
 from lit_core.networks.families.library import create
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Export, Library
+from lit_spec.trainer.folder import BUNDLE_FILE, WEIGHTS_FILE
+from lit_spec.trainer.report import ExportReport, Report
 
 LARGEST_DIFFERENCE = 1e-5
 
@@ -22,33 +24,33 @@ log = logging.getLogger("trainer")
 
 
 def export_folder(
-    folder: Path, report: dict[str, Any], config: ModelConfig, student: nn.Module, sample: tuple[Tensor, ...]
-) -> dict[str, Any]:
-    """Write `huggingface/` into `folder`, which has the weights; an entry for the report's exports.
+    folder: Path, report: Report, config: ModelConfig, student: nn.Module, sample: tuple[Tensor, ...]
+) -> ExportReport:
+    """Write `huggingface/` into `folder`, which has the weights; the entry for the report's exports.
 
     `reads` says who can load it: `timm`, or `lit-compress` where timm has no arguments for such a network.
     """
-    entry: dict[str, Any] = {"kind": Export.HUGGING_FACE.value, "file": "bundle.zip", "reads": None, "error": None}
+    entry = ExportReport(kind=Export.HUGGING_FACE, file=BUNDLE_FILE, reads=None, error=None)
     try:
         written = _timm_config(config, student, sample)
         write_hugging_face(folder, report=report, config=config, weights=folder / WEIGHTS_FILE, timm_config=written)
-        entry["reads"] = "lit-compress" if written is None else "timm"
+        entry.reads = "lit-compress" if written is None else "timm"
     except Exception as failure:
         log.warning("export %s failed", Export.HUGGING_FACE, exc_info=True)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        entry["error"] = f"{type(failure).__name__}: {failure}"[:500]
+        entry.error = f"{type(failure).__name__}: {failure}"[:500]
     return entry
 
 
 def _timm_config(config: ModelConfig, student: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, Any] | None:
-    """None where timm can't build the student from arguments of its own."""
+    """None if timm can't build the student from arguments."""
     network, preprocessing = config.architecture.network, config.preprocessing
     if config.architecture.family != Library.TIMM or network is None or preprocessing.kind != "image":
         return None
     if preprocessing.crop is not None:
         return None
     blocks = config.architecture.blocks
-    # What timm's networks call the number of their blocks.
+    # The names that timm's networks have for the number of their blocks.
     for depths in ({"depth": sum(blocks)}, {"num_blocks": sum(blocks)}, {"depths": blocks}, {"layers": blocks}):
         arguments = {**network.kwargs, **depths}
         if _is_same(network.name, arguments, student, sample):
@@ -61,9 +63,9 @@ def _is_same(name: str, arguments: dict[str, Any], student: nn.Module, sample: t
     try:
         network = create(Library.TIMM, name, arguments).eval()
         load_state(network, {key: tensor.cpu() for key, tensor in student.state_dict().items()})
-    except Exception:  # noqa: BLE001 - whatever timm raises for arguments that it hasn't: then the folder is ours
+    except Exception:  # noqa: BLE001 - timm raises anything for arguments that it does not know
         return False
-    # Not zeros, which hide what is done to the positions.
+    # Not zeros: those would hide differences in the handling of positions.
     drawn = tuple(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) for x in sample)
     device = next(student.parameters()).device
     wanted = student.eval()(*(x.to(device) for x in drawn)).cpu()

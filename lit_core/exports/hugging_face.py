@@ -1,4 +1,4 @@
-"""A folder as Hugging Face's hub has them: weights, configuration, and a model card that tells what was measured."""
+"""A folder for the Hugging Face hub: weights, configuration, and a model card with the measurements."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from typing import Any
 from torch import nn
 
 from lit_core.data import ImagePreprocessing
-from lit_core.model import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
-from lit_spec import Modality, Task
+from lit_core.model import ModelConfig
+from lit_spec import Modality, Split, Task
+from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
+from lit_spec.trainer.report import EpochReport, ExportReport, NetworkSummary, OperationReport, Report
 
 FOLDER = "huggingface"
 CARD_FILE = "README.md"
 PLOT_FILE = "training.png"
 TRAITS = ("first_conv", "classifier", "fixed_input_size")
-"""What timm knows of a network beside its published weights."""
+"""What timm knows about a network apart from its published weights."""
 LATENCIES = {"latency p50, batch 1 (ms)": "batch_1", "latency p50, batch 32 (ms)": "batch_32"}
 ABSENT = "–"
 
 
 def write_hugging_face(
-    folder: Path, *, report: dict[str, Any], config: ModelConfig, weights: Path, timm_config: dict[str, Any] | None
+    folder: Path, *, report: Report, config: ModelConfig, weights: Path, timm_config: dict[str, Any] | None
 ) -> Path:
     """`huggingface/` in `folder`, and its path: card, weights, configuration, and a plot of the training's epochs.
 
-    `report` is that of `build_report`, with the exports. With `timm_config`, of the function of that name, timm loads
-    the folder, and without it `lit_core.load` does. Raises ValueError, and leaves no folder, where timm can't.
+    With `timm_config`, from the function of that name, timm loads the folder; without it `lit_core.load` does. Raises
+    ValueError, and leaves no folder, if timm can't load it.
     """
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)
@@ -39,9 +41,9 @@ def write_hugging_face(
     (target / CONFIG_FILE).write_text(written + "\n")
     if timm_config is not None:
         _check_loads(target)
-    plotted = bool(report["epochs"])
+    plotted = bool(report.epochs)
     if plotted:
-        _plot(report["epochs"], target / PLOT_FILE)
+        _plot(report.epochs, target / PLOT_FILE)
     (target / CARD_FILE).write_text(_card(report, config, by_timm=timm_config is not None, plotted=plotted))
     return target
 
@@ -55,7 +57,7 @@ def timm_config(
     preprocessing that timm doesn't have.
     """
     if preprocessing.crop is not None:
-        raise ValueError("timm can't cut a square out of an image before it resizes it, as dataset.crop does")
+        raise ValueError("timm can't crop an image before it resizes it, as dataset.crop does: leave dataset.crop out")
     own: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})
     classes = len(preprocessing.class_order)
     config: dict[str, Any] = {
@@ -69,7 +71,7 @@ def timm_config(
             **{trait: own[trait] for trait in TRAITS if trait in own},
             "num_classes": classes,
             "input_size": [preprocessing.channels, *preprocessing.size],
-            # Resized to the size as it is, without keeping the sides' ratio.
+            # Resized without keeping the aspect ratio.
             "crop_pct": 1.0,
             "crop_mode": "squash",
             "interpolation": preprocessing.resampling,
@@ -82,7 +84,7 @@ def timm_config(
 
 
 def _global_pool(network: nn.Module) -> str | None:
-    """Its name: some networks have it as a module, and some not at all."""
+    """Its name. Some networks have it as a module, and some do not have it."""
     pool = getattr(network, "global_pool", None)
     name = getattr(pool, "pool_type", pool)
     return name if isinstance(name, str) else None
@@ -98,23 +100,23 @@ def _check_loads(target: Path) -> None:
         raise ValueError(f"timm can't load the network by its configuration: {failure}") from failure
 
 
-def _card(report: dict[str, Any], config: ModelConfig, *, by_timm: bool, plotted: bool) -> str:
+def _card(report: Report, config: ModelConfig, *, by_timm: bool, plotted: bool) -> str:
     parts = [
         _front_matter(config, by_timm=by_timm),
-        f"# {_name(config)}, {_blocks(report['teacher'])} blocks made {_blocks(report['student'])}",
+        f"# {_name(config)}, {sum(report.teacher.blocks)} blocks reduced to {sum(report.student.blocks)}",
         _described(report),
         "## Teacher and student\n\nOn the test split.\n\n" + _networks_table(report),
         _preprocessing(config),
         "## Loading\n\n" + _loading(config, by_timm=by_timm),
-        *(["## Other formats\n\n" + _exports_table(report["exports"])] if report["exports"] else []),
-        *(["## Made smaller still\n\n" + _steps_table(report["then"])] if report["then"] else []),
+        *(["## Other formats\n\n" + _exports_table(report.exports)] if report.exports else []),
+        *(["## Made even smaller\n\n" + _operations_table(report.then)] if report.then else []),
         *([f"## Training\n\n![Loss and validation metrics of each epoch]({PLOT_FILE})"] if plotted else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(config: ModelConfig, *, by_timm: bool) -> str:
-    """YAML, whose strings may be JSON's."""
+    """YAML. JSON strings are valid YAML."""
     pipeline = _pipeline(config)
     fields: dict[str, str | list[str]] = {
         "library_name": "timm" if by_timm else "lit-compress",
@@ -138,66 +140,62 @@ def _name(config: ModelConfig) -> str:
     return config.architecture.family if network is None else network.name
 
 
-def _blocks(network: dict[str, Any]) -> int:
-    return sum(network["blocks"])
-
-
-def _described(report: dict[str, Any]) -> str:
-    spec = report["specification"]
+def _described(report: Report) -> str:
+    spec = report.specification
     return (
-        f"Compressed from a deeper network by LIT-Compress, method `{report['method']}`, with α = {spec['alpha']:g}, "
-        f"β = {spec['beta']:g} and τ = {spec['tau']:g}: α weighs the labels against the teacher's softened output, β "
+        f"Compressed from a deeper network by LIT-Compress, method `{report.method}`, with α = {spec.alpha:g}, "
+        f"β = {spec.beta:g} and τ = {spec.tau:g}: α weighs the labels against the teacher's softened output, β "
         "the output against the intermediate representations, τ is the temperature. Blocks per section: "
-        f"{report['teacher']['blocks']} of the teacher, {report['student']['blocks']} of the student."
+        f"{report.teacher.blocks} of the teacher, {report.student.blocks} of the student."
     )
 
 
-def _networks_table(report: dict[str, Any]) -> str:
-    teacher, student = report["teacher"], report["student"]
+def _networks_table(report: Report) -> str:
+    networks: tuple[NetworkSummary, NetworkSummary] = report.teacher, report.student
     rows = []
-    if "accuracy" in teacher:
-        rows.append(("accuracy (%)", *(_number(network["accuracy"]["test"]) for network in (teacher, student))))
-    for title, name in (("parameters", "parameters"), ("FLOPs", "flops"), ("file size (bytes)", "file_size")):
-        rows.append((title, *(_number(network[name]) for network in (teacher, student))))
+    if report.teacher.accuracy is not None:
+        rows.append(("accuracy (%)", *(_number(network.score("accuracy", Split.TEST)) for network in networks)))
+    rows.append(("parameters", *(_number(network.parameters) for network in networks)))
+    rows.append(("FLOPs", *(_number(network.flops) for network in networks)))
+    rows.append(("file size (bytes)", *(_number(network.file_size) for network in networks)))
     for title, batch in LATENCIES.items():
-        rows.append((title, *(_number(network["latency"][batch]["p50_ms"]) for network in (teacher, student))))
+        rows.append((title, *(_number(network.latency[batch].p50_ms) for network in networks)))
     return _table(("", "teacher", "student"), rows)
 
 
-def _exports_table(exports: Sequence[dict[str, Any]]) -> str:
-    """Of the job's output, in which they lie beside this folder."""
+def _exports_table(exports: Sequence[ExportReport]) -> str:
     header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", "")
     return "Beside this folder in the job's output, each compared with the network itself.\n\n" + _table(
         header,
         (
             (
-                f"`{export['file']}`",
-                _number(export["size"]),
-                ABSENT if export["max_abs_difference"] is None else f"{export['max_abs_difference']:.2g}",
-                _number(export["top1_agreement"]),
-                _number(export["accuracy"]),
-                "" if export["error"] is None else f"failed: {export['error']}",
+                f"`{export.file}`",
+                _number(export.size),
+                ABSENT if export.max_abs_difference is None else f"{export.max_abs_difference:.2g}",
+                _number(export.top1_agreement),
+                _number(export.accuracy),
+                "" if export.error is None else f"failed: {export.error}",
             )
             for export in exports
         ),
     )
 
 
-def _steps_table(rows: Sequence[dict[str, Any]]) -> str:
+def _operations_table(operations: Sequence[OperationReport]) -> str:
     header = ("step", "file", "size (bytes)", "parameters", "accuracy (%)", "agreement with the teacher (%)", "")
-    return "Each step was done to what the one before it made. On the test split.\n\n" + _table(
+    return "Each operation was applied to the result of the one before it. On the test split.\n\n" + _table(
         header,
         (
             (
-                f"`{row['step']}`",
-                f"`{row['file']}`",
-                _number(row["file_size"]),
-                _number(row["parameters"]),
-                _number(row["accuracy"]["test"]),
-                _number(row["agreement"]["test"]),
-                "" if row["error"] is None else f"failed: {row['error']}",
+                f"`{operation.step}`",
+                f"`{operation.file}`",
+                _number(operation.file_size),
+                _number(operation.parameters),
+                _number(operation.accuracy.test),
+                _number(operation.agreement.test),
+                "" if operation.error is None else f"failed: {operation.error}",
             )
-            for row in rows
+            for operation in operations
         ),
     )
 
@@ -220,7 +218,7 @@ def _preprocessing(config: ModelConfig) -> str:
 
 
 def _loading(config: ModelConfig, *, by_timm: bool) -> str:
-    """Of a folder on the disk; timm also loads it from the hub."""
+    """Code that loads the folder from disk; timm also loads it from the hub."""
     if by_timm:
         lines = [
             "import timm",
@@ -234,16 +232,16 @@ def _loading(config: ModelConfig, *, by_timm: bool) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _plot(epochs: Sequence[dict[str, Any]], path: Path) -> None:
-    """The losses, and what the validation split gave, over all phases' epochs."""
-    # Without pyplot, so that nothing is kept and no screen is looked for.
+def _plot(epochs: Sequence[EpochReport], path: Path) -> None:
+    """The losses and the validation scores over the epochs of all phases."""
+    # Without pyplot, which keeps figures and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
-    names = dict.fromkeys(name for epoch in epochs for name in epoch)
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
     for name in names:
         if name == "loss" or name.endswith("_loss"):
             _draw(losses, name, epochs)
@@ -256,16 +254,16 @@ def _plot(epochs: Sequence[dict[str, Any]], path: Path) -> None:
             axes.axvline(place, color="grey", linestyle=":")
         if axes.lines:
             axes.legend()
-    # The same training makes the same file.
+    # Without the software's version, so that the same training makes the same file.
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
-def _phase_ends(epochs: Sequence[dict[str, Any]]) -> list[float]:
-    """Between the epochs of two phases, whose losses are not the same."""
-    return [place + 0.5 for place, (one, next_) in enumerate(pairwise(epochs), 1) if one["phase"] != next_["phase"]]
+def _phase_ends(epochs: Sequence[EpochReport]) -> list[float]:
+    """Places between the epochs of two phases, whose losses are different."""
+    return [place + 0.5 for place, (one, next_) in enumerate(pairwise(epochs), 1) if one.phase != next_.phase]
 
 
-def _draw(axes: Any, name: str, epochs: Sequence[dict[str, Any]]) -> None:
-    """Some metrics are of one phase only."""
-    points = [(place, epoch[name]) for place, epoch in enumerate(epochs, start=1) if name in epoch]
+def _draw(axes: Any, name: str, epochs: Sequence[EpochReport]) -> None:
+    """Some metrics exist in one phase only."""
+    points = [(place, epoch.metrics[name]) for place, epoch in enumerate(epochs, start=1) if name in epoch.metrics]
     axes.plot(*zip(*points, strict=True), marker=".", label=name)

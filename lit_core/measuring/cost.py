@@ -1,4 +1,4 @@
-"""What is measured of a network whatever it is for: parameters, FLOPs and latency."""
+"""The cost of a network, whatever its task: parameters, FLOPs and latency."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "unable to mmap")
 LATENCY_SECONDS = 1.0
 LATENCY_RUNS = 100
 LATENCY_WARM_UP = 5
 
 
-def is_out_of_memory(failure: BaseException) -> bool:
-    """torch has an exception of its own for this on GPUs only."""
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(failure)
-    return isinstance(failure, RuntimeError) and any(said in text for said in OUT_OF_MEMORY)
-
-
 def count_parameters(network: nn.Module) -> int:
+    """Parameters that several modules share count once."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def ratio_of(teacher: float, student: float) -> float:
+    """How many times smaller the student is, to four places."""
+    return round(teacher / student, 4)
 
 
 @torch.no_grad()
 def flops(network: nn.Module, sample: tuple[Tensor, ...]) -> int:
-    """FLOPs of one input (batch 1) as torch counts them: two a multiply-add, matrix products and convolutions."""
+    """FLOPs of one input (batch 1) as torch counts them: convolutions and matrix products, two per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         network(*sample)
     return int(counter.get_total_flops())
@@ -47,7 +44,7 @@ class Latency:
 
 @torch.no_grad()
 def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list[Latency]:
-    """Of each network on one input of any batch size, in turns, so that all see the same machine."""
+    """Latency of each network on one input of any batch size. They run in turns, so that all see the same machine."""
     times: list[list[float]] = [[] for _ in networks]
     for network in networks:
         for _ in range(LATENCY_WARM_UP):

@@ -19,7 +19,7 @@ LEAST_NORM = 1e-12
 
 @dataclass(frozen=True)
 class Selection:
-    kept: list[list[int]]
+    kept_blocks: list[list[int]]
     """Of each section the places of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None = None
     """Of each block of the teacher by how much it changes its representation; None where it changes the shape, so that
@@ -36,8 +36,8 @@ def select_blocks(
     if select == Select.FIRST:
         return Selection([list(range(wanted)) for wanted in blocks])
     importance = importances(teacher, batches)
-    kept = [_most_important(values, wanted) for values, wanted in zip(importance, blocks, strict=True)]
-    return Selection(kept, importance)
+    kept_blocks = [_most_important(values, wanted) for values, wanted in zip(importance, blocks, strict=True)]
+    return Selection(kept_blocks, importance)
 
 
 def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:

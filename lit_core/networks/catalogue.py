@@ -1,7 +1,7 @@
-"""`python -m lit_core.networks.catalogue`: write what `lit_spec.networks.catalogue` reads, for the
-libraries that are installed.
+"""Networks of torchvision and timm by the names and shapes of their tensors.
 
-Also finds a checkpoint's network by the names and shapes of its tensors.
+`python -m lit_core.networks.catalogue` writes the file that `lit_spec.networks.catalogue` reads, from the installed
+versions of the libraries.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-
 from lit_core.measuring.cost import count_parameters
 from lit_core.networks.families.library import as_shapes, create, describe, identify
 from lit_core.networks.families.shapes import Shapes, Unrecognised
+from lit_core.networks.parameters import parameter_counts
 from lit_spec import Library, LibraryRequest, SpecError
 from lit_spec.networks.catalogue import CATALOGUE, catalogue
 
@@ -27,7 +26,7 @@ COUNTER = "num_batches_tracked"
 
 
 def propose(shapes: Shapes) -> list[LibraryRequest]:
-    """The networks whose tensors these are, torchvision's first; some of them where there are many."""
+    """Up to MOST_PROPOSED networks that have exactly these tensors, torchvision's first."""
     digest = names_digest(shapes)
     alike = [key for key, entry in catalogue().items() if entry["names_digest"] == digest]
     found = []
@@ -44,7 +43,7 @@ def propose(shapes: Shapes) -> list[LibraryRequest]:
 
 
 def names_digest(names: Iterable[str]) -> str:
-    # Old checkpoints lack BatchNorm's counters.
+    # Old checkpoints do not have BatchNorm's counters.
     kept = sorted(name for name in names if not name.endswith(COUNTER))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:DIGITS]
 
@@ -63,7 +62,7 @@ def write_catalogue() -> None:
 
 
 def _entry(library: Library, name: str) -> dict[str, Any] | None:
-    """None for a network that its library doesn't build from its name alone."""
+    """None for a network that its library can't build from the name only."""
     request = LibraryRequest(library=library, name=name)
     try:
         network = as_shapes(lambda: create(library, name, {}))
@@ -81,16 +80,14 @@ def _entry(library: Library, name: str) -> dict[str, Any] | None:
         return {**entry, "refused": str(failure)}
     if found is None:
         raise AssertionError("describe names the network")
+    counts = parameter_counts(network, found.sections)
     return {
         **entry,
         "size": found.size,
         "sections": found.sections,
-        "block_parameters": _sizes(network, found.sections),
+        "block_parameters": counts.blocks,
+        **({"shared_parameters": [group.model_dump(mode="json") for group in counts.shared]} if counts.shared else {}),
     }
-
-
-def _sizes(network: nn.Module, sections: list[list[str]]) -> list[list[int]]:
-    return [[count_parameters(network.get_submodule(path)) for path in section] for section in sections]
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from lit_core.networks.layout import Layout
+from lit_core.networks.watching import SavedTensor, saved, value_of
 from lit_spec import Part
 
 
 @dataclass(frozen=True)
-class Extra:
-    """Arguments of a block beside the representation."""
+class ExtraArguments:
+    """Arguments of a block beside the representation, such as a mask or a position embedding."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -30,9 +31,9 @@ class Extra:
 class Section(nn.Sequential):
     """A run of blocks, which are the network's own modules."""
 
-    def forward(self, x: Tensor, extras: Sequence[Extra] = ()) -> Tensor:
-        """The blocks in order, each with its `extras` (none at all: with the representation alone)."""
-        for block, extra in zip(self, extras or [Extra()] * len(self), strict=True):
+    def forward(self, x: Tensor, extra_arguments: Sequence[ExtraArguments] = ()) -> Tensor:
+        """Run the blocks in order, each with its extra arguments; if there are none, with the representation only."""
+        for block, extra in zip(self, extra_arguments or [ExtraArguments()] * len(self), strict=True):
             x = block(x, *extra.args, **extra.kwargs)
         return x
 
@@ -45,137 +46,109 @@ class Trace:
     output: Tensor
     inputs: list[Tensor]
     outputs: list[Tensor]
-    extras: list[list[Extra]]
-    """Of each block of each section the arguments beside its input: a position embedding, or a mask."""
+    extra_arguments: list[list[ExtraArguments]]
+    """Of each block of each section."""
     is_chain: bool
-    """Whether each section runs on the very output of the one before it, with nothing between them."""
+    """Whether each section runs on the very output of the one before it, with nothing in between."""
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A tensor as it was at one time, even if a later layer works in its place."""
-
-    tensor: Tensor
-    version: int
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Moment:
-        return cls(tensor, 0 if tensor.is_inference() else tensor._version)
-
-    @property
-    def is_now(self) -> bool:
-        """Whether the tensor is still as it was."""
-        return self.version == Moment.of(self.tensor).version
-
-    def is_that_of(self, other: Moment) -> bool:
-        return self.tensor is other.tensor and self.version == other.version
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A tensor that was watched."""
-
-    moment: Moment
-    copy: Tensor
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Kept:
-        return cls(Moment.of(tensor), tensor.clone())
-
-    @property
-    def value(self) -> Tensor:
-        """The network's own tensor, or a copy where a later layer has worked in its place."""
-        return self.moment.tensor if self.moment.is_now else self.copy
-
-
-class _Enough(Exception):
-    """The forward pass has come as far as it was wanted."""
+class _ForwardStopped(Exception):
+    """The forward pass has come as far as needed."""
 
 
 class SectionedNetwork:
     """A network and its layout. The network itself stays an ordinary module."""
 
-    def __init__(self, network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]] | None = None) -> None:
-        """`kept` are a student's blocks by their places in its teacher; None: as many as there are."""
+    def __init__(self, network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]] | None = None) -> None:
+        """`kept_blocks` are the teacher's indices of a student's blocks. None: the network is not a student."""
         self.network = network
         self.layout = layout
-        self.looked_through_with: list[int] | None = None
-        """Of a library's network: a size of image that it is known to take, height and width in pixels."""
-        self.kept = [list(range(len(paths))) for paths in layout.sections] if kept is None else kept
+        self.probe_size: list[int] | None = None
+        """Of a library's network: an image size that it is known to take, as height and width in pixels."""
+        self.kept_blocks = (
+            [list(range(len(paths))) for paths in layout.sections] if kept_blocks is None else kept_blocks
+        )
         self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
         self._learns = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def run(self, *inputs: Tensor) -> Tensor:
-        """What the network puts out."""
-        return _main(self.network(*inputs))
+        return _main_output(self.network(*inputs))
 
-    def extras_of(self, taught: Trace, section: int) -> list[Extra]:
-        """What the teacher's blocks were given beside their inputs, for the blocks of this network's section."""
-        return [taught.extras[section][place] for place in self.kept[section]]
+    def extra_arguments_of(self, teacher: Trace, section: int) -> list[ExtraArguments]:
+        """The extra arguments of the teacher's blocks, for the blocks of this student's section."""
+        return [teacher.extra_arguments[section][index] for index in self.kept_blocks[section]]
 
     def trace(self, *inputs: Tensor) -> Trace:
-        """Run the whole network and keep what enters and leaves each section."""
-        given: dict[int, Kept] = {}
-        made: dict[int, Kept] = {}
+        """Run the whole network and record what enters and leaves each section."""
+        entered: dict[int, SavedTensor] = {}
+        left: dict[int, SavedTensor] = {}
+        extra = [[ExtraArguments()] * len(section) for section in self.sections]
         handles = []
-        extras = [[Extra()] * len(section) for section in self.sections]
         for i, section in enumerate(self.sections):
-            handles.append(section[0].register_forward_pre_hook(_keep_input(given, i)))
+            handles.append(section[0].register_forward_pre_hook(_save_input(entered, i)))
             for place, block in enumerate(section):
-                handles.append(block.register_forward_pre_hook(_keep_extra(extras[i], place), with_kwargs=True))
-            handles.append(section[-1].register_forward_hook(_keep_output(made, i)))
+                save = _save_extra_arguments(extra[i], place)
+                handles.append(block.register_forward_pre_hook(save, with_kwargs=True))
+            handles.append(section[-1].register_forward_hook(_save_output(left, i)))
         try:
             output = self.run(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        entered, left = self._all(given, first=True), self._all(made, first=False)
-        is_chain = all(after.moment.is_that_of(before.moment) for after, before in zip(entered[1:], left, strict=False))
-        inputs_seen, outputs_seen = ([one.value for one in seen] for seen in (entered, left))
-        given_beside = [[Extra(*tree_map(_value, (one.args, one.kwargs))) for one in blocks] for blocks in extras]
-        return Trace(output, inputs_seen, outputs_seen, given_beside, is_chain)
-
-    def _all(self, kept: Mapping[int, Kept], *, first: bool) -> list[Kept]:
-        """Of each section what its first or last block was seen with. Raises RuntimeError."""
-        for i, paths in enumerate(self.layout.sections):
-            if i not in kept:
-                raise RuntimeError(
-                    f"{paths[0 if first else -1]} was not run in a forward pass: a network that leaves blocks out by "
-                    "chance, or by what it is given, can't be trained section by section"
-                )
-        return [kept[i] for i in range(len(self.sections))]
+        given, returned = self._by_section(entered, first=True), self._by_section(left, first=False)
+        return Trace(
+            output,
+            inputs=[tensor.value for tensor in given],
+            outputs=[tensor.value for tensor in returned],
+            extra_arguments=[
+                [ExtraArguments(*tree_map(value_of, (one.args, one.kwargs))) for one in blocks] for blocks in extra
+            ],
+            is_chain=all(
+                after.version.is_same_as(before.version) for after, before in zip(given[1:], returned, strict=False)
+            ),
+        )
 
     def outputs_fed(self, fed: Sequence[Tensor | None], *inputs: Tensor) -> list[Tensor]:
-        """What leaves each section in a pass in which those with something in `fed` run on that instead."""
-        made: dict[int, Kept] = {}
+        """The output of each section in one forward pass. A section with a tensor in `fed` runs on that tensor."""
+        left: dict[int, SavedTensor] = {}
         handles = []
         for i, (section, given) in enumerate(zip(self.sections, fed, strict=True)):
             if given is not None:
-                handles.append(section[0].register_forward_pre_hook(_give(given)))
-            handles.append(section[-1].register_forward_hook(_keep_output(made, i)))
+                handles.append(section[0].register_forward_pre_hook(_replace_input(given)))
+            handles.append(section[-1].register_forward_hook(_save_output(left, i)))
         try:
             self.network(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        return [one.value for one in self._all(made, first=False)]
+        return [tensor.value for tensor in self._by_section(left, first=False)]
+
+    def _by_section(self, tensors: Mapping[int, SavedTensor], *, first: bool) -> list[SavedTensor]:
+        """The tensors of each section's first or last block. Raises RuntimeError for a block that was not run."""
+        for i, paths in enumerate(self.layout.sections):
+            if i not in tensors:
+                raise RuntimeError(
+                    f"{paths[0 if first else -1]} was not run in a forward pass: a network that skips blocks at random "
+                    "or depending on its input can't be trained section by section"
+                )
+        return [tensors[i] for i in range(len(self.sections))]
 
     def stem_output(self, *inputs: Tensor) -> Tensor:
-        """What enters the first section; nothing after that is run."""
-        given: dict[int, Tensor] = {}
+        """The input of the first section. The rest of the network is not run."""
+        entered: dict[int, Tensor] = {}
 
         def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            given[0] = args[0]
-            raise _Enough
+            entered[0] = args[0]
+            raise _ForwardStopped
 
         handle = self.sections[0][0].register_forward_pre_hook(stop)
         try:
             self.network(*inputs)
-        except _Enough:
+        except _ForwardStopped:
             pass
         finally:
             handle.remove()
-        return given[0]
+        return entered[0]
 
     def part(self, part: Part) -> list[nn.Module | nn.Parameter]:
         if part == Part.SECTIONS:
@@ -189,11 +162,11 @@ class SectionedNetwork:
         return found
 
     def train(self, frozen: list[Part]) -> None:
-        """Training mode, except for frozen parts: those are in eval mode and have no gradients. Nor have parameters
-        that had none when the network came, such as fixed embeddings."""
+        """Put all but the frozen parts into training mode. Frozen parts are in eval mode and have no gradients; neither
+        have parameters that had none when this object was made, such as fixed embeddings."""
         self.network.train()
         if {Part.STEM, Part.HEAD} <= set(frozen):
-            # What is left is code of the modules around them, such as functional dropout.
+            # The rest is code of the modules around the sections, such as functional dropout.
             self.network.eval()
             for section in self.sections:
                 section.train()
@@ -215,11 +188,11 @@ class SectionedNetwork:
         self.network.requires_grad_(False)
 
     def learns(self, tensor: Tensor) -> bool:
-        """Whether it is a parameter that had gradients when the network came."""
+        """Whether it is a parameter that had gradients when this object was made."""
         return any(tensor is parameter for parameter in self._learns)
 
     def copy_of_network(self) -> nn.Module:
-        """With weights of its own, of which those have gradients that had some when the network came."""
+        """A copy of the weights as well. Those have gradients that had some when this object was made."""
         copied = copy.deepcopy(self.network)
         learn = set(map(id, self._learns))
         for parameter, own in zip(copied.parameters(), self.network.parameters(), strict=True):
@@ -227,47 +200,42 @@ class SectionedNetwork:
         return copied
 
 
-def _main(output: Any) -> Tensor:
-    """Some networks (GoogLeNet, Inception) put out what their auxiliary heads say as well while they are trained; the
-    main head comes first."""
+def _main_output(output: Any) -> Tensor:
+    """In training mode some networks (GoogLeNet, Inception) also return the outputs of their auxiliary heads. The main
+    head comes first."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 
 
-def kept_of(argument: Any) -> Any:
-    """A tensor as it is now; other things as they are."""
-    return Kept.of(argument) if isinstance(argument, Tensor) else argument
-
-
-def _value(argument: Any) -> Any:
-    return argument.value if isinstance(argument, Kept) else argument
-
-
-def _give(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+def _replace_input(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # A copy: the section may work in its place.
+        # A copy, because the section may change its input in place.
         return (given.clone(), *args[1:])
 
     return hook
 
 
-def _keep_extra(kept: list[Extra], place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+def _save_extra_arguments(
+    arguments: list[ExtraArguments], place: int
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept[place] = Extra(*tree_map(kept_of, (args[1:], dict(kwargs))))
+        arguments[place] = ExtraArguments(*tree_map(saved, (args[1:], dict(kwargs))))
 
     return hook
 
 
-def _keep_input(kept: dict[int, Kept], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _save_input(tensors: dict[int, SavedTensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        kept[index] = Kept.of(args[0])
+        tensors[index] = SavedTensor.of(args[0])
 
     return hook
 
 
-def _keep_output(kept: dict[int, Kept], index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _save_output(
+    tensors: dict[int, SavedTensor], index: int
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        kept[index] = Kept.of(output)
+        tensors[index] = SavedTensor.of(output)
 
     return hook
 
@@ -278,7 +246,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 @contextmanager
 def untracked_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm uses the batch's statistics, as in training, and leaves its running ones alone."""
+    """BatchNorm uses the batch's statistics, as in training, but does not update its running statistics."""
     norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

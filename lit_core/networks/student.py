@@ -1,4 +1,4 @@
-"""The student: the teacher with fewer blocks a section."""
+"""The student: the teacher with fewer blocks per section."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lit_spec import Architecture, Init, JobSpec, Method, Select
 
 
 def build_student(
-    teacher: SectionedNetwork, spec: JobSpec, kept: Sequence[Sequence[int]] | None = None
+    teacher: SectionedNetwork, spec: JobSpec, kept_blocks: Sequence[Sequence[int]] | None = None
 ) -> SectionedNetwork:
-    """The teacher's network with the blocks `kept` alone (None: evenly spaced), as its method begins with it.
+    """The student as the specification's method starts with it. `kept_blocks` None: evenly spaced.
 
-    `inherit` keeps their weights and `random` leaves the sections as the family initialises them, by the seed. Stem and
-    head are the teacher's, except for training from scratch with random weights. Method `prune` begins with the whole
-    teacher.
+    With `inherit` the blocks keep the teacher's weights. With `random` the family initialises the sections, with the
+    job's seed. Stem and head are the teacher's, except for method `scratch` with random weights. Method `prune` starts
+    with the whole teacher.
     """
     if spec.method == Method.PRUNE:
         return copy_of(teacher)
-    if kept is None:
-        kept = select_blocks(teacher, spec.student.blocks, Select.EVEN, ()).kept
-    student = shortened(teacher, kept)
+    if kept_blocks is None:
+        kept_blocks = select_blocks(teacher, spec.student.blocks, Select.EVEN, ()).kept_blocks
+    student = shortened(teacher, kept_blocks)
     if spec.student.init == Init.INHERIT:
         return student
-    architecture = student_architecture(spec, kept)
+    architecture = student_architecture(spec, kept_blocks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         fresh = family_of(architecture).build(architecture)
@@ -43,35 +43,22 @@ def build_student(
 
 
 def copy_of(teacher: SectionedNetwork) -> SectionedNetwork:
-    """With weights of its own, that can be trained."""
+    """A trainable copy with weights of its own."""
     return SectionedNetwork(teacher.copy_of_network(), teacher.layout)
 
 
-def shortened(teacher: SectionedNetwork, kept: Sequence[Sequence[int]]) -> SectionedNetwork:
-    """A copy of the teacher that has of each section the blocks at the places `kept`, weights and all."""
+def shortened(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -> SectionedNetwork:
+    """A copy of the teacher that has only these blocks of each section, with their weights."""
     network = teacher.copy_of_network()
-    return SectionedNetwork(network, cut(network, teacher.layout, kept), kept)
+    return SectionedNetwork(network, cut(network, teacher.layout, kept_blocks), kept_blocks)
 
 
-def parameters_with(teacher: SectionedNetwork, kept: Sequence[Sequence[int]]) -> int:
-    """How many parameters are left with the blocks at these places; those that blocks share count once."""
-    gone = [
-        f"{path}."
-        for paths, places in zip(teacher.layout.sections, kept, strict=True)
-        for place, path in enumerate(paths)
-        if place not in places
-    ]
-    named = teacher.network.named_parameters(remove_duplicate=False)
-    left = {id(one): one.numel() for name, one in named if not name.startswith(tuple(gone))}
-    return sum(left.values())
-
-
-def student_architecture(spec: JobSpec, kept: Sequence[Sequence[int]]) -> Architecture:
-    """Of the network that the job puts out; pruning keeps the teacher's."""
+def student_architecture(spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) -> Architecture:
+    """The architecture of the network that the job produces. Pruning keeps the teacher's."""
     teacher = spec.teacher.architecture
     if spec.method == Method.PRUNE:
         return teacher
-    network = teacher.network and teacher.network.model_copy(update={"kept": [list(places) for places in kept]})
+    network = teacher.network and teacher.network.model_copy(update={"kept": [list(kept) for kept in kept_blocks]})
     return teacher.model_copy(
         update={"depth": spec.student.depth, "blocks": list(spec.student.blocks), "network": network}
     )

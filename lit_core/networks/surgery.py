@@ -18,26 +18,26 @@ DROPS = {"DropPath": "drop_prob", "StochasticDepth": "p"}
 """Of timm and torchvision: modules that leave their block out by chance, and where the chance stands."""
 
 
-class LeftOut(nn.Module):
+class RemovedBlock(nn.Module):
     """Where a block was that its parent's code calls by name: passes the representation on."""
 
     def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         return x
 
 
-def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> Layout:
-    """Take out of each section all blocks but those at the places `kept`, in place; the layout of what is left.
+def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> Layout:
+    """Take out of each section all blocks but those at the places `kept_blocks`, in place; the layout of what is left.
 
     In containers blocks are numbered anew, as their library would number those of a shallower network: names with a
     number at the end move up. Attributes of other modules keep their names, and what is taken out passes its input on.
     The chance of stochastic depth, which grows along the network, is spread over the blocks that are left
     as it was over all.
     """
-    _check(layout, kept)
+    _check(layout, kept_blocks)
     before = _drop_rates(network, layout)
     gone = {
         path
-        for paths, places in zip(layout.sections, kept, strict=True)
+        for paths, places in zip(layout.sections, kept_blocks, strict=True)
         for place, path in enumerate(paths)
         if place not in places
     }
@@ -48,7 +48,7 @@ def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> La
         names |= _take_out(network.get_submodule(container), container, gone)
     sections = tuple(
         tuple(_renamed(paths[place], names) for place in places)
-        for paths, places in zip(layout.sections, kept, strict=True)
+        for paths, places in zip(layout.sections, kept_blocks, strict=True)
     )
     after = Layout(
         stem=tuple(_renamed(path, names) for path in layout.stem),
@@ -59,12 +59,12 @@ def cut(network: nn.Module, layout: Layout, kept: Sequence[Sequence[int]]) -> La
     return after
 
 
-def _check(layout: Layout, kept: Sequence[Sequence[int]]) -> None:
-    if len(kept) != len(layout.sections):
-        raise ValueError(f"kept names {len(kept)} sections, but the network has {len(layout.sections)}")
-    for places, paths in zip(kept, layout.sections, strict=True):
+def _check(layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> None:
+    if len(kept_blocks) != len(layout.sections):
+        raise ValueError(f"kept_blocks has {len(kept_blocks)} sections, but the network has {len(layout.sections)}")
+    for places, paths in zip(kept_blocks, layout.sections, strict=True):
         if not places or list(places) != sorted(set(places)) or places[0] < 0 or places[-1] >= len(paths):
-            raise ValueError(f"{list(places)} are no places, each once and ascending, of {len(paths)} blocks")
+            raise ValueError(f"kept_blocks has {list(places)}, which are not ascending indices of {len(paths)} blocks")
 
 
 def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]:
@@ -72,7 +72,7 @@ def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]
     prefix = f"{path}." if path else ""
     if not isinstance(container, CONTAINERS):
         for name in [name for name, _ in container.named_children() if f"{prefix}{name}" in gone]:
-            setattr(container, name, LeftOut())
+            setattr(container, name, RemovedBlock())
         return {}
     children = list(container.named_children())
     groups: dict[str, list[str]] = defaultdict(list)

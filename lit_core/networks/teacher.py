@@ -15,16 +15,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_core.measuring.cost import count_parameters
 from lit_core.networks.catalogue import propose
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, family_of, recognise
 from lit_core.networks.families.library import as_shapes
 from lit_core.networks.families.shapes import NOT_AT_ALL
+from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
 from lit_spec.networks.architecture import TeacherFormat
-from lit_spec.networks.catalogue import student_option
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -87,20 +86,17 @@ def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
 
 def inspect_teacher(teacher: Teacher) -> Inspection:
     architecture = teacher.recognised.architecture
-    sizes = _block_parameters(architecture)
-    total = count_parameters(meta_network(architecture))
-    students = [
-        student_option(depth, blocks, total, sizes)
-        for depth, blocks in teacher.recognised.family.students(architecture)
-    ]
-    return Inspection(format=teacher.format, architecture=architecture, parameters=total, students=students)
+    family = teacher.recognised.family
+    counts = parameter_counts(meta_network(architecture), family.layout(architecture).sections)
+    students = [counts.student(depth, blocks) for depth, blocks in family.students(architecture)]
+    return Inspection(format=teacher.format, architecture=architecture, parameters=counts.total, students=students)
 
 
 def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:
     """The frozen teacher from an inspected safetensors file."""
     teacher = SectionedNetwork(build_network(architecture, path), family_of(architecture).layout(architecture))
     if architecture.network is not None:
-        teacher.looked_through_with = architecture.network.size
+        teacher.probe_size = architecture.network.size
     teacher.freeze()
     return teacher
 
@@ -214,9 +210,3 @@ def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Te
 def meta_network(architecture: Architecture) -> nn.Module:
     """Names and shapes, without memory where the network can be built so."""
     return as_shapes(lambda: family_of(architecture).build(architecture))
-
-
-def _block_parameters(architecture: Architecture) -> list[list[int]]:
-    """Parameters of each block of each section."""
-    network = SectionedNetwork(meta_network(architecture), family_of(architecture).layout(architecture))
-    return [[count_parameters(block) for block in section.children()] for section in network.sections]

@@ -18,15 +18,16 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.objectives import Batch
 from lit_core.training.pruning import parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
-from lit_core.training.updaters import Program, distillation
+from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
+from lit_spec.trainer.report import Comparison, Measures
 
 EVALUATION_BATCH = 256
-"""The largest; small ones where training batches are small, since those tell what the memory holds."""
+"""At most. Evaluation batches are smaller where training batches are small, which hints at little memory."""
 
 
 class Classification:
-    """A student that is to answer as its teacher does, or as the labels say."""
+    """Trains a student to answer as its teacher does, or as the labels say."""
 
     def __init__(
         self,
@@ -38,9 +39,9 @@ class Classification:
         *,
         student_parameters: int,
     ) -> None:
-        """`student_parameters` are those of a student of the specification's blocks, to which `prune` prunes.
+        """`student_parameters` is the size of a student with the specification's blocks; method `prune` prunes to it.
 
-        Raises DatasetError when the method needs labels that are not there.
+        Raises DatasetError when the method needs labels and there are none.
         """
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
         self.train = dataset.splits[Split.TRAIN]
@@ -66,13 +67,13 @@ class Classification:
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
 
-    def program(self, phase: Phase) -> Program:
-        return distillation(self.spec, phase, self.teacher, self.student, self.masks)
+    def updater(self, phase: Phase) -> Updater:
+        return distillation_updater(self.spec, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
         self.masks = prune_by(self.student.network, share, self.spec.pruning, self._spared())
 
-    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         real = rows[rows < len(self.train.y)]
         preprocessing = self.dataset.preprocessing
         x = augment(preprocessing.apply(self.train.x[real].to(self.device)), self.dataset.augmentation, augmentation)
@@ -81,7 +82,7 @@ class Classification:
         if made:
             x = torch.cat([x, preprocessing.random(made, augmentation).to(self.device)])
             labels = torch.cat([labels, labels.new_full((made,), NO_LABEL)])
-        return Batch((x,), labels, position, generator)
+        return Batch((x,), labels, progress, generator)
 
     def score(self) -> Scores:
         prediction = self._predict(self.student.network, Split.VALIDATION)
@@ -103,28 +104,30 @@ class Classification:
             "agreement": agreement(prediction.logits, self._teacher_logits(split)),
         }
 
-    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
-        labelled = teacher["accuracy"]["test"] is not None
-        # Without labels: whatever the truth is, accuracy falls by no more than the share of other answers.
-        drop = (
-            teacher["accuracy"]["test"] - student["accuracy"]["test"]
-            if labelled
-            else 100 - student["agreement"]["test"]
-        )
-        drop = round(drop, 4)
+    def compare(self, teacher: Measures, student: Measures) -> Comparison:
+        drop, measured = self._accuracy_drop(teacher, student)
         accept = self.spec.accept
-        return {
-            "accuracy_drop": drop,
-            "accuracy_drop_is": "measured" if labelled else "bounded by agreement",
-            "notes": [
+        return Comparison(
+            accuracy_drop=drop,
+            accuracy_drop_is="measured" if measured else "bounded by agreement",
+            notes=[
                 _unlabelled(split, self.dataset.splits[split])
                 for split in (Split.VALIDATION, Split.TEST)
                 if not self.dataset.splits[split].labelled
             ],
-            "accepted": None
-            if accept is None or accept.max_accuracy_drop is None
-            else drop <= accept.max_accuracy_drop,
-        }
+            accepted=None if accept is None or accept.max_accuracy_drop is None else drop <= accept.max_accuracy_drop,
+        )
+
+    def _accuracy_drop(self, teacher: Measures, student: Measures) -> tuple[float, bool]:
+        """In points, and whether it was measured. Without labels it is an upper bound: whatever the truth is, the
+        accuracy falls by no more than the share of samples to which the student gives another answer."""
+        before, after = teacher.score("accuracy", Split.TEST), student.score("accuracy", Split.TEST)
+        if before is not None and after is not None:
+            return round(before - after, 4), True
+        agreed = student.score("agreement", Split.TEST)
+        if agreed is None:
+            raise ValueError("an accuracy drop needs the student's accuracy, or its agreement with the teacher")
+        return round(100 - agreed, 4), False
 
     def parameters(self, network: SectionedNetwork) -> int:
         count = parameters_left if self.spec.method == Method.PRUNE else count_parameters
@@ -140,7 +143,7 @@ class Classification:
             yield (self.dataset.preprocessing.apply(arrays.x[part].to(self.device)),), arrays.y[part]
 
     def write_pictures(self, folder: Path) -> None:
-        """None."""
+        """Classifiers have no pictures."""
 
     def _spared(self) -> list[Tensor]:
         return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
@@ -151,7 +154,7 @@ class Classification:
     def _predict(self, network: nn.Module, split: Split) -> Prediction:
         if network is not self.teacher.network:
             return self._answers(network, split)
-        # It stays as it is, so it is asked once.
+        # The teacher never changes, so it runs once per split.
         if split not in self._taught:
             self._taught[split] = self._answers(network, split)
         return self._taught[split]
@@ -164,7 +167,7 @@ class Classification:
 def predict(
     network: nn.Module, dataset: Dataset, split: Split, device: torch.device, batch: int = EVALUATION_BATCH
 ) -> Prediction:
-    """What a classifier in eval mode answers to a whole split; its mode is put back."""
+    """The answers of a classifier in eval mode to a whole split. Its mode is restored."""
     arrays = dataset.splits[split]
     logits = []
     with evaluating(network):
@@ -175,7 +178,7 @@ def predict(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode, and then each module's mode as it was."""
+    """Eval mode; afterwards each module has the mode that it had before."""
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -208,7 +211,7 @@ def _unlabelled(split: Split, arrays: Arrays) -> str:
 
 
 def _chance(prediction: Prediction) -> float:
-    """Percent that always answering the most frequent class reaches."""
+    """The accuracy in percent of always answering the most frequent class."""
     return 100 * int(torch.bincount(prediction.labels).max()) / len(prediction.labels)
 
 
@@ -223,10 +226,10 @@ def _near_chance(accuracy: float, chance: float, dataset: Dataset, teacher: Arch
 
 
 def _assumed(teacher: Architecture) -> str:
-    """What the teacher's tensors don't say."""
+    """The options that the teacher's tensors do not tell."""
     return "".join(
-        f". Its tensors don't tell its {name}, which was taken as {teacher.options[name]} of "
-        f"{', '.join(str(value) for value in values)}: teacher_options.{name}"
+        f". Its tensors do not tell its {name}, which was assumed to be {teacher.options[name]}, one of "
+        f"{', '.join(str(value) for value in values)} (teacher_options.{name})"
         for name, values in teacher.choices.items()
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,22 +16,23 @@ from lit_core.measuring import fidelity
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.gan_scores import distribution_scores
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.training.adversarial import AdversarialFineTuning
+from lit_core.training.adversarial import AdversarialUpdater
 from lit_core.training.losses import IR_LOSSES
 from lit_core.training.objectives import Batch
 from lit_core.training.task import Scores
-from lit_core.training.updaters import Program, distillation, frozen_parts
+from lit_core.training.updaters import Updater, distillation_updater, frozen_parts
 from lit_spec import Adversarial, JobSpec, Phase, Split
+from lit_spec.trainer.folder import PICTURE_FILE
+from lit_spec.trainer.report import Comparison, Measures
 
 EVALUATION_BATCH = 64
-PICTURE_FILE = "translations.png"
 PICTURED, GAP = 8, 2
 """Images and the white pixels between them."""
 LEAST_SIDE, SIDE_MULTIPLE = 8, 4
 
 
 class Translation:
-    """A student that is to translate images as its teacher does."""
+    """Trains a student to translate images as its teacher does."""
 
     selection = "psnr"
 
@@ -46,10 +47,10 @@ class Translation:
         discriminator: nn.Module | None,
         feature: nn.Module | None = None,
     ) -> None:
-        """With a discriminator, fine-tuning is adversarial; without, there is none. With a feature network the test
-        split's translations are compared with its images as distributions.
+        """With a discriminator, fine-tuning is adversarial; without one there is no fine-tuning. With a feature network
+        the translations of the test split are compared with its images as distributions.
 
-        Raises DatasetError when the images have a size that one of the networks can't take.
+        Raises DatasetError when one of the networks can't take images of this size.
         """
         _check_images(spec, dataset)
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
@@ -64,33 +65,33 @@ class Translation:
         return {"split": Split.VALIDATION.value, **measured, "domains": self._domains()}
 
     def supersedes(self, phase: Phase) -> bool:
-        """An adversarial fine-tuning leads away from the teacher's output: nearness to it can't choose its epoch."""
+        """Adversarial fine-tuning moves away from the teacher's output, so closeness to it can't choose the epoch."""
         return phase == Phase.FINE_TUNE
 
-    def program(self, phase: Phase) -> Program:
+    def updater(self, phase: Phase) -> Updater:
         spec, schedule = self.spec, self.spec.schedule
         if phase == Phase.LIT or self.discriminator is None:
-            return distillation(spec, phase, self.teacher, self.student, masks={})
+            return distillation_updater(spec, phase, self.teacher, self.student, masks={})
         weights, frozen = spec.adversarial or Adversarial(), frozen_parts(schedule.of(phase))
-        return AdversarialFineTuning(
+        return AdversarialUpdater(
             self.student, self.discriminator, weights, schedule, frozen=frozen, exclusive=self.exclusive
         )
 
     def prune(self, share: float) -> None:
-        """Raises ValueError: what is pruned is fine-tuned by KD, which generators don't have."""
+        """Raises ValueError: a pruned student is fine-tuned by KD, which generators do not have."""
         raise ValueError(f"prune:{share:g} is for classifiers")
 
-    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """Each image's target domains are those of an image of the batch, drawn without repetition."""
         raw = self.train.x[rows].to(self.device)
         x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, augmentation)
         own = self.train.y[rows]
         target = own[torch.randperm(len(rows), generator=generator)]
-        return Batch((x, target.to(self.device)), own.to(self.device), position, generator)
+        return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
 
     @torch.no_grad()
     def score(self) -> Scores:
-        """Against the teacher, each image translated into one other domain, the same in every epoch."""
+        """Compare with the teacher; each image is translated into one other domain, the same in every epoch."""
         (section,) = self.student.sections
         found = []
         for x, _, target in self._batches(Split.VALIDATION):
@@ -104,8 +105,8 @@ class Translation:
 
     @torch.no_grad()
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
-        """`reconstruction_l1`: between images and their translations back; of the student also how near it comes to
-        the teacher's output; of both, with a feature network, `fid` and `inception_score` on the test split."""
+        """`reconstruction_l1` between images and their translations back. Of the student also `psnr`, `ssim` and `l1`
+        against the teacher's output. With a feature network also `fid` and `inception_score` on the test split."""
         is_teacher = network is self.teacher.network
         names = ("reconstruction_l1",) if is_teacher else ("reconstruction_l1", "psnr", "ssim", "l1")
         found = []
@@ -129,15 +130,13 @@ class Translation:
         made = (_as_rgb(preprocessing.to_pixels(network(x, target))) for x, _, target in self._batches(split))
         return {**distribution_scores(real, made, self.feature)}
 
-    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        accept = self.spec.accept
-        return {
-            "accepted": None
-            if accept is None or accept.min_psnr is None
-            else student["psnr"][Split.TEST.value] >= accept.min_psnr,
-            "fine_tuning": self._fine_tuning(),
-            "domains": self._domains(),
-        }
+    def compare(self, teacher: Measures, student: Measures) -> Comparison:  # noqa: ARG002
+        accept, psnr = self.spec.accept, student.score("psnr", Split.TEST)
+        return Comparison(
+            accepted=None if accept is None or accept.min_psnr is None or psnr is None else psnr >= accept.min_psnr,
+            fine_tuning=self._fine_tuning(),
+            domains=self._domains(),
+        )
 
     def parameters(self, network: SectionedNetwork) -> int:
         return count_parameters(network.network)
@@ -155,7 +154,7 @@ class Translation:
         """`translations.png`: a column for each of some test images. From the top: the image, then for each domain the
         teacher's translation and under it the student's. No file where images are neither grey nor RGB.
 
-        Where domains don't exclude one another, a domain's translation is the image with that attribute turned over.
+        Where the domains are attributes, a domain's translation is the image with that attribute flipped.
         """
         preprocessing = self.dataset.preprocessing
         if not isinstance(preprocessing, ImagePreprocessing) or preprocessing.channels not in (1, 3):
@@ -187,17 +186,17 @@ class Translation:
             return "adversarial fine-tuning left out: schedule.fine_tune.epochs is 0"
         return "adversarial"
 
-    def _domains(self) -> str:
+    def _domains(self) -> Literal["exclusive", "attributes"]:
         return "exclusive" if self.exclusive else "attributes"
 
 
 def are_exclusive(domains: Tensor) -> bool:
-    """Whether each sample (N, D) has exactly one of several domains."""
+    """Whether each sample (N, D) is in exactly one of several domains."""
     return domains.shape[1] > 1 and bool((domains.sum(dim=1) == 1).all())
 
 
 def fixed_targets(own: Tensor, *, exclusive: bool) -> Tensor:
-    """Other domains (N, D) for samples with domains (N, D): which, their row alone says."""
+    """A target (N, D) for each sample with domains (N, D); it depends on the row number only."""
     row = torch.arange(len(own))
     count = own.shape[1]
     chosen = (own.argmax(dim=1) + 1 + row % (count - 1)) % count if exclusive else row % count
@@ -205,7 +204,8 @@ def fixed_targets(own: Tensor, *, exclusive: bool) -> Tensor:
 
 
 def into_domains(own: Tensor, chosen: Tensor, *, exclusive: bool) -> Tensor:
-    """The targets (N, D) of a translation into domain `chosen` (N,): it alone, or one's own with it turned over."""
+    """The targets (N, D) of a translation into domain `chosen` (N,): that domain only if domains are exclusive, else
+    the sample's own attributes with the chosen one flipped."""
     only = F.one_hot(chosen, own.shape[1]).to(own.dtype)
     return only if exclusive else (own - only).abs()
 
@@ -218,8 +218,8 @@ def _check_images(spec: JobSpec, dataset: Dataset) -> None:
     height, width = dataset.splits[Split.TRAIN].x.shape[2:]
     if any(side % SIDE_MULTIPLE or side < LEAST_SIDE for side in (height, width)):
         raise DatasetError(
-            f"the images have {height}x{width} pixels, but a generator's sides are {LEAST_SIDE} or more and multiples "
-            f"of {SIDE_MULTIPLE}: set dataset.size",
+            f"the images have {height}x{width} pixels, but a generator needs sides of at least {LEAST_SIDE} pixels "
+            f"that are multiples of {SIDE_MULTIPLE}: set dataset.size",
             field="dataset.size",
         )
     if spec.discriminator is None:

@@ -1,4 +1,4 @@
-"""`python -m lit_core.trainer.devices`: exit code 0 when torch can use CUDA here, else 1 and one line that says why."""
+"""`python -m lit_core.trainer.devices`: exit with 0 if torch can use CUDA, else with 1 and a line that says why."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def cuda_fault() -> str | None:
-    """Why torch can't use CUDA; None when it can.
+    """Why torch can't use CUDA; None if it can.
 
-    It is tried, not asked for: a driver that is too old, a wheel without CUDA and one without kernels for this GPU all
-    show by the first operation alone.
+    An operation is tried, because an old driver, a wheel without CUDA or without kernels for this GPU shows only when
+    the first operation runs.
     """
     try:
         torch.ones(1, device="cuda").sum().item()

@@ -1,12 +1,11 @@
-"""The trainer's side of its supervisor: events out, deadlines in, and an end by itself when they stop coming.
+"""The trainer's side of its supervision: it writes messages, reads deadlines, and exits when no new deadline comes.
 
-A supervisor that is frozen or cut off cannot be relied on to end its trainer, so the trainer watches the clock.
+A worker that is frozen or cut off can't be relied on to end its trainer, so the trainer watches the clock itself.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -16,37 +15,35 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-EXIT_DEADLINE = 75
+from lit_spec.trainer.clock import boottime
+from lit_spec.trainer.folder import TrainerExit
+from lit_spec.trainer.messages import Deadline, TrainerMessage
+
 FIRST_DEADLINE_SECONDS = 30.0
 WATCH_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
 
 
-def now() -> float:
-    """Seconds on the clock that supervisor and trainer share. It goes on while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class Events:
-    """JSON lines on what was standard output. Whatever else prints goes to standard error, the trainer's log."""
+class MessageWriter:
+    """Writes messages to standard output. Everything else that prints goes to standard error, the trainer's log."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._file: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
 
-    def emit(self, event: dict[str, Any]) -> None:
-        line = json.dumps(event, allow_nan=False)
+    def emit(self, message: TrainerMessage) -> None:
+        line = message.as_line()
         with self._lock:
             self._file.write(line + "\n")
             self._file.flush()
 
 
-class Watch:
-    """Ends the process when the deadline passes or the supervisor is gone."""
+class DeadlineWatch:
+    """Ends the process when the deadline passes or the worker is gone. SIGTERM requests a stop."""
 
     def __init__(self) -> None:
-        self._deadline = now() + FIRST_DEADLINE_SECONDS
+        self._deadline = boottime() + FIRST_DEADLINE_SECONDS
         self.stop_requested = False
 
     def start(self, *, supervised: bool) -> None:
@@ -54,7 +51,7 @@ class Watch:
         if not supervised:
             return
         _die_with_parent()
-        be_first_to_go()
+        _prefer_for_oom_kill()
         threading.Thread(target=self._read_deadlines, daemon=True, name="deadlines").start()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
@@ -63,31 +60,31 @@ class Watch:
 
     def _read_deadlines(self) -> None:
         for line in sys.stdin:
-            self._deadline = float(json.loads(line)["deadline"])
-        _end("the supervisor closed the deadlines' pipe")
+            self._deadline = Deadline.model_validate_json(line).deadline
+        _exit("the worker closed the pipe of the deadlines")
 
     def _watch(self) -> None:
         while True:
-            if now() > self._deadline:
-                _end("the deadline passed without a new one: the supervisor is frozen or cut off")
+            if boottime() > self._deadline:
+                _exit("the deadline passed without a new one, so the worker is frozen or cut off")
             time.sleep(WATCH_SECONDS)
 
 
-def _end(reason: str) -> None:
-    # Not sys.exit: this is no main thread, and nothing may be written any more.
+def _exit(reason: str) -> None:
+    # Not sys.exit: this is not the main thread, and nothing more may be written.
     os.write(2, f"trainer ends: {reason}\n".encode())
-    os._exit(EXIT_DEADLINE)
+    os._exit(TrainerExit.DEADLINE)
 
 
-def be_first_to_go() -> None:
-    """Where memory runs out, the kernel is to end this process and not a database or another's work."""
+def _prefer_for_oom_kill() -> None:
+    """When memory runs out, the kernel should end this process and not a database or another job."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
 def _die_with_parent() -> None:
-    # A parent that was gone before this line has closed the deadlines' pipe, which ends the process as well.
+    # If the parent died before this line, it has closed the pipe of the deadlines, which ends the process as well.
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        _end("the supervisor was gone before the trainer started")
+        _exit("the worker was gone before the trainer started")

@@ -76,7 +76,7 @@ def generator_losses(
     return Losses(total, dict(zip(GENERATOR_LOSSES, (critic, domains, reconstruction), strict=True)))
 
 
-class AdversarialFineTuning:
+class AdversarialUpdater:
     """The student against the discriminator: each step trains the discriminator, every n_critic-th the student too.
 
     The student's losses are those of its own last step; before the first, as they are at the beginning.

@@ -1,7 +1,7 @@
-"""A training's checkpoint: everything needed to go on as if nothing had happened.
+"""A training's checkpoint: everything needed to go on as if the training had never stopped.
 
 The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so the
-position stands for them; weights, the phase's program, sums and the random state of torch are stored.
+position stands for them. Weights, the state of the phase's updater, sums and torch's random state are stored.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
+from lit_spec.trainer.report import EpochReport, Resume
 
-FORMAT = 5
+FORMAT = 6
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """The next step to take: `step` of `epoch` (both from 0) of `phase`."""
 
     phase: Phase
@@ -32,56 +33,56 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Best:
-    """The epoch (from 1) that the validation split selects so far. 0: as a step pruned it."""
+class BestEpoch:
+    """The epoch (from 1) that the validation split selects so far. Epoch 0 is the student as an operation pruned it."""
 
     phase: Phase
     epoch: int
     score: float
-    """Larger is better; what it is, the task says."""
+    """Larger is better; the task says which metric it is."""
     state: State
 
 
 @dataclass
 class Checkpoint:
-    position: Position
+    position: TrainingPosition
     student: State
-    program: dict[str, Any]
-    """What the phase's program needs to go on: its optimizer's state, for one."""
-    sums: Tensor
-    """Losses of the epoch under way, times samples."""
-    seen: int
-    """Samples of the epoch under way."""
+    updater: dict[str, Any]
+    """What the phase's updater needs to go on, such as its optimizer's state."""
+    loss_sums: Tensor
+    """Losses of the current epoch, times samples."""
+    samples_seen: int
+    """In the current epoch."""
     seconds: float
-    """Time spent in the epoch under way."""
-    best: Best | None
-    epochs: list[dict[str, Any]]
+    """Spent in the current epoch."""
+    best: BestEpoch | None
+    epochs: list[EpochReport]
     environment: dict[str, str]
     selection: Selection
-    """Which blocks the student has: chosen once, since another device might choose others."""
-    done: list[Best] = field(default_factory=list)
-    """What was selected before: the student to be pruned, and each that was pruned."""
-    resumes: list[dict[str, Any]] = field(default_factory=list)
+    """Which blocks the student has: chosen once, because another device might choose others."""
+    chosen_before: list[BestEpoch] = field(default_factory=list)
+    """What was chosen before: the student to be pruned, then each pruned student."""
+    resumes: list[Resume] = field(default_factory=list)
     random: Tensor | None = None
-    """torch's random state; None: as it is when the checkpoint is saved."""
+    """torch's random state; None: the state when the checkpoint is saved."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Atomically: a reader finds the old one or the new one, also after a power cut."""
+    """Write atomically: a reader finds the old file or the new one, also after a power failure."""
     data = {
         "format": FORMAT,
         "position": [checkpoint.position.phase.value, checkpoint.position.epoch, checkpoint.position.step],
         "student": checkpoint.student,
-        "program": checkpoint.program,
-        "sums": checkpoint.sums,
-        "seen": checkpoint.seen,
+        "updater": checkpoint.updater,
+        "loss_sums": checkpoint.loss_sums,
+        "samples_seen": checkpoint.samples_seen,
         "seconds": checkpoint.seconds,
         "best": checkpoint.best and _as_list(checkpoint.best),
-        "done": [_as_list(best) for best in checkpoint.done],
-        "epochs": checkpoint.epochs,
+        "chosen_before": [_as_list(best) for best in checkpoint.chosen_before],
+        "epochs": [epoch.as_json() for epoch in checkpoint.epochs],
         "environment": checkpoint.environment,
-        "selection": [checkpoint.selection.kept, checkpoint.selection.importance],
-        "resumes": checkpoint.resumes,
+        "selection": [checkpoint.selection.kept_blocks, checkpoint.selection.importance],
+        "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "random": torch.get_rng_state() if checkpoint.random is None else checkpoint.random,
     }
     temporary = path.with_suffix(".tmp")
@@ -101,29 +102,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Raises ValueError for another format."""
     data = torch.load(path, map_location="cpu", weights_only=True)
     if data["format"] != FORMAT:
-        raise ValueError(f"checkpoint format {data['format']}, but this version reads {FORMAT}")
+        raise ValueError(f"the checkpoint has format {data['format']}, but this version reads format {FORMAT}")
     phase, epoch, step = data["position"]
     return Checkpoint(
-        position=Position(Phase(phase), epoch, step),
+        position=TrainingPosition(Phase(phase), epoch, step),
         student=data["student"],
-        program=data["program"],
-        sums=data["sums"],
-        seen=data["seen"],
+        updater=data["updater"],
+        loss_sums=data["loss_sums"],
+        samples_seen=data["samples_seen"],
         seconds=data["seconds"],
-        best=data["best"] and _best(data["best"]),
-        done=[_best(best) for best in data["done"]],
-        epochs=data["epochs"],
+        best=data["best"] and _from_list(data["best"]),
+        chosen_before=[_from_list(best) for best in data["chosen_before"]],
+        epochs=[EpochReport.model_validate(epoch) for epoch in data["epochs"]],
         environment=data["environment"],
         selection=Selection(*data["selection"]),
-        resumes=data["resumes"],
+        resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         random=data["random"],
     )
 
 
-def _as_list(best: Best) -> list[Any]:
+def _as_list(best: BestEpoch) -> list[Any]:
     return [best.phase.value, best.epoch, best.score, best.state]
 
 
-def _best(data: list[Any]) -> Best:
+def _from_list(data: list[Any]) -> BestEpoch:
     phase, epoch, score, state = data
-    return Best(Phase(phase), epoch, score, state)
+    return BestEpoch(Phase(phase), epoch, score, state)

@@ -1,29 +1,36 @@
-"""The training of a student: the first phase, then fine-tuning, then fine-tuning after each pruning that is asked for;
-epoch by epoch, resumable at any step."""
+"""The training of a student, epoch by epoch and step by step, resumable at any step.
+
+It has a LIT phase, then fine-tuning, then one more fine-tuning after each pruning that `then` asks for. One batch goes
+through `Training._run_step`: the rows of the step -> `task.batch` -> `updater.step` -> objective -> losses.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.state_dicts import load_state
-from lit_core.training.checkpoint import Best, Checkpoint, Position, State
-from lit_core.training.learning_rate import learning_rate
+from lit_core.training.checkpoint import BestEpoch, Checkpoint, State, TrainingPosition
 from lit_core.training.objectives import Batch
-from lit_core.training.sampling import generator_of, rows_of, steps_per_epoch
+from lit_core.training.steps import generator_of, learning_rate, rows_of, steps_per_epoch
 from lit_core.training.task import Trainable
-from lit_core.training.updaters import Program
+from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase
 from lit_spec.requests.then import prune_shares
+from lit_spec.trainer.report import EpochReport, Resume
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
 STEPS_BETWEEN_FINITE_CHECKS = 25
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
+
+TaskT = TypeVar("TaskT", bound=Trainable)
 
 
 class Diverged(Exception):
@@ -31,28 +38,64 @@ class Diverged(Exception):
 
 
 class Drained(Exception):
-    """The training was asked to stop, and its checkpoint is written."""
+    """The training was asked to stop and has written its checkpoint."""
 
 
 class Observer(Protocol):
-    """Where a training's news goes."""
+    """Is told how the training goes on, and may stop it."""
 
-    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None: ...
+    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+        """An epoch is done: `epoch` (from 1) of the phase's `epochs`; `fraction` is that of the whole training."""
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None: ...
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store the checkpoint."""
 
-    def stop_requested(self) -> bool: ...
+    def stop_requested(self) -> bool:
+        """Asked between two steps. If True, the training writes a checkpoint and raises Drained."""
+
+
+@dataclass(frozen=True)
+class TrainedStudent(Generic[TaskT]):
+    """A task whose student is trained."""
+
+    task: TaskT
+    selection: Selection
+    chosen: list[BestEpoch]
+    """The epoch whose weights the student has, then the epoch chosen after each pruning."""
+    epochs: list[EpochReport]
+    resumes: list[Resume]
+
+
+def train_student(
+    task: TaskT,
+    hyperparameters: Hyperparameters,
+    observer: Observer,
+    *,
+    selection: Selection,
+    environment: Mapping[str, str] | None = None,
+    checkpoint: Checkpoint | None = None,
+    attempt: int = 1,
+) -> TrainedStudent[TaskT]:
+    """Train the task's student, which has the weights of its best epoch afterwards.
+
+    `selection` says which blocks the student has. With a checkpoint the training goes on from there. `compress` and the
+    service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
+    """
+    training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
+    if checkpoint is not None:
+        training.restore(checkpoint, attempt)
+    chosen = training.run()
+    load_state(task.student.network, chosen[0].state)
+    return TrainedStudent(task, selection, chosen, training.epochs, training.resumes)
 
 
 class Training:
-    """Trains the task's student. `run` returns the epoch that scores best on the validation split, or that supersedes
-    it; and after it the same for each pruning, which goes on from the one before."""
+    """The state of a training."""
 
     def __init__(
         self,
         spec: Hyperparameters,
         task: Trainable,
-        device: torch.device,
         observer: Observer,
         *,
         selection: Selection,
@@ -60,7 +103,7 @@ class Training:
     ) -> None:
         self.spec = spec
         self.task = task
-        self.device = device
+        self.device = next(task.student.network.parameters()).device
         self.observer = observer
         self.selection = selection
         self.environment = environment
@@ -68,151 +111,143 @@ class Training:
         self.steps_per_epoch = steps_per_epoch(self.samples, spec.schedule)
         self.prunings = prune_shares(spec.then)
         self.phases = [phase for phase in PHASES if spec.schedule.of(phase).epochs > 0]
-        self.position = Position(self.phases[0], 0, 0)
-        self.best: Best | None = None
-        self.done: list[Best] = []
-        self.epochs: list[dict[str, Any]] = []
-        self.resumes: list[dict[str, Any]] = []
+        self.position = TrainingPosition(self.phases[0], 0, 0)
+        self.best: BestEpoch | None = None
+        self.chosen_before: list[BestEpoch] = []
+        self.epochs: list[EpochReport] = []
+        self.resumes: list[Resume] = []
         self._restored: Checkpoint | None = None
-        self._begin_epoch(names=0)
+        self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
-        """Go on where the checkpoint stands. A different environment is noted: bits may differ then."""
+        """Go on where the checkpoint stands. A different environment is noted, because the bits may differ then."""
         load_state(self.task.student.network, checkpoint.student)
         if checkpoint.random is not None:
             torch.set_rng_state(checkpoint.random)
         self.position = checkpoint.position
-        self.best, self.done = checkpoint.best, checkpoint.done
+        self.best, self.chosen_before = checkpoint.best, checkpoint.chosen_before
         self.epochs = checkpoint.epochs
         self._restored = checkpoint
         before = checkpoint.environment
         differences = {k: [before.get(k), v] for k, v in self.environment.items() if before.get(k) != v}
-        self.resumes = [
-            *checkpoint.resumes,
-            {
-                "attempt": attempt,
-                "phase": self.position.phase.value,
-                "epoch": self.position.epoch + 1,
-                "step": self.position.step,
-                "bit_identical": not differences and self.device.type == "cpu",
-                "differences": differences,
-            },
-        ]
+        resume = Resume(
+            attempt=attempt,
+            phase=self.position.phase,
+            epoch=self.position.epoch + 1,
+            step=self.position.step,
+            bit_identical=not differences and self.device.type == "cpu",
+            differences=differences,
+        )
+        self.resumes = [*checkpoint.resumes, resume]
 
-    def run(self) -> list[Best]:
-        """Raises Diverged, and Drained after a stop was asked for."""
+    def run(self) -> list[BestEpoch]:
+        """The best epoch, then that after each pruning; each pruning goes on from the one before it.
+
+        The best epoch has the best score on the validation split, or it is the last one where the task says so. Raises
+        Diverged, and Drained after a stop was requested.
+        """
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
-        for number in range(max(len(self.done) - 1, 0), len(self.prunings)):
-            self._prune(number)
-        return [*self.done, self._chosen()]
-
-    def _chosen(self) -> Best:
-        if self.best is None:
-            raise ValueError("the schedule has no epoch in any phase that runs")
-        return self.best
-
-    def _prune(self, number: int) -> None:
-        """What was chosen so far loses its smallest weights and is fine-tuned again; as it was pruned, it is the first
-        to be chosen from."""
-        network, restored = self.task.student.network, self._restored
-        if restored is None:
-            self.done.append(self._chosen())
-        load_state(network, self.done[number].state)
-        self.task.prune(self.prunings[number])
-        first = number * self._epochs_of(Phase.FINE_TUNE)
-        if restored is None:
-            self.position = Position(Phase.PRUNE, first, 0)
-            self.best = Best(Phase.PRUNE, 0, self.task.score().value, _kept(network))
-        else:
-            load_state(network, restored.student)
-        self._run_phase(Phase.PRUNE, first)
+        for number in range(max(len(self.chosen_before) - 1, 0), len(self.prunings)):
+            self._run_pruning(number)
+        return [*self.chosen_before, self._chosen()]
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
-        """All epochs, of which `first` is the number of the first one."""
+        """All epochs of a phase; `first` is the number of the first one."""
         schedule = self.spec.schedule.of(phase)
         if self.position.phase != phase:
-            self.position = Position(phase, first, 0)
-        program = self.task.program(phase)
-        self._begin_epoch(len(program.names))
+            self.position = TrainingPosition(phase, first, 0)
+        updater = self.task.updater(phase)
+        self._begin_epoch(losses=len(updater.names))
         if self._restored is not None:
-            self._resume(program, self._restored)
+            self._resume(updater, self._restored)
         for epoch in range(self.position.epoch, first + schedule.epochs):
-            self._run_epoch(phase, epoch, epoch - first, program)
+            self._run_epoch(phase, epoch, epoch - first, updater)
 
-    def _resume(self, program: Program, checkpoint: Checkpoint) -> None:
-        program.restore(checkpoint.program)
-        if checkpoint.position.step:
-            self._sums, self._seen = checkpoint.sums.to(self.device), checkpoint.seen
-            self._epoch_started = time.monotonic() - checkpoint.seconds
-        self._restored = None
-
-    def _run_epoch(self, phase: Phase, epoch: int, passed: int, program: Program) -> None:
-        """`passed` are the epochs since the learning rate's schedule began."""
-        schedule = self.spec.schedule.of(phase)
-        program.begin_epoch()
-        total = schedule.epochs * self.steps_per_epoch
+    def _run_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
+        """`passed` epochs have gone by since the learning rate's schedule began."""
+        updater.begin_epoch()
         for step in range(self.position.step, self.steps_per_epoch):
-            done = passed * self.steps_per_epoch + step
-            rate = learning_rate(schedule, done, self.steps_per_epoch)
-            batch = self._batch(phase, epoch, step, done / total)
-            losses = program.step(batch, rate)
-            self._sums += losses * len(batch.labels)
-            self._seen += len(batch.labels)
-            self.position = Position(phase, epoch, step + 1)
+            self._run_step(phase, epoch, step, passed, updater)
             if step % STEPS_BETWEEN_FINITE_CHECKS == 0:
                 self._check_finite()
-            self._pause(program)
+            self._checkpoint_if_due(updater)
         self._check_finite()
-        self._end_epoch(phase, epoch, passed, program)
-        self._checkpoint(program)
-        self._drain()
+        self._end_epoch(phase, epoch, passed, updater)
+        self._checkpoint(updater)
+        self._drain_if_requested()
 
-    def _batch(self, phase: Phase, epoch: int, step: int, position: float) -> Batch:
-        seed = self.spec.seed
+    def _run_step(self, phase: Phase, epoch: int, step: int, passed: int, updater: Updater) -> None:
+        schedule, seed = self.spec.schedule.of(phase), self.spec.seed
+        step_of_phase = passed * self.steps_per_epoch + step
+        progress = step_of_phase / (schedule.epochs * self.steps_per_epoch)
         rows = rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step)
-        place = (phase.value, epoch, step)
-        augmentation = generator_of(seed, "augment", *place)
-        return self.task.batch(rows, position, augmentation, generator_of(seed, "step", *place))
+        augmentation = generator_of(seed, "augment", phase.value, epoch, step)
+        generator = generator_of(seed, "step", phase.value, epoch, step)
+        batch = self.task.batch(rows, progress, augmentation, generator)
+        losses = updater.step(batch, learning_rate(schedule, step_of_phase, self.steps_per_epoch))
+        self._add_losses(losses, batch)
+        self.position = TrainingPosition(phase, epoch, step + 1)
 
-    def _end_epoch(self, phase: Phase, epoch: int, passed: int, program: Program) -> None:
-        metrics = self._means(program)
+    def _end_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
+        metrics = self._mean_losses(updater)
         scores = self.task.score()
         if not all(map(math.isfinite, scores.metrics.values())):
             raise Diverged(f"the student's output is no longer finite in epoch {epoch + 1} of the {phase} phase")
         metrics |= scores.metrics
-        last = (passed + 1) * self.steps_per_epoch - 1
-        rate = learning_rate(self.spec.schedule.of(phase), last, self.steps_per_epoch)
+        last_step = (passed + 1) * self.steps_per_epoch - 1
+        rate = learning_rate(self.spec.schedule.of(phase), last_step, self.steps_per_epoch)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
         if self.best is None or self.task.supersedes(phase) or scores.value >= self.best.score:
-            self.best = Best(phase, epoch + 1, scores.value, _kept(self.task.student.network))
-        self.epochs.append({"phase": phase.value, "epoch": epoch + 1, **metrics})
-        self.position = Position(phase, epoch + 1, 0)
+            self.best = BestEpoch(phase, epoch + 1, scores.value, _copied_state(self.task.student.network))
+        self.epochs.append(EpochReport(phase=phase, epoch=epoch + 1, **metrics))
+        self.position = TrainingPosition(phase, epoch + 1, 0)
         self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics)
-        self._begin_epoch(len(program.names))
+        self._begin_epoch(losses=len(updater.names))
 
-    def _pause(self, program: Program) -> None:
-        """Between two steps: a checkpoint when it is time for one or a stop is asked for."""
+    def _run_pruning(self, number: int) -> None:
+        """Take the smallest weights from what was chosen so far and fine-tune it again.
+
+        The student as it was pruned counts as epoch 0, so it stays where no epoch of the fine-tuning is better.
+        """
+        network, restored = self.task.student.network, self._restored
+        if restored is None:
+            self.chosen_before.append(self._chosen())
+        load_state(network, self.chosen_before[number].state)
+        self.task.prune(self.prunings[number])
+        first = number * self._epochs_of(Phase.FINE_TUNE)
+        if restored is None:
+            self.position = TrainingPosition(Phase.PRUNE, first, 0)
+            self.best = BestEpoch(Phase.PRUNE, 0, self.task.score().value, _copied_state(network))
+        else:
+            load_state(network, restored.student)
+        self._run_phase(Phase.PRUNE, first)
+
+    def _chosen(self) -> BestEpoch:
+        if self.best is None:
+            raise ValueError("the schedule has no epoch in any phase that runs")
+        return self.best
+
+    # --- checkpoints ---
+
+    def _checkpoint_if_due(self, updater: Updater) -> None:
+        """Between two steps."""
         if self.observer.stop_requested() or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
-            self._checkpoint(program)
-            self._drain()
+            self._checkpoint(updater)
+            self._drain_if_requested()
 
-    def _drain(self) -> None:
-        if self.observer.stop_requested():
-            raise Drained
-
-    def _checkpoint(self, program: Program) -> None:
+    def _checkpoint(self, updater: Updater) -> None:
         self.observer.checkpoint(
             Checkpoint(
                 position=self.position,
-                student=_to_cpu(self.task.student.network.state_dict()),
-                program=program.state(),
-                sums=self._sums.cpu(),
-                seen=self._seen,
+                student=_state_on_cpu(self.task.student.network),
+                updater=updater.state(),
+                loss_sums=self._loss_sums.cpu(),
+                samples_seen=self._samples_seen,
                 seconds=time.monotonic() - self._epoch_started,
                 best=self.best,
-                done=self.done,
+                chosen_before=self.chosen_before,
                 epochs=self.epochs,
                 environment=self.environment,
                 selection=self.selection,
@@ -220,6 +255,40 @@ class Training:
             )
         )
         self._saved = time.monotonic()
+
+    def _drain_if_requested(self) -> None:
+        if self.observer.stop_requested():
+            raise Drained
+
+    def _resume(self, updater: Updater, checkpoint: Checkpoint) -> None:
+        updater.restore(checkpoint.updater)
+        if checkpoint.position.step:
+            self._loss_sums, self._samples_seen = checkpoint.loss_sums.to(self.device), checkpoint.samples_seen
+            self._epoch_started = time.monotonic() - checkpoint.seconds
+        self._restored = None
+
+    # --- the sums of an epoch ---
+
+    def _begin_epoch(self, losses: int) -> None:
+        """`losses` is their number."""
+        self._loss_sums = torch.zeros(losses, dtype=torch.float64, device=self.device)
+        self._samples_seen = 0
+        self._epoch_started = self._saved = time.monotonic()
+
+    def _add_losses(self, losses: Tensor, batch: Batch) -> None:
+        self._loss_sums += losses * len(batch.labels)
+        self._samples_seen += len(batch.labels)
+
+    def _mean_losses(self, updater: Updater) -> dict[str, float]:
+        means = (self._loss_sums / max(self._samples_seen, 1)).tolist()
+        named = dict(zip(updater.names, means, strict=True))
+        sections = [value for name, value in named.items() if name.startswith("ir_loss_")]
+        return named | ({"ir_loss": math.fsum(sections)} if sections else {})
+
+    def _check_finite(self) -> None:
+        if not torch.isfinite(self._loss_sums).all():
+            position = self.position
+            raise Diverged(f"the loss is no longer finite in epoch {position.epoch + 1} of the {position.phase} phase")
 
     def _epochs_of(self, phase: Phase) -> int:
         epochs = self.spec.schedule.of(phase).epochs
@@ -231,25 +300,10 @@ class Training:
         before = sum(epochs[: phases.index(self.position.phase)])
         return (before + self.position.epoch) / sum(epochs)
 
-    def _begin_epoch(self, names: int) -> None:
-        self._sums = torch.zeros(names, dtype=torch.float64, device=self.device)
-        self._seen = 0
-        self._epoch_started = self._saved = time.monotonic()
 
-    def _means(self, program: Program) -> dict[str, float]:
-        means = dict(zip(program.names, (self._sums / max(self._seen, 1)).tolist(), strict=True))
-        sections = [value for name, value in means.items() if name.startswith("ir_loss_")]
-        return means | ({"ir_loss": math.fsum(sections)} if sections else {})
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self._sums).all():
-            position = self.position
-            raise Diverged(f"the loss is no longer finite in epoch {position.epoch + 1} of the {position.phase} phase")
-
-
-def _kept(network: nn.Module) -> State:
+def _copied_state(network: nn.Module) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def _to_cpu(state: State) -> State:
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+def _state_on_cpu(network: nn.Module) -> State:
+    return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}

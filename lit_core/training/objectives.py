@@ -1,6 +1,6 @@
-"""What each method minimises in each phase, from one batch to one scalar.
+"""What each method minimises in each phase: from one batch to one scalar.
 
-An objective runs teacher and student itself, because methods differ in which passes they need.
+An objective runs teacher and student itself, because methods differ in the forward passes that they need.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lit_spec import Feed, Hyperparameters, IrLoss, Method, Part, Phase
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step is made of."""
+    """The samples of one step."""
 
     inputs: tuple[Tensor, ...]
     """The network's inputs: (B, C, H, W) for images, (B, L) for texts; a generator's target domains after them."""
     labels: Tensor
     """(B,) int64, NO_LABEL where there is none; of a generator's images their own domains (B, domains)."""
-    position: float = 0.0
-    """Share of the phase that is done, from 0 to 1."""
+    progress: float = 0.0
+    """How far the phase is, from 0 to 1."""
     generator: torch.Generator = field(default_factory=torch.Generator)
-    """On the CPU: all that this step draws, so that the draws are the same whatever the device."""
+    """On the CPU, so that everything drawn in this step is the same on every device."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One batch's losses, scalars: what is minimised, and its parts by the names of the metrics."""
+    """The losses of one batch, all scalars: the one that is minimised, and its parts by metric name."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -43,7 +43,7 @@ class Losses:
 class Objective(Protocol):
     @property
     def names(self) -> Sequence[str]:
-        """Of the parts, in order; the same for every batch."""
+        """Names of the parts, in order; the same for every batch."""
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses: ...
 
@@ -60,7 +60,7 @@ class LabelObjective:
 
 @dataclass(frozen=True)
 class KdObjective:
-    """KD alone."""
+    """KD without a loss between representations."""
 
     alpha: float
     tau: float
@@ -95,10 +95,10 @@ class AttentionObjective:
 class LitObjective:
     """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(·))` (Koratana et al., ICML 2019, section 3.2).
 
-    On the IR path each section of the student runs on what `feed` says: the teacher's representation, or what the
-    student's section before it put out on this path. Where that is the very tensor that the section ran on in the KD
-    path, it is not run again. The KD path updates the student's BatchNorm statistics and the IR path leaves them
-    alone, except at β = 0, where it is the only one.
+    On the IR path each section of the student runs on what `feed` says: the teacher's representation, or the output of
+    the student's section before it on this path. If the KD path has already run the section on the same tensor, that
+    output is used again. The KD path updates the student's BatchNorm statistics. The IR path leaves them as they are,
+    except at β = 0, where it is the only path.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class LitObjective:
             parts["kd_loss"] = kd_loss(traced.output, taught.output, batch.labels, self.alpha, self.tau)
             terms.append(self.beta * parts["kd_loss"])
         if self.beta < 1:
-            feeds = draw_feeds(self.feed, len(self.ir_names), batch.position, self.feed_until, batch.generator)
+            feeds = draw_feeds(self.feed, len(self.ir_names), batch.progress, self.feed_until, batch.generator)
             follow = taught.is_chain or all(feeds)
-            ir = (self._ir if follow else self._ir_of_a_pass)(taught, student, traced, feeds, batch)
+            ir = (self._ir if follow else self._ir_of_whole_pass)(taught, student, traced, feeds, batch)
             parts |= dict(zip(self.ir_names, ir, strict=True))
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)
@@ -142,7 +142,7 @@ class LitObjective:
     ) -> list[Tensor]:
         losses = []
         made: Tensor | None = None
-        # Whether what goes into the next section is what went into it on the KD path.
+        # Whether the next section's input is the same as on the KD path.
         shared = traced is not None and (self.stem_is_frozen or not feeds[0])
         for n, section in enumerate(student.sections):
             if feeds[n]:
@@ -157,15 +157,15 @@ class LitObjective:
                 made = traced.outputs[n]
             else:
                 with untracked_statistics(section) if traced is not None else nullcontext():
-                    # A copy: the loss may need the same tensor, and the section may work in its place.
-                    made = section(given.clone(), student.extras_of(taught, n))
+                    # A copy, because the section may change its input in place, and the loss may need it.
+                    made = section(given.clone(), student.extra_arguments_of(taught, n))
             losses.append(self.measure(made, taught.outputs[n]))
         return losses
 
-    def _ir_of_a_pass(
+    def _ir_of_whole_pass(
         self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
     ) -> list[Tensor]:
-        """The same of a network with layers between its sections, which the student's representations go through."""
+        """As `_ir`, of a network with layers between its sections: the student's representations pass through them."""
         if traced is not None and not any(feeds):
             outputs = traced.outputs
         else:
@@ -178,10 +178,11 @@ class LitObjective:
         return [self.measure(made, wanted) for made, wanted in zip(outputs, taught.outputs, strict=True)]
 
 
-def draw_feeds(feed: Feed, sections: int, position: float, until: float, generator: torch.Generator) -> list[bool]:
-    """For each section whether it is fed the teacher's representation; scheduled: with chance `1 - position/until`."""
+def draw_feeds(feed: Feed, sections: int, progress: float, until: float, generator: torch.Generator) -> list[bool]:
+    """For each section whether it is fed the teacher's representation; scheduled: with probability
+    `1 - progress / until`."""
     if feed == Feed.SCHEDULED:
-        return [bool(draw < 1 - position / until) for draw in torch.rand(sections, generator=generator).tolist()]
+        return [bool(draw < 1 - progress / until) for draw in torch.rand(sections, generator=generator).tolist()]
     return [feed == Feed.TEACHER] * sections
 
 

@@ -29,7 +29,7 @@ def prune_to(
 
     Weights go from all layers together (Han et al., NeurIPS 2015), to the very number. Filters go from each layer by
     the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left. Biases, normalisations and what
-    is `spared` are kept. The masks are to be laid over the weights after every step. Raises ValueError when what is
+    is `spared` are kept. Apply the masks to the weights after every step. Raises ValueError when what is
     kept anyway is more than that.
     """
     named = _prunable(network, pruning, spared)
@@ -152,7 +152,7 @@ def _gone(shapes: Sequence[torch.Size], share: float) -> list[int]:
 
 
 @torch.no_grad()
-def lay_over(network: nn.Module, masks: dict[str, Tensor]) -> None:
-    """Set what is pruned to zero again."""
+def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Set the pruned weights to zero again."""
     for name, mask in masks.items():
         network.get_parameter(name).mul_(mask)

@@ -1,4 +1,4 @@
-"""The seam between training and what is trained for."""
+"""The interface between training and what is trained for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from lit_core.data import Dataset
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.objectives import Batch
-from lit_core.training.updaters import Program
+from lit_core.training.updaters import Updater
 from lit_spec import JobError, Phase, Split
+from lit_spec.trainer.report import Comparison, Measures
 
 
 class Refused(Exception):
-    """The job can't be done with this teacher or these data; nothing was trained."""
+    """The job can't be done with this teacher or this data; nothing was trained."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.detail)
@@ -30,7 +31,7 @@ class Scores:
     """What an epoch reached on the validation split."""
 
     value: float
-    """Larger is better: the best epoch is the one that the job puts out."""
+    """Larger is better. The epoch with the largest value gives the student."""
     metrics: dict[str, float]
 
 
@@ -39,23 +40,23 @@ class Trainable(Protocol):
 
     student: SectionedNetwork
     samples: int
-    """Of a pass over the training data."""
+    """In one pass over the training data."""
     selection: str
-    """The metric that `Scores.value` is."""
+    """Name of the metric in `Scores.value`."""
 
     def supersedes(self, phase: Phase) -> bool:
-        """Whether each epoch of the phase is chosen over all before it, whatever the scores."""
+        """Whether each epoch of the phase is better than all before it, whatever the scores say."""
 
-    def program(self, phase: Phase) -> Program: ...
+    def updater(self, phase: Phase) -> Updater: ...
 
     def prune(self, share: float) -> None:
-        """Set so many of the student's weights to zero, from 0 to 1; programs keep them there from now on."""
+        """Set this share (0 to 1) of the student's weights to zero; updaters made after this keep them at zero."""
 
-    def batch(self, rows: Tensor, position: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
-        """The samples `rows` of the training split, augmented; rows beyond it are inputs of random noise."""
+    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+        """The samples `rows` of the training split, augmented. Row numbers beyond the split give random noise."""
 
     def score(self) -> Scores:
-        """The student on the validation split. Its mode is put back."""
+        """Measure the student on the validation split. Its mode is restored."""
 
 
 class Task(Trainable, Protocol):
@@ -65,22 +66,21 @@ class Task(Trainable, Protocol):
     dataset: Dataset
 
     def check(self) -> dict[str, Any]:
-        """Measure the teacher before training; what to tell of it. Raises Refused."""
+        """Measure the teacher before training and return its scores. Raises Refused."""
 
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
-        """What the report says of a network on a split."""
+        """Scores of a network on a split, by their names in the report's `Measures`; also `per_class`."""
 
-    def compare(self, teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
-        """From both networks' measures by split: what the report says of the two, `accepted` among it."""
+    def compare(self, teacher: Measures, student: Measures) -> Comparison: ...
 
     def parameters(self, network: SectionedNetwork) -> int:
-        """Of the student, without those that are pruned."""
+        """The student's parameters, without those that are pruned."""
 
     def sample(self, batch: int) -> tuple[Tensor, ...]:
-        """Inputs to count and time with, on the task's device."""
+        """Inputs for counting FLOPs and measuring latency, on the task's device."""
 
     def batches(self, split: Split) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """The network's inputs and the labels of a split, in the data's order and on the task's device."""
 
     def write_pictures(self, folder: Path) -> None:
-        """Put into the output what is to be looked at, if anything is."""
+        """Write pictures of the results into the output, if the task has any."""

@@ -1,4 +1,4 @@
-"""What one phase does in one step: the seam between the loop of a training and the methods."""
+"""How one step changes the student: the interface between the training loop and the methods."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.objectives import Batch, Objective, objective_of
-from lit_core.training.pruning import lay_over
+from lit_core.training.pruning import apply_masks
 from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule
 
 
-class Program(Protocol):
-    """Changes the student step by step. All that it needs to go on after a break is in `state`."""
+class Updater(Protocol):
+    """Changes the student step by step in one phase. `state` has everything that it needs to go on after a break."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the losses that a step returns, what is minimised (`loss`) first."""
+        """Names of the losses that `step` returns; the minimised one (`loss`) comes first."""
 
     def begin_epoch(self) -> None:
-        """Put the networks into the modes that they are trained in."""
+        """Put the networks into their training modes."""
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
-        """One step; the losses (len(names),), means over the batch, float64, on the device."""
+        """Take one optimiser step and return the losses (len(names),): means over the batch, float64, on the device."""
 
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-class Distillation:
-    """The student under the teacher, by one objective and one optimizer."""
+class DistillationUpdater:
+    """Trains the student to follow the teacher, with one objective and one optimizer."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Distillation:
             losses = self.objective(self.teacher, self.student, batch)
         minimise(losses.total, self.optimizer, learning_rate)
         if self.masks:
-            lay_over(self.student.network, self.masks)
+            apply_masks(self.student.network, self.masks)
         row = [losses.total, *(losses.parts[name] for name in self.objective.names)]
         return torch.stack([loss.detach().double() for loss in row])
 
@@ -72,15 +72,15 @@ class Distillation:
         self.optimizer.load_state_dict(state)
 
 
-def distillation(
+def distillation_updater(
     spec: Hyperparameters,
     phase: Phase,
     teacher: SectionedNetwork,
     student: SectionedNetwork,
     masks: Mapping[str, Tensor],
-) -> Distillation:
-    """What the phase does by the specification."""
-    return Distillation(
+) -> DistillationUpdater:
+    """The updater that the specification asks for in this phase."""
+    return DistillationUpdater(
         objective_of(spec, phase, len(teacher.sections)),
         teacher,
         student,
@@ -96,13 +96,13 @@ def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """For the network's parameters that have gradients now. Its learning rate is set anew at every step. Raises
-    ValueError where there are none."""
+    """An optimizer of the parameters that have gradients now; every step sets its learning rate. Raises ValueError if
+    there are no such parameters."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError(
-            "nothing of the student can be trained in this phase: each of its parameters is of a frozen part, or had "
-            "requires_grad=False in the model (model.requires_grad_(True) changes that)"
+            "nothing of the student can be trained in this phase: each of its parameters is in a frozen part, or had "
+            "requires_grad=False in the model (call model.requires_grad_(True) to train it)"
         )
     if schedule.optimizer == Optimizer.ADAM:
         first, second = schedule.adam_betas

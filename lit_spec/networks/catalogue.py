@@ -20,6 +20,43 @@ from lit_spec.networks.architecture import Library, StudentOption
 CATALOGUE = Path(__file__).with_name("architectures.json")
 
 
+class SharedParameters(SpecModel):
+    """Parameters that several blocks have in common, and nothing outside of these blocks has."""
+
+    blocks: list[tuple[int, int]]
+    """Section and index of each block."""
+    parameters: int
+
+
+class ParameterCounts(SpecModel):
+    """Where a network's parameters are, each counted once."""
+
+    total: int
+    blocks: list[list[int]]
+    """Of each block of each section the parameters that only this block has."""
+    shared: list[SharedParameters] = Field(default_factory=list)
+
+    def left(self, kept_blocks: Sequence[Sequence[int]]) -> int:
+        """How many parameters are left in a student with these blocks of each section."""
+        gone = sum(
+            count
+            for counts, kept in zip(self.blocks, kept_blocks, strict=True)
+            for index, count in enumerate(counts)
+            if index not in kept
+        )
+        for group in self.shared:
+            if not any(index in kept_blocks[section] for section, index in group.blocks):
+                gone += group.parameters
+        return self.total - gone
+
+    def student(self, depth: int, blocks: Sequence[int]) -> StudentOption:
+        """What a student of evenly spaced blocks saves."""
+        left = self.left([evenly(len(counts), wanted) for counts, wanted in zip(self.blocks, blocks, strict=True)])
+        # Rounded down, so that a request for this ratio gets this student.
+        ratio = self.total * 1000 // left / 1000
+        return StudentOption(depth=depth, blocks=list(blocks), parameters=left, parameters_ratio=ratio)
+
+
 class CatalogueEntry(SpecModel):
     """One network with its library's default arguments."""
 
@@ -27,12 +64,14 @@ class CatalogueEntry(SpecModel):
     name: str
     parameters: int
     size: list[int] | None = None
-    """Height and width in pixels of the images that it was looked through with."""
+    """Height and width in pixels of the images with which its sections were found."""
     names_digest: str = Field(exclude=True)
-    """Of its tensors' names."""
+    """Hash of the names of its tensors."""
     sections: list[list[str]] = Field(default_factory=list)
     """Module paths of each section's blocks."""
     block_parameters: list[list[int]] = Field(default_factory=list)
+    """As in `ParameterCounts.blocks`."""
+    shared_parameters: list[SharedParameters] = Field(default_factory=list)
     refused: str | None = None
     """Why it can't be made shallower."""
 
@@ -42,39 +81,28 @@ class CatalogueEntry(SpecModel):
 
     @property
     def students(self) -> list[StudentOption]:
-        """Every number of blocks, shallowest first, the network itself last; none where it can't be made shallower."""
+        """One for each number of blocks, shallowest first, the network itself last. Empty if it is refused."""
         if self.refused is not None:
             return []
+        counts = ParameterCounts(total=self.parameters, blocks=self.block_parameters, shared=self.shared_parameters)
         depths = range(len(self.blocks), sum(self.blocks) + 1)
-        return [
-            student_option(depth, shares(self.blocks, depth), self.parameters, self.block_parameters)
-            for depth in depths
-        ]
-
-
-def student_option(depth: int, blocks: list[int], parameters: int, block_parameters: list[list[int]]) -> StudentOption:
-    """What a student of evenly spaced blocks saves, from the parameters of the whole teacher and of each block."""
-    kept = sum(
-        own[place] for own, count in zip(block_parameters, blocks, strict=True) for place in evenly(len(own), count)
-    )
-    left = parameters - sum(map(sum, block_parameters)) + kept
-    # Never more than it is, so that whoever asks for this ratio gets this student.
-    ratio = parameters * 1000 // left / 1000
-    return StudentOption(depth=depth, blocks=blocks, parameters=left, parameters_ratio=ratio)
+        return [counts.student(depth, shares(self.blocks, depth)) for depth in depths]
 
 
 def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
-    """Places of the first block and evenly spaced others."""
+    """Indices of evenly spaced blocks, the first block included."""
     return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
 
 
 def shares(blocks: list[int], total: int) -> list[int]:
-    """`total` blocks over the sections as the teacher's are, none empty: by highest averages, which never take one
-    back."""
+    """Distribute `total` blocks over the sections in proportion to the teacher's, with at least one per section.
+
+    By highest averages: with a larger total no section gets fewer blocks.
+    """
     given = [1] * len(blocks)
     for _ in range(total - len(blocks)):
-        open_ones = [n for n, count in enumerate(blocks) if given[n] < count]
-        given[max(open_ones, key=lambda n: (blocks[n] / given[n], -n))] += 1
+        not_full = [n for n, count in enumerate(blocks) if given[n] < count]
+        given[max(not_full, key=lambda n: (blocks[n] / given[n], -n))] += 1
     return given
 
 
@@ -86,7 +114,7 @@ def catalogue() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def find_entry(library: str, name: str) -> CatalogueEntry | None:
-    """timm's names may have the tag of pretrained weights after a dot, which changes nothing here."""
+    """None for an unknown name. In timm's names the tag of pretrained weights, after a dot, is ignored."""
     entry = catalogue().get((library, name.partition(".")[0] if library == Library.TIMM else name))
     return None if entry is None else CatalogueEntry.model_validate(entry)
 
@@ -96,7 +124,7 @@ def near_names(library: str, name: str) -> list[str]:
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:
-    """Up to three: those that begin with the name or that it begins with, then those that look like it."""
+    """Up to three names: first those of which one is the start of the other, then similar ones."""
     wanted = name.lower()
     akin = [one for one in names if one.startswith(wanted) or wanted.startswith(one)]
     akin.sort(key=lambda one: (abs(len(one) - len(wanted)), one))

@@ -155,7 +155,7 @@ def test_a_worker_that_dies_after_its_trial_ended_loses_nothing(bench: Bench) ->
 def test_a_worker_goes_on_with_a_study_until_it_has_ended(bench: Bench) -> None:
     study = make_study(bench, "search", taus=[1, 2], alphas=[0.5, 1], betas=[0.5])
     wakeups: list[str] = []
-    with bench.supervisor(child("report"), send_wakeup=wakeups.append) as supervisor:
+    with bench.supervisor(child("succeed"), send_wakeup=wakeups.append) as supervisor:
         # One call: each trial's end makes the next ones, which the same worker then finds.
         assert supervisor.work() == 4
     assert study_row(bench, study).state == "succeeded"
@@ -165,7 +165,10 @@ def test_a_worker_goes_on_with_a_study_until_it_has_ended(bench: Bench) -> None:
 
 def test_a_result_that_tells_nothing_is_no_success(bench: Bench) -> None:
     study = make_study(bench, "compare", methods=["lit"])
-    assert bench.work("succeed") == 1
+    claim = take(bench)
+    with bench.database.session() as session:
+        attempts.succeed(session, claim, {"accepted": None}, [])
+    keep_house(bench)
     row = study_row(bench, study)
     assert (row.state, states(bench, study)) == ("failed", ["succeeded"])
     assert row.error is not None

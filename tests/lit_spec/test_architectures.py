@@ -94,3 +94,17 @@ def test_networks_without_batch_norm_have_rates_of_their_own(
     found = with_preset(request, teacher).schedule
     assert (found.optimizer, found.lit.learning_rate, found.fine_tune.learning_rate) == (optimizer, *rates)
     assert found.weight_decay == (0 if optimizer == "adam" else 1e-4)
+
+
+def test_the_catalogue_counts_weights_that_blocks_share_once() -> None:
+    """CoaT's blocks share their position encodings with each other."""
+    from lit_core.measuring.cost import count_parameters
+    from lit_core.networks.layout import Layout
+    from lit_core.networks.surgery import cut
+
+    entry = find_entry("timm", "coat_lite_tiny")
+    assert entry is not None
+    least = entry.students[0]
+    network = create(Library.TIMM, "coat_lite_tiny", {})
+    cut(network, Layout((), tuple(map(tuple, entry.sections)), ()), [[0] for _ in entry.sections])
+    assert least.parameters == count_parameters(network)

@@ -52,9 +52,54 @@ def output() -> None:
         (Path("output") / name).write_text(name)
 
 
+def network(accuracy: float) -> dict[str, Any]:
+    latency = {"p50_ms": 1.0, "p95_ms": 1.5}
+    return {
+        "depth": 8,
+        "blocks": [1, 1, 1],
+        "accuracy": {"val": accuracy + 1, "test": accuracy},
+        "parameters": 1000,
+        "flops": 2000,
+        "file_size": 4000,
+        "latency": {"batch_1": latency, "batch_32": latency},
+    }
+
+
+def result() -> dict[str, Any]:
+    """A summary of a report, in which the student's accuracy on the test split is 53 %."""
+    ratio_names = ("parameters", "flops", "file_size", "latency_batch_1", "latency_batch_32")
+    return {
+        "method": "lit",
+        "teacher": network(94.0),
+        "student": network(53.0),
+        "ratios": dict.fromkeys(ratio_names, 1.0),
+        "accepted": None,
+        "selection": {"select": "even", "kept": [[0], [0], [0]], "importance": None},
+        "selected": {
+            "phase": "lit",
+            "epoch": 1,
+            "by": "accuracy on the val split",
+            "metric": "accuracy",
+            "value": 54.0,
+        },
+        "exports": [],
+        "then": [],
+        "samples": {"train": 3, "val": 2, "test": 1},
+        "labels": {"train": 3, "val": 2, "test": 1},
+        "classes": ["0", "1"],
+        "augmentation": {},
+        "preprocessing": {},
+        "seed": 0,
+        "environment": {},
+        "versions": {},
+        "seconds": 1.5,
+        "resumes": [],
+    }
+
+
 def finish() -> None:
     output()
-    emit({"type": "finished", "result": {"accepted": None, "student_accuracy": 53.0}})
+    emit({"type": "finished", "result": result()})
 
 
 def obey_sigterm() -> None:
@@ -108,23 +153,12 @@ def do_succeed() -> None:
 
 
 def do_tell_its_run() -> None:
-    output()
-    run = json.loads(Path("run.json").read_text())
-    emit({"type": "finished", "result": {"run": run, "folder": sorted(path.name for path in Path().iterdir())}})
-
-
-def do_report() -> None:
-    """Finishes with as much of a report as a study reads."""
-    epoch(1, 1)
-    output()
-    network = {"accuracy": {"val": 95.0, "test": 94.0}, "parameters": 1000, "latency": {"batch_1": {"p50_ms": 1.0}}}
-    selected = {"by": "accuracy on the val split", "metric": "accuracy", "value": 95.0}
-    result = {"accepted": None, "selected": selected, "teacher": network, "student": network, "seconds": 1.5}
-    emit({"type": "finished", "result": result})
+    emit({"type": "started", "data": {"run": json.loads(Path("run.json").read_text())}})
+    finish()
 
 
 def do_finish_without_output() -> None:
-    emit({"type": "finished", "result": {}})
+    emit({"type": "finished", "result": result()})
 
 
 def do_fail() -> int:

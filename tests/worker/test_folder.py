@@ -11,9 +11,10 @@ import pytest
 
 from jobs.ledger.attempts import Claim
 from lit_spec import JobRequest, resolve
+from lit_spec.trainer.run import TrainerMachine
 from tests.lit_spec.test_translation import discriminator, generator
 from tests.worker.bench import Bench
-from worker.training.job_folder import Machine, UploadMissing, Workplace, prepare
+from worker.training.job_folder import UploadMissing, Workplace, prepare
 
 HOLD = """
 import sys, time
@@ -61,11 +62,11 @@ def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench
     claim = Claim("job_1", 1, "local", spec, "cpu", None, 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
-    prepare(folder, claim, bench.storage, Machine(threads=1), lambda: None)
+    prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None)
     contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
     assert contents == {"teacher.safetensors": b"G", "discriminator.safetensors": b"D", "dataset": b"x"}
 
     bench.storage.delete_prefix(f"uploads/{ids['discriminator']}/")
     with pytest.raises(UploadMissing) as failed:
-        prepare(folder, claim, bench.storage, Machine(threads=1), lambda: None)
+        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None)
     assert (failed.value.error.type, failed.value.error.field) == ("bad-teacher", "discriminator")

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from worker.training.messages import Started, parse
+from lit_spec.trainer.messages import Started
+from worker.training.messages import parse
 
 
 @pytest.mark.parametrize("text", ["plain", "C:\\u0000\\data", "α ✓"])

@@ -15,8 +15,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
-from lit_core.trainer.__main__ import Run
 from lit_spec import ErrorType
+from lit_spec.trainer.run import TrainerRun
 from tests.worker.bench import Bench, child, wait_for
 from worker.training import supervisor
 
@@ -34,7 +34,7 @@ def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
     assert bench.work("succeed") == 1
     job = bench.row(job_id)
     assert (job.state, job.attempt, job.failures) == ("succeeded", 1, 0)
-    assert job.result["student_accuracy"] == 53.0
+    assert job.result["student"]["accuracy"]["test"] == 53.0
     assert job.progress == {"phase": "lit", "epoch": 3, "epochs": 3, "fraction": 1.0}
     manifest = {artifact["name"]: artifact for artifact in job.manifest}
     assert sorted(manifest) == ["config.json", "model.safetensors", "report.json"]
@@ -80,12 +80,12 @@ def test_the_trainer_is_told_where_mounted_data_sets_lie(
     bench.settings = bench.settings.model_copy(update=allowed)
     job_id = bench.job(mounted="cifar10")
     bench.work("tell_its_run")
-    result = bench.row(job_id).result
+    started, told = bench.events(job_id, "started")
     # Absolute, because a trainer runs in its job folder; and nothing of the data is copied into that.
-    assert Run.model_validate(result["run"]) == Run(
+    assert TrainerRun.model_validate(told["run"]) == TrainerRun(
         device="cpu", threads=1, attempt=1, datasets=tmp_path / "sets", datasets_download=True
     )
-    assert result["folder"] == ["output", "run.json", "spec.json", "teacher.safetensors", "trainer.log"]
+    assert started["folder"] == ["run.json", "spec.json", "teacher.safetensors", "trainer.log"]
 
 
 def test_the_trainer_gets_no_secrets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

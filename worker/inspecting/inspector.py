@@ -28,6 +28,7 @@ from jobs.settings import Settings
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, Inspection, JobError
+from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.training.job_folder import Workplace, fetch
@@ -196,14 +197,14 @@ class Inspector:
                 named = folder / "architecture.json"
                 named.write_text(json.dumps(upload.architecture))
             code = self._run(source, output, answer, named)
-            if code == 1:
+            if code == TrainerExit.FAILED:
                 raise Refused(_answer(answer))
-            if code != 0:
+            if code != TrainerExit.DONE:
                 raise refused(f"the file could not be read: {_describe(code)}")
             inspection, teacher = _result(output)
             if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
-            self._storage.put_file(f"{uploads.prefix(upload_id)}teacher.safetensors", teacher)
+            self._storage.put_file(f"{uploads.prefix(upload_id)}{TEACHER_FILE}", teacher)
             return inspection
 
     def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
@@ -264,9 +265,9 @@ def worker_lost(failure: Exception) -> JobError:
 
 def _result(output: Path) -> tuple[Inspection, Path]:
     """What the sandboxed process left. Raises Refused when that is no inspection with a teacher."""
-    teacher = output / "teacher.safetensors"
+    teacher = output / TEACHER_FILE
     try:
-        inspection = Inspection.model_validate_json((output / "inspection.json").read_bytes())
+        inspection = Inspection.model_validate_json((output / INSPECTION_FILE).read_bytes())
         jsonb.check(inspection.model_dump(mode="json"))
         # A link could lead to what belongs to others.
         regular = stat.S_ISREG(teacher.lstat().st_mode)

@@ -21,10 +21,21 @@ from jobs.ids import new_id
 from jobs.ledger import attempts, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from jobs.storage import checkpoints
-from jobs.storage.checkpoints import CHECKPOINT_NAME
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from lit_spec import ErrorType, JobError
+from lit_spec.trainer.clock import boottime
+from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, REQUIRED_OUTPUT, TrainerExit
+from lit_spec.trainer.messages import (
+    CheckpointWritten,
+    EpochDone,
+    Failed,
+    Finished,
+    Started,
+    TeacherMeasured,
+    TrainerMessage,
+)
+from lit_spec.trainer.run import TrainerMachine
 from worker.training.attempt_results import (
     CANCELLED,
     FORGOTTEN,
@@ -37,14 +48,12 @@ from worker.training.attempt_results import (
     succeeded,
     unfit,
 )
-from worker.training.job_folder import Machine, UploadMissing, prepare
+from worker.training.job_folder import UploadMissing, prepare
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
-from worker.training.messages import CheckpointWritten, EpochDone, Failed, Finished, Message, Started, TeacherMeasured
-from worker.training.trainer_process import EXIT_DEADLINE, LOG_NAME, SECONDS_FOR_PIPE, Trainer, boottime
+from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
 LOG_SECONDS = 2.0
-OUTPUT_FILES = ("model.safetensors", "config.json", "report.json")
 
 T = TypeVar("T")
 
@@ -62,7 +71,7 @@ class Attempt:
     folder: Path
     command: Sequence[str]
     environment: dict[str, str]
-    machine: Machine
+    machine: TrainerMachine
     log: Any
     _said: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
@@ -129,13 +138,13 @@ class Attempt:
         if (reason := self.lease.reason) in FATAL:
             assert reason is not None  # noqa: S101 - for the type checker
             raise Interrupted(reason)
-        if isinstance(self._said, Finished) and code == 0:
+        if isinstance(self._said, Finished) and code == TrainerExit.DONE:
             return self._success(self._said)
-        if isinstance(self._said, Failed) and code == 1:
+        if isinstance(self._said, Failed) and code == TrainerExit.FAILED:
             return as_said(self._said.error)
         if reason is not None:
             return self._interrupted(reason)
-        if code == EXIT_DEADLINE:
+        if code == TrainerExit.DEADLINE:
             return lost(ErrorType.WORKER_LOST, "the worker stood still for longer than its lease")
         return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
 
@@ -159,7 +168,7 @@ class Attempt:
         self._copy_checkpoint()
         self._push_log()
 
-    def _record(self, messages: list[Message]) -> None:
+    def _record(self, messages: list[TrainerMessage]) -> None:
         """Everything that was said since the last time, in one transaction; checkpoints wait until they are stored."""
         events: list[Event] = []
         metrics: list[Metric] = []
@@ -194,7 +203,7 @@ class Attempt:
     def _store_checkpoint(self, covered: list[CheckpointWritten]) -> list[CheckpointWritten]:
         self._check_not_lost()
         self._check_storage()
-        self.storage.put_file(self._key(CHECKPOINT_NAME), self.folder / CHECKPOINT_NAME)
+        self.storage.put_file(self._key(CHECKPOINT_FILE), self.folder / CHECKPOINT_FILE)
         return covered
 
     def _record_checkpoint(self, copy: Future[list[CheckpointWritten]]) -> None:
@@ -205,7 +214,7 @@ class Attempt:
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        self._write_news(events, [], None, self._key(CHECKPOINT_NAME))
+        self._write_news(events, [], None, self._key(CHECKPOINT_FILE))
 
     def _write_news(
         self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
@@ -223,12 +232,12 @@ class Attempt:
         self._log_copy = self._copies.submit(self._store_log)
 
     def _store_log(self) -> None:
-        path = self.folder / LOG_NAME
+        path = self.folder / LOG_FILE
         size = path.stat().st_size
         if size == self._log_size or self.lease.lost:
             return
         try:
-            self.storage.put_file(self._key(LOG_NAME), path)
+            self.storage.put_file(self._key(LOG_FILE), path)
         except OSError:
             self.log.exception("trainer's log not stored")
         else:
@@ -251,21 +260,21 @@ class Attempt:
         except OSError as failure:
             fault = f"the worker could not store the output: {failure}"
             return lost(ErrorType.WORKER_LOST, fault, fault=fault)
-        missing = [name for name in OUTPUT_FILES if name not in {artifact.name for artifact in manifest}]
+        missing = [name for name in REQUIRED_OUTPUT if name not in {artifact.name for artifact in manifest}]
         if missing:
             return lost(ErrorType.TRAINER_CRASHED, f"the trainer finished without writing {', '.join(missing)}")
-        return succeeded(said.result, manifest)
+        return succeeded(said.result.as_json(), manifest)
 
     def _store_output(self) -> list[Artifact]:
         self._check_storage()
         manifest = []
-        output = self.folder / "output"
+        output = self.folder / OUTPUT_FOLDER
         for path in sorted(output.iterdir()) if output.is_dir() else []:
             if not stat.S_ISREG(path.lstat().st_mode):
                 self.log.warning("output is no regular file: left out", name=path.name)
                 continue
             self._check_not_lost()
-            key = self._key(f"output/{path.name}")
+            key = self._key(f"{OUTPUT_FOLDER}/{path.name}")
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self.storage.put_file(key, path)

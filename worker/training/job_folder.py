@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
-from jobs.storage.checkpoints import CHECKPOINT_NAME
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, JobError
+from lit_spec.trainer.folder import (
+    CHECKPOINT_FILE,
+    DATASET_FILE,
+    DISCRIMINATOR_FILE,
+    RUN_FILE,
+    SPEC_FILE,
+    TEACHER_FILE,
+)
+from lit_spec.trainer.run import TrainerMachine, TrainerRun
 
 CHUNK_BYTES = 8 << 20
 LOCK_NAME = "lock"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What every trainer of this worker is told of where it runs."""
-
-    threads: int | None = None
-    datasets: Path | None = None
-    """The folder of mounted data sets, absolute: a trainer runs in its job folder."""
-    datasets_download: bool = False
-    feature_network: Path | None = None
-    """The operator's network for FID and Inception Score, absolute as well."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> Machine:
-        datasets = settings.datasets_dir and settings.datasets_dir.resolve()
-        feature_network = settings.feature_network and settings.feature_network.resolve()
-        return cls(settings.threads, datasets, settings.datasets_download, feature_network)
+def trainer_machine(settings: Settings) -> TrainerMachine:
+    """What every trainer of this worker is told about the machine."""
+    return TrainerMachine(
+        threads=settings.threads,
+        datasets=settings.datasets_dir and settings.datasets_dir.resolve(),
+        datasets_download=settings.datasets_download,
+        feature_network=settings.feature_network and settings.feature_network.resolve(),
+    )
 
 
 class UploadMissing(Exception):
@@ -106,26 +104,27 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def prepare(folder: Path, claim: Claim, storage: Storage, machine: Machine, check: Callable[[], None]) -> None:
+def prepare(folder: Path, claim: Claim, storage: Storage, machine: TrainerMachine, check: Callable[[], None]) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces and may raise to break off.
 
     Raises UploadMissing, and OSError for this machine's own troubles.
     """
     spec = claim.spec
-    (folder / "spec.json").write_text(spec.model_dump_json())
-    run = {"device": claim.device, "attempt": claim.attempt, **asdict(machine)}
-    (folder / "run.json").write_text(json.dumps(run, default=str))
-    for field, network in (("teacher", spec.teacher), ("discriminator", spec.discriminator)):
+    (folder / SPEC_FILE).write_text(spec.model_dump_json())
+    run = TrainerRun(device=claim.device, attempt=claim.attempt, **machine.model_dump())
+    (folder / RUN_FILE).write_text(run.model_dump_json())
+    networks = (("teacher", spec.teacher, TEACHER_FILE), ("discriminator", spec.discriminator, DISCRIMINATOR_FILE))
+    for field, network, file in networks:
         if network is not None:
-            stored = f"uploads/{network.upload}/teacher.safetensors"
+            stored = f"uploads/{network.upload}/{TEACHER_FILE}"
             gone = _gone(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
-            _fetch_input(storage, stored, folder / f"{field}.safetensors", check, gone)
+            _fetch_input(storage, stored, folder / file, check, gone)
     if spec.dataset.upload is not None:
         upload = spec.dataset.upload
         gone = _gone(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
-        _fetch_input(storage, f"uploads/{upload}/data", folder / "dataset", check, gone)
+        _fetch_input(storage, f"uploads/{upload}/data", folder / DATASET_FILE, check, gone)
     if claim.checkpoint is not None:
-        fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_NAME, check)
+        fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 
 
 def _gone(upload: str, type: ErrorType, field: str, what: str) -> UploadMissing:

@@ -15,7 +15,8 @@ from jobs.database.connection import Database
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
-from worker.training.trainer_process import Trainer, boottime
+from lit_spec.trainer.clock import boottime
+from worker.training.trainer_process import Trainer
 
 LOOK_SECONDS = 0.1
 CANCEL_SECONDS = 2.0

@@ -20,14 +20,14 @@ from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
 from lit_spec import SPEC_VERSION, ErrorType
+from lit_spec.trainer.clock import boottime
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import Ending, lost, unfit
-from worker.training.job_folder import Machine, Workplace
+from worker.training.job_folder import Workplace, trainer_machine
 from worker.training.lease import Lease, is_outage
-from worker.training.trainer_process import boottime
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 SPEC_VERSIONS = [SPEC_VERSION]
@@ -58,7 +58,7 @@ class Supervisor:
         self._database = database
         self._storage = storage
         self._settings = settings
-        self._machine = Machine.of(settings)
+        self._machine = trainer_machine(settings)
         self._workplace = workplace
         self._marker = marker
         self._worker_id = worker_id

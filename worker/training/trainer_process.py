@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.training.messages import MAX_LINE_BYTES, Message, parse
+from lit_spec.trainer.folder import LOG_FILE
+from lit_spec.trainer.messages import Deadline, TrainerMessage
+from worker.training.messages import MAX_LINE_BYTES, parse
 
-LOG_NAME = "trainer.log"
 BACKLOG = 1000
 """Messages kept while the ledger is slow; beyond that the trainer's pipe fills and the trainer waits."""
 READ_BYTES = 1 << 16
-EXIT_DEADLINE = 75
-"""How a trainer exits that found its deadline passed."""
 SECONDS_FOR_PIPE = 5.0
 
 
@@ -27,8 +24,8 @@ class Trainer:
     """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind. Raises OSError."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
-        self.log = folder / LOG_NAME
-        self._messages: queue.Queue[Message] = queue.Queue(BACKLOG)
+        self.log = folder / LOG_FILE
+        self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
         self._ended = False
         self._abandoned = False
         # Appending, because lines of standard output that are no events are added to the same file.
@@ -62,8 +59,8 @@ class Trainer:
         return self._process.pid
 
     def write_deadline(self, deadline: float) -> None:
-        """Tell the trainer until when (seconds on CLOCK_BOOTTIME) its worker surely holds the lease."""
-        line = json.dumps({"deadline": deadline}) + "\n"
+        """Tell the trainer until when its worker surely holds the lease, in seconds on `boottime`."""
+        line = Deadline(deadline=deadline).as_line() + "\n"
         with self._signals:
             if self._ended:
                 return
@@ -87,7 +84,7 @@ class Trainer:
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, options) is not None
 
-    def messages(self, timeout: float) -> list[Message]:
+    def messages(self, timeout: float) -> list[TrainerMessage]:
         """What was said since the last call; waits up to `timeout` seconds for the first."""
         try:
             found = [self._messages.get(timeout=timeout)]
@@ -173,8 +170,3 @@ class Trainer:
         if line.strip() and not self._abandoned:
             with self.log.open("ab") as file:
                 file.write(line[:1000] + b"\n")
-
-
-def boottime() -> float:
-    """Seconds on the clock that worker and trainer share; it goes on while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -6,41 +6,61 @@ from typing import Any
 
 from jobs.studies.plans.trials import Outcome
 from lit_spec import Split
+from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel, SelectedEpoch
 
-MEASURES = ("accuracy", "agreement", "psnr", "parameters", "latency")
-"""What is read of each network."""
 LATENCY = "batch_1"
 
 
+class MeasuredNetwork(ReportModel):
+    """The part of a `NetworkSummary` that a study reads. Older reports may lack some of it."""
+
+    accuracy: BySplit | None = None
+    agreement: BySplit | None = None
+    psnr: BySplit | None = None
+    parameters: int | None = None
+    latency: dict[str, LatencyReport] | None = None
+
+    def score(self, metric: str, split: Split) -> float | None:
+        return Measures(accuracy=self.accuracy, agreement=self.agreement, psnr=self.psnr).score(metric, split)
+
+    @property
+    def latency_ms(self) -> float | None:
+        found = (self.latency or {}).get(LATENCY)
+        return None if found is None else found.p50_ms
+
+
+MEASURES = tuple(MeasuredNetwork.model_fields)
+"""What is read of each network."""
+
+
+class ResultOfTrial(ReportModel):
+    """The part of a `ReportSummary` that a study reads."""
+
+    selected: SelectedEpoch | None
+    teacher: MeasuredNetwork
+    student: MeasuredNetwork
+    seconds: float | None = None
+
+
 def outcome_of(result: dict[str, Any]) -> Outcome | None:
-    """Read a summary of a report (`lit_core.report`); None where it does not tell what was selected."""
-    selected, student, teacher = result["selected"], result["student"], result["teacher"]
+    """Read a `ReportSummary`, or the part of it above; None if it does not tell which epoch was selected."""
+    found = ResultOfTrial.model_validate(result)
+    selected, student, teacher = found.selected, found.student, found.teacher
     if selected is None:
         return None
-    metric = str(selected["metric"])
-    labelled = _on(student, "accuracy", Split.TEST) is not None
+    metric = selected.metric
+    labelled = student.score("accuracy", Split.TEST) is not None
     test_metric = "accuracy" if labelled else metric
     return Outcome(
         validation_metric=metric,
-        validation=float(selected["value"]),
-        teacher_validation=_on(teacher, metric, Split.VALIDATION),
+        validation=selected.value,
+        teacher_validation=teacher.score(metric, Split.VALIDATION),
         test_metric=test_metric,
-        test=_on(student, test_metric, Split.TEST),
-        teacher_test=_on(teacher, test_metric, Split.TEST),
-        parameters=student.get("parameters"),
-        teacher_parameters=teacher.get("parameters"),
-        latency_ms=_latency(student),
-        teacher_latency_ms=_latency(teacher),
-        seconds=result.get("seconds"),
+        test=student.score(test_metric, Split.TEST),
+        teacher_test=teacher.score(test_metric, Split.TEST),
+        parameters=student.parameters,
+        teacher_parameters=teacher.parameters,
+        latency_ms=student.latency_ms,
+        teacher_latency_ms=teacher.latency_ms,
+        seconds=found.seconds,
     )
-
-
-def _on(network: dict[str, Any], metric: str, split: Split) -> float | None:
-    by_split = network.get(metric)
-    return by_split.get(split.value) if isinstance(by_split, dict) else None
-
-
-def _latency(network: dict[str, Any]) -> float | None:
-    latency = network.get("latency") or {}
-    found: float | None = latency.get(LATENCY, {}).get("p50_ms")
-    return found

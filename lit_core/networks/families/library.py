@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_core.measuring.cost import is_out_of_memory
-from lit_core.networks.discovery import NoSections, check_trains, find_layout
+from lit_core.measuring.memory import is_out_of_memory
+from lit_core.networks.discovery import check_trains, find_layout
 from lit_core.networks.families.shapes import Shapes, Unrecognised, misfits
-from lit_core.networks.layout import Layout
+from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.sections import has_batch_norm
 from lit_core.networks.surgery import cut
 from lit_spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
@@ -220,7 +220,7 @@ def _outputs(network: nn.Module, x: Tensor) -> int:
     output = network.eval()(x)
     if not isinstance(output, Tensor) or output.ndim != 2:
         shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise NoSections(f"it is no classifier: it puts out {shown}, not one row of logits for each image")
+        raise NoSections(f"it is not a classifier: its output is {shown}, not one row of logits for each image")
     return int(output.shape[1])
 
 

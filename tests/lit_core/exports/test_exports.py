@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lit_core import load
 from lit_core.data import ImagePreprocessing
-from lit_core.exports import ExportReport, write_exports
+from lit_core.exports import write_exports
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.hugging_face import timm_config, write_hugging_face
 from lit_core.exports.verify import Unfaithful, check, compare
@@ -32,7 +32,8 @@ from lit_core.model import ModelConfig, save
 from lit_core.networks.families import family_of
 from lit_core.networks.families.stargan import Generator
 from lit_core.networks.families.vdcnn import VDCNN
-from lit_spec import Architecture, Export
+from lit_spec import Architecture, Export, JobSpec, Method, Phase
+from lit_spec.trainer.report import BySplit, EpochReport, ExportReport, LatencyReport, NetworkReport, Report
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
 FORMATS = [Export.ONNX, Export.PT2, Export.INT8]
@@ -344,26 +345,34 @@ def preprocessing(channels: int = 3, crop: int | None = None) -> ImagePreprocess
     )
 
 
-def report_of(exports: list[ExportReport]) -> dict[str, Any]:
-    def measured(blocks: list[int], accuracy: float) -> dict[str, Any]:
-        latency = {f"batch_{batch}": {"p50_ms": 1.5 * batch, "p95_ms": 2.0 * batch} for batch in (1, 32)}
-        sizes = {"parameters": 12345, "flops": 678910, "file_size": 49380, "latency": latency}
-        return {"blocks": blocks, "accuracy": {"val": 90.0, "test": accuracy}, **sizes}
+def report_of(exports: list[ExportReport]) -> Report:
+    def measured(blocks: list[int], accuracy: float) -> NetworkReport:
+        return NetworkReport(
+            depth=sum(blocks),
+            blocks=blocks,
+            accuracy=BySplit(val=90.0, test=accuracy),
+            parameters=12345,
+            flops=678910,
+            file_size=49380,
+            latency={f"batch_{batch}": LatencyReport(p50_ms=1.5 * batch, p95_ms=2.0 * batch) for batch in (1, 32)},
+        )
 
     epochs = [
-        {"phase": phase, "epoch": epoch, "loss": 1 / epoch, "agreement": 90.0, "student_accuracy": 80.0 + epoch}
-        for phase in ("lit", "fine_tune")
+        EpochReport(phase=phase, epoch=epoch, loss=1 / epoch, agreement=90.0, student_accuracy=80.0 + epoch)
+        for phase in (Phase.LIT, Phase.FINE_TUNE)
         for epoch in (1, 2)
     ]
-    return {
-        "method": "lit",
-        "teacher": measured([3, 3, 3], 91.25),
-        "student": measured([1, 1, 1], 90.5),
-        "exports": [export.as_dict() for export in exports],
-        "then": [],
-        "epochs": epochs,
-        "specification": {"alpha": 0.5, "beta": 0.25, "tau": 4.0},
-    }
+    # The card reads no more than this of the report.
+    specification = JobSpec.model_construct(alpha=0.5, beta=0.25, tau=4.0)
+    return Report.model_construct(
+        method=Method.LIT,
+        teacher=measured([3, 3, 3], 91.25),
+        student=measured([1, 1, 1], 90.5),
+        exports=exports,
+        then=[],
+        epochs=epochs,
+        specification=specification,
+    )
 
 
 def config_of(architecture: Architecture) -> ModelConfig:
@@ -442,8 +451,16 @@ def test_a_folder_of_our_own_families(tmp_path: Path) -> None:
     network, config = cifar_network().eval(), config_of(cifar_architecture())
     save(network, config, tmp_path)
     exports = [
-        ExportReport(Export.ONNX, "model.onnx", 1234, 0.5, 2e-6, 100.0, 90.5, 9, None),
-        ExportReport(Export.PT2, "model.pt2", None, 0.5, None, None, None, 0, "writing: ValueError: a | b"),
+        ExportReport(
+            kind=Export.ONNX,
+            file="model.onnx",
+            size=1234,
+            max_abs_difference=2e-6,
+            top1_agreement=100.0,
+            accuracy=90.5,
+            error=None,
+        ),
+        ExportReport(kind=Export.PT2, file="model.pt2", error="writing: ValueError: a | b"),
     ]
     target = write_hugging_face(
         tmp_path,

@@ -11,8 +11,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import lit_core
+from lit_core.measuring.cost import count_parameters
 from lit_core.networks.block_selection import importances, select_blocks
-from lit_core.networks.discovery import NoSections, find_layout
+from lit_core.networks.discovery import find_layout
+from lit_core.networks.layout import NoSections
+from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.networks.surgery import cut
@@ -176,7 +180,7 @@ def test_blocks_that_are_called_by_name_are_passed_over() -> None:
     expected = network.head(network.third(network.first(embedded), 0.5, bias=torch.ones(6)))
     assert torch.equal(student.network.eval()(x), expected)
     (section,) = student.sections
-    extras = student.extras_of(teacher.trace(x), 0)
+    extras = student.extra_arguments_of(teacher.trace(x), 0)
     assert torch.equal(network.head(section(embedded, extras)), expected)
 
 
@@ -249,7 +253,7 @@ def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> No
     student = shortened(teacher, [[0, 2]])
     taught = teacher.trace(x)
     assert [extra.args for extra in taught.extras[0]] == [(0.5,)] * 4
-    own = student.sections[0](taught.inputs[0], student.extras_of(taught, 0))
+    own = student.sections[0](taught.inputs[0], student.extra_arguments_of(taught, 0))
     first, third = teacher.sections[0][0], teacher.sections[0][2]
     bias = torch.full((6,), 2.0)
     wanted = third(first(taught.inputs[0], 0.5, bias=bias), 0.5, bias=bias)
@@ -431,7 +435,7 @@ def test_chances_of_stochastic_depth_are_spread_as_they_were() -> None:
 def test_what_is_no_choice_of_blocks_is_refused(kept: list[list[int]]) -> None:
     network = torchvision.models.resnet18()
     layout = find_layout(network, (torch.zeros(2, 3, 64, 64),))
-    with pytest.raises(ValueError, match=r"kept names|no places"):
+    with pytest.raises(ValueError, match="kept_blocks"):
         cut(network, layout, kept)
 
 
@@ -448,9 +452,9 @@ def test_the_blocks_that_change_most_are_kept() -> None:
     assert importance == pytest.approx(whole, rel=1e-4)
     assert max(range(4), key=lambda place: importance[place] or 0) == 1
     chosen = select_blocks(teacher, [1], Select.IMPORTANCE, batches)
-    assert chosen.kept == [[1]]
-    assert select_blocks(teacher, [2], Select.FIRST, ()).kept == [[0, 1]]
-    assert select_blocks(teacher, [2], Select.EVEN, ()).kept == [[0, 2]]
+    assert chosen.kept_blocks == [[1]]
+    assert select_blocks(teacher, [2], Select.FIRST, ()).kept_blocks == [[0, 1]]
+    assert select_blocks(teacher, [2], Select.EVEN, ()).kept_blocks == [[0, 2]]
     with pytest.raises(ValueError, match="needs data"):
         select_blocks(teacher, [1], Select.IMPORTANCE, ())
 
@@ -462,4 +466,39 @@ def test_a_block_that_changes_the_shape_always_stays() -> None:
     chosen = select_blocks(teacher, [1, 1, 1, 1], Select.IMPORTANCE, [(x,)])
     assert chosen.importance is not None
     assert chosen.importance[1][0] is None
-    assert chosen.kept[1:] == [[0], [0], [0]]
+    assert chosen.kept_blocks[1:] == [[0], [0], [0]]
+
+
+class Shared(nn.Module):
+    """Four blocks of two layers; the last three have their second layer in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(second: nn.Linear) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(3, 3), second, nn.ReLU())
+
+        common = nn.Linear(3, 3)
+        self.layers = nn.Sequential(block(nn.Linear(3, 3)), block(common), block(common), block(common))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.layers(x))
+        return logits
+
+
+def test_shared_weights_count_once_wherever_parameters_are_counted() -> None:
+    """In the options of an inspection, for `compress(ratio=)` and in the network that is cut out."""
+    x = torch.randn(2, 3)
+    teacher = sectioned(Shared(), x, ["layers"])
+    counts = parameter_counts(teacher.network, teacher.layout.sections)
+    # Each layer has 12 parameters, and the head has 8.
+    assert (counts.total, counts.blocks) == (80, [[24, 12, 12, 12]])
+    assert [(group.blocks, group.parameters) for group in counts.shared] == [([(0, 1), (0, 2), (0, 3)], 12)]
+    for blocks, left in (([1], 32), ([2], 56), ([3], 68), ([4], 80)):
+        student = shortened(teacher, select_blocks(teacher, blocks, Select.EVEN, ()).kept_blocks)
+        assert counts.student(sum(blocks), blocks).parameters == count_parameters(student.network) == left
+    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+    made = lit_core.compress(Shared(), [x], ratio=80 / 56, sections=["layers"], alpha=0.0, schedule=schedule)
+    assert (made.report["student"]["blocks"], made.report["student"]["parameters"]) == ([2], 56)
+    assert made.report["ratios"]["parameters"] == pytest.approx(counts.student(2, [2]).parameters_ratio, abs=1e-3)

@@ -85,7 +85,7 @@ def test_modules_that_are_used_twice_are_saved(tmp_path: Path) -> None:
 
 def test_sections_that_leave_nothing_out_are_none(tmp_path: Path) -> None:
     path = saved(tmp_path, torchvision.models.resnet18().state_dict())
-    with pytest.raises(TeacherError, match="one block alone") as failure:
+    with pytest.raises(TeacherError, match="only one block") as failure:
         read_teacher(path, named("torchvision", "resnet18", sections=[["layer1.0"], ["layer2.1"]]))
     assert failure.value.field == "architecture.sections"
 

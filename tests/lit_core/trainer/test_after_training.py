@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lit_core
-from lit_core.trainer.__main__ import Reporter, train
+from lit_core.trainer.job import run_job
 from lit_core.training.loop import Drained
 from lit_core.training.pruning import parameters_left, prune_by
 from lit_spec import JobRequest, Phase, Pruning, SpecError, resolve
 from tests.lit_core.test_compression import SCHEDULE, digits, trained
-from tests.lit_core.trainer.test_methods import ONE_EACH, Said, StopsAt, prepare, read_report, run
+from tests.lit_core.trainer.test_methods import ONE_EACH, KeptMessages, StopsAt, prepare, read_report, run
 from tests.lit_core.trainer.test_training import stripes, teacher_file
 from tests.lit_spec.test_resolve import SMALLEST, inspection
 
@@ -132,7 +132,7 @@ def test_pruning_that_is_broken_off_ends_with_the_same_bits(
     drains = 0
     for look in looks:
         try:
-            train(broken, Reporter(Said(), StopsAt(look), broken))  # type: ignore[arg-type]
+            run_job(broken, KeptMessages(), StopsAt(look))
         except Drained:
             drains += 1
     report = read_report(broken)

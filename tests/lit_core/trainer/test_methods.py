@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 import lit_core
 from lit_core.data import DatasetError
 from lit_core.networks.teacher import inspect_teacher, read_teacher
-from lit_core.trainer.__main__ import Reporter, train
-from lit_core.trainer.supervision import Watch
+from lit_core.trainer.job import run_job
+from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import Drained
 from lit_spec import JobRequest, resolve
+from lit_spec.trainer.messages import TrainerMessage
+from lit_spec.trainer.report import Report
 from tests.lit_core.trainer.test_training import stripes, teacher_file, write_dataset
 
 __all__ = ["teacher_file"]  # a fixture
@@ -25,14 +27,14 @@ __all__ = ["teacher_file"]  # a fixture
 ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
 
 
-class Said:
-    """Takes a trainer's events instead of the pipe."""
+class KeptMessages:
+    """Takes a trainer's messages instead of the pipe."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.messages: list[TrainerMessage] = []
 
-    def emit(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
+    def emit(self, message: TrainerMessage) -> None:
+        self.messages.append(message)
 
 
 class StopsAt:
@@ -50,12 +52,14 @@ class StopsAt:
 def run(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The report of one job, run in this process."""
     prepare(folder, teacher, arrays, **changes)
-    train(folder, Reporter(Said(), Watch(), folder))  # type: ignore[arg-type]
+    run_job(folder, KeptMessages(), DeadlineWatch())
     return read_report(folder)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((folder / "output" / "report.json").read_text())
+    # What the trainer writes is what the model reads and writes.
+    assert Report.model_validate(report).as_json() == report
     return report
 
 
@@ -218,7 +222,7 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     drains = 0
     for looks in (1, 2, 2, 1, 1000):
         try:
-            train(broken, Reporter(Said(), StopsAt(looks), broken))  # type: ignore[arg-type]
+            run_job(broken, KeptMessages(), StopsAt(looks))
         except Drained:
             drains += 1
     assert drains == 4

@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 import lit_core
 from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.teacher import inspect_teacher, read_teacher
-from lit_core.trainer.supervision import EXIT_DEADLINE, now
 from lit_spec import Architecture, JobRequest, resolve
+from lit_spec.trainer.clock import boottime
+from lit_spec.trainer.folder import TrainerExit
+from lit_spec.trainer.report import Report
 
 SCHEDULE = {"lit": {"epochs": 2, "learning_rate": 0.05}, "fine_tune": {"epochs": 2, "learning_rate": 0.02}}
 
@@ -124,6 +126,7 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     assert metrics["ir_loss"] == pytest.approx(sum(metrics[f"ir_loss_{n}"] for n in (1, 2, 3)))
     assert metrics["loss"] == pytest.approx(0.5 * metrics["kd_loss"] + 0.5 * metrics["ir_loss"])
     report = json.loads((folder / "output" / "report.json").read_text())
+    assert Report.model_validate(report).as_json() == report
     assert report["teacher"]["accuracy"]["test"] >= 90
     assert report["student"]["accuracy"]["test"] >= 85
     assert report["accepted"] is (report["accuracy_drop"] <= 5)
@@ -165,6 +168,7 @@ def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, t
     write_images(folder / "dataset")
     assert run(folder)[0] == 0
     report = json.loads((folder / "output" / "report.json").read_text())
+    assert Report.model_validate(report).as_json() == report
     assert report["selected"]["by"] == "agreement on the val split"
     for network in ("teacher", "student"):
         assert report[network]["accuracy"]["val"] is None
@@ -279,7 +283,7 @@ def until_first_epoch(process: subprocess.Popen[str]) -> None:
 
 def send_deadline(process: subprocess.Popen[str], seconds: float) -> None:
     assert process.stdin
-    process.stdin.write(json.dumps({"deadline": now() + seconds}) + "\n")
+    process.stdin.write(json.dumps({"deadline": boottime() + seconds}) + "\n")
     process.stdin.flush()
 
 
@@ -289,7 +293,7 @@ def test_a_trainer_ends_when_its_deadline_passes(tmp_path: Path, teacher_file: P
     until_first_epoch(process)
     assert process.poll() is None
     send_deadline(process, 0.5)
-    assert process.wait(30) == EXIT_DEADLINE
+    assert process.wait(30) == TrainerExit.DEADLINE
     process.communicate()
 
 
@@ -299,7 +303,7 @@ def test_a_trainer_ends_when_its_supervisor_closes_the_pipe(tmp_path: Path, teac
     until_first_epoch(process)
     assert process.stdin
     process.stdin.close()
-    assert process.wait(30) == EXIT_DEADLINE
+    assert process.wait(30) == TrainerExit.DEADLINE
     assert process.stdout
     assert process.stderr
     process.stdout.close()
@@ -317,7 +321,7 @@ def test_a_trainer_dies_with_its_parent(tmp_path: Path, teacher_file: Path) -> N
     )
     command = [sys.executable, "-c", code, str(folder), str(reading)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[reading], env=_environment())
-    os.write(writing, (json.dumps({"deadline": now() + 600}) + "\n").encode())
+    os.write(writing, (json.dumps({"deadline": boottime() + 600}) + "\n").encode())
     assert parent.stdout
     child = int(parent.stdout.readline())
     end = time.monotonic() + 60

@@ -159,5 +159,9 @@ def test_a_teacher_near_chance_is_told_what_its_tensors_leave_open(tmp_path: Pat
     last = run(tmp_path, teacher_file, shuffled, teacher_options={})
     assert last["type"] == "failed"
     assert last["error"]["type"] == "teacher-near-chance"
-    for said in ("taken as maxpool of maxpool, conv, kmaxpool", "teacher_options.downsampling", "dataset.vocabulary"):
+    for said in (
+        "assumed to be maxpool, one of maxpool, conv, kmaxpool",
+        "teacher_options.downsampling",
+        "dataset.vocabulary",
+    ):
         assert said in last["error"]["detail"]

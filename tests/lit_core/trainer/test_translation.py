@@ -26,8 +26,9 @@ from lit_core.networks.teacher import build_network, build_teacher, inspect_teac
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import Diverged, Drained, Training
-from lit_core.training.sampling import generator_of
+from lit_core.training.steps import generator_of
 from lit_spec import JobRequest, JobSpec, Phase, Split, resolve
+from lit_spec.trainer.report import Report
 from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_teachers
 from tests.lit_core.trainer.test_training import run, write_dataset
 
@@ -209,6 +210,7 @@ class Ended:
     @property
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.output / "report.json").read_text())
+        assert Report.model_validate(report).as_json() == report
         return report
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -290,7 +292,7 @@ class Stopping:
 
 def trained(task: Translation, path: Path, steps: int = 10**9) -> Training:
     """A training by the task, from the checkpoint at `path` if there is one, to its end or for `steps` steps."""
-    training = Training(task.spec, task, task.device, Stopping(path, steps), selection=Selection([[0]]), environment={})
+    training = Training(task.spec, task, Stopping(path, steps), selection=Selection([[0]]), environment={})
     if path.exists():
         training.restore(load_checkpoint(path), 2)
     with suppress(Drained), one_thread():

@@ -12,7 +12,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.adversarial import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
-    AdversarialFineTuning,
+    AdversarialUpdater,
     discriminator_losses,
     generator_losses,
 )
@@ -150,11 +150,11 @@ def test_steps_equal_the_naive_formulas_in_every_parameter(exclusive: bool) -> N
     g, d = tensors_of(student.network), tensors_of(network)
     x, own, target = images(exclusive)
     schedule = Schedule(optimizer="adam", adam_betas=[0.5, 0.999], weight_decay=0)
-    program = AdversarialFineTuning(student, network, WEIGHTS, schedule, frozen=[], exclusive=exclusive)
+    updater = AdversarialUpdater(student, network, WEIGHTS, schedule, frozen=[], exclusive=exclusive)
     before = tensors_of(student.network)
     adams = {name: naive_stargan.Adam(RATE, (0.5, 0.999)) for name in ("g", "d")}
     for step in range(2):
-        row = program.step(Batch((x, target), own, 0.0, torch.Generator().manual_seed(step)), RATE)
+        row = updater.step(Batch((x, target), own, 0.0, torch.Generator().manual_seed(step)), RATE)
         mix = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         with torch.no_grad():
             fake = naive_stargan.generator(g, 2, "main", x, target)
@@ -179,8 +179,8 @@ def test_between_its_steps_the_students_losses_are_those_of_its_last() -> None:
     student, network = sectioned(1, "main", 2), a_discriminator()
     x, own, target = images(exclusive=True)
     schedule = Schedule(optimizer="adam", weight_decay=0)
-    program = AdversarialFineTuning(student, network, WEIGHTS, schedule, frozen=[], exclusive=True)
-    rows = torch.stack([program.step(Batch((x, target), own), 1e-3) for _ in range(5)])
+    updater = AdversarialUpdater(student, network, WEIGHTS, schedule, frozen=[], exclusive=True)
+    rows = torch.stack([updater.step(Batch((x, target), own), 1e-3) for _ in range(5)])
     students, discriminators = rows[:, :4], rows[:, 4:]
     assert torch.equal(students[1], students[2])
     assert torch.equal(students[3], students[4])
@@ -194,8 +194,8 @@ def test_frozen_parts_of_the_student_stay() -> None:
     x, own, target = images(exclusive=True)
     schedule = Schedule(optimizer="adam", weight_decay=0)
     frozen = [Part.STEM, Part.HEAD]
-    program = AdversarialFineTuning(student, network, WEIGHTS, schedule, frozen=frozen, exclusive=True)
+    updater = AdversarialUpdater(student, network, WEIGHTS, schedule, frozen=frozen, exclusive=True)
     for _ in range(2):
-        program.step(Batch((x, target), own), 1e-2)
+        updater.step(Batch((x, target), own), 1e-2)
     changed = {name for name, p in student.network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, _ in student.network.named_parameters() if name.startswith("main.9.")}

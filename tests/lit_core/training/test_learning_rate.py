@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_core.training.learning_rate import learning_rate
+from lit_core.training.steps import learning_rate
 from lit_spec import Constant, Cosine, Milestones, OneCycle, PhaseSchedule
 
 

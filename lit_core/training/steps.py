@@ -1,15 +1,19 @@
-"""Which samples a step takes: a pure function of its place, so that a resumed run needs no sampler's state."""
+"""What a training step takes, as pure functions of its position: its samples, its random numbers and its learning rate.
+
+A resumed training therefore needs no state of a sampler or a scheduler.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_spec import Phase, Schedule
+from lit_spec import Constant, Cosine, Linear, Milestones, OneCycle, Phase, PhaseSchedule, Schedule
 
 
 def steps_per_epoch(samples: int, schedule: Schedule) -> int:
@@ -52,3 +56,27 @@ def mix(*parts: Any) -> int:
 @lru_cache(maxsize=2)
 def _order(samples: int, seed: int, phase: Phase, number: int) -> Tensor:
     return torch.randperm(samples, generator=generator_of(seed, "order", phase.value, number))
+
+
+def learning_rate(phase: PhaseSchedule, step: int, steps_per_epoch: int) -> float:
+    """At `step`, counted from 0 over the whole phase. The momentum stays constant."""
+    total = phase.epochs * steps_per_epoch
+    progress = (step + 0.5) / total
+    match phase.schedule:
+        case Constant():
+            return phase.learning_rate
+        case Milestones(milestones=milestones, gamma=gamma):
+            epoch = step // steps_per_epoch
+            return phase.learning_rate * gamma ** sum(epoch >= milestone for milestone in milestones)
+        case Cosine():
+            return phase.learning_rate * _half_cosine(progress)
+        case OneCycle(warmup=warmup):
+            if progress < warmup:
+                return phase.learning_rate * progress / warmup
+            return phase.learning_rate * _half_cosine((progress - warmup) / (1 - warmup))
+        case Linear(start=start):
+            return phase.learning_rate * min(1.0, (1 - progress) / (1 - start))
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,47 @@
+"""Preparing torch for a run, and what must be the same for two runs to have the same bits."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from lit_core.trainer.devices import cuda_fault
+from lit_core.training.task import Refused
+from lit_spec import ErrorType, JobError, JobSpec
+from lit_spec.trainer.run import TrainerRun
+
+
+def prepare_torch(run: TrainerRun) -> torch.device:
+    """Raises Refused if the device can't be used."""
+    if run.device == "cuda" and (fault := cuda_fault()) is not None:
+        detail = f"the worker was asked to train on cuda, but torch can't use it there: {fault}"
+        raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.
+    torch.use_deterministic_algorithms(True, warn_only=run.device == "cuda")
+    return torch.device(run.device)
+
+
+def environment_of(run: TrainerRun, spec: JobSpec) -> dict[str, str]:
+    device = torch.cuda.get_device_name() if run.device == "cuda" else "cpu"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": device,
+        "cpu": f"{_processor()} ({capability})",
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),
+        "precision": spec.precision.value,
+    }
+
+
+def _processor() -> str:
+    """The model's name, because kernels are chosen by it and may round differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,212 @@
+"""One job, from the files in its folder to the files in its output."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lit_core.data import Dataset, Interface, load_dataset
+from lit_core.measuring.cost import count_parameters
+from lit_core.measuring.memory import is_out_of_memory
+from lit_core.networks.block_selection import Selection, select_blocks
+from lit_core.networks.discovery import check_trains
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import build_student, student_architecture
+from lit_core.networks.teacher import build_network, build_teacher, meta_network
+from lit_core.report import versions
+from lit_core.tasks.classification import Classification
+from lit_core.trainer.environment import environment_of, prepare_torch
+from lit_core.trainer.output import write_output
+from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lit_core.training.loop import train_student
+from lit_core.training.task import Refused, Task
+from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
+from lit_spec import Task as TaskKind
+from lit_spec.trainer.folder import (
+    CHECKPOINT_FILE,
+    DATASET_FILE,
+    DISCRIMINATOR_FILE,
+    OUTPUT_FOLDER,
+    RUN_FILE,
+    SPEC_FILE,
+    TEACHER_FILE,
+)
+from lit_spec.trainer.messages import CheckpointWritten, EpochDone, Started, TeacherMeasured, TrainerMessage
+from lit_spec.trainer.report import Report
+from lit_spec.trainer.run import TrainerRun
+
+IMPORTANCE_SAMPLES = 512
+
+log = logging.getLogger("trainer")
+
+
+class Messages(Protocol):
+    """Takes the messages for the worker."""
+
+    def emit(self, message: TrainerMessage) -> None: ...
+
+
+class StopSignal(Protocol):
+    @property
+    def stop_requested(self) -> bool: ...
+
+
+class JobObserver:
+    """Turns a training's progress into messages and the checkpoint's file."""
+
+    def __init__(self, messages: Messages, stop: StopSignal, folder: Path) -> None:
+        self.messages = messages
+        self.stop = stop
+        self.folder = folder
+
+    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("%s epoch %d/%d: %s", phase, epoch, epochs, shown)
+        self.messages.emit(
+            EpochDone(phase=phase, epoch=epoch, epochs=epochs, fraction=fraction, metrics=metrics),
+        )
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(checkpoint, self.folder / CHECKPOINT_FILE)
+        position = checkpoint.position
+        self.messages.emit(CheckpointWritten(phase=position.phase, epoch=position.epoch, step=position.step))
+
+    def stop_requested(self) -> bool:
+        return self.stop.stop_requested
+
+
+def run_job(folder: Path, messages: Messages, stop: StopSignal) -> Report:
+    """Run the job in `folder` and return the report that is in its output.
+
+    Raises Refused, DatasetError and Diverged, and Drained after `stop` requested a stop.
+    """
+    spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    run = TrainerRun.model_validate_json((folder / RUN_FILE).read_bytes())
+    device = prepare_torch(run)
+    environment = environment_of(run, spec)
+    messages.emit(Started(data={"environment": environment, "versions": versions()}))
+
+    teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
+    teacher.network.to(device)
+    dataset = _load_dataset(spec, run, folder)
+    _check_size(teacher, dataset)
+    checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)
+
+    selection = _select_blocks(spec, teacher, dataset, device) if checkpoint is None else checkpoint.selection
+    log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
+    student = build_student(teacher, spec, selection.kept_blocks)
+    student.network.to(device)
+
+    task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
+    teacher_scores = task.check()
+    log.info("teacher: %s", teacher_scores)
+    messages.emit(TeacherMeasured(data=teacher_scores))
+
+    trained = train_student(
+        task,
+        spec,
+        JobObserver(messages, stop, folder),
+        selection=selection,
+        environment=environment,
+        checkpoint=checkpoint,
+        attempt=run.attempt,
+    )
+    return write_output(folder / OUTPUT_FOLDER, spec, trained, environment, teacher_file=folder / TEACHER_FILE)
+
+
+def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
+    path = run.datasets if spec.dataset.mounted else folder / DATASET_FILE
+    interface = Interface.of(spec.teacher.architecture)
+    dataset = load_dataset(spec.dataset, spec.augmentation, path, interface, download=run.datasets_download)
+    samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
+    log.info("data set: %s, classes %s", samples, dataset.classes)
+    if samples[Split.TRAIN.value] < 2:
+        detail = f"the train split has {samples[Split.TRAIN.value]} sample, but training needs at least 2: add samples"
+        raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset"))
+    return dataset
+
+
+def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
+    """Raises Refused when a library's network can't take images of the data's size."""
+    preprocessing = dataset.preprocessing
+    if preprocessing.kind != "image" or teacher.probe_size is None:
+        return
+    try:
+        with torch.no_grad():
+            x = preprocessing.sample(2).to(next(teacher.network.parameters()).device)
+            teacher.network(x)
+            check_trains(teacher.network, x)
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
+        fault = f"the teacher can't take images of {preprocessing.size} pixels ({failure})"
+        known = teacher.probe_size
+        if preprocessing.size == known:
+            # The inspection ran it on images of this size, but without values, so the size is not to blame.
+            error = JobError(type=ErrorType.BAD_TEACHER, detail=fault, field="architecture.kwargs")
+        else:
+            detail = f"{fault}: set dataset.size, for example to {known}"
+            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
+        raise Refused(error) from failure
+
+
+def _read_checkpoint(path: Path) -> Checkpoint | None:
+    """None to start from the beginning. An unreadable checkpoint costs its training, but does not fail the job."""
+    if not path.exists():
+        return None
+    try:
+        checkpoint = load_checkpoint(path)
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as failure:
+        log.warning("the checkpoint can't be read, so the training starts from the beginning: %s", failure)
+        return None
+    log.info("resuming at %s", checkpoint.position)
+    return checkpoint
+
+
+def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
+    inputs = _importance_inputs(spec, dataset, device)
+    return select_blocks(teacher, spec.student.blocks, spec.student.select, inputs)
+
+
+def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor]]:
+    x = dataset.splits[Split.TRAIN].x
+    # Spread over the data, because samples are often sorted by class.
+    rows = torch.arange(min(IMPORTANCE_SAMPLES, len(x))) * len(x) // min(IMPORTANCE_SAMPLES, len(x))
+    for part in torch.split(rows, spec.schedule.batch_size):
+        yield (dataset.preprocessing.apply(x[part].to(device)),)
+
+
+def _make_task(
+    spec: JobSpec,
+    run: TrainerRun,
+    teacher: SectionedNetwork,
+    student: SectionedNetwork,
+    dataset: Dataset,
+    device: torch.device,
+    folder: Path,
+    selection: Selection,
+) -> Task:
+    if spec.teacher.architecture.task == TaskKind.TRANSLATION:
+        # Imported here because torchmetrics takes seconds to load, and classifiers do not need it.
+        from lit_core.measuring.gan_scores import load_feature_network
+        from lit_core.tasks.translation import Translation
+
+        feature = None if run.feature_network is None else load_feature_network(run.feature_network).to(device)
+        discriminator = _discriminator(spec, device, folder)
+        return Translation(spec, teacher, student, dataset, device, discriminator=discriminator, feature=feature)
+    size = count_parameters(student.network)
+    if spec.method == Method.PRUNE:
+        shallow = spec.model_copy(update={"method": Method.LIT})
+        size = count_parameters(meta_network(student_architecture(shallow, selection.kept_blocks)))
+    return Classification(spec, teacher, student, dataset, device, student_parameters=size)
+
+
+def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.nn.Module | None:
+    if spec.discriminator is None:
+        return None
+    return build_network(spec.discriminator.architecture, folder / DISCRIMINATOR_FILE).to(device)

@@ -1,0 +1,61 @@
+"""What a job writes at its end: model, exports, results of `then`, report, pictures and the bundle of all of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from lit_core.exports import write_exports
+from lit_core.exports.after_training import write_operations
+from lit_core.exports.bundle import write_bundle
+from lit_core.exports.folder import export_folder
+from lit_core.model import ModelConfig, save
+from lit_core.networks.student import student_architecture
+from lit_core.report import build_report, measure_networks
+from lit_core.training.loop import TrainedStudent
+from lit_core.training.task import Task
+from lit_spec import Export, JobSpec, Split
+from lit_spec import Task as TaskKind
+from lit_spec.trainer.folder import REPORT_FILE, WEIGHTS_FILE
+from lit_spec.trainer.report import Report
+
+CALIBRATION_BATCHES = 2
+
+log = logging.getLogger("trainer")
+
+
+def write_output(
+    output: Path, spec: JobSpec, trained: TrainedStudent[Task], environment: dict[str, str], *, teacher_file: Path
+) -> Report:
+    """Write everything into the folder `output` and return its report."""
+    task, student = trained.task, trained.task.student.network
+    architecture = student_architecture(spec, trained.selection.kept_blocks)
+    config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
+    save(student, config, output)
+    networks = measure_networks(task, spec, {"teacher": teacher_file, "student": output / WEIGHTS_FILE})
+
+    def calibration() -> Iterator[tuple[Tensor, ...]]:
+        return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
+
+    exports = write_exports(
+        student,
+        [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
+        output,
+        batches=lambda: task.batches(Split.TEST),
+        calibration=calibration,
+        classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
+    )
+    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration)
+    report = build_report(spec, trained, networks, exports, operations, environment)
+    if Export.HUGGING_FACE in spec.exports:
+        # Last, because the model card shows the report.
+        report.exports.append(export_folder(output, report, config, student, task.sample(2)))
+    task.write_pictures(output)
+    (output / REPORT_FILE).write_text(json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n")
+    write_bundle(output)
+    return report

@@ -1,0 +1,89 @@
+"""Messages between a worker and its trainer: one JSON object per line.
+
+The trainer writes `TrainerMessage` lines to its standard output. The worker writes `Deadline` lines to the trainer's
+standard input.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
+
+from lit_spec.errors import JobError
+from lit_spec.requests.training import Phase
+from lit_spec.trainer.report import ReportSummary
+
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+MetricName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    def as_line(self) -> str:
+        """JSON without a line break. Raises ValueError for NaN and infinity, which JSON does not have."""
+        return json.dumps(self.model_dump(mode="json"), allow_nan=False)
+
+
+class Started(_Message):
+    type: Literal["started"] = "started"
+    data: dict[str, Any] = Field(default_factory=dict)
+    """`environment` and `versions`, as in the report."""
+
+
+class TeacherMeasured(_Message):
+    type: Literal["teacher_measured"] = "teacher_measured"
+    data: dict[str, Any] = Field(default_factory=dict)
+    """The teacher's scores on the validation split; which ones depends on the task."""
+
+
+class EpochDone(_Message):
+    type: Literal["epoch"] = "epoch"
+    phase: Phase
+    epoch: Count
+    """Counted from 1 within the phase."""
+    epochs: Count
+    """Of the phase."""
+    fraction: float = Field(ge=0, le=1)
+    """Of the whole training."""
+    metrics: dict[MetricName, float] = Field(max_length=1000)
+
+
+class CheckpointWritten(_Message):
+    """The next step of the training is `step` of `epoch`, both counted from 0."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    phase: Phase
+    epoch: Count
+    step: Count
+
+
+class Finished(_Message):
+    type: Literal["finished"] = "finished"
+    result: ReportSummary
+
+    @field_serializer("result")
+    def _what_applies(self, result: ReportSummary) -> dict[str, Any]:
+        return result.as_json()
+
+
+class Failed(_Message):
+    type: Literal["failed"] = "failed"
+    error: JobError
+
+
+class Drained(_Message):
+    """The trainer was asked to stop and has written a checkpoint."""
+
+    type: Literal["drained"] = "drained"
+
+
+TrainerMessage = Started | TeacherMeasured | EpochDone | CheckpointWritten | Finished | Failed | Drained
+TRAINER_MESSAGE: TypeAdapter[TrainerMessage] = TypeAdapter(Annotated[TrainerMessage, Field(discriminator="type")])
+
+
+class Deadline(_Message):
+    deadline: float
+    """The trainer must end before this time, in seconds on `lit_spec.trainer.clock.boottime`."""

@@ -1,0 +1,28 @@
+"""run.json: what the worker decides about one run of the trainer, and the request does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_spec.base import SpecModel
+
+
+class TrainerMachine(SpecModel):
+    """The part that is the same for every trainer of a worker."""
+
+    threads: int | None = None
+    """None: as many as torch chooses."""
+    datasets: Path | None = None
+    """The folder of mounted data sets; absolute, because the trainer's working folder is the job folder."""
+    datasets_download: bool = False
+    """Whether a mounted data set may be downloaded into that folder."""
+    feature_network: Path | None = None
+    """The operator's network for FID and Inception Score; absolute as well."""
+
+
+class TrainerRun(TrainerMachine):
+    """The content of run.json."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    attempt: int = 1
