@@ -1,7 +1,7 @@
-"""The job specification: one definition that the API validates, the ledger stores and the trainer obeys.
+"""What crosses a process boundary, as pydantic models. Nothing here needs torch, HTTP or SQL.
 
-`JobRequest` is what a person sends: short, with defaults. `resolve` turns it into `JobSpec`, in which
-every value is explicit, so that a stored job means the same tomorrow. Pydantic only: no torch here.
+A `JobRequest` is what a user sends: short, with defaults. `resolve` turns it into a `JobSpec`, in which every value is
+explicit, so that a stored job keeps its meaning when defaults change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every part of the specification is built on."""
+"""The base of all specification models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Split(StrEnum):
 
 
 class SpecError(ValueError):
-    """A request that doesn't fit its teacher. `field` is a dotted path into the request."""
+    """A request that does not fit its teacher. `field` is a dotted path in the request."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")

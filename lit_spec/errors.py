@@ -1,4 +1,4 @@
-"""What a job or a study says when it fails."""
+"""Why a job or a study failed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ErrorType(OpenEnum):
 
 
 class JobError(SpecModel):
-    """Why a job failed, for people (`detail`) and programs (`type`)."""
+    """Why a job failed: `detail` is for people, `type` for programs."""
 
     type: ErrorType
     detail: str
     field: str | None = None
-    """The field of the request to change, if one is to blame."""
+    """The field of the request that should be changed, if there is one."""
     member: str | None = None
-    """The file or array inside the dataset, if one is to blame."""
+    """The file or array inside the data set that is wrong, if there is one."""
 
     def __str__(self) -> str:
         places = [place for place in (self.field, self.member) if place]

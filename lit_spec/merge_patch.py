@@ -6,7 +6,7 @@ from typing import Any
 
 
 def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """RFC 7396: null removes, objects merge, everything else replaces."""
+    """RFC 7396: null removes a field, objects are merged, everything else replaces."""
     result = dict(target)
     for name, value in patch.items():
         if value is None:

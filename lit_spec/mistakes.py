@@ -1,4 +1,4 @@
-"""What is wrong with a value that a model refused: each mistake once, under the path that whoever wrote it knows."""
+"""The mistakes in a value that a model refused: each once, under the path that its author knows."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 WHOLE = "body"
-"""The path of a mistake that no single field is to blame for."""
+"""The path of a mistake that concerns no single field."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One field, as a dotted path, and what would be right."""
+    """A field, as a dotted path, and what is wrong with it."""
 
     field: str
     message: str
 
 
 def mistakes(model: type[BaseModel], value: object, failure: ValidationError) -> list[Mistake]:
-    """All that `model` found wrong with `value`, in the order of its fields."""
-    complaints = [_complaint(model, value, entry) for entry in failure.errors(include_url=False)]
-    return [Mistake(".".join(found.path) or WHOLE, found.message) for found in _once(complaints, 0)]
+    """Everything that `model` found wrong with `value`, in the order of the fields."""
+    errors = [_field_error(model, value, entry) for entry in failure.errors(include_url=False)]
+    return [Mistake(".".join(found.path) or WHOLE, found.message) for found in _once(errors, 0)]
 
 
 @dataclass(frozen=True)
-class _Complaint:
+class _FieldError:
     path: tuple[str, ...]
-    """Without the names of kinds that pydantic tried."""
-    kinds: tuple[tuple[int, str], ...]
-    """Of each union on the way: how much of the path lies before it, and which of its kinds complains."""
+    """Without the names of the union variants that pydantic tried."""
+    variants: tuple[tuple[int, str], ...]
+    """Of each union on the way: the length of the path before it, and the variant that reports the error."""
     message: str
 
 
-def _complaint(model: type[BaseModel], value: object, entry: Mapping[str, Any]) -> _Complaint:
+def _field_error(model: type[BaseModel], value: object, entry: Mapping[str, Any]) -> _FieldError:
     location: Sequence[int | str] = entry["loc"]
     path: list[str] = []
-    kinds: list[tuple[int, str]] = []
+    variants: list[tuple[int, str]] = []
     here = value
     for number, part in enumerate(location, 1):
         if _is_in(part, here):
             here = here[part]  # type: ignore[index]
             path.append(str(part))
         elif number == len(location) and (entry["type"] == "missing" or _is_field(model, location)):
-            # Not given, and either needed or by its default wrong.
+            # Not given, and either required or wrong by its default.
             path.append(str(part))
         else:
-            # Not in the value, so it names a kind of a union, or a dictionary's key as opposed to its value.
-            kinds.append((len(path), str(part)))
-    return _Complaint(tuple(path), tuple(kinds), _message(model, entry))
+            # Not in the value, so it names a variant of a union, or says that a dictionary's key is wrong.
+            variants.append((len(path), str(part)))
+    return _FieldError(tuple(path), tuple(variants), _message(model, entry))
 
 
 def _message(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
         return _unknown_field(model, [str(part) for part in entry["loc"]])
     if entry["type"] == "union_tag_not_found":
-        return f"{entry['ctx']['discriminator']} is missing: it says what the other fields mean"
-    # Literals that are members of an enum are shown as Python writes them.
+        return f"{entry['ctx']['discriminator']} is missing: it decides what the other fields mean"
+    # pydantic shows literals that are members of an enum in Python's notation.
     return re.sub(r"<[\w.]+: ('[^']*')>", r"\1", entry["msg"].removeprefix("Value error, "))
 
 
@@ -78,25 +78,26 @@ def _is_in(part: int | str, value: object) -> bool:
     return isinstance(value, dict) and part in value
 
 
-def _once(complaints: Sequence[_Complaint], level: int) -> Iterator[_Complaint]:
-    """Where the kinds of a union each complain, what the kind says that got furthest; together, where none got on."""
-    groups: dict[object, list[_Complaint]] = defaultdict(list)
-    for complaint in complaints:
-        united = level < len(complaint.kinds)
-        groups[complaint.path[: complaint.kinds[level][0]] if united else complaint].append(complaint)
+def _once(errors: Sequence[_FieldError], level: int) -> Iterator[_FieldError]:
+    """Where several variants of a union report errors, those of the variant that got furthest; all of them together if
+    none got further than the union itself."""
+    groups: dict[object, list[_FieldError]] = defaultdict(list)
+    for error in errors:
+        united = level < len(error.variants)
+        groups[error.path[: error.variants[level][0]] if united else error].append(error)
     for group in groups.values():
-        if level >= len(group[0].kinds):
+        if level >= len(group[0].variants):
             yield group[0]
             continue
-        place = group[0].kinds[level][0]
-        by_kind: dict[str, list[_Complaint]] = defaultdict(list)
-        for complaint in group:
-            by_kind[complaint.kinds[level][1]].append(complaint)
-        inside = [found for found in by_kind.values() if any(len(complaint.path) > place for complaint in found)]
-        if len(by_kind) == 1 or inside:
-            yield from _once(min(inside or by_kind.values(), key=len), level + 1)
+        place = group[0].variants[level][0]
+        by_variant: dict[str, list[_FieldError]] = defaultdict(list)
+        for error in group:
+            by_variant[error.variants[level][1]].append(error)
+        inside = [found for found in by_variant.values() if any(len(error.path) > place for error in found)]
+        if len(by_variant) == 1 or inside:
+            yield from _once(min(inside or by_variant.values(), key=len), level + 1)
         else:
-            yield _Complaint(group[0].path, (), _any_of([complaint.message for complaint in group]))
+            yield _FieldError(group[0].path, (), _any_of([error.message for error in group]))
 
 
 def _any_of(messages: Sequence[str]) -> str:
@@ -112,16 +113,16 @@ def _unknown_field(model: type[BaseModel], location: Sequence[str]) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The names that an object at `path` may have; the path also names the chosen kinds of unions."""
+    """The field names that an object at `path` may have. The path also names the chosen variants of unions."""
     models = [model]
     for name in path:
         inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, name)]
-        models = inner or [m for m in models if _is_kind(m, name)] or models
+        models = inner or [m for m in models if _is_variant(m, name)] or models
     return sorted({name for found in models for name in found.model_fields})
 
 
-def _is_kind(model: type[BaseModel], name: str) -> bool:
-    """Whether pydantic calls the model by that name: its own, or what tells it from others."""
+def _is_variant(model: type[BaseModel], name: str) -> bool:
+    """Whether pydantic uses this name for the model: the class's name, or the value of its discriminator."""
     return name == model.__name__ or any(name in typing.get_args(f.annotation) for f in model.model_fields.values())
 
 

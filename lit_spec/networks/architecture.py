@@ -1,4 +1,4 @@
-"""What an inspection finds in a teacher."""
+"""What an inspection finds out about a teacher."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Modality(OpenEnum):
 class Task(OpenEnum):
     CLASSIFICATION = "classification"
     TRANSLATION = "translation"
-    """Images to images of another domain, as a StarGAN generator does."""
+    """Images to images in another domain, as StarGAN's generator does."""
     DISCRIMINATION = "discrimination"
-    """A GAN's discriminator: no teacher by itself, but what an adversarial fine-tuning needs."""
+    """A GAN's discriminator. It can't be a teacher, but adversarial fine-tuning needs it."""
 
 
 class Library(OpenEnum):
@@ -41,67 +41,68 @@ NOT_ABOUT_THE_NETWORK = re.compile(
 
 
 class LibraryRequest(SpecModel):
-    """A network of a library, as one names it."""
+    """A library's network by its name."""
 
     library: Library
     name: str = Field(min_length=1, max_length=200)
-    """The library's own name for it, as `resnet50` or `vit_tiny_patch16_224`."""
+    """The library's name of the network, such as `resnet50` or `vit_tiny_patch16_224`."""
     kwargs: dict[Word, Kwarg] = Field(default_factory=dict, max_length=32)
-    """What the library's function is called with. `num_classes` and timm's `in_chans` are read off the tensors."""
+    """Arguments of the library's function. `num_classes` and timm's `in_chans` are taken from the tensors."""
     sections: Annotated[list[ModulePath | BlockPaths], Field(min_length=1, max_length=100)] | None = None
-    """Module paths: for each section that of the container of its blocks, or those of the blocks. None: found."""
+    """For each section the module path of the container of its blocks, or the paths of its blocks. None: they are
+    found."""
 
     @field_validator("kwargs")
     @classmethod
     def _builds_a_network_alone(cls, kwargs: dict[str, Kwarg]) -> dict[str, Kwarg]:
-        # The libraries' functions also fetch and read files, which a request must never make a service do.
+        # The libraries' functions also download and read files. A request must never make a service do that.
         for name in kwargs:
             if NOT_ABOUT_THE_NETWORK.search(name):
-                raise ValueError(f"may only say how the network is built, which {name} doesn't: leave it out")
+                raise ValueError(f"may only have arguments that describe the network, and {name} doesn't: leave it out")
         return kwargs
 
 
 class LibraryNetwork(SpecModel):
-    """A library's network and where its sections are, as paths of modules and of lone parameters."""
+    """A library's network and its sections, as paths of modules and of parameters outside of them."""
 
     name: str
     kwargs: dict[str, Kwarg]
     stem: list[str]
     sections: list[list[str]]
-    """Paths of the blocks of each section, in the teacher."""
+    """Paths of the blocks of each section in the teacher."""
     head: list[str]
-    """With what runs between the sections."""
+    """Includes what runs between the sections."""
     size: list[int]
-    """Height and width in pixels of the images that it was looked through with."""
+    """Height and width in pixels of the images with which the sections were found."""
     kept: list[list[int]] | None = None
-    """Of a student: the places of the teacher's blocks that it has. None: the whole network."""
+    """Of a student: the indices of the teacher's blocks that it has, by section. None: the whole network."""
 
 
 class Architecture(SpecModel):
-    """A network as read from its tensors; with its state dict enough to rebuild it."""
+    """A network as read from its tensors. Together with its state dict it is enough to rebuild the network."""
 
     family: str
     modality: Modality = Modality.IMAGE
     task: Task = Task.CLASSIFICATION
     depth: int
-    """Weighted layers, counted as the family's paper counts them; of a library's network its blocks."""
+    """Weighted layers as the family's paper counts them; of a library's network its blocks."""
     blocks: list[int]
     """Blocks per section."""
     channels: int | None
-    """Input channels of images; None for text."""
+    """Input channels of images; None for texts."""
     classes: int
     """Outputs of a classifier; domains (or attributes) of a GAN."""
     options: dict[str, int | str | bool] = Field(default_factory=dict)
-    """What else the family needs: for a CIFAR ResNet `width`, `shortcut` (A or B) and the names in use."""
+    """What else the family needs; for a CIFAR ResNet `width`, `shortcut` (A or B) and the names of its modules."""
     network: LibraryNetwork | None = None
-    """Of the families torchvision and timm."""
+    """Only for the families torchvision and timm."""
     choices: dict[str, list[int | str | bool]] = Field(default_factory=dict)
-    """Options that the tensors can't tell, with their possible values. Without a word from the request (its
-    `teacher_options`) the first is assumed."""
+    """Options that the tensors do not tell, with their possible values. The first is assumed unless the request says
+    otherwise in `teacher_options`."""
 
 
 class StudentOption(SpecModel):
-    """What one student depth would save."""
+    """A possible student, and what it would save."""
 
     depth: int
     blocks: list[int]
@@ -116,17 +117,18 @@ class TeacherFormat(OpenEnum):
 
 
 class Inspection(SpecModel):
-    """What a teacher's upload turned out to be."""
+    """What the upload of a teacher contains."""
 
     format: TeacherFormat
     architecture: Architecture
     parameters: int
     students: list[StudentOption]
-    """Every depth that a student may have, shallowest first, the teacher's own depth last; none of a discriminator."""
+    """One for each depth that a student may have, shallowest first, the teacher's own depth last. Empty for a
+    discriminator."""
 
 
 def layers_per_block(inspection: Inspection) -> int:
-    """Weighted layers of one block, read off two of the depths that the family offers."""
+    """Weighted layers per block, computed from two of the depths that the family offers."""
     if len(inspection.students) < 2:
         return 0
     first, last = inspection.students[0], inspection.students[-1]

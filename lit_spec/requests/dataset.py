@@ -11,47 +11,48 @@ from lit_spec.base import SpecModel
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
 VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
-"""The 67 characters of VDCNN's reference; with padding and the unknown one the 69 rows of its embedding."""
+"""The 67 characters of VDCNN's reference. With padding and the unknown character they are the 69 rows of its
+embedding."""
 
 
 class Preprocessing(SpecModel):
     """How raw images and texts become the network's input."""
 
     size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = None
-    """Height and width in pixels that images are resized to. None: as they are, and then all must have one size."""
+    """Height and width in pixels to which images are resized. None: they keep their size, which all must share."""
     crop: int | None = Field(None, ge=1, le=16_384)
-    """Side of the square that is cut from the middle of each image before it is resized."""
+    """Side of the square that is cut from the centre of each image before resizing."""
     mean: Channel | Literal["data"] = "data"
     """Per channel, after scaling to [0, 1]; "data" measures the training split. Unset: "data", but 0.5 for a generator,
     and the same for `std`."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Literal["data"] = "data"
     length: int = Field(1014, ge=8, le=1_000_000)
-    """Characters that a text is cut or padded to."""
+    """Number of characters to which a text is cut or padded."""
     vocabulary: str | None = Field(None, min_length=1, max_length=10_000)
-    """The characters that a network for text knows, in the order of its embedding after padding and unknown.
-    None: the 67 of VDCNN's own."""
+    """The characters that a text network knows, in the order of its embedding, after padding and the unknown character.
+    None: the 67 characters of VDCNN."""
     lowercase: bool = True
-    """Whether texts are put into lower case first."""
+    """Whether texts are converted to lower case first."""
     class_order: list[str] | None = None
     """Class names in the order of the teacher's outputs. None: alphabetical for folders and names, ascending for
     numbers."""
     attributes: list[str] | None = Field(None, min_length=1, max_length=1000)
-    """Of a CelebA layout: the attributes that are the generator's domains, in its order."""
+    """For data in CelebA's layout: the attributes that are the generator's domains, in its order."""
 
 
 class DatasetRequest(Preprocessing):
     upload: str | None = None
     builtin: Literal["digits"] | None = None
     mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
-    """A data set by name from the folder that the workers' operator has mounted."""
+    """Name of a data set in the folder that the operator of the workers has mounted."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of the training split held out for validation where the dataset has no `val` split."""
+    """Share of the training split that is held out for validation if the data set has no `val` split."""
     test_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of the training split held out for the test where the dataset has no `test` split."""
+    """Share of the training split that is held out for the test if the data set has no `test` split."""
     train_samples: int | None = Field(None, ge=2)
-    """Use only so many samples of the training split, each class by its share. None: all."""
+    """Use only this many samples of the training split, with the same shares of the classes. None: all."""
     labels: bool = True
-    """False: leave the labels of the training and validation split unread, as if there were none."""
+    """False: ignore the labels of the training and validation splits, as if there were none."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -63,18 +64,18 @@ class DatasetRequest(Preprocessing):
 
 
 class Augmentation(SpecModel):
-    """Drawn anew for every batch of the training split."""
+    """Random changes of the training samples, drawn anew for every batch."""
 
     shift: int | None = Field(None, ge=0, le=64)
-    """Largest random shift in pixels, in each direction, zeros moving in. None: of images an eighth of the shorter side
-    for a classifier, none for a generator."""
+    """Largest random shift in pixels, in each direction; zeros fill the gap. None: for image classifiers an eighth of the
+    shorter side, for generators no shift."""
     flip: bool | None = None
-    """Random horizontal mirroring. None: for generators only."""
+    """Random horizontal mirroring. None: only for generators."""
     rotate: float = Field(0.0, ge=0, le=180)
-    """Largest random rotation in degrees, either way."""
+    """Largest random rotation in degrees, in either direction."""
     scale: float = Field(1.0, ge=1, le=4)
-    """Largest random enlargement; reductions go to its inverse, and the draw is even in the logarithm."""
+    """Largest random enlargement factor. The factor is drawn log-uniformly between its inverse and it."""
     noise: float = Field(0.0, ge=0, le=10)
     """Standard deviation of Gaussian noise, in standard deviations of the data."""
     mask: float = Field(0.0, ge=0, lt=1)
-    """Of texts: share of the characters that are replaced by the unknown one."""
+    """For texts: share of the characters that are replaced by the unknown character."""

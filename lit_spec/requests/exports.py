@@ -1,4 +1,4 @@
-"""What a job puts out beside `model.safetensors` and `config.json`."""
+"""Formats that a job can write in addition to `model.safetensors` and `config.json`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class Export(StrEnum):
     ONNX = "onnx"
     """`model.onnx`, any batch size."""
     PT2 = "pt2"
-    """`model.pt2`, of torch.export, any batch size."""
+    """`model.pt2`, written by torch.export, any batch size."""
     INT8 = "int8"
     """`model.int8.onnx`: weights and activations quantised to eight bits, calibrated on training samples."""
     HUGGING_FACE = "hugging_face"
-    """`huggingface/`: a folder as Hugging Face's hub has them, with a model card."""
+    """`huggingface/`: a folder for the Hugging Face hub, with a model card."""
 
 
 DEFAULT_EXPORTS = (Export.ONNX, Export.PT2)

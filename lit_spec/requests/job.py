@@ -1,4 +1,4 @@
-"""A job as asked for (`JobRequest`) and as it is run (`JobSpec`)."""
+"""A job as requested (`JobRequest`) and as it is run (`JobSpec`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StudentRequest(SpecModel):
     depth: int | None = Field(None, ge=1)
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
-    """How many times fewer parameters than the teacher at the least: the deepest student that keeps to it."""
+    """At least how many times fewer parameters than the teacher. The deepest such student is trained."""
     select: Select = Select.EVEN
     """Which of the teacher's blocks are inherited."""
     init: Init | None = None
@@ -42,19 +42,19 @@ class JobRequest(Hyperparameters):
     teacher: str = Field(min_length=1)
     """The id of a teacher upload."""
     architecture: LibraryRequest | None = None
-    """Of a teacher from torchvision or timm. None: what its inspection found."""
+    """For a teacher from torchvision or timm. None: what its inspection found."""
     teacher_options: dict[str, int | str | bool] = Field(default_factory=dict)
-    """What the teacher's tensors can't tell; its inspection's `choices` are what may be said."""
+    """Options that the teacher's tensors do not tell. The inspection's `choices` lists them with their values."""
     discriminator: str | None = Field(None, min_length=1)
-    """The id of a teacher upload that holds a GAN's discriminator, for the adversarial fine-tuning of its generator."""
+    """The id of a teacher upload with a GAN's discriminator, for the adversarial fine-tuning of its generator."""
     dataset: DatasetRequest
     student: StudentRequest = Field(default_factory=StudentRequest)
     augmentation: Augmentation | None = None
-    """None: what is standard for the data; see docs/datasets.md."""
+    """None: the standard augmentation of the data; see docs/datasets.md."""
     exports: list[Export] | None = Field(None, max_length=len(Export))
-    """Formats beside safetensors. None: onnx and pt2; of a study's trials none."""
+    """Formats in addition to safetensors. None: onnx and pt2; for the trials of a study none."""
     preset: Preset | None = None
-    """Values for all that the request itself leaves open; see docs/method.md."""
+    """Values for the fields that the request does not set; see docs/method.md."""
     name: str | None = Field(None, min_length=1, max_length=200)
     tags: list[Tag] = Field(default_factory=list, max_length=32)
 
@@ -72,7 +72,7 @@ class TeacherSpec(SpecModel):
 
 
 class JobSpec(Hyperparameters):
-    """A resolved job: what the ledger stores and the trainer obeys."""
+    """A resolved job: what the ledger stores and the trainer runs."""
 
     spec_version: int = SPEC_VERSION
     teacher: TeacherSpec
@@ -82,4 +82,4 @@ class JobSpec(Hyperparameters):
     augmentation: Augmentation | None = None
     exports: list[Export] = Field(default_factory=list)
     preset: Preset | None = None
-    """Where the values came from that the request left open; they all stand here."""
+    """The preset that was used. All its values are in this specification."""

@@ -1,6 +1,6 @@
-"""Values for what a request leaves open, by family: `paper` as published, `quick`, `few` for little data.
+"""Presets: values for the fields that a request does not set, by family.
 
-A preset is a partial request. What the request says itself always wins.
+A preset is a partial request. The request's own values always win.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ Values = Mapping[str, Any]
 
 class Preset(StrEnum):
     PAPER = "paper"
-    """The paper's own hyperparameters for the family, feeding the teacher's representations."""
+    """The paper's hyperparameters for the family; sections are fed the teacher's representations."""
     QUICK = "quick"
-    """Few epochs: minutes instead of hours, for a first look."""
+    """Few epochs, for a first look: minutes instead of hours."""
     FEW = "few"
     """50 to 2,000 samples, labelled or not: first β = 0 with scheduled feeding, then KD without labels."""
 
 
 def preset_values(preset: Preset | None, family: str) -> Values:
-    """What the preset (None: the family's defaults) says for a family. Raises KeyError where it has none."""
+    """The preset's values for a family; None: the family's defaults. Raises KeyError if the family lacks the preset."""
     return PRESETS[family][preset]
 
 
 def with_rates(values: Values, asked: Values, *, batch_norm: bool) -> Values:
-    """The values, for a network without BatchNorm with Adam and its rates, since those of SGD let large transformers
-    diverge. A request that names an optimizer or a rate itself is taken at its word."""
+    """The values; for a network without BatchNorm with Adam and learning rates for it.
+
+    With SGD's rates large transformers diverge. If the request names an optimizer or a rate, the values stay.
+    """
     own = asked.get("schedule", {})
     rates = [phase for phase in ("lit", "fine_tune") if "learning_rate" in own.get(phase, {})]
     return values if batch_norm or rates or "optimizer" in own else merged(values, _WITHOUT_BATCH_NORM)
 
 
 def merged(base: Values, over: Values) -> dict[str, Any]:
-    """`over` laid over `base`, deeply. An object of another `kind` replaces the one below it."""
+    """`base` with the values of `over`, merged deeply. An object of another `kind` replaces the base's object."""
     result = dict(base)
     for name, value in over.items():
         below = result.get(name)
@@ -128,7 +130,7 @@ _HALF_LINEAR = {"kind": "linear", "start": 0.5}
 def _stargan(epochs: int, fine_tune_epochs: int, steps: int, learning_rate: float) -> Values:
     return {
         "beta": 0.0,
-        "feed": "teacher",  # of a single section, whose input the frozen stem gives anyway
+        "feed": "teacher",  # there is one section, and the frozen stem makes its input the teacher's anyway
         "schedule": {
             **_ADAM,
             "steps_per_epoch": steps,
@@ -161,4 +163,4 @@ PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
         Preset.QUICK: _stargan(10, 4, 30, 1e-2),
     },
 }
-"""By family. Each family's entry None holds its defaults where they are not the specification's own."""
+"""By family. The entry None has the family's defaults where they differ from the specification's."""

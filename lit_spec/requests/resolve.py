@@ -1,4 +1,4 @@
-"""From a request and what was found in its teacher to a specification in which every value is explicit."""
+"""From a request and the inspection of its teacher to a specification in which every value is explicit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lit_spec.requests.training import (
 
 
 def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
-    """Make every value explicit. Raises SpecError when the request doesn't fit its teacher."""
+    """Make every value explicit. Raises SpecError if the request does not fit its teacher."""
     teacher = _chosen(request.teacher_options, inspection.architecture)
     if teacher.task == Task.DISCRIMINATION:
         raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
@@ -61,12 +61,15 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
 
 
 def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Architecture:
-    """The teacher with what the request says about it. Raises SpecError for what it can't be."""
+    """The teacher with the options of the request. Raises SpecError for impossible values."""
     for name, value in options.items():
         known = teacher.choices.get(name)
         if known is None:
             names = ", ".join(teacher.choices) or "nothing"
-            raise SpecError(f"teacher_options.{name}", f"is no choice: this teacher's tensors leave open {names}")
+            raise SpecError(
+                f"teacher_options.{name}",
+                f"can't be chosen: this teacher's tensors leave open {names}",
+            )
         if value not in known:
             allowed = ", ".join(json.dumps(choice) for choice in known)
             raise SpecError(f"teacher_options.{name}", f"is {json.dumps(value)}: choose one of {allowed}")
@@ -74,11 +77,11 @@ def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Arch
 
 
 def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
-    """The request with what it leaves open taken from its preset, or from the family's defaults."""
+    """The request with the fields that it does not set filled from its preset, or from the family's defaults."""
     known = PRESETS.get(teacher.family, {None: {}})
     if request.preset not in known:
         names = ", ".join(preset.value for preset in known if preset is not None) or "none"
-        raise SpecError("preset", f"{request.preset} is no preset of the family {teacher.family}, which has {names}")
+        raise SpecError("preset", f"{request.preset} is not a preset of family {teacher.family}: use one of {names}")
     values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
     asked = request.model_dump(exclude_unset=True)
     values = with_rates(values, asked, batch_norm=teacher.options.get("normalisation") != "other")
@@ -86,7 +89,7 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
     try:
         return JobRequest.model_validate(completed)
     except ValidationError as failure:
-        # A value of the request may not go together with one of the preset.
+        # A value of the request may not be allowed together with one of the preset.
         first = mistakes(JobRequest, completed, failure)[0]
         field = "preset" if first.field == WHOLE else first.field
         origin = f"the preset {request.preset}" if request.preset else f"the defaults of the family {teacher.family}"
@@ -94,7 +97,7 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
 
 
 def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
-    """A generator puts out -1..1, so that is what its images are scaled to where nothing else is said."""
+    """By default images for a generator are scaled to -1..1, which is the range of its output."""
     if teacher.task != Task.TRANSLATION:
         return dataset
     half = [0.5] * (teacher.channels or 0)
@@ -119,48 +122,51 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
                 raise SpecError(
                     f"dataset.{name}",
                     f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
-                    "give one a channel",
+                    "give one per channel",
                 )
     if dataset.attributes is not None and teacher.task != Task.TRANSLATION:
-        raise SpecError("dataset.attributes", "are the domains of a generator, but the teacher is none: leave it out")
+        raise SpecError(
+            "dataset.attributes", "are the domains of a generator, but the teacher is not a generator: leave it out"
+        )
     for name, names in (("class_order", dataset.class_order), ("attributes", dataset.attributes)):
         what = "domains" if teacher.task == Task.TRANSLATION else "classes"
         if names is not None and len(names) != teacher.classes:
             raise SpecError(
-                f"dataset.{name}", f"has {len(names)} names, but the teacher has {teacher.classes} {what}: name each"
+                f"dataset.{name}",
+                f"has {len(names)} names, but the teacher has {teacher.classes} {what}: give one name for each",
             )
         if names is not None and len(set(names)) != len(names):
-            raise SpecError(f"dataset.{name}", "names a class twice: name each class once")
+            raise SpecError(f"dataset.{name}", "has a name twice: give each name once")
 
 
 def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
     vocabulary = VDCNN_VOCABULARY if dataset.vocabulary is None else dataset.vocabulary
     if len(set(vocabulary)) != len(vocabulary):
-        raise SpecError("dataset.vocabulary", "has a character twice: give each once")
+        raise SpecError("dataset.vocabulary", "has a character twice: give each character once")
     rows = int(teacher.options["vocabulary_size"])
     if len(vocabulary) + 2 > rows:
         raise SpecError(
             "dataset.vocabulary",
-            f"has {len(vocabulary)} characters{' where none are given' if dataset.vocabulary is None else ''}, but the "
-            f"teacher's embedding has {rows} rows, two of them for padding and the unknown: give at most {rows - 2}",
+            f"has {len(vocabulary)} characters{' by default' if dataset.vocabulary is None else ''}, but the "
+            f"teacher's embedding has {rows} rows, two of them for padding and unknown characters: give {rows - 2} at most",
         )
 
 
 def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
     least = int(teacher.options.get("least_length", 0))
     if dataset.length < least:
-        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs {least} characters at least")
+        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs at least {least} characters")
 
 
 def _check_task(request: JobRequest, teacher: Architecture) -> None:
     if request.noise > 0 and request.feed == Feed.STUDENT:
         raise SpecError(
-            "noise", "is added to the teacher's representations, which feed student never feeds: leave it out"
+            "noise", "is added to the teacher's representations, which feed student does not use: leave it out"
         )
     if request.accept is not None:
         _check_acceptance(request.accept, teacher)
     if request.method == Method.PRUNE and prune_shares(request.then):
-        raise SpecError("then", "prunes what method prune has pruned: leave those steps out")
+        raise SpecError("then", "prunes again what method prune has pruned: leave those operations out")
     if teacher.task != Task.TRANSLATION:
         if request.schedule.batch_size < 2:
             raise SpecError("schedule.batch_size", "is 1: BatchNorm needs batches of at least 2")
@@ -182,7 +188,7 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
 def _check_image_size(size: list[int]) -> None:
     if any(side % 4 or side < 8 for side in size):
         raise SpecError(
-            "dataset.size", f"is {size}, but a generator's images have sides of 8 pixels or more, multiples of 4"
+            "dataset.size", f"is {size}, but a generator needs sides of at least 8 pixels that are multiples of 4"
         )
 
 
@@ -194,7 +200,7 @@ def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
 
 
 def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
-    """With the parts that each phase freezes made explicit. Raises SpecError."""
+    """Make the frozen parts of each phase explicit. Raises SpecError."""
     frozen = [Part.STEM, Part.HEAD] if method.uses_representations else []
     lit = schedule.lit if schedule.lit.frozen is not None else schedule.lit.model_copy(update={"frozen": frozen})
     last = schedule.fine_tune
@@ -202,14 +208,16 @@ def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
     if method == Method.SCRATCH:
         for name, phase in (("lit", lit), ("fine_tune", last)):
             if phase.frozen:
-                raise SpecError(f"schedule.{name}.frozen", "freezes what method scratch has not trained: leave it out")
+                raise SpecError(f"schedule.{name}.frozen", "freezes parts that scratch has not trained: leave it out")
     return schedule.model_copy(update={"lit": lit, "fine_tune": last})
 
 
 def _without_fine_tuning(schedule: Schedule) -> Schedule:
-    """What a generator's training is without a discriminator: the LIT phase alone."""
+    """Without a discriminator a generator's training has only the LIT phase."""
     if schedule.lit.epochs == 0:
-        raise SpecError("schedule.lit.epochs", "is 0, and without a `discriminator` there is no other phase")
+        raise SpecError(
+            "schedule.lit.epochs", "is 0, but without `discriminator` there is no other phase: give 1 or more"
+        )
     return schedule.model_copy(update={"fine_tune": schedule.fine_tune.model_copy(update={"epochs": 0})})
 
 
@@ -223,7 +231,7 @@ def _resolve_discriminator(
     if teacher.task != Task.TRANSLATION:
         raise SpecError("discriminator", "is for GANs, but the teacher is a classifier: leave it out")
     if discriminator is None or discriminator.architecture.task != Task.DISCRIMINATION:
-        raise SpecError("discriminator", "is no discriminator: give the upload of the teacher's discriminator")
+        raise SpecError("discriminator", "is not a discriminator: give the upload of the teacher's discriminator")
     found = discriminator.architecture
     for name, mine, wanted in (
         ("domains", found.classes, teacher.classes),
@@ -234,7 +242,7 @@ def _resolve_discriminator(
     if request.schedule.optimizer != Optimizer.ADAM:
         raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
     if request.precision != Precision.FLOAT32:
-        raise SpecError("precision", "must be float32 for adversarial fine-tuning, whose gradient penalty needs it")
+        raise SpecError("precision", "must be float32 for adversarial fine-tuning, because of its gradient penalty")
     side = int(found.options["image_size"])
     if request.dataset.size not in (None, [side, side]):
         raise SpecError("dataset.size", f"is {request.dataset.size}, but the discriminator takes {[side, side]}")
@@ -250,7 +258,7 @@ def _resolve_student(student: StudentRequest, method: Method, inspection: Inspec
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
     check_depth(student, method)
     if student.select != Select.EVEN and init == Init.RANDOM:
-        raise SpecError("student.select", "chooses the blocks that are inherited, but init is random: leave it out")
+        raise SpecError("student.select", "chooses the blocks to inherit, but init is random: leave it out")
     chosen = _student_depth(student, init, inspection)
     return chosen.model_copy(update={"select": student.select})
 
@@ -264,7 +272,7 @@ def _student_depth(student: StudentRequest, init: Init, inspection: Inspection) 
 
 
 def check_depth(student: StudentRequest, method: Method) -> None:
-    """Raises SpecError when the request doesn't say how deep its student is to be."""
+    """Raises SpecError if the request does not give the student's depth."""
     named = (student.depth, student.blocks, student.ratio)
     if all(value is None for value in named) and not method.born_again:
         raise SpecError("student", 'give exactly one of "depth" (as 14), "blocks" (as [2, 2, 2]) or "ratio" (as 2.5)')
@@ -275,14 +283,17 @@ def _check_born_again(student: StudentRequest, method: Method, teacher: Architec
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
     for name in ("ratio", "select"):
         if name in student.model_fields_set and getattr(student, name) is not None:
-            raise SpecError(f"student.{name}", f"is of no use: method {method} keeps all blocks of the teacher")
+            raise SpecError(
+                f"student.{name}",
+                f"has no effect: method {method} keeps all blocks of the teacher",
+            )
 
 
 def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
     small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
     if not small:
         most = max((option.parameters_ratio for option in inspection.students), default=1.0)
-        raise SpecError("student.ratio", f"is {ratio:g}, but the least student has {most:g} times fewer parameters")
+        raise SpecError("student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters")
     option = small[-1]
     return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
 
@@ -294,7 +305,7 @@ def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection
     if not smaller and not allow_same_depth:
         raise SpecError(
             "student.depth",
-            f"the teacher's depth {teacher.depth} is the least of the family {teacher.family}: there is no "
+            f"the teacher's depth {teacher.depth} is the smallest of the family {teacher.family}: there is no "
             "shallower student",
         )
     if depth >= teacher.depth and not (allow_same_depth and depth == teacher.depth):
@@ -304,7 +315,7 @@ def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection
             ' (or set "allow_same_depth" to use the teacher\'s own depth)',
         )
     if depth not in by_depth:
-        raise SpecError("student.depth", f"{depth} is the depth of no student of this teacher: choose one of {smaller}")
+        raise SpecError("student.depth", f"no student of this teacher has the depth {depth}: choose one of {smaller}")
     return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
 
 
@@ -313,14 +324,17 @@ def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, in
     if len(blocks) != len(teacher.blocks):
         raise SpecError(
             "student.blocks",
-            f"names {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
+            f"has {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
         )
     if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
-        raise SpecError("student.blocks", f"{blocks} has a section deeper than the teacher's {teacher.blocks}")
+        raise SpecError(
+            "student.blocks",
+            f"{blocks} has more blocks in a section than the teacher's {teacher.blocks}",
+        )
     if blocks == teacher.blocks and not allow_same_depth:
         raise SpecError(
             "student.blocks",
-            f"{blocks} is the teacher's own depth: use fewer blocks in a section, or set allow_same_depth",
+            f"{blocks} is the teacher's own depth: use fewer blocks in at least one section, or set allow_same_depth",
         )
     removed = sum(teacher.blocks) - sum(blocks)
     return StudentSpec(depth=teacher.depth - layers_per_block(inspection) * removed, blocks=blocks, init=init)

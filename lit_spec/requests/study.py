@@ -1,4 +1,4 @@
-"""A study as asked for: a group of jobs made from one base request, and what varies between them."""
+"""The request for a study: a group of jobs made from one base request, and what varies between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lit_spec.requests.job import JobRequest, Tag
 from lit_spec.requests.training import Init, Method
 
 STUDY_VERSION = 1
-"""To be raised with any change after which a stored study would make other trials than before."""
+"""Raise it with every change that makes a stored study create other trials than before."""
 MOST_TRIALS = 10_000
 
 DEFAULT_TAUS = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)
@@ -25,12 +25,12 @@ class StudyKind(OpenEnum):
     COMPARE = "compare"
     """Methods, initialisations and seeds side by side."""
     SEARCH = "search"
-    """τ, then α, then β, each chosen on the validation split: the order of the paper."""
+    """τ, then α, then β, each chosen on the validation split, in the paper's order."""
     DEPTH = "depth"
-    """How shallow a student may be, and what each depth gains and costs."""
+    """How shallow a student may be, and what each depth costs and saves."""
 
 
-# A born-again student has the teacher's depth, so that of the base request must go.
+# A born-again student has the teacher's depth, so the base request's depth must be removed.
 _OWN_DEPTH = {"student": {"depth": None, "blocks": None, "ratio": None}}
 ARM_WORDS: dict[str, dict[str, Any]] = {
     **{method.value: {"method": method.value, **(_OWN_DEPTH if method.born_again else {})} for method in Method},
@@ -38,12 +38,12 @@ ARM_WORDS: dict[str, dict[str, Any]] = {
     "hint": {"method": "lit", "feed": "student"},
     "lit-scheduled": {"method": "lit", "feed": "scheduled"},
 }
-"""What an arm may be called instead of being spelled out."""
+"""Names that an arm may be given by instead of an object."""
 
 
 def _different(values: list[T]) -> list[T]:
     if len(set(values)) != len(values):
-        raise ValueError("has a value twice: give each once")
+        raise ValueError("has a value twice: give each value once")
     return values
 
 
@@ -55,7 +55,7 @@ Grid = Annotated[list[T], Field(min_length=1, max_length=100), AfterValidator(_d
 
 
 class Arm(SpecModel):
-    """One arm of a comparison: a name, and any fields of a job's request, merged into the base one (RFC 7396)."""
+    """One arm of a comparison: a name, and fields of a job request that are merged into the base request (RFC 7396)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -67,7 +67,7 @@ class Arm(SpecModel):
         if not isinstance(value, str):
             return value
         if value not in ARM_WORDS:
-            raise ValueError(f'is none of {", ".join(ARM_WORDS)}, and no object as {{"name": "mine", "beta": 0.1}}')
+            raise ValueError(f'is none of {", ".join(ARM_WORDS)}, nor an object as {{"name": "mine", "beta": 0.1}}')
         return {"name": value, **ARM_WORDS[value]}
 
     @property
@@ -76,12 +76,12 @@ class Arm(SpecModel):
 
 
 class StudyRequest(SpecModel):
-    """What the kinds have in common."""
+    """What all kinds of studies have in common."""
 
     job: JobRequest
     """The request that every trial starts from."""
     seeds: Seeds | None = None
-    """Every point of the study is run with each of these. None: with the job's own seed."""
+    """Every configuration of the study is run with each of these. None: with the job's own seed."""
     name: str | None = Field(None, min_length=1, max_length=200)
     tags: list[Tag] = Field(default_factory=list, max_length=32)
 
@@ -103,13 +103,13 @@ class CompareRequest(StudyRequest):
 
     kind: Literal[StudyKind.COMPARE]
     methods: list[Arm] = Field(min_length=1, max_length=100)
-    """Names of methods, `hint`, `lit-scheduled`, or objects. The others are compared with the first."""
+    """Names of methods, `hint`, `lit-scheduled`, or objects. All others are compared with the first."""
     inits: Annotated[list[Init], Field(min_length=1), AfterValidator(_different)] | None = None
-    """None: each method's own, or what `job` and the arm say."""
+    """None: what `job` and the arm say, else the method's default."""
 
 
 class SearchRequest(StudyRequest):
-    """First τ and then α by distillation alone, then β with the whole loss."""
+    """First τ, then α, both by distillation only; then β with the whole loss."""
 
     kind: Literal[StudyKind.SEARCH]
     taus: Grid[Temperature] = Field(list(DEFAULT_TAUS))
@@ -122,18 +122,18 @@ class DepthRequest(StudyRequest):
 
     kind: Literal[StudyKind.DEPTH]
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
-    """Points of validation accuracy that the student may lose: the shallowest that keeps to it is looked for."""
+    """Points of validation accuracy that the student may lose. The study looks for the shallowest such student."""
     front: bool = Field(False, validate_default=True)
-    """Try all depths, and tell those that no other student beats in accuracy and in latency."""
+    """Try all depths, and list the students that no other student beats in both accuracy and latency."""
     depths: Grid[Annotated[int, Field(ge=1)]] | None = None
     """None: all depths below the teacher's."""
     stop_early: bool = True
-    """Whether trials that can't reach what is needed any more are stopped."""
+    """Whether trials that can no longer reach the target are stopped."""
 
     @field_validator("front")
     @classmethod
     def _asks_for_something(cls, front: bool, info: ValidationInfo) -> bool:
-        # It isn't among the data when it is wrong itself.
+        # It is missing from the data if it is invalid.
         if not front and info.data.get("max_accuracy_drop", 0) is None:
             raise ValueError('give "max_accuracy_drop" (points), or "front": true, or both')
         return front

@@ -1,4 +1,4 @@
-"""How a student is trained: the method and its words, the schedule, the device."""
+"""How a student is trained: method, hyperparameters, schedule and device."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Precision(StrEnum):
 
 class Phase(StrEnum):
     LIT = "lit"
-    """The first phase, of whatever method."""
+    """The first phase, whatever the method."""
     FINE_TUNE = "fine_tune"
     PRUNE = "prune"
-    """Fine-tuning again, after each of `then`'s steps that prune; their epochs are numbered on."""
+    """Fine-tuning after each pruning of `then`; the epochs are numbered consecutively over all of them."""
 
 
 class Part(StrEnum):
@@ -38,15 +38,15 @@ class Part(StrEnum):
 
 class Method(StrEnum):
     LIT = "lit"
-    """KD and IR loss, then KD alone (Koratana et al., ICML 2019)."""
+    """KD and IR loss, then only KD (Koratana et al., ICML 2019)."""
     KD = "kd"
     """Knowledge distillation in both phases (Hinton et al., 2015)."""
     AT = "at"
     """KD and attention transfer in both phases (Zagoruyko and Komodakis, ICLR 2017)."""
     SCRATCH = "scratch"
-    """Labels alone, without a teacher; everything is initialised anew."""
+    """Only labels, without a teacher; all weights are initialised anew."""
     PRUNE = "prune"
-    """The teacher, its smallest weights set to zero until as many are left as the student has; KD in both phases."""
+    """The teacher with its smallest weights set to zero until it has as many as the student; KD in both phases."""
     BORN_AGAIN_KD = "born-again-kd"
     """KD at the teacher's own depth (Furlanello et al., ICML 2018)."""
     BORN_AGAIN_LIT = "born-again-lit"
@@ -58,26 +58,27 @@ class Method(StrEnum):
 
     @property
     def uses_representations(self) -> bool:
-        """Whether the IR loss, and with it stem and head of the teacher, take part in the first phase."""
+        """Whether the first phase has the IR loss, and with it the teacher's stem and head."""
         return self in (Method.LIT, Method.BORN_AGAIN_LIT)
 
 
 class Init(StrEnum):
     INHERIT = "inherit"
-    """The first block of each section and evenly spaced others are copied from the teacher, with stem and head."""
+    """Blocks, stem and head are copied from the teacher; by default the first block of each section and evenly spaced
+    others."""
     RANDOM = "random"
-    """The section's blocks are initialised anew, as in the paper; with method `scratch` stem and head as well."""
+    """The blocks are initialised anew, as in the paper; with method `scratch` also stem and head."""
 
 
 class Select(StrEnum):
     """Which of the teacher's blocks a student keeps."""
 
     EVEN = "even"
-    """The first of each section and evenly spaced others."""
+    """The first block of each section and evenly spaced others."""
     FIRST = "first"
-    """The first ones of each section."""
+    """The first blocks of each section."""
     IMPORTANCE = "importance"
-    """Those that change their representation most on the training data (in one forward pass)."""
+    """The blocks that change their representation most, measured on training data."""
 
 
 class IrLoss(StrEnum):
@@ -88,25 +89,25 @@ class IrLoss(StrEnum):
 
 
 class Pruning(StrEnum):
-    """What method `prune` and the steps `prune:…` set to zero."""
+    """What method `prune` and the operations `prune:…` set to zero."""
 
     WEIGHTS = "weights"
     """The smallest weights of all layers together (Han et al., NeurIPS 2015)."""
     FILTERS = "filters"
-    """Whole filters (rows of linear layers), those of the smallest L1 norm, the same share in every layer (Li et al.,
-    ICLR 2017)."""
+    """Whole filters (rows of linear layers) with the smallest L1 norm, the same share in every layer (Li et al., ICLR
+    2017)."""
 
 
 class Feed(StrEnum):
-    """What a student's section is fed on the IR path."""
+    """The input of a student's section on the IR path."""
 
     TEACHER = "teacher"
-    """The teacher's representation from the section before: LIT as in the paper."""
+    """The output of the teacher's section before it: LIT as in the paper."""
     STUDENT = "student"
-    """What the student's section before it put out: FitNets' hints (Romero et al., ICLR 2015)."""
+    """The output of the student's section before it: FitNets' hints (Romero et al., ICLR 2015)."""
     SCHEDULED = "scheduled"
-    """Drawn for each section and step; the teacher's share falls from 1 to 0 (as in scheduled sampling, Bengio et al.,
-    NeurIPS 2015)."""
+    """One of the two, drawn for each section and step; the teacher's probability falls from 1 to 0 (as in scheduled
+    sampling, Bengio et al., NeurIPS 2015)."""
 
 
 # --- learning rate ---------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class Constant(SpecModel):
 
 
 class Milestones(SpecModel):
-    """The learning rate is multiplied by gamma at each milestone (in epochs)."""
+    """The learning rate is multiplied by gamma at each milestone, in epochs."""
 
     kind: Literal["milestones"]
     milestones: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
@@ -125,7 +126,7 @@ class Milestones(SpecModel):
 
 
 class Cosine(SpecModel):
-    """From the learning rate to zero along half a cosine, per step."""
+    """The learning rate falls to zero along half a cosine, step by step."""
 
     kind: Literal["cosine"]
 
@@ -138,7 +139,7 @@ class OneCycle(SpecModel):
 
 
 class Linear(SpecModel):
-    """The learning rate holds for a share of the steps, then falls in a line to zero."""
+    """The learning rate is constant for a share of the steps, then falls linearly to zero."""
 
     kind: Literal["linear"]
     start: float = Field(0.5, ge=0, lt=1)
@@ -165,7 +166,7 @@ class LitSchedule(PhaseSchedule):
 
 
 class FineTuneSchedule(PhaseSchedule):
-    """Short, and at a rate that keeps what the first phase has reached."""
+    """Short, with a learning rate that preserves what the first phase has reached."""
 
     epochs: int = Field(4, ge=0, le=100_000)
     learning_rate: float = Field(0.01, gt=0, le=100)
@@ -181,15 +182,15 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(SpecModel):
-    """Both phases: the first with the method's whole loss, then fine-tuning with KD alone (GANs: adversarially)."""
+    """Both phases: the first with the method's whole loss, then fine-tuning with only KD (GANs: adversarial)."""
 
     lit: LitSchedule = Field(default_factory=LitSchedule)
     fine_tune: FineTuneSchedule = Field(default_factory=FineTuneSchedule)
     batch_size: int = Field(32, ge=1, le=65_536)
     steps_per_epoch: int | None = Field(None, ge=1, le=10_000_000)
-    """Steps between two evaluations. None: one pass over the training split, the last batch as small as it comes.
-    With a number, batches are all of one size and passes run into one another, so that small data sets can be
-    trained on for many steps."""
+    """Steps between two evaluations. None: one pass over the training split; the last batch may be smaller. With a
+    number, all batches have the same size and passes follow each other without a gap, so that small data sets can be
+    used for many steps."""
     optimizer: Optimizer = Optimizer.SGD
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
@@ -199,7 +200,7 @@ class Schedule(SpecModel):
     weight_decay: float = Field(1e-4, ge=0, le=1)
 
     def of(self, phase: Phase) -> PhaseSchedule:
-        """What is pruned is trained as in fine-tuning."""
+        """The schedule of a phase. After a pruning it is that of fine-tuning."""
         return self.lit if phase == Phase.LIT else self.fine_tune
 
     @model_validator(mode="after")
@@ -220,25 +221,25 @@ class Adversarial(SpecModel):
     """Weight of the cycle reconstruction loss."""
     gradient_penalty: float = Field(10.0, ge=0, le=1000)
     n_critic: int = Field(5, ge=1, le=100)
-    """Steps of the discriminator for each of the generator's."""
+    """Steps of the discriminator for each step of the generator."""
 
 
 class Acceptance(SpecModel):
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
-    """Points of test accuracy that a classifier may lose against the teacher. Without labels in the test split: of
-    agreement with the teacher, which bounds that loss."""
+    """Points of test accuracy that a classifier may lose against the teacher. Without labels in the test split: points
+    of agreement with the teacher, which bounds that loss."""
     min_psnr: float | None = Field(None, ge=0, le=200)
-    """Decibels that a generator's output must reach against the teacher's output, on the test split."""
+    """PSNR in decibels that a generator's output must reach against the teacher's output on the test split."""
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
         if (self.max_accuracy_drop is None) == (self.min_psnr is None):
-            raise ValueError('give "max_accuracy_drop" (of a classifier) or "min_psnr" (of a generator)')
+            raise ValueError('give "max_accuracy_drop" (for a classifier) or "min_psnr" (for a generator)')
         return self
 
 
 class Hyperparameters(SpecModel):
-    """The method's own words, in the request and in the specification alike."""
+    """The fields that request and specification have in common."""
 
     method: Method = Method.LIT
     alpha: float = Field(0.5, ge=0, le=1)
@@ -252,18 +253,18 @@ class Hyperparameters(SpecModel):
     feed_until: float = Field(0.8, gt=0, le=1)
     """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
     noise: float = Field(0.0, ge=0, le=100)
-    """Standard deviation of the Gaussian noise on the teacher's representations that sections are fed."""
+    """Standard deviation of Gaussian noise that is added to the teacher's representations before sections get them."""
     n_random: int = Field(0, ge=0, le=10_000_000)
-    """Inputs of random noise that are added to the training split, for the teacher alone to label."""
+    """Number of inputs of random noise that are added to the training split. Only the teacher labels them."""
     attention_weight: float = Field(1000.0, ge=0, le=1e6)
-    """Twice the weight of the attention transfer loss, of method `at`."""
+    """For method `at`: twice the weight of the attention transfer loss."""
     pruning: Pruning = Pruning.WEIGHTS
-    """Of method `prune` and of `then`."""
+    """For method `prune` and for `then`."""
     then: Then = Field(default_factory=list)
-    """Done to the trained student, each step to what the one before it made: `prune:0.5` sets half of its weights to
-    zero and fine-tunes again, `int8` quantises. The report has a row for each."""
+    """Operations on the trained student, each applied to the result of the one before it: `prune:0.5` sets half of the
+    weights to zero and fine-tunes again, `int8` quantises. The report has an entry for each."""
     adversarial: Adversarial | None = None
-    """Of a GAN's fine-tuning. None: the defaults where a discriminator is given."""
+    """For a GAN's fine-tuning. None: the defaults, if a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = Device.AUTO

@@ -36,7 +36,7 @@ def test_a_job_holds_its_discriminator(api: TestClient, bench: Bench) -> None:
     [
         ({"discriminator": "upl_none"}, "discriminator", "there is no upload 'upl_none'"),
         ({"discriminator": "the data set"}, "discriminator", "is a dataset: give the id of a teacher upload"),
-        ({"discriminator": "the generator"}, "discriminator", "is no discriminator"),
+        ({"discriminator": "the generator"}, "discriminator", "is not a discriminator"),
         ({"discriminator": "another"}, "discriminator", "has 4 domains, but the generator has 5"),
         ({"discriminator": "one", "precision": "bfloat16"}, "precision", "float32"),
         ({"adversarial": {}}, "adversarial", "needs a `discriminator`"),

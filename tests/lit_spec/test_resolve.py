@@ -110,7 +110,7 @@ def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: 
 
 @pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}])
 def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
-    with pytest.raises(SpecError, match=f"student.{next(iter(given))}: is of no use"):
+    with pytest.raises(SpecError, match=f"student.{next(iter(given))}: has no effect"):
         resolve(request(student=given, method="born-again-kd"), inspection())
 
 

@@ -121,8 +121,8 @@ def test_what_no_generator_can_do_is_refused(changes: dict[str, Any], field: str
 @pytest.mark.parametrize(
     ("changes", "found", "field", "said"),
     [
-        ({}, generator(), "discriminator", "is no discriminator"),
-        ({}, None, "discriminator", "is no discriminator"),
+        ({}, generator(), "discriminator", "is not a discriminator"),
+        ({}, None, "discriminator", "is not a discriminator"),
         ({}, discriminator(domains=4), "discriminator", "4 domains"),
         ({}, discriminator(channels=1), "discriminator", "1 image channels"),
         ({"schedule": {"optimizer": "sgd"}}, discriminator(), "schedule.optimizer", "adam"),

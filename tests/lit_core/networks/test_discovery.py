@@ -252,7 +252,7 @@ def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> No
     teacher = sectioned(Mine(), x := torch.randn(5, 3))
     student = shortened(teacher, [[0, 2]])
     taught = teacher.trace(x)
-    assert [extra.args for extra in taught.extras[0]] == [(0.5,)] * 4
+    assert [extra.args for extra in taught.extra_arguments[0]] == [(0.5,)] * 4
     own = student.sections[0](taught.inputs[0], student.extra_arguments_of(taught, 0))
     first, third = teacher.sections[0][0], teacher.sections[0][2]
     bias = torch.full((6,), 2.0)
@@ -297,7 +297,7 @@ class Keeping(Mine):
 
 def test_arguments_are_captured_as_they_were() -> None:
     taught = sectioned(Keeping(), x := torch.randn(5, 3)).trace(x)
-    assert all(torch.equal(extra.kwargs["bias"], torch.ones(6)) for extra in taught.extras[0])
+    assert all(torch.equal(extra.kwargs["bias"], torch.ones(6)) for extra in taught.extra_arguments[0])
 
 
 def test_a_layer_that_works_in_place_parts_two_sections() -> None:

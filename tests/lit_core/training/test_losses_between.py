@@ -13,7 +13,7 @@ from lit_core.training.objectives import Batch, LitObjective, draw_feeds
 from lit_spec import Feed, IrLoss, Part
 from tests.lit_core.networks.test_discovery import Residual, sectioned
 
-POSITION = 0.4
+PROGRESS = 0.4
 
 
 class Staged(nn.Module):
@@ -66,7 +66,7 @@ def seed_of(feeds: list[bool]) -> int:
     return next(
         seed
         for seed in range(100)
-        if draw_feeds(Feed.SCHEDULED, 2, POSITION, 0.8, torch.Generator().manual_seed(seed)) == feeds
+        if draw_feeds(Feed.SCHEDULED, 2, PROGRESS, 0.8, torch.Generator().manual_seed(seed)) == feeds
     )
 
 
@@ -97,7 +97,7 @@ def test_a_students_own_representation_goes_through_what_lies_between(
     loss = loss + (1 - beta) * (F.mse_loss(made_one, one) + F.mse_loss(made_two, two))
     loss.backward()  # type: ignore[no-untyped-call]
 
-    batch = Batch((x,), torch.full((5,), -1), POSITION, torch.Generator().manual_seed(seed_of(feeds)))
+    batch = Batch((x,), torch.full((5,), -1), PROGRESS, torch.Generator().manual_seed(seed_of(feeds)))
     found = objective(beta, Feed.SCHEDULED, frozen)(teacher, student, batch)
     found.total.backward()  # type: ignore[no-untyped-call]
     assert found.total.item() == pytest.approx(loss.item(), rel=1e-10)
@@ -170,7 +170,7 @@ def test_layers_that_work_in_place_change_no_loss(between: bool, feeds: list[boo
         student = shortened(teacher, [[0], [1]])
         student.train([Part.STEM, Part.HEAD])
         generator = torch.Generator().manual_seed(seed_of(feeds))
-        batch = Batch((x,), labels, position=POSITION, generator=generator)
+        batch = Batch((x,), labels, progress=PROGRESS, generator=generator)
         losses = objective(beta, Feed.SCHEDULED, [Part.STEM, Part.HEAD])(teacher, student, batch)
         losses.total.backward()  # type: ignore[no-untyped-call]
         gradients = {name: one.grad for name, one in student.network.named_parameters() if one.grad is not None}
