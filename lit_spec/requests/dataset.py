@@ -67,8 +67,8 @@ class Augmentation(SpecModel):
     """Random changes of the training samples, drawn anew for every batch."""
 
     shift: int | None = Field(None, ge=0, le=64)
-    """Largest random shift in pixels, in each direction; zeros fill the gap. None: for image classifiers an eighth of the
-    shorter side, for generators no shift."""
+    """Largest random shift in pixels, in each direction; zeros fill the gap. None: an eighth of the
+    shorter side for image classifiers, and no shift for generators."""
     flip: bool | None = None
     """Random horizontal mirroring. None: only for generators."""
     rotate: float = Field(0.0, ge=0, le=180)

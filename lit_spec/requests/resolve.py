@@ -148,7 +148,7 @@ def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
         raise SpecError(
             "dataset.vocabulary",
             f"has {len(vocabulary)} characters{' by default' if dataset.vocabulary is None else ''}, but the "
-            f"teacher's embedding has {rows} rows, two of them for padding and unknown characters: give {rows - 2} at most",
+            f"teacher's embedding has {rows} rows, two for padding and unknown characters: give {rows - 2} at most",
         )
 
 

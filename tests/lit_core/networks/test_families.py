@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_core.measuring.cost import count_parameters
 from lit_core.networks.families import FAMILIES, family_of
 from lit_core.networks.families.resnext_cifar import NAMES, ResNeXt
 from lit_core.networks.families.vdcnn import VDCNN, Downsampling, largest
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
-from lit_core.networks.teacher import Teacher, TeacherError, count_parameters, inspect_teacher, read_teacher
+from lit_core.networks.teacher import Teacher, TeacherError, inspect_teacher, read_teacher
 from lit_spec import Architecture, DatasetRequest, JobSpec, StudentSpec, TeacherSpec
 
 NORM = ("weight", "bias", "running_mean", "running_var")
