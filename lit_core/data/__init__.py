@@ -1,4 +1,4 @@
-"""Data sets: uploaded or built in, split, preprocessed and augmented. docs/datasets.md says what is accepted."""
+"""Data sets: uploaded or built in, split, preprocessed and augmented. docs/datasets.md lists what is accepted."""
 
 from __future__ import annotations
 

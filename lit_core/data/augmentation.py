@@ -1,4 +1,5 @@
-"""Augmentation by batch, on the batch's device. All draws come from a generator on the CPU, whatever the device."""
+"""Augmentation of batches on their device. All random numbers are drawn on the CPU, so they are the same on every
+device."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from lit_spec import Augmentation
 
 
 def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch by its own draw.
+    """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch at random.
 
-    Zeros move in. They are zeros *after* preprocessing, so the border has the data's mean colour, not black.
+    Gaps are filled with zeros. They are zeros *after* preprocessing, so the border has the data's mean colour.
     """
     if not x.is_floating_point():
         return _mask(x, augmentation.mask, generator)
@@ -36,13 +37,13 @@ def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate and scale about the middle, bilinearly."""
+    """Rotate and scale around the centre, with bilinear interpolation."""
     batch, _, height, width = x.shape
     angle = (2 * torch.rand(batch, generator=generator) - 1) * math.radians(augmentation.rotate)
     # The grid says where each pixel comes from, so an enlargement divides.
     inverse = torch.exp(-(2 * torch.rand(batch, generator=generator) - 1) * math.log(augmentation.scale))
     cosine, sine, zero = inverse * angle.cos(), inverse * angle.sin(), torch.zeros(batch)
-    # The grid's coordinates run from -1 to 1 along either side, so the sides' ratio keeps circles round.
+    # The grid's coordinates run from -1 to 1 along both sides, so the aspect ratio is needed to keep circles round.
     ratio = height / width
     rows = [torch.stack([cosine, -sine * ratio, zero], dim=1), torch.stack([sine / ratio, cosine, zero], dim=1)]
     matrices = torch.stack(rows, dim=1).to(x.device, non_blocking=True)
@@ -51,7 +52,7 @@ def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> 
 
 
 def _move(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift and mirror, by whole pixels."""
+    """Shift by whole pixels, and mirror."""
     batch, _, height, width = x.shape
     shift = augmentation.shift
     rows = torch.arange(height).expand(batch, height)

@@ -26,23 +26,23 @@ from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
 
 LIMITS = Limits()
 SHIFT_SHARE = 8
-"""The default shift is this part of the image's shorter side."""
+"""The default shift is the image's shorter side divided by this."""
 
 Preprocessing = Annotated[ImagePreprocessing | TextPreprocessing, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split, raw: give `x[rows]` to the preprocessing's `apply`."""
+    """One split with raw samples; `apply` of the preprocessing turns `x[rows]` into the network's input."""
 
     x: Tensor
-    """Images (N, C, H, W), uint8 or float32, or texts (N, L) as places in the vocabulary; perhaps not contiguous."""
+    """Images (N, C, H, W), uint8 or float32, or texts (N, L) as vocabulary indices. May be non-contiguous."""
     y: Tensor
-    """(N,) int64: positions in the class order, -1 without a label. For translation (N, domains) float32."""
+    """(N,) int64: indices in the class order, -1 for no label. For translation (N, domains) float32."""
 
     @property
     def labels(self) -> int:
-        """Samples that have a label."""
+        """Number of samples with a label."""
         return int((self.y != NO_LABEL).reshape(len(self.y), -1).any(dim=1).sum())
 
     @property
@@ -54,7 +54,7 @@ class Arrays:
 @dataclass(frozen=True)
 class Dataset:
     splits: dict[Split, Arrays]
-    """Every split of `Split`, none empty."""
+    """All of `Split`; none is empty."""
     classes: list[str]
     preprocessing: ImagePreprocessing | TextPreprocessing
     augmentation: Augmentation
@@ -71,9 +71,9 @@ def load_dataset(
 ) -> Dataset:
     """Read, split and measure the data for a teacher with that interface.
 
-    `path` is the uploaded file or the folder of mounted data sets, None where there is none. `download` allows that
-    what the folder lacks is fetched from the internet. The result depends on request and file alone: the hold-out has
-    a seed of its own, so that jobs with different seeds share one split. Raises DatasetError.
+    `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `download` allows that files
+    missing in that folder are downloaded. The result depends only on the request and the file: the hold-out has its own
+    seed, so that jobs with different seeds have the same splits. Raises DatasetError.
     """
     _check_request(request, interface)
     raw = _read(request, path, interface, limits, download)
@@ -81,7 +81,7 @@ def load_dataset(
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
-    del raw  # x is taken over below: nothing else may hold it
+    del raw  # split_samples changes x in place, so nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
         x = _fitted(x, request, limits)
     chosen = _augmentation(augmentation, x, interface)
@@ -91,7 +91,9 @@ def load_dataset(
             raise empty_split(split)
     if not request.labels:
         splits |= {split: _unlabelled(splits[split], interface) for split in (Split.TRAIN, Split.VALIDATION)}
-    if request.train_samples is not None:  # after the labels have gone: they must not choose the samples then
+    if (
+        request.train_samples is not None
+    ):  # after the labels are removed, because they must not influence the choice then
         splits[Split.TRAIN] = _fewer(splits[Split.TRAIN], request.train_samples)
     preprocessing = (
         resolve_text_preprocessing(request, names)
@@ -102,7 +104,7 @@ def load_dataset(
 
 
 def _check_request(request: DatasetRequest, interface: Interface) -> None:
-    """What `lit_spec.requests.resolve` has checked for a job, for those who call this directly."""
+    """`lit_spec.requests.resolve` checks this for jobs; here it is checked for direct callers."""
     channels, classes = interface.channels, interface.classes
     for name, values in (("mean", request.mean), ("std", request.std)):
         if not isinstance(values, str) and len(values) != channels:
@@ -138,7 +140,7 @@ def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
 
 
 def _domains(y: Tensor, interface: Interface) -> Tensor:
-    """For translation a class becomes the domain of that number."""
+    """For translation, each class is a domain."""
     if interface.task != Task.TRANSLATION or y.ndim == 2:
         return y
     if bool((y == NO_LABEL).any()):
@@ -147,7 +149,7 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
 
 
 def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
-    """Cropped and resized; image files have been as they were read."""
+    """Crop and resize, unless the reader of image files has done so."""
     try:
         x = crop_middle(x, request.crop)
     except ValueError as failure:
@@ -164,7 +166,7 @@ def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:
-    """So many of the samples, each class by its share, always the same for a y."""
+    """This many of the samples, with the same shares of the classes. The same y gives the same choice."""
     if samples > len(arrays.y):
         raise DatasetError(
             f"train_samples is {samples}, but the training split has {len(arrays.y)}: lower it or leave it out",

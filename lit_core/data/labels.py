@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 NO_LABEL = -1
-"""Stands for the label of a sample that has none."""
+"""The label of a sample without a label."""

@@ -12,14 +12,14 @@ from torch import Tensor
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels that an image file can give."""
 CHUNK = 1024
-"""Samples handled at a time where a whole copy would cost too much memory."""
+"""Number of samples handled at a time where a copy of all would need too much memory."""
 
 
 def image_to_raw(image: Image.Image, channels: int) -> Tensor:
     """(C, H, W) uint8 in grey (1 channel) or RGB (3), upright as EXIF says. Raises ValueError.
 
-    As `Image.convert` does it: palettes are looked up, alpha is dropped, grey is ITU-R 601 luma. Sixteen-bit grey
-    keeps its upper eight bits. Of several frames the first is taken.
+    Converted as by `Image.convert`: palettes are resolved, alpha is dropped, grey is ITU-R 601 luma. 16-bit grey keeps
+    its upper eight bits. Of several frames the first is used.
     """
     if channels not in MODES:
         raise ValueError(f"an image gives 1 or 3 channels, not {channels}: use arrays (npz or safetensors)")
@@ -40,7 +40,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """uint8 for integers 0..255, float32 for floating point. Raises ValueError for all else."""
+    """uint8 for integers 0..255, float32 for floating point. Raises ValueError for anything else."""
     if x.is_floating_point():
         return _finite(x.to(torch.float32))
     if x.dtype == torch.uint8:
@@ -59,7 +59,7 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
-    low, high = torch.aminmax(x)  # both NaN where any value is; no mask of x's size is made
+    low, high = torch.aminmax(x)  # both are NaN if any value is; this needs no mask of x's size
     if torch.isfinite(low) and torch.isfinite(high):
         return x
     sample = next(
@@ -73,7 +73,7 @@ def _finite(x: Tensor) -> Tensor:
 def to_channels_first(x: Tensor, channels: int) -> Tensor:
     """(N, C, H, W) from (N, H, W), (N, C, H, W) or (N, H, W, C), as a view. Raises ValueError.
 
-    The place where the shape has the teacher's channels tells the layout; where both have, it is (N, C, H, W).
+    The axis whose length is the teacher's number of channels decides the layout; if both fit, it is (N, C, H, W).
     """
     shape = tuple(x.shape)
     if x.ndim == 3 and channels == 1:
@@ -87,7 +87,7 @@ def to_channels_first(x: Tensor, channels: int) -> Tensor:
 
 
 def crop_middle(x: Tensor, side: int | None) -> Tensor:
-    """The middle square of images (…, H, W) as a view; x itself without a side. Raises ValueError for smaller ones."""
+    """The central square of images (…, H, W) as a view; x itself without a side. Raises ValueError if too small."""
     if side is None:
         return x
     height, width = x.shape[-2:]
@@ -98,9 +98,9 @@ def crop_middle(x: Tensor, side: int | None) -> Tensor:
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, H, W) to `size` (height, width) by Pillow's bilinear filter, which antialiases; x itself if it fits.
+    """(N, C, H, W) to `size` (height, width) with Pillow's antialiasing bilinear filter; x itself if it has that size.
 
-    Pillow on every path, plane by plane: its fixed-point arithmetic gives the same pixels on every machine.
+    Always Pillow, channel by channel: its fixed-point arithmetic gives the same pixels on every machine.
     """
     height, width = size
     if tuple(x.shape[2:]) == (height, width):

@@ -1,4 +1,4 @@
-"""How raw pixels become the network's input: resolved once, then stored beside the model."""
+"""How raw pixels become the network's input. It is resolved once and stored with the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_spec import DatasetRequest, SpecModel
 
 LEAST_STD = 1e-8
 DOUBLES = 1 << 23
-"""Values that are summed up in float64 at a time: 64 MiB of them."""
+"""Number of values that are summed in float64 at a time: 64 MiB."""
 
 
 class ImagePreprocessing(SpecModel):
@@ -24,19 +24,19 @@ class ImagePreprocessing(SpecModel):
 
     kind: Literal["image"] = "image"
     crop: int | None = None
-    """Side of the square that is cut from the middle of an image before it is resized."""
+    """Side of the square that is cut from the centre of an image before resizing."""
     size: list[int]
     """Height and width in pixels."""
     channels: int
     scale: float
-    """255 where the raw data is uint8, 1 where it is floating point."""
+    """255 if the raw data is uint8, 1 if it is floating point."""
     mean: list[float]
     """Per channel, after scaling."""
     std: list[float]
     class_order: list[str]
     """The classes in the order of the network's outputs."""
     resampling: Literal["bilinear"] = "bilinear"
-    """Pillow's filter of that name (it antialiases)."""
+    """Name of Pillow's filter, which antialiases."""
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (B, C, H, W), uint8 or float32, to the network's input in float32 on x's device. Raises ValueError."""
@@ -63,9 +63,9 @@ class ImagePreprocessing(SpecModel):
         return resize(crop_middle(raw, self.crop), self.size)
 
     def to_images(self, x: Tensor) -> list[Image.Image]:
-        """What a generator puts out, (B, C, H, W) in its input's range, as pictures. Raises ValueError.
+        """The output of a generator, (B, C, H, W) in the range of its input, as pictures. Raises ValueError.
 
-        Values become shares of the full brightness by `mean` and `std`; beyond black and white they are cut off.
+        `mean` and `std` turn values into shares of the full brightness, which are clamped to black and white.
         """
         if self.channels not in MODES:
             raise ValueError(f"a picture has 1 or 3 channels, not {self.channels}: call the model itself")
@@ -78,11 +78,11 @@ class ImagePreprocessing(SpecModel):
         return (255 * (x.detach().float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
 
     def sample(self, batch: int) -> Tensor:
-        """An input (B, C, H, W) of zeros, to count and time with."""
+        """An input (B, C, H, W) of zeros, for counting FLOPs and measuring latency."""
         return torch.zeros(batch, self.channels, *self.size)
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Inputs of pixels drawn evenly from [0, 1], preprocessed, as the reference's random images."""
+        """Preprocessed inputs of pixels drawn uniformly from [0, 1], like the random images of the reference."""
         pixels = torch.rand(batch, self.channels, *self.size, generator=generator) * self.scale
         return self.apply(pixels)
 
@@ -98,11 +98,11 @@ class ImagePreprocessing(SpecModel):
 
 
 def resolve_image_preprocessing(request: DatasetRequest, train: Tensor, class_order: list[str]) -> ImagePreprocessing:
-    """Fill in what the request leaves to the data. `train` (N, C, H, W) is the raw training split, resized."""
+    """Take missing values from the data. `train` (N, C, H, W) is the resized raw training split."""
     scale = 255.0 if train.dtype == torch.uint8 else 1.0
     mean, std = (
         measured(train, scale) if "data" in (request.mean, request.std) else ([], [])
-    )  # both given: no pass over the data
+    )  # if both are given, no pass over the data is needed
     return ImagePreprocessing(
         crop=request.crop,
         size=list(train.shape[2:]),
@@ -117,8 +117,8 @@ def resolve_image_preprocessing(request: DatasetRequest, train: Tensor, class_or
 def measured(x: Tensor, scale: float) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of x / scale, in float64, kept to 7 digits.
 
-    Seven digits are what float32 holds, and the same on every machine whatever the order of the sums.
-    A channel of (almost) constant value has standard deviation 1, so that nothing is divided by zero.
+    Seven digits fit into float32 and are the same on every machine, whatever the order of the sums. A channel of
+    (almost) constant value gets the standard deviation 1, so that nothing is divided by zero.
     """
     values = x.numel() // x.shape[1]
     chunks = torch.split(x, max(1, DOUBLES // x[0].numel()))
@@ -137,6 +137,6 @@ def _seven_digits(value: float) -> float:
 
 @lru_cache(maxsize=16)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """On the device once, not once a batch: a copy from the host would wait for the GPU."""
+    """Cached on the device: a copy from the host for each batch would wait for the GPU."""
     as_rows = [torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1) for values in (mean, std)]
     return as_rows[0], as_rows[1]

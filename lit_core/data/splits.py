@@ -20,7 +20,7 @@ LEAST_TRAINING_SAMPLES = 2
 
 
 def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
-    """Each sample's split (N,), the missing ones held out from the training split. Raises DatasetError."""
+    """Each sample's split (N,). Missing splits are held out from the training split. Raises DatasetError."""
     y = _strata(y)
     codes = torch.full_like(y, TRAIN) if codes is None else codes.clone()
     present = {code for code, count in enumerate(torch.bincount(codes).tolist()) if count}
@@ -42,16 +42,16 @@ def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
 
 
 def hold_out(y: Tensor, count: int) -> Tensor:
-    """Positions of `count` of the samples, each class by its share (within one sample), always the same for a y."""
+    """Indices of `count` samples, with the classes' shares (within one sample). The same y gives the same choice."""
     y = _strata(y)
-    # RandomState's stream is frozen for good, which neither numpy's Generator nor torch promises.
+    # RandomState's numbers never change between versions; numpy's Generator and torch do not promise that.
     shuffled = np.random.RandomState(SEED).permutation(len(y))
     by_class = shuffled[np.argsort(y.numpy()[shuffled], kind="stable")]
     return torch.from_numpy(np.sort(by_class[_evenly_spaced(len(y), count)]))
 
 
 def _strata(y: Tensor) -> Tensor:
-    """One integer a sample: its class, or a number for its combination of attributes."""
+    """One integer per sample: its class, or a number for its combination of attributes."""
     return torch.unique(y, dim=0, return_inverse=True)[1] if y.ndim == 2 else y
 
 
@@ -85,10 +85,10 @@ def empty_split(split: Split) -> DatasetError:
 
 
 def partition(x: Tensor, y: Tensor, codes: Tensor) -> dict[Split, tuple[Tensor, Tensor]]:
-    """x and y by split, in their own order. **Takes x over**: it is rearranged in place, not copied.
+    """x and y by split, in their own order. **Changes x**: it is rearranged in place, not copied.
 
-    Only validation and test samples are copied, so the peak is little above the data itself; splits that already
-    lie one after the other are views.
+    Only validation and test samples are copied, so the peak of memory is little above the data itself. Splits that
+    already follow one another are views.
     """
     if bool((codes.diff() >= 0).all()):
         bounds = [0, *torch.bincount(codes, minlength=len(SPLITS)).cumsum(0).tolist()]
@@ -99,7 +99,7 @@ def partition(x: Tensor, y: Tensor, codes: Tensor) -> dict[Split, tuple[Tensor, 
     }
     train = rows[Split.TRAIN]
     for start in range(0, len(train), CHUNK):
-        # Row i goes to place <= i, so no row is overwritten before it has been moved.
+        # Row i moves to a place <= i, so no row is overwritten before it has been moved.
         chunk = train[start : start + CHUNK]
         x[start : start + len(chunk)] = x[chunk]
     return {Split.TRAIN: (x[: len(train)], y[train]), **parts}

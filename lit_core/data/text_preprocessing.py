@@ -1,6 +1,6 @@
-"""How texts become a network's input: characters looked up in a vocabulary, cut or padded to one length.
+"""How texts become a network's input: as vocabulary indices of their characters, cut or padded to one length.
 
-As the reference has it: place 0 is padding, place 1 the unknown character, and the vocabulary follows.
+As in the reference, index 0 is padding, index 1 is the unknown character, and the vocabulary follows.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class TextPreprocessing(SpecModel):
 
     kind: Literal["text"] = "text"
     length: int
-    """Characters that a text is cut or padded to."""
+    """Number of characters to which a text is cut or padded."""
     vocabulary: str
     lowercase: bool
     class_order: list[str]
     """The classes in the order of the network's outputs."""
 
     def apply(self, x: Tensor) -> Tensor:
-        """Places in the vocabulary (B, L) of any integer type to the network's input, int64. Raises ValueError."""
+        """Vocabulary indices (B, L) of any integer type to the network's input, int64. Raises ValueError."""
         if x.ndim != 2 or x.shape[1] != self.length:
             raise ValueError(f"x has the shape {tuple(x.shape)}, not (B, {self.length})")
         return x.to(torch.int64)
 
     def from_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts as places in the vocabulary (N, L), for `apply`."""
+        """Texts as vocabulary indices (N, L), for `apply`."""
         rows = np.full((len(texts), self.length), PADDING, dtype=self._dtype())
         table = {ord(character): place for place, character in enumerate(self.vocabulary, start=OFFSET)}
         for row, text in zip(rows, texts, strict=True):
@@ -45,11 +45,11 @@ class TextPreprocessing(SpecModel):
         return torch.from_numpy(rows)
 
     def sample(self, batch: int) -> Tensor:
-        """An input (B, L) of padding, to count and time with."""
+        """An input (B, L) of padding, for counting FLOPs and measuring latency."""
         return torch.zeros(batch, self.length, dtype=torch.int64)
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Inputs of characters drawn evenly from the vocabulary."""
+        """Inputs of characters drawn uniformly from the vocabulary."""
         top = OFFSET + len(self.vocabulary)
         return torch.randint(OFFSET, top, (batch, self.length), generator=generator)
 
@@ -58,7 +58,7 @@ class TextPreprocessing(SpecModel):
 
 
 def resolve_text_preprocessing(request: DatasetRequest, class_order: list[str]) -> TextPreprocessing:
-    """Fill in what the request leaves open."""
+    """Fill in the values that the request does not set."""
     return TextPreprocessing(
         length=request.length,
         vocabulary=VDCNN_VOCABULARY if request.vocabulary is None else request.vocabulary,

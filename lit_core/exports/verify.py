@@ -1,4 +1,4 @@
-"""An export against the torch network that it was made of, over a whole split."""
+"""Comparing an export with the torch network, over a whole split."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lit_core.data.labels import NO_LABEL
 
 Inputs = tuple[Tensor, ...]
 Batches = Callable[[], Iterable[tuple[Inputs, Tensor]]]
-"""Gives the inputs and labels of the split that exports are compared on, batch by batch, each time it is called."""
+"""Each call gives the inputs and labels of the split on which exports are compared, batch by batch."""
 Run = Callable[[Inputs], Tensor]
-"""What is in an export's file: inputs on the CPU -> output."""
+"""Runs an export's file: inputs on the CPU -> output."""
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of an output, as a share of the largest one, and no less than this itself."""
+"""Of outputs, relative to the largest output, or absolute if that is below 1."""
 LEAST_AGREEMENT = 99.9
 
 
 class Unfaithful(Exception):
-    """An export does not what the torch network does."""
+    """An export does not compute what the torch network computes."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Comparison:
     largest: float
     """Absolute value of the torch network's outputs."""
     top1_agreement: float | None
-    """Percent of the samples to which both give the same answer; None of a generator."""
+    """Percent of the samples to which both give the same answer; None for a generator."""
     accuracy: float | None
-    """Of the export, percent of the samples with a label; None of a generator and where there are no labels."""
+    """Of the export, percent of the samples with a label; None for a generator and without labels."""
     samples: int
 
 
 @torch.no_grad()
 def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool) -> Comparison:
-    """Outputs (B, …) of both for every batch, and for the first sample alone: a batch of one is a case of its own.
+    """Compare the outputs (B, …) for every batch, and for the first sample alone, because a batch of one is special.
 
     `network` is on the CPU and in eval mode. Raises Unfaithful for outputs of another shape and for ones that are not
     finite, ValueError where there are no samples.
@@ -71,7 +71,7 @@ def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool)
 
 
 def check(found: Comparison) -> None:
-    """For exports that compute in floating point. Raises Unfaithful."""
+    """Check an export that computes in floating point. Raises Unfaithful."""
     bound = LARGEST_DIFFERENCE * max(1.0, found.largest)
     if found.max_abs_difference > bound:
         raise Unfaithful(
@@ -88,12 +88,12 @@ def _on_cpu(batches: Batches) -> Iterator[tuple[Inputs, Tensor]]:
 
 
 def _differ(network: nn.Module, run: Run, inputs: Inputs) -> tuple[Tensor, Tensor, float, float]:
-    """Both outputs, their largest difference and the network's largest value."""
+    """Both outputs, their largest difference and the network's largest absolute value."""
     wanted, found = network(*inputs).float(), run(inputs).float()
     if found.shape != wanted.shape:
         raise Unfaithful(f"the output has the shape {tuple(found.shape)}, the torch network's {tuple(wanted.shape)}")
     difference, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-    # Python's max() passes over NaN, and JSON has none.
+    # Python's max() ignores NaN, and JSON does not have it.
     if not math.isfinite(difference):
         raise Unfaithful("the outputs are not finite")
     return wanted, found, difference, largest

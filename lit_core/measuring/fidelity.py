@@ -1,4 +1,4 @@
-"""How near images are to others, each by itself. All are (B, C, H, W) in a generator's range -1..1."""
+"""How close images are to others, image by image. All are (B, C, H, W) in a generator's range -1..1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 RANGE = 2.0
 MOST_PSNR = 200.0
-"""Of equal images, in place of infinity."""
+"""The value for equal images, instead of infinity."""
 
 
 def l1(images: Tensor, others: Tensor) -> Tensor:
@@ -22,11 +22,11 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004; Gaussian window of 11x11, σ = 1.5), (B,). Sides are 6 pixels at least.
+    """Structural similarity (Wang et al., 2004; Gaussian window of 11x11, σ = 1.5), (B,). Sides have at least 6 pixels.
 
-    The window is mirrored at the border.
+    Images are mirrored at the border.
     """
     found = structural_similarity_index_measure(images, others, data_range=RANGE, reduction="none")
     if not isinstance(found, Tensor):
-        raise TypeError("torchmetrics gave more than the similarity")
+        raise TypeError("torchmetrics returned more than the similarity")
     return found

@@ -1,4 +1,4 @@
-"""How near the images that a generator makes come to real ones, as a feature network sees them."""
+"""How close a generator's images are to real ones, measured with a feature network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LEAST_LOGARITHM = -700.0
 
 
 def load_feature_network(path: Path) -> nn.Module:
-    """The operator's feature network: a file of torch.export (.pt2) or TorchScript (any other name), on the CPU.
+    """The operator's feature network, from a file of torch.export (.pt2) or TorchScript (any other name), on the CPU.
 
-    It maps images (B, 3, H, W) uint8 to features (B, D). The file is code, and trusted. Raises ValueError when it can't
+    It maps images (B, 3, H, W) uint8 to features (B, D). The file is code and is trusted. Raises ValueError if it can't
     be read.
     """
     try:
@@ -27,17 +27,17 @@ def load_feature_network(path: Path) -> nn.Module:
         network: nn.Module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
         return network
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as failure:
-        detail = f"{path} is no feature network: give a file of torch.export (with the ending .pt2) or of TorchScript"
+        detail = f"{path} is not a feature network: give a file of torch.export (named *.pt2) or of TorchScript"
         raise ValueError(detail) from failure
 
 
 def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature: nn.Module) -> dict[str, float]:
-    """Fréchet distance ("fid") and Inception Score ("inception_score") of images that were made.
+    """Fréchet distance ("fid") and Inception Score ("inception_score") of generated images.
 
     `real` and `made` are batches (B, 3, H, W) uint8; `feature` maps such a batch to features (B, D). The Fréchet
     distance (Heusel et al., NeurIPS 2017, eq. 6) compares their means and covariances. The Inception Score (Salimans
-    et al., NeurIPS 2016, section 4) takes them for logits, in ten parts drawn with a fixed seed, and says something
-    only where they are. The numbers are the published ones' kin only with the network that those used.
+    et al., NeurIPS 2016, section 4) takes them for logits, in ten parts drawn with a fixed seed, and is
+    meaningful only if they are. The numbers are comparable with published ones only with the same feature network.
 
     Raises ValueError for images or features of another kind, and for fewer than 2 images on either side.
     """
@@ -46,7 +46,7 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
     distance.update(real_features, real=True)
     distance.update(made_features, real=False)
     score = InceptionScore(feature=_AsGiven(made_features.shape[1]))
-    # Softmax gives the same of logarithms of probabilities; none of them may be 0 in float64, which ends in NaN.
+    # The softmax of log-probabilities is the same. No probability may be 0 in float64, which would give NaN.
     score.update(made_features.log_softmax(dim=1).clamp(min=LEAST_LOGARITHM))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -55,7 +55,7 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
 
 
 class _AsGiven(nn.Identity):
-    """In place of torchmetrics' own network: it gets features, so that no image is looked at twice."""
+    """Replaces torchmetrics' own network: its inputs are features already, so that each image is processed once."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is counted in a classifier's answers. Accuracies, shares and the calibration error are in percent."""
+"""Scores of a classifier's answers. Accuracies, shares and the calibration error are in percent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def top1(prediction: Prediction) -> float:
 
 
 def top5(prediction: Prediction) -> float | None:
-    """How often the label is among the five most probable classes; None where five are all but one at the most."""
+    """How often the label is among the five most probable classes; None for fewer than six classes."""
     if prediction.logits.shape[1] < 6:
         return None
     return _percent((prediction.logits.topk(5, dim=1).indices == prediction.labels[:, None]).any(dim=1))
@@ -42,13 +42,13 @@ def calibration_error(prediction: Prediction) -> float:
     """Expected calibration error (Guo et al., ICML 2017, eq. 3).
 
     The distance between the probability of the answer and the share of right answers, averaged over 15 equal bins of
-    that probability, each by its share of the samples.
+    that probability, weighted by their numbers of samples.
     """
-    # Slow to import, and needed once in a job.
+    # Imported here because it is slow to import.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     probabilities, classes = prediction.logits.softmax(dim=1), prediction.logits.shape[1]
-    # Its own checks refuse the single class that a teacher may have.
+    # Without its checks, because they refuse a teacher with a single class.
     error = multiclass_calibration_error(
         probabilities, prediction.labels, classes, n_bins=CALIBRATION_BINS, validate_args=False
     )
@@ -61,9 +61,9 @@ def agreement(logits: Tensor, others: Tensor) -> float:
 
 
 def near_chance(accuracy: float, chance: float, samples: int) -> bool:
-    """Not above chance by 5 points and three standard errors: such a teacher has nothing to teach.
+    """Whether an accuracy is not above chance by 5 points and three standard errors: such a teacher is useless.
 
-    Where chance leaves little room, half of the room is enough.
+    If chance leaves little room to 100 %, half of that room is enough.
     """
     share = chance / 100
     standard_error = 100 * math.sqrt(share * (1 - share) / samples)

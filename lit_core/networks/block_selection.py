@@ -1,4 +1,4 @@
-"""Which of the teacher's blocks a student keeps."""
+"""Choosing the teacher's blocks that a student keeps."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LEAST_NORM = 1e-12
 @dataclass(frozen=True)
 class Selection:
     kept_blocks: list[list[int]]
-    """Of each section the places of the teacher's blocks, from 0, ascending."""
+    """Of each section the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None = None
-    """Of each block of the teacher by how much it changes its representation; None where it changes the shape, so that
-    it must stay."""
+    """Of each block of the teacher how much it changes its representation; None for a block that must stay because it
+    changes the shape."""
 
 
 def select_blocks(
     teacher: SectionedNetwork, blocks: Sequence[int], select: Select, batches: Iterable[Inputs]
 ) -> Selection:
-    """`blocks` of each section of the teacher. `batches` of inputs are looked at for `importance` alone."""
+    """Choose this many `blocks` of each section. `batches` of inputs are used only for `importance`."""
     whole = [len(section) for section in teacher.sections]
     if select == Select.EVEN:
         return Selection([evenly(count, wanted) for count, wanted in zip(whole, blocks, strict=True)])
@@ -41,7 +41,7 @@ def select_blocks(
 
 
 def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:
-    """Of equals the earlier."""
+    """Of equally important blocks the earlier ones."""
     ranked = sorted(range(len(values)), key=lambda place: (-_rank(values[place]), place))
     return sorted(ranked[:wanted])
 
@@ -52,10 +52,10 @@ def _rank(value: float | None) -> float:
 
 @torch.no_grad()
 def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[list[float | None]]:
-    """‖T_b(x) - x‖ / ‖x‖ of each block b, a mean over the samples of all batches, the teacher in eval mode.
+    """‖T_b(x) - x‖ / ‖x‖ of each block b: the mean over the samples of all batches, with the teacher in eval mode.
 
-    A block that hardly changes its representation is what the others miss least. The first block of a section is None
-    where it changes the shape or is built otherwise than the others: it can't be left out.
+    A block that hardly changes its representation is the least needed one. The first block of a section is None if it
+    changes the shape or has other tensors than the second: it can't be left out.
     """
     sums: list[list[Tensor | None]] = [[None] * len(section) for section in teacher.sections]
     samples = size = 0
@@ -64,7 +64,7 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
 
     def before(section: int, block: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            # A copy: the block may work in the place of what it is given.
+            # A copy, because the block may change its input in place.
             entered[section, block] = args[0].clone()
 
         return hook
@@ -74,7 +74,7 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
             given = entered.pop((section, block))
             if given.shape == output.shape:
                 change = (output - given).float().flatten(1).norm(dim=1)
-                # The mean, as the samples need not be first: transformers also take (L, B, E).
+                # The mean over the first axis, which need not be the samples: transformers also take (L, B, E).
                 ratio = (change / given.float().flatten(1).norm(dim=1).clamp_min(LEAST_NORM)).double().mean() * size
                 so_far = sums[section][block]
                 sums[section][block] = ratio if so_far is None else so_far + ratio
@@ -99,7 +99,7 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
         for handle in handles:
             handle.remove()
     if samples == 0:
-        raise ValueError("importance needs data to look at")
+        raise ValueError("importance needs data: give at least one batch")
     return [
         [
             None if total is None or _stands_out(section, place) else round(float(total) / samples, 6)
@@ -110,7 +110,7 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
 
 
 def _stands_out(section: nn.Sequential, place: int) -> bool:
-    """Whether the first block has other tensors than the second."""
+    """Whether it is the first block and has other tensors than the second."""
     if place > 0 or len(section) < 2:
         return False
     first, second = ({name: tensor.shape for name, tensor in section[number].state_dict().items()} for number in (0, 1))

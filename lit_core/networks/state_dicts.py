@@ -1,4 +1,4 @@
-"""Putting a state dict into a network, whatever it has been stored in."""
+"""Loading a state dict into a network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Strictly. Files of tensors don't keep the versions of modules, without which some of torchvision's can't be
-    loaded: they are those of this network. Raises RuntimeError for tensors of another network.
+    """Load strictly. Raises RuntimeError for tensors of another network.
+
+    Files of tensors lack the versions of modules, without which some of torchvision's can't be loaded, so the versions
+    of this network are used.
     """
     versioned: OrderedDict[str, Tensor] = OrderedDict(state)
     versioned._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Taking blocks out of a network: the student has the teacher's own code, with fewer blocks."""
+"""Taking blocks out of a network: the student is the teacher's own code with fewer blocks."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from torch import Tensor, nn
 from lit_core.networks.layout import Layout
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-"""Modules that only hold others, so that a child can go. What another module's code calls by name must stay."""
+"""Modules that only hold others, so that a child can be removed. Other modules call their children by name."""
 NUMBERED = re.compile(r"(.*?)(\d+)")
 DROPS = {"DropPath": "drop_prob", "StochasticDepth": "p"}
-"""Of timm and torchvision: modules that leave their block out by chance, and where the chance stands."""
+"""Modules of timm and torchvision that skip their block at random, and the attribute with the probability."""
 
 
 class RemovedBlock(nn.Module):
-    """Where a block was that its parent's code calls by name: passes the representation on."""
+    """Replaces a block that its parent's code calls by name; returns its input."""
 
     def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         return x
 
 
 def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> Layout:
-    """Take out of each section all blocks but those at the places `kept_blocks`, in place; the layout of what is left.
+    """Remove all blocks but `kept_blocks` from the network, in place, and return the layout of what is left.
 
-    In containers blocks are numbered anew, as their library would number those of a shallower network: names with a
-    number at the end move up. Attributes of other modules keep their names, and what is taken out passes its input on.
-    The chance of stochastic depth, which grows along the network, is spread over the blocks that are left
-    as it was over all.
+    In containers the remaining blocks are numbered anew, as in a shallower network of the same library. In other
+    modules they keep their names, and a removed block is replaced by a `RemovedBlock`. The probability of stochastic
+    depth, which grows along the network, is spread over the remaining blocks as it was over all.
     """
     _check(layout, kept_blocks)
     before = _drop_rates(network, layout)
@@ -42,7 +41,7 @@ def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]
         if place not in places
     }
     names: dict[str, str] = {}
-    # From the inside: a container that moves up takes those in it along.
+    # From the inside out, because a renamed container changes the paths of everything in it.
     containers = {path.rpartition(".")[0] for path in gone}
     for container in sorted(containers, key=lambda path: path.count("."), reverse=True):
         names |= _take_out(network.get_submodule(container), container, gone)
@@ -68,7 +67,7 @@ def _check(layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> None:
 
 
 def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]:
-    """The new paths of the children that are left, by their old ones."""
+    """The new paths of the remaining children, by their old paths."""
     prefix = f"{path}." if path else ""
     if not isinstance(container, CONTAINERS):
         for name in [name for name, _ in container.named_children() if f"{prefix}{name}" in gone]:
@@ -95,7 +94,7 @@ def _take_out(container: nn.Module, path: str, gone: set[str]) -> dict[str, str]
 
 
 def _renamed(path: str, names: dict[str, str]) -> str:
-    """Containers that lose blocks may lie in one another, so every step of the path is looked up, from the inside."""
+    """Containers that lose blocks may be nested, so every part of the path is looked up, from the inside out."""
     for end in range(len(path), 0, -1):
         if (end == len(path) or path[end] == ".") and path[:end] in names:
             return _renamed_outer(names[path[:end]], names) + path[end:]
@@ -108,7 +107,7 @@ def _renamed_outer(path: str, names: dict[str, str]) -> str:
 
 
 def _drop_rates(network: nn.Module, layout: Layout) -> list[float]:
-    """The largest chance of stochastic depth in each block, in order."""
+    """The largest probability of stochastic depth in each block, in order."""
     blocks = [network.get_submodule(path) for paths in layout.sections for path in paths]
     return [max((rate for _, _, rate in _drops(block)), default=0.0) for block in blocks]
 

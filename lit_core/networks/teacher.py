@@ -1,4 +1,4 @@
-"""Teachers as people have them: reading a checkpoint file into a state dict and a network."""
+"""Reading a checkpoint file into a state dict and a network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 class TeacherError(Exception):
-    """The file is no teacher that can be read. The message says what would be right."""
+    """The file is not a readable teacher. The message says what to do."""
 
     def __init__(self, message: str, field: str = "teacher") -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class Teacher:
 
 
 def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
-    """Read a safetensors or `.pt` file, of a library's network where one is named. Raises TeacherError."""
+    """Read a safetensors or `.pt` file; `request` names a library's network, if it is one. Raises TeacherError."""
     file_format = _format(path)
     loaded = _load_safetensors(path) if file_format == TeacherFormat.SAFETENSORS else _load_pt(path)
     state = _with_plain_names(_unwrapped(loaded))
@@ -62,7 +62,7 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
 
 
 def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
-    """Why it isn't what it was said to be, and what it is. Where nothing was said, what it is says it all."""
+    """Why the tensors are not those of the requested network, and which network they fit."""
     proposed = _proposed(shapes, request)
     if request is None:
         return str(failure) if proposed is None else proposed
@@ -74,7 +74,7 @@ def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | No
 
 
 def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
-    """Which library's networks these tensors fit, beside the one that was asked for."""
+    """Which of the libraries' networks these tensors fit, apart from the requested one."""
     asked = request and (request.library, request.name)
     fitting = [found for found in propose(shapes) if (found.library, found.name) != asked]
     if not fitting:
@@ -184,7 +184,7 @@ def _check_tensors(state: Mapping[str, Any]) -> None:
         if not isinstance(value, Tensor):
             wrappers = ", ".join(WRAPPERS)
             raise TeacherError(
-                f"{name} is of type {type(value).__name__}, no tensor: give a state dict, bare or under {wrappers}"
+                f"{name} is of type {type(value).__name__}, not a tensor: give a state dict, bare or under {wrappers}"
             )
         if value.layout != torch.strided or value.is_quantized:
             raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
@@ -200,7 +200,7 @@ def _as_float32(name: str, tensor: Tensor) -> Tensor:
 
 
 def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
-    """In the network's own order, BatchNorm's step counters added where an old checkpoint lacks them."""
+    """In the network's order, with BatchNorm's step counters, which old checkpoints do not have."""
     return {
         name: state[name] if name in state else torch.zeros(expected.shape, dtype=expected.dtype)
         for name, expected in meta_network(recognised.architecture).state_dict().items()
@@ -208,5 +208,5 @@ def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Te
 
 
 def meta_network(architecture: Architecture) -> nn.Module:
-    """Names and shapes, without memory where the network can be built so."""
+    """The network's names and shapes, without memory if possible."""
     return as_shapes(lambda: family_of(architecture).build(architecture))

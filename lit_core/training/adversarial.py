@@ -19,9 +19,9 @@ DISCRIMINATOR_LOSSES = ("discriminator_adversarial_loss", "discriminator_classif
 
 
 def domain_loss(logits: Tensor, domains: Tensor, *, exclusive: bool) -> Tensor:
-    """How badly domains (B, D) of zeros and ones are told: over the batch the mean of the images' cross entropies.
+    """Cross entropy of the domains (B, D) of zeros and ones, the mean over the batch.
 
-    Where every image has exactly one domain (`exclusive`) it is the softmax's, else the sum over binary ones.
+    If every image has exactly one domain (`exclusive`) it is that of the softmax, else the sum of the binary ones.
     """
     if exclusive:
         return F.cross_entropy(logits, domains)
@@ -77,9 +77,10 @@ def generator_losses(
 
 
 class AdversarialUpdater:
-    """The student against the discriminator: each step trains the discriminator, every n_critic-th the student too.
+    """Trains student and discriminator against each other: the discriminator in every step, the student in every
+    n_critic-th.
 
-    The student's losses are those of its own last step; before the first, as they are at the beginning.
+    The student's losses are those of its last step, or before the first one its losses at the beginning.
     """
 
     names: Sequence[str] = ("loss", *GENERATOR_LOSSES, "discriminator_loss", *DISCRIMINATOR_LOSSES)
@@ -109,7 +110,7 @@ class AdversarialUpdater:
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
         discriminators = self._train_discriminator(batch, learning_rate)
         self._steps += 1
-        # The student's gradients pass through the discriminator, whose own are not wanted there.
+        # The student's gradients pass through the discriminator, but its own gradients are not needed there.
         self.discriminator.requires_grad_(False)
         if self._steps % self.weights.n_critic == 0:
             losses = self._student_losses(batch)

@@ -13,7 +13,7 @@ from lit_spec import IrLoss
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """`H(y, σ(z))`, the mean over the batch, to which samples without a label (NO_LABEL) add nothing.
+    """`H(y, σ(z))`, the mean over the batch, to which samples without a label (NO_LABEL) contribute 0.
 
     Logits are (B, classes), labels (B,) integers.
     """
@@ -24,7 +24,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alph
     """`α·H(y, σ(z_S)) + (1-α)·τ²·H(σ(z_T/τ), σ(z_S/τ))`, the mean over the batch (Koratana et al., section 3.1).
 
     Logits are (B, classes), labels (B,) integers. H is the cross entropy, so the soft term's minimum is the
-    teacher's entropy and not zero. At α = 0 the labels are not looked at.
+    teacher's entropy and not zero. At α = 0 the labels are ignored.
     """
     soft = F.cross_entropy(student_logits / tau, F.softmax(teacher_logits / tau, dim=1))
     loss = (1 - alpha) * tau**2 * soft
@@ -47,11 +47,13 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean squared difference of the attention maps of two representations (B, C, …).
 
     A map is the mean over channels of the squared values, flattened and scaled to length 1 (Zagoruyko and Komodakis,
-    ICLR 2017, section 3.1, with p = 2; as a mean over places, as their code has it). Raises ValueError for
-    representations (B, C), which have no places.
+    ICLR 2017, section 3.1, with p = 2; as a mean over positions, as in their code). Raises ValueError for
+    representations (B, C), which have no positions.
     """
     if student.ndim < 3:
-        raise ValueError(f"method at needs representations (B, C, …) with places, but they are {list(student.shape)}")
+        raise ValueError(
+            f"method at needs representations (B, C, …), but they are {list(student.shape)}: use method lit"
+        )
     return (_attention(student) - _attention(teacher)).square().mean()
 
 

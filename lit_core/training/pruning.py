@@ -1,4 +1,4 @@
-"""Magnitude pruning: of a teacher, as the baseline that keeps its depth, and of a student that LIT has trained."""
+"""Magnitude pruning: of a teacher, as a baseline that keeps its depth, and of a trained student."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lit_spec import Part, Pruning
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.MultiheadAttention)
 ROUNDING = 1e-9
-"""Above what a quotient may lack after it is multiplied again."""
+"""More than the rounding error of a quotient that is multiplied again."""
 WITH_FILTERS = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)
 
 Named = Mapping[str, tuple[nn.Module, str]]
-"""Weights by their paths, each as its module and its name there."""
+"""By a weight's path: its module and its name in the module."""
 
 
 def prune_to(
@@ -27,10 +27,10 @@ def prune_to(
 ) -> dict[str, Tensor]:
     """Zero the smallest weights or filters until `parameters` are left, and return masks by parameter name.
 
-    Weights go from all layers together (Han et al., NeurIPS 2015), to the very number. Filters go from each layer by
-    the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left. Biases, normalisations and what
-    is `spared` are kept. Apply the masks to the weights after every step. Raises ValueError when what is
-    kept anyway is more than that.
+    Weights are removed over all layers together (Han et al., NeurIPS 2015), to exactly this number. Filters are removed
+    from each layer by the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left. Biases,
+    normalisations and tensors in `spared` stay. Apply the masks to the weights after every step. Raises ValueError
+    if so many parameters can't be removed.
     """
     named = _prunable(network, pruning, spared)
     surplus = count_parameters(network) - parameters
@@ -38,7 +38,7 @@ def prune_to(
         _prune_filters(named, _share_for(named, surplus))
         return _masks(named)
     if surplus > (most := _weights(named)):
-        raise ValueError(f"{surplus} parameters can't go: only {most} are weights")
+        raise ValueError(f"{surplus} parameters can't be removed: only {most} are weights")
     _prune_weights(named, surplus)
     return _masks(named)
 
@@ -46,7 +46,7 @@ def prune_to(
 def prune_by(
     network: nn.Module, share: float, pruning: Pruning = Pruning.WEIGHTS, spared: Collection[Tensor] = ()
 ) -> dict[str, Tensor]:
-    """As `prune_to`, with a share, from 0 to 1, of the weights or of each layer's filters gone. One filter always
+    """As `prune_to`, but remove a share (0 to 1) of the weights or of each layer's filters. One filter per layer always
     stays."""
     named = _prunable(network, pruning, spared)
     if pruning == Pruning.FILTERS:
@@ -57,15 +57,15 @@ def prune_by(
 
 
 def parameters_left(network: nn.Module) -> int:
-    """How many parameters a pruned network has: all but the weights that are zero."""
+    """The number of parameters of a pruned network, without weights that are zero."""
     named = _prunable(network, Pruning.WEIGHTS)
     return count_parameters(network) - sum(int((_weight(*place) == 0).sum()) for place in named.values())
 
 
 def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list[Tensor]:
-    """What pruning leaves alone: parameters that are fixed, since they could not make up for what is gone; and of
-    filters those that are the network's outputs. They are the rows of the head's layers with one for each class, or of
-    all of its layers where none has."""
+    """What pruning must not touch: fixed parameters, because they can't adapt to the loss of others; and filters that
+    are the network's outputs. Those are the rows of the head's layers that have one row per class, or of all layers of
+    the head if none has."""
     fixed: list[Tensor] = [parameter for parameter in network.network.parameters() if not network.learns(parameter)]
     if pruning == Pruning.WEIGHTS:
         return fixed
@@ -80,22 +80,22 @@ def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list
 
 
 def check_prunable(network: nn.Module, pruning: Pruning, spared: Collection[Tensor]) -> None:
-    """Raises ValueError for a network that has nothing to prune."""
+    """Raises ValueError if the network has nothing to prune."""
     if not _prunable(network, pruning, spared):
         raise ValueError(
-            f"then prunes {pruning}, but the model has no layer that could lose some: convolutions, linear layers, "
-            "embeddings and attention can, where their weights are parameters of their own that require gradients"
+            f"then prunes {pruning}, but the model has no layer to prune: only convolutions, linear layers, embeddings "
+            "and attention whose weights are plain parameters that require gradients can be pruned"
         )
 
 
 def _prunable(network: nn.Module, pruning: Pruning, spared: Collection[Tensor] = ()) -> Named:
-    """Each tensor once, though several layers may have it."""
+    """Each tensor once, although several layers may share it."""
     kinds = PRUNABLE if pruning == Pruning.WEIGHTS else WITH_FILTERS
     named: dict[str, tuple[nn.Module, str]] = {}
     seen = {id(tensor) for tensor in spared}
     for path, module in network.named_modules():
         name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-        # Of a parametrised layer the weight is computed anew from others.
+        # The weight of a parametrised layer is computed from other tensors.
         weight = module._parameters.get(name)
         if isinstance(module, kinds) and weight is not None and id(weight) not in seen:
             seen.add(id(weight))
@@ -128,17 +128,17 @@ def _prune_filters(named: Named, share: float) -> None:
 
 
 def _share_for(named: Named, surplus: int) -> float:
-    """The least share of each layer's filters with which so many parameters go. Raises ValueError."""
+    """The smallest share of each layer's filters that removes this many parameters. Raises ValueError."""
     shapes = _shapes(named)
 
     def removed(share: float) -> int:
         return sum(count * shape[1:].numel() for count, shape in zip(_gone(shapes, share), shapes, strict=True))
 
-    # Nothing changes between these.
+    # The result changes only at these shares.
     shares = sorted({count / shape[0] for shape in shapes for count in range(shape[0] + 1)})
     place = bisect_right(shares, surplus - 1, key=removed)
     if place == len(shares):
-        raise ValueError(f"{surplus} parameters can't go: a filter of each layer stays")
+        raise ValueError(f"{surplus} parameters can't be removed: one filter of each layer must stay")
     return shares[place]
 
 
@@ -147,7 +147,7 @@ def _shapes(named: Named) -> list[torch.Size]:
 
 
 def _gone(shapes: Sequence[torch.Size], share: float) -> list[int]:
-    """Filters of each layer. One is always left, and with it a way through the layer."""
+    """Number of removed filters of each layer. One always stays, so that the layer still passes something on."""
     return [min(int(share * shape[0] + ROUNDING), shape[0] - 1) for shape in shapes]
 
 

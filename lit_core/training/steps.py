@@ -17,7 +17,7 @@ from lit_spec import Constant, Cosine, Linear, Milestones, OneCycle, Phase, Phas
 
 
 def steps_per_epoch(samples: int, schedule: Schedule) -> int:
-    """Steps between two evaluations. A last batch of one sample is left out: BatchNorm needs two."""
+    """Steps between two evaluations. A last batch of one sample is left out, because BatchNorm needs two."""
     if schedule.steps_per_epoch is not None:
         return schedule.steps_per_epoch
     whole, rest = divmod(samples, schedule.batch_size)
@@ -27,8 +27,8 @@ def steps_per_epoch(samples: int, schedule: Schedule) -> int:
 def rows_of(samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: int, step: int) -> Tensor:
     """The samples of a step, `epoch` and `step` counted from 0.
 
-    Every pass over the data has an order of its own. An epoch is a pass, unless `steps_per_epoch` says otherwise:
-    then the passes follow one another without a gap, and all batches are of one size.
+    Every pass over the data has its own order. An epoch is a pass, unless `steps_per_epoch` is given: then passes
+    follow each other without a gap, and all batches have the same size.
     """
     size = schedule.batch_size
     if schedule.steps_per_epoch is None:
@@ -44,7 +44,7 @@ def rows_of(samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: in
 
 
 def generator_of(*parts: Any) -> torch.Generator:
-    """A stream of random numbers of its own for what the parts name, so that no two are shifted copies."""
+    """A stream of random numbers that is unique for these parts, so that no two streams are shifted copies."""
     return torch.Generator().manual_seed(mix(*parts))
 
 

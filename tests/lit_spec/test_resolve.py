@@ -96,7 +96,7 @@ def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> Non
         ({"depth": 44, "allow_same_depth": True}, "student.depth", "not smaller"),
         ({"depth": 15}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
         ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
-        ({"blocks": [2, 7, 2]}, "student.blocks", "deeper than the teacher's"),
+        ({"blocks": [2, 7, 2]}, "student.blocks", "more blocks in a section"),
         ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
         ({}, "student", "exactly one"),
     ],

@@ -1,1 +1,1 @@
-"""The formats of data sets: one file for each, from bytes to raw samples."""
+"""The readers of the data set formats, one file each: from bytes to raw samples."""

@@ -1,6 +1,6 @@
-"""Zip and tar archives from strangers: walked member by member, never extracted, never trusted.
+"""Untrusted zip and tar archives. They are walked member by member and never extracted.
 
-What a member's name says is only ever compared and shown; no file of that name is made.
+A member's name is only compared and shown; no file of that name is created.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DAMAGE = (
     struct.error,
     EOFError,
     OSError,
-    NotImplementedError,  # a compression method that zipfile lacks
+    NotImplementedError,  # a compression method that zipfile does not support
     UnicodeDecodeError,
     ValueError,
 )
@@ -51,7 +51,7 @@ ENCRYPTED = 0x1
 
 @dataclass(frozen=True)
 class Member:
-    """A file or folder of an archive. `open` works until the walk goes on to the next member."""
+    """A file or folder in an archive. `open` works until the walk continues with the next member."""
 
     name: str
     """Without `./`, doubled or trailing slashes."""
@@ -74,14 +74,14 @@ def walk(path: Path, limits: Limits) -> Iterator[Member]:
 
 
 def shown(name: str) -> str:
-    """A member's name for a message: printable, valid UTF-8 and of a sane length."""
+    """A member's name for a message: printable, valid UTF-8 and of limited length."""
     name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return name if len(name) <= 200 else f"{name[:200]}…"
 
 
 @contextmanager
 def damage_is_an_error(name: str | None = None) -> Iterator[None]:
-    """Whatever the standard library raises for a damaged archive becomes a DatasetError."""
+    """Turns everything that the standard library raises for a damaged archive into a DatasetError."""
     try:
         yield
     except DAMAGE as failure:
@@ -94,7 +94,7 @@ def damage_is_an_error(name: str | None = None) -> Iterator[None]:
 
 
 class _Meter:
-    """Counts members and bytes as they appear and refuses when a limit is passed."""
+    """Counts members and bytes as they are read and raises DatasetError when a limit is exceeded."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.compressed = path.stat().st_size
@@ -153,7 +153,7 @@ def _check_zip_member(info: zipfile.ZipInfo, name: str) -> None:
 
 
 def _check_directory_size(path: Path, limits: Limits) -> None:
-    """Before zipfile reads the central directory whole and makes an object of each entry."""
+    """Check before zipfile reads the whole central directory and creates an object for each entry."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         tail_start = max(0, size - END_OF_CENTRAL_DIRECTORY.size - 0xFFFF)
@@ -161,7 +161,7 @@ def _check_directory_size(path: Path, limits: Limits) -> None:
         tail = file.read()
         found = tail.rfind(b"PK\x05\x06")
         if found < 0 or found + END_OF_CENTRAL_DIRECTORY.size > len(tail):
-            return  # zipfile finds no archive either, and says so
+            return  # zipfile finds no archive either, and raises
         directory = END_OF_CENTRAL_DIRECTORY.unpack_from(tail, found)[5]
         end64 = tail_start + found - 20 - ZIP64_END.size
         if end64 >= 0:
@@ -177,7 +177,7 @@ def _check_directory_size(path: Path, limits: Limits) -> None:
 
 
 class _CheckedTarInfo(tarfile.TarInfo):
-    """Refuses what tarfile would swallow: long names and pax records of any size, and broken headers."""
+    """Refuses what tarfile would accept: long names and pax records of any size, and broken headers."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedTarInfo:
@@ -185,8 +185,8 @@ class _CheckedTarInfo(tarfile.TarInfo):
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as failure:
             if not any(buf):
-                raise  # zeros or nothing: the archive's end
-            # In the middle of an archive tarfile takes this for the end too, and images would be missing unnoticed.
+                raise  # zeros or nothing: the end of the archive
+            # In the middle of an archive tarfile takes this for the end, and images would be missing without notice.
             raise DatasetError("the archive is damaged (a broken tar header): pack it again") from failure
         if header.type in TAR_EXTENSIONS and header.size > TAR_EXTENSION_BYTES:
             raise DatasetError(f"the archive has an extended tar header of {header.size} bytes")
@@ -210,7 +210,7 @@ def _walk_tar(path: Path, limits: Limits) -> Iterator[Member]:
         metered = cast(Any, _MeteredFile(file, meter))
         with tarfile.open(fileobj=metered, mode="r|", tarinfo=_CheckedTarInfo, encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all; a walk needs none
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all members; a walk does not need them
                 name = _checked_name(info.name)
                 meter.member(name, info.size)
                 if not (info.isreg() or info.isdir()) or info.issparse():

@@ -1,4 +1,4 @@
-"""Data sets of arrays: npz and safetensors with x, y and perhaps split."""
+"""Data sets of arrays: npz and safetensors files with x, y and optionally split."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_npz(source: Source) -> Raw:
 
 
 def read_safetensors(source: Source) -> Raw:
-    """Tensors x, y and perhaps split. Raises DatasetError."""
+    """Tensors x, y and optionally split. Raises DatasetError."""
     try:
         with safetensors.safe_open(source.path, framework="pt") as file:
             names = list(file.keys())
@@ -49,13 +49,13 @@ def read_safetensors(source: Source) -> Raw:
 
 
 def is_npz(source: Source) -> bool:
-    """Of a zip file: whether arrays lie at its top."""
+    """Whether a zip file has arrays at its top level."""
     members = walk(source.path, _for_arrays(source.limits))
     return any(member.name.endswith(".npy") and "/" not in member.name for member in members)
 
 
 def _for_arrays(limits: Limits) -> Limits:
-    """An array is as large as the data set; only images have a limit each."""
+    """Limits without one per member, because an array is as large as the data set."""
     return replace(limits, member_bytes=limits.total_bytes)
 
 
@@ -83,11 +83,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _read_npy(member: Member) -> NDArray[Any]:
-    """One array, straight into its memory. Never unpickles."""
+    """Read one array directly into its memory. Never unpickles."""
     with damage_is_an_error(member.name), member.open() as file:
         shape, fortran, dtype = _npy_header(file, member.name)
         size = math.prod(shape) * dtype.itemsize
-        # Before any memory is taken: the header may promise what the file doesn't hold.
+        # Before memory is allocated, because the header may claim more data than the file has.
         if size != member.size - file.tell():
             raise DatasetError(
                 f"{member.name} promises {size} bytes of data, but holds {member.size - file.tell()}",
@@ -130,7 +130,7 @@ def _native(name: str, array: NDArray[Any]) -> Array:
 
 
 def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
-    """Empties `arrays` as it goes, so that a converted array doesn't live beside its original."""
+    """Removes entries of `arrays` once they are converted, so that memory never holds an array twice."""
     x = arrays.pop("x")
     if isinstance(x, Tensor) and x.numel() == 0:
         raise DatasetError(f"x has the shape {tuple(x.shape)}: there are no samples in it", member="x")
@@ -154,7 +154,7 @@ def _inputs(x: Array, source: Source) -> Tensor:
 
 
 def _texts(x: Array, source: Source) -> Tensor:
-    """(N, L) places in the vocabulary, from texts (N,) or from places."""
+    """(N, L) vocabulary indices, from texts (N,) or from indices."""
     preprocessing = resolve_text_preprocessing(source.request, [])
     if not isinstance(x, Tensor):
         if x.ndim != 1:
@@ -223,7 +223,7 @@ def _codes(split: Array, samples: int) -> Tensor:
 
 
 def _codes_of_text(split: NDArray[Any]) -> Tensor:
-    """-1 where the text names no split."""
+    """-1 for a text that is not a split."""
     if split.ndim != 1:
         raise DatasetError(f"split has the shape {split.shape}: it must be (N,)", member="split")
     names, places = np.unique(split, return_inverse=True)

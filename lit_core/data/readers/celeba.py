@@ -20,23 +20,23 @@ PARTITION_FILE = "list_eval_partition.txt"
 OTHER_FILES = frozenset(
     {"identity_celeba.txt", "list_bbox_celeba.txt", "list_landmarks_celeba.txt", "list_landmarks_align_celeba.txt"}
 )
-"""What else CelebA comes with, in lower case; left unread."""
+"""Other files of CelebA, in lower case; they are ignored."""
 VALUES = {"1": 1.0, "-1": 0.0}
 CODES = {str(code): code for code in range(len(SPLITS))}
 NAMED = 40
-"""So many attributes are listed in a message: all that CelebA has."""
+"""Number of attributes that a message lists: all that CelebA has."""
 
 
 @dataclass
 class _Listing:
     images: dict[str, str] = field(default_factory=dict)
-    """Bare file names and where they lie in the archive."""
+    """File names without folders, with their paths in the archive."""
     attributes: str = ""
     partition: str | None = None
 
 
 def is_celeba(source: Source) -> bool:
-    """Of an archive: whether it holds the file of attributes. Looked at where attributes can be meant."""
+    """Whether an archive has the file of attributes."""
     if source.interface.task != Task.TRANSLATION and source.request.attributes is None:
         return False
     return any(PurePosixPath(member.name).name == ATTRIBUTES_FILE for member in walk(source.path, source.limits))
@@ -101,13 +101,13 @@ def _text(member: Member) -> str:
         raise DatasetError(f"{shown(member.name)} is not UTF-8", member=shown(member.name)) from failure
 
 
-# --- what is said of the images -------------------------------------------------------------------------------
+# --- attributes and splits ----------------------------------------------------------------------------------------
 
 
 def _parse_attributes(text: str, source: Source) -> tuple[list[str], dict[str, list[float]]]:
-    """The chosen attributes' names, and each image's ones and zeros of them.
+    """The names of the chosen attributes, and ones and zeros of them for each image.
 
-    A line with the number of rows, a line with all names, then `IMAGE 1 -1 …` an image.
+    The file has a line with the number of rows, a line with all names, then `IMAGE 1 -1 …` per image.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 3 or lines[0].strip() != str(len(lines) - 2):
@@ -130,7 +130,7 @@ def _parse_attributes(text: str, source: Source) -> tuple[list[str], dict[str, l
 
 
 def _chosen(names: list[str], source: Source) -> list[int]:
-    """The columns that are the generator's domains, in its order."""
+    """The columns of the generator's domains, in its order."""
     wanted = source.request.attributes
     known = f"the archive's attributes are {', '.join(shown(name) for name in names[:NAMED])}"
     if wanted is None:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8x8, bundled, with one split for everyone."""
+"""scikit-learn's handwritten digits: 1,797 bundled images of 8x8 pixels, with fixed splits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lit_spec import DatasetRequest, Modality
 
 NAMES = [str(digit) for digit in range(10)]
 HELD_OUT = 0.2
-"""For validation and again for the test: 60/20/20, whatever fractions a request names."""
+"""For validation, and again for the test: 60/20/20, whatever fractions the request has."""
 
 
 def read_digits(request: DatasetRequest, interface: Interface) -> Raw:
-    """x (1797, 1, 8, 8) uint8, the original 0..16 spread over 0..255. Raises DatasetError."""
-    from sklearn.datasets import load_digits  # slow to import, and only needed here
+    """x (1797, 1, 8, 8) uint8, the original 0..16 scaled to 0..255. Raises DatasetError."""
+    from sklearn.datasets import load_digits  # imported here because it is slow to import
 
     channels, classes = interface.channels, interface.classes
     if interface.modality == Modality.TEXT:

@@ -1,4 +1,4 @@
-"""Which reader an uploaded file belongs to, told by its first bytes and never by its name."""
+"""Choosing the reader of an uploaded file, by its first bytes and never by its name."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ARCHIVES = "zip, tar, tar.gz, tar.bz2, tar.xz"
 class Format:
     name: str
     matches: Callable[[bytes, Source], bool]
-    """From the file's first 512 bytes; may look further."""
+    """Decides from the file's first 512 bytes; may read more."""
     read: Callable[[Source], Raw]
     modality: Modality | None = None
-    """What the teacher must take; None: images or texts."""
+    """The modality that the teacher must have; None: images or texts."""
 
     def takes(self, head: bytes, source: Source) -> bool:
         return self.modality in (None, source.interface.modality) and self.matches(head, source)
@@ -43,14 +43,14 @@ def _is_parquet(head: bytes, source: Source) -> bool:
 
 
 def _first_file(source: Source) -> str:
-    """The name of the first file in an archive, in small letters, what lies in any archive left aside."""
+    """The lower-case name of the first file in an archive, ignoring files that any archive may have."""
     limits = replace(source.limits, member_bytes=source.limits.total_bytes)
     names = (member.name.lower() for member in walk(source.path, limits) if not member.is_folder)
     return next((name for name in names if not is_ignored(name)), "")
 
 
 def _read_parquet(source: Source) -> Raw:
-    from lit_core.data.readers.parquet import read_parquet  # pyarrow is slow to import, and only needed here
+    from lit_core.data.readers.parquet import read_parquet  # imported here because pyarrow is slow to import
 
     return read_parquet(source)
 

@@ -1,4 +1,4 @@
-"""Many images of one size, put into one tensor as they come."""
+"""Many images of one size, put into one tensor one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lit_core.data.source import Limits, Source
 
 
 class ImageStack:
-    """Cropped and resized as the request says; the first image sets the size where the request doesn't."""
+    """Crops and resizes as requested. If the request gives no size, the first image sets it."""
 
     def __init__(self, samples: int, source: Source) -> None:
         self._samples = samples
@@ -21,7 +21,7 @@ class ImageStack:
         self._x: Tensor | None = None
 
     def put(self, row: int, name: str, pixels: Tensor) -> None:
-        """Pixels (C, H, W) uint8 to their row. `name` is told in errors. Raises DatasetError."""
+        """Write pixels (C, H, W) uint8 to their row. `name` is for error messages. Raises DatasetError."""
         request = self._source.request
         try:
             pixels = crop_middle(pixels, request.crop)

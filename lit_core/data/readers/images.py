@@ -1,5 +1,5 @@
-"""Images in an archive: a folder a class, or no folders and no labels; perhaps train/val/test above, perhaps one
-folder around all.
+"""Images in an archive: one folder per class, or no folders and no labels. There may be train/val/test folders above,
+and one folder around everything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Image:
 
 
 def read_image_folders(source: Source) -> Raw:
-    """Raises DatasetError. The archive is walked twice, so that each image is decoded straight into its place."""
+    """The archive is walked twice, so that each image is decoded directly into its place. Raises DatasetError."""
     if source.channels not in MODES:
         raise DatasetError(
             f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
@@ -59,7 +59,7 @@ def read_image_folders(source: Source) -> Raw:
 
 
 def is_ignored(name: str) -> bool:
-    """Left behind by systems or written for people: see docs/datasets.md."""
+    """Files of operating systems, or for people: see docs/datasets.md."""
     path = PurePosixPath(name.lower())
     if any(part.startswith(".") or part == "__macosx" for part in path.parts):
         return True
@@ -91,9 +91,9 @@ def _listing(source: Source) -> tuple[list[str], list[str]]:
 
 
 def _placed(files: list[str], folders: list[str]) -> list[_Image]:
-    """Split and class of each image, read from the folders that it lies in.
+    """Split and class of each image, from the folders that it is in.
 
-    Where a split (or, without splits, the archive) has class folders, all its images lie in them.
+    If a split (or, without splits, the archive) has class folders, all its images must be in them.
     """
     paths = {name: tuple(name.split("/")) for name in files}
     wrapped = _is_wrapped(paths.values())
@@ -123,7 +123,7 @@ def _code(parts: tuple[str, ...], has_splits: bool) -> int | None:
 
 
 def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
-    """Whether one folder lies around everything: it's alone at the top, and no split unless four levels deep."""
+    """Whether one folder contains everything: it is alone at the top, and not a split unless there are four levels."""
     tops, depths = set(), set()
     for parts in paths:
         tops.add(parts[0].lower())
@@ -132,7 +132,7 @@ def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
 
 
 def _check_split_folders(images: list[_Image], folders: list[str], level: int) -> None:
-    """A folder train, val or test without images is an empty split, not an absent one."""
+    """A folder train, val or test without images is an empty split, not a missing one."""
     present = {image.code for image in images} | {None}
     for folder in folders:
         parts = folder.split("/")
@@ -144,7 +144,7 @@ def _check_split_folders(images: list[_Image], folders: list[str], level: int) -
 
 
 def _classes(folders: set[str], source: Source) -> list[str]:
-    """Names of the outputs: the class folders', in the order of the request; numbers where there is no folder."""
+    """Names of the outputs: the class folders in the order of the request; numbers if there are no folders."""
     order = source.request.class_order
     if not folders:
         return list(order or (str(output) for output in range(source.classes)))
@@ -177,7 +177,7 @@ def _some(names: set[str]) -> str:
     return ", ".join(shown(name) for name in sorted(names)[:10]) + (", …" if len(names) > 10 else "")
 
 
-# --- what is in them ----------------------------------------------------------------------------------------
+# --- pixels -------------------------------------------------------------------------------------------------
 
 
 def decode_all(rows: dict[str, int], source: Source) -> Tensor:
@@ -212,7 +212,9 @@ def decode(member: Member, channels: int, limits: Limits) -> Tensor:
         raise DatasetError(f"{name} is no image that can be read: give {', '.join(FORMATS)}", member=name) from failure
     except MemoryError:
         raise
-    except Exception as failure:  # Pillow's decoders raise anything on a broken file, and its name must be told
+    except (
+        Exception
+    ) as failure:  # Pillow's decoders raise anything for a broken file, and the message must have its name
         raise DatasetError(
             f"{name} cannot be decoded ({shown(str(failure) or type(failure).__name__)}): replace or remove it",
             member=name,

@@ -1,6 +1,6 @@
-"""Data sets by name from a folder that the workers' operator has mounted, read by torchvision.
+"""Data sets by name, from a folder that the operator of the workers has mounted; torchvision reads them.
 
-The folder is trusted: CIFAR's files are pickles, which torchvision unpickles once their MD5 is the published one.
+The folder is trusted: CIFAR's files are pickles, which torchvision unpickles if their MD5 is the published one.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ T = TypeVar("T")
 CHANNELS = 3
 LOCK_NAME = ".lit-download.lock"
 DAMAGE = (RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError, ImportError)
-"""What torchvision's readers raise for files that are missing, other than published or broken."""
+"""What torchvision's readers raise for files that are missing, broken or not the published ones."""
 
 
 @dataclass(frozen=True)
 class Mounted:
-    """A data set as it lies in the folder."""
+    """A data set in the folder."""
 
     read: Callable[[Source], Raw]
     files: str
-    """What the operator puts into the folder, and where it comes from."""
+    """The files that the operator must put into the folder, and where they come from."""
 
 
 def read_mounted(source: Source) -> Raw:
@@ -58,7 +58,7 @@ def read_mounted(source: Source) -> Raw:
 
 
 def no_folder(name: str) -> DatasetError:
-    """On a worker without a folder of data sets."""
+    """The error of a worker without a folder of data sets."""
     return DatasetError(
         f"this worker has no folder of data sets to read {name} from: its operator must name one with "
         f"LIT_DATASETS_DIR and put {MOUNTED[name].files} into it",
@@ -67,7 +67,7 @@ def no_folder(name: str) -> DatasetError:
 
 
 def _opened(reader: Callable[..., T], source: Source, folder: Path, **options: Any) -> T:
-    """torchvision's reader with its files checked; they are downloaded where that is allowed and needed."""
+    """torchvision's reader, which checks its files. Missing files are downloaded if that is allowed."""
     with _missing_is_an_error(source):
         try:
             return reader(folder, **options)
@@ -76,7 +76,7 @@ def _opened(reader: Callable[..., T], source: Source, folder: Path, **options: A
                 raise
         source.path.mkdir(parents=True, exist_ok=True)
         with (source.path / LOCK_NAME).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers on one folder, one downloads
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several workers may share the folder, and only one downloads
             return reader(folder, **options, download=True)
 
 
@@ -87,7 +87,7 @@ def _missing_is_an_error(source: Source) -> Iterator[None]:
     except DAMAGE as failure:
         name = source.request.mounted or ""
         download = "" if source.download else ", or allow downloads with LIT_DATASETS_DOWNLOAD=true"
-        # The reader's advice that follows is for who calls it.
+        # The rest of the message is advice for programmers.
         reason = str(failure).partition(" You can use download=True")[0] or type(failure).__name__
         raise DatasetError(
             f"{name} is missing or damaged on this worker ({shown(reason).rstrip('.')}): its "
@@ -100,7 +100,7 @@ def _missing_is_an_error(source: Source) -> Iterator[None]:
 
 
 def _read_cifar10(source: Source) -> Raw:
-    from torchvision.datasets import CIFAR10  # slow to import, and only needed here
+    from torchvision.datasets import CIFAR10  # imported here because it is slow to import
 
     return _read_cifar(CIFAR10, source)
 
@@ -126,7 +126,7 @@ def _read_svhn(source: Source) -> Raw:
 
 
 def _classified(x: Sequence[Tensor], y: Sequence[Tensor], names: list[str], source: Source) -> Raw:
-    """A training and a test part; validation is held out from the first."""
+    """Data with a training and a test part. The validation split is held out from the training part."""
     order = source.request.class_order or names
     if len(names) != source.classes:
         raise DatasetError(
@@ -160,7 +160,7 @@ def _read_celeba(source: Source) -> Raw:
     rows = {code: torch.arange(len(values)) for code, values in y.items()}
     asked = source.request.train_samples
     if asked is not None and asked < len(y[TRAIN]):
-        # Here and not after reading, so that the others need not be decoded and fit into memory.
+        # Chosen before reading, so that the other samples need not be decoded and kept in memory.
         rows[TRAIN] = hold_out(y[TRAIN], asked)
     codes = torch.cat([torch.full((len(chosen),), code) for code, chosen in rows.items()])
     chosen_y = torch.cat([y[code][chosen] for code, chosen in rows.items()])
@@ -216,4 +216,4 @@ MOUNTED: Mapping[str, Mounted] = {
         "identity_CelebA.txt, list_bbox_celeba.txt and list_landmarks_align_celeba.txt",
     ),
 }
-"""By the name in the request."""
+"""By their names in the request."""

@@ -1,4 +1,4 @@
-"""Data sets as Parquet: encoded images or texts, perhaps with labels, as Hugging Face writes them."""
+"""Parquet data sets: encoded images or texts, with or without labels, as Hugging Face writes them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lit_spec import Modality
 
 IMAGES = ("image", "img")
 TEXTS = (("text",), ("sentence",), ("title", "content"), ("content",))
-"""The first of which all columns are there is the text; several are joined by a space."""
+"""The first entry whose columns all exist is the text; several columns are joined by a space."""
 TEXT_ROWS = 256
 BYTES = "bytes"
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a file's columns are."""
+    """The columns of a file by their meaning."""
 
     table: ParquetTable
     inputs: tuple[str, ...]
@@ -130,7 +130,7 @@ def _labels_and_splits(layouts: Sequence[_Layout], source: Source) -> tuple[Tens
 
 
 def _codes(layout: _Layout) -> list[NDArray[np.int64]]:
-    """Split codes of a file's rows, piece by piece; -1 for all where it has no split."""
+    """Split codes of a file's rows, piece by piece; -1 if the file has no split."""
     table = layout.table
     if layout.has_splits:
         return [codes_of(table, values, start) for start, values in _column(table, SPLIT)]
@@ -151,14 +151,14 @@ def _all_or_none(codes: Sequence[NDArray[np.int64]], layouts: Sequence[_Layout])
 
 
 def _column(table: ParquetTable, name: str) -> Iterator[tuple[int, pa.Array]]:
-    """Its values, each piece with the row that it begins at."""
+    """A column's values in pieces, each with the number of its first row."""
     start = 0
     for batch in table.batches([name], BATCH_ROWS):
         yield start, batch.column(0)
         start += batch.num_rows
 
 
-# --- what the network sees -------------------------------------------------------------------------------
+# --- images and texts ----------------------------------------------------------------------------------
 
 
 def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
@@ -183,7 +183,7 @@ def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
 
 
 def _encoded(layout: _Layout) -> Iterator[bytes | None]:
-    """Row by row, so that no more than one image of unknown size is in memory."""
+    """Row by row, so that at most one image of unknown size is in memory."""
     [name] = layout.inputs
     in_struct = pa.types.is_struct(layout.table.schema.field(name).type)
     for batch in layout.table.batches([f"{name}.{BYTES}" if in_struct else name], 1):
@@ -192,7 +192,7 @@ def _encoded(layout: _Layout) -> Iterator[bytes | None]:
 
 
 def _texts(layouts: Sequence[_Layout], source: Source) -> Tensor:
-    """(N, L) places in the vocabulary."""
+    """(N, L) vocabulary indices."""
     preprocessing = resolve_text_preprocessing(source.request, [])
     samples = sum(layout.table.rows for layout in layouts)
     if samples * preprocessing.length > source.limits.total_bytes:
@@ -211,7 +211,7 @@ def _texts(layouts: Sequence[_Layout], source: Source) -> Tensor:
 
 
 def _joined(layout: _Layout) -> Iterator[list[str]]:
-    """The texts, some at a time."""
+    """The texts in pieces."""
     start = 0
     for batch in layout.table.batches(layout.inputs, TEXT_ROWS):
         columns = [batch.column(name).to_pylist() for name in layout.inputs]

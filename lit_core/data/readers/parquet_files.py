@@ -1,4 +1,4 @@
-"""Parquet files from strangers: one, or an archive of several; read batch by batch and never whole."""
+"""Untrusted Parquet files: one, or an archive of several. They are read in batches, never as a whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAGIC = b"PAR1"
 
 
 class Meter:
-    """Counts the bytes that batches have in memory, over all files, and refuses when a limit is passed."""
+    """Counts the bytes of all batches in memory, over all files; raises DatasetError when a limit is exceeded."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._compressed = path.stat().st_size
@@ -47,7 +47,7 @@ class ParquetTable:
 
     path: Path
     name: str
-    """As it is called in its archive; empty for a file by itself."""
+    """Its name in the archive; empty for a single file."""
     meter: Meter
 
     @cached_property
@@ -56,22 +56,22 @@ class ParquetTable:
 
     @property
     def rows(self) -> int:
-        """As the file says; `batches` gives no other number of rows."""
+        """As the file claims; `batches` raises if the number of rows is another."""
         return self._opened[1]
 
     @property
     def split(self) -> int | None:
-        """The split's code by the file's name, as train-00000-of-00002.parquet, or else by its folder's."""
+        """The split's code from the file's name, such as train-00000-of-00002.parquet, or from its folder's."""
         path = PurePosixPath(self.name.lower())
         beginning = re.match("[a-z]*", path.name)
         return NAMES.get(beginning[0] if beginning else "", NAMES.get(path.parent.name))
 
     def place(self, column: str, row: int) -> str:
-        """A cell, for messages."""
+        """A cell's place, for messages."""
         return f"{self._prefix}{shown(column)}[{row}]"
 
     def described(self) -> str:
-        """Its columns, for messages."""
+        """The columns, for messages."""
         columns = [f"{shown(field.name)} ({shown(str(field.type))})" for field in self.schema]
         listed = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
         return f"{self._prefix}the columns are {listed or 'none'}"
@@ -96,14 +96,14 @@ class ParquetTable:
     def _opened(self) -> tuple[pa.Schema, int]:
         with self._damage_is_an_error(), self._open() as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            str(schema)  # whatever is shown of it later can be shown
+            str(schema)  # so that names can be shown in messages later
         if len(set(schema.names)) != len(schema.names):
             raise DatasetError(f"{self._prefix}a column occurs twice: {', '.join(map(shown, schema.names[:20]))}")
         return schema, rows
 
     def _open(self) -> pq.ParquetFile:
-        # Without pre_buffer and with a buffer, pages are read as they are needed and not whole groups of rows.
-        # A file's own word for Arrow's extension types is not taken.
+        # Without pre_buffer and with a buffer, pages are read when needed, instead of whole row groups.
+        # A file's own claims about Arrow's extension types are ignored.
         return pq.ParquetFile(
             self.path,
             pre_buffer=False,
@@ -114,7 +114,7 @@ class ParquetTable:
 
     @contextmanager
     def _damage_is_an_error(self) -> Iterator[None]:
-        """Whatever Arrow raises for a damaged file, a promise of too much memory included, becomes a DatasetError."""
+        """Turns what Arrow raises for a damaged file, or one that needs too much memory, into a DatasetError."""
         try:
             yield
         except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as failure:
@@ -127,7 +127,7 @@ class ParquetTable:
 
 @contextmanager
 def tables_of(source: Source) -> Iterator[list[ParquetTable]]:
-    """The uploaded file, or those of an archive in the order of splits and names. Raises DatasetError."""
+    """The uploaded file, or the files of an archive in the order of splits and names. Raises DatasetError."""
     meter = Meter(source.path, source.limits)
     with source.path.open("rb") as file:
         alone = file.read(len(MAGIC)) == MAGIC
@@ -140,9 +140,9 @@ def tables_of(source: Source) -> Iterator[list[ParquetTable]]:
 
 
 def _unpacked(source: Source, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Arrow reads a file from its end, so each is copied out of the archive, under a name of ours."""
+    """Arrow reads a file from its end, so each file is copied out of the archive, under a name of our choice."""
     seen = set()
-    # A Parquet file is as large as the data set; only single images have a limit each.
+    # A Parquet file is as large as the data set, so the limit per member does not apply.
     for member in walk(source.path, replace(source.limits, member_bytes=source.limits.total_bytes)):
         if member.is_folder or is_ignored(member.name):
             continue
@@ -161,7 +161,7 @@ def _unpacked(source: Source, folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _copy(member: Member, path: Path) -> None:
-    # A full disk is no damage of the archive, so only the reading is watched.
+    # Only reading is inside: a full disk does not mean that the archive is damaged.
     with path.open("wb") as target:
         for piece in _pieces(member):
             target.write(piece)

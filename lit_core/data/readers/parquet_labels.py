@@ -1,4 +1,4 @@
-"""Labels and splits of Parquet files: integers or names in a column, perhaps with what Hugging Face says of them."""
+"""Labels and splits of Parquet files: integers or names in a column, with or without Hugging Face's metadata."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LABEL_SUFFIX = "_label"
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings, plain or by dictionary."""
+    """Whether it is strings, plain or dictionary-encoded."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def class_names(table: ParquetTable, column: str) -> list[str] | None:
-    """The names of a ClassLabel column in the schema's metadata, where Hugging Face keeps them. Raises DatasetError."""
+    """The class names of a ClassLabel column, from Hugging Face's metadata in the schema. Raises DatasetError."""
     text = (table.schema.metadata or {}).get(b"huggingface")
     if text is None:
         return None
@@ -54,7 +54,7 @@ def class_names(table: ParquetTable, column: str) -> list[str] | None:
 
 
 def label_column(table: ParquetTable, source: Source) -> str | None:
-    """`label`, or else the one column that must be meant; None: no labels. Raises DatasetError."""
+    """`label`, or else the only column that can be the labels; None: no labels. Raises DatasetError."""
     columns = [name for name in table.schema.names if _may_be_label(name) or class_names(table, name) is not None]
     if LABEL in columns:
         return LABEL
@@ -80,17 +80,17 @@ class Labels:
         self._source = source
         self._texts: bool | None = None
         self._declared: list[str] | None = None
-        """By the metadata: integers are places in it."""
+        """From the metadata: integers are indices in this list."""
         self._found: dict[str, int] = {}
-        """Of texts: each with its number in the order of appearance."""
+        """Of text labels: each with its number in the order of appearance."""
         self._y: list[NDArray[np.int64]] = []
 
     def skip(self, rows: int) -> None:
-        """So many samples without labels."""
+        """Add this many samples without labels."""
         self._y.append(np.full(rows, NO_LABEL, dtype=np.int64))
 
     def declare(self, table: ParquetTable, column: str) -> None:
-        """What a file's labels are, before they are taken. Raises DatasetError where files don't go together."""
+        """Check the type of a file's labels before they are read. Raises DatasetError if the files do not agree."""
         kind = table.schema.field(column).type
         if not (pa.types.is_integer(kind) or is_text(kind)):
             raise DatasetError(
@@ -113,17 +113,17 @@ class Labels:
         self._declared = names
 
     def take(self, table: ParquetTable, column: str, values: pa.Array, start: int) -> None:
-        """The labels of the rows from `start`. Raises DatasetError."""
+        """Add the labels of the rows from `start`. Raises DatasetError."""
         self._y.append(self._numbers_of_texts(values) if self._texts else self._integers(table, column, values, start))
 
     def result(self) -> tuple[Tensor, list[str]]:
-        """y (N,) int64, positions among the outputs or -1; and the outputs' names. Raises DatasetError."""
+        """y (N,) int64, indices of the outputs or -1; and the outputs' names. Raises DatasetError."""
         y = torch.from_numpy(np.concatenate(self._y))
         names = list(self._found) if self._texts else self._declared
         if names is None:
             return y, list(self._source.request.class_order or map(str, range(self._source.classes)))
         outputs = self._outputs(names)
-        # One more at the end, which is where -1 looks.
+        # One more entry at the end, for the index -1.
         places = torch.tensor([*(outputs.index(name) for name in names), NO_LABEL])
         return places[y], outputs
 
@@ -171,7 +171,7 @@ class Labels:
 
 
 def codes_of(table: ParquetTable, values: pa.Array, start: int) -> NDArray[np.int64]:
-    """Splits of the rows from `start` by their column, which holds names or 0, 1 and 2. Raises DatasetError."""
+    """Splits of the rows from `start`, from a column with names or 0, 1 and 2. Raises DatasetError."""
     if is_text(values.type):
         codes = np.array([NAMES.get((name or "").lower(), -1) for name in values.to_pylist()], dtype=np.int64)
     elif pa.types.is_integer(values.type):
@@ -187,7 +187,7 @@ def codes_of(table: ParquetTable, values: pa.Array, start: int) -> NDArray[np.in
 
 
 def as_integers(values: pa.Array, missing: int) -> NDArray[np.int64]:
-    """(N,) with `missing` for null, and the largest number there is for larger ones."""
+    """(N,) with `missing` for null. Larger numbers than int64 has become the largest of int64."""
     if values.type == pa.uint64():
         values = pc.min_element_wise(values, pa.scalar(np.iinfo(np.int64).max, pa.uint64()), skip_nulls=False)
     integers: NDArray[np.int64] = values.cast(pa.int64()).fill_null(missing).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files from strangers, read as a stream that no row can swell."""
+"""Rows of untrusted CSV and TSV files, read as a stream with a limited size per row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lit_core.data.errors import DatasetError
 from lit_core.data.readers.archives import damage_is_an_error, shown
 
 ROW_BYTES = 1 << 20
-"""Of all lines that a row takes. A column may have 131,072 characters: that is the csv module's own limit."""
+"""Of all lines of a row. The csv module itself limits a column to 131,072 characters."""
 BYTE_ORDER_MARK = "\ufeff"
 TAB = "\t"
 
@@ -30,13 +30,13 @@ class Table:
     """A file of rows."""
 
     name: str
-    """Of the archive's member; empty for a file by itself."""
+    """The member's name in the archive; empty for a single file."""
     separator: str
-    """A tab for TSV, in which quotes mean nothing; a comma for CSV."""
+    """A tab for TSV, in which quotes have no meaning; a comma for CSV."""
     open: Callable[[], AbstractContextManager[IO[bytes]]]
 
     def rows(self) -> Iterator[Row]:
-        """Rows of two columns at least, all of as many as the first; empty lines are passed over.
+        """Rows of at least two columns, all with as many columns as the first one. Empty lines are skipped.
 
         Raises DatasetError.
         """
@@ -75,7 +75,7 @@ class Table:
                     yield Row(self, line, cells)
 
     def place(self, line: int) -> str:
-        """For a message: the file's name, if it has one, and the line."""
+        """The file's name, if it has one, and the line; for messages."""
         return f"{shown(self.name)} line {line}".lstrip()
 
 
@@ -83,7 +83,7 @@ class Table:
 class Row:
     table: Table
     line: int
-    """The first that it takes, counted from 1."""
+    """The number of its first line, counted from 1."""
     cells: list[str]
 
     @property
@@ -92,7 +92,7 @@ class Row:
 
 
 class _Lines:
-    """A file's lines, decoded; together no longer than what is left to the row."""
+    """A file's decoded lines, limited to what a row may still have."""
 
     def __init__(self, file: IO[bytes], table: Table) -> None:
         self.file, self.table = file, table

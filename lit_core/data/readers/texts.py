@@ -1,7 +1,7 @@
 """Texts with labels: CSV in the layout of Zhang et al. (NeurIPS 2015), TSV, and archives of them.
 
 A row is a label and one or more columns of text. Files are read twice, row by row: once for the labels, and once to put
-each text straight into its place.
+each text directly into its place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXPECTED = "train.csv or train.tsv, perhaps val (or valid, validation) and test,
 
 @dataclass
 class _Labels:
-    """The label cells of a table: the first row as it stands, the others' as numbers."""
+    """The label cells of a table: that of the first row as text, the others as numbers."""
 
     first: Row
     others: array[int] = field(default_factory=lambda: array("i"))
@@ -50,7 +50,10 @@ class _Labels:
 
 
 class _Numbers:
-    """Numbers labels as they come, and refuses more of them than the teacher has classes. Empty cells are NO_LABEL."""
+    """Numbers the labels in the order of appearance. Raises DatasetError for more labels than the teacher has classes.
+
+    Empty cells are NO_LABEL.
+    """
 
     def __init__(self, source: Source) -> None:
         self.order, self.classes = source.request.class_order, source.classes
@@ -81,12 +84,12 @@ class _Numbers:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether a file that begins so may be CSV or TSV: it has no byte that texts don't have."""
+    """Whether a file with this start may be CSV or TSV: all its bytes occur in texts."""
     return bool(head) and not any(byte in NOT_IN_TEXTS for byte in head)
 
 
 def read_text_file(source: Source) -> Raw:
-    """One CSV or TSV file, without splits; TSV where a tab comes before any comma. Raises DatasetError."""
+    """One CSV or TSV file, without splits. It is TSV if a tab comes before any comma. Raises DatasetError."""
     with source.path.open("rb") as file:
         before_commas = file.read(ROW_BYTES).partition(b",")[0]
     table = Table("", TAB if b"\t" in before_commas else ",", lambda: source.path.open("rb"))
@@ -103,7 +106,7 @@ def read_text_file(source: Source) -> Raw:
 
 
 def read_text_archive(source: Source) -> Raw:
-    """A CSV or TSV file for each split; the archive is walked twice. Raises DatasetError."""
+    """An archive with a CSV or TSV file for each split, which is walked twice. Raises DatasetError."""
     numbers = _Numbers(source)
     splits, names = _splits(source, numbers)
     y, classes = _outputs(list(splits.values()), numbers, names, source)
@@ -123,7 +126,7 @@ def read_text_archive(source: Source) -> Raw:
 
 
 def _splits(source: Source, numbers: _Numbers) -> tuple[dict[int, _Labels], list[str] | None]:
-    """The labels of each split, by its code and in the codes' order, and the names in classes.txt."""
+    """The labels of each split, by split code in ascending order, and the names in classes.txt."""
     found: dict[int, _Labels | None] = {}
     folders, names = set(), None
     for member in _members(source):
@@ -147,7 +150,7 @@ def _splits(source: Source, numbers: _Numbers) -> tuple[dict[int, _Labels], list
 
 
 def _members(source: Source) -> Iterator[Member]:
-    """The files that matter. A table is as large as the data set; only images have a limit each."""
+    """The files that are read. The limit per member does not apply, because a table is as large as the data set."""
     for member in walk(source.path, replace(source.limits, member_bytes=source.limits.total_bytes)):
         if not member.is_folder and not is_ignored(member.name):
             yield member
@@ -172,7 +175,7 @@ def _table(member: Member) -> Table:
 
 
 def _class_names(member: Member, source: Source) -> list[str]:
-    """Of the classes, one a line, as Zhang et al. put them beside their files."""
+    """The names of the classes, one per line, as in the data sets of Zhang et al."""
     name = shown(member.name)
     if member.size > CLASSES_BYTES:
         raise DatasetError(f"{name} has {member.size} bytes: at most {CLASSES_BYTES} are read", member=name)
@@ -211,12 +214,12 @@ def _read_labels(table: Table, numbers: _Numbers, source: Source) -> _Labels | N
 
 
 def _label(row: Row) -> str:
-    """Empty for a sample without one."""
+    """Empty for a sample without a label."""
     return row.cells[0].strip()
 
 
 def _tell_headers(tables: Sequence[_Labels], numbers: _Numbers) -> None:
-    """A first row is a header when its label cell is no integer, is not in class_order, and stands in no other row."""
+    """The first row is a header if its label cell is not an integer, not in class_order, and in no other row."""
     seen = {*numbers.known, *(numbers.order or ()), ""}
     for labels in tables:
         label = _label(labels.first)
@@ -231,7 +234,7 @@ def _outputs(
     """Each sample's output (N,) int64, and the classes in the order of the outputs."""
     order, classes = _order(numbers, names, source)
     output = {label: place for place, label in enumerate(order)}
-    # The last one is what NO_LABEL, which is -1, points at.
+    # The last entry is for NO_LABEL, which is -1.
     by_number = torch.tensor([*(output[label] for label in numbers.known), NO_LABEL])
     parts = []
     for labels in tables:
@@ -241,7 +244,7 @@ def _outputs(
 
 
 def _order(numbers: _Numbers, names: list[str] | None, source: Source) -> tuple[list[str], list[str]]:
-    """The labels in the order of the outputs, and what the classes are called."""
+    """The labels in the order of the outputs, and the names of the classes."""
     found = list(numbers.known)
     if numbers.order is not None:
         return numbers.order, list(numbers.order)
@@ -262,7 +265,7 @@ def _order(numbers: _Numbers, names: list[str] | None, source: Source) -> tuple[
 
 
 def _named(found: list[str], names: list[str]) -> tuple[list[str], list[str]]:
-    """With classes.txt label n is what its line n names."""
+    """With classes.txt, label n is the name in line n."""
     numbered = [str(line) for line in range(1, len(names) + 1)]
     for label in found:
         if label not in numbered:

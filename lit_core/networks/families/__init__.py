@@ -1,6 +1,6 @@
-"""Families of networks: each knows how to read, build, divide and shorten its own kind.
+"""Families of networks. Each can recognise, build, divide and shorten its networks.
 
-A family is one file and one line in `FAMILIES`.
+A new family is one file and one line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Family(Protocol):
     name: str
 
     def read(self, shapes: Shapes) -> Architecture:
-        """The architecture that these tensors belong to. Raises Unrecognised."""
+        """The architecture with these tensors. Raises Unrecognised."""
         ...
 
     def build(self, architecture: Architecture) -> nn.Module:
@@ -43,7 +43,7 @@ class Family(Protocol):
 
 
 OWN: tuple[Family, ...] = (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), StarGanDiscriminator())
-"""Those that their tensors alone tell."""
+"""Families that are recognised from tensors only."""
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (*OWN, *map(LibraryFamily, Library))}
 
 
@@ -57,17 +57,17 @@ class Recognised:
 
 
 def family_of(architecture: Architecture) -> Family:
-    """Raises Unrecognised for a family that this version doesn't know."""
+    """Raises Unrecognised for an unknown family."""
     if architecture.family not in FAMILIES:
         raise Unrecognised(f"the family {architecture.family!r} is not one of {sorted(FAMILIES)}")
     return FAMILIES[architecture.family]
 
 
 def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognised:
-    """Find the family whose tensors these are, to the last key; or check that they are those of a library's network.
+    """Find the family that has exactly these tensors, or check that they are those of the library's network.
 
-    Raises SpecError for a network that its library doesn't know, and the Unrecognised of the nearest
-    family, or what all families expect where none is near.
+    Raises SpecError for a network that its library does not have. Raises Unrecognised with the message of the nearest
+    family, or with what all families expect if none is near.
     """
     if request is not None:
         return Recognised(FAMILIES[request.library.value], identify(request, shapes))

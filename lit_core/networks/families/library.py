@@ -1,7 +1,7 @@
-"""Networks of torchvision and timm, by their library's name for them.
+"""Networks of torchvision and timm, by the library's name.
 
-Nothing is known of any of them here: the library builds the network, a forward pass shows its sections, and a student
-is the same network with blocks taken out.
+Nothing here is specific to one network: the library builds it, a forward pass shows its sections, and a student is the
+same network without some blocks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lit_spec import Architecture, Library, LibraryNetwork, LibraryRequest, Spec
 from lit_spec.networks.catalogue import nearest, shares
 
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
-"""Images that a network is tried with, smallest first; a network that wants one size takes the first that it can."""
+"""Image sizes with which a network is tried, smallest first."""
 USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
 
 
@@ -44,11 +44,11 @@ class LibraryFamily:
         return network
 
     def layout(self, architecture: Architecture) -> Layout:
-        """Of the teacher; that of a student is what `cut` returns."""
+        """The teacher's layout. `cut` returns that of a student."""
         return _layout(network_of(architecture))
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
-        """Every number of blocks, each section its share of them and one at least."""
+        """One student for each number of blocks; every section has its share, and at least one block."""
         own = architecture.blocks
         return [(depth, shares(own, depth)) for depth in range(len(own), sum(own) + 1)]
 
@@ -64,14 +64,14 @@ def _layout(network: LibraryNetwork) -> Layout:
 
 
 def create(library: Library, name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """A network with random weights. Raises SpecError for a name or arguments that the library doesn't take."""
+    """A network with random weights. Raises SpecError for a name or arguments that the library does not accept."""
     make = _torchvision if library is Library.TORCHVISION else _timm
     try:
         return make(name, dict(kwargs))
     except SpecError:
         raise
     except Exception as failure:
-        # Whatever a library's code raises of arguments that it doesn't check.
+        # The library's code may raise anything for arguments that it does not check.
         if is_out_of_memory(failure):
             raise
         raise SpecError(
@@ -107,16 +107,16 @@ def _unknown(library: str, name: str, names: list[str]) -> SpecError:
 
 
 def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
-    """The architecture that these tensors are said to belong to, and do.
+    """The architecture of the requested network, after checking that these are its tensors.
 
-    `num_classes` and, of timm, `in_chans` may be left out of `kwargs`: the tensors tell them. Raises Unrecognised for
-    tensors of another network, and for a network that can't be divided; SpecError for a name or arguments that are
-    unknown.
+    `num_classes` and timm's `in_chans` may be missing in `kwargs`; they are taken from the tensors. Raises Unrecognised
+    for tensors of another network and for a network that can't be divided, SpecError for an unknown name or unknown
+    arguments.
     """
     kwargs = dict(request.kwargs)
     network = as_shapes(lambda: create(request.library, request.name, kwargs))
     if "num_classes" not in kwargs and getattr(network, "num_classes", None) == 0:
-        # Built without a head, where the library knows none that was trained.
+        # timm builds it without a head, because it has no trained one.
         kwargs["num_classes"] = USUAL_CLASSES
         network = as_shapes(lambda: create(request.library, request.name, kwargs))
     told = _told(request, network, shapes)
@@ -131,7 +131,7 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
 
 
 def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_CHANNELS) -> Architecture:
-    """Divide a library's network. Raises Unrecognised where that can't be done."""
+    """Divide a library's network. Raises Unrecognised if that is impossible."""
     make: Callable[[], nn.Module] = lambda: create(request.library, request.name, request.kwargs)  # noqa: E731
     layout, size, outputs = _divided(network, make, channels, request)
     blocks = [len(section) for section in layout.sections]
@@ -154,7 +154,7 @@ def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_
 
 
 def as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network without memory, where it can be built so: some of the libraries' read values while they are built."""
+    """A network on the meta device, without memory, if possible: building some networks needs values."""
     try:
         with torch.device("meta"):
             return make()
@@ -163,7 +163,7 @@ def as_shapes(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _told(request: LibraryRequest, network: nn.Module, shapes: Shapes) -> dict[str, int]:
-    """What the tensors say of the numbers that differ most often from the library's defaults."""
+    """Arguments taken from the tensors: those that differ most often from the library's defaults."""
     told: dict[str, int] = {}
     classes = getattr(network, "num_classes", USUAL_CLASSES)
     for key, expected in network.state_dict().items():
@@ -181,9 +181,9 @@ def _told(request: LibraryRequest, network: nn.Module, shapes: Shapes) -> dict[s
 def _divided(
     network: nn.Module, make: Callable[[], nn.Module], channels: int, request: LibraryRequest
 ) -> tuple[Layout, list[int], int]:
-    """The layout, the size of image that it was found with, and the number of classes."""
+    """The layout, the image size with which it was found, and the number of classes."""
     failure: Exception | None = None
-    # Some networks can't run on the meta device; those are run for real.
+    # Networks that can't run on the meta device are run on the CPU.
     for real in (False, True):
         tried = make() if real else network
         device = next(tried.parameters()).device
@@ -199,13 +199,13 @@ def _divided(
                 if request.sections:
                     raise SpecError("architecture.sections", str(none)) from none
                 raise Unrecognised(f"can't be made shallower: {none}") from none
-            except Exception as wrong:  # noqa: BLE001 - whatever a library's code raises, told if no size goes
+            except Exception as wrong:  # noqa: BLE001 - a library's code may raise anything; shown if no size works
                 failure = failure or wrong
     raise Unrecognised(f"can't be run on images of {SIDES[0]} to {SIDES[-1]} pixels: {_first_line(failure)}")
 
 
 def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
-    """Of images that the network is tried with: what it is asked to take, something small, what its library says."""
+    """Image sizes to try: the requested one, a small one, the library's default, then others."""
     named = request.kwargs.get("img_size", request.kwargs.get("image_size"))
     asked = [[int(side) for side in named]] if isinstance(named, list) else []
     if isinstance(named, int):
@@ -225,6 +225,6 @@ def _outputs(network: nn.Module, x: Tensor) -> int:
 
 
 def _first_line(failure: Exception | None) -> str:
-    """Python's own messages say little without the name of the exception."""
+    """The first line of the message with the exception's name, without which Python's own messages say little."""
     lines = str(failure).strip().splitlines()
     return ": ".join([type(failure).__name__, *(re.sub(r"\s+", " ", line) for line in lines[:1])])

@@ -2,7 +2,7 @@
 
 Any width, input channels and classes. Shortcut A (identity, padded with zero channels, subsampled) or
 B (1x1 convolution with BatchNorm); the head may be called `fc` or `linear`, the projection `downsample` or `shortcut`.
-The built network keeps the teacher's own names, so that a student's tensors drop into the code that the teacher has.
+The built network keeps the teacher's own names, so that a student's tensors fit into the teacher's own code.
 """
 
 from __future__ import annotations
@@ -129,5 +129,5 @@ class ResNetCifar:
 
 
 def _depth(blocks: list[int]) -> int:
-    """Convolutions of the blocks, the stem's, and the head."""
+    """Number of weighted layers: convolutions of the blocks and of the stem, and the head."""
     return 2 * sum(blocks) + 2

@@ -2,8 +2,8 @@
 
 Any cardinality, base width, input channels and classes, any width of the stem and of the first section; widths double
 from section to section. Tensors may be named as those of a CIFAR ResNet (`layer`) or as in the widespread CIFAR ResNeXt
-code (`stage`). The built network keeps the teacher's own names, so that a student's tensors drop into the code that the
-teacher has.
+code (`stage`). The built network keeps the teacher's own names, so that a student's tensors fit into the teacher's own
+code.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ PROJECTIONS = ("downsample", "shortcut")
 
 @dataclass(frozen=True)
 class Names:
-    """What one kind of code calls the parts of the network."""
+    """The names that one implementation has for the parts of the network."""
 
     stem: tuple[str, str]
-    """The convolution and its BatchNorm."""
+    """Convolution and BatchNorm."""
     sections: tuple[str, str, str]
     prefix: str
-    """Of a block, before its number; `{section}` stands for the section's name."""
+    """Prefix of a block's name, before its number; `{section}` is replaced by the section's name."""
     convolutions: tuple[str, str, str]
     norms: tuple[str, str, str]
     projection: tuple[str, str]
-    """The convolution and the BatchNorm inside of the projection."""
+    """Convolution and BatchNorm inside the projection."""
 
     def blocks(self, section: int, count: int) -> tuple[str, ...]:
         """Module paths of the section's blocks."""
@@ -117,7 +117,8 @@ class ResNeXt(nn.Module):
         head: str = HEADS[0],
         projection: str = PROJECTIONS[0],
     ) -> None:
-        """`width` is what the first section puts out; there each of the `cardinality` groups has `base_width`."""
+        """`width` is the number of output channels of the first section, in which each of the `cardinality` groups has
+        `base_width` channels."""
         super().__init__()
         self.names, self.head = names, head
         convolution, norm = names.stem
@@ -209,17 +210,17 @@ class ResNeXtCifar:
 
 
 def _expanding(names: Names) -> str:
-    """A tensor that blocks without a bottleneck don't have."""
+    """A tensor that only blocks with a bottleneck have."""
     return f"{names.blocks(0, 1)[0]}.{names.convolutions[2]}.weight"
 
 
 def _projection(shapes: Shapes, names: Names) -> str:
-    """What the projection of the second section's first block is called: there is always one."""
+    """The name of the projection in the second section's first block, which always has one."""
     block = names.blocks(1, 1)[0]
     inside = names.projection[0]
     return next((name for name in PROJECTIONS if f"{block}.{name}.{inside}.weight" in shapes), PROJECTIONS[0])
 
 
 def _depth(blocks: list[int]) -> int:
-    """Convolutions of the blocks, the stem's, and the head."""
+    """Number of weighted layers: convolutions of the blocks and of the stem, and the head."""
     return 3 * sum(blocks) + 2

@@ -1,4 +1,4 @@
-"""What families share: the division of a network, and the comparison of a checkpoint's tensors with it."""
+"""Code that families share: naming the modules of sections, and comparing tensors with a network."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def numbered(path: str, count: int, prefix: str = "") -> tuple[str, ...]:
 
 
 def count_blocks(shapes: Shapes, section: str, prefix: str = "") -> int:
-    """How many blocks `section.<prefix><number>` the tensors name."""
+    """The number of blocks `section.<prefix><number>` in the tensors' names."""
     pattern = re.compile(rf"{re.escape(section)}\.{re.escape(prefix)}(\d+)\.")
     return len({int(match[1]) for key in shapes if (match := pattern.match(key))})
 
 
 def shortened(blocks: list[int]) -> list[list[int]]:
-    """1, 2, … blocks in each section, but never more than there are; all of them last."""
+    """1, 2, … blocks in each section, but never more than it has; the whole network comes last."""
     return [[min(n, count) for count in blocks] for n in range(1, max(blocks) + 1)]
 
 
 class Unrecognised(Exception):
-    """The tensors don't belong to this family. `count` says by how many keys they miss it."""
+    """The tensors are not of this family. `count` is the number of keys that differ."""
 
     def __init__(self, message: str, count: int = NOT_AT_ALL) -> None:
         super().__init__(message)
@@ -38,9 +38,9 @@ class Unrecognised(Exception):
 
 
 def extents(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    """A tensor's shape. Raises Unrecognised where it is absent, has other dimensions or holds nothing."""
+    """A tensor's shape. Raises Unrecognised if it is missing, empty or has another number of dimensions."""
     shape = shapes.get(name)
-    # Nearer than a family of which nothing is there.
+    # Nearer than a family of which no tensor exists.
     if shape is None:
         raise Unrecognised(f"lacks {name}", NOT_AT_ALL - 1)
     if len(shape) != dimensions or 0 in shape:
@@ -49,9 +49,9 @@ def extents(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def misfits(shapes: Shapes, network: nn.Module, what: str) -> None:
-    """Compare names and shapes with the network that they are said to be. Raises Unrecognised listing the keys."""
+    """Compare names and shapes with those of a network. Raises Unrecognised with the keys that differ."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    # Old checkpoints lack BatchNorm's step counters; nothing depends on them.
+    # Old checkpoints have no step counters of BatchNorm; nothing depends on them.
     missing = [k for k in expected if k not in shapes and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in shapes if k not in expected]
     misshapen = [k for k in expected if k in shapes and shapes[k] != expected[k]]

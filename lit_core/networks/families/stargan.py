@@ -1,4 +1,4 @@
-"""StarGAN (Choi et al., CVPR 2018, table 4 and 5): the generator, which a job makes shallower, and the discriminator.
+"""StarGAN (Choi et al., CVPR 2018, tables 4 and 5): the generator, which jobs make shallower, and the discriminator.
 
 Any `conv_dim`, domains, image channels and number of residual blocks. A generator's tensors may be named as in the
 original code (one sequence `main`) or as in the paper's code of LIT (`downsampling_layers`, `bottleneck_section1`,
@@ -22,15 +22,15 @@ FLAT, SECTIONS = "main", "sections"
 TRUNKS = {FLAT: "main", SECTIONS: "bottleneck_section1"}
 STEM_MODULES, HEAD_MODULES = 9, 8
 OUTPUT = 6
-"""Place of the last convolution in the head."""
+"""Index of the last convolution in the head."""
 SLOPE = 0.01
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """Standardises each image by its own statistics, in eval mode too, (B, C, H, W) -> (B, C, H, W).
+    """Standardises each image by its own statistics, also in eval mode, (B, C, H, W) -> (B, C, H, W).
 
-    The original code tracks running statistics but never calls eval(), so nothing was ever computed with them: they
-    are carried for the names' sake, and neither used nor changed.
+    The original code tracks running statistics but never calls eval(), so it never uses them. Here they exist only
+    because the original's state dict has them; they are neither used nor changed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and an identity shortcut, nothing after the sum. (B, C, H, W) -> (B, C, H, W)."""
+    """Two 3x3 convolutions and an identity shortcut, without activation after the sum. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, width: int, norm: partial[InstanceNorm]) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Images (B, channels, H, W) in -1..1 and target domains (B, domains) -> images (B, channels, H, W) in -1..1.
 
-    H and W are multiples of 4, from 8 on.
+    H and W are multiples of 4, at least 8.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class StarGan:
         )
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """Initialised as torch does, as the original code leaves it."""
+        """Initialised with torch's defaults, as in the original code."""
         options = architecture.options
         return Generator(
             conv_dim=int(options["conv_dim"]),
@@ -202,13 +202,13 @@ class StarGanDiscriminator:
         return Layout(stem=(), sections=(), head=())
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:  # noqa: ARG002
-        """None: a discriminator helps to train a generator and is never made shallower."""
+        """None: a discriminator only helps to train a generator and is never made shallower."""
         return []
 
 
 def _layout(names: str, blocks: int) -> Layout:
     if names == FLAT:
-        # One sequence: where the head begins depends on the number of blocks, as in the original code.
+        # In one sequence, as in the original code, the start of the head depends on the number of blocks.
         places = numbered("main", STEM_MODULES + blocks + HEAD_MODULES)
         return Layout(places[:STEM_MODULES], (places[STEM_MODULES:-HEAD_MODULES],), places[-HEAD_MODULES:])
     return Layout(
@@ -223,5 +223,5 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def _depth(blocks: int) -> int:
-    """Convolutions: the stem's three, two a block, the head's three."""
+    """Number of convolutions: three in the stem, two per block, three in the head."""
     return 2 * blocks + 6

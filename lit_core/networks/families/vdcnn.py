@@ -1,7 +1,7 @@
 """VDCNNs: texts as characters, four sections of blocks of two convolutions (Conneau et al., EACL 2017).
 
 Tensor names are those of LIT's released code. Any vocabulary, widths, k and hidden sizes, with and without shortcuts
-and biases. A block that widens halves the length; how it does that, the tensors don't tell.
+and biases. A block that widens halves the length; the tensors do not tell how.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMED = ([1, 1, 1, 1], [2, 2, 2, 2], [5, 5, 2, 2], [8, 8, 5, 3])
 
 
 class Downsampling(StrEnum):
-    """How a block that widens halves the length of what it is given."""
+    """How a block that widens halves the length of its input."""
 
     MAXPOOL = "maxpool"
     CONV = "conv"
@@ -32,7 +32,7 @@ class Downsampling(StrEnum):
 
 
 class KMaxPool(nn.Module):
-    """The k largest values of each channel, in the order in which they stand. (B, C, L) -> (B, C, k)."""
+    """The k largest values of each channel, in their original order. (B, C, L) -> (B, C, k)."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
@@ -43,22 +43,22 @@ class KMaxPool(nn.Module):
 
 
 class HalfMaxPool(nn.Module):
-    """The larger half of each channel's values, in the order in which they stand. (B, C, L) -> (B, C, L//2)."""
+    """The larger half of each channel's values, in their original order. (B, C, L) -> (B, C, L//2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return largest(x, x.shape[2] // 2)
 
 
 def largest(x: Tensor, count: int) -> Tensor:
-    """Of each channel of (B, C, L) the `count` largest values, in the order in which they stand."""
-    # Among equal values topk's choice is its own, and equal zeros are common after ReLU: the paper's code leaves it to
-    # topk as well, and a teacher computes what it did there.
+    """The `count` largest values of each channel of (B, C, L), in their original order."""
+    # Which of equal values topk chooses is undefined, and equal zeros are common after ReLU. The paper's code uses topk
+    # as well, so a teacher computes the same as there.
     places = x.topk(count, dim=2).indices
     return x.gather(2, places.sort(dim=2).values)
 
 
 class Block(nn.Module):
-    """Two convolutions over three characters, perhaps with a shortcut.
+    """Two convolutions over three characters, with or without a shortcut.
 
     (B, in_width, L) -> (B, width, L), the length halved where the block widens.
     """
@@ -94,7 +94,7 @@ def _pool(downsampling: Downsampling) -> nn.Module:
 
 
 class VDCNN(nn.Module):
-    """Places in the vocabulary (B, L) -> logits (B, classes). L halved as often as blocks widen must leave k."""
+    """Vocabulary indices (B, L) -> logits (B, classes). L, halved by each block that widens, must stay at least k."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class VDCNN(nn.Module):
         shortcut: bool = False,
         bias: bool = False,
     ) -> None:
-        """`widths` are those of the stem and the four sections."""
+        """`widths` of the stem and of the four sections."""
         super().__init__()
         self.character_embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.conv1 = nn.Conv1d(embedding_size, widths[0], 3, 1, 1, bias=bias)
@@ -183,7 +183,7 @@ class Vdcnn:
                 "bias": "conv1.bias" in shapes,
                 "least_length": k * 2**halvings,
             },
-            # Where nothing widens, nothing is halved; and shortcuts have no tensors.
+            # Without widening there is no halving, and shortcuts have no tensors.
             choices={"downsampling": [way.value for way in Downsampling]} if halvings else {"shortcut": [False, True]},
         )
 
@@ -207,7 +207,7 @@ class Vdcnn:
         return Layout(stem=("character_embedding", "conv1"), sections=sections, head=("fc1", "fc2", "fc3"))
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
-        """n blocks in each section but never more than the teacher has there, and the paper's depths that fit."""
+        """n blocks in each section, but never more than the teacher has there; and the paper's depths that fit."""
         own = architecture.blocks
         named = [blocks for blocks in NAMED if all(n <= count for n, count in zip(blocks, own, strict=True))]
         by_depth = {_depth(blocks): blocks for blocks in [*shortened(own), *named]}
@@ -215,5 +215,5 @@ class Vdcnn:
 
 
 def _depth(blocks: list[int]) -> int:
-    """Convolutions of the blocks, and the stem's: the paper counts no fully connected layer."""
+    """Number of convolutions in blocks and stem; the paper does not count fully connected layers."""
     return 2 * sum(blocks) + 1

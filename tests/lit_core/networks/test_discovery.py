@@ -237,7 +237,7 @@ def test_named_sections_are_checked() -> None:
     assert find_layout(network, (x,), halves).sections == tuple(map(tuple, halves))
     for wrong, reason in (
         (["nowhere"], "no module 'nowhere'"),
-        ([["layers.0", "layers.2"]], "not run on what layers.0 puts out"),
+        ([["layers.0", "layers.2"]], "not run on the output of layers.0"),
         ([["layers.0"], ["layers.0"]], "in two sections"),
         (["head"], "has no blocks"),
     ):
@@ -310,7 +310,7 @@ def test_a_layer_that_works_in_place_parts_two_sections() -> None:
     second = network.layers[1](network.layers[0](first, 0.5), 0.5)
     assert torch.equal(taught.outputs[0], second)
     assert torch.equal(taught.inputs[1], 3 * second)
-    with pytest.raises(NoSections, match=r"layers\.2 is not run on what layers\.1 puts out"):
+    with pytest.raises(NoSections, match=r"layers\.2 is not run on the output of layers\.1"):
         find_layout(network, (x,), ["layers"])
 
 

@@ -41,12 +41,12 @@ def test_steps_have_one_spelling() -> None:
     ("then", "reason"),
     [
         (["prune"], 'give "prune:SHARE"'),
-        (["prune:1"], "between 0 and 1"),
-        (["prune:0.0"], "between 0 and 1"),
-        (["prune:1.5"], "between 0 and 1"),
+        (["prune:1"], "SHARE from 0.001 to 0.999"),
+        (["prune:0.0"], "SHARE from 0.001 to 0.999"),
+        (["prune:1.5"], "SHARE from 0.001 to 0.999"),
         (["distil"], 'or "int8"'),
-        (["prune:0.9999999"], "between 0 and 1"),
-        (["prune:0.00001"], "between 0 and 1"),
+        (["prune:0.9999999"], "SHARE from 0.001 to 0.999"),
+        (["prune:0.00001"], "SHARE from 0.001 to 0.999"),
         (["prune:0.5", "prune:0.5"], "must grow"),
         (["prune:0.5", "prune:0.2"], "must grow"),
         (["int8", "prune:0.5"], "must be the last"),
@@ -181,5 +181,5 @@ def test_in_python_each_step_gives_a_network() -> None:
         answers = pruned.eval()(test[0][0]).argmax(dim=1)
     accuracy = 100 * float((answers == test[0][1]).double().mean())
     assert accuracy == pytest.approx(row["validation"]["student_accuracy"])
-    with pytest.raises(ValueError, match="int8 is for the service"):
+    with pytest.raises(ValueError, match="int8 is only for the service"):
         lit_core.compress(trained(), loader, blocks=[2, 1], then=["int8"])

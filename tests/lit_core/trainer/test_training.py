@@ -353,7 +353,7 @@ def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
     (folder / "output" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="doesn't fit"):
         lit_core.load(folder / "output")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         lit_core.load(folder / "output", "model.onnx")
     with pytest.raises(FileNotFoundError):
         lit_core.load(tmp_path)

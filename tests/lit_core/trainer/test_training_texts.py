@@ -148,7 +148,7 @@ def test_pruning_filters_takes_the_smallest_of_each_layer_by_the_same_share_and_
     assert max(least) < min(most)
     # One step of the share takes at most one filter of each layer.
     assert total // 2 - largest <= left <= total // 2
-    with pytest.raises(ValueError, match="a filter of each layer stays"):
+    with pytest.raises(ValueError, match="one filter of each layer must stay"):
         prune_to(network(), 100, Pruning.FILTERS)
 
 
