@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
-from lit_core.measuring.scores import Prediction, agreement, top1
 from lit_core.networks.block_selection import select_blocks
 from lit_core.networks.discovery import check_trains, find_layout
 from lit_core.networks.parameters import parameter_counts
@@ -22,14 +21,11 @@ from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
-from lit_core.tasks.classification import evaluating
+from lit_core.tasks.batches import Batches, IterableTask, look_through, repeatable, split_batch
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
-from lit_core.training.objectives import Batch
-from lit_core.training.pruning import check_prunable, parameters_left, prune_by, spared_of
-from lit_core.training.task import Scores
-from lit_core.training.updaters import Updater, distillation_updater
-from lit_spec import Hyperparameters, Method, Phase, Schedule, Select
+from lit_core.training.pruning import check_prunable, parameters_left, spared_of
+from lit_spec import Hyperparameters, Method, Phase, Select
 from lit_spec.mistakes import mistakes
 from lit_spec.networks.catalogue import shares
 from lit_spec.requests.presets import merged, with_rates
@@ -46,10 +42,6 @@ SERVICE_ONLY = {
     "adversarial": "only classifiers are trained here",
 }
 """Hyperparameters that would have no effect here, and what to do instead."""
-
-Batches = Iterable[Any]
-"""Batches `(x, y)` or `x`. x (B, …) is the network's input, or a tuple of several inputs; y (B,) are class numbers, -1
-for a sample without a label."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +84,13 @@ def compress(
     given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
     asked = _checked(merged(with_rates({}, given, batch_norm=has_batch_norm(model)), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    data = _repeatable(data, asked.schedule)
-    first = _look_through(data, "data", asked.schedule.steps_per_epoch)
+    data = repeatable(data, asked.schedule)
+    first = look_through(data, "data", asked.schedule.steps_per_epoch)
     if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
         raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
     if validation is not None:
-        validation = _repeatable(validation)
-        _look_through(validation, "validation")
+        validation = repeatable(validation)
+        look_through(validation, "validation")
     asked = _with_steps(asked, first.batches, len(first.labels))
     inputs = tuple(x[:2].to(place) for x in first.inputs)
     teacher = _teacher(model, place, inputs, sections or ())
@@ -116,80 +108,6 @@ def compress(
     network = student.network.eval()
     pruned = _pruned_networks(trained)
     return Compressed(network, _report(trained, chosen_by, pruned, inputs).as_json(), pruned)
-
-
-class IterableTask:
-    """Trains a classifier's student on batches in the order in which the data gives them."""
-
-    selection = "accuracy"
-
-    def __init__(
-        self,
-        hyperparameters: Hyperparameters,
-        teacher: SectionedNetwork,
-        student: SectionedNetwork,
-        data: Batches,
-        validation: Batches | None,
-        steps: int,
-        classes: int,
-    ) -> None:
-        self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
-        self.data, self.validation, self.classes = data, validation, classes
-        self.device = next(teacher.network.parameters()).device
-        self.samples = steps * hyperparameters.schedule.batch_size
-        self.masks: dict[str, Tensor] = {}
-        self._iterator: Iterator[Any] = iter(())
-
-    def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
-        return self.validation is None
-
-    def updater(self, phase: Phase) -> Updater:
-        return distillation_updater(self.hyperparameters, phase, self.teacher, self.student, self.masks)
-
-    def prune(self, share: float) -> None:
-        pruning = self.hyperparameters.pruning
-        spared = spared_of(self.student, pruning, self.classes)
-        self.masks = prune_by(self.student.network, share, pruning, spared)
-
-    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """The next batch of the data. `rows` is ignored: the data has its own order and augmentation."""
-        try:
-            inputs, labels = _split(next(self._iterator))
-        except StopIteration:
-            self._iterator = iter(self.data)
-            inputs, labels = _split(next(self._iterator))
-        given = tuple(x.to(self.device) for x in inputs)
-        return Batch(given, labels.to(self.device), progress, generator)
-
-    def score(self) -> Scores:
-        if self.validation is None:
-            return Scores(0.0, {})
-        found = self.measure(self.student.network)
-        teacher, student = found["teacher_accuracy"], found["student_accuracy"]
-        agreed = found["agreement"] or 0.0
-        metrics = {"agreement": agreed}
-        if teacher is not None and student is not None:
-            metrics |= {"teacher_accuracy": teacher, "student_accuracy": student}
-        return Scores(agreed if student is None else student, metrics)
-
-    @torch.no_grad()
-    def measure(self, network: nn.Module) -> dict[str, float | None]:
-        """Scores on `validation` in percent. The accuracies are None if no sample has a label."""
-        taught, made, truth = [], [], []
-        with evaluating(network):
-            for inputs, labels in map(_split, self.validation or ()):
-                given = tuple(x.to(self.device) for x in inputs)
-                taught.append(self.teacher.network(*given).float().cpu())
-                made.append(network(*given).float().cpu())
-                truth.append(labels.cpu())
-        logits, own, labels = torch.cat(taught), torch.cat(made), torch.cat(truth)
-        known = labels != NO_LABEL
-        labelled = bool(known.any())
-        return {
-            "agreement": agreement(own, logits),
-            "teacher_accuracy": top1(Prediction(logits[known], labels[known])) if labelled else None,
-            "student_accuracy": top1(Prediction(own[known], labels[known])) if labelled else None,
-        }
 
 
 class SilentObserver:
@@ -234,42 +152,6 @@ def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hy
     return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
 
 
-@dataclass(frozen=True)
-class FirstBatch:
-    """The first batch of the data, and what one pass over the data showed."""
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor
-    batches: int
-    """Per epoch."""
-    smallest_batch: int
-    """Samples in the smallest batch of the pass."""
-
-
-def _repeatable(data: Batches, schedule: Schedule | None = None) -> Batches:
-    """An iterator gives its batches only once, so they are stored; of an endless one as many as are needed."""
-    if not isinstance(data, Iterator):
-        return data
-    steps = None if schedule is None else schedule.steps_per_epoch
-    epochs = 0 if schedule is None else schedule.lit.epochs + schedule.fine_tune.epochs
-    return list(islice(data, None if steps is None else steps * epochs))
-
-
-def _look_through(data: Batches, name: str, steps_per_epoch: int | None = None) -> FirstBatch:
-    """One pass over the data, or only its first batch if it may be endless. Raises ValueError."""
-    first: tuple[tuple[Tensor, ...], Tensor] | None = None
-    sizes = []
-    for batch in islice(data, None if steps_per_epoch is None else 1):
-        inputs, labels = _split(batch)
-        first = first or (inputs, labels)
-        sizes.append(len(labels))
-    if first is None or next(iter(data), None) is None:
-        raise ValueError(f"{name} must give batches every time it is iterated over: use a list or a DataLoader")
-    if min(sizes) == 0:
-        raise ValueError(f"{name} has an empty batch: leave it out")
-    return FirstBatch(*first, steps_per_epoch or len(sizes), min(sizes))
-
-
 def _teacher(
     model: nn.Module, device: torch.device, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]]
 ) -> SectionedNetwork:
@@ -312,32 +194,13 @@ def _classes(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
 
 def _first_inputs(data: Batches) -> Iterator[tuple[Tensor, ...]]:
     for batch in islice(data, IMPORTANCE_BATCHES):
-        yield _split(batch)[0]
+        yield split_batch(batch)[0]
 
 
 def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperparameters:
     """An epoch is one pass over the data, unless `schedule.steps_per_epoch` is given."""
     update = {"batch_size": batch_size, "steps_per_epoch": asked.schedule.steps_per_epoch or steps}
     return asked.model_copy(update={"schedule": asked.schedule.model_copy(update=update)})
-
-
-def _split(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Inputs and labels. Raises ValueError."""
-    if isinstance(batch, Tensor):
-        return (batch,), torch.full((len(batch),), NO_LABEL)
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        x, y = batch
-        inputs = (x,) if isinstance(x, Tensor) else tuple(x) if isinstance(x, Sequence) else ()
-        if inputs and _have_equal_lengths([*inputs, y]) and y.ndim == 1 and not y.is_floating_point():
-            return inputs, y.long()
-    raise ValueError(
-        "a batch must be x or (x, y), where y (B,) are integer class numbers and x is a tensor or a tuple of tensors"
-    )
-
-
-def _have_equal_lengths(parts: Sequence[Any]) -> bool:
-    """Whether all are tensors of the same number of samples."""
-    return all(isinstance(part, Tensor) and part.ndim > 0 for part in parts) and len({len(part) for part in parts}) == 1
 
 
 def _blocks(
