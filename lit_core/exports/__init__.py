@@ -15,7 +15,7 @@ from torch import nn
 from lit_core.exports.int8_file import Calibration, write_int8
 from lit_core.exports.onnx_file import onnx_runner, write_onnx
 from lit_core.exports.pt2_file import program_runner, write_program
-from lit_core.exports.verify import Batches, Comparison, Inputs, Run, check, compare
+from lit_core.exports.verify import Batches, ExportComparison, Inputs, Run, check, compare
 from lit_spec import Export
 from lit_spec.trainer.report import ExportReport
 
@@ -83,7 +83,7 @@ def _export(
 
 def _written_and_compared(
     network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
-) -> Comparison:
+) -> ExportComparison:
     """Raises ExportFailed, and then there is no file."""
     try:
         with _step("copying the network to the CPU"):

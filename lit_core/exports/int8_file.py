@@ -1,4 +1,4 @@
-"""`model.int8.onnx`: ONNX with weights and activations in eight bits, scaled by what calibration samples show."""
+"""`model.int8.onnx`: ONNX with weights and activations in eight bits, scaled with calibration samples."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PRODUCTS = ["Conv", "Gemm", "MatMul"]
 
 
 def write_int8(network: nn.Module, inputs: Inputs, path: Path, calibration: Calibration) -> None:
-    """`inputs` are examples as for `write_onnx`, whose names and open batch the file has.
+    """`inputs` are examples as for `write_onnx`; the file has the same input names and takes any batch size.
 
-    `network` is on the CPU and in eval mode. Raises what `write_onnx` does, and ValueError where `calibration` gives
-    nothing.
+    `network` is on the CPU and in eval mode. Raises what `write_onnx` raises, and ValueError if `calibration` gives no
+    samples.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -31,7 +31,7 @@ def write_int8(network: nn.Module, inputs: Inputs, path: Path, calibration: Cali
     with TemporaryDirectory(dir=path.parent) as folder:
         full, prepared = Path(folder) / "full.onnx", Path(folder) / "prepared.onnx"
         write_onnx(network, inputs, full)
-        # ONNX's own inference tells the shapes of all that torch exports; the symbolic one stops at TopK.
+        # ONNX's own shape inference knows everything that torch exports; the symbolic one fails at TopK.
         quant_pre_process(full, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -42,17 +42,17 @@ def write_int8(network: nn.Module, inputs: Inputs, path: Path, calibration: Cali
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            # Seven bits of weights: with eight, sums saturate on processors without VNNI, and the accuracy measured
-            # here would not be the one there.
+            # Seven bits for weights: with eight, sums saturate on processors without VNNI, and the accuracy there would
+            # differ from the one measured here.
             reduce_range=True,
         )
 
 
 def _quantised(path: Path) -> list[str] | None:
-    """Types of nodes; None for all that can be.
+    """The types of nodes to quantise; None for all that can be.
 
-    In networks with attention, what lies between the products has outliers: left in floating point, a small ViT's
-    outputs moved half as far.
+    In networks with attention the values between matrix products have outliers. With these in floating point, the
+    outputs of a small ViT changed half as much.
     """
     import onnx
 

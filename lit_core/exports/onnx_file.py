@@ -1,4 +1,4 @@
-"""`model.onnx`: the network with its weights in one file, for ONNX Runtime and all that reads ONNX."""
+"""`model.onnx`: the network with its weights in one file, for ONNX Runtime and everything else that reads ONNX."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lit_core.exports.pt2_file import program_of
 from lit_core.exports.verify import Inputs, Run
 
 OPSET = 20
-"""Of 2023: the first with Gelu, and read by ONNX Runtime since 1.17."""
+"""From 2023: the first opset with Gelu; ONNX Runtime reads it since 1.17."""
 OUTPUT = "logits"
 FUSED_DIMENSIONS = 4
-"""Of queries: batch, heads, places, channels."""
+"""Dimensions of queries: batch, heads, positions, channels."""
 
 
 def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
-    """`inputs` are examples of two samples or more; the file takes any number. They are named as `input_names` says.
+    """`inputs` are examples with two samples or more; the file takes any number. Its inputs are named by `input_names`.
 
-    `network` is on the CPU and in eval mode. Raises what `program_of` does, whatever torch.onnx does for a program that
-    it can't take, and for more than the 2 GB that one ONNX file holds.
+    `network` is on the CPU and in eval mode. Raises what `program_of` raises, what torch.onnx raises for a program that
+    it does not support, and for more than 2 GB, the limit of an ONNX file.
     """
-    # The program and not the network: from that, torch.onnx would make a file for one batch size where all else fails.
+    # Not from the network: as a last resort torch.onnx would write a file for a single batch size.
     torch.onnx.export(
         _with_plain_attention(program_of(network, inputs)),
         (),
@@ -41,8 +41,8 @@ def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
 
 
 def _with_plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """torch.onnx has fused attention of four dimensions alone; windows and nested blocks have five. Those become
-    products."""
+    """torch.onnx supports fused attention only with four dimensions, but windows and nested blocks have five. Replace it
+    by matrix products then."""
     fused = torch.ops.aten.scaled_dot_product_attention.default
     nodes = [node for node in program.graph.nodes if node.target == fused]
     if all(node.args[0].meta["val"].ndim == FUSED_DIMENSIONS for node in nodes):
@@ -56,13 +56,13 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,  # noqa: ARG001 - in eval mode there is none
+    dropout_p: float = 0.0,  # noqa: ARG001 - no dropout in eval mode
     is_causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As torch.nn.functional.scaled_dot_product_attention, (…, places, channels) each."""
+    """As torch.nn.functional.scaled_dot_product_attention, each (…, positions, channels)."""
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -76,17 +76,17 @@ def _attention(
 
 
 def input_names(inputs: Inputs) -> list[str]:
-    """`input` of one, `input_1`, `input_2` and so on of several."""
+    """`input` for a single input; `input_1`, `input_2` and so on for several."""
     return ["input"] if len(inputs) == 1 else [f"input_{place}" for place in range(1, len(inputs) + 1)]
 
 
 def feed(inputs: Inputs) -> dict[str, Any]:
-    """What ONNX Runtime is given."""
+    """The arguments for ONNX Runtime."""
     return dict(zip(input_names(inputs), (x.detach().cpu().numpy() for x in inputs), strict=True))
 
 
 def onnx_runner(path: Path) -> Run:
-    """On the CPU, with as many threads as torch has."""
+    """Runs the file on the CPU, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -12,18 +12,18 @@ from lit_core.exports.verify import Inputs, Run
 
 
 def program_of(network: nn.Module, inputs: Inputs) -> ExportedProgram:
-    """`inputs` are examples of two samples or more; the program takes any number.
+    """`inputs` are examples with two samples or more; the program takes any number.
 
-    `network` is on the CPU and in eval mode. Raises whatever torch.export does for a network that it can't take.
+    `network` is on the CPU and in eval mode. Raises what torch.export raises for a network that it does not support.
     """
-    # A named dimension and not Dim.AUTO, which takes one size for all where a network asks for one.
+    # A named dimension, because Dim.AUTO silently fixes the batch size where a network depends on it.
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         return torch.export.export(network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
 
 
 def write_program(network: nn.Module, inputs: Inputs, path: Path) -> None:
-    """Takes and raises what `program_of` does."""
+    """Has the arguments and exceptions of `program_of`."""
     torch.export.save(program_of(network, inputs), path)
 
 

@@ -27,7 +27,7 @@ class Unfaithful(Exception):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ExportComparison:
     max_abs_difference: float
     """Between the export's outputs and the torch network's."""
     largest: float
@@ -40,7 +40,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool) -> Comparison:
+def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool) -> ExportComparison:
     """Compare the outputs (B, …) for every batch, and for the first sample alone, because a batch of one is special.
 
     `network` is on the CPU and in eval mode. Raises Unfaithful for outputs of another shape and for ones that are not
@@ -61,7 +61,7 @@ def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool)
             labelled += int((labels != NO_LABEL).sum())
     if not samples:
         raise ValueError("there are no samples to compare on")
-    return Comparison(
+    return ExportComparison(
         max_abs_difference=difference,
         largest=largest,
         top1_agreement=round(100 * agreed / samples, 4) if classifier else None,
@@ -70,7 +70,7 @@ def compare(network: nn.Module, run: Run, batches: Batches, *, classifier: bool)
     )
 
 
-def check(found: Comparison) -> None:
+def check(found: ExportComparison) -> None:
     """Check an export that computes in floating point. Raises Unfaithful."""
     bound = LARGEST_DIFFERENCE * max(1.0, found.largest)
     if found.max_abs_difference > bound:

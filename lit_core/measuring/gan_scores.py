@@ -42,10 +42,10 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
     Raises ValueError for images or features of another kind, and for fewer than 2 images on either side.
     """
     real_features, made_features = _features(real, feature, "real"), _features(made, feature, "made")
-    distance = FrechetInceptionDistance(feature=_AsGiven(made_features.shape[1]))
+    distance = FrechetInceptionDistance(feature=_PrecomputedFeatures(made_features.shape[1]))
     distance.update(real_features, real=True)
     distance.update(made_features, real=False)
-    score = InceptionScore(feature=_AsGiven(made_features.shape[1]))
+    score = InceptionScore(feature=_PrecomputedFeatures(made_features.shape[1]))
     # The softmax of log-probabilities is the same. No probability may be 0 in float64, which would give NaN.
     score.update(made_features.log_softmax(dim=1).clamp(min=LEAST_LOGARITHM))
     with torch.random.fork_rng(devices=[]):
@@ -54,7 +54,7 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
     return {"fid": float(distance.compute()), "inception_score": float(mean)}
 
 
-class _AsGiven(nn.Identity):
+class _PrecomputedFeatures(nn.Identity):
     """Replaces torchmetrics' own network: its inputs are features already, so that each image is processed once."""
 
     def __init__(self, num_features: int) -> None:

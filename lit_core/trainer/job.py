@@ -45,8 +45,8 @@ IMPORTANCE_SAMPLES = 512
 log = logging.getLogger("trainer")
 
 
-class Messages(Protocol):
-    """Takes the messages for the worker."""
+class MessageSink(Protocol):
+    """Takes the messages for the worker: `MessageWriter`, or a list in tests."""
 
     def emit(self, message: TrainerMessage) -> None: ...
 
@@ -59,7 +59,7 @@ class StopSignal(Protocol):
 class JobObserver:
     """Turns a training's progress into messages and the checkpoint's file."""
 
-    def __init__(self, messages: Messages, stop: StopSignal, folder: Path) -> None:
+    def __init__(self, messages: MessageSink, stop: StopSignal, folder: Path) -> None:
         self.messages = messages
         self.stop = stop
         self.folder = folder
@@ -80,7 +80,7 @@ class JobObserver:
         return self.stop.stop_requested
 
 
-def run_job(folder: Path, messages: Messages, stop: StopSignal) -> Report:
+def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
     """Run the job in `folder` and return the report that is in its output.
 
     Raises Refused, DatasetError and Diverged, and Drained after `stop` requested a stop.
