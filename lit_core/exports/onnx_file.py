@@ -41,8 +41,8 @@ def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
 
 
 def _with_plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """torch.onnx supports fused attention only with four dimensions, but windows and nested blocks have five. Replace it
-    by matrix products then."""
+    """torch.onnx supports fused attention only with four dimensions, but windows and nested blocks have five. Those
+    are replaced by matrix products."""
     fused = torch.ops.aten.scaled_dot_product_attention.default
     nodes = [node for node in program.graph.nodes if node.target == fused]
     if all(node.args[0].meta["val"].ndim == FUSED_DIMENSIONS for node in nodes):
