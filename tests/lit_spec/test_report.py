@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from rich.table import Table
 
-from lit_client.command.display import RESULT_ROWS
+from lit_client.command.display import RESULT_ROWS, exports_table, steps_table
 from lit_spec import Export
-from lit_spec.trainer.report import EpochReport, ExportReport, NetworkSummary, Ratios, schema
+from lit_spec.trainer.report import BySplit, EpochReport, ExportReport, NetworkSummary, OperationReport, Ratios, schema
 
 SCHEMA = Path(__file__).parents[2] / "docs/report.schema.json"
 
@@ -23,6 +24,39 @@ def test_the_client_shows_fields_that_the_report_has() -> None:
     for _, path, _, ratio in RESULT_ROWS:
         assert path[0] in NetworkSummary.model_fields
         assert ratio is None or ratio in Ratios.model_fields
+
+
+def cells(table: Table) -> list[str]:
+    return [str(cell) for column in table.columns for cell in column.cells]
+
+
+def test_the_clients_tables_show_what_the_report_says_of_files() -> None:
+    both = BySplit(val=91.0, test=92.0)
+    operation = OperationReport(
+        step="prune:0.5",
+        file="model.prune-0.5.safetensors",
+        file_size=4000,
+        parameters=1000,
+        parameters_ratio=3.0,
+        accuracy=both,
+        agreement=BySplit(val=93.0, test=94.0),
+        accuracy_drop=1.0,
+        before_fine_tuning=None,
+        epoch=2,
+        error=None,
+    )
+    assert cells(steps_table([operation.as_json()])) == ["prune:0.5", "92.00", "94.00", "1,000", "3.00", "4,000"]
+    export = ExportReport(
+        kind=Export.ONNX,
+        file="model.onnx",
+        size=10,
+        max_abs_difference=2e-6,
+        top1_agreement=99.5,
+        accuracy=90.25,
+        samples=4,
+        error=None,
+    )
+    assert cells(exports_table([export.as_json()])) == ["onnx", "model.onnx", "2e-06", "99.50", "90.25"]
 
 
 def test_only_what_was_measured_is_written() -> None:

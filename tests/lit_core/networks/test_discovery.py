@@ -264,9 +264,9 @@ def test_a_students_section_is_given_what_the_teachers_blocks_were_given() -> No
 def test_blocks_that_are_given_what_goes_by_their_number_are_of_no_section(kind: str) -> None:
     """A block that moves up would be given another's."""
     x, network = torch.randn(5, 3), Given(kind)
-    with pytest.raises(NoSections, match=r"layers\.\d is given other arguments than the block before it"):
+    with pytest.raises(NoSections, match=r"layers\.\d gets other arguments than the block before it"):
         find_layout(network, (x,), [["layers.0", "layers.1"], ["layers.2", "layers.3"]])
-    with pytest.raises(NoSections, match=r"layers\.\d is given other arguments than the block before it"):
+    with pytest.raises(NoSections, match=r"layers\.\d gets other arguments than the block before it"):
         find_layout(network, (x,))
     with pytest.raises(NotImplementedError, match="meta"), torch.device("meta"):
         find_layout(Given(kind), (torch.zeros(2, 3),))
