@@ -22,7 +22,7 @@ from lit_spec.trainer.report import BySplit, Measures, NetworkReport, OperationR
 
 def write_operations(
     task: Task,
-    steps: Sequence[str],
+    operations: Sequence[str],
     chosen: Sequence[BestEpoch],
     teacher: NetworkReport,
     folder: Path,
@@ -35,10 +35,10 @@ def write_operations(
     student = task.student.network
     reports: list[OperationReport] = []
     name, pruned = "model", 0
-    for step in steps:
-        share = prune_share(step)
+    for operation in operations:
+        share = prune_share(operation)
         if share is None:
-            reports.append(_quantised(task, step, name, teacher, folder, calibration))
+            reports.append(_quantised(task, operation, name, teacher, folder, calibration))
             continue
         load_state(student, chosen[pruned].state)
         task.prune(share)
@@ -49,13 +49,15 @@ def write_operations(
         path = folder / f"{name}.safetensors"
         save_weights(student, path)
         found = _measured(task, student)
-        reports.append(_operation_report(task, step, path, teacher, found, before=before, epoch=chosen[pruned].epoch))
+        reports.append(
+            _operation_report(task, operation, path, teacher, found, before=before, epoch=chosen[pruned].epoch)
+        )
     load_state(student, chosen[0].state)
     return reports
 
 
 def _quantised(
-    task: Task, step: str, name: str, teacher: NetworkReport, folder: Path, calibration: Calibration
+    task: Task, operation: str, name: str, teacher: NetworkReport, folder: Path, calibration: Calibration
 ) -> OperationReport:
     (report,) = write_exports(
         task.student.network,
@@ -67,8 +69,8 @@ def _quantised(
     )
     path = folder / report.file
     if report.error is not None:
-        return _operation_report(task, step, path, teacher, Measures(), error=report.error)
-    return _operation_report(task, step, path, teacher, _measured(task, _OnnxNetwork(path)))
+        return _operation_report(task, operation, path, teacher, Measures(), error=report.error)
+    return _operation_report(task, operation, path, teacher, _measured(task, _OnnxNetwork(path)))
 
 
 class _OnnxNetwork(nn.Module):
@@ -97,7 +99,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _operation_report(
     task: Task,
-    step: str,
+    operation: str,
     path: Path,
     teacher: NetworkReport,
     found: Measures,
@@ -108,7 +110,7 @@ def _operation_report(
 ) -> OperationReport:
     left = parameters_left(task.student.network)
     return OperationReport(
-        step=step,
+        step=operation,
         file=path.name,
         file_size=path.stat().st_size if error is None else None,
         parameters=left,
