@@ -19,7 +19,7 @@ from worker.training.job_folder import UploadMissing, Workplace, prepare
 HOLD = """
 import sys, time
 from pathlib import Path
-from worker.folder import Workplace
+from worker.training.job_folder import Workplace
 place = Workplace(Path(sys.argv[1]), "other")
 (place.path / "job_1-1").mkdir()
 print("ready", flush=True)

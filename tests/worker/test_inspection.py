@@ -27,7 +27,7 @@ from pathlib import Path
 from jobs.database import Database
 from jobs.settings import Settings
 from jobs.storage import open_storage
-from worker.folder import Workplace
+from worker.training.job_folder import Workplace
 from worker.inspection import Inspector
 settings = Settings()
 place, marker, *command = sys.argv[1:]
