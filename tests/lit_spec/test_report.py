@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from rich.table import Table
 
-from lit_client.command.display import RESULT_ROWS, exports_table, steps_table
+from lit_client.command.display import RESULT_ROWS, exports_table, operations_table
 from lit_spec import Export
 from lit_spec.trainer.report import BySplit, EpochReport, ExportReport, NetworkSummary, OperationReport, Ratios, schema
 
@@ -45,7 +45,7 @@ def test_the_clients_tables_show_what_the_report_says_of_files() -> None:
         epoch=2,
         error=None,
     )
-    assert cells(steps_table([operation.as_json()])) == ["prune:0.5", "92.00", "94.00", "1,000", "3.00", "4,000"]
+    assert cells(operations_table([operation.as_json()])) == ["prune:0.5", "92.00", "94.00", "1,000", "3.00", "4,000"]
     export = ExportReport(
         kind=Export.ONNX,
         file="model.onnx",
