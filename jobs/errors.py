@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from lit_spec.mistakes import Mistake
+
 
 class NotFound(Exception):
     """There is no such thing, or it belongs to someone else: the two are not told apart."""
@@ -19,6 +24,36 @@ class Conflict(Exception):
         super().__init__(detail)
         self.type = type
         self.detail = detail
+
+
+class RequestRefused(Exception):
+    """A request for a job or a study can't be carried out. `mistakes` names its wrong fields.
+
+    `type` is the problem's stable slug: `invalid-request`, `bad-teacher`, `upload-unfinished` or `inspected-otherwise`.
+    """
+
+    def __init__(self, type: str, detail: str, mistakes: Iterable[Mistake]) -> None:
+        super().__init__(detail)
+        self.type = type
+        self.detail = detail
+        self.mistakes = list(mistakes)
+
+    @classmethod
+    def invalid(cls, mistakes: Iterable[Mistake]) -> Self:
+        """Fields of the request are wrong; the detail lists all of them."""
+        found = list(mistakes)
+        return cls("invalid-request", "; ".join(f"{wrong.field}: {wrong.message}" for wrong in found), found)
+
+    @classmethod
+    def invalid_field(cls, field: str, message: str) -> Self:
+        return cls.invalid([Mistake(field, message)])
+
+    def renamed(self, rename: Callable[[str], str]) -> RequestRefused:
+        """The same refusal, with other names for the fields."""
+        mistakes = [Mistake(rename(wrong.field), wrong.message) for wrong in self.mistakes]
+        if self.type == "invalid-request":
+            return RequestRefused.invalid(mistakes)
+        return RequestRefused(self.type, self.detail, mistakes)
 
 
 class Stale(Exception):

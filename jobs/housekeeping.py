@@ -19,8 +19,7 @@ from jobs.broker.queues import INSPECT_QUEUE, queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import attempts, uploads, workers
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, idempotency, uploads, workers
 from jobs.settings import Settings
 from jobs.storage import checkpoints
 from jobs.storage.marker import marker_key, storage_fault
@@ -115,7 +114,7 @@ class Housekeeper:
         for study_id in self._in_session(due):
             self._advance(study_id)
         self._in_session(workers.forget_dead)
-        self._in_session(ledger.forget_idempotency_keys)
+        self._in_session(idempotency.forget_old_keys)
         for queue in self._in_session(queues_with_work):
             self._send_wakeup(queue)
         self._tidy_storage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Query
@@ -11,7 +12,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
 from api.http.problems import invalid_field
 from jobs.database.models import Job, Study, Upload
-from jobs.ledger.jobs import Position
+from jobs.ledger.pages import PageCursor
 from lit_spec.answers.pages import ItemT, Page
 
 RowT = TypeVar("RowT", Job, Study, Upload)
@@ -20,17 +21,17 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
-_POSITION: TypeAdapter[Position] = TypeAdapter(
+_POSITION: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
     tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
 )
 
 
-def read_cursor(cursor: str | None) -> Position | None:
+def read_cursor(cursor: str | None) -> PageCursor | None:
     """Raises Problem 422 for anything that is none of ours."""
     if cursor is None:
         return None
     try:
-        return _POSITION.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True)
+        return PageCursor(*_POSITION.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True))
     except ValueError as bad:
         raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import Conflict, NotFound, Stale
+from jobs.errors import Conflict, NotFound, RequestRefused, Stale
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
@@ -108,6 +108,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(Conflict, _conflict)
+    app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(Stale, _stale)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -129,6 +130,15 @@ def _not_found(_request: Request, error: Exception) -> JSONResponse:
 def _conflict(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Conflict)  # noqa: S101
     return Problem(409, error.type, _sentence(error)).response()
+
+
+_REFUSALS = {"invalid-request": 422, "bad-teacher": 422, "upload-unfinished": 409, "inspected-otherwise": 409}
+
+
+def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestRefused)  # noqa: S101
+    errors = [FieldError(wrong.field, wrong.message) for wrong in error.mistakes]
+    return Problem(_REFUSALS[error.type], error.type, error.detail, errors=errors).response()
 
 
 def _stale(_request: Request, _error: Exception) -> JSONResponse:

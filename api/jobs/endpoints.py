@@ -19,7 +19,7 @@ from api.jobs.requests import idempotency, make_job, read_job_request
 from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
-from jobs.ledger import jobs as ledger
+from jobs.ledger import owned_jobs
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec import Phase
 from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
@@ -104,7 +104,7 @@ async def _make(
 
 def _request_of(context: Context, owner: str, job_id: str) -> dict[str, Any]:
     with context.database.session() as session:
-        return ledger.get(session, owner, job_id).request
+        return owned_jobs.get(session, owner, job_id).request
 
 
 @router.get("")
@@ -120,7 +120,7 @@ def list_jobs(
 ) -> Page[Job]:
     """The jobs, newest first."""
     after = read_cursor(cursor)
-    rows = ledger.list_page(
+    rows = owned_jobs.list_page(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=after, limit=limit + 1
     )
     return make_page(rows, limit, show_job)
@@ -140,8 +140,8 @@ async def get_job(
 
     def look() -> tuple[Job, str, str]:
         with context.database.session() as session:
-            job = ledger.get(session, owner, job_id)
-            shown = show_job(job, ledger.waiting(session, job))
+            job = owned_jobs.get(session, owner, job_id)
+            shown = show_job(job, owned_jobs.waiting_reason(session, job))
         text = shown.model_dump_json()
         return shown, text, etag_of(text)
 
@@ -162,14 +162,14 @@ async def get_job(
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, owner: Owner, session: InSession) -> Job:
     """Ask for a job's end: at once if it waits, within 20 s if it runs; 409 if it has ended."""
-    return show_job(ledger.request_cancel(session, owner, job_id))
+    return show_job(owned_jobs.request_cancel(session, owner, job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: str, owner: Owner, context: InContext) -> None:
     """Remove a job that has ended, with all that it left."""
     with context.database.session() as session:
-        prefix = ledger.delete(session, owner, job_id)
+        prefix = owned_jobs.delete(session, owner, job_id)
     context.storage.delete_prefix(prefix)
 
 
@@ -186,8 +186,8 @@ async def list_events(
 
     def look() -> EventPage:
         with context.database.session() as session:
-            job = ledger.get(session, owner, job_id)
-            found = [show_event(event) for event in ledger.events_after(session, job_id, after, limit)]
+            job = owned_jobs.get(session, owner, job_id)
+            found = [show_event(event) for event in owned_jobs.events_after(session, job_id, after, limit)]
             last = found[-1].seq if found else 0
             return EventPage(items=found, last=max(job.event_seq, last))
 
@@ -199,8 +199,10 @@ def list_metrics(
     job_id: str, owner: Owner, session: InSession, phase: Phase | None = None, name: str | None = None
 ) -> MetricPage:
     """A job's numbers per phase and epoch: losses, accuracies on the validation split, learning rate, seconds."""
-    ledger.get(session, owner, job_id)
-    return MetricPage(items=[show_metric(metric) for metric in ledger.metrics(session, job_id, phase=phase, name=name)])
+    owned_jobs.get(session, owner, job_id)
+    return MetricPage(
+        items=[show_metric(metric) for metric in owned_jobs.metrics(session, job_id, phase=phase, name=name)]
+    )
 
 
 @router.get("/{job_id}/log", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
@@ -212,7 +214,7 @@ def get_log(
 ) -> Response:
     """What the trainer wrote; empty before it has begun."""
     with context.database.session() as session:
-        job = ledger.get(session, owner, job_id)
+        job = owned_jobs.get(session, owner, job_id)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
@@ -225,7 +227,7 @@ def get_log(
 @router.get("/{job_id}/artifacts")
 def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
     """The files that a job left, with their sha256; none before it has succeeded."""
-    job = ledger.get(session, owner, job_id)
+    job = owned_jobs.get(session, owner, job_id)
     return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
 
 
@@ -243,7 +245,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
 def download_artifact(job_id: str, name: str, request: Request, owner: Owner, context: InContext) -> Response:
     """One file; takes Range and If-Range. ETag and Repr-Digest are its sha256."""
     with context.database.session() as session:
-        artifact = _find(ledger.get(session, owner, job_id), name)
+        artifact = _find(owned_jobs.get(session, owner, job_id), name)
     try:
         return send_bytes(
             request,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,21 +9,19 @@ from typing import Any, BinaryIO, cast
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
 from api.http.bodies import JSON_BYTES, content_length, content_type, parse_json, read_json, validate
 from api.http.context import Context
-from api.http.problems import FieldError, Problem, invalid_field
+from api.http.problems import Problem, invalid_field
 from api.uploads.endpoints import check_size
 from api.uploads.receiving import Turn, sha256_of
 from jobs.broker.queues import INSPECT_QUEUE, queues_for
-from jobs.database.models import Job, Upload
-from jobs.errors import NotFound
-from jobs.ledger import jobs as ledger
-from jobs.ledger import uploads
-from lit_spec import Inspection, JobError, JobRequest, LibraryRequest, SpecError, resolve
-from lit_spec.states import InspectionState, UploadKind, UploadState
+from jobs.database.models import Job
+from jobs.ledger import requests, uploads
+from jobs.ledger.idempotency import IdempotentRequest, find_job
+from lit_spec import Inspection, JobRequest, LibraryRequest
+from lit_spec.states import UploadKind, UploadState
 
 MULTIPART = "multipart/form-data"
 INSPECTION_SECONDS = 30.0
@@ -141,21 +137,23 @@ def _keep(
     return upload.id
 
 
-def idempotency(key: str | None, body: dict[str, Any]) -> tuple[str, str] | None:
-    """The caller's key with a hash of the request, to tell a repetition from another use. Raises Problem 422."""
+def idempotency(key: str | None, body: dict[str, Any]) -> IdempotentRequest | None:
+    """The caller's key together with the request. Raises Problem 422."""
     if key is None:
         return None
     if not key or len(key) > LONGEST_KEY:
         raise invalid_field("Idempotency-Key", f"must have 1 to {LONGEST_KEY} characters")
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return key, hashlib.sha256(canonical.encode()).hexdigest()
+    return IdempotentRequest.of(key, body)
 
 
 async def make_job(
-    context: Context, owner: str, body: dict[str, Any], repeated: tuple[str, str] | None
+    context: Context, owner: str, body: dict[str, Any], repeated: IdempotentRequest | None
 ) -> tuple[Job, list[str]]:
-    """The new job, or that of the same request before; with it the queues to send wakeups to. Raises Problem."""
-    request = validate(JobRequest, body)
+    """The new job, or that of the same request before; with it the queues to send wakeups to.
+
+    Raises Problem and RequestRefused.
+    """
+    request = requests.parse(JobRequest, body)
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
         return earlier, []
@@ -164,30 +162,25 @@ async def make_job(
     return job, queues_for(job.device)
 
 
-def _find_repeated(context: Context, owner: str, repeated: tuple[str, str] | None) -> Job | None:
-    if repeated is None:
-        return None
+def _find_repeated(context: Context, owner: str, repeated: IdempotentRequest | None) -> Job | None:
     with context.database.session() as session:
-        return ledger.find_repeated(session, owner, *repeated)
+        return find_job(session, owner, repeated)
 
 
-async def inspections_of(context: Context, owner: str, request: JobRequest) -> dict[str, Inspection]:
-    """What was found in the teacher and, if there is one, in the discriminator. Raises Problem."""
+async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
+    """What was found in the networks that the request names. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
-    if request.architecture is not None:
-        await run_in_threadpool(_inspect_as, context, owner, request, request.architecture)
-    named = {"teacher": request.teacher, "discriminator": request.discriminator}
-    return {
+    await run_in_threadpool(_request_inspection, context, owner, request)
+    found = {
         field: await _inspected(context, owner, request, field, upload_id, end)
-        for field, upload_id in named.items()
-        if upload_id is not None
+        for field, upload_id in requests.network_uploads(request).items()
     }
+    return requests.Inspections(**found)
 
 
-def _inspect_as(context: Context, owner: str, request: JobRequest, architecture: LibraryRequest) -> None:
+def _request_inspection(context: Context, owner: str, request: JobRequest) -> None:
     with context.database.session() as session:
-        _check_uploads(session, owner, request)
-        waits = uploads.inspect_as(session, owner, request.teacher, architecture)
+        waits = requests.request_inspection(session, owner, request)
     if waits:
         context.wakeups(INSPECT_QUEUE)
 
@@ -195,87 +188,25 @@ def _inspect_as(context: Context, owner: str, request: JobRequest, architecture:
 async def _inspected(
     context: Context, owner: str, request: JobRequest, field: str, upload_id: str, end: float
 ) -> Inspection:
-    """Once the upload has been inspected, what was found. Raises Problem when it isn't, or is no network."""
+    """What was found in one network, once its inspection has finished."""
 
-    def look() -> Upload:
+    def look() -> Inspection | None:
         with context.database.session() as session:
-            return _check_uploads(session, owner, request)[field]
+            return requests.find_inspection(session, owner, request, field)
 
-    def inspected(upload: Upload) -> bool:
-        return upload.inspection_state in {InspectionState.DONE, InspectionState.FAILED}
-
-    upload = await context.polls.until(upload_id, end - time.monotonic(), look, inspected)
-    if not inspected(upload):
+    found = await context.polls.until(upload_id, end - time.monotonic(), look, lambda found: found is not None)
+    if found is None:
         detail = f"the {field} has not been inspected yet: see that a worker runs (`litc worker`), and try again"
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
-    if field == "teacher" and _is_inspected_otherwise(upload, request.architecture):
-        detail = f"{upload_id} is being inspected as another architecture by another request: send this one again"
-        raise Problem(
-            409, "inspected-otherwise", detail, errors=[FieldError("architecture", "was said otherwise since")]
-        )
-    if upload.inspection_error is not None:
-        error = JobError.model_validate(upload.inspection_error)
-        where = error.field if error.field and field == "teacher" else field
-        raise Problem(422, "bad-teacher", error.detail, errors=[FieldError(where, error.detail)])
-    return Inspection.model_validate(upload.inspection)
-
-
-def _is_inspected_otherwise(upload: Upload, wanted: LibraryRequest | None) -> bool:
-    return wanted is not None and upload.architecture != wanted.model_dump(mode="json")
-
-
-def _check_uploads(session: Session, owner: str, request: JobRequest) -> dict[str, Upload]:
-    """The uploads by their fields. Raises Problem when one of them can't be used."""
-    return {
-        field: _usable(session, owner, upload_id, kind, field)
-        for field, (upload_id, kind) in _named_uploads(request).items()
-    }
-
-
-def _named_uploads(request: JobRequest) -> dict[str, tuple[str, UploadKind]]:
-    """Ids and kinds by the fields that name them."""
-    named = {
-        "dataset.upload": (request.dataset.upload, UploadKind.DATASET),
-        "teacher": (request.teacher, UploadKind.TEACHER),
-        "discriminator": (request.discriminator, UploadKind.TEACHER),
-    }
-    return {field: (upload_id, kind) for field, (upload_id, kind) in named.items() if upload_id is not None}
-
-
-def _usable(session: Session, owner: str, upload_id: str, kind: UploadKind, field: str) -> Upload:
-    try:
-        upload = uploads.get(session, owner, upload_id)
-    except NotFound:
-        raise _unknown_upload(field, upload_id, kind) from None
-    if upload.kind != kind:
-        raise invalid_field(field, f"{upload_id} is a {upload.kind}: give the id of a {kind} upload")
-    if upload.state != UploadState.COMPLETE:
-        detail = f"{field}: {upload.received} of {upload.size} bytes of {upload_id} are here: finish the upload first"
-        raise Problem(409, "upload-unfinished", detail, errors=[FieldError(field, "is not finished")])
-    return upload
-
-
-def _unknown_upload(field: str, upload_id: str, kind: UploadKind) -> Problem:
-    return invalid_field(field, f"there is no upload {upload_id!r}: give the id of a {kind} upload")
+    return found
 
 
 def _create(
     context: Context,
     owner: str,
     request: JobRequest,
-    inspections: dict[str, Inspection],
-    repeated: tuple[str, str] | None,
+    inspections: requests.Inspections,
+    repeated: IdempotentRequest | None,
 ) -> Job:
-    try:
-        spec = resolve(request, inspections["teacher"], inspections.get("discriminator"))
-    except SpecError as wrong:
-        raise invalid_field(wrong.field, wrong.message) from wrong
-    named = _named_uploads(request)
-    ids = [upload_id for upload_id, _ in named.values()]
-    try:
-        with context.database.session() as session:
-            return ledger.create(session, owner, request, spec, upload_ids=ids, idempotency=repeated)
-    except NotFound as gone:
-        # Deleted since it was looked at.
-        field, kind = next((field, kind) for field, (upload_id, kind) in named.items() if upload_id == gone.id)
-        raise _unknown_upload(field, gone.id, kind) from gone
+    with context.database.session() as session:
+        return requests.create_job(session, owner, request, inspections, repeated)

@@ -8,7 +8,7 @@ from typing import Any
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
-from jobs.ledger import jobs as ledger
+from jobs.ledger.owned_jobs import WaitingReason
 from lit_spec import JobError
 from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobProgress, JobWorker, Metric, Waiting
 from lit_spec.states import JobState
@@ -16,7 +16,7 @@ from lit_spec.states import JobState
 MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
 
 
-def show_job(job: JobRow, waiting: ledger.Waiting | None = None) -> Job:
+def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
     path = f"/v1/jobs/{job.id}"
     running_on = JobWorker(id=job.worker_id, device=job.worker_device) if job.worker_id and job.worker_device else None
     return Job(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import Upload
+from jobs.database.models import Job, JobUpload, Study, StudyUpload, Upload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
-from jobs.ledger.jobs import Position, jobs_using, studies_using
+from jobs.ledger.pages import PageCursor, read_page
 from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
-from lit_spec.states import InspectionState, UploadKind, UploadState
+from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
@@ -83,12 +84,9 @@ def get(session: Session, owner: str, upload_id: str) -> Upload:
     return upload
 
 
-def list_page(session: Session, owner: str, *, after: Position | None = None, limit: int = 50) -> list[Upload]:
+def list_page(session: Session, owner: str, *, after: PageCursor | None = None, limit: int = 50) -> list[Upload]:
     """The owner's uploads, newest first."""
-    query = select(Upload).where(Upload.owner == owner)
-    if after is not None:
-        query = query.where(tuple_(Upload.created_at, Upload.id) < tuple_(*after))
-    return list(session.scalars(query.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)))
+    return read_page(session, Upload, owner, after=after, limit=limit)
 
 
 def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
@@ -145,13 +143,29 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
-    users = [*studies_using(session, upload_id), *jobs_using(session, upload_id)]
+    users = [*_studies_using(session, upload_id), *_jobs_using(session, upload_id)]
     if users:
         named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
         raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")
     session.delete(upload)
     session.flush()
     return prefix(upload_id)
+
+
+def hold_for_job(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
+    """Keep the uploads from being deleted until this transaction has made them part of a job or study.
+
+    Raises NotFound.
+    """
+    wanted = set(upload_ids)
+    found = session.scalars(
+        select(Upload.id)
+        .where(Upload.id.in_(wanted), Upload.owner == owner)
+        .order_by(Upload.id)
+        .with_for_update(read=True, key_share=True)
+    ).all()
+    for missing in wanted - set(found):
+        raise NotFound("upload", missing)
 
 
 def prefix(upload_id: str) -> str:
@@ -262,6 +276,20 @@ def delete_abandoned(session: Session) -> list[str]:
     for upload in abandoned:
         session.delete(upload)
     return [prefix(upload.id) for upload in abandoned]
+
+
+def _jobs_using(session: Session, upload_id: str) -> list[str]:
+    """The unfinished jobs that need an upload."""
+    query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
+    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(FINISHED_STATES))
+    return list(session.scalars(query.order_by(Job.created_at)))
+
+
+def _studies_using(session: Session, upload_id: str) -> list[str]:
+    """The running studies that need an upload, perhaps for trials that are not made yet."""
+    query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
+    query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
+    return list(session.scalars(query.order_by(Study.created_at)))
 
 
 def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:

@@ -21,9 +21,9 @@ from jobs.broker.queues import queues_for
 from jobs.database.connection import clock
 from jobs.database.models import Job, Study
 from jobs.database.notifications import notify
-from jobs.ledger import jobs as ledger
-from jobs.ledger import workers
-from jobs.ledger.jobs import Place
+from jobs.ledger import owned_jobs, workers
+from jobs.ledger.owned_jobs import TrialOfStudy
+from jobs.ledger.requests import upload_ids
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.table import make_table
 from jobs.studies.plans.trials import (
@@ -119,14 +119,14 @@ def _resolved(spec: StudySpec, kind: Kind[Any], key: Key) -> _New:
 
 
 def _create(session: Session, study: Study, new: _New) -> Job:
-    return ledger.create(
+    return owned_jobs.create(
         session,
         study.owner,
         new.request,
         new.spec,
-        upload_ids=uploads_of(new.request),
+        upload_ids=upload_ids(new.request),
         idempotency=None,
-        place=Place(study.id, new.key.stored(), study.round),
+        trial=TrialOfStudy(study.id, new.key.stored(), study.round),
     )
 
 
@@ -139,7 +139,7 @@ def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> boo
     for key in asked:
         query = select(Job).where(Job.id == trials[key].job_id).with_for_update()
         job = session.scalars(query, execution_options={"populate_existing": True}).one()
-        ledger.cancel_locked(session, job, stopped=reasons[key])
+        owned_jobs.cancel_locked(session, job, stopped=reasons[key])
     return bool(asked)
 
 
@@ -163,9 +163,3 @@ def _end(session: Session, study: Study, kind: Kind[Any], plan: Plan[Key]) -> No
         study.error = plan.failure.model_dump(mode="json")
     else:
         study.state = StudyState.CANCELLED
-
-
-def uploads_of(request: JobRequest) -> list[str]:
-    """The uploads that a job needs."""
-    found = (request.teacher, request.discriminator, request.dataset.upload)
-    return [upload_id for upload_id in found if upload_id is not None]

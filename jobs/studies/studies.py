@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import IdempotencyKey, Job, Study, StudyUpload
+from jobs.database.models import Job, Study, StudyUpload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound
 from jobs.ids import new_id
-from jobs.ledger.jobs import (
-    Position,
-    cancel_locked,
-    find_idempotency_key,
-    hold_uploads,
-    lock_idempotency_key,
-)
-from jobs.studies.advance import advance_locked, uploads_of
+from jobs.ledger import uploads
+from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
+from jobs.ledger.owned_jobs import cancel_locked
+from jobs.ledger.pages import PageCursor, label_filters, read_page
+from jobs.ledger.requests import upload_ids
+from jobs.studies.advance import advance_locked
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import StudySpec
 from jobs.studies.trial_rows import read_progress
@@ -34,20 +32,18 @@ def create(
     request: dict[str, Any],
     spec: StudySpec,
     *,
-    idempotency: tuple[str, str] | None,
+    idempotency: IdempotentRequest | None,
 ) -> tuple[Study, list[str]]:
-    """Add a study with its first trials, or find the earlier one of the same idempotency key and request hash.
+    """Add a study with its first trials, or return the one that the same idempotent request made earlier.
 
-    Returns a queue for each piece of new work as well. `request` is kept as it came. Raises Conflict
-    `idempotency-key-reused` when the key came with another request, and NotFound when one of the uploads is gone.
+    Also returns a queue for each new job. `request` is stored as it came. Raises Conflict `idempotency-key-reused`
+    when the key belongs to another request, and NotFound when one of the uploads was deleted.
     """
-    if idempotency is not None:
-        lock_idempotency_key(session, owner, idempotency[0])
-        earlier = find_repeated(session, owner, *idempotency)
-        if earlier is not None:
-            return earlier, []
-    upload_ids = list(dict.fromkeys(uploads_of(spec.request.job)))
-    hold_uploads(session, owner, upload_ids)
+    earlier = find_study(session, owner, idempotency)
+    if earlier is not None:
+        return earlier, []
+    needed = upload_ids(spec.request.job)
+    uploads.hold_for_job(session, owner, needed)
     kind = kind_of(spec)
     study = Study(
         id=new_id("study"),
@@ -67,23 +63,12 @@ def create(
     )
     session.add(study)
     session.flush()
-    session.add_all(StudyUpload(study_id=study.id, upload_id=upload_id) for upload_id in upload_ids)
-    if idempotency is not None:
-        key, request_hash = idempotency
-        session.add(IdempotencyKey(owner=owner, key=key, request_hash=request_hash, study_id=study.id))
+    session.add_all(StudyUpload(study_id=study.id, upload_id=upload_id) for upload_id in needed)
     session.flush()
+    remember(session, owner, idempotency, study_id=study.id)
     queues = advance_locked(session, study)
     session.refresh(study)
     return study, queues
-
-
-def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> Study | None:
-    """The study that an earlier request with this idempotency key made.
-
-    Raises Conflict `idempotency-key-reused` when that request was another one.
-    """
-    known = find_idempotency_key(session, owner, key, request_hash)
-    return None if known is None else session.scalars(select(Study).where(Study.id == known.study_id)).one_or_none()
 
 
 def get(session: Session, owner: str, study_id: str) -> Study:
@@ -101,20 +86,12 @@ def list_page(
     state: str | None = None,
     tag: str | None = None,
     name: str | None = None,
-    after: Position | None = None,
+    after: PageCursor | None = None,
     limit: int = 50,
 ) -> list[Study]:
     """The owner's studies, newest first."""
-    query = select(Study).where(Study.owner == owner)
-    if state is not None:
-        query = query.where(Study.state == state)
-    if tag is not None:
-        query = query.where(Study.tags.contains([tag]))
-    if name is not None:
-        query = query.where(Study.name == name)
-    if after is not None:
-        query = query.where(tuple_(Study.created_at, Study.id) < tuple_(*after))
-    return list(session.scalars(query.order_by(Study.created_at.desc(), Study.id.desc()).limit(limit)))
+    filters = label_filters(Study, state=state, tag=tag, name=name)
+    return read_page(session, Study, owner, filters=filters, after=after, limit=limit)
 
 
 def request_cancel(session: Session, owner: str, study_id: str) -> Study:
@@ -151,7 +128,7 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     progress = read_progress(session, [study]).get(study_id)
     if study.state == StudyState.SUCCEEDED and (progress is None or not progress.failed + progress.cancelled):
         raise Conflict("study-finished", f"study {study_id} has succeeded with all of its trials")
-    hold_uploads(session, owner, uploads_of(StudySpec.model_validate(study.spec).request.job))
+    uploads.hold_for_job(session, owner, upload_ids(StudySpec.model_validate(study.spec).request.job))
     study.state = StudyState.RUNNING.value
     study.round += 1
     study.version += 1

@@ -14,8 +14,7 @@ from jobs.database.models import Event as EventRow
 from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
-from jobs.ledger import attempts
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
 from lit_spec.states import JobState
@@ -54,7 +53,7 @@ def do(bench: Bench, name: str, claim: Claim) -> object:
 
 def types(bench: Bench, job_id: str) -> list[str]:
     with bench.database.session() as session:
-        return [event.type for event in ledger.events_after(session, job_id, 0, 1000)]
+        return [event.type for event in owned_jobs.events_after(session, job_id, 0, 1000)]
 
 
 def everything(bench: Bench, job_id: str) -> list[object]:
@@ -152,7 +151,7 @@ def test_whoever_holds_the_job_no_more_is_stale_and_changes_nothing(bench: Bench
     if situation == "deleted":
         bench.cancel(job)
         with bench.database.session() as session:
-            ledger.delete(session, OWNER, job)
+            owned_jobs.delete(session, OWNER, job)
     before = everything(bench, job)
     for name, action in FENCED.items():
         # The transaction is committed, so whatever was written in spite of the error would show.
@@ -211,7 +210,7 @@ def test_a_cancel_on_its_way_is_waited_for_and_obeyed(bench: Bench, ending: str)
     claim = take(bench)
     worker = threading.Thread(target=do, args=(bench, ending, claim))
     with bench.database.session() as session:
-        ledger.request_cancel(session, OWNER, job)
+        owned_jobs.request_cancel(session, OWNER, job)
         worker.start()
         wait_until_blocked(bench.database)
     worker.join(20)
@@ -290,7 +289,9 @@ def test_events_are_numbered_without_gaps_and_a_reader_misses_none(bench: Bench)
             while not last_look:
                 last_look = done.is_set()
                 with bench.database.session() as session:
-                    seen += [event.seq for event in ledger.events_after(session, job, seen[-1] if seen else 0, 1000)]
+                    seen += [
+                        event.seq for event in owned_jobs.events_after(session, job, seen[-1] if seen else 0, 1000)
+                    ]
             return seen
 
         readers: list[list[int]] = []
@@ -302,7 +303,7 @@ def test_events_are_numbered_without_gaps_and_a_reader_misses_none(bench: Bench)
         reader.join(20)
         count = 1 + 1 + 3 * 10 * 2 + 1
         with bench.database.session() as session:
-            events = ledger.events_after(session, job, 0, 1000)
+            events = owned_jobs.events_after(session, job, 0, 1000)
         assert [event.seq for event in events] == list(range(1, count + 1))
         assert bench.row(job).event_seq == count
         assert readers == [list(range(1, count + 1))]

@@ -14,8 +14,7 @@ from jobs import housekeeping
 from jobs.database.models import IdempotencyKey, Upload, Worker
 from jobs.errors import Stale
 from jobs.housekeeping import Housekeeper
-from jobs.ledger import attempts, uploads, workers
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs, uploads, workers
 from jobs.ledger.attempts import Claim
 from jobs.storage import checkpoints
 from lit_spec import SPEC_VERSION, ErrorType, JobError
@@ -224,7 +223,7 @@ ENDINGS: dict[str, Callable[[Session, Claim], object]] = {
     "lost": lambda session, claim: attempts.lose(session, claim, LOST),
     "cancelled while it waited": lambda session, claim: (
         attempts.release(session, claim),
-        ledger.request_cancel(session, OWNER, claim.job_id),
+        owned_jobs.request_cancel(session, OWNER, claim.job_id),
     ),
 }
 

@@ -12,10 +12,11 @@ from sqlalchemy import func, select, text, update
 from jobs.database.connection import Database
 from jobs.database.models import IdempotencyKey, Job, JobUpload, Worker
 from jobs.errors import Conflict, NotFound
-from jobs.ledger import attempts, workers
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs, workers
 from jobs.ledger.attempts import Claim
-from jobs.ledger.jobs import Waiting
+from jobs.ledger.idempotency import IdempotentRequest, find_job
+from jobs.ledger.owned_jobs import WaitingReason
+from jobs.ledger.pages import PageCursor
 from lit_spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
 from lit_spec.states import JobState
 from tests.jobs.racing import together
@@ -25,12 +26,14 @@ CRASHED = JobError(type=ErrorType.TRAINER_CRASHED, detail="signal 9")
 
 
 def create(
-    database: Database, uploads: Sequence[str], key: tuple[str, str] | None = None, owner: str = OWNER, **asked: Any
+    database: Database, uploads: Sequence[str], key: IdempotentRequest | None = None, owner: str = OWNER, **asked: Any
 ) -> str:
     body = {"teacher": uploads[0], "dataset": {"builtin": "digits"}, "student": {"depth": 14}, **asked}
     request = JobRequest.model_validate(body)
     with database.session() as session:
-        made = ledger.create(session, owner, request, resolve(request, INSPECTION), upload_ids=uploads, idempotency=key)
+        made = owned_jobs.create(
+            session, owner, request, resolve(request, INSPECTION), upload_ids=uploads, idempotency=key
+        )
         return made.id
 
 
@@ -43,7 +46,7 @@ def take(database: Database) -> Claim:
 
 def listed(database: Database, owner: str = OWNER, **filters: Any) -> list[str]:
     with database.session() as session:
-        return [job.id for job in ledger.list_page(session, owner, **filters)]
+        return [job.id for job in owned_jobs.list_page(session, owner, **filters)]
 
 
 def count_jobs(database: Database) -> int:
@@ -51,9 +54,9 @@ def count_jobs(database: Database) -> int:
         return session.execute(select(func.count(Job.id))).scalar_one()
 
 
-def waiting(database: Database, job_id: str) -> Waiting | None:
+def waiting(database: Database, job_id: str) -> WaitingReason | None:
     with database.session() as session:
-        return ledger.waiting(session, ledger.get(session, OWNER, job_id))
+        return owned_jobs.waiting_reason(session, owned_jobs.get(session, OWNER, job_id))
 
 
 def test_a_new_job_is_what_was_asked_for(bench: Bench) -> None:
@@ -67,7 +70,7 @@ def test_a_new_job_is_what_was_asked_for(bench: Bench) -> None:
     assert row.spec["alpha"] == 0.5
     with bench.database.session() as session:
         assert session.scalars(select(JobUpload.upload_id)).all() == [teacher]
-        assert [(event.seq, event.type) for event in ledger.events_after(session, job, 0, 9)] == [(1, "queued")]
+        assert [(event.seq, event.type) for event in owned_jobs.events_after(session, job, 0, 9)] == [(1, "queued")]
     with pytest.raises(NotFound, match="upl_missing"):
         create(bench.database, [teacher, "upl_missing"])
     assert count_jobs(bench.database) == 1
@@ -75,39 +78,39 @@ def test_a_new_job_is_what_was_asked_for(bench: Bench) -> None:
 
 def test_an_idempotency_key_makes_one_job(bench: Bench) -> None:
     database, teacher = bench.database, bench.teacher()
-    first = create(database, [teacher], ("key", "hash"))
-    assert create(database, [teacher], ("key", "hash")) == first
+    first = create(database, [teacher], IdempotentRequest("key", "hash"))
+    assert create(database, [teacher], IdempotentRequest("key", "hash")) == first
     with pytest.raises(Conflict) as conflict:
-        create(database, [teacher], ("key", "another hash"))
+        create(database, [teacher], IdempotentRequest("key", "another hash"))
     assert conflict.value.type == "idempotency-key-reused"
     with database.session() as session:
-        found = ledger.find_repeated(session, OWNER, "key", "hash")
+        found = find_job(session, OWNER, IdempotentRequest("key", "hash"))
         assert found is not None
         assert found.id == first
-        assert ledger.find_repeated(session, OWNER, "other", "hash") is None
-        assert ledger.find_repeated(session, "another", "key", "hash") is None
+        assert find_job(session, OWNER, IdempotentRequest("other", "hash")) is None
+        assert find_job(session, "another", IdempotentRequest("key", "hash")) is None
         with pytest.raises(Conflict):
-            ledger.find_repeated(session, OWNER, "key", "another hash")
+            find_job(session, OWNER, IdempotentRequest("key", "another hash"))
 
     # Another key, another owner and no key make jobs of their own.
-    others = [create(database, [teacher], key) for key in (("key 2", "hash"), None, None)]
+    others = [create(database, [teacher], key) for key in (IdempotentRequest("key 2", "hash"), None, None)]
     with database.session() as session:
         session.execute(text("UPDATE uploads SET owner = 'another'"))
-    others.append(create(database, [teacher], ("key", "another hash"), "another"))
+    others.append(create(database, [teacher], IdempotentRequest("key", "another hash"), "another"))
     assert len({first, *others}) == 5
 
     # A retry finds its job even when the teacher is no longer there; a key goes with its job.
-    assert create(database, [teacher], ("key", "hash")) == first
+    assert create(database, [teacher], IdempotentRequest("key", "hash")) == first
     bench.cancel(first)
     with database.session() as session:
-        ledger.delete(session, OWNER, first)
+        owned_jobs.delete(session, OWNER, first)
         assert session.get(IdempotencyKey, (OWNER, "key")) is None
 
 
 def test_concurrent_requests_with_one_key_make_one_job(bench: Bench) -> None:
     teacher = bench.teacher()
     for attempt in range(5):
-        key = (f"key {attempt}", "hash")
+        key = IdempotentRequest(f"key {attempt}", "hash")
         made = together([partial(create, bench.database, [teacher], key)] * 8)
         assert len(set(made)) == 1
         assert count_jobs(bench.database) == attempt + 1
@@ -135,16 +138,16 @@ def test_pages_join_without_loss_or_repetition(bench: Bench) -> None:
     made = [create(database, [teacher]) for _ in range(5)]
     # Two of the same moment, parted by the end of a page: their ids tell them apart.
     with database.session() as session:
-        moment = ledger.get(session, OWNER, made[1]).created_at
+        moment = owned_jobs.get(session, OWNER, made[1]).created_at
         session.execute(update(Job).where(Job.id == made[2]).values(created_at=moment))
     expected = [made[4], made[3], *sorted(made[1:3], reverse=True), made[0]]
     seen: list[str] = []
     after = None
     for limit in (3, 1, 5):
         with database.session() as session:
-            page = ledger.list_page(session, OWNER, after=after, limit=limit)
+            page = owned_jobs.list_page(session, OWNER, after=after, limit=limit)
         seen += [job.id for job in page]
-        after = (page[-1].created_at, page[-1].id)
+        after = PageCursor(page[-1].created_at, page[-1].id)
         # What comes in front meanwhile does not move the next page.
         create(database, [teacher])
     assert seen == expected
@@ -187,7 +190,7 @@ def test_only_a_finished_job_can_be_deleted(bench: Bench) -> None:
 
     def delete() -> str:
         with bench.database.session() as session:
-            return ledger.delete(session, OWNER, job)
+            return owned_jobs.delete(session, OWNER, job)
 
     with pytest.raises(Conflict, match="is queued: cancel it first") as conflict:
         delete()
@@ -207,7 +210,7 @@ def test_only_a_finished_job_can_be_deleted(bench: Bench) -> None:
 def test_another_owners_job_is_not_there(bench: Bench) -> None:
     job = bench.job()
     bench.cancel(job)
-    for action in (ledger.get, ledger.request_cancel, ledger.delete):
+    for action in (owned_jobs.get, owned_jobs.request_cancel, owned_jobs.delete):
         for owner, job_id in (("another", job), (OWNER, "job_missing")):
             with bench.database.session() as session, pytest.raises(NotFound):
                 action(session, owner, job_id)
@@ -255,7 +258,7 @@ def test_the_position_counts_only_what_the_workers_take_first(bench: Bench) -> N
     with database.session() as session:
         workers.register(session, "a", "host", ["cpu"], [SPEC_VERSION])
     # No worker can run the earlier job, so it holds nobody up.
-    assert waiting(database, on_cuda) == Waiting(
+    assert waiting(database, on_cuda) == WaitingReason(
         "no-worker", 1, "no live worker has the device cuda: start one with `litc worker`"
     )
     why = waiting(database, auto)

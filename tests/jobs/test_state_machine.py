@@ -20,8 +20,7 @@ from jobs.database.models import Event as EventRow
 from jobs.database.models import Job
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.housekeeping import reap
-from jobs.ledger import attempts
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
 from lit_spec.states import FINISHED_STATES
@@ -201,7 +200,7 @@ class Ledger(RuleBasedStateMachine):
         model = self.models.get(job)
         try:
             with self.bench.database.session() as session:
-                ledger.delete(session, OWNER, job)
+                owned_jobs.delete(session, OWNER, job)
         except NotFound:
             assert model is None
         except Conflict:

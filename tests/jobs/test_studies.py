@@ -13,14 +13,14 @@ from sqlalchemy.exc import IntegrityError
 from jobs.database.models import Event, Job, Metric, Study
 from jobs.errors import Conflict, NotFound
 from jobs.housekeeping import Housekeeper
-from jobs.ledger import attempts, uploads, workers
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs, uploads, workers
 from jobs.ledger.attempts import Claim
+from jobs.ledger.idempotency import IdempotentRequest, find_job, find_study
 from jobs.studies import studies
 from jobs.studies.advance import QUEUED_PER_WORKER, due
 from jobs.studies.trial_rows import read_progress
 from lit_spec import SPEC_VERSION
-from lit_spec.states import JobState
+from lit_spec.states import FINISHED_STATES, JobState
 from tests.jobs.racing import together
 from tests.jobs.study_bench import (
     fail,
@@ -77,8 +77,8 @@ def test_a_study_is_made_with_its_first_trials(bench: Bench) -> None:
     assert [(job.spec["method"], job.spec["seed"]) for job in jobs] == [("lit", 0), ("kd", 0), ("lit", 1), ("kd", 1)]
     assert {(job.name, *job.tags, job.state) for job in jobs} == {("a trial", "x", "queued")}
     with bench.database.session() as session:
-        assert len(ledger.list_page(session, OWNER, study_id=study)) == 4
-        assert ledger.list_page(session, OWNER, study_id="study_other") == []
+        assert len(owned_jobs.list_page(session, OWNER, study_id=study)) == 4
+        assert owned_jobs.list_page(session, OWNER, study_id="study_other") == []
 
 
 def test_advancing_again_changes_nothing(bench: Bench) -> None:
@@ -322,13 +322,13 @@ def delete(bench: Bench, study_id: str) -> list[str]:
 
 
 def test_deleting_a_study_leaves_nothing(bench: Bench) -> None:
-    study = make_study(bench, "compare", key=("key", "hash"), **TWO_ARMS)
+    study = make_study(bench, "compare", key=IdempotentRequest("key", "hash"), **TWO_ARMS)
     claim = take(bench)
     tell(bench, claim, 50)
     succeed(bench, claim, 95)
     # While it runs its trials stay, as they would only be made again.
     with bench.database.session() as session, pytest.raises(Conflict) as conflict:
-        ledger.delete(session, OWNER, claim.job_id)
+        owned_jobs.delete(session, OWNER, claim.job_id)
     assert conflict.value.type == "study-not-finished"
     cancel(bench, study)
     prefixes = delete(bench, study)
@@ -337,18 +337,18 @@ def test_deleting_a_study_leaves_nothing(bench: Bench) -> None:
     with bench.database.session() as session:
         for table in (Job, Study, Metric, Event):
             assert session.execute(select(func.count()).select_from(table)).scalar_one() == 0
-        assert studies.find_repeated(session, OWNER, "key", "hash") is None
+        assert find_study(session, OWNER, IdempotentRequest("key", "hash")) is None
 
 
 def test_an_idempotency_key_makes_one_study(bench: Bench) -> None:
     teacher = bench.teacher()
-    one = partial(make_study, bench, "compare", methods=["lit"], teacher=teacher, key=("key", "hash"))
+    one = partial(make_study, bench, "compare", methods=["lit"], teacher=teacher, key=IdempotentRequest("key", "hash"))
     assert len(set(together([one] * 4))) == 1
     with pytest.raises(Conflict) as conflict:
-        make_study(bench, "compare", methods=["kd"], teacher=teacher, key=("key", "another"))
+        make_study(bench, "compare", methods=["kd"], teacher=teacher, key=IdempotentRequest("key", "another"))
     assert conflict.value.type == "idempotency-key-reused"
     with bench.database.session() as session, pytest.raises(Conflict):
-        ledger.find_repeated(session, OWNER, "key", "a job's hash")
+        find_job(session, OWNER, IdempotentRequest("key", "a job's hash"))
 
 
 def test_uploads_of_a_running_study_can_not_be_deleted(bench: Bench) -> None:
@@ -358,7 +358,8 @@ def test_uploads_of_a_running_study_can_not_be_deleted(bench: Bench) -> None:
         succeed(bench, take(bench), validation)
     # Between two stages no job needs it, but the study does.
     with bench.database.session() as session:
-        assert ledger.jobs_using(session, teacher) == []
+        live = select(Job.id).where(Job.state.not_in(FINISHED_STATES))
+        assert session.scalars(live).all() == []
         with pytest.raises(Conflict, match=study) as conflict:
             uploads.delete(session, OWNER, teacher)
     assert conflict.value.type == "upload-in-use"

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.errors import Conflict, NotFound, Stale
-from jobs.ledger import jobs as ledger
-from jobs.ledger import uploads
+from jobs.ledger import owned_jobs, uploads
+from jobs.ledger.pages import PageCursor
 from lit_spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
 from lit_spec.states import InspectionState, UploadState
 from tests.jobs.racing import together, wait_until_blocked
@@ -158,7 +158,7 @@ def test_another_owners_upload_is_not_there(bench: Bench) -> None:
     with bench.database.session() as session:
         assert uploads.list_page(session, "another") == []
         with pytest.raises(NotFound):
-            ledger.create(session, "another", *asked(teacher), upload_ids=[teacher], idempotency=None)
+            owned_jobs.create(session, "another", *asked(teacher), upload_ids=[teacher], idempotency=None)
     assert look(bench.database, teacher).id == teacher
 
 
@@ -187,7 +187,7 @@ def test_whoever_comes_second_waits_and_sees_what_the_first_did(bench: Bench, fi
     def act(name: str) -> None:
         with bench.database.session() as session:
             if name == "create":
-                ledger.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
+                owned_jobs.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
             else:
                 uploads.delete(session, OWNER, teacher)
             if name == first:
@@ -216,7 +216,7 @@ def test_no_job_is_left_without_its_teacher_however_the_two_meet(bench: Bench) -
 
     def bench_job(teacher: str) -> None:
         with bench.database.session() as session:
-            ledger.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
+            owned_jobs.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
 
     def delete(teacher: str) -> bool:
         try:
@@ -355,7 +355,7 @@ def test_the_list_is_newest_first_page_by_page(database: Database) -> None:
         if not page:
             break
         seen += [upload.id for upload in page]
-        after = (page[-1].created_at, page[-1].id)
+        after = PageCursor(page[-1].created_at, page[-1].id)
         # What comes in front meanwhile does not move the next page.
         if len(seen) == 3:
             new(database)

@@ -16,8 +16,7 @@ from sqlalchemy import select
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import jobs as ledger
-from jobs.ledger import uploads
+from jobs.ledger import owned_jobs, uploads
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
@@ -102,7 +101,7 @@ class Bench:
         )
         upload_ids = [teacher, *([dataset] if dataset else [])]
         with self.database.session() as session:
-            made = ledger.create(
+            made = owned_jobs.create(
                 session, OWNER, asked, resolve(asked, self.inspection(teacher)), upload_ids=upload_ids, idempotency=None
             )
             return made.id
@@ -117,16 +116,16 @@ class Bench:
 
     def events(self, job_id: str, kind: str | None = None) -> list[dict[str, Any]]:
         with self.database.session() as session:
-            found = ledger.events_after(session, job_id, 0, 100_000)
+            found = owned_jobs.events_after(session, job_id, 0, 100_000)
             return [event.data for event in found if kind is None or event.type == kind]
 
     def metrics(self, job_id: str) -> dict[tuple[str, int, str], float]:
         with self.database.session() as session:
-            return {(m.phase, m.epoch, m.name): m.value for m in ledger.metrics(session, job_id)}
+            return {(m.phase, m.epoch, m.name): m.value for m in owned_jobs.metrics(session, job_id)}
 
     def cancel(self, job_id: str) -> None:
         with self.database.session() as session:
-            ledger.request_cancel(session, OWNER, job_id)
+            owned_jobs.request_cancel(session, OWNER, job_id)
 
     def text(self, job_id: str, attempt: int, name: str) -> str:
         with self.storage.open(f"jobs/{job_id}/{attempt}/{name}") as file:

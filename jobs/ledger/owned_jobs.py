@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select, tuple_
@@ -13,31 +12,30 @@ from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
-from jobs.database.models import IdempotencyKey, Job, JobUpload, Study, StudyUpload, Upload
+from jobs.database.models import Job, JobUpload, Study
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Conflict, NotFound
 from jobs.ids import new_id
-from jobs.ledger import workers
+from jobs.ledger import uploads, workers
+from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
+from jobs.ledger.pages import PageCursor, label_filters, read_page
 from jobs.ledger.transitions import Event, add_events, change
 from lit_spec import Device, JobRequest, JobSpec, Phase
-from lit_spec.states import FINISHED_STATES, JobState, StudyState
-
-IDEMPOTENCY_DAYS = 7
-Position = tuple[datetime, str]
-"""Where a page of a list ended: creation time and id of its last item."""
+from lit_spec.states import JobState, StudyState
 
 
 @dataclass(frozen=True)
-class Place:
-    """A trial's place in its study."""
+class TrialOfStudy:
+    """Which study a job is a trial of, and which trial it is."""
 
     study_id: str
-    trial: dict[str, Any]
+    key: dict[str, Any]
+    """What tells it from the study's other trials."""
     round: int
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingReason:
     """Why a queued job does not run yet."""
 
     reason: str
@@ -54,23 +52,21 @@ def create(
     spec: JobSpec,
     *,
     upload_ids: Sequence[str],
-    idempotency: tuple[str, str] | None,
-    place: Place | None = None,
+    idempotency: IdempotentRequest | None,
+    trial: TrialOfStudy | None = None,
 ) -> Job:
-    """Add a queued job, or return the earlier one that was made with the same idempotency key and request hash.
+    """Add a queued job, or return the one that the same idempotent request made earlier.
 
-    `place` makes it a trial of a study.
+    `trial` makes it a trial of a study.
 
-    Raises Conflict `idempotency-key-reused` when the key came with another request, and NotFound when one of the
-    uploads is gone.
+    Raises Conflict `idempotency-key-reused` when the key belongs to another request, and NotFound when one of the
+    uploads was deleted.
     """
+    earlier = find_job(session, owner, idempotency)
+    if earlier is not None:
+        return earlier
     job_id = new_id("job")
-    if idempotency is not None:
-        lock_idempotency_key(session, owner, idempotency[0])
-        earlier = find_repeated(session, owner, *idempotency)
-        if earlier is not None:
-            return earlier
-    hold_uploads(session, owner, upload_ids)
+    uploads.hold_for_job(session, owner, upload_ids)
     job = Job(
         id=job_id,
         owner=owner,
@@ -82,9 +78,9 @@ def create(
         request=request.model_dump(mode="json", exclude_unset=True),
         spec=spec.model_dump(mode="json"),
         max_attempts=spec.max_attempts,
-        study_id=place.study_id if place else None,
-        trial=place.trial if place else None,
-        trial_round=place.round if place else None,
+        study_id=trial.study_id if trial else None,
+        trial=trial.key if trial else None,
+        trial_round=trial.round if trial else None,
         attempt=0,
         failures=0,
         event_seq=1,
@@ -94,51 +90,10 @@ def create(
     session.add(job)
     session.flush()
     session.add_all(JobUpload(job_id=job_id, upload_id=upload_id) for upload_id in dict.fromkeys(upload_ids))
-    if idempotency is not None:
-        session.add(IdempotencyKey(owner=owner, key=idempotency[0], request_hash=idempotency[1], job_id=job_id))
-        session.flush()
+    remember(session, owner, idempotency, job_id=job_id)
     add_events(session, job_id, 0, 1, [Event("queued")])
     session.refresh(job)
     return job
-
-
-def find_repeated(session: Session, owner: str, key: str, request_hash: str) -> Job | None:
-    """The job that an earlier request with this idempotency key made.
-
-    Raises Conflict `idempotency-key-reused` when that request was another one.
-    """
-    known = find_idempotency_key(session, owner, key, request_hash)
-    return None if known is None else session.scalars(select(Job).where(Job.id == known.job_id)).one_or_none()
-
-
-def find_idempotency_key(session: Session, owner: str, key: str, request_hash: str) -> IdempotencyKey | None:
-    """What an earlier request with this key made. Raises Conflict `idempotency-key-reused` when it was another one."""
-    query = select(IdempotencyKey).where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)
-    known = session.scalars(query).one_or_none()
-    if known is not None and known.request_hash != request_hash:
-        raise Conflict(
-            "idempotency-key-reused",
-            "this Idempotency-Key came with another request before: use a new key for a new request",
-        )
-    return known
-
-
-def lock_idempotency_key(session: Session, owner: str, key: str) -> None:
-    """Make sure that no other transaction makes anything with this key."""
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{key}", 0))))
-
-
-def hold_uploads(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
-    """Keep the uploads from being deleted until this transaction has made them part of a job. Raises NotFound."""
-    wanted = set(upload_ids)
-    found = session.scalars(
-        select(Upload.id)
-        .where(Upload.id.in_(wanted), Upload.owner == owner)
-        .order_by(Upload.id)
-        .with_for_update(read=True, key_share=True)
-    ).all()
-    for missing in wanted - set(found):
-        raise NotFound("upload", missing)
 
 
 def get(session: Session, owner: str, job_id: str) -> Job:
@@ -157,22 +112,14 @@ def list_page(
     tag: str | None = None,
     name: str | None = None,
     study_id: str | None = None,
-    after: Position | None = None,
+    after: PageCursor | None = None,
     limit: int = 50,
 ) -> list[Job]:
     """The owner's jobs, newest first."""
-    query = select(Job).where(Job.owner == owner)
-    if state is not None:
-        query = query.where(Job.state == state)
-    if tag is not None:
-        query = query.where(Job.tags.contains([tag]))
-    if name is not None:
-        query = query.where(Job.name == name)
+    filters = label_filters(Job, state=state, tag=tag, name=name)
     if study_id is not None:
-        query = query.where(Job.study_id == study_id)
-    if after is not None:
-        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
-    return list(session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)))
+        filters.append(Job.study_id == study_id)
+    return read_page(session, Job, owner, filters=filters, after=after, limit=limit)
 
 
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:
@@ -182,7 +129,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
     """
     job = _locked(session, owner, job_id)
     if JobState(job.state).finished and job.state != JobState.CANCELLED:
-        raise Conflict("job-finished", f"job {job_id} has already {_ENDED[JobState(job.state)]}")
+        raise Conflict("job-finished", f"job {job_id} has already {_FINISHED_HOW[JobState(job.state)]}")
     cancel_locked(session, job)
     return job
 
@@ -215,7 +162,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
     return f"jobs/{job_id}/"
 
 
-def waiting(session: Session, job: Job) -> Waiting | None:
+def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     """Why a queued job waits; None for any other."""
     if job.state != JobState.QUEUED:
         return None
@@ -235,16 +182,16 @@ def waiting(session: Session, job: Job) -> Waiting | None:
     )
     position = 1 + session.execute(earlier).scalar_one()
     if not able:
-        return Waiting(
+        return WaitingReason(
             "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
         )
     # By their jobs' rows: a worker's own row tells of its job some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))
     if position == 1 and busy < len(able):
-        return Waiting("starting", position, "a worker is about to take it")
+        return WaitingReason("starting", position, "a worker is about to take it")
     what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
-    return Waiting("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
+    return WaitingReason("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
 
 
 def _can_run(devices: Sequence[str], spec_versions: Sequence[int], job: Job) -> bool:
@@ -268,26 +215,6 @@ def metrics(session: Session, job_id: str, *, phase: str | None = None, name: st
     return list(session.scalars(query.order_by(place, MetricRow.epoch, MetricRow.name)))
 
 
-def jobs_using(session: Session, upload_id: str) -> list[str]:
-    """The jobs that still need an upload."""
-    query = select(Job.id).join(JobUpload, JobUpload.job_id == Job.id)
-    query = query.where(JobUpload.upload_id == upload_id, Job.state.not_in(FINISHED_STATES))
-    return list(session.scalars(query.order_by(Job.created_at)))
-
-
-def studies_using(session: Session, upload_id: str) -> list[str]:
-    """The studies that still need an upload, for trials that are not made yet as well."""
-    query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
-    query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
-    return list(session.scalars(query.order_by(Study.created_at)))
-
-
-def forget_idempotency_keys(session: Session) -> None:
-    """Remove the keys that are older than a week."""
-    age = timedelta(days=IDEMPOTENCY_DAYS)
-    session.execute(sql_delete(IdempotencyKey).where(IdempotencyKey.created_at < func.clock_timestamp() - age))
-
-
 def _locked(session: Session, owner: str, job_id: str) -> Job:
     query = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
     job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
@@ -296,4 +223,4 @@ def _locked(session: Session, owner: str, job_id: str) -> Job:
     return job
 
 
-_ENDED = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}
+_FINISHED_HOW = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}

@@ -1,0 +1,51 @@
+"""Lists of an owner's rows, newest first, in pages that stay valid while rows come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Job, Study, Upload
+
+RowT = TypeVar("RowT", Job, Study, Upload)
+
+
+class PageCursor(NamedTuple):
+    """Where a page of a list ended: creation time and id of its last item."""
+
+    created_at: datetime
+    id: str
+
+
+def read_page(
+    session: Session,
+    model: type[RowT],
+    owner: str,
+    *,
+    filters: Sequence[ColumnElement[bool]] = (),
+    after: PageCursor | None = None,
+    limit: int = 50,
+) -> list[RowT]:
+    """The owner's rows that pass all filters, newest first, beginning after the cursor."""
+    query = select(model).where(model.owner == owner, *filters)
+    if after is not None:
+        query = query.where(tuple_(model.created_at, model.id) < tuple_(after.created_at, after.id))
+    return list(session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit)))
+
+
+def label_filters(
+    model: type[Job] | type[Study], *, state: str | None, tag: str | None, name: str | None
+) -> list[ColumnElement[bool]]:
+    """The filters that jobs and studies have in common. None leaves a filter out."""
+    filters: list[ColumnElement[bool]] = []
+    if state is not None:
+        filters.append(model.state == state)
+    if tag is not None:
+        filters.append(model.tags.contains([tag]))
+    if name is not None:
+        filters.append(model.name == name)
+    return filters

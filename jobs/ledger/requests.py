@@ -1,0 +1,151 @@
+"""From a request for a job to its row: which uploads it names, what was found in them, and what the job shall do.
+
+Every function raises RequestRefused, with the request's own fields, when the request can't be carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Job, Upload
+from jobs.errors import NotFound, RequestRefused
+from jobs.ledger import owned_jobs, uploads
+from jobs.ledger.idempotency import IdempotentRequest
+from lit_spec import Inspection, JobError, JobRequest, JobSpec, SpecError, resolve
+from lit_spec.mistakes import Mistake, mistakes
+from lit_spec.states import InspectionState, UploadKind, UploadState
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class NamedUpload:
+    """An upload that a request names, and the kind that it must have."""
+
+    id: str
+    kind: UploadKind
+
+
+@dataclass(frozen=True)
+class Inspections:
+    """What was found in the networks that a request names."""
+
+    teacher: Inspection
+    discriminator: Inspection | None = None
+
+
+def parse(model: type[ModelT], body: object) -> ModelT:
+    """The body as a model. The refusal names every wrong field."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as wrong:
+        raise RequestRefused.invalid(mistakes(model, body, wrong)) from wrong
+
+
+def named_uploads(request: JobRequest) -> dict[str, NamedUpload]:
+    """The uploads that a request names, by field, in the order in which they are checked."""
+    named = {
+        "dataset.upload": (request.dataset.upload, UploadKind.DATASET),
+        "teacher": (request.teacher, UploadKind.TEACHER),
+        "discriminator": (request.discriminator, UploadKind.TEACHER),
+    }
+    return {field: NamedUpload(id, kind) for field, (id, kind) in named.items() if id is not None}
+
+
+def network_uploads(request: JobRequest) -> dict[str, str]:
+    """The ids of the uploads that must be inspected before the job can be made, by field."""
+    return {field: upload.id for field, upload in named_uploads(request).items() if upload.kind is UploadKind.TEACHER}
+
+
+def upload_ids(request: JobRequest) -> list[str]:
+    """The ids of all uploads that a request names, each once."""
+    return list(dict.fromkeys(upload.id for upload in named_uploads(request).values()))
+
+
+def find_uploads(session: Session, owner: str, request: JobRequest) -> dict[str, Upload]:
+    """The complete uploads that a request names, by field."""
+    return {field: _usable(session, owner, field, named) for field, named in named_uploads(request).items()}
+
+
+def _usable(session: Session, owner: str, field: str, named: NamedUpload) -> Upload:
+    try:
+        upload = uploads.get(session, owner, named.id)
+    except NotFound:
+        raise _unknown_upload(field, named) from None
+    if upload.kind != named.kind:
+        message = f"{named.id} is a {upload.kind}: give the id of a {named.kind} upload"
+        raise RequestRefused.invalid_field(field, message)
+    if upload.state != UploadState.COMPLETE:
+        detail = f"{field}: {upload.received} of {upload.size} bytes of {named.id} are here: finish the upload first"
+        raise RequestRefused("upload-unfinished", detail, [Mistake(field, "is not finished")])
+    return upload
+
+
+def _unknown_upload(field: str, named: NamedUpload) -> RequestRefused:
+    message = f"there is no upload {named.id!r}: give the id of a {named.kind} upload"
+    return RequestRefused.invalid_field(field, message)
+
+
+def request_inspection(session: Session, owner: str, request: JobRequest) -> bool:
+    """Have the teacher inspected as the architecture that the request names, if it was not.
+
+    Returns whether the teacher waits for an inspection because of that.
+    """
+    if request.architecture is None:
+        return False
+    find_uploads(session, owner, request)
+    return uploads.inspect_as(session, owner, request.teacher, request.architecture)
+
+
+def find_inspection(session: Session, owner: str, request: JobRequest, field: str) -> Inspection | None:
+    """What was found in the network that `field` of the request names; None while its inspection has not finished."""
+    upload = find_uploads(session, owner, request)[field]
+    if upload.inspection_state not in {InspectionState.DONE, InspectionState.FAILED}:
+        return None
+    if field == "teacher" and request.architecture is not None:
+        _check_architecture(upload, request)
+    if upload.inspection_error is not None:
+        error = JobError.model_validate(upload.inspection_error)
+        wrong = error.field if error.field and field == "teacher" else field
+        raise RequestRefused("bad-teacher", error.detail, [Mistake(wrong, error.detail)])
+    return Inspection.model_validate(upload.inspection)
+
+
+def _check_architecture(upload: Upload, request: JobRequest) -> None:
+    if request.architecture is not None and upload.architecture != request.architecture.model_dump(mode="json"):
+        detail = f"another request changed the architecture of {upload.id} meanwhile: send this request again"
+        mistake = Mistake("architecture", "was changed by another request")
+        raise RequestRefused("inspected-otherwise", detail, [mistake])
+
+
+def specify(request: JobRequest, inspections: Inspections) -> JobSpec:
+    """The job's specification, in which every value is explicit."""
+    try:
+        return resolve(request, inspections.teacher, inspections.discriminator)
+    except SpecError as wrong:
+        raise RequestRefused.invalid_field(wrong.field, wrong.message) from wrong
+
+
+def create_job(
+    session: Session,
+    owner: str,
+    request: JobRequest,
+    inspections: Inspections,
+    idempotency: IdempotentRequest | None,
+) -> Job:
+    """Add the job, or return the one that the same idempotent request made earlier. Raises Conflict as well."""
+    spec = specify(request, inspections)
+    try:
+        return owned_jobs.create(session, owner, request, spec, upload_ids=upload_ids(request), idempotency=idempotency)
+    except NotFound as deleted:
+        raise refuse_deleted_upload(request, deleted.id) from deleted
+
+
+def refuse_deleted_upload(request: JobRequest, upload_id: str) -> RequestRefused:
+    """What to raise when an upload was deleted between `find_inspection` and the transaction that needs it."""
+    field, named = next((field, named) for field, named in named_uploads(request).items() if named.id == upload_id)
+    return _unknown_upload(field, named)

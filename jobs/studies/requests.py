@@ -1,0 +1,74 @@
+"""From a request for a study to its row, once every one of its trials has been checked.
+
+Every function raises RequestRefused, with the study's own fields, when the request can't be carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Study
+from jobs.errors import NotFound, RequestRefused
+from jobs.ledger.idempotency import IdempotentRequest
+from jobs.ledger.requests import Inspections, parse, refuse_deleted_upload, specify
+from jobs.studies import studies
+from jobs.studies.plans.plan_of import kind_of
+from jobs.studies.plans.trials import StudySpec
+from lit_spec import JobRequest, SpecError
+from lit_spec.requests.study import MOST_TRIALS, STUDY_REQUESTS, StudyKind, StudyRequest
+
+
+def parse_study(body: dict[str, Any]) -> StudyRequest:
+    """The request that a body holds, whatever its kind."""
+    try:
+        model = STUDY_REQUESTS[StudyKind(str(body.get("kind")))]
+    except ValueError:
+        raise RequestRefused.invalid_field("kind", f"must be one of {', '.join(STUDY_REQUESTS)}") from None
+    return parse(model, body)
+
+
+def plan_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
+    """The study's specification. Every trial that it may make is checked like a job of its own."""
+    spec = StudySpec(request=request, inspection=inspections.teacher, discriminator=inspections.discriminator)
+    try:
+        kind = kind_of(spec)
+    except SpecError as wrong:
+        raise RequestRefused.invalid_field(wrong.field, wrong.message) from wrong
+    if kind.planned > MOST_TRIALS:
+        raise RequestRefused.invalid_field("seeds", f"make {kind.planned} trials: a study has at most {MOST_TRIALS}")
+    for template in kind.templates():
+        with renaming(template.blame):
+            specify(parse(JobRequest, template.request), inspections)
+    return spec
+
+
+def create_study(
+    session: Session, owner: str, body: dict[str, Any], spec: StudySpec, idempotency: IdempotentRequest | None
+) -> tuple[Study, list[str]]:
+    """Add the study, or return the one that the same idempotent request made earlier. Raises Conflict as well.
+
+    Also returns a queue for each new job, so that as many workers can be told. `body` is stored as it came.
+    """
+    try:
+        return studies.create(session, owner, body, spec, idempotency=idempotency)
+    except NotFound as deleted:
+        with renaming(field_of_job):
+            raise refuse_deleted_upload(spec.request.job, deleted.id) from deleted
+
+
+@contextmanager
+def renaming(rename: Callable[[str], str]) -> Iterator[None]:
+    """Refusals of a job's request come out with the study's fields that are behind the job's."""
+    try:
+        yield
+    except RequestRefused as refused:
+        raise refused.renamed(rename) from refused
+
+
+def field_of_job(field: str) -> str:
+    """A field of the study's base request, as the study names it."""
+    return f"job.{field}"
