@@ -20,13 +20,13 @@ from api.jobs.schemas import media_type, show_artifact, show_event, show_job, sh
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import owned_jobs
+from jobs.storage import layout
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec import Phase
 from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
 from lit_spec.answers.pages import Page
 from lit_spec.merge_patch import merge_patch
 from lit_spec.states import JobState
-from lit_spec.trainer.folder import LOG_FILE
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -218,7 +218,7 @@ def get_log(
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
-        file = context.storage.open(f"jobs/{job_id}/{attempt or job.attempt}/{LOG_FILE}")
+        file = context.storage.open(layout.trainer_log(job_id, attempt or job.attempt))
     except StorageKeyMissing:
         return Response("", media_type="text/plain")
     return StreamingResponse(stream(file), media_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})

@@ -20,6 +20,7 @@ from jobs.broker.queues import INSPECT_QUEUE, queues_for
 from jobs.database.models import Job
 from jobs.ledger import requests, uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_job
+from jobs.storage import layout
 from lit_spec import Inspection, JobRequest, LibraryRequest
 from lit_spec.states import UploadKind, UploadState
 
@@ -130,7 +131,7 @@ def _keep(
         # Nobody knows its id, so nobody could send it again.
         with context.database.session() as session:
             uploads.delete(session, owner, upload.id)
-        context.storage.delete_prefix(uploads.prefix(upload.id))
+        context.storage.delete_prefix(layout.upload_prefix(upload.id))
         raise
     if kind == UploadKind.TEACHER:
         context.wakeups(INSPECT_QUEUE)

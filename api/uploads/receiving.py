@@ -11,6 +11,7 @@ from api.http.context import Context
 from api.http.problems import Problem
 from jobs.database.models import Upload
 from jobs.ledger import uploads
+from jobs.storage import layout
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec.states import UploadKind
 
@@ -37,7 +38,7 @@ class Turn:
             self.upload = uploads.begin_turn(session, owner, upload_id, offset)
         self._database = context.database
         self._storage = context.storage
-        self._key = f"{uploads.prefix(upload_id)}data"
+        self._key = layout.upload_data(upload_id)
 
     def append(self, offset: int, piece: bytes) -> None:
         """Write the next piece to storage."""

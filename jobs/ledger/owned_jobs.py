@@ -20,6 +20,7 @@ from jobs.ledger import uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.pages import PageCursor, label_filters, read_page
 from jobs.ledger.transitions import Event, add_events, change
+from jobs.storage import layout
 from lit_spec import Device, JobRequest, JobSpec, Phase
 from lit_spec.states import JobState, StudyState
 
@@ -159,7 +160,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
         detail = f"job {job_id} is a trial of {job.study_id}, which still runs: cancel that first"
         raise Conflict("study-not-finished", detail)
     session.execute(sql_delete(Job).where(Job.id == job_id))
-    return f"jobs/{job_id}/"
+    return layout.job_prefix(job_id)
 
 
 def waiting_reason(session: Session, job: Job) -> WaitingReason | None:

@@ -15,6 +15,7 @@ from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.pages import PageCursor, read_page
+from jobs.storage import layout
 from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
@@ -149,7 +150,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
         raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")
     session.delete(upload)
     session.flush()
-    return prefix(upload_id)
+    return layout.upload_prefix(upload_id)
 
 
 def hold_for_job(session: Session, owner: str, upload_ids: Sequence[str]) -> None:
@@ -166,11 +167,6 @@ def hold_for_job(session: Session, owner: str, upload_ids: Sequence[str]) -> Non
     ).all()
     for missing in wanted - set(found):
         raise NotFound("upload", missing)
-
-
-def prefix(upload_id: str) -> str:
-    """Where an upload's files lie in storage."""
-    return f"uploads/{upload_id}/"
 
 
 def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> bool:
@@ -275,7 +271,7 @@ def delete_abandoned(session: Session) -> list[str]:
     abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
     for upload in abandoned:
         session.delete(upload)
-    return [prefix(upload.id) for upload in abandoned]
+    return [layout.upload_prefix(upload.id) for upload in abandoned]
 
 
 def _jobs_using(session: Session, upload_id: str) -> list[str]:

@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Job, SpentCheckpoints
-from lit_spec.trainer.folder import CHECKPOINT_FILE
+from jobs.storage import layout
 
 SETTLED_SECONDS = 900.0
 """After a job's end; by then nobody stores anything for it any more."""
@@ -43,6 +43,6 @@ _ENDED = select(Job.id, Job.attempt).join(SpentCheckpoints, SpentCheckpoints.job
 
 def _keys(session: Session, query: Select[str, int]) -> dict[str, list[str]]:
     return {
-        job_id: [f"jobs/{job_id}/{attempt}/{CHECKPOINT_FILE}" for attempt in range(1, attempts + 1)]
+        job_id: [layout.checkpoint(job_id, attempt) for attempt in range(1, attempts + 1)]
         for job_id, attempts in session.execute(query)
     }

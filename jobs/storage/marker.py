@@ -10,12 +10,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database.models import StorageMarker
+from jobs.storage import layout
 from jobs.storage.storage import Storage
 
 
 def marker_key(session: Session) -> str:
     """Where the marker of this ledger lies in storage."""
-    return f"markers/{session.scalars(select(StorageMarker.id)).one()}"
+    return layout.marker(session.scalars(select(StorageMarker.id)).one())
 
 
 def storage_fault(storage: Storage, marker: str) -> str | None:

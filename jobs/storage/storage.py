@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from jobs.settings import Settings
+from jobs.storage.layout import HEALTH_CHECK
 
 TEMPORARY = ".tmp"
 """Folder of what is being written or removed. One for all, so that what the killed left is found without a search."""
@@ -146,7 +147,7 @@ class FolderStorage:
         self._sync_folders(path.parent)
 
     def check(self) -> None:
-        self.put_bytes("check", b"")
+        self.put_bytes(HEALTH_CHECK, b"")
 
     def remove_leftovers(self, seconds: float) -> None:
         folder = self.root / TEMPORARY

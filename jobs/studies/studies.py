@@ -18,6 +18,7 @@ from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
 from jobs.ledger.owned_jobs import cancel_locked
 from jobs.ledger.pages import PageCursor, label_filters, read_page
 from jobs.ledger.requests import upload_ids
+from jobs.storage import layout
 from jobs.studies.advance import advance_locked
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import StudySpec
@@ -149,7 +150,7 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
         raise Conflict("study-not-finished", f"study {study_id} still runs: cancel it first")
     removed = session.scalars(sql_delete(Job).where(Job.study_id == study_id).returning(Job.id)).all()
     session.execute(sql_delete(Study).where(Study.id == study_id))
-    return [f"jobs/{job_id}/" for job_id in removed]
+    return [layout.job_prefix(job_id) for job_id in removed]
 
 
 def _locked(session: Session, owner: str, study_id: str) -> Study:

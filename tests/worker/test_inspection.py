@@ -13,6 +13,7 @@ import pytest
 
 from jobs.database.models import Upload
 from jobs.ledger import uploads
+from jobs.storage import layout
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 from worker.host import backoff
 from worker.inspecting import inspector as inspection
@@ -67,7 +68,7 @@ def upload_teacher(bench: Bench, content: bytes = b"as it came") -> str:
     with bench.database.session() as session:
         made = uploads.create(session, OWNER, "teacher", "teacher.pt", len(content), None)
         upload = made.id
-        bench.storage.append(f"{uploads.prefix(upload)}data", 0, content)
+        bench.storage.append(layout.upload_data(upload), 0, content)
         uploads.complete(session, upload, made.turn, upload)
     (bench.folder.parent / "found.json").write_text(INSPECTION.model_dump_json())
     return upload
@@ -86,7 +87,7 @@ def error_of(bench: Bench, upload: str) -> tuple[str, str]:
 
 
 def files(bench: Bench, upload: str) -> list[str]:
-    prefix = uploads.prefix(upload)
+    prefix = layout.upload_prefix(upload)
     return [key.removeprefix(prefix) for key in bench.storage.list(prefix)]
 
 
@@ -124,7 +125,7 @@ def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: py
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0)
     upload = upload_teacher(bench)
     # Where the teacher belongs, something else is in the way.
-    bench.storage.put_bytes(f"{uploads.prefix(upload)}teacher.safetensors/in/the/way", b"")
+    bench.storage.put_bytes(f"{layout.inspected_teacher(upload)}/in/the/way", b"")
     with inspector(bench, "find") as made:
         for failures in (1, 2):
             assert made.inspect_one()
@@ -158,7 +159,7 @@ def test_a_storage_that_is_not_mounted_costs_no_inspection(bench: Bench, tmp_pat
 
 def test_a_teacher_that_is_lost_is_said_to_be_missing(bench: Bench) -> None:
     upload = upload_teacher(bench)
-    bench.storage.delete_prefix(uploads.prefix(upload))
+    bench.storage.delete_prefix(layout.upload_prefix(upload))
     with inspector(bench, "find") as made:
         assert made.inspect_one()
     kind, detail = error_of(bench, upload)

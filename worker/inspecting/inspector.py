@@ -25,6 +25,7 @@ from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.settings import Settings
+from jobs.storage import layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, Inspection, JobError
@@ -179,7 +180,7 @@ class Inspector:
                 self._stopped.wait(POLL_SECONDS)
         if not kept:
             # Whoever deleted the upload may have done so before its teacher was stored.
-            self._storage.delete_prefix(uploads.prefix(upload.id))
+            self._storage.delete_prefix(layout.upload_prefix(upload.id))
 
     def _inspect(self, upload: Upload) -> Inspection:
         upload_id = upload.id
@@ -187,7 +188,7 @@ class Inspector:
             source, output = folder / "data", folder / "output"
             output.mkdir()
             try:
-                fetch(self._storage, f"{uploads.prefix(upload_id)}data", source, self._check)
+                fetch(self._storage, layout.upload_data(upload_id), source, self._check)
             except StorageKeyMissing as missing:
                 if (fault := storage_fault(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing
@@ -204,7 +205,7 @@ class Inspector:
             inspection, teacher = _result(output)
             if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
-            self._storage.put_file(f"{uploads.prefix(upload_id)}{TEACHER_FILE}", teacher)
+            self._storage.put_file(layout.inspected_teacher(upload_id), teacher)
             return inspection
 
     def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:

@@ -20,7 +20,7 @@ from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import attempts, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
-from jobs.storage import checkpoints
+from jobs.storage import checkpoints, layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from lit_spec import ErrorType, JobError
@@ -203,7 +203,7 @@ class Attempt:
     def _store_checkpoint(self, covered: list[CheckpointWritten]) -> list[CheckpointWritten]:
         self._check_not_lost()
         self._check_storage()
-        self.storage.put_file(self._key(CHECKPOINT_FILE), self.folder / CHECKPOINT_FILE)
+        self.storage.put_file(layout.checkpoint(self.claim.job_id, self.claim.attempt), self.folder / CHECKPOINT_FILE)
         return covered
 
     def _record_checkpoint(self, copy: Future[list[CheckpointWritten]]) -> None:
@@ -214,7 +214,7 @@ class Attempt:
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        self._write_news(events, [], None, self._key(CHECKPOINT_FILE))
+        self._write_news(events, [], None, layout.checkpoint(self.claim.job_id, self.claim.attempt))
 
     def _write_news(
         self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
@@ -237,7 +237,7 @@ class Attempt:
         if size == self._log_size or self.lease.lost:
             return
         try:
-            self.storage.put_file(self._key(LOG_FILE), path)
+            self.storage.put_file(layout.trainer_log(self.claim.job_id, self.claim.attempt), path)
         except OSError:
             self.log.exception("trainer's log not stored")
         else:
@@ -274,7 +274,7 @@ class Attempt:
                 self.log.warning("output is no regular file: left out", name=path.name)
                 continue
             self._check_not_lost()
-            key = self._key(f"{OUTPUT_FOLDER}/{path.name}")
+            key = layout.output(self.claim.job_id, self.claim.attempt, path.name)
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self.storage.put_file(key, path)
@@ -335,10 +335,6 @@ class Attempt:
         """Raises OSError when the storage has gone, and what is stored would lie where nobody looks for it."""
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
-
-    def _key(self, name: str) -> str:
-        """Everything that an attempt stores lies under its own number: storage has no WHERE."""
-        return f"jobs/{self.claim.job_id}/{self.claim.attempt}/{name}"
 
 
 def _is_known(session: Session, owner: str, upload_id: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
+from jobs.storage import layout
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, JobError
 from lit_spec.trainer.folder import (
@@ -116,13 +117,13 @@ def prepare(folder: Path, claim: Claim, storage: Storage, machine: TrainerMachin
     networks = (("teacher", spec.teacher, TEACHER_FILE), ("discriminator", spec.discriminator, DISCRIMINATOR_FILE))
     for field, network, file in networks:
         if network is not None:
-            stored = f"uploads/{network.upload}/{TEACHER_FILE}"
+            stored = layout.inspected_teacher(network.upload)
             gone = _gone(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
             _fetch_input(storage, stored, folder / file, check, gone)
     if spec.dataset.upload is not None:
         upload = spec.dataset.upload
         gone = _gone(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
-        _fetch_input(storage, f"uploads/{upload}/data", folder / DATASET_FILE, check, gone)
+        _fetch_input(storage, layout.upload_data(upload), folder / DATASET_FILE, check, gone)
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 
