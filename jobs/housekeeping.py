@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs.broker.queues import INSPECT_QUEUE, queues_for
+from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
@@ -62,10 +62,7 @@ def reap(session: Session) -> list[str]:
 def queues_with_work(session: Session) -> list[str]:
     """The queues in which a wake-up would find something to do."""
     devices = session.scalars(select(Job.device).where(Job.state == JobState.QUEUED).distinct())
-    queues = {queue for device in devices for queue in queues_for(device)}
-    if uploads.inspections_wait(session):
-        queues.add(INSPECT_QUEUE)
-    return sorted(queues)
+    return sorted({queue for device in devices for queue in queues_for(device)})
 
 
 class Housekeeper:

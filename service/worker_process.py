@@ -7,9 +7,11 @@ import sys
 
 from jobs.settings import Settings
 from service.log_setup import set_up_logs
-from worker import processes
 from worker.host.devices import worker_devices
 from worker.host.parent_death import stop_with_parent
+from worker.host.startup import exit_on_sigterm
+from worker.inspecting import process as inspecting
+from worker.training import process as training
 
 
 def main() -> int:
@@ -18,18 +20,18 @@ def main() -> int:
     parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; found out when not given')
     parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
-    processes.exit_on_sigterm()
+    exit_on_sigterm()
     if arguments.stop_with_parent is not None:
         stop_with_parent(arguments.stop_with_parent)
     settings = Settings()
     set_up_logs(settings.log_format)
     if arguments.inspect:
-        return processes.inspect(settings)
+        return inspecting.run(settings)
     try:
         devices = worker_devices(arguments.devices or settings.worker_devices)
     except ValueError as failure:
         parser.error(str(failure))
-    return processes.train(settings, devices)
+    return training.run(settings, devices)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from api.http.context import Context
 from api.http.problems import Problem, invalid_field
 from api.uploads.endpoints import check_size
 from api.uploads.receiving import Turn, sha256_of
-from jobs.broker.queues import INSPECT_QUEUE, queues_for
+from jobs.broker.queues import queues_for
 from jobs.database.models import Job
 from jobs.ledger import requests, uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_job
@@ -133,8 +133,6 @@ def _keep(
             uploads.delete(session, owner, upload.id)
         context.storage.delete_prefix(layout.upload_prefix(upload.id))
         raise
-    if kind == UploadKind.TEACHER:
-        context.wakeups(INSPECT_QUEUE)
     return upload.id
 
 
@@ -181,9 +179,7 @@ async def inspections_of(context: Context, owner: str, request: JobRequest) -> r
 
 def _request_inspection(context: Context, owner: str, request: JobRequest) -> None:
     with context.database.session() as session:
-        waits = requests.request_inspection(session, owner, request)
-    if waits:
-        context.wakeups(INSPECT_QUEUE)
+        requests.request_inspection(session, owner, request)
 
 
 async def _inspected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.auth import Owner
@@ -15,7 +15,6 @@ from api.http.pages import Cursor, Limit, make_page, read_cursor
 from api.http.problems import Problem, invalid_field
 from api.uploads.receiving import RECORD_BYTES, Turn, pieces
 from api.uploads.schemas import show_upload
-from jobs.broker.queues import INSPECT_QUEUE
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import uploads
@@ -42,16 +41,13 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
     responses={200: {"description": "The file is here already.", "model": Upload}},
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ANNOUNCEMENT}}}},
 )
-async def create_upload(
-    request: Request, response: Response, background: BackgroundTasks, owner: Owner, context: InContext
-) -> Upload:
+async def create_upload(request: Request, response: Response, owner: Owner, context: InContext) -> Upload:
     """Announce a file, then PATCH its bytes. A file that is here already, by its sha256, needs no sending."""
     announced = validate(UploadRequest, await read_json(request))
     check_size(announced.size, context, "size")
     upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
-        background.add_task(context.wakeups, INSPECT_QUEUE)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     return show_upload(upload)
 
@@ -98,7 +94,6 @@ def delete_upload(upload_id: str, owner: Owner, context: InContext) -> None:
 async def append_to_upload(
     upload_id: str,
     request: Request,
-    background: BackgroundTasks,
     owner: Owner,
     context: InContext,
     upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: the upload's `received`.")],
@@ -111,11 +106,9 @@ async def append_to_upload(
         received = await _receive(request, turn)
         if received == turn.upload.size:
             await run_in_threadpool(turn.complete)
-            if turn.upload.kind == UploadKind.TEACHER:
-                background.add_task(context.wakeups, INSPECT_QUEUE)
     except Stale:
         raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
-    return Response(status_code=204, headers=_offset(received), background=background)
+    return Response(status_code=204, headers=_offset(received))
 
 
 @router.put(
@@ -123,22 +116,16 @@ async def append_to_upload(
     status_code=202,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ARCHITECTURE}}}},
 )
-async def set_architecture(
-    upload_id: str, request: Request, background: BackgroundTasks, owner: Owner, context: InContext
-) -> Upload:
+async def set_architecture(upload_id: str, request: Request, owner: Owner, context: InContext) -> Upload:
     """Say which network of torchvision or timm a teacher is. It is inspected anew, as that network."""
     architecture = validate(LibraryRequest, await read_json(request))
-    upload = await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
-    background.add_task(context.wakeups, INSPECT_QUEUE)
-    return upload
+    return await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
 
 
 @router.delete("/{upload_id}/architecture", status_code=202)
-def unset_architecture(upload_id: str, background: BackgroundTasks, owner: Owner, context: InContext) -> Upload:
+def unset_architecture(upload_id: str, owner: Owner, context: InContext) -> Upload:
     """Take back what was said of a teacher. It is inspected anew, by its tensors alone."""
-    upload = _inspect_as(context, owner, upload_id, None)
-    background.add_task(context.wakeups, INSPECT_QUEUE)
-    return upload
+    return _inspect_as(context, owner, upload_id, None)
 
 
 def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> Upload:

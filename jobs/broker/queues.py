@@ -1,21 +1,15 @@
-"""Names of the broker's queues and tasks. A message is a wake-up that there is work; it names no job."""
+"""Names of the broker's queues and of its one task. A message says that there is work; it names no job."""
 
 from __future__ import annotations
 
 DEVICE_QUEUES = {"cpu": "lit.cpu", "cuda": "lit.cuda"}
-INSPECT_QUEUE = "lit.inspect"
 
 WORK_TASK = "lit.work"
-INSPECT_TASK = "lit.inspect"
 
 
 def queues_for(device: str) -> list[str]:
     """The queues whose workers may take a job for `device` (auto, cpu or cuda)."""
     return list(DEVICE_QUEUES.values()) if device == "auto" else [DEVICE_QUEUES[device]]
-
-
-def task_for(queue: str) -> str:
-    return INSPECT_TASK if queue == INSPECT_QUEUE else WORK_TASK
 
 
 def broker_url(redis_url: str) -> str:

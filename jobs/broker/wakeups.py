@@ -7,7 +7,7 @@ from typing import Protocol
 import redis
 import structlog
 
-from jobs.broker.queues import task_for
+from jobs.broker.queues import WORK_TASK
 
 MAX_WAKEUPS_IN_QUEUE = 100
 """With this many wakeups waiting nobody listens, and more would only fill the broker."""
@@ -39,7 +39,7 @@ class Wakeups:
         try:
             # A queue of Celery's is a Redis list of its name.
             if self._redis.llen(queue) < MAX_WAKEUPS_IN_QUEUE:
-                self._sender.send_task(task_for(queue), queue=queue, retry=False)
+                self._sender.send_task(WORK_TASK, queue=queue, retry=False)
         except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the wake-up is lost and will be replaced
             log.warning("wake-up not sent", queue=queue, error=repr(failure))
 

@@ -1,9 +1,11 @@
-"""Who waits for a change is woken by PostgreSQL: NOTIFY in the changing transaction, one LISTEN a process."""
+"""PostgreSQL wakes those who wait for a change: NOTIFY in the changing transaction, one LISTEN per process."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
@@ -15,17 +17,19 @@ from jobs.database.connection import connection_string
 
 CHANNEL = "lit"
 RECONNECT_SECONDS = 1.0
+STOP_LOOK_SECONDS = 0.5
+"""How often a listening thread looks whether it shall stop."""
 
 log = structlog.get_logger()
 
 
 def notify(session: Session, topic: str) -> None:
-    """Wake, once this transaction has committed, those who wait for `topic` (a job's or an upload's id)."""
+    """Wake those who wait for `topic` (mostly the id of a job, study or upload) once this transaction has committed."""
     session.execute(select(func.pg_notify(CHANNEL, topic)))
 
 
 class Listener:
-    """Wakes coroutines of one process. Waits may end early for nothing, so waiters look again."""
+    """Wakes coroutines of one process. A wait may end without a change, so waiters always look again."""
 
     def __init__(self, database_url: str) -> None:
         self._conninfo = connection_string(database_url)
@@ -43,7 +47,7 @@ class Listener:
         self.wake_all()
 
     def subscribe(self, topic: str) -> Subscription:
-        """Begin to collect wake-ups for `topic`: to be done before looking, so that no change falls in between."""
+        """Begin to collect wake-ups for `topic`. Subscribe before looking, so that no change is missed in between."""
         return Subscription(self._waiters, topic)
 
     async def _listen(self) -> None:
@@ -52,7 +56,7 @@ class Listener:
                 await self._listen_once()
             except (psycopg.Error, OSError) as failure:
                 log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
-            # What was missed in between is unknown: let everyone look.
+            # Nobody knows what was missed in between: let everyone look.
             self.wake_all()
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -66,14 +70,14 @@ class Listener:
                     event.set()
 
     def wake_all(self) -> None:
-        """Let every waiter look, whatever it waits for."""
+        """Let every waiter look again, whatever it waits for."""
         for waiters in self._waiters.values():
             for event in waiters:
                 event.set()
 
 
 class Subscription:
-    """One waiter's ear on one topic, as a context."""
+    """One waiter's subscription to one topic, as a context manager."""
 
     def __init__(self, waiters: dict[str, set[asyncio.Event]], topic: str) -> None:
         self._waiters = waiters
@@ -91,7 +95,7 @@ class Subscription:
             del self._waiters[self._topic]
 
     async def changed(self, timeout: float) -> bool:
-        """Wait for the next change, or one since the last call. False when `timeout` seconds brought none."""
+        """Wait for the next change, or for one since the last call. False if none came within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._event.wait()
@@ -99,3 +103,41 @@ class Subscription:
             return False
         self._event.clear()
         return True
+
+
+class TopicListener:
+    """Calls `wake` from a thread of its own when `topic` may have been notified.
+
+    That is also whenever a connection has been made, because notifications are lost while there is none.
+    """
+
+    def __init__(self, database_url: str, topic: str, wake: Callable[[], None]) -> None:
+        self._conninfo = connection_string(database_url)
+        self._topic = topic
+        self._wake = wake
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="ledger-notifications", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(STOP_LOOK_SECONDS + 5)
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen_once()
+            except (psycopg.Error, OSError) as failure:
+                log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
+            self._stopped.wait(RECONNECT_SECONDS)
+
+    def _listen_once(self) -> None:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            connection.execute(f"LISTEN {CHANNEL}")
+            self._wake()
+            while not self._stopped.is_set():
+                for notification in connection.notifies(timeout=STOP_LOOK_SECONDS):
+                    if notification.payload == self._topic:
+                        self._wake()

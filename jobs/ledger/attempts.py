@@ -1,8 +1,13 @@
-"""The worker's side of the ledger: claim a job, hold it, tell what happens, end it.
+"""The worker's side of the ledger: claim a job, keep its lease, record what happens, finish it.
 
-`attempt` is the fencing token. Every write after the claim goes to the row `WHERE id AND attempt AND state =
-'running'`; when that touches no row, someone else has the job and Stale is raised. Metrics and events go in with
-that same transaction, under that row's lock. Leases are counted by the database's clock alone.
+`attempt` is the fencing token. Every write after the claim passes the fence (`_held`): it goes to the row `WHERE id AND
+attempt AND state = 'running'`. If there is no such row, another attempt has the job, and Stale is raised.
+
+There are two ways through the fence. `_write` is for what readers see: it locks the row and calls `change`, which
+numbers the events, raises the version and notifies. Metrics go into the same transaction. `_update_unseen` is for the
+lease and the seconds of training: one statement, without a new version.
+
+Leases are counted by the database's clock alone.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ids import new_id
-from jobs.ledger.transitions import Event, add_events, change
+from jobs.ledger.transitions import Event, change
 from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.states import JobState
 
@@ -93,13 +98,13 @@ def claim(
     devices: Sequence[str],
     spec_versions: Sequence[int],
     lease_seconds: float,
-    besides: Sequence[str] = (),
+    left_to_others: Sequence[str] = (),
 ) -> Claim | None:
-    """Take the oldest queued job that this worker can run, `besides` those that it leaves to others; None for none.
+    """Take the oldest queued job that this worker can run and does not leave to others. None if there is none.
 
-    Jobs whose stored specification can't be read any more fail here, so that they hold nobody up.
+    A job whose stored specification can't be read any more fails here, so that it holds nobody up.
     """
-    while (job := _oldest(session, devices, spec_versions, besides)) is not None:
+    while (job := _oldest(session, devices, spec_versions, left_to_others)) is not None:
         try:
             spec = JobSpec.model_validate(job.spec)
         except ValidationError as wrong:
@@ -110,7 +115,7 @@ def claim(
 
 
 def _oldest(
-    session: Session, devices: Sequence[str], spec_versions: Sequence[int], besides: Sequence[str]
+    session: Session, devices: Sequence[str], spec_versions: Sequence[int], left_to_others: Sequence[str]
 ) -> Job | None:
     query = (
         select(Job)
@@ -118,7 +123,7 @@ def _oldest(
             Job.state == JobState.QUEUED,
             or_(Job.device == Device.AUTO, Job.device.in_(devices)),
             Job.spec_version.in_(spec_versions),
-            Job.id.not_in(besides),
+            Job.id.not_in(left_to_others),
         )
         .order_by(Job.created_at, Job.id)
         .limit(1)
@@ -132,7 +137,7 @@ def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None
     said = "; ".join(fields[:FIELDS_NAMED]) + ("; …" * (len(fields) > FIELDS_NAMED))
     detail = f"the stored specification can't be read by this version of LIT ({said}): send the request again"
     error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
-    change(session, job, [Event("failed", {"error": error})], error=error, **_ended(JobState.FAILED))
+    change(session, job, [Event("failed", {"error": error})], error=error, **_finished(JobState.FAILED))
 
 
 def _take(
@@ -164,16 +169,10 @@ def _take(
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, seconds_used: float) -> Heartbeat:
     """Renew the lease. Raises Stale."""
-    statement = (
-        update(Job)
-        .where(_held(claim))
-        .values(lease_expires_at=_lease_end(lease_seconds), seconds_used=seconds_used)
-        .returning(Job.cancel_requested_at)
+    cancel_requested_at = _update_unseen(
+        session, claim, lease_expires_at=_lease_end(lease_seconds), seconds_used=seconds_used
     )
-    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
-    if row is None:
-        raise Stale
-    return Heartbeat(cancel_requested=row[0] is not None)
+    return Heartbeat(cancel_requested=cancel_requested_at is not None)
 
 
 def record(
@@ -185,75 +184,71 @@ def record(
     checkpoint: str | None,
     batch: str | None = None,
 ) -> None:
-    """Write what the trainer said; None leaves progress or checkpoint as they are. Raises Stale.
+    """Write what the trainer reported; None leaves progress or checkpoint as they are. Raises Stale.
 
-    `batch` names these news: sent again under the same name, when the answer to the first commit was lost, they change
-    nothing. That is looked up for the newest batch alone, because an attempt sends one after another.
+    `batch` identifies this call. A worker that did not receive the answer to its commit calls again with the same
+    `batch`, and then nothing changes. Only the newest batch is compared, because an attempt records one after another.
     """
     batch = batch or new_id("bat")
-    newest = session.execute(select(Job.batch).where(_held(claim)).with_for_update()).one_or_none()
-    if newest is None:
-        raise Stale
-    if newest.batch == batch:
+    job = _hold(session, claim)
+    if job.batch == batch:
         return
     values: dict[str, Any] = {"batch": batch}
     if progress is not None:
         values["progress"] = progress
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
-    _write(session, claim, events, **values)
+    change(session, job, events, **values)
     _upsert(session, claim, metrics)
 
 
 def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
-    """Write the seconds of training over all attempts, before the transaction ends this one. Raises Stale."""
-    statement = update(Job).where(_held(claim)).values(seconds_used=seconds_used).returning(Job.id)
-    if session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none() is None:
-        raise Stale
+    """Write the seconds of training over all attempts, before the same transaction finishes this one. Raises Stale."""
+    _update_unseen(session, claim, seconds_used=seconds_used)
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Sequence[Artifact]) -> None:
-    """End the job with its result; downloads read this manifest and nothing else. Raises Stale."""
+    """Finish the job with its result. Downloads read this manifest and nothing else. Raises Stale."""
     files = [asdict(artifact) for artifact in manifest]
     event = Event("succeeded", {"accepted": result.get("accepted")})
-    _write(session, claim, [event], **_ended(JobState.SUCCEEDED), result=result, manifest=files)
+    _write(session, claim, [event], **_finished(JobState.SUCCEEDED), result=result, manifest=files)
 
 
 def fail(session: Session, claim: Claim, error: JobError) -> None:
-    """End the job with an error that another attempt would meet again. Raises Stale."""
+    """Finish the job with an error that another attempt would meet again. Raises Stale."""
     data = error.model_dump(mode="json")
-    _write(session, claim, [Event("failed", {"error": data})], **_ended(JobState.FAILED), error=data)
+    _write(session, claim, [Event("failed", {"error": data})], **_finished(JobState.FAILED), error=data)
 
 
 def cancelled(session: Session, claim: Claim) -> None:
-    """End the job as its owner asked. Raises Stale."""
-    _write(session, claim, [Event("cancelled")], **_ended(JobState.CANCELLED))
+    """Finish the job as its owner asked. Raises Stale."""
+    _write(session, claim, [Event("cancelled")], **_finished(JobState.CANCELLED))
 
 
 def release(session: Session, claim: Claim, reason: str = "the worker was told to stop") -> None:
     """Give the job back to the queue without counting a failure. Raises Stale."""
-    job = _locked(session, claim)
+    job = _hold(session, claim)
     if job.cancel_requested_at is not None:
-        change(session, job, [Event("cancelled")], **_ended(JobState.CANCELLED))
+        change(session, job, [Event("cancelled")], **_finished(JobState.CANCELLED))
         return
     change(session, job, [Event("released", {"worker": job.worker_id, "reason": reason})], **_QUEUED)
 
 
 def lose(session: Session, claim: Claim, error: JobError) -> None:
     """Count a failure: the job waits again, or fails with `error` once its attempts are used up. Raises Stale."""
-    lose_locked(session, _locked(session, claim), error)
+    lose_locked(session, _hold(session, claim), error)
 
 
 def lose_locked(session: Session, job: Job, error: JobError) -> None:
-    """The same for a running job whose row the caller has locked."""
+    """Like `lose`, for a running job whose row the caller has locked."""
     data = error.model_dump(mode="json")
     failures = job.failures + 1
     lost = Event("lost", {"error": data, "failures": failures, "max_attempts": job.max_attempts})
     if job.cancel_requested_at is not None:
-        change(session, job, [lost, Event("cancelled")], failures=failures, **_ended(JobState.CANCELLED))
+        change(session, job, [lost, Event("cancelled")], failures=failures, **_finished(JobState.CANCELLED))
     elif failures >= job.max_attempts:
         failed = Event("failed", {"error": data})
-        change(session, job, [lost, failed], failures=failures, error=data, **_ended(JobState.FAILED))
+        change(session, job, [lost, failed], failures=failures, error=data, **_finished(JobState.FAILED))
     else:
         change(session, job, [lost], failures=failures, **_QUEUED)
 
@@ -266,34 +261,37 @@ _QUEUED: dict[str, Any] = {
 }
 
 
-def _ended(state: JobState) -> dict[str, Any]:
+def _finished(state: JobState) -> dict[str, Any]:
     return {"state": state, "lease_expires_at": None, "finished_at": func.clock_timestamp()}
 
 
 def _held(claim: Claim) -> ColumnElement[bool]:
+    """The fence: true of the job's row as long as this attempt has the job."""
     return and_(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state == JobState.RUNNING)
 
 
-def _write(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> None:
-    """The fenced write: one statement that checks, locks, changes and numbers the events."""
-    statement = (
-        update(Job)
-        .where(_held(claim))
-        .values(event_seq=Job.event_seq + len(events), version=Job.version + 1, **values)
-        .returning(Job.event_seq)
-    )
-    last = session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none()
-    if last is None:
-        raise Stale
-    add_events(session, claim.job_id, claim.attempt, last, events)
-
-
-def _locked(session: Session, claim: Claim) -> Job:
+def _hold(session: Session, claim: Claim) -> Job:
+    """The job, its row locked until the transaction ends. Raises Stale."""
     query = select(Job).where(_held(claim)).with_for_update()
     job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
         raise Stale
     return job
+
+
+def _write(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> None:
+    """Change what readers see. Raises Stale."""
+    change(session, _hold(session, claim), events, **values)
+
+
+def _update_unseen(session: Session, claim: Claim, **values: Any) -> datetime | None:
+    """Change what no reader sees, in one statement; returns when a cancel was requested. Raises Stale."""
+    statement = update(Job).where(_held(claim)).values(**values).returning(Job.cancel_requested_at)
+    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        raise Stale
+    cancel_requested_at: datetime | None = row.cancel_requested_at
+    return cancel_requested_at
 
 
 def _upsert(session: Session, claim: Claim, metrics: Sequence[Metric]) -> None:

@@ -19,7 +19,7 @@ from jobs.ids import new_id
 from jobs.ledger import uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.pages import PageCursor, label_filters, read_page
-from jobs.ledger.transitions import Event, add_events, change
+from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
 from lit_spec import Device, JobRequest, JobSpec, Phase
 from lit_spec.states import JobState, StudyState
@@ -84,15 +84,15 @@ def create(
         trial_round=trial.round if trial else None,
         attempt=0,
         failures=0,
-        event_seq=1,
-        version=1,
+        event_seq=0,
+        version=0,
         seconds_used=0.0,
     )
     session.add(job)
     session.flush()
     session.add_all(JobUpload(job_id=job_id, upload_id=upload_id) for upload_id in dict.fromkeys(upload_ids))
     remember(session, owner, idempotency, job_id=job_id)
-    add_events(session, job_id, 0, 1, [Event("queued")])
+    change(session, job, [Event("queued")])
     session.refresh(job)
     return job
 

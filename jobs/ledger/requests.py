@@ -90,15 +90,11 @@ def _unknown_upload(field: str, named: NamedUpload) -> RequestRefused:
     return RequestRefused.invalid_field(field, message)
 
 
-def request_inspection(session: Session, owner: str, request: JobRequest) -> bool:
-    """Have the teacher inspected as the architecture that the request names, if it was not.
-
-    Returns whether the teacher waits for an inspection because of that.
-    """
-    if request.architecture is None:
-        return False
-    find_uploads(session, owner, request)
-    return uploads.inspect_as(session, owner, request.teacher, request.architecture)
+def request_inspection(session: Session, owner: str, request: JobRequest) -> None:
+    """Have the teacher inspected as the architecture that the request names, unless it was."""
+    if request.architecture is not None:
+        find_uploads(session, owner, request)
+        uploads.inspect_as(session, owner, request.teacher, request.architecture)
 
 
 def find_inspection(session: Session, owner: str, request: JobRequest, field: str) -> Inspection | None:

@@ -1,4 +1,4 @@
-"""What every change of a job has in common: events numbered under the row's lock, a new version, a wake-up."""
+"""The one place that writes what readers of a job see: numbered events, a new version, a notification."""
 
 from __future__ import annotations
 
@@ -22,25 +22,20 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def add_events(session: Session, job_id: str, attempt: int, last: int, events: Sequence[Event]) -> None:
-    """Write events whose numbers the caller has taken, under the job's row lock, up to `last`."""
-    if events:
-        first = last - len(events) + 1
-        session.execute(
-            insert(EventRow),
-            [
-                {"job_id": job_id, "seq": first + i, "attempt": attempt, "type": event.type, "data": event.data}
-                for i, event in enumerate(events)
-            ],
-        )
-    notify(session, job_id)
-
-
 def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -> None:
-    """Change a job whose row the caller has locked."""
+    """Change a job that the caller has just added, or whose row the caller has locked."""
     for name, value in values.items():
         setattr(job, name, value)
+    first = job.event_seq + 1
     job.event_seq += len(events)
     job.version += 1
     session.flush()
-    add_events(session, job.id, job.attempt, job.event_seq, events)
+    if events:
+        session.execute(
+            insert(EventRow),
+            [
+                {"job_id": job.id, "seq": first + i, "attempt": job.attempt, "type": event.type, "data": event.data}
+                for i, event in enumerate(events)
+            ],
+        )
+    notify(session, job.id)

@@ -22,6 +22,8 @@ from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, Upload
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
 INSPECTION_ATTEMPTS = 3
+INSPECTIONS_TOPIC = "inspections"
+"""Notified whenever a teacher begins to wait for an inspection; the inspecting workers listen."""
 _WORKER_LOST = JobError(
     type=ErrorType.WORKER_LOST,
     detail="the worker that inspected the file crashed, froze or was cut off, each time anew: upload it again",
@@ -132,7 +134,7 @@ def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
     upload.state = UploadState.COMPLETE.value
     upload.completed_at = clock(session)
     if upload.kind == UploadKind.TEACHER:
-        upload.inspection_state = InspectionState.PENDING.value
+        _queue_inspection(session, upload)
     notify(session, upload_id)
 
 
@@ -169,28 +171,26 @@ def hold_for_job(session: Session, owner: str, upload_ids: Sequence[str]) -> Non
         raise NotFound("upload", missing)
 
 
-def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> bool:
-    """Say which library's network a teacher is; None: that its tensors are to tell. A complete one is inspected anew
-    unless it was inspected as that with success.
+def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> None:
+    """Set which library's network a teacher is. None: the inspection finds out from its tensors.
 
-    Whether it waits for an inspection because of that. Raises NotFound.
+    A complete teacher is inspected again unless it was inspected as this network with success. Raises NotFound.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
         raise NotFound("upload", upload_id)
     wanted = None if architecture is None else architecture.model_dump(mode="json")
     if upload.architecture == wanted and upload.inspection_state != InspectionState.FAILED:
-        return False
+        return
     upload.architecture = wanted
     if upload.state != UploadState.COMPLETE:
-        return False
-    upload.inspection_state = InspectionState.PENDING.value
+        return
+    _queue_inspection(session, upload)
     upload.inspection = upload.inspection_error = None
     upload.inspection_failures = 0
     # It stands in the queue from now on, so that nobody who has one inspected again and again keeps others waiting.
     upload.inspection_started_at = clock(session)
     notify(session, upload_id)
-    return True
 
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
@@ -222,7 +222,7 @@ def release_inspection(session: Session, claimed: Upload) -> None:
     """Give a claimed inspection back without counting a failure."""
     upload = _claimed(session, claimed)
     if upload is not None:
-        upload.inspection_state = InspectionState.PENDING.value
+        _queue_inspection(session, upload)
 
 
 def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
@@ -257,11 +257,6 @@ def finish_inspection(
         upload.inspection_error = None if error is None else error.model_dump(mode="json")
         notify(session, upload_id)
     return True
-
-
-def inspections_wait(session: Session) -> bool:
-    query = select(Upload.id).where(Upload.inspection_state == InspectionState.PENDING).limit(1)
-    return session.scalars(query).one_or_none() is not None
 
 
 def delete_abandoned(session: Session) -> list[str]:
@@ -305,9 +300,16 @@ def _claimed(session: Session, claimed: Upload) -> Upload | None:
 
 def _lose(session: Session, upload: Upload, error: JobError) -> None:
     upload.inspection_failures += 1
-    upload.inspection_state = InspectionState.PENDING.value
-    if upload.inspection_failures >= INSPECTION_ATTEMPTS:
+    if upload.inspection_failures < INSPECTION_ATTEMPTS:
+        _queue_inspection(session, upload)
+    else:
         upload.inspection_state = InspectionState.FAILED.value
         upload.inspection_error = error.model_dump(mode="json")
         notify(session, upload.id)
     session.flush()
+
+
+def _queue_inspection(session: Session, upload: Upload) -> None:
+    """Let a teacher whose row is locked wait for an inspection, and wake the inspecting workers."""
+    upload.inspection_state = InspectionState.PENDING.value
+    notify(session, INSPECTIONS_TOPIC)

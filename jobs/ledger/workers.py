@@ -1,4 +1,4 @@
-"""Which training workers live, what they can do and what they are doing."""
+"""Registrations: which training workers live, what they can do and what they are doing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORGOTTEN_SECONDS = 3600.0
 def register(
     session: Session, worker_id: str, hostname: str, devices: Sequence[str], spec_versions: Sequence[int]
 ) -> None:
-    """Add the worker, or see it again."""
+    """Add the worker, or renew its row."""
     able = {"hostname": hostname, "devices": list(devices), "spec_versions": list(spec_versions)}
     statement = insert(Worker).values(id=worker_id, **able)
     again = {**able, "last_seen": func.clock_timestamp()}
     session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=again))
 
 
-def seen(session: Session, worker_id: str, job_id: str | None) -> None:
+def renew(session: Session, worker_id: str, job_id: str | None) -> None:
     """The worker lives and runs `job_id`, or nothing."""
     session.execute(
         update(Worker).where(Worker.id == worker_id).values(last_seen=func.clock_timestamp(), job_id=job_id)
@@ -37,7 +37,7 @@ def remove(session: Session, worker_id: str) -> None:
 
 
 def live(session: Session, within_seconds: float = LIVE_SECONDS) -> list[Worker]:
-    """The workers seen lately."""
+    """The workers whose registration was renewed lately."""
     return list(session.scalars(select(Worker).where(Worker.last_seen > _ago(within_seconds)).order_by(Worker.id)))
 
 

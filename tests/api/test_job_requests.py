@@ -80,7 +80,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"student": {"depth": 15}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
         ({"student": {}}, "student", '"depth" (as 14), "blocks"'),
         ({"student": {"blocks": [2, 2]}}, "student.blocks", "the teacher has 3"),
-        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "deeper than the teacher's [6, 6, 6]"),
+        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "more blocks in a section than the teacher's [6, 6, 6]"),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
         ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
         ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),

@@ -147,16 +147,6 @@ def test_hints_go_to_the_queues_that_have_work(house: Household) -> None:
     take(bench, lease_seconds=60)
     assert house.round() == []
 
-    with bench.database.session() as session:
-        upload = uploads.create(session, OWNER, "teacher", "t", 1, None).id
-    assert house.round() == []
-    with bench.database.session() as session:
-        uploads.complete(session, upload, 0, "00")
-    assert house.round() == ["lit.inspect"]
-    with bench.database.session() as session:
-        uploads.claim_inspection(session, 60)
-    assert house.round() == []
-
 
 def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     bench = house.bench

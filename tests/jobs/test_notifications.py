@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -11,11 +12,11 @@ from sqlalchemy import text
 
 from jobs.database import notifications
 from jobs.database.connection import Database
-from jobs.database.notifications import Listener, notify
+from jobs.database.notifications import Listener, TopicListener, notify
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Event
 from lit_spec import SPEC_VERSION
-from tests.worker.bench import Bench
+from tests.worker.bench import Bench, wait_for
 
 SECONDS = 10.0
 NOW = 0.0
@@ -152,3 +153,26 @@ def test_a_listener_that_stops_lets_everyone_go(database: Database) -> None:
                 assert not await a.changed(NOW)
 
     asyncio.run(scenario())
+
+
+def test_a_topic_listener_is_woken_by_its_topic_and_by_each_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(notifications, "STOP_LOOK_SECONDS", 0.05)
+    woken = threading.Semaphore(0)
+    listener = TopicListener(url(database), "a", woken.release)
+    listener.start()
+    try:
+        assert woken.acquire(timeout=SECONDS)
+        tell(database, "b")
+        tell(database, "a")
+        assert woken.acquire(timeout=SECONDS)
+        assert not woken.acquire(timeout=NOW)
+        assert listeners(database, "pg_terminate_backend(pid)") == 1
+        assert woken.acquire(timeout=SECONDS)
+        tell(database, "a")
+        assert woken.acquire(timeout=SECONDS)
+    finally:
+        listener.stop()
+    wait_for(lambda: listeners(database, "pid") == 0)

@@ -22,7 +22,7 @@ from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
 from lit_spec import Architecture, Inspection, JobRequest, StudentOption, resolve
 from lit_spec.networks.architecture import TeacherFormat
-from worker.training.job_folder import Workplace
+from worker.host.work_folder import WorkFolder
 from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
@@ -59,7 +59,7 @@ def wait_for(true: Callable[[], object], seconds: float = 10, what: str = "") ->
 
 @dataclass
 class Bench:
-    """One ledger, one storage and one folder for workplaces."""
+    """One ledger, one storage and one folder for work folders."""
 
     database: Database
     storage: Storage
@@ -141,13 +141,13 @@ class Bench:
         device: str = "cpu",
         send_wakeup: SendWakeup | None = None,
     ) -> Iterator[Supervisor]:
-        workplace = Workplace(self.folder, name)
+        work_folder = WorkFolder(self.folder, name)
         try:
             yield Supervisor(
                 database or self.database,
                 self.storage,
                 self.settings,
-                workplace,
+                work_folder,
                 marker=self.marker(),
                 worker_id=name,
                 devices=[device],
@@ -155,7 +155,7 @@ class Bench:
                 send_wakeup=send_wakeup,
             )
         finally:
-            workplace.close()
+            work_folder.close()
 
     def work(self, behaviour: str) -> int:
         """Run everything that waits under a scripted trainer."""

@@ -1,4 +1,4 @@
-"""Workplaces: what a dead worker left is removed, what a living one uses is not."""
+"""WorkFolders: what a dead worker left is removed, what a living one uses is not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from lit_spec import JobRequest, resolve
 from lit_spec.trainer.run import TrainerMachine
 from tests.lit_spec.test_translation import discriminator, generator
 from tests.worker.bench import Bench
-from worker.training.job_folder import UploadMissing, Workplace, prepare
+from worker.host.work_folder import WorkFolder
+from worker.training.job_folder import UploadMissing, prepare
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from worker.training.job_folder import Workplace
-place = Workplace(Path(sys.argv[1]), "other")
-(place.path / "job_1-1").mkdir()
+from worker.host.work_folder import WorkFolder
+folder = WorkFolder(Path(sys.argv[1]), "other")
+(folder.path / "job_1-1").mkdir()
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -32,23 +33,23 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_kept(tmp_path: Path) -
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=root) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"ready\n"
-        Workplace(tmp_path, "first").close()
+        WorkFolder(tmp_path, "first").close()
         assert (tmp_path / "other" / "job_1-1").exists()
         other.send_signal(signal.SIGKILL)
-    Workplace(tmp_path, "second").close()
+    WorkFolder(tmp_path, "second").close()
     assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_is_removed_also_after_an_error(tmp_path: Path) -> None:
-    place = Workplace(tmp_path, "one")
+    work_folder = WorkFolder(tmp_path, "one")
     try:
-        with place.folder("job_1-1") as folder:
+        with work_folder.temporary_folder("job_1-1") as folder:
             (folder / "file").write_text("content")
             raise RuntimeError
     except RuntimeError:
         pass
     assert not (tmp_path / "one" / "job_1-1").exists()
-    place.close()
+    work_folder.close()
 
 
 def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench, tmp_path: Path) -> None:

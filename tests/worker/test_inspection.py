@@ -12,29 +12,30 @@ from pathlib import Path
 import pytest
 
 from jobs.database.models import Upload
+from jobs.database.notifications import TopicListener
 from jobs.ledger import uploads
 from jobs.storage import layout
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 from worker.host import backoff
+from worker.host.work_folder import WorkFolder
 from worker.inspecting import inspector as inspection
 from worker.inspecting.inspector import Inspector
-from worker.training.job_folder import Workplace
 
 READER = Path(__file__).with_name("reader.py")
 ROOT = Path(__file__).parents[2]
 INSPECT = """\
 import sys
 from pathlib import Path
-from jobs.database import Database
+from jobs.database.connection import Database
 from jobs.settings import Settings
-from jobs.storage import open_storage
-from worker.training.job_folder import Workplace
-from worker.inspection import Inspector
+from jobs.storage.storage import open_storage
+from worker.host.work_folder import WorkFolder
+from worker.inspecting.inspector import Inspector
 settings = Settings()
 place, marker, *command = sys.argv[1:]
 database, storage = Database(settings.database_url), open_storage(settings)
-workplace = Workplace(Path(place), "killed")
-Inspector(database, storage, settings, workplace, marker=marker, command=command).inspect_one()
+work_folder = WorkFolder(Path(place), "killed")
+Inspector(database, storage, settings, work_folder, marker=marker, command=command).inspect_one()
 """
 
 
@@ -44,12 +45,12 @@ def reader(behaviour: str) -> list[str]:
 
 @contextmanager
 def inspector(bench: Bench, behaviour: str) -> Iterator[Inspector]:
-    workplace = Workplace(bench.folder, "inspector")
+    work_folder = WorkFolder(bench.folder, "inspector")
     try:
         marker, command = bench.marker(), reader(behaviour)
-        yield Inspector(bench.database, bench.storage, bench.settings, workplace, marker=marker, command=command)
+        yield Inspector(bench.database, bench.storage, bench.settings, work_folder, marker=marker, command=command)
     finally:
-        workplace.close()
+        work_folder.close()
 
 
 @contextmanager
@@ -155,6 +156,21 @@ def test_a_storage_that_is_not_mounted_costs_no_inspection(bench: Bench, tmp_pat
         finally:
             made.stop()
     assert files(bench, upload) == ["data", "teacher.safetensors"]
+
+
+def test_a_waiting_teacher_wakes_the_inspector(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "LOOK_SECONDS", 60)
+    with inspector(bench, "find") as made:
+        listener = TopicListener(bench.settings.database_url or "", uploads.INSPECTIONS_TOPIC, made.wake)
+        made.start()
+        listener.start()
+        try:
+            for _ in range(2):
+                upload = upload_teacher(bench)
+                wait_for(lambda upload=upload: look(bench, upload).inspection_state == "done")
+        finally:
+            listener.stop()
+            made.stop()
 
 
 def test_a_teacher_that_is_lost_is_said_to_be_missing(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""A worker with a fault of its own: it gives jobs back, rests, and empties no queue."""
+"""A worker with a fault of its own: it gives jobs back, paused, and empties no queue."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from jobs.ledger import workers
 from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.worker.bench import Bench, child, wait_for
-from worker.host import backoff
-from worker.host import registration as presence
+from worker.host import backoff, registration
 from worker.host.backoff import Backoff
 from worker.training import supervisor
 
@@ -53,11 +52,11 @@ def state(bench: Bench, job_id: str) -> tuple[str, int]:
     return row.state, row.failures
 
 
-def test_rests_double_from_one_second_to_five_minutes() -> None:
-    rests = Backoff()
-    assert [rests.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    rests.reset()
-    assert [rests.next() for _ in range(2)] == [1, 2]
+def test_paused_double_from_one_second_to_five_minutes() -> None:
+    paused = Backoff()
+    assert [paused.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    paused.reset()
+    assert [paused.next() for _ in range(2)] == [1, 2]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -78,10 +77,12 @@ def test_a_share_that_is_not_mounted_costs_no_job_anything(bench: Bench, tmp_pat
     assert [bench.row(job).attempt for job in waiting] == [2, 1, 1]
 
 
-def test_a_worker_that_rests_is_not_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "SEEN_SECONDS", 0.02)
-    rests = [False]
-    keeper = presence.Presence(bench.database, "worker-a", ["cpu"], [SPEC_VERSION], lambda: None, lambda: rests[0])
+def test_a_paused_worker_does_not_renew_its_registration(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "RENEWAL_SECONDS", 0.02)
+    paused = [False]
+    keeper = registration.Registration(
+        bench.database, "worker-a", ["cpu"], [SPEC_VERSION], current_job=lambda: None, paused=lambda: paused[0]
+    )
 
     def seen() -> datetime | None:
         with bench.database.session() as session:
@@ -90,12 +91,12 @@ def test_a_worker_that_rests_is_not_seen(bench: Bench, monkeypatch: pytest.Monke
     keeper.start()
     try:
         wait_for(seen)
-        rests[0] = True
+        paused[0] = True
         time.sleep(0.2)
         last = seen()
         time.sleep(0.2)
         assert seen() == last
-        rests[0] = False
+        paused[0] = False
         wait_for(lambda: seen() != last)
     finally:
         keeper.stop()

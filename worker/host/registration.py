@@ -1,4 +1,4 @@
-"""The worker's row in the ledger: that it lives, what it can do and what it is doing."""
+"""The worker's registration: the row in the ledger that says that it lives, what it can do and what it is doing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import structlog
 from jobs.database.connection import Database
 from jobs.ledger import workers
 
-SEEN_SECONDS = 5.0
+RENEWAL_SECONDS = 5.0
 
 log = structlog.get_logger()
 
 
-class Presence:
-    """Keeps the row of one worker fresh from a thread of its own, and removes it at the end."""
+class Registration:
+    """Renews the row of one worker from a thread of its own, and removes it at the end."""
 
     def __init__(
         self,
@@ -25,48 +25,49 @@ class Presence:
         worker_id: str,
         devices: Sequence[str],
         spec_versions: Sequence[int],
+        *,
         current_job: Callable[[], str | None],
-        resting: Callable[[], bool],
+        paused: Callable[[], bool],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._devices = list(devices)
         self._spec_versions = list(spec_versions)
         self._current_job = current_job
-        self._resting = resting
+        self._paused = paused
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(SEEN_SECONDS)
+        self._thread.join(RENEWAL_SECONDS)
         self._guarded(self._remove)
 
     def _keep(self) -> None:
         self._guarded(self._register)
-        while not self._stopped.wait(SEEN_SECONDS):
-            self._guarded(self._see)
+        while not self._stopped.wait(RENEWAL_SECONDS):
+            self._guarded(self._renew)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the next round may do better
-            log.warning("worker not seen by the ledger", error=repr(failure))
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the next renewal may succeed
+            log.warning("registration not renewed", error=repr(failure))
 
     def _register(self) -> None:
         with self._database.session() as session:
             workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)
 
-    def _see(self) -> None:
-        if self._resting():
-            return  # one that rests for long is of no use to a job that waits, and is ill
-        # Registering again costs no more, and brings the row back if housekeeping took it during an outage.
+    def _renew(self) -> None:
+        if self._paused():
+            return  # a worker that is paused for long serves no waiting job and counts as unhealthy
+        # Registering again costs no more, and restores the row if housekeeping removed it during an outage.
         with self._database.session() as session:
             workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)
-            workers.seen(session, self._worker_id, self._current_job())
+            workers.renew(session, self._worker_id, self._current_job())
 
     def _remove(self) -> None:
         with self._database.session() as session:

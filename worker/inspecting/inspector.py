@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from jobs.database import jsonb
 from jobs.database.connection import Database
 from jobs.database.models import Upload
+from jobs.database.outages import is_outage
 from jobs.ledger import uploads
 from jobs.settings import Settings
 from jobs.storage import layout
@@ -32,15 +33,18 @@ from lit_spec import ErrorType, Inspection, JobError
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
-from worker.training.job_folder import Workplace, fetch
-from worker.training.lease import is_outage
+from worker.host.fetching import fetch
+from worker.host.work_folder import WorkFolder
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
 BOUND = (sys.executable, "-m", "worker.host.parent_death")
 """In front of the command: a worker that is killed leaves no inspection running."""
-POLL_SECONDS = 1.0
-"""The ledger is asked this often; a wake-up makes it at once."""
+LOOK_SECONDS = 5.0
+"""The ledger is asked at every notification, and this often without one."""
+RETRY_SECONDS = 1.0
+"""After a failure of the ledger."""
 DRAIN_SECONDS = 10.0
+"""An inspection that has not finished so long after `stop` is given back."""
 ANSWER_BYTES = 64 << 10
 
 log = structlog.get_logger()
@@ -70,7 +74,7 @@ class Inspector:
         database: Database,
         storage: Storage,
         settings: Settings,
-        workplace: Workplace,
+        work_folder: WorkFolder,
         *,
         marker: str,
         command: Sequence[str] = INSPECT,
@@ -78,7 +82,7 @@ class Inspector:
         self._database = database
         self._storage = storage
         self._settings = settings
-        self._workplace = workplace
+        self._work_folder = work_folder
         self._marker = marker
         self._backoff = Backoff()
         self._command = command
@@ -90,21 +94,18 @@ class Inspector:
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be work: look now."""
-        self._wake.set()
-
-    def drain(self) -> None:
-        """Take nothing new. Safe in a signal handler."""
-        self._stopped.set()
+        """Look for inspections now."""
         self._wake.set()
 
     def stop(self) -> None:
-        self.drain()
+        """Claim nothing new, and give back the inspection under way unless it finishes soon."""
+        self._stopped.set()
+        self._wake.set()
         self._thread.join(DRAIN_SECONDS + 5)
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
-            self._wake.wait(POLL_SECONDS)
+            # Before looking, so that a wake-up in between is not lost.
             self._wake.clear()
             try:
                 while not self._stopped.is_set() and self.inspect_one():
@@ -114,7 +115,10 @@ class Inspector:
                     log.exception("inspection failed")
                 else:
                     log.warning("ledger out of reach", error=str(failure).splitlines()[0])
-                self._stopped.wait(POLL_SECONDS)
+                self._stopped.wait(RETRY_SECONDS)
+            else:
+                if not self._stopped.is_set():
+                    self._wake.wait(LOOK_SECONDS)
 
     def inspect_one(self) -> bool:
         """Claim one inspection and run it. False when none waits, or when the worker stops."""
@@ -177,14 +181,14 @@ class Inspector:
             except Exception as failure:
                 if not is_outage(failure) or self._stopped.is_set():
                     raise
-                self._stopped.wait(POLL_SECONDS)
+                self._stopped.wait(RETRY_SECONDS)
         if not kept:
             # Whoever deleted the upload may have done so before its teacher was stored.
             self._storage.delete_prefix(layout.upload_prefix(upload.id))
 
     def _inspect(self, upload: Upload) -> Inspection:
         upload_id = upload.id
-        with self._workplace.folder(upload_id) as folder:
+        with self._work_folder.temporary_folder(upload_id) as folder:
             source, output = folder / "data", folder / "output"
             output.mkdir()
             try:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
+from jobs.database.outages import is_outage
 from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import attempts, uploads
@@ -49,7 +50,7 @@ from worker.training.attempt_results import (
     unfit,
 )
 from worker.training.job_folder import UploadMissing, prepare
-from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop, is_outage
+from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1

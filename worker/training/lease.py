@@ -8,10 +8,8 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from jobs.database.connection import Database
+from jobs.database.outages import is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
@@ -47,13 +45,6 @@ class Interrupted(Exception):
     def __init__(self, reason: Stop) -> None:
         super().__init__(reason.value)
         self.reason = reason
-
-
-def is_outage(failure: BaseException) -> bool:
-    """Whether the same statement may succeed later, as after a restart of the database."""
-    if isinstance(failure, DBAPIError) and failure.connection_invalidated:
-        return True
-    return isinstance(failure, OperationalError | InterfaceError | PoolTimeout | DisconnectionError)
 
 
 class Lease:

@@ -12,6 +12,7 @@ import structlog
 from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
+from jobs.database.outages import is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
@@ -24,10 +25,11 @@ from lit_spec.trainer.clock import boottime
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
+from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import Ending, lost, unfit
-from worker.training.job_folder import Workplace, trainer_machine
-from worker.training.lease import Lease, is_outage
+from worker.training.job_folder import trainer_machine
+from worker.training.lease import Lease
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 SPEC_VERSIONS = [SPEC_VERSION]
@@ -47,7 +49,7 @@ class Supervisor:
         database: Database,
         storage: Storage,
         settings: Settings,
-        workplace: Workplace,
+        work_folder: WorkFolder,
         *,
         marker: str,
         worker_id: str,
@@ -59,7 +61,7 @@ class Supervisor:
         self._storage = storage
         self._settings = settings
         self._machine = trainer_machine(settings)
-        self._workplace = workplace
+        self._work_folder = work_folder
         self._marker = marker
         self._worker_id = worker_id
         self._devices = list(devices)
@@ -69,7 +71,7 @@ class Supervisor:
         self._drain = threading.Event()
         self._backoff = Backoff()
         self._left_to_others: dict[str, float] = {}
-        self.resting = False
+        self.paused = False
         self.current_job: str | None = None
 
     def drain(self) -> None:
@@ -101,7 +103,7 @@ class Supervisor:
                     self._devices,
                     SPEC_VERSIONS,
                     self._settings.lease_seconds,
-                    besides=self._besides(),
+                    left_to_others=self._jobs_left_to_others(),
                 )
         except Exception as failure:
             if not is_outage(failure):
@@ -110,7 +112,7 @@ class Supervisor:
             log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
             return None
 
-    def _besides(self) -> list[str]:
+    def _jobs_left_to_others(self) -> list[str]:
         now = boottime()
         self._left_to_others = {job: until for job, until in self._left_to_others.items() if until > now}
         return list(self._left_to_others)
@@ -131,7 +133,7 @@ class Supervisor:
     def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> Ending:
         with ExitStack() as stack:
             try:
-                folder = stack.enter_context(self._workplace.folder(f"{claim.job_id}-{claim.attempt}"))
+                folder = stack.enter_context(self._work_folder.temporary_folder(f"{claim.job_id}-{claim.attempt}"))
             except OSError as failure:
                 return self._end(claim, unfit(f"the worker could not make a job folder: {failure}"))
             lease = Lease(
@@ -198,10 +200,10 @@ class Supervisor:
 
     def _recover(self, fault: str | None) -> None:
         """Take nothing for a while, and as long as something is plainly wrong."""
-        self.resting = True
+        self.paused = True
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()
             log.error("this worker is at fault and takes no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
             fault = storage_fault(self._storage, self._marker) or device_fault(self._devices)
-        self.resting = False
+        self.paused = False

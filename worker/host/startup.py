@@ -1,0 +1,97 @@
+"""What every worker process does first: connect to the ledger, and find and check the storage.
+
+Each of these ends the process with a sentence when it can't be done.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+import structlog
+from psycopg.errors import UndefinedTable
+from sqlalchemy.exc import ProgrammingError
+
+from jobs.database.connection import Database
+from jobs.database.outages import is_outage
+from jobs.settings import Settings
+from jobs.storage.marker import marker_key, storage_fault
+from jobs.storage.storage import Storage, open_storage
+from worker.host.work_folder import WorkFolder
+
+LEDGER_SECONDS = 2.0
+"""Between two attempts to reach the ledger."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class WorkerHost:
+    """What the training and the inspecting process have in common."""
+
+    worker_id: str
+    database: Database
+    storage: Storage
+    marker: str
+    """The key by which the storage is known to be the ledger's."""
+    work_folder: WorkFolder
+
+
+def exit_on_sigterm() -> None:
+    """End at once on SIGTERM, as long as nothing runs that would have to be given back first."""
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(_number: int, _frame: object) -> NoReturn:
+    sys.exit(0)
+
+
+def open_host(settings: Settings) -> WorkerHost:
+    """Waits while the ledger is out of reach."""
+    if not settings.database_url:
+        sys.exit("the worker needs DATABASE_URL: set it to the URL of the ledger's PostgreSQL database")
+    database = Database(settings.database_url)
+    marker = _read_marker(database)
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    storage = _open_storage(settings, marker)
+    return WorkerHost(worker_id, database, storage, marker, _make_work_folder(settings, worker_id))
+
+
+def _read_marker(database: Database) -> str:
+    while True:
+        try:
+            with database.session() as session:
+                return marker_key(session)
+        except ProgrammingError as failure:
+            if not isinstance(failure.orig, UndefinedTable):
+                raise
+            sys.exit("the database's schema is not this version's: run `litc migrate`")
+        except Exception as failure:
+            if not is_outage(failure):
+                raise
+            log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
+        time.sleep(LEDGER_SECONDS)
+
+
+def _open_storage(settings: Settings, marker: str) -> Storage:
+    try:
+        storage = open_storage(settings)
+    except OSError as failure:
+        sys.exit(f"the storage {settings.storage_root} can't be used: {failure}")
+    if (fault := storage_fault(storage, marker)) is not None:
+        sys.exit(f"the storage {settings.storage_root} can't be used: {fault}")
+    return storage
+
+
+def _make_work_folder(settings: Settings, worker_id: str) -> WorkFolder:
+    root = settings.data_dir / "work"
+    try:
+        return WorkFolder(root, worker_id)
+    except OSError as failure:
+        sys.exit(f"the folder {root} for jobs can't be used: {failure}")

@@ -1,0 +1,70 @@
+"""The folder on this machine's disk in which a worker process keeps its files while it works on them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK_NAME = "lock"
+
+
+class WorkFolder:
+    """This process's folder under `root`, locked while the process lives. An unlocked one is a dead process's."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = root / name
+        with _locked(root / LOCK_NAME):
+            remove_leftovers(root)
+            self.path.mkdir(mode=0o700)
+            self._lock = _open_lock(self.path / LOCK_NAME)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @contextmanager
+    def temporary_folder(self, name: str) -> Iterator[Path]:
+        """An empty folder for one job or inspection, removed afterwards."""
+        path = self.path / name
+        path.mkdir(mode=0o700)
+        try:
+            yield path.resolve()
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_leftovers(root: Path) -> list[str]:
+    """Remove the work folders under `root` whose process is dead, and return their names."""
+    removed = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
+        lock = _open_lock(folder / LOCK_NAME)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = _open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

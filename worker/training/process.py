@@ -1,0 +1,59 @@
+"""The training process: a Celery consumer that is woken by messages and takes its jobs from the ledger."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import structlog
+
+from jobs.broker.queues import DEVICE_QUEUES, WORK_TASK
+from jobs.broker.wakeups import Wakeups
+from jobs.housekeeping import Housekeeper
+from jobs.settings import Settings
+from worker.host.registration import Registration
+from worker.host.startup import open_host
+from worker.training.celery_app import make_app, run_worker
+from worker.training.supervisor import SPEC_VERSIONS, Supervisor
+
+log = structlog.get_logger()
+
+
+def run(settings: Settings, devices: Sequence[str]) -> int:
+    """Train until SIGTERM or SIGINT; returns the exit code."""
+    if not settings.redis_url:
+        sys.exit("the training worker needs REDIS_URL: set it to the URL of the broker")
+    host = open_host(settings)
+    app = make_app(settings.redis_url)
+    wakeups = Wakeups(app, settings.redis_url)
+    supervisor = Supervisor(
+        host.database,
+        host.storage,
+        settings,
+        host.work_folder,
+        marker=host.marker,
+        worker_id=host.worker_id,
+        devices=devices,
+        send_wakeup=wakeups,
+    )
+    registration = Registration(
+        host.database,
+        host.worker_id,
+        devices,
+        SPEC_VERSIONS,
+        current_job=lambda: supervisor.current_job,
+        paused=lambda: supervisor.paused,
+    )
+    housekeeper = Housekeeper(host.database, wakeups, settings, host.storage)
+    app.task(supervisor.work, name=WORK_TASK, shared=False)
+    with ExitStack() as stack:
+        stack.callback(wakeups.close)
+        stack.callback(host.work_folder.close)
+        stack.callback(registration.stop)
+        registration.start()
+        stack.callback(housekeeper.stop)
+        housekeeper.start()
+        log.info("training worker starts", worker=host.worker_id, devices=list(devices))
+        queues = [DEVICE_QUEUES[device] for device in devices]
+        return run_worker(app, host.worker_id, queues, supervisor.drain)
