@@ -23,7 +23,7 @@ from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
 from jobs.studies import studies
 from jobs.studies.plans.table import as_csv
-from jobs.studies.status import stand
+from jobs.studies.status import read_status
 from jobs.studies.trial_rows import read_progress
 from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyTable
@@ -130,7 +130,7 @@ def get_table(
     accept: Annotated[str, Header()] = "",
 ) -> Response:
     """The table so far, as JSON or as CSV."""
-    table = stand(session, studies.get(session, owner, study_id)).table
+    table = read_status(session, studies.get(session, owner, study_id)).table
     headers = {"Vary": "Accept"}
     if format is TableFormat.CSV or (format is None and CSV in accept):
         return Response(as_csv(table), media_type=CSV, headers=headers)
@@ -175,4 +175,4 @@ def _look(context: Context, owner: str, study_id: str) -> Study:
 
 
 def _show(session: Session, study: StudyRow) -> Study:
-    return show_study(study, read_progress(session, [study]).get(study.id), stand(session, study))
+    return show_study(study, read_progress(session, [study]).get(study.id), read_status(session, study))

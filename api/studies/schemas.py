@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.database.models import Study as StudyRow
-from jobs.studies.status import Standing
+from jobs.studies.status import StudyStatus
 from jobs.studies.trial_rows import Progress
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress
 from lit_spec.errors import StudyError
@@ -11,7 +11,7 @@ from lit_spec.requests.study import StudyKind
 from lit_spec.states import StudyState
 
 
-def show_study(study: StudyRow, progress: Progress | None, standing: Standing | None = None) -> Study:
+def show_study(study: StudyRow, progress: Progress | None, standing: StudyStatus | None = None) -> Study:
     path = f"/v1/studies/{study.id}"
     result = study.result or {"choice": None, "best_job": None}
     progress = progress or Progress()

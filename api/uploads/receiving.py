@@ -35,7 +35,7 @@ class Turn:
 
     def __init__(self, context: Context, owner: str, upload_id: str, offset: int) -> None:
         with context.database.session() as session:
-            self.upload = uploads.begin_turn(session, owner, upload_id, offset)
+            self.upload = uploads.open_writer(session, owner, upload_id, offset)
         self._database = context.database
         self._storage = context.storage
         self._key = layout.upload_data(upload_id)
@@ -43,13 +43,13 @@ class Turn:
     def append(self, offset: int, piece: bytes) -> None:
         """Write the next piece to storage."""
         with self._database.session() as session:
-            uploads.hold(session, self.upload.id, self.upload.turn)
+            uploads.hold(session, self.upload.id, self.upload.writer)
             self._storage.append(self._key, offset, piece)
 
     def record(self, received: int) -> None:
         """Tell the ledger how many bytes lie in storage, once they do so durably."""
         with self._database.session() as session:
-            uploads.record_progress(session, self.upload.id, self.upload.turn, received)
+            uploads.record_progress(session, self.upload.id, self.upload.writer, received)
             self._storage.sync(self._key)
 
     def complete(self) -> None:
@@ -67,9 +67,9 @@ class Turn:
             problem = Problem(422, "bad-upload", detail)
         with self._database.session() as session:
             if problem is None:
-                uploads.complete(session, self.upload.id, self.upload.turn, sha256)
+                uploads.complete(session, self.upload.id, self.upload.writer, sha256)
             else:
-                uploads.record_progress(session, self.upload.id, self.upload.turn, 0)
+                uploads.record_progress(session, self.upload.id, self.upload.writer, 0)
         if problem is not None:
             raise problem
 

@@ -1,4 +1,4 @@
-"""The tables. Alembic alone makes them; a test compares the two."""
+"""The tables. Only Alembic makes them; a test compares models and migrations."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     hash: Mapped[str] = mapped_column(unique=True)
-    """Hexadecimal sha256 of the secret, which is nowhere else."""
+    """Hexadecimal sha256 of the secret. The secret itself is not stored."""
     prefix: Mapped[str]
     """The secret's first characters, to tell keys apart."""
     created_at: Mapped[datetime] = _now()
@@ -83,27 +83,27 @@ class Upload(Base):
     filename: Mapped[str]
     size: Mapped[int]
     received: Mapped[int] = mapped_column(server_default="0")
-    turn: Mapped[int] = mapped_column(server_default="0")
-    """How often a request began to write: only grows, and fences off every earlier one."""
+    writer: Mapped[int] = mapped_column(server_default="0")
+    """The token of the newest request that writes: it only grows, and fences off every earlier request."""
     sha256: Mapped[str | None]
-    """As announced while uploading, as computed once complete."""
+    """As announced while uploading; as computed once complete."""
     state: Mapped[str]
     architecture: Mapped[dict[str, Any] | None]
-    """Of a library's network: what its owner says that it is, and what it is inspected as."""
+    """Of a network of a library: what its owner says that it is. It is inspected as this."""
     inspection_state: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]
     inspection_started_at: Mapped[datetime | None]
     inspection_failures: Mapped[int] = mapped_column(server_default="0")
-    """How many inspections were lost; one that found the file to be no teacher is none of them."""
+    """How many inspections were lost. An inspection that finds that the file is not a teacher is not lost."""
     created_at: Mapped[datetime] = _now()
     received_at: Mapped[datetime] = _now()
-    """When the last bytes came."""
+    """When the newest bytes arrived."""
     completed_at: Mapped[datetime | None]
 
 
 class Study(Base):
-    """A group of jobs, its trials; what comes next is in `jobs.studies`."""
+    """A group of jobs, which are its trials. `jobs.studies` decides what comes next."""
 
     __tablename__ = "studies"
     __table_args__ = (
@@ -124,13 +124,13 @@ class Study(Base):
     request: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
     round: Mapped[int] = mapped_column(server_default="1")
-    """Grows when the study is resumed: trials that failed or were cancelled in an earlier round are made anew."""
-    watches: Mapped[bool] = mapped_column(server_default="false")
-    """Whether an epoch of a trial may be news, and not only its end."""
+    """Grows when the study is resumed: trials that failed or were cancelled in an earlier round are made again."""
+    reads_curves: Mapped[bool] = mapped_column(server_default="false")
+    """Whether its plan reads the curves of running trials, so that any epoch may change what comes next."""
     planned: Mapped[int]
-    """Trials at the most."""
-    seen: Mapped[int] = mapped_column(server_default="0")
-    """Jobs that had ended when the study was last looked at."""
+    """The largest possible number of trials."""
+    finished_jobs: Mapped[int] = mapped_column(server_default="0")
+    """Jobs that had finished when the study was last advanced."""
     cancel_requested_at: Mapped[datetime | None]
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
@@ -141,7 +141,7 @@ class Study(Base):
 
 
 class StudyUpload(Base):
-    """Which uploads a study needs while it runs, between its trials as well."""
+    """Which uploads a study needs while it runs, also at times when no trial needs them."""
 
     __tablename__ = "study_uploads"
 
@@ -185,29 +185,29 @@ class Job(Base):
     request: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
     attempt: Mapped[int] = mapped_column(server_default="0")
-    """How often the job was claimed: only grows, and fences off every earlier attempt."""
+    """How often the job was claimed. It only grows, and fences off every earlier attempt."""
     failures: Mapped[int] = mapped_column(server_default="0")
-    """How many attempts were lost; a drain is no failure."""
+    """How many attempts were lost. A drain is not a failure."""
     max_attempts: Mapped[int]
     study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"))
     trial: Mapped[dict[str, Any] | None]
-    """What tells this job from the others of its study, as {"arm": "lit", "seed": 3}."""
+    """What distinguishes this job from the others of its study, for example {"arm": "lit", "seed": 3}."""
     trial_round: Mapped[int | None]
-    """The study's round in which it was made."""
+    """The round of the study in which the job was made."""
     trial_stopped: Mapped[str | None]
-    """Why the study itself asked for its end."""
+    """Why the study itself stopped this trial."""
     worker_id: Mapped[str | None]
     worker_device: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None]
-    """Storage key of the newest recorded checkpoint, of whichever attempt."""
+    """Storage key of the newest recorded checkpoint, whichever attempt stored it."""
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     manifest: Mapped[list[dict[str, Any]] | None]
     batch: Mapped[str | None]
-    """Name of the newest batch of a trainer's news that was recorded, so that one sent twice is recorded once."""
+    """Id of the newest recorded batch of trainer messages, so that a batch that is sent twice is recorded once."""
     event_seq: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     """Grows with every change that a reader can see; heartbeats are none."""
@@ -250,16 +250,16 @@ class Metric(Base):
 
 
 class SpentCheckpoints(Base):
-    """A job that ended after it was claimed, and whose checkpoints are still to be removed. A trigger adds it."""
+    """A finished job that had been claimed, and whose checkpoints are still to be removed. A trigger adds it."""
 
     __tablename__ = "spent_checkpoints"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    ended_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
+    finished_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
 
 
 class StorageMarker(Base):
-    """One row: the id of the object by which a worker tells the storage of this ledger from any other."""
+    """One row: the id of the object by which a worker recognises the storage of this ledger."""
 
     __tablename__ = "storage_marker"
 
@@ -279,7 +279,7 @@ class IdempotencyKey(Base):
 
 
 class Worker(Base):
-    """A training worker that was seen lately."""
+    """The registration of a training worker."""
 
     __tablename__ = "workers"
 

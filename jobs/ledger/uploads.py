@@ -92,7 +92,7 @@ def list_page(session: Session, owner: str, *, after: PageCursor | None = None, 
     return read_page(session, Upload, owner, after=after, limit=limit)
 
 
-def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
+def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
     """Let the caller write from `offset` on, and nobody who began before.
 
     Raises NotFound, and Stale when the upload is complete or goes on elsewhere.
@@ -102,33 +102,33 @@ def begin_turn(session: Session, owner: str, upload_id: str, offset: int) -> Upl
         raise NotFound("upload", upload_id)
     if upload.state == UploadState.COMPLETE or upload.received != offset:
         raise Stale
-    upload.turn += 1
+    upload.writer += 1
     return upload
 
 
-def hold(session: Session, upload_id: str, turn: int) -> Upload:
+def hold(session: Session, upload_id: str, writer: int) -> Upload:
     """Keep all others from writing until this transaction ends.
 
-    Raises NotFound when the upload was deleted meanwhile, and Stale when the turn is over.
+    Raises NotFound when the upload was deleted meanwhile, and Stale when the writer is over.
     """
     upload = _locked(session, Upload.id == upload_id)
     if upload is None:
         raise NotFound("upload", upload_id)
-    if upload.state == UploadState.COMPLETE or upload.turn != turn:
+    if upload.state == UploadState.COMPLETE or upload.writer != writer:
         raise Stale
     return upload
 
 
-def record_progress(session: Session, upload_id: str, turn: int, received: int) -> None:
+def record_progress(session: Session, upload_id: str, writer: int, received: int) -> None:
     """So many bytes lie in storage. Raises NotFound and Stale."""
-    upload = hold(session, upload_id, turn)
+    upload = hold(session, upload_id, writer)
     upload.received = received
     upload.received_at = clock(session)
 
 
-def complete(session: Session, upload_id: str, turn: int, sha256: str) -> None:
+def complete(session: Session, upload_id: str, writer: int, sha256: str) -> None:
     """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound and Stale."""
-    upload = hold(session, upload_id, turn)
+    upload = hold(session, upload_id, writer)
     upload.received = upload.size
     upload.sha256 = sha256
     upload.state = UploadState.COMPLETE.value

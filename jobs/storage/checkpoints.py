@@ -29,7 +29,7 @@ def spent(session: Session, job_id: str) -> list[str]:
 def settled(session: Session) -> dict[str, list[str]]:
     """The same for the jobs that ended a while ago, longest first."""
     long_ago = func.clock_timestamp() - timedelta(seconds=SETTLED_SECONDS)
-    query = _ENDED.where(SpentCheckpoints.ended_at < long_ago).order_by(SpentCheckpoints.ended_at)
+    query = _ENDED.where(SpentCheckpoints.finished_at < long_ago).order_by(SpentCheckpoints.finished_at)
     return _keys(session, query.limit(JOBS_A_ROUND))
 
 

@@ -30,11 +30,11 @@ from jobs.studies.plans.trials import (
     Key,
     Kind,
     Plan,
-    StopReason,
     StudySpec,
     Trial,
+    TrialStopReason,
 )
-from jobs.studies.trial_rows import count_ended, read_trials
+from jobs.studies.trial_rows import count_finished, read_trials
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.requests.study import STUDY_VERSION
@@ -57,7 +57,7 @@ def due(session: Session) -> list[str]:
         Study.state == StudyState.RUNNING,
         Study.study_version == STUDY_VERSION,
         # With none that waits, more workers than before may be there.
-        or_(Study.watches, ended != Study.seen, ~waits),
+        or_(Study.reads_curves, ended != Study.finished_jobs, ~waits),
     )
     return list(session.scalars(query.order_by(Study.created_at)))
 
@@ -79,7 +79,7 @@ def advance_locked(session: Session, study: Study) -> list[str]:
     spec = StudySpec.model_validate(study.spec)
     kind = kind_of(spec)
     # Counted before the trials are read: one that ends in between is news for the next time.
-    seen = count_ended(session, study.id)
+    finished_jobs = count_finished(session, study.id)
     trials = read_trials(session, study, kind)
     width = max(len(workers.live(session)), 1)
     plan = Plan[Key]() if study.cancel_requested_at is not None else kind.plan(trials, width)
@@ -93,8 +93,8 @@ def advance_locked(session: Session, study: Study) -> list[str]:
     ends = (plan.decided or study.cancel_requested_at is not None) and not _lives(session, study.id)
     if ends:
         _end(session, study, kind, plan)
-    if jobs or stopped or ends or seen != study.seen:
-        study.seen = seen
+    if jobs or stopped or ends or finished_jobs != study.finished_jobs:
+        study.finished_jobs = finished_jobs
         study.version += 1
         session.flush()
         notify(session, study.id)
@@ -134,7 +134,7 @@ def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> boo
     """Ask for the end of those that the plan wants ended; of all, once it is decided. Whether there were any."""
     reasons = dict(plan.stop)
     if plan.decided:
-        reasons = dict.fromkeys(trials, StopReason.UNNEEDED) | reasons
+        reasons = dict.fromkeys(trials, TrialStopReason.UNNEEDED) | reasons
     asked = [key for key in reasons if trials[key].live and trials[key].stopped is None]
     for key in asked:
         query = select(Job).where(Job.id == trials[key].job_id).with_for_update()

@@ -20,7 +20,7 @@ NEXT_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Standing:
+class StudyStatus:
     choice: dict[str, Any] | None
     """What was found out, once the study has succeeded."""
     best_job: str | None
@@ -30,14 +30,14 @@ class Standing:
     table: StudyTable
 
 
-def stand(session: Session, study: Study) -> Standing:
+def read_status(session: Session, study: Study) -> StudyStatus:
     """From the trials while it runs; as it was written down at its end, whatever became of its jobs since."""
     if study.result is not None:
         table = StudyTable.model_validate(study.result["table"])
-        return Standing(study.result["choice"], study.result["best_job"], [], table)
+        return StudyStatus(study.result["choice"], study.result["best_job"], [], table)
     kind = kind_of(StudySpec.model_validate(study.spec))
     trials = read_trials(session, study, kind)
     new = [] if study.cancel_requested_at else kind.plan(trials, max(len(workers.live(session)), 1)).new
     table = make_table(kind, trials)
     chosen = [row["job_id"] for row in table.rows if row["chosen"]]
-    return Standing(None, chosen[-1] if chosen else None, [key.stored() for key in new[:NEXT_SHOWN]], table)
+    return StudyStatus(None, chosen[-1] if chosen else None, [key.stored() for key in new[:NEXT_SHOWN]], table)

@@ -57,9 +57,9 @@ def create(
         request=request,
         spec=spec.model_dump(mode="json"),
         round=1,
-        watches=kind.watches,
+        reads_curves=kind.reads_curves,
         planned=kind.planned,
-        seen=0,
+        finished_jobs=0,
         version=1,
     )
     session.add(study)

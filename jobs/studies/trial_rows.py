@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Job, Metric, Study
-from jobs.studies.plans.trial_results import MEASURES, outcome_of
-from jobs.studies.plans.trials import Key, Kind, Position, StopReason, Trial
+from jobs.studies.plans.trial_results import MEASURES, trial_result_of
+from jobs.studies.plans.trials import EpochKey, Key, Kind, Trial, TrialStopReason
 from lit_spec import Phase
 from lit_spec.states import FINISHED_STATES, JobState
 
@@ -47,20 +47,20 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
         .order_by(Job.trial_round, Job.created_at)
     )
     rows = session.execute(query).all()
-    curves = _curves(session, [row.id for row in rows]) if kind.watches else {}
+    curves = _curves(session, [row.id for row in rows]) if kind.reads_curves else {}
     return {
         kind.key(row.trial): Trial(
             job_id=row.id,
             state=JobState(row.state),
-            stopped=None if row.trial_stopped is None else StopReason(row.trial_stopped),
-            outcome=outcome_of(row.result) if row.state == JobState.SUCCEEDED else None,
+            stopped=None if row.trial_stopped is None else TrialStopReason(row.trial_stopped),
+            result=trial_result_of(row.result) if row.state == JobState.SUCCEEDED else None,
             curve=curves.get(row.id, {}),
         )
         for row in rows
     }
 
 
-def count_ended(session: Session, study_id: str) -> int:
+def count_finished(session: Session, study_id: str) -> int:
     """Jobs of all rounds that have ended."""
     query = select(func.count()).where(Job.study_id == study_id, Job.state.in_(FINISHED_STATES))
     return session.execute(query).scalar_one()
@@ -89,7 +89,7 @@ def _report() -> TableValuedAlias:
 
 
 def _parts(report: TableValuedAlias) -> ColumnElement[Any]:
-    """What `outcome_of` reads of it."""
+    """What `trial_result_of` reads of it."""
     networks = [
         (name, func.jsonb_build_object(*(part for field in MEASURES for part in (field, report.c[name][field]))))
         for name in ("student", "teacher")
@@ -103,10 +103,10 @@ def _counts(round: Any) -> ColumnElement[bool]:
     return or_(Job.trial_round == round, Job.state == JobState.SUCCEEDED, Job.trial_stopped.is_not(None))
 
 
-def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[Position, float]]:
+def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[EpochKey, float]]:
     query = select(Metric.job_id, Metric.phase, Metric.epoch, Metric.name, Metric.value)
     query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY), Metric.phase.in_(_PHASES))
-    told: dict[str, dict[str, dict[Position, float]]] = defaultdict(lambda: defaultdict(dict))
+    told: dict[str, dict[str, dict[EpochKey, float]]] = defaultdict(lambda: defaultdict(dict))
     for job_id, phase, epoch, name, value in session.execute(query):
         told[job_id][name][_PHASES[phase], epoch] = value
     return {job_id: next(by_name[name] for name in SELECTED_BY if name in by_name) for job_id, by_name in told.items()}

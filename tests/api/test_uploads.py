@@ -330,8 +330,8 @@ def test_bytes_that_storage_lost_are_sent_again(api: TestClient, bench: Bench) -
     upload = begin(api, content)
     with bench.database.session() as session:
         # As after a crash between the last byte and the check.
-        begun = uploads.begin_turn(session, OWNER, upload, 0)
-        uploads.record_progress(session, upload, begun.turn, len(content))
+        begun = uploads.open_writer(session, OWNER, upload, 0)
+        uploads.record_progress(session, upload, begun.writer, len(content))
     lost = patch(api, upload, len(content), b"")
     assert (lost.status_code, lost.json()["type"]) == (422, "/problems/bad-upload")
     assert "no longer in storage" in lost.json()["detail"]

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from jobs.studies.plans.plan_of import kind_of
-from jobs.studies.plans.trials import Kind, Outcome, StudySpec, Trial
+from jobs.studies.plans.trials import Kind, StudySpec, Trial, TrialResult
 from lit_spec.requests.study import AnyStudyRequest
 from lit_spec.states import JobState
 from tests.worker.bench import INSPECTION
@@ -29,7 +29,7 @@ def make_kind(kind: str, job: dict[str, Any] | None = None, **fields: Any) -> Ki
     return kind_of(make_spec(kind, job, **fields))
 
 
-def make_outcome(validation: float, test: float | None = None, latency_ms: float = 1.0, **other: Any) -> Outcome:
+def make_outcome(validation: float, test: float | None = None, latency_ms: float = 1.0, **other: Any) -> TrialResult:
     values: dict[str, Any] = {
         "validation_metric": "accuracy",
         "validation": validation,
@@ -43,8 +43,8 @@ def make_outcome(validation: float, test: float | None = None, latency_ms: float
         "teacher_latency_ms": 3.0,
         "seconds": 2.0,
     }
-    return Outcome(**values | other)
+    return TrialResult(**values | other)
 
 
 def succeeded(job_id: str, validation: float, **other: Any) -> Trial:
-    return Trial(job_id, JobState.SUCCEEDED, outcome=make_outcome(validation, **other))
+    return Trial(job_id, JobState.SUCCEEDED, result=make_outcome(validation, **other))

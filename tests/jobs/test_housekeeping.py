@@ -191,7 +191,7 @@ def test_nothing_is_removed_from_a_folder_that_is_not_the_storage(house: Househo
     with bench.database.session() as session:
         attempts.cancelled(session, claim)
         upload = uploads.create(session, OWNER, "dataset", "d", 9, None).id
-    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    house.execute("UPDATE spent_checkpoints SET finished_at = now() - interval '16 minutes'")
     house.execute("UPDATE uploads SET received_at = now() - interval '8 days'")
     bench.storage.delete(bench.marker())
     house.round()
@@ -242,7 +242,7 @@ def test_the_checkpoints_of_a_job_that_ended_are_removed_and_its_logs_stay(house
     house.round()
     # Not yet: a stale attempt may be storing one just now.
     assert bench.storage.list("jobs/") == everything
-    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    house.execute("UPDATE spent_checkpoints SET finished_at = now() - interval '16 minutes'")
     house.round()
     assert bench.storage.list("jobs/") == sorted([*logs, f"jobs/{going_on}/1/checkpoint.pt"])
     with bench.database.session() as session:
@@ -257,7 +257,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other_and_is_tried_again(h
         with bench.database.session() as session:
             attempts.cancelled(session, take(bench, lease_seconds=60))
         bench.storage.put_bytes(f"jobs/{job}/1/checkpoint.pt", b"weights")
-    house.execute("UPDATE spent_checkpoints SET ended_at = now() - interval '16 minutes'")
+    house.execute("UPDATE spent_checkpoints SET finished_at = now() - interval '16 minutes'")
     # A folder in its place is no file to be removed.
     bench.storage.delete(f"jobs/{stuck}/1/checkpoint.pt")
     bench.storage.put_bytes(f"jobs/{stuck}/1/checkpoint.pt/in-the-way", b"")

@@ -44,7 +44,7 @@ def uninspected(bench: Bench, *, complete: bool = True) -> str:
     with bench.database.session() as session:
         upload = uploads.create(session, OWNER, "teacher", "teacher.pt", 9, None)
         if complete:
-            uploads.complete(session, upload.id, upload.turn, upload.id)
+            uploads.complete(session, upload.id, upload.writer, upload.id)
         return upload.id
 
 

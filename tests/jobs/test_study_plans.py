@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.studies.plans.search import Stage
-from jobs.studies.plans.trials import Key, Kind, Plan, StopReason, Trial
+from jobs.studies.plans.trials import Key, Kind, Plan, Trial, TrialStopReason
 from lit_spec import JobRequest, SpecError, resolve
 from lit_spec.errors import StudyErrorType
 from lit_spec.requests.study import DEFAULT_ALPHAS, DEFAULT_BETAS, DEFAULT_TAUS
@@ -61,7 +61,7 @@ class Run:
         elif value is None:
             self.trials[key] = replace(trial, state=JobState.FAILED)
         else:
-            self.trials[key] = replace(trial, state=JobState.SUCCEEDED, outcome=make_outcome(value))
+            self.trials[key] = replace(trial, state=JobState.SUCCEEDED, result=make_outcome(value))
 
     def _stop(self, plan: Plan[Any]) -> None:
         for key, reason in plan.stop.items():
@@ -71,9 +71,9 @@ class Run:
     def value(self, **wanted: Any) -> float:
         """Mean over the seeds of a point."""
         found = [
-            trial.outcome.validation
+            trial.result.validation
             for key, trial in self.trials.items()
-            if trial.outcome is not None and wanted.items() <= key.stored().items()
+            if trial.result is not None and wanted.items() <= key.stored().items()
         ]
         return sum(found) / len(found)
 
@@ -340,7 +340,7 @@ def test_what_a_bisection_has_answered_is_stopped() -> None:
     trials[keys[20]] = succeeded("job_20", 97.5)
     trials[keys[8]] = succeeded("job_8", 90.0)
     plan = kind.plan(trials, 9)
-    assert plan.stop == {keys[26]: StopReason.UNNEEDED, keys[32]: StopReason.UNNEEDED}
+    assert plan.stop == {keys[26]: TrialStopReason.UNNEEDED, keys[32]: TrialStopReason.UNNEEDED}
     assert not plan.decided
     assert plan.new == []
 
@@ -371,11 +371,13 @@ def test_a_hopeless_trial_is_stopped_and_counts_as_failed(so_far: dict[Any, floa
     plan = kind.plan(trials, 9)
     assert set(plan.stop) == ({running, waiting} if stopped else set())
     if stopped:
-        assert set(plan.stop.values()) == {StopReason.HOPELESS}
+        assert set(plan.stop.values()) == {TrialStopReason.HOPELESS}
         assert plan.choice is not None
         assert plan.choice.values == {"depth": 14}
         # Later, when their end has come, the answer is the same.
-        ended = {key: replace(trials[key], state=JobState.CANCELLED, stopped=StopReason.HOPELESS) for key in plan.stop}
+        ended = {
+            key: replace(trials[key], state=JobState.CANCELLED, stopped=TrialStopReason.HOPELESS) for key in plan.stop
+        }
         assert kind.plan(trials | ended, 9).choice == plan.choice
     lenient = make_kind("depth", max_accuracy_drop=1, depths=[8, 14], seeds=[0, 1], stop_early=False)
     assert lenient.plan(trials, 9).stop == {}
@@ -409,7 +411,7 @@ def test_on_the_way_to_a_front_a_depth_that_a_shallower_one_beats_is_stopped() -
     slow = curve(60, 70, 80)
     trials |= {keys[depth]: Trial(f"job_{depth}", JobState.RUNNING, curve=slow) for depth in (8, 20)}
     # The shallower one is fast whatever it reaches.
-    assert kind.plan(trials, 1).stop == {keys[20]: StopReason.HOPELESS}
+    assert kind.plan(trials, 1).stop == {keys[20]: TrialStopReason.HOPELESS}
 
 
 def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:

@@ -32,7 +32,7 @@ def new(
 
 def complete(database: Database, upload: str, sha256: str = SHA) -> None:
     with database.session() as session:
-        uploads.complete(session, upload, look(database, upload).turn, sha256)
+        uploads.complete(session, upload, look(database, upload).writer, sha256)
 
 
 def look(database: Database, upload: str, owner: str = OWNER) -> Upload:
@@ -121,21 +121,21 @@ def test_progress_and_completion(database: Database) -> None:
 def test_a_turn_ends_when_another_begins(database: Database) -> None:
     upload = new(database, "dataset")
     with database.session() as session:
-        first = uploads.begin_turn(session, OWNER, upload, 0).turn
+        first = uploads.open_writer(session, OWNER, upload, 0).writer
         uploads.record_progress(session, upload, first, 4)
     with database.session() as session:
         with pytest.raises(NotFound):
-            uploads.begin_turn(session, "another", upload, 4)
+            uploads.open_writer(session, "another", upload, 4)
         # At a wrong offset nothing begins, and the first goes on.
         with pytest.raises(Stale):
-            uploads.begin_turn(session, OWNER, upload, 0)
+            uploads.open_writer(session, OWNER, upload, 0)
         uploads.record_progress(session, upload, first, 5)
     with database.session() as session:
-        second = uploads.begin_turn(session, OWNER, upload, 5).turn
+        second = uploads.open_writer(session, OWNER, upload, 5).writer
     for write in (
-        partial(uploads.hold, turn=first),
-        partial(uploads.record_progress, turn=first, received=10),
-        partial(uploads.complete, turn=first, sha256=SHA),
+        partial(uploads.hold, writer=first),
+        partial(uploads.record_progress, writer=first, received=10),
+        partial(uploads.complete, writer=first, sha256=SHA),
     ):
         with database.session() as session, pytest.raises(Stale):
             write(session, upload)
@@ -146,7 +146,7 @@ def test_a_turn_ends_when_another_begins(database: Database) -> None:
     with database.session() as session, pytest.raises(Stale):
         uploads.record_progress(session, upload, second, 0)
     with database.session() as session, pytest.raises(Stale):
-        uploads.begin_turn(session, OWNER, upload, 10)
+        uploads.open_writer(session, OWNER, upload, 10)
 
 
 def test_another_owners_upload_is_not_there(bench: Bench) -> None:

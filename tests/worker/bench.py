@@ -74,7 +74,7 @@ class Bench:
         with self.database.session() as session:
             upload = uploads.create(session, OWNER, "teacher", "teacher.safetensors", len(content), None)
             upload_id = upload.id
-            uploads.complete(session, upload_id, upload.turn, upload_id)
+            uploads.complete(session, upload_id, upload.writer, upload_id)
             uploads.finish_inspection(session, upload_id, inspection=inspection, error=None)
         self.storage.put_bytes(f"uploads/{upload_id}/teacher.safetensors", content)
         return upload_id
@@ -83,7 +83,7 @@ class Bench:
         with self.database.session() as session:
             upload = uploads.create(session, OWNER, "dataset", "data.npz", len(content), None)
             upload_id = upload.id
-            uploads.complete(session, upload_id, upload.turn, upload_id)
+            uploads.complete(session, upload_id, upload.writer, upload_id)
         self.storage.put_bytes(f"uploads/{upload_id}/data", content)
         return upload_id
 

@@ -70,7 +70,7 @@ def upload_teacher(bench: Bench, content: bytes = b"as it came") -> str:
         made = uploads.create(session, OWNER, "teacher", "teacher.pt", len(content), None)
         upload = made.id
         bench.storage.append(layout.upload_data(upload), 0, content)
-        uploads.complete(session, upload, made.turn, upload)
+        uploads.complete(session, upload, made.writer, upload)
     (bench.folder.parent / "found.json").write_text(INSPECTION.model_dump_json())
     return upload
 

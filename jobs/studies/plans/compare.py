@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.studies.plans.configurations import Point, best, point
+from jobs.studies.plans.configurations import Configuration, best
 from jobs.studies.plans.statistics import Sample, describe
 from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
 from lit_spec import SpecError
@@ -37,7 +37,7 @@ class _Arm:
 
 
 class Compare:
-    watches = False
+    reads_curves = False
     columns = CompareRow
 
     def __init__(self, spec: StudySpec, request: CompareRequest) -> None:
@@ -62,10 +62,10 @@ class Compare:
         # Seed by seed, so that the table so far is a fair one.
         keys = [CompareKey(arm=name, seed=seed) for seed in self._seeds for name in self._arms]
         new = [key for key in keys if key not in trials]
-        points = self._points(trials)
-        if new or not all(found.finished for _, found in points):
+        configurations = self._configurations(trials)
+        if new or not all(found.finished for _, found in configurations):
             return Plan(new=new)
-        winner = best(points)
+        winner = best(configurations)
         if winner is None:
             detail = "no arm has a succeeded trial for every seed: see the jobs' errors, then resume the study"
             return Plan(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
@@ -73,11 +73,11 @@ class Compare:
         return Plan(choice=Choice(values={"arm": name}, job_id=found.best_job))
 
     def table(self, trials: Trials[CompareKey]) -> list[CompareRow]:
-        points = self._points(trials)
-        winner = best(points)
+        configurations = self._configurations(trials)
+        winner = best(configurations)
         rows = []
-        for name, found in points:
-            difference, pairs = _difference(found, points[0][1])
+        for name, found in configurations:
+            difference, pairs = _difference(found, configurations[0][1])
             rows.append(
                 CompareRow(
                     arm=name,
@@ -92,19 +92,22 @@ class Compare:
             )
         return rows
 
-    def _points(self, trials: Trials[CompareKey]) -> list[tuple[str, Point]]:
-        return [(name, point(trials, (CompareKey(arm=name, seed=seed) for seed in self._seeds))) for name in self._arms]
+    def _configurations(self, trials: Trials[CompareKey]) -> list[tuple[str, Configuration]]:
+        return [
+            (name, Configuration.of(trials, (CompareKey(arm=name, seed=seed) for seed in self._seeds)))
+            for name in self._arms
+        ]
 
 
-def _difference(arm: Point, first: Point) -> tuple[Sample, int]:
+def _difference(arm: Configuration, first: Configuration) -> tuple[Sample, int]:
     """Of the test accuracies, seed by seed; without an interval for the first arm itself."""
     if arm is first:
         return describe([]), 0
     differences = [
-        mine.outcome.test - other.outcome.test
+        mine.result.test - other.result.test
         for mine, other in zip(arm.trials, first.trials, strict=True)
-        if mine is not None and mine.outcome is not None and mine.outcome.test is not None
-        if other is not None and other.outcome is not None and other.outcome.test is not None
+        if mine is not None and mine.result is not None and mine.result.test is not None
+        if other is not None and other.result is not None and other.result.test is not None
     ]
     return describe(differences), len(differences)
 

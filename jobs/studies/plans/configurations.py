@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from jobs.studies.plans.statistics import describe
-from jobs.studies.plans.trials import KeyT, Outcome, Trial, Trials
+from jobs.studies.plans.trials import KeyT, Trial, TrialResult, Trials
 from lit_spec.states import JobState
 
 
@@ -34,9 +34,16 @@ DECIMALS_OF_EQUALS = 3
 
 
 @dataclass(frozen=True)
-class Point:
+class Configuration:
+    """One configuration's trials."""
+
     trials: tuple[Trial | None, ...]
     """In the order of the seeds; None where none was made yet."""
+
+    @classmethod
+    def of(cls, trials: Trials[KeyT], keys: Iterable[KeyT]) -> Self:
+        """The trials of these keys, which differ in their seeds only."""
+        return cls(tuple(trials.get(key) for key in keys))
 
     @property
     def made(self) -> list[Trial]:
@@ -49,31 +56,31 @@ class Point:
 
     @property
     def complete(self) -> bool:
-        """Whether every seed succeeded: only such points are compared with one another."""
-        return all(trial is not None and trial.outcome is not None for trial in self.trials)
+        """Whether every seed succeeded: only such configurations are compared with one another."""
+        return all(trial is not None and trial.result is not None for trial in self.trials)
 
     @property
-    def outcomes(self) -> list[Outcome]:
-        return [trial.outcome for trial in self.made if trial.outcome is not None]
+    def results(self) -> list[TrialResult]:
+        return [trial.result for trial in self.made if trial.result is not None]
 
     @property
     def validation(self) -> float:
         """Mean over the seeds; of a complete point."""
-        return fmean(outcome.validation for outcome in self.outcomes)
+        return fmean(result.validation for result in self.results)
 
     @property
     def best_job(self) -> str | None:
         """The trial that is best on the validation split, the first of equals."""
-        found = [(trial.outcome.validation, trial.job_id) for trial in self.made if trial.outcome is not None]
+        found = [(trial.result.validation, trial.job_id) for trial in self.made if trial.result is not None]
         return max(found, key=lambda entry: entry[0])[1] if found else None
 
     def summary(self) -> Summary:
-        validation = describe([outcome.validation for outcome in self.outcomes])
-        test = describe(numbers(self.outcomes, lambda outcome: outcome.test))
+        validation = describe([result.validation for result in self.results])
+        test = describe(numbers(self.results, lambda result: result.test))
         states = [trial.state for trial in self.made]
         unwanted = [trial for trial in self.made if trial.state is JobState.CANCELLED and trial.stopped is not None]
         ended_badly = states.count(JobState.FAILED) + states.count(JobState.CANCELLED)
-        parameters = [outcome.parameters for outcome in self.outcomes if outcome.parameters is not None]
+        parameters = [result.parameters for result in self.results if result.parameters is not None]
         return Summary(
             trials=len(self.trials),
             succeeded=states.count(JobState.SUCCEEDED),
@@ -86,22 +93,18 @@ class Point:
             test_low=test.low,
             test_high=test.high,
             parameters=parameters[0] if parameters else None,
-            seconds=describe(numbers(self.outcomes, lambda outcome: outcome.seconds)).mean,
+            seconds=describe(numbers(self.results, lambda result: result.seconds)).mean,
             job_id=self.best_job,
         )
 
 
-def point(trials: Trials[KeyT], keys: Iterable[KeyT]) -> Point:
-    return Point(tuple(trials.get(key) for key in keys))
-
-
-def best(points: Sequence[tuple[Any, Point]]) -> tuple[Any, Point] | None:
+def best(configurations: Sequence[tuple[Any, Configuration]]) -> tuple[Any, Configuration] | None:
     """The complete point with the highest validation mean, the first of equals; None where none is complete."""
-    complete = [entry for entry in points if entry[1].complete]
+    complete = [entry for entry in configurations if entry[1].complete]
     # Means of the same counts, added in another order, are equal.
     return max(complete, key=lambda entry: round(entry[1].validation, DECIMALS_OF_EQUALS)) if complete else None
 
 
-def numbers(outcomes: Sequence[Outcome], read: Callable[[Outcome], float | None]) -> list[float]:
+def numbers(results: Sequence[TrialResult], read: Callable[[TrialResult], float | None]) -> list[float]:
     """What was measured in each trial, leaving out those where it was not."""
-    return [value for outcome in outcomes if (value := read(outcome)) is not None]
+    return [value for result in results if (value := read(result)) is not None]

@@ -14,18 +14,18 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from jobs.studies.plans.configurations import Point, numbers, point
+from jobs.studies.plans.configurations import Configuration, numbers
 from jobs.studies.plans.early_stopping import hopeless
 from jobs.studies.plans.trials import (
     Choice,
     Key,
-    Outcome,
     Plan,
     Row,
-    StopReason,
     StudySpec,
     Template,
+    TrialResult,
     Trials,
+    TrialStopReason,
 )
 from lit_spec import SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
@@ -87,7 +87,7 @@ class Depth:
         self._seeds = request.explicit_seeds
         self._bound = request.max_accuracy_drop
         self._all = request.front
-        self.watches = request.stop_early
+        self.reads_curves = request.stop_early
 
     @property
     def planned(self) -> int:
@@ -110,10 +110,10 @@ class Depth:
         stop = self._hopeless(trials)
         # Those that are to end tell as much as if they had ended already.
         trials = {**trials, **{key: replace(trials[key], stopped=reason) for key, reason in stop.items()}}
-        verdicts = {depth: self._verdict(self._point(depth, trials)) for depth in self._depths}
+        verdicts = {depth: self._verdict(self._configuration(depth, trials)) for depth in self._depths}
         open_depths = self._open_all(verdicts) if self._all else _open_between(verdicts)
         unneeded = {
-            key: StopReason.UNNEEDED
+            key: TrialStopReason.UNNEEDED
             for key, trial in trials.items()
             if trial.live and trial.stopped is None and key.depth not in open_depths
         }
@@ -137,7 +137,7 @@ class Depth:
 
     def _spread(self, depths: Sequence[int], trials: Trials[DepthKey], width: int) -> list[int]:
         """As many of these depths as keep the workers busy: those under way, and more in the middle of the gaps."""
-        under_way = [number for number, depth in enumerate(depths) if self._point(depth, trials).made]
+        under_way = [number for number, depth in enumerate(depths) if self._configuration(depth, trials).made]
         wanted = min(math.ceil(width / len(self._seeds)), len(depths))
         while len(under_way) < wanted:
             edges = [-1, *sorted(under_way), len(depths)]
@@ -145,11 +145,11 @@ class Depth:
             under_way.append((start + end) // 2)
         return [depths[number] for number in under_way]
 
-    def _hopeless(self, trials: Trials[DepthKey]) -> dict[DepthKey, StopReason]:
+    def _hopeless(self, trials: Trials[DepthKey]) -> dict[DepthKey, TrialStopReason]:
         """The running trials that are to end early, and with each the others of its depth."""
-        if not self.watches:
+        if not self.reads_curves:
             return {}
-        completed = [trial.curve for trial in trials.values() if trial.outcome is not None]
+        completed = [trial.curve for trial in trials.values() if trial.result is not None]
         lost = {
             key.depth
             for key, trial in trials.items()
@@ -158,7 +158,7 @@ class Depth:
             if hopeless(trial.curve, needed, completed)
         }
         return {
-            key: StopReason.HOPELESS
+            key: TrialStopReason.HOPELESS
             for key, trial in trials.items()
             if key.depth in lost and trial.live and trial.stopped is None
         }
@@ -167,15 +167,15 @@ class Depth:
         """What a student of this depth must reach on the validation split to be of interest; None while unknown."""
         needs = []
         if self._bound is not None:
-            teachers = {reference for trial in trials.values() if (reference := _reference(trial.outcome)) is not None}
+            teachers = {reference for trial in trials.values() if (reference := _reference(trial.result)) is not None}
             needs.append(max(teachers) - self._bound if teachers else None)
         if self._all:
-            shallower = [self._point(other, trials) for other in self._depths if other < depth]
+            shallower = [self._configuration(other, trials) for other in self._depths if other < depth]
             needs.append(max((found.validation for found in shallower if found.complete), default=None))
         return None if None in needs else min(need for need in needs if need is not None)
 
-    def _verdict(self, found: Point) -> _Verdict:
-        if any(trial.stopped is StopReason.HOPELESS and trial.outcome is None for trial in found.made):
+    def _verdict(self, found: Configuration) -> _Verdict:
+        if any(trial.stopped is TrialStopReason.HOPELESS and trial.result is None for trial in found.made):
             return _Verdict.FAILED
         if not found.finished:
             return _Verdict.OPEN
@@ -203,19 +203,19 @@ class Depth:
         if self._all:
             values["front"] = front
         best = passed[:1] if self._bound is not None else front[-1:]
-        return Choice(values=values, job_id=self._point(best[0], trials).best_job if best else None)
+        return Choice(values=values, job_id=self._configuration(best[0], trials).best_job if best else None)
 
     def _spared(self, depth: int, trials: Trials[DepthKey]) -> bool:
         """Whether the study itself saw no need to hear this depth out."""
-        made = self._point(depth, trials).made
-        return any(trial.stopped is StopReason.UNNEEDED for trial in made)
+        made = self._configuration(depth, trials).made
+        return any(trial.stopped is TrialStopReason.UNNEEDED for trial in made)
 
     def _front(self, trials: Trials[DepthKey]) -> list[int]:
         """Depths that no other one beats in latency and accuracy, the most accurate last."""
-        points = {depth: self._point(depth, trials) for depth in self._depths}
+        configurations = {depth: self._configuration(depth, trials) for depth in self._depths}
         measured = {
             depth: (speedup, found.validation)
-            for depth, found in points.items()
+            for depth, found in configurations.items()
             if found.complete and (speedup := _speedup(found)) is not None
         }
         front = [
@@ -226,20 +226,20 @@ class Depth:
         return sorted(front, key=lambda depth: measured[depth][1])
 
     def table(self, trials: Trials[DepthKey]) -> list[DepthRow]:
-        verdicts = {depth: self._verdict(self._point(depth, trials)) for depth in self._depths}
+        verdicts = {depth: self._verdict(self._configuration(depth, trials)) for depth in self._depths}
         front = self._front(trials)
         within = {_Verdict.PASSED: True, _Verdict.FAILED: False} if self._bound is not None else {}
         chosen = self._chosen(verdicts)
         rows = []
         for depth in self._depths:
-            found = self._point(depth, trials)
+            found = self._configuration(depth, trials)
             rows.append(
                 DepthRow(
                     depth=depth,
                     **found.summary(),
                     validation_drop=_drop(found),
                     within=within.get(verdicts[depth]),
-                    latency_ms=_mean(numbers(found.outcomes, lambda outcome: outcome.latency_ms)),
+                    latency_ms=_mean(numbers(found.results, lambda result: result.latency_ms)),
                     speedup=_speedup(found),
                     front=depth in front if self._all and found.finished else None,
                     chosen=depth == chosen,
@@ -252,8 +252,8 @@ class Depth:
             return None
         return next((depth for depth, verdict in verdicts.items() if verdict is _Verdict.PASSED), None)
 
-    def _point(self, depth: int, trials: Trials[DepthKey]) -> Point:
-        return point(trials, (DepthKey(depth=depth, seed=seed) for seed in self._seeds))
+    def _configuration(self, depth: int, trials: Trials[DepthKey]) -> Configuration:
+        return Configuration.of(trials, (DepthKey(depth=depth, seed=seed) for seed in self._seeds))
 
 
 def _open_between(verdicts: Mapping[int, _Verdict]) -> list[int]:
@@ -264,27 +264,25 @@ def _open_between(verdicts: Mapping[int, _Verdict]) -> list[int]:
     return [depth for depth, _ in told[failed + 1 : passed]]
 
 
-def _reference(outcome: Outcome | None) -> float | None:
+def _reference(result: TrialResult | None) -> float | None:
     """What losing nothing would be: the teacher's accuracy, or full agreement with it."""
-    if outcome is None:
+    if result is None:
         return None
-    return 100.0 if outcome.validation_metric == "agreement" else outcome.teacher_validation
+    return 100.0 if result.validation_metric == "agreement" else result.teacher_validation
 
 
-def _drop(found: Point) -> float | None:
+def _drop(found: Configuration) -> float | None:
     """Points lost against the teacher on the validation split, a mean over the seeds."""
-    drops = [
-        reference - outcome.validation for outcome in found.outcomes if (reference := _reference(outcome)) is not None
-    ]
+    drops = [reference - result.validation for result in found.results if (reference := _reference(result)) is not None]
     return round(fmean(drops), DECIMALS) if drops else None
 
 
-def _speedup(found: Point) -> float | None:
+def _speedup(found: Configuration) -> float | None:
     """Each pair of latencies was measured in one process, so their ratio does not depend on the machine's load."""
     ratios = [
-        outcome.teacher_latency_ms / outcome.latency_ms
-        for outcome in found.outcomes
-        if outcome.teacher_latency_ms is not None and outcome.latency_ms
+        result.teacher_latency_ms / result.latency_ms
+        for result in found.results
+        if result.teacher_latency_ms is not None and result.latency_ms
     ]
     return _mean(ratios)
 

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jobs.studies.plans.trials import Position
+from jobs.studies.plans.trials import EpochKey
 
 WARM_UP = 0.5
 """Share of all epochs before which nothing is judged."""
 
 
-def hopeless(curve: Mapping[Position, float], needed: float, completed: Sequence[Mapping[Position, float]]) -> bool:
+def hopeless(curve: Mapping[EpochKey, float], needed: float, completed: Sequence[Mapping[EpochKey, float]]) -> bool:
     """Whether a trial would end below `needed` even with the largest gain that a completed trial had from here on.
 
     `curve` and `completed` are what trials with the same schedule were selected by, after each epoch, larger being
     better. A trial counts with the best of its epochs so far.
     """
-    positions = sorted({position for done in completed for position in done})
-    steps = {position: step for step, position in enumerate(positions, start=1)}
-    reached = {steps[position]: value for position, value in curve.items() if position in steps}
+    epochs = sorted({epoch for done in completed for epoch in done})
+    steps = {epoch: step for step, epoch in enumerate(epochs, start=1)}
+    reached = {steps[epoch]: value for epoch, value in curve.items() if epoch in steps}
     if not reached:
         return False
-    wanted = [{steps[position]: value for position, value in _to_reach(done, needed).items()} for done in completed]
-    return _prune(reached, wanted, warm_up=round(WARM_UP * len(positions)))
+    wanted = [{steps[epoch]: value for epoch, value in _to_reach(done, needed).items()} for done in completed]
+    return _prune(reached, wanted, warm_up=round(WARM_UP * len(epochs)))
 
 
-def _to_reach(done: Mapping[Position, float], needed: float) -> dict[Position, float]:
+def _to_reach(done: Mapping[EpochKey, float], needed: float) -> dict[EpochKey, float]:
     """What this trial would have had to be at after each epoch, for its gain from there on to end at `needed`."""
     final = max(done.values(), default=0.0)
-    return {position: needed - max(final - value, 0.0) for position, value in done.items()}
+    return {epoch: needed - max(final - value, 0.0) for epoch, value in done.items()}
 
 
 def _prune(reached: dict[int, float], wanted: Sequence[dict[int, float]], warm_up: int) -> bool:

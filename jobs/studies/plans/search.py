@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jobs.studies.plans.configurations import Point, best, point
+from jobs.studies.plans.configurations import Configuration, best
 from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
 from lit_spec import Method, SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
@@ -61,14 +61,14 @@ class _Step:
         """A choice of one needs no trials; but the last stage has the students that the study is for."""
         return len(self.candidates) > 1 or self.stage is Stage.BETA
 
-    def points(self, trials: Trials[SearchKey]) -> list[tuple[float, Point]]:
-        return [(value, point(trials, keys)) for value, keys in self.candidates.items()]
+    def configurations(self, trials: Trials[SearchKey]) -> list[tuple[float, Configuration]]:
+        return [(value, Configuration.of(trials, keys)) for value, keys in self.candidates.items()]
 
-    def winner(self, trials: Trials[SearchKey]) -> tuple[float, Point] | None:
+    def winner(self, trials: Trials[SearchKey]) -> tuple[float, Configuration] | None:
         """Once all have ended: of equals the job's own value, else the first. None where no value has a succeeded trial
         for every seed."""
-        points = sorted(self.points(trials), key=lambda entry: entry[0] != self.own)
-        return best(points) if all(found.finished for _, found in points) else None
+        configurations = sorted(self.configurations(trials), key=lambda entry: entry[0] != self.own)
+        return best(configurations) if all(found.finished for _, found in configurations) else None
 
     def value(self, trials: Trials[SearchKey]) -> float | None:
         """What the stage has chosen."""
@@ -79,7 +79,7 @@ class _Step:
 
 
 class Search:
-    watches = False
+    reads_curves = False
     columns = SearchRow
 
     def __init__(self, spec: StudySpec, request: SearchRequest) -> None:
@@ -129,7 +129,7 @@ class Search:
         last = steps[-1]
         # Seed by seed, as all values are equally good before the first one has ended.
         new = [key for keys in zip(*last.candidates.values(), strict=True) for key in keys if key not in trials]
-        if new or not all(found.finished for _, found in last.points(trials)):
+        if new or not all(found.finished for _, found in last.configurations(trials)):
             return Plan(new=new)
         winner = last.winner(trials)
         if winner is None:
@@ -153,7 +153,7 @@ class Search:
             )
             for step in self._steps(trials)
             if step.searched
-            for value, found in step.points(trials)
+            for value, found in step.configurations(trials)
         ]
 
     def _steps(self, trials: Trials[SearchKey]) -> list[_Step]:

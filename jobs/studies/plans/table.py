@@ -13,19 +13,19 @@ from lit_spec.answers.studies import StudyTable, TeacherRow
 
 def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> StudyTable:
     """The table so far. A row for each arm, point or depth, reached or not."""
-    outcome = next((trial.outcome for trial in trials.values() if trial.outcome is not None), None)
+    result = next((trial.result for trial in trials.values() if trial.result is not None), None)
     columns = _columns(kind.columns)
     rows = [row.model_dump(mode="json") for row in kind.table(trials)]
     return StudyTable(
-        validation_metric=outcome.validation_metric if outcome else None,
-        test_metric=outcome.test_metric if outcome else None,
+        validation_metric=result.validation_metric if result else None,
+        test_metric=result.test_metric if result else None,
         teacher=TeacherRow(
-            validation=outcome.teacher_validation,
-            test=outcome.teacher_test,
-            parameters=outcome.teacher_parameters,
-            latency_ms=outcome.teacher_latency_ms,
+            validation=result.teacher_validation,
+            test=result.teacher_test,
+            parameters=result.teacher_parameters,
+            latency_ms=result.teacher_latency_ms,
         )
-        if outcome
+        if result
         else None,
         columns=columns,
         rows=[{name: row[name] for name in columns} for row in rows],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.studies.plans.trials import Outcome
+from jobs.studies.plans.trials import TrialResult
 from lit_spec import Split
 from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel, SelectedEpoch
 
@@ -42,7 +42,7 @@ class ResultOfTrial(ReportModel):
     seconds: float | None = None
 
 
-def outcome_of(result: dict[str, Any]) -> Outcome | None:
+def trial_result_of(result: dict[str, Any]) -> TrialResult | None:
     """Read a `ReportSummary`, or the part of it above; None if it does not tell which epoch was selected."""
     found = ResultOfTrial.model_validate(result)
     selected, student, teacher = found.selected, found.student, found.teacher
@@ -51,7 +51,7 @@ def outcome_of(result: dict[str, Any]) -> Outcome | None:
     metric = selected.metric
     labelled = student.score("accuracy", Split.TEST) is not None
     test_metric = "accuracy" if labelled else metric
-    return Outcome(
+    return TrialResult(
         validation_metric=metric,
         validation=selected.value,
         teacher_validation=teacher.score(metric, Split.VALIDATION),

@@ -28,7 +28,7 @@ class Key(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class StopReason(StrEnum):
+class TrialStopReason(StrEnum):
     """Why a study stops one of its own trials."""
 
     HOPELESS = "hopeless"
@@ -38,7 +38,7 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What a succeeded trial reached. Accuracies, agreements: percent; PSNR: decibels."""
 
     validation_metric: str
@@ -57,7 +57,7 @@ class Outcome:
     """Of training."""
 
 
-Position = tuple[int, int]
+EpochKey = tuple[int, int]
 """Number of the phase, and the epoch within it."""
 
 
@@ -67,10 +67,10 @@ class Trial:
 
     job_id: str
     state: JobState
-    stopped: StopReason | None = None
+    stopped: TrialStopReason | None = None
     """Set as soon as the study asks for its end; it may succeed all the same."""
-    outcome: Outcome | None = None
-    curve: Mapping[Position, float] = field(default_factory=dict)
+    result: TrialResult | None = None
+    curve: Mapping[EpochKey, float] = field(default_factory=dict)
     """What it was selected by, after each epoch. Read for studies that stop trials early."""
 
     @property
@@ -97,7 +97,7 @@ class Plan(Generic[KeyT]):
 
     new: Sequence[KeyT] = ()
     """Trials to make, the most urgent first; may be made in any number."""
-    stop: Mapping[KeyT, StopReason] = field(default_factory=dict)
+    stop: Mapping[KeyT, TrialStopReason] = field(default_factory=dict)
     """Live trials that are to end."""
     choice: Choice | None = None
     """Found out: the study ends once no trial lives."""
@@ -195,7 +195,7 @@ class Kind(Protocol[KeyT]):
         """What a row of the table has."""
 
     @property
-    def watches(self) -> bool:
+    def reads_curves(self) -> bool:
         """Whether a plan reads the curves of running trials, and so may have something new to say after any epoch."""
 
     def key(self, stored: Mapping[str, Any]) -> KeyT: ...
