@@ -1,4 +1,4 @@
-"""One attempt at one job, from the claim to the row that says how it ended."""
+"""One attempt at one job, from the claim to the transaction that records its result."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from lit_spec.trainer.messages import (
 from lit_spec.trainer.run import TrainerMachine
 from worker.training.attempt_results import (
     CANCELLED,
-    FORGOTTEN,
     RELEASED,
-    Ending,
-    as_said,
+    STALE,
+    AttemptResult,
     describe_exit,
     failed,
     lost,
     succeeded,
+    trainer_failed,
     unfit,
 )
 from worker.training.job_folder import UploadMissing, prepare
-from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, Lease, Stop
+from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
@@ -61,12 +61,12 @@ T = TypeVar("T")
 
 @dataclass
 class Attempt:
-    """Runs `claim` in `folder` while `lease` holds it."""
+    """Runs the claimed job in `folder` as long as the lease lasts."""
 
     database: Database
     storage: Storage
     marker: str
-    """Key of the object by which storage is known to be the ledger's."""
+    """Key of the object by which the storage is known to be the ledger's."""
     claim: Claim
     lease: Lease
     folder: Path
@@ -74,30 +74,30 @@ class Attempt:
     environment: dict[str, str]
     machine: TrainerMachine
     log: Any
-    _said: Finished | Failed | None = None
+    _last_message: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
     _copy: Future[list[CheckpointWritten]] | None = None
     _log_copy: Future[None] | None = None
     _log_size: int = 0
     _log_at: float = 0.0
 
-    def run(self) -> Ending:
-        """Returns how it ended."""
+    def run(self) -> AttemptResult:
+        """Returns how the attempt came out."""
         with ThreadPoolExecutor(1, thread_name_prefix="copies") as self._copies:
             try:
-                ending = self._ending()
+                result = self._run_trainer()
                 self.lease.detach()
-                self._close(ending)
+                self._finish(result)
                 self._remove_spent_checkpoints()
             except Stale:
                 self.log.warning("stale: another attempt has the job")
-                return FORGOTTEN
+                return STALE
             except Interrupted as interrupted:
                 self.log.warning("attempt given up", reason=interrupted.reason.value)
-                return FORGOTTEN
-        return ending
+                return STALE
+        return result
 
-    def _ending(self) -> Ending:
+    def _run_trainer(self) -> AttemptResult:
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
             started = Trainer(self.command, self.folder, self.environment)
@@ -114,7 +114,7 @@ class Attempt:
             self.log.info("trainer ended", exit_code=code)
             return self._judge(code, trainer)
 
-    def _upload_missing(self, missing: UploadMissing) -> Ending:
+    def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             return unfit(fault)
         if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
@@ -124,41 +124,41 @@ class Attempt:
         )
         return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
 
-    def _interrupted(self, reason: Stop) -> Ending:
-        if reason is Stop.CANCEL:
+    def _interrupted(self, reason: InterruptReason) -> AttemptResult:
+        if reason is InterruptReason.CANCEL:
             return CANCELLED
-        if reason is Stop.DRAIN:
+        if reason is InterruptReason.DRAIN:
             return RELEASED
-        if reason is Stop.TIME_LIMIT:
+        if reason is InterruptReason.TIME_LIMIT:
             limit = self.claim.spec.time_limit_s
             detail = f"the training took longer than its limit of {limit} s: raise time_limit_s or lower the epochs"
             return failed(JobError(type=ErrorType.TIME_LIMIT, detail=detail, field="time_limit_s"))
         raise Interrupted(reason)
 
-    def _judge(self, code: int, trainer: Trainer) -> Ending:
+    def _judge(self, code: int, trainer: Trainer) -> AttemptResult:
         if (reason := self.lease.reason) in FATAL:
             assert reason is not None  # noqa: S101 - for the type checker
             raise Interrupted(reason)
-        if isinstance(self._said, Finished) and code == TrainerExit.DONE:
-            return self._success(self._said)
-        if isinstance(self._said, Failed) and code == TrainerExit.FAILED:
-            return as_said(self._said.error)
+        if isinstance(self._last_message, Finished) and code == TrainerExit.DONE:
+            return self._store_and_succeed(self._last_message)
+        if isinstance(self._last_message, Failed) and code == TrainerExit.FAILED:
+            return trainer_failed(self._last_message.error)
         if reason is not None:
             return self._interrupted(reason)
         if code == TrainerExit.DEADLINE:
-            return lost(ErrorType.WORKER_LOST, "the worker stood still for longer than its lease")
+            return lost(ErrorType.WORKER_LOST, "the worker was suspended for longer than its lease")
         return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
 
     # --- while the trainer runs ---
 
     def _follow(self, trainer: Trainer) -> int:
-        """Carry what the trainer says to the ledger and its files to storage until it has ended."""
+        """Until the trainer ends, copy its messages to the ledger and its files to storage."""
         while not trainer.exited():
             self._carry(trainer)
         code = trainer.end()
         self.lease.detach()
         given_up = boottime() + SECONDS_FOR_PIPE
-        while not trainer.said_all() and boottime() < given_up:
+        while not trainer.all_messages_read() and boottime() < given_up:
             self._carry(trainer)
         self._finish_copies()
         return code
@@ -170,7 +170,7 @@ class Attempt:
         self._push_log()
 
     def _record(self, messages: list[TrainerMessage]) -> None:
-        """Everything that was said since the last time, in one transaction; checkpoints wait until they are stored."""
+        """Record new messages in one transaction. A checkpoint is recorded only once it is stored."""
         events: list[Event] = []
         metrics: list[Metric] = []
         progress: dict[str, Any] | None = None
@@ -186,18 +186,18 @@ class Attempt:
                 case CheckpointWritten():
                     self._checkpoints.append(message)
                 case Finished() | Failed():
-                    self._said = message
+                    self._last_message = message
                 case _:
                     self.log.info("trainer drained")
         if events:
-            self._write_news(events, metrics, progress, None)
+            self._record_batch(events, metrics, progress, None)
 
     def _copy_checkpoint(self) -> None:
-        """Copy the newest checkpoint beside the training, one at a time; the ledger hears of it once it is stored."""
+        """Store the newest checkpoint while the training goes on, one at a time. It is recorded once it is stored."""
         if self._copy is not None and self._copy.done():
             self._record_checkpoint(self._copy)
             self._copy = None
-        if self._checkpoints and self._copy is None and self.lease.reason is not Stop.CANCEL:
+        if self._checkpoints and self._copy is None and self.lease.reason is not InterruptReason.CANCEL:
             covered, self._checkpoints = self._checkpoints, []
             self._copy = self._copies.submit(self._store_checkpoint, covered)
 
@@ -211,20 +211,20 @@ class Attempt:
         try:
             covered = copy.result()
         except OSError:
-            # The training goes on: a later checkpoint may be stored, and until then the earlier one holds.
+            # The training goes on. A later checkpoint may be stored; until then the earlier one counts.
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        self._write_news(events, [], None, layout.checkpoint(self.claim.job_id, self.claim.attempt))
+        self._record_batch(events, [], None, layout.checkpoint(self.claim.job_id, self.claim.attempt))
 
-    def _write_news(
+    def _record_batch(
         self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
     ) -> None:
         batch = new_id("bat")
         self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch))
 
     def _push_log(self) -> None:
-        """Bring the trainer's log to storage now and then, if it has grown."""
+        """Store the trainer's log every few seconds, if it has grown."""
         if self._log_copy is not None and not self._log_copy.done():
             return
         if boottime() - self._log_at < LOG_SECONDS:
@@ -246,7 +246,7 @@ class Attempt:
 
     def _finish_copies(self) -> None:
         while self._copy is not None or self._checkpoints:
-            if self.lease.reason is Stop.CANCEL:
+            if self.lease.reason is InterruptReason.CANCEL:
                 self._checkpoints.clear()
             if self._copy is not None:
                 self._copy.exception()
@@ -255,7 +255,7 @@ class Attempt:
 
     # --- the end ---
 
-    def _success(self, said: Finished) -> Ending:
+    def _store_and_succeed(self, message: Finished) -> AttemptResult:
         try:
             manifest = self._store_output()
         except OSError as failure:
@@ -264,7 +264,7 @@ class Attempt:
         missing = [name for name in REQUIRED_OUTPUT if name not in {artifact.name for artifact in manifest}]
         if missing:
             return lost(ErrorType.TRAINER_CRASHED, f"the trainer finished without writing {', '.join(missing)}")
-        return succeeded(said.result.as_json(), manifest)
+        return succeeded(message.result.as_json(), manifest)
 
     def _store_output(self) -> list[Artifact]:
         self._check_storage()
@@ -282,19 +282,19 @@ class Attempt:
             manifest.append(Artifact(path.name, key, path.stat().st_size, sha256))
         return manifest
 
-    def _close(self, ending: Ending) -> None:
-        """The one transaction that ends the attempt."""
+    def _finish(self, attempt_result: AttemptResult) -> None:
+        """The one transaction that finishes the attempt."""
 
         def write(session: Session) -> None:
-            # The next attempt's time limit counts from here, not from the last heartbeat.
+            # The next attempt's time limit continues from here, not from the last heartbeat.
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
-            ending.write(session, self.claim)
+            attempt_result.write(session, self.claim)
 
         self._write(write, closing=True)
-        self.log.info("attempt ended", ending=ending.name)
+        self.log.info("attempt finished", result=attempt_result.name)
 
     def _remove_spent_checkpoints(self) -> None:
-        """If the job has ended. The trainer's logs stay."""
+        """If the job is finished. The trainer's logs stay."""
         try:
             with self.database.session() as session:
                 keys = checkpoints.spent(session, self.claim.job_id)
@@ -304,9 +304,9 @@ class Attempt:
             self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
 
     def _write(self, action: Callable[[Session], T], *, closing: bool = False) -> T:
-        """Write to the ledger, again and again through an outage, until the lease is lost.
+        """Write to the ledger; during an outage, retry until the lease is lost.
 
-        Raises Interrupted then, and Stale when the ledger says so.
+        Raises Interrupted when the lease is lost, and Stale when another attempt has the job.
         """
         while True:
             self._check_not_lost()
@@ -333,7 +333,7 @@ class Attempt:
             raise Interrupted(reason)
 
     def _check_storage(self) -> None:
-        """Raises OSError when the storage has gone, and what is stored would lie where nobody looks for it."""
+        """Raises OSError when the storage is not mounted: files would be stored where nobody looks for them."""
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
 
@@ -347,12 +347,12 @@ def _is_known(session: Session, owner: str, upload_id: str) -> bool:
 
 
 def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:
-    """What a trainer may know: where programs and our code lie, its device, and nothing secret."""
+    """The trainer's environment: where programs and our code are, its device, and no secrets."""
     environment = {
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "PYTHONPATH": str(checkout),
-        # The job folder is the working folder, and nothing in it is to be imported.
+        # The job folder is the working directory, and nothing in it may be imported.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }

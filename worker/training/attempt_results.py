@@ -1,4 +1,4 @@
-"""How an attempt may end, and what the ledger is told of it."""
+"""The possible results of an attempt, and what each writes to the ledger."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from lit_spec import ErrorType, JobError
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How an attempt ended: for people, its name; the ledger's function for it."""
+class AttemptResult:
+    """How an attempt came out: a name for logs, and the function that records it in the ledger."""
 
     name: str
     write: Callable[[Session, Claim], None]
     fault: str | None = None
-    """What is wrong with this worker, where that is the reason."""
+    """What is wrong with this worker, if that is the reason."""
 
 
 def _write_nothing(_session: Session, _claim: Claim) -> None:
-    """The job is no longer this attempt's."""
+    """The job no longer belongs to this attempt."""
 
 
-CANCELLED = Ending("cancelled", attempts.cancelled)
-RELEASED = Ending("released", attempts.release)
-FORGOTTEN = Ending("forgotten", _write_nothing)
+CANCELLED = AttemptResult("cancelled", attempts.cancelled)
+RELEASED = AttemptResult("released", attempts.release)
+STALE = AttemptResult("stale", _write_nothing)
 
 
-def succeeded(result: dict[str, Any], manifest: Sequence[Artifact]) -> Ending:
-    return Ending("succeeded", lambda session, claim: attempts.succeed(session, claim, result, manifest))
+def succeeded(result: dict[str, Any], manifest: Sequence[Artifact]) -> AttemptResult:
+    return AttemptResult("succeeded", lambda session, claim: attempts.succeed(session, claim, result, manifest))
 
 
-def failed(error: JobError) -> Ending:
+def failed(error: JobError) -> AttemptResult:
     """The job fails for good."""
-    return Ending("failed", lambda session, claim: attempts.fail(session, claim, error))
+    return AttemptResult("failed", lambda session, claim: attempts.fail(session, claim, error))
 
 
-def lost(error: ErrorType, detail: str, *, field: str | None = None, fault: str | None = None) -> Ending:
-    """This attempt fails; the job is tried again while it has attempts left."""
+def lost(error: ErrorType, detail: str, *, field: str | None = None, fault: str | None = None) -> AttemptResult:
+    """This attempt failed. The job is tried again if it has attempts left."""
     failure = JobError(type=error, detail=detail[:2000].replace("\0", ""), field=field)
-    return Ending("lost", lambda session, claim: attempts.lose(session, claim, failure), fault)
+    return AttemptResult("lost", lambda session, claim: attempts.lose(session, claim, failure), fault)
 
 
-def unfit(fault: str) -> Ending:
-    """Nothing is wrong with the job: it goes back, and no failure is counted."""
-    return Ending("released", lambda session, claim: attempts.release(session, claim, fault), fault)
+def unfit(fault: str) -> AttemptResult:
+    """Something is wrong with this worker. The job goes back to the queue, and no failure is counted."""
+    return AttemptResult("released", lambda session, claim: attempts.release(session, claim, fault), fault)
 
 
-def as_said(error: JobError) -> Ending:
-    """What a trainer that gave up says: another attempt would meet the same, unless the worker's device is to blame."""
+def trainer_failed(error: JobError) -> AttemptResult:
+    """The trainer reported an error. Another attempt would fail alike, unless this worker's device is faulty."""
     if error.type is ErrorType.DEVICE_UNAVAILABLE:
         return lost(error.type, error.detail, field=error.field, fault=error.detail)
     return failed(error)
 
 
 def describe_exit(code: int, last_line: str) -> str:
-    """A sentence about a trainer that ended without saying why."""
-    said = f"; its log ends with: {last_line}" if last_line else ""
+    """A sentence about a trainer that ended without a message."""
+    log_end = f"; its log ends with: {last_line}" if last_line else ""
     if code == -signal.SIGKILL:
-        return f"the trainer was killed (SIGKILL), perhaps because the machine ran out of memory{said}"
+        return f"the trainer was killed (SIGKILL), perhaps because the machine ran out of memory{log_end}"
     if code < 0:
         name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
-        return f"the trainer was ended by {name}{said}"
+        return f"the trainer was ended by {name}{log_end}"
     if code == 0:
-        return f"the trainer ended without finishing{said}"
-    return f"the trainer ended with exit code {code}{said}"
+        return f"the trainer ended without finishing{log_end}"
+    return f"the trainer ended with exit code {code}{log_end}"

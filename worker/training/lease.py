@@ -1,4 +1,4 @@
-"""The hold on one claim: heartbeats to the ledger, deadlines to the trainer, and why the attempt must end."""
+"""The lease of one claim: heartbeats to the ledger, deadlines to the trainer, and why the attempt is interrupted."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from worker.training.trainer_process import Trainer
 
 LOOK_SECONDS = 0.1
 CANCEL_SECONDS = 2.0
-"""Heartbeats come at least this often, because they are how a cancel is seen."""
+"""Heartbeats are sent at least this often, because their answers say whether a cancel was requested."""
 RETRY_SECONDS = 0.5
-SECONDS_TO_STOP = {"cancel": 5.0, "drain": 20.0, "time-limit": 10.0}
-"""How long a trainer may take to write its checkpoint before it is killed."""
 
 
-class Stop(StrEnum):
-    """Why an attempt ends before its trainer does."""
+class InterruptReason(StrEnum):
+    """Why an attempt is interrupted before its trainer has finished."""
 
     CANCEL = "cancel"
     DRAIN = "drain"
     TIME_LIMIT = "time-limit"
     STALE = "stale"
-    """Someone else has the job, or it is no longer running."""
+    """Another attempt has the job, or it is no longer running."""
     EXPIRED = "expired"
-    """The ledger could not be reached for so long that someone else may have the job."""
+    """The ledger could not be reached for so long that another worker may have the job."""
 
 
-FATAL = (Stop.STALE, Stop.EXPIRED)
+FATAL = (InterruptReason.STALE, InterruptReason.EXPIRED)
+"""Nothing more may be written for the attempt."""
+SECONDS_TO_STOP = {InterruptReason.CANCEL: 5.0, InterruptReason.DRAIN: 20.0, InterruptReason.TIME_LIMIT: 10.0}
+"""How long a trainer may take to write its checkpoint before it is killed."""
 
 
 class Interrupted(Exception):
-    """Raised by `Lease.check`: the attempt must end."""
+    """Raised by `Lease.check`: the attempt must stop."""
 
-    def __init__(self, reason: Stop) -> None:
+    def __init__(self, reason: InterruptReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
 
 
 class Lease:
-    """Holds `claim` from a thread of its own while entered, so that slow storage cannot cost the lease.
+    """Renews the lease from a thread of its own while entered, so that slow storage cannot cost it.
 
-    `claimed_at` is the clock before the claim was sent: the ledger's lease cannot have begun earlier.
+    `claimed_at` is the time before the claim was sent: the ledger's lease cannot have begun earlier.
     """
 
     def __init__(
@@ -76,11 +77,11 @@ class Lease:
         self._trainer: Trainer | None = None
         self._trainer_started: float | None = None
         self._trained = 0.0
-        self._told_at: float | None = None
-        self._reason: Stop | None = None
+        self._terminated_at: float | None = None
+        self._reason: InterruptReason | None = None
         self._done = threading.Event()
         self._ledger = threading.RLock()
-        self._thread = threading.Thread(target=self._hold, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -91,10 +92,10 @@ class Lease:
         self._thread.join()
 
     @property
-    def reason(self) -> Stop | None:
-        """Why the attempt must end; None while it needn't."""
+    def reason(self) -> InterruptReason | None:
+        """Why the attempt must stop; None if it may go on."""
         if self._reason not in FATAL and boottime() >= self.deadline and not self._done.is_set():
-            self._stop(Stop.EXPIRED)
+            self._interrupt(InterruptReason.EXPIRED)
         return self._reason
 
     @property
@@ -103,7 +104,7 @@ class Lease:
         return self.reason in FATAL
 
     def check(self) -> None:
-        """Raises Interrupted when the attempt must end."""
+        """Raises Interrupted when the attempt must stop."""
         if (reason := self.reason) is not None:
             raise Interrupted(reason)
 
@@ -113,7 +114,7 @@ class Lease:
         return self._claim.seconds_used + (self._trained if started is None else boottime() - started)
 
     def attach(self, trainer: Trainer) -> None:
-        """From now on the trainer gets deadlines, and is stopped when the attempt must end."""
+        """From now on the trainer gets deadlines, and is stopped when the attempt must stop."""
         self._trainer_started = boottime()
         self._trainer = trainer
         trainer.write_deadline(self.deadline)
@@ -126,14 +127,14 @@ class Lease:
         self._trainer = None
 
     def closing(self) -> AbstractContextManager[Any]:
-        """Held around the transaction that ends the attempt, so that no heartbeat finds it ended and calls it stale."""
+        """Held around the transaction that finishes the attempt, so that no heartbeat takes it for stale afterwards."""
         return self._ledger
 
     def closed(self) -> None:
-        """The attempt has ended in the ledger: no more heartbeats. To be called inside `closing`."""
+        """The attempt is finished in the ledger: no more heartbeats. Call it inside `closing`."""
         self._done.set()
 
-    def _hold(self) -> None:
+    def _keep(self) -> None:
         while not self._done.wait(LOOK_SECONDS):
             self._guarded(self._look)
 
@@ -141,7 +142,7 @@ class Lease:
         try:
             action()
         except Exception:  # noqa: BLE001 - logged with its traceback
-            # This thread must live as long as the attempt; without heartbeats the deadline ends both.
+            # This thread must live as long as the attempt. Without heartbeats the deadline ends both.
             self._log.exception("lease check failed")
             self._next_heartbeat = boottime() + RETRY_SECONDS
 
@@ -149,11 +150,11 @@ class Lease:
         if not self.lost and boottime() >= self._next_heartbeat:
             self._heartbeat()
         if self._drain.is_set():
-            self._stop(Stop.DRAIN)
+            self._interrupt(InterruptReason.DRAIN)
         limit = self._claim.spec.time_limit_s
         if limit is not None and self.seconds_used() > limit:
-            self._stop(Stop.TIME_LIMIT)
-        self._press()
+            self._interrupt(InterruptReason.TIME_LIMIT)
+        self._stop_trainer()
 
     def _heartbeat(self) -> None:
         with self._ledger:
@@ -164,7 +165,7 @@ class Lease:
                 with self._database.session() as session:
                     beat = attempts.heartbeat(session, self._claim, self._lease_seconds, self.seconds_used())
             except Stale:
-                self._stop(Stop.STALE)
+                self._interrupt(InterruptReason.STALE)
                 return
             except Exception as failure:
                 if not is_outage(failure):
@@ -177,23 +178,23 @@ class Lease:
         if self._trainer is not None:
             self._trainer.write_deadline(self.deadline)
         if beat.cancel_requested:
-            self._stop(Stop.CANCEL)
+            self._interrupt(InterruptReason.CANCEL)
 
-    def _stop(self, reason: Stop) -> None:
-        """The first reason holds, except that a lost lease outweighs all."""
+    def _interrupt(self, reason: InterruptReason) -> None:
+        """The first reason counts, except that a lost lease replaces any other."""
         if self._reason is None or (reason in FATAL and self._reason not in FATAL):
             self._reason = reason
-            self._log.info("attempt is to end", reason=reason.value)
+            self._log.info("attempt interrupted", reason=reason.value)
 
-    def _press(self) -> None:
-        """Make the trainer end: by SIGTERM, then by SIGKILL; at once when the lease is lost."""
+    def _stop_trainer(self) -> None:
+        """Stop the trainer: SIGTERM, later SIGKILL. If the lease is lost, SIGKILL at once."""
         trainer, reason = self._trainer, self._reason
         if trainer is None or reason is None:
             return
         if reason in FATAL:
             trainer.kill()
-        elif self._told_at is None:
-            self._told_at = boottime()
+        elif self._terminated_at is None:
+            self._terminated_at = boottime()
             trainer.terminate()
-        elif boottime() - self._told_at > SECONDS_TO_STOP[reason.value]:
+        elif boottime() - self._terminated_at > SECONDS_TO_STOP[reason]:
             trainer.kill()

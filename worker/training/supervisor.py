@@ -1,4 +1,4 @@
-"""The training worker's heart: claim a job, run one attempt, until no job is left."""
+"""The loop of the training worker: claim a job, run one attempt, until no job is left."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
-from worker.training.attempt_results import Ending, lost, unfit
+from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
 from worker.training.lease import Lease
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 SPEC_VERSIONS = [SPEC_VERSION]
 PAUSE_SECONDS = 2.0
-"""After a lost attempt: a fault of this machine must not burn a job's attempts within a moment."""
+"""After a lost attempt: a fault of this machine must not use up a job's attempts within a moment."""
 LEFT_TO_OTHERS_SECONDS = 60.0
-"""For so long a worker does not take a job again at which it found a fault of its own."""
+"""For so long a worker does not claim a job again during which it found a fault of its own."""
 
 log = structlog.get_logger()
 
@@ -87,11 +87,11 @@ class Supervisor:
                 claim = self._claim()
                 if claim is None:
                     break
-                ending = self._run(claim, claimed_at)
+                result = self._run(claim, claimed_at)
                 count += 1
                 if claim.study_id is not None:
                     self._advance(claim.study_id)
-                self._take_breath(claim, ending)
+                self._prepare_next(claim, result)
         return count
 
     def _claim(self) -> Claim | None:
@@ -108,7 +108,7 @@ class Supervisor:
         except Exception as failure:
             if not is_outage(failure):
                 raise
-            # The wake-up is used up; housekeeping sends another one once the ledger is back.
+            # This wake-up is used up. Housekeeping sends another one once the ledger is back.
             log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
             return None
 
@@ -117,7 +117,7 @@ class Supervisor:
         self._left_to_others = {job: until for job, until in self._left_to_others.items() if until > now}
         return list(self._left_to_others)
 
-    def _run(self, claim: Claim, claimed_at: float) -> Ending:
+    def _run(self, claim: Claim, claimed_at: float) -> AttemptResult:
         bound = log.bind(job=claim.job_id, attempt=claim.attempt)
         bound.info("claimed", device=claim.device, resumes=claim.checkpoint is not None)
         self.current_job = claim.job_id
@@ -126,16 +126,16 @@ class Supervisor:
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
             bound.exception("the worker failed at an attempt")
             fault = f"the worker failed: {failure!r}"
-            return self._end(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
+            return self._record(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
         finally:
             self.current_job = None
 
-    def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> Ending:
+    def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> AttemptResult:
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(self._work_folder.temporary_folder(f"{claim.job_id}-{claim.attempt}"))
             except OSError as failure:
-                return self._end(claim, unfit(f"the worker could not make a job folder: {failure}"))
+                return self._record(claim, unfit(f"the worker could not make a job folder: {failure}"))
             lease = Lease(
                 self._database,
                 claim,
@@ -158,20 +158,20 @@ class Supervisor:
                 log=bound,
             ).run()
 
-    def _end(self, claim: Claim, ending: Ending) -> Ending:
-        """Write how an attempt ended that came to no end of its own."""
+    def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
+        """Record the result of an attempt that could not record it itself."""
         try:
             with self._database.session() as session:
-                ending.write(session, claim)
+                result.write(session, claim)
         except Stale:
             log.warning("stale: another attempt has the job", job=claim.job_id, attempt=claim.attempt)
         except Exception:
-            # Without this row the lease runs out by itself, with much the same result a little later.
-            log.exception("end of the attempt not recorded", job=claim.job_id, attempt=claim.attempt)
-        return ending
+            # Without this write the lease expires a little later, with much the same result.
+            log.exception("result of the attempt not recorded", job=claim.job_id, attempt=claim.attempt)
+        return result
 
     def _advance(self, study_id: str) -> None:
-        """See what a trial's end means for its study; should it fail, housekeeping does it a little later."""
+        """Advance the study after one of its trials. If that fails, housekeeping does it a little later."""
         try:
             with self._database.session() as session:
                 queues = advance(session, study_id)
@@ -185,25 +185,25 @@ class Supervisor:
             for queue in queues:
                 self._send_wakeup(queue)
 
-    def _take_breath(self, claim: Claim, ending: Ending) -> None:
-        """What is to be done between two attempts: nothing in particular, unless this worker is at fault."""
-        if ending.fault is not None:
+    def _prepare_next(self, claim: Claim, result: AttemptResult) -> None:
+        """Pause, or send others to the job, if the last attempt calls for it."""
+        if result.fault is not None:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
-        if ending.fault is not None or ending.name == "released":
+        if result.fault is not None or result.name == "released":
             self._wake(queues_for(claim.spec.device.value))
-        if ending.fault is not None:
-            self._recover(ending.fault)
+        if result.fault is not None:
+            self._recover(result.fault)
             return
         self._backoff.reset()
-        if ending.name == "lost":
+        if result.name == "lost":
             self._drain.wait(PAUSE_SECONDS)
 
     def _recover(self, fault: str | None) -> None:
-        """Take nothing for a while, and as long as something is plainly wrong."""
+        """Claim nothing for a while, and then as long as storage or device has a fault."""
         self.paused = True
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()
-            log.error("this worker is at fault and takes no job for a while", fault=fault, seconds=seconds)
+            log.error("this worker has a fault and claims no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
             fault = storage_fault(self._storage, self._marker) or device_fault(self._devices)
         self.paused = False

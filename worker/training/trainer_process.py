@@ -28,7 +28,7 @@ class Trainer:
         self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
         self._ended = False
         self._abandoned = False
-        # Appending, because lines of standard output that are no events are added to the same file.
+        # Appending, because lines of standard output that are not messages are added to the same file.
         self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._process = subprocess.Popen(
@@ -85,7 +85,7 @@ class Trainer:
         return os.waitid(os.P_PID, self._process.pid, options) is not None
 
     def messages(self, timeout: float) -> list[TrainerMessage]:
-        """What was said since the last call; waits up to `timeout` seconds for the first."""
+        """The messages since the last call; waits up to `timeout` seconds for the first."""
         try:
             found = [self._messages.get(timeout=timeout)]
         except queue.Empty:
@@ -108,7 +108,7 @@ class Trainer:
                 self._process.stdin.close()
         return self._process.returncode
 
-    def said_all(self) -> bool:
+    def all_messages_read(self) -> bool:
         """Whether nothing more will come. A process that left the group may hold the pipe open for ever."""
         return not self._reader.is_alive() and self._messages.empty()
 
