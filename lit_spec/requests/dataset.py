@@ -10,6 +10,8 @@ from lit_spec.base import SpecModel
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
+DATASET_SOURCES = ("upload", "builtin", "mounted")
+"""The fields of a `DatasetRequest` that say where the data comes from. A request has exactly one of them."""
 VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
 """The 67 characters of VDCNN's reference. With padding and the unknown character they are the 69 rows of its
 embedding."""
@@ -56,7 +58,7 @@ class DatasetRequest(Preprocessing):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if sum(source is not None for source in (self.upload, self.builtin, self.mounted)) != 1:
+        if sum(getattr(self, source) is not None for source in DATASET_SOURCES) != 1:
             raise ValueError(
                 'give exactly one of "upload" (the id of a dataset upload), "builtin" ("digits") or "mounted" (a name)'
             )

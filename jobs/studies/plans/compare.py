@@ -12,6 +12,7 @@ from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Templat
 from lit_spec import SpecError
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
+from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.study import Arm, CompareRequest
 
 
@@ -113,7 +114,6 @@ def _difference(arm: Configuration, first: Configuration) -> tuple[Sample, int]:
 
 
 _KEPT = ("teacher", "discriminator", "seed", "name", "tags")
-_SOURCES = ("upload", "builtin", "mounted")
 
 
 def _arms(spec: StudySpec, request: CompareRequest) -> list[_Arm]:
@@ -134,7 +134,7 @@ def _check_patch(arm: Arm, field: str) -> None:
         if name in arm.patch:
             raise SpecError(f"{field}.{name}", "is the same for all arms: leave it out")
     dataset = arm.patch.get("dataset", {})
-    for name in _SOURCES:
+    for name in DATASET_SOURCES:
         if not isinstance(dataset, dict) or name in dataset:
             raise SpecError(f"{field}.dataset", "must be that of the study: an arm may only change how it is read")
 
