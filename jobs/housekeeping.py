@@ -1,4 +1,4 @@
-"""The work that nobody in particular is responsible for: expired leases, lost wake-ups, due studies, leftovers.
+"""What no single process is responsible for: expired leases, lost wake-ups, due studies, leftovers.
 
 Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
 """
@@ -33,13 +33,13 @@ T = TypeVar("T")
 LOCK = 0x4C4954  # "LIT"
 JOBS_A_ROUND = 100
 LEFTOVER_SECONDS = 86_400.0
-"""Nothing is written or removed for so long."""
+"""No single write or removal takes so long."""
 
 log = structlog.get_logger()
 
 
 def reap(session: Session) -> list[str]:
-    """Take the running jobs whose lease has expired from their workers; returns their ids."""
+    """Count a failure for every running job whose lease has expired; returns the ids of these jobs."""
     expired = (
         select(Job)
         .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
@@ -51,8 +51,8 @@ def reap(session: Session) -> list[str]:
     for job in session.scalars(expired).all():
         error = JobError(
             type=ErrorType.WORKER_LOST,
-            detail=f"the worker {job.worker_id} was not heard of for longer than its lease: it crashed, was cut off "
-            "or stood still",
+            detail=f"the worker {job.worker_id} sent no heartbeat for longer than its lease: it crashed, was cut off "
+            "or was suspended",
         )
         attempts.lose_locked(session, job, error)
         reaped.append(job.id)
@@ -66,7 +66,7 @@ def queues_with_work(session: Session) -> list[str]:
 
 
 class Housekeeper:
-    """Keeps house from a thread of its own, every `housekeeping_seconds`, while it holds the lock."""
+    """Does the work every `housekeeping_seconds`, in a thread of its own, if it gets the lock."""
 
     def __init__(self, database: Database, send_wakeup: SendWakeup, settings: Settings, storage: Storage) -> None:
         self._database = database
@@ -88,11 +88,11 @@ class Housekeeper:
             try:
                 self.round()
             except (SQLAlchemyError, OSError) as failure:
-                # An outage: the next round may do better, or another process takes over.
+                # An outage: the next round may succeed, or another process takes over.
                 log.warning("housekeeping put off", error=str(failure).splitlines()[0])
 
     def round(self) -> bool:
-        """Do everything once. False when another process is at it."""
+        """Do everything once. False if another process is doing it."""
         with self._database.engine.connect() as connection:
             if not connection.scalar(select(func.pg_try_advisory_lock(LOCK))):
                 return False
@@ -118,7 +118,7 @@ class Housekeeper:
 
     def _tidy_storage(self) -> None:
         if (wrong := storage_fault(self._storage, self._in_session(marker_key))) is not None:
-            # Removing from a folder that isn't the storage would only look as if it were done.
+            # In a folder that is not the storage, there would be nothing to remove, and the rows would be lost.
             log.warning("nothing removed from storage", reason=wrong)
             return
         for prefix in self._in_session(uploads.delete_abandoned):
@@ -139,20 +139,20 @@ class Housekeeper:
         if removed:
             self._in_session(partial(checkpoints.forget, job_ids=removed))
         if failures:
-            log.warning("checkpoints of ended jobs not removed yet", jobs=len(failures), error=str(failures[0]))
+            log.warning("checkpoints of finished jobs not removed yet", jobs=len(failures), error=str(failures[0]))
 
     def _advance(self, study_id: str) -> None:
         try:
             queues = self._in_session(lambda session: advance(session, study_id))
         except Exception:
-            # One study that can't go on must not keep the others, nor all other housekeeping, from it.
+            # A study that can't be advanced must not stop the others, nor the rest of the housekeeping.
             log.exception("study not advanced", study=study_id)
         else:
             for queue in queues:
                 self._send_wakeup(queue)
 
     def _remove_files(self, prefix: str) -> None:
-        # Their row is gone, so nobody comes back for them: one that fails must not keep the others.
+        # The row is gone, so nobody tries again. One failure must not stop the other removals.
         try:
             self._storage.delete_prefix(prefix)
         except OSError as failure:

@@ -1,4 +1,4 @@
-"""How the ledger says that there is work."""
+"""Messages to the training workers that say that there is work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 from jobs.broker.queues import WORK_TASK
 
 MAX_WAKEUPS_IN_QUEUE = 100
-"""With this many wakeups waiting nobody listens, and more would only fill the broker."""
+"""With so many wake-ups in a queue nobody reads it, and more would only fill the broker."""
 SECONDS = 5
 
 log = structlog.get_logger()
@@ -23,13 +23,13 @@ class SendWakeup(Protocol):
 
 
 class Sender(Protocol):
-    """What is needed of a Celery app, so that the ledger need not know Celery."""
+    """The part of a Celery app that is needed here, so that the ledger does not import Celery."""
 
     def send_task(self, name: str, *, queue: str, retry: bool) -> object: ...
 
 
 class Wakeups:
-    """Publishes wakeups through `sender`. A broker that is away is only logged."""
+    """Sends wake-ups through `sender`. A broker that can't be reached is only logged."""
 
     def __init__(self, sender: Sender, redis_url: str) -> None:
         self._sender = sender
@@ -37,14 +37,14 @@ class Wakeups:
 
     def __call__(self, queue: str) -> None:
         try:
-            # A queue of Celery's is a Redis list of its name.
+            # A queue of Celery is a Redis list with the same name.
             if self._redis.llen(queue) < MAX_WAKEUPS_IN_QUEUE:
                 self._sender.send_task(WORK_TASK, queue=queue, retry=False)
         except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the wake-up is lost and will be replaced
             log.warning("wake-up not sent", queue=queue, error=repr(failure))
 
     def ping(self) -> None:
-        """Raises redis.RedisError when the broker doesn't answer."""
+        """Raises redis.RedisError if the broker does not answer."""
         self._redis.ping()
 
     def close(self) -> None:

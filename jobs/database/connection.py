@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL: one pool a process, one transaction a session."""
+"""The connection to PostgreSQL: one pool per process, one transaction per session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import URL, Engine, create_engine, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-# A server that is cut off must not hold a heartbeat longer than the lease lasts.
+# A heartbeat to a server that is cut off must fail before the lease expires.
 CONNECT_ARGS: dict[str, str | int] = {
     "connect_timeout": 5,
     "tcp_user_timeout": 15_000,
@@ -23,27 +23,27 @@ CONNECT_ARGS: dict[str, str | int] = {
 
 
 def database_url(url: str) -> URL:
-    """The URL with the psycopg driver, however its scheme was spelled.
+    """The URL with the psycopg driver, whichever spelling its scheme has.
 
-    Raises ValueError for anything that is not the URL of a PostgreSQL database.
+    Raises ValueError if it is not the URL of a PostgreSQL database.
     """
     try:
         parsed = make_url(url)
     except ArgumentError as broken:
-        raise ValueError("DATABASE_URL is no URL: it must look like postgresql://user@host:5432/name") from broken
+        raise ValueError("DATABASE_URL is not a URL: it must look like postgresql://user@host:5432/name") from broken
     if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise ValueError(f"DATABASE_URL has the scheme {parsed.drivername}: it must be postgresql://")
     return parsed.set(drivername="postgresql+psycopg")
 
 
 def connection_string(url: str) -> str:
-    """The same database as libpq spells it, for connections outside the pool."""
+    """The same database in the spelling of libpq, for connections outside the pool."""
     plain = database_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     return make_conninfo(plain, **CONNECT_ARGS)
 
 
 class Database:
-    """Sessions on one database. Objects stay readable after their session has ended."""
+    """Sessions on one database. Objects stay readable after their session is closed."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.engine: Engine = create_engine(
@@ -67,6 +67,6 @@ class Database:
 
 
 def clock(session: Session) -> datetime:
-    """Now, by the database's clock, the only one that all processes share."""
+    """The time by the database's clock, which is the only clock that all processes share."""
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return now

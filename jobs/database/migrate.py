@@ -1,4 +1,4 @@
-"""Brings the schema up to date, by Alembic, one process at a time."""
+"""Brings the schema up to date with Alembic, one process at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCK = 0x4C495401
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Run the missing migrations; whoever comes second waits for the first, and finds nothing to do."""
+    """Run the missing migrations. A second process waits for the first and then finds nothing to do."""
     engine = create_engine(database_url(url))
     try:
         with engine.begin() as connection:
@@ -30,7 +30,7 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the schema is the one that this code was written for."""
+    """Whether the schema is the one that this code needs."""
     current = MigrationContext.configure(connection).get_current_revision()
     return current == ScriptDirectory.from_config(_config()).get_current_head()
 

@@ -1,4 +1,4 @@
-"""Jobs as their owner sees them: create, look, list, cancel, delete, and what they told."""
+"""Jobs as their owner sees them: create, read, list, cancel, delete; their events and metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WaitingReason:
     reason: str
     """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
     position: int
-    """1 for the next job that such a worker takes."""
+    """1 for the job that such a worker claims next."""
     detail: str
 
 
@@ -124,9 +124,9 @@ def list_page(
 
 
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:
-    """Ask for a job's end. A queued job is cancelled at once, a running one at its worker's next heartbeat.
+    """Ask for a job to be cancelled: a queued job at once, a running one at its worker's next heartbeat.
 
-    Asking twice is as good as once. Raises NotFound, and Conflict `job-finished` when it has ended already.
+    Asking again changes nothing. Raises NotFound, and Conflict `job-finished` if it succeeded or failed.
     """
     job = _locked(session, owner, job_id)
     if JobState(job.state).finished and job.state != JobState.CANCELLED:
@@ -136,7 +136,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
 
 
 def cancel_locked(session: Session, job: Job, stopped: str | None = None) -> None:
-    """The same for a job whose row the caller has locked. `stopped`: why its study wants its end, if that does."""
+    """Like `request_cancel`, for a job whose row the caller has locked. `stopped`: why its study stops it."""
     data = {} if stopped is None else {"stopped": stopped}
     if job.state == JobState.QUEUED:
         now = clock(session)
@@ -148,7 +148,7 @@ def cancel_locked(session: Session, job: Job, stopped: str | None = None) -> Non
 
 
 def delete(session: Session, owner: str, job_id: str) -> str:
-    """Remove a job with its events and metrics; returns the prefix of its files in storage, the caller's to remove.
+    """Remove a job with its events and metrics; returns the prefix of its files in storage, which the caller removes.
 
     Raises NotFound, Conflict `job-not-finished` while it waits or runs, and `study-not-finished` while its study does.
     """
@@ -168,7 +168,7 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     if job.state != JobState.QUEUED:
         return None
     able = [worker for worker in workers.live(session) if _can_run(worker.devices, worker.spec_versions, job)]
-    # A worker takes the oldest job that it can run: any other earlier one holds nobody up.
+    # A worker claims the oldest job that it can run, so earlier jobs that it can't run do not count.
     any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
     takers = [(worker.devices, worker.spec_versions) for worker in able] or [(any_device, [job.spec_version])]
     earlier = select(func.count(Job.id)).where(
@@ -186,7 +186,7 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
         return WaitingReason(
             "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
         )
-    # By their jobs' rows: a worker's own row tells of its job some seconds later.
+    # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))
     if position == 1 and busy < len(able):
@@ -206,7 +206,7 @@ def events_after(session: Session, job_id: str, after: int, limit: int) -> list[
 
 
 def metrics(session: Session, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[MetricRow]:
-    """All numbers of a job, by phase as they follow one another, epoch and name."""
+    """All numbers of a job, ordered by phase, epoch and name."""
     query = select(MetricRow).where(MetricRow.job_id == job_id)
     if phase is not None:
         query = query.where(MetricRow.phase == phase)

@@ -1,4 +1,4 @@
-"""Uploads: files on their way in, and what an inspection found in the teachers among them."""
+"""Uploads: files while they arrive, and what an inspection found in the teachers among them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSPECTIONS_TOPIC = "inspections"
 """Notified whenever a teacher begins to wait for an inspection; the inspecting workers listen."""
 _WORKER_LOST = JobError(
     type=ErrorType.WORKER_LOST,
-    detail="the worker that inspected the file crashed, froze or was cut off, each time anew: upload it again",
+    detail="the worker that inspected the file crashed, froze or was cut off, each time: upload it again",
 )
 
 
@@ -39,8 +39,10 @@ def create(
     sha256: str | None,
     architecture: LibraryRequest | None = None,
 ) -> Upload:
-    """A new upload, or the owner's complete one of the same kind, size and content. `architecture` is what a teacher is
-    said to be; a complete one is inspected anew if that is news."""
+    """A new upload, or the owner's complete one of the same kind, size and content.
+
+    `architecture` says which library's network a teacher is. A complete one is inspected again if that was not known.
+    """
     again = architecture is not None
     if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
         if architecture is not None:
@@ -66,7 +68,7 @@ def create(
 def find_same(
     session: Session, owner: str, kind: str, size: int, sha256: str, *, failed_too: bool = False
 ) -> Upload | None:
-    """A complete upload with this content that is of use: no teacher whose inspection failed, unless `failed_too`."""
+    """A complete upload with this content. A teacher whose inspection failed counts only with `failed_too`."""
     usable = or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED)
     query = select(Upload).where(
         Upload.owner == owner,
@@ -93,9 +95,9 @@ def list_page(session: Session, owner: str, *, after: PageCursor | None = None, 
 
 
 def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
-    """Let the caller write from `offset` on, and nobody who began before.
+    """Let the caller write from `offset` on, with the upload's new `writer` token, and no earlier caller.
 
-    Raises NotFound, and Stale when the upload is complete or goes on elsewhere.
+    Raises NotFound, and Stale if the upload is complete or goes on at another offset.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
@@ -107,9 +109,9 @@ def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Up
 
 
 def hold(session: Session, upload_id: str, writer: int) -> Upload:
-    """Keep all others from writing until this transaction ends.
+    """Prevent all other requests from writing until this transaction ends.
 
-    Raises NotFound when the upload was deleted meanwhile, and Stale when the writer is over.
+    Raises NotFound if the upload was deleted meanwhile, and Stale if `writer` is no longer its token.
     """
     upload = _locked(session, Upload.id == upload_id)
     if upload is None:
@@ -120,14 +122,14 @@ def hold(session: Session, upload_id: str, writer: int) -> Upload:
 
 
 def record_progress(session: Session, upload_id: str, writer: int, received: int) -> None:
-    """So many bytes lie in storage. Raises NotFound and Stale."""
+    """Record how many bytes are in storage. Raises NotFound and Stale."""
     upload = hold(session, upload_id, writer)
     upload.received = received
     upload.received_at = clock(session)
 
 
 def complete(session: Session, upload_id: str, writer: int, sha256: str) -> None:
-    """All bytes are there and hash to `sha256`; a teacher now waits for its inspection. Raises NotFound and Stale."""
+    """All bytes are in storage and have this sha256. A teacher now waits for inspection. Raises NotFound and Stale."""
     upload = hold(session, upload_id, writer)
     upload.received = upload.size
     upload.sha256 = sha256
@@ -139,7 +141,7 @@ def complete(session: Session, upload_id: str, writer: int, sha256: str) -> None
 
 
 def delete(session: Session, owner: str, upload_id: str) -> str:
-    """Remove an upload; returns the prefix of its files in storage, the caller's to remove.
+    """Remove an upload; returns the prefix of its files in storage, which the caller removes.
 
     Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
     """
@@ -188,13 +190,13 @@ def inspect_as(session: Session, owner: str, upload_id: str, architecture: Libra
     _queue_inspection(session, upload)
     upload.inspection = upload.inspection_error = None
     upload.inspection_failures = 0
-    # It stands in the queue from now on, so that nobody who has one inspected again and again keeps others waiting.
+    # It joins the end of the queue, so that nobody delays others by having one teacher inspected again and again.
     upload.inspection_started_at = clock(session)
     notify(session, upload_id)
 
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
-    """Take the teacher that waits longest for its inspection, or whose inspection began too long ago."""
+    """Claim the teacher that has waited longest, or whose inspection was claimed too long ago."""
     too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
     waits = or_(
         Upload.inspection_state == InspectionState.PENDING,
@@ -226,7 +228,7 @@ def release_inspection(session: Session, claimed: Upload) -> None:
 
 
 def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
-    """Count a failure that is not the file's: the teacher waits again, or fails with `error` after the third."""
+    """Count a failure that is not the file's. The teacher waits again; after the third it fails with `error`."""
     upload = _claimed(session, claimed)
     if upload is not None:
         _lose(session, upload, error)
@@ -240,10 +242,10 @@ def finish_inspection(
     error: JobError | None,
     architecture: dict[str, Any] | None = None,
 ) -> bool:
-    """Write what an inspection found, or why the file is no teacher. The first result stays, and that of an inspection
-    as another `architecture` than is asked for by now is dropped.
+    """Write what an inspection found, or why the file is not a teacher.
 
-    False when the upload was deleted meanwhile: what the inspection stored is then the caller's to remove.
+    The first result stays. A result is dropped if another `architecture` was asked for meanwhile.
+    Returns False if the upload was deleted meanwhile: the caller then removes what the inspection stored.
     """
     if (inspection is None) == (error is None):
         raise ValueError("give either the inspection or the error")
@@ -260,7 +262,7 @@ def finish_inspection(
 
 
 def delete_abandoned(session: Session) -> list[str]:
-    """Remove the uploads that nobody went on with for a week; returns the prefixes of their files."""
+    """Remove the uploads that received nothing for a week; returns the prefixes of their files."""
     too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
     query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
     abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
@@ -289,7 +291,7 @@ def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
 
 
 def _claimed(session: Session, claimed: Upload) -> Upload | None:
-    """The upload, locked, if its inspection is still the one that was claimed: the time of the claim tells."""
+    """The upload, locked, if its inspection is still the claimed one, which the time of the claim shows."""
     return _locked(
         session,
         Upload.id == claimed.id,

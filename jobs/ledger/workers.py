@@ -42,7 +42,7 @@ def live(session: Session, within_seconds: float = LIVE_SECONDS) -> list[Worker]
 
 
 def forget_dead(session: Session) -> None:
-    """Remove the rows of workers that were not seen for an hour."""
+    """Remove the registrations that were not renewed for an hour."""
     session.execute(delete(Worker).where(Worker.last_seen < _ago(FORGOTTEN_SECONDS)))
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints in storage: where they lie, and when a job that has ended needs them no longer.
+"""Checkpoints of finished jobs, which are removed from storage.
 
-A trigger notes every job that ends after it was claimed, whoever ends it. The worker that ended it removes the
-checkpoints at once. Housekeeping removes them again a while later: those that no worker removed, and those that a stale
-attempt was still storing.
+A trigger records every job that finishes after it was claimed, whoever finishes it. The worker that finished it removes
+the checkpoints at once. Housekeeping removes them again a while later: those that no worker removed, and those that a
+stale attempt was still storing.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from jobs.database.models import Job, SpentCheckpoints
 from jobs.storage import layout
 
 SETTLED_SECONDS = 900.0
-"""After a job's end; by then nobody stores anything for it any more."""
+"""So long after a job has finished, nobody stores anything for it any more."""
 JOBS_A_ROUND = 100
 
 
 def spent(session: Session, job_id: str) -> list[str]:
-    """The keys under which a job that has ended may have left checkpoints; none while it goes on."""
-    return [key for keys in _keys(session, _ENDED.where(Job.id == job_id)).values() for key in keys]
+    """The keys under which a finished job may have left checkpoints; none while the job is not finished."""
+    return [key for keys in _keys(session, _FINISHED.where(Job.id == job_id)).values() for key in keys]
 
 
 def settled(session: Session) -> dict[str, list[str]]:
-    """The same for the jobs that ended a while ago, longest first."""
+    """The same for the jobs that finished a while ago, the oldest first."""
     long_ago = func.clock_timestamp() - timedelta(seconds=SETTLED_SECONDS)
-    query = _ENDED.where(SpentCheckpoints.finished_at < long_ago).order_by(SpentCheckpoints.finished_at)
+    query = _FINISHED.where(SpentCheckpoints.finished_at < long_ago).order_by(SpentCheckpoints.finished_at)
     return _keys(session, query.limit(JOBS_A_ROUND))
 
 
 def forget(session: Session, job_ids: Sequence[str]) -> None:
-    """Their checkpoints are removed."""
+    """Record that the checkpoints of these jobs are removed."""
     session.execute(delete(SpentCheckpoints).where(SpentCheckpoints.job_id.in_(job_ids)))
 
 
-_ENDED = select(Job.id, Job.attempt).join(SpentCheckpoints, SpentCheckpoints.job_id == Job.id)
+_FINISHED = select(Job.id, Job.attempt).join(SpentCheckpoints, SpentCheckpoints.job_id == Job.id)
 
 
 def _keys(session: Session, query: Select[str, int]) -> dict[str, list[str]]:

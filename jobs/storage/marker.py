@@ -1,7 +1,7 @@
-"""The marker: an empty object in storage, by which a worker tells that this is the storage of its ledger.
+"""The marker: an empty object in storage by which a worker recognises the storage of its ledger.
 
-The ledger has the marker's id from its migration on. So it makes no difference who writes the object, how often and in
-which order, and several ledgers may share one storage.
+A migration gives the ledger the marker's id. So it makes no difference who writes the object, how often and in which
+order, and several ledgers may share one storage.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jobs.storage.storage import Storage
 
 
 def marker_key(session: Session) -> str:
-    """Where the marker of this ledger lies in storage."""
+    """The storage key of this ledger's marker."""
     return layout.marker(session.scalars(select(StorageMarker.id)).one())
 
 
 def storage_fault(storage: Storage, marker: str) -> str | None:
-    """Why this can't be the storage of the ledger whose marker has the key `marker`; None when it is."""
+    """Why this is not the storage of the ledger whose marker has the key `marker`; None if it is."""
     try:
         if storage.exists(marker):
             return None

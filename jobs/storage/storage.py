@@ -1,7 +1,7 @@
-"""Files of uploads and jobs behind one small interface: a shared folder now.
+"""The files of uploads and jobs behind one small interface, which a shared folder implements.
 
-Storage has no WHERE, so nothing here is ever changed under a key that a reader may know: an attempt writes under its
-own number, and readers go by the manifest in the ledger. The one exception is an upload on its way in.
+Storage has no WHERE, so nothing is ever changed under a key that a reader may know: an attempt writes under its own
+number, and readers use the manifest in the ledger. The only exception is an upload while its bytes arrive.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jobs.settings import Settings
 from jobs.storage.layout import HEALTH_CHECK
 
 TEMPORARY = ".tmp"
-"""Folder of what is being written or removed. One for all, so that what the killed left is found without a search."""
+"""Holds what is being written or removed. There is one, so that leftovers of killed processes are found at once."""
 
 
 class StorageKeyMissing(Exception):
-    """Nothing lies under this key."""
+    """There is no object with this key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"storage has no {key}")
@@ -32,16 +32,16 @@ class StorageKeyMissing(Exception):
 
 
 class Storage(Protocol):
-    """Keys are relative POSIX paths. Every method raises StorageKeyMissing for a key that is not there."""
+    """Keys are relative POSIX paths. Every method raises StorageKeyMissing if there is no object with the key."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """Store a copy of a file, durably and at once: readers see all of it or what was there before."""
+        """Store a copy of a file, durably and atomically: a reader sees all of it or what was there before."""
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """The same for a few bytes."""
+        """Like `put_file`, for a few bytes."""
 
     def open(self, key: str) -> BinaryIO:
-        """For reading; seekable."""
+        """Open for reading; seekable."""
 
     def size(self, key: str) -> int:
         """In bytes."""
@@ -52,29 +52,29 @@ class Storage(Protocol):
         """The keys that begin with a prefix, sorted."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing there is no error."""
+        """Remove an object. It is no error if there is none."""
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove everything under a prefix that ends in a slash; nothing there is no error."""
+        """Remove everything under a prefix that ends in a slash. It is no error if there is nothing."""
 
     def append(self, key: str, offset: int, chunk: bytes) -> None:
-        """Write the next piece of an upload at `offset`; what lies beyond it is cut off. Neither atomic nor durable.
+        """Write the next piece of an upload at `offset` and cut off what is beyond it. Neither atomic nor durable.
 
-        Raises ValueError when fewer than `offset` bytes are there.
+        Raises ValueError if the object has fewer than `offset` bytes.
         """
 
     def sync(self, key: str) -> None:
         """Make what was appended durable."""
 
     def check(self) -> None:
-        """Raises OSError when nothing can be stored."""
+        """Raises OSError if nothing can be stored."""
 
     def remove_leftovers(self, seconds: float) -> None:
-        """Remove what processes that were killed while writing or removing left, if it is older than `seconds`."""
+        """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`."""
 
 
 class FolderStorage:
-    """A folder, which API and workers on several machines may share (NFS, for one)."""
+    """A folder, which API and workers on several machines may share, for example by NFS."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -122,7 +122,7 @@ class FolderStorage:
             raise ValueError(f"the prefix {prefix!r} must end in a slash")
         folder = self._path(prefix)
         if folder.exists():
-            # Out of sight first, so that a reader sees all of it or nothing.
+            # Renamed first, so that a reader sees all of it or nothing.
             doomed = self._temporary()
             folder.rename(doomed)
             shutil.rmtree(doomed)
@@ -152,9 +152,9 @@ class FolderStorage:
     def remove_leftovers(self, seconds: float) -> None:
         folder = self.root / TEMPORARY
         for path in folder.iterdir() if folder.is_dir() else ():
-            # Its writer may just have come to the end.
+            # Its writer may just have finished.
             with suppress(FileNotFoundError):
-                # A rename changes this time, and leaves that of modification as it was.
+                # A rename changes this time, but not the time of modification.
                 if time.time() - path.lstat().st_ctime < seconds:
                     continue
                 if path.is_dir():
@@ -179,7 +179,7 @@ class FolderStorage:
         self._sync_folders(target.parent)
 
     def _sync_folders(self, folder: Path) -> None:
-        # New folders on the way are durable only once their own parents are.
+        # A new folder is durable only once its parent is.
         while True:
             _sync_folder(folder)
             if folder == self.root:

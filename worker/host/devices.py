@@ -1,4 +1,4 @@
-"""Which devices this machine trains on. Torch is asked in a process of its own: the worker never loads it."""
+"""Which devices this machine trains on. A process of its own asks torch, because the worker never loads it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = structlog.get_logger()
 def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) -> list[str]:
     """The devices to take jobs for: those of `setting` ("cpu", "cuda" or both, comma-separated), else those found.
 
-    A machine with a GPU takes `cuda` jobs alone unless told otherwise, so that no long CPU job holds its GPU. Where
-    torch can't use the GPU it takes `cpu` jobs; asked for by name, such a `cuda` raises ValueError, as does an unknown
-    name.
+    By default a machine with a GPU takes only `cuda` jobs, so that no long CPU job keeps its GPU idle. If torch can't
+    use the GPU, the machine takes `cpu` jobs. Raises ValueError for an unknown name, and for a `cuda` that `setting`
+    names and torch can't use.
     """
     if setting is None:
         return [_found(ask_torch)]
@@ -40,7 +40,7 @@ def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) ->
 
 
 def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
-    """Why torch can't use one of the devices; None when it can use all."""
+    """Why torch can't use one of the devices; None if it can use all."""
     if Device.CUDA not in devices:
         return None
     try:
@@ -57,8 +57,8 @@ def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -
         return f"torch can't use cuda here: it gave no answer within {ASK_SECONDS} s"
     if asked.returncode == 0:
         return None
-    *_, said = ["", *asked.stderr.strip().splitlines()]
-    return f"torch can't use cuda here: {said or f'asking it ended with exit code {asked.returncode}'}"
+    *_, last_line = ["", *asked.stderr.strip().splitlines()]
+    return f"torch can't use cuda here: {last_line or f'asking it ended with exit code {asked.returncode}'}"
 
 
 def _found(ask_torch: Sequence[str]) -> str:
@@ -67,12 +67,12 @@ def _found(ask_torch: Sequence[str]) -> str:
     fault = device_fault([Device.CUDA.value], ask_torch)
     if fault is None:
         return Device.CUDA.value
-    log.warning("there is a GPU, but this worker takes cpu jobs", reason=fault)
+    log.warning("there is a GPU, but torch can't use it: this worker takes cpu jobs", reason=fault)
     return Device.CPU.value
 
 
 def cuda_present() -> bool:
-    """True where the NVIDIA driver shows a GPU; whether torch can use it is another question."""
+    """Whether the NVIDIA driver shows a GPU. Torch may still be unable to use it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,7 +1,7 @@
-"""`python -m worker.host.health`: whether the ledger has seen a training worker of this host lately.
+"""`python -m worker.host.health`: whether a training worker of this host has renewed its registration lately.
 
-It asks the ledger and not the process table, so that a worker that hangs or is cut off counts as ill. In a container
-the host name is the worker's own; on a machine with several workers one that lives is enough.
+It asks the ledger and not the process table, so that a worker that hangs or is cut off counts as unhealthy. In a
+container the host name is the worker's own. On a machine with several workers, one live worker is enough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobs.settings import Settings
 
 
 def health_fault(settings: Settings, hostname: str) -> str | None:
-    """What is wrong, in a sentence; None when all is well."""
+    """What is wrong, in a sentence; None if nothing is wrong."""
     if settings.database_url is None:
         return "DATABASE_URL is not set, so no ledger can be asked."
     database = Database(settings.database_url, pool_size=1)

@@ -1,6 +1,6 @@
-"""Inspections: an uploaded teacher is read in a sandboxed subprocess and stored as safetensors.
+"""Inspections: a sandboxed subprocess reads an uploaded teacher, which is then stored as safetensors.
 
-They run in a process of their own beside the training worker, so that an inspection never waits for a training.
+The inspecting worker is a process of its own beside the training worker, so no inspection waits for a training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from worker.host.work_folder import WorkFolder
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
 BOUND = (sys.executable, "-m", "worker.host.parent_death")
-"""In front of the command: a worker that is killed leaves no inspection running."""
+"""Put before the command, so that a killed worker leaves no inspection running."""
 LOOK_SECONDS = 5.0
 """The ledger is asked at every notification, and this often without one."""
 RETRY_SECONDS = 1.0
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Refused(Exception):
-    """The upload is no teacher that could be read."""
+    """The upload is not a teacher that can be read."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.detail)
@@ -59,11 +59,11 @@ class Refused(Exception):
 
 
 class Unfit(Exception):
-    """Something is wrong with this worker, and nothing with the upload."""
+    """Something is wrong with this worker, not with the upload."""
 
 
 class Stopped(Exception):
-    """The inspection was broken off because the worker stops."""
+    """The inspection was interrupted because the worker stops."""
 
 
 class Inspector:
@@ -121,7 +121,7 @@ class Inspector:
                     self._wake.wait(LOOK_SECONDS)
 
     def inspect_one(self) -> bool:
-        """Claim one inspection and run it. False when none waits, or when the worker stops."""
+        """Claim one inspection and run it. False if none waits, or if the worker stops."""
         with self._database.session() as session:
             upload = uploads.claim_inspection(session, self._settings.inspect_timeout_seconds * 2)
         if upload is None:
@@ -135,7 +135,7 @@ class Inspector:
         except Refused as refused:
             error = refused.error
         except Stopped:
-            bound.info("inspection broken off")
+            bound.info("inspection interrupted")
             self._give_back(lambda session: uploads.release_inspection(session, upload))
             return False
         except Unfit as unfit:
@@ -158,19 +158,19 @@ class Inspector:
             with self._database.session() as session:
                 write(session)
         except Exception:
-            # Without this it is claimed again a little later, once its time is up.
+            # Without this write it is claimed again later, once its time limit has passed.
             log.exception("inspection not given back")
 
     def _recover(self, fault: str | None) -> None:
-        """Take nothing for a while, and as long as the storage is not the ledger's."""
+        """Claim nothing for a while, and then as long as the storage is not the ledger's."""
         while fault is not None and not self._stopped.is_set():
             seconds = self._backoff.next()
-            log.error("this worker is at fault and inspects nothing for a while", fault=fault, seconds=seconds)
+            log.error("this worker has a fault and inspects nothing for a while", fault=fault, seconds=seconds)
             self._stopped.wait(seconds)
             fault = storage_fault(self._storage, self._marker)
 
     def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
-        """Again and again through an outage: the work is done, and nobody else knows its result."""
+        """Write the result. Retries during an outage, because the work is done and nobody else has its result."""
         while True:
             try:
                 with self._database.session() as session:
@@ -183,7 +183,7 @@ class Inspector:
                     raise
                 self._stopped.wait(RETRY_SECONDS)
         if not kept:
-            # Whoever deleted the upload may have done so before its teacher was stored.
+            # The upload may have been deleted before its teacher was stored.
             self._storage.delete_prefix(layout.upload_prefix(upload.id))
 
     def _inspect(self, upload: Upload) -> Inspection:
@@ -213,7 +213,7 @@ class Inspector:
             return inspection
 
     def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
-        """The exit code of the sandboxed process, which gets no environment, little time and no group to hide in."""
+        """The exit code of the sandboxed process. It gets no secrets, little time and a group that is killed."""
         seconds = self._settings.inspect_timeout_seconds
         limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
@@ -236,7 +236,7 @@ class Inspector:
             process.wait()
 
     def _wait(self, process: subprocess.Popen[bytes], until: float, *, named: bool) -> int:
-        """Wait without reaping, so that the group's number stays its own until the group is killed."""
+        """Wait without reaping, so that the group's id is not reused before the group is killed."""
         drained_at: float | None = None
         while True:
             status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -264,17 +264,17 @@ def refused(detail: str) -> Refused:
 
 
 def worker_lost(failure: Exception) -> JobError:
-    detail = f"the worker failed at inspecting the file: {failure!r}; upload it again once that is mended"
+    detail = f"the worker failed at inspecting the file: {failure!r}; upload it again once that is repaired"
     return JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
 
 
 def _result(output: Path) -> tuple[Inspection, Path]:
-    """What the sandboxed process left. Raises Refused when that is no inspection with a teacher."""
+    """What the sandboxed process wrote. Raises Refused if that is not an inspection with a teacher."""
     teacher = output / TEACHER_FILE
     try:
         inspection = Inspection.model_validate_json((output / INSPECTION_FILE).read_bytes())
         jsonb.check(inspection.model_dump(mode="json"))
-        # A link could lead to what belongs to others.
+        # A link could point to a file of someone else.
         regular = stat.S_ISREG(teacher.lstat().st_mode)
     except (OSError, ValueError) as failure:
         raise refused("the file could not be read: its inspection gave no result") from failure
@@ -284,7 +284,7 @@ def _result(output: Path) -> tuple[Inspection, Path]:
 
 
 def _answer(path: Path) -> JobError:
-    """What the sandboxed process says is wrong with the file; it is no more to be trusted than the file."""
+    """What the sandboxed process says is wrong with the file. It is trusted no more than the file."""
     with path.open("rb") as file:
         lines = file.read(ANSWER_BYTES).splitlines()
     try:

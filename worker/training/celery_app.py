@@ -1,8 +1,8 @@
-"""The Celery app: messages are wakeups that there is work, and the ledger decides what it is.
+"""The Celery app: messages are wake-ups that say that there is work, and the ledger decides which.
 
-So messages are acknowledged before the work starts and carry nothing, there is no result backend, and nothing but
-JSON is read. `worker_disable_prefetch` (Redis brokers, with a pool whose size Celery knows) leaves further wakeups in
-the queue while a job runs, where other workers find them.
+So messages are acknowledged before the work starts and carry nothing, there is no result backend, and only JSON is
+read. `worker_disable_prefetch` (for Redis brokers and a pool whose size Celery knows) leaves further wake-ups in the
+queue while a job runs, where other workers find them.
 
 The pool is `threads` with one thread. With `solo` the task would run inside Celery's event loop: the wake-up would stay
 unacknowledged and the broker connection unattended for hours. With `threads` the main thread keeps acknowledging,
@@ -52,7 +52,7 @@ def run_worker(app: Celery, name: str, queues: Sequence[str], on_shutdown: Calla
     def shutting_down(**_: Any) -> None:
         on_shutdown()
 
-    # It warns of root because of pickles; nothing but JSON is read here.
+    # Celery warns about root because of pickles. Only JSON is read here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.setup_logging.connect(_keep_logging, weak=False)

@@ -1,4 +1,4 @@
-"""One trainer: a subprocess in its own process group, its events, its deadlines and its end."""
+"""One trainer: a subprocess in its own process group, its messages, its deadlines and its end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lit_spec.trainer.messages import Deadline, TrainerMessage
 from worker.training.messages import MAX_LINE_BYTES, parse
 
 BACKLOG = 1000
-"""Messages kept while the ledger is slow; beyond that the trainer's pipe fills and the trainer waits."""
+"""Messages that are kept while the ledger is slow. With more, the trainer's pipe fills and the trainer waits."""
 READ_BYTES = 1 << 16
 SECONDS_FOR_PIPE = 5.0
 
 
 class Trainer:
-    """Starts `command` in `folder`. As a context it leaves no process of the trainer's group behind. Raises OSError."""
+    """Starts `command` in `folder`. As a context manager it leaves no process of its group behind. Raises OSError."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
         self.log = folder / LOG_FILE
@@ -47,7 +47,7 @@ class Trainer:
         assert self._process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
         assert self._process.stdout is not None  # noqa: S101
         self._deadlines = self._process.stdin.fileno()
-        # A trainer that is stopped reads no deadlines; whoever writes them must not wait for it.
+        # A suspended trainer reads no deadlines, and this process must not wait for it.
         os.set_blocking(self._deadlines, False)
         self._events = self._process.stdout.fileno()
         self._signals = threading.Lock()
@@ -59,7 +59,7 @@ class Trainer:
         return self._process.pid
 
     def write_deadline(self, deadline: float) -> None:
-        """Tell the trainer until when its worker surely holds the lease, in seconds on `boottime`."""
+        """Tell the trainer until when its worker certainly has the lease, in seconds on `boottime`."""
         line = Deadline(deadline=deadline).as_line() + "\n"
         with self._signals:
             if self._ended:
@@ -67,18 +67,18 @@ class Trainer:
             try:
                 os.write(self._deadlines, line.encode())
             except (BlockingIOError, BrokenPipeError):
-                # Full or closed: the trainer doesn't read. Its end is seen elsewhere.
+                # Full or closed: the trainer does not read. `exited` notices its end.
                 return
 
     def terminate(self) -> None:
-        """Ask for a checkpoint and an end."""
+        """Ask the trainer to write a checkpoint and end."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
     def exited(self) -> bool:
-        """Whether the trainer itself has ended. It stays a zombie, so that its group's number stays its own."""
+        """Whether the trainer itself has ended. It stays a zombie, so that its group's id is not reused."""
         if self._process.returncode is not None:
             return True
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -98,7 +98,7 @@ class Trainer:
         return found
 
     def end(self) -> int:
-        """Kill what is left of the group, reap it and return the trainer's exit code (negative: a signal's number)."""
+        """Kill the rest of the group, reap it and return the trainer's exit code (negative: the number of a signal)."""
         with self._signals:
             if not self._ended:
                 self._ended = True
@@ -109,7 +109,7 @@ class Trainer:
         return self._process.returncode
 
     def all_messages_read(self) -> bool:
-        """Whether nothing more will come. A process that left the group may hold the pipe open for ever."""
+        """Whether no more messages can come. A process that left the group may keep the pipe open for ever."""
         return not self._reader.is_alive() and self._messages.empty()
 
     def __enter__(self) -> Trainer:
