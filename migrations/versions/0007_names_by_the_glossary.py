@@ -20,11 +20,26 @@ INDEX_BEFORE, INDEX_AFTER = "ix_spent_checkpoints_ended_at", "ix_spent_checkpoin
 
 def upgrade() -> None:
     for table, before, after in RENAMED:
-        op.alter_column(table, before, new_column_name=after)
+        _rename_column(table, before, after)
     op.execute(f"ALTER INDEX {INDEX_BEFORE} RENAME TO {INDEX_AFTER}")
 
 
 def downgrade() -> None:
     op.execute(f"ALTER INDEX {INDEX_AFTER} RENAME TO {INDEX_BEFORE}")
     for table, before, after in RENAMED:
-        op.alter_column(table, after, new_column_name=before)
+        _rename_column(table, after, before)
+
+
+def _rename_column(table: str, before: str, after: str) -> None:
+    op.alter_column(table, before, new_column_name=after)
+    # PostgreSQL 18 names the constraints of NOT NULL after their columns; earlier versions have none.
+    old, new = f"{table}_{before}_not_null", f"{table}_{after}_not_null"
+    op.execute(
+        f"""
+        DO $$ BEGIN
+            IF EXISTS (SELECT FROM pg_constraint WHERE conname = '{old}' AND conrelid = '{table}'::regclass) THEN
+                ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new};
+            END IF;
+        END $$
+        """
+    )

@@ -107,17 +107,13 @@ def test_an_architecture_that_another_request_changed_refuses_the_request(bench:
     mine, other = ({"library": "torchvision", "name": name} for name in ("resnet18", "resnet34"))
     request = read(teacher, architecture=mine)
     with bench.database.session() as session:
-        assert request_inspection(session, OWNER, request)
-        assert not request_inspection(session, OWNER, request)
-        assert not request_inspection(session, OWNER, read(teacher))
-        assert request_inspection(session, OWNER, read(teacher, architecture=other))
-        uploads.finish_inspection(
-            session,
-            teacher,
-            inspection=INSPECTION,
-            error=None,
-            architecture=uploads.get(session, OWNER, teacher).architecture,
-        )
+        request_inspection(session, OWNER, read(teacher))
+        assert find_inspection(session, OWNER, read(teacher), "teacher") == INSPECTION
+        request_inspection(session, OWNER, request)
+        assert find_inspection(session, OWNER, request, "teacher") is None
+        request_inspection(session, OWNER, read(teacher, architecture=other))
+        wanted = uploads.get(session, OWNER, teacher).architecture
+        uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, architecture=wanted)
     with bench.database.session() as session, pytest.raises(RequestRefused) as refused:
         find_inspection(session, OWNER, request, "teacher")
     assert fields(refused) == ("inspected-otherwise", ["architecture"])
