@@ -1,5 +1,5 @@
-"""Studies: groups of ordinary jobs, and what is to be done next.
+"""Studies: groups of ordinary jobs, and the decision which jobs come next.
 
-What comes next is a function of a study's specification and of what its trials have reached, and of nothing else: the
-modules of the three kinds, and all that they read, know no database. `rows` and `advance` carry it to the ledger.
+That decision depends only on a study's specification and on the results of its trials: `plans`, with one module for
+each kind of study, knows no database. `trial_rows` reads the trials for it, and `advance` carries its decisions out.
 """

@@ -1,10 +1,10 @@
-"""What a study does next, carried to the ledger.
+"""Carries out in the ledger what a study does next.
 
-`advance` may be called by anyone at any time, and as often as they like: it does what is to be done, and nothing when
-that is nothing. A worker calls it when a trial has ended, housekeeping for whoever died before that. So a study has no
+Any process may call `advance` at any time and any number of times: it does what there is to do, which may be nothing. A
+worker calls it when a trial has finished; housekeeping calls it in case that worker died before. So a study has no
 process of its own that could be lost.
 
-Locks are taken in one order: the study's row, then its jobs'. Whoever holds a job's row must not ask for its study's.
+Locks are taken in one order: the study's row, then its jobs' rows. Never lock a study while you hold one of its jobs.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import FINISHED_STATES, JobState, StudyState
 
 QUEUED_PER_WORKER = 4
-"""Trials that wait for each live worker: enough to keep it busy, few enough that others' jobs come in between."""
+"""Queued trials per live worker: enough to keep it busy, few enough that jobs of others come in between."""
 
 
 def due(session: Session) -> list[str]:
     """The running studies for which there may be something to do."""
-    ended = (
+    finished = (
         select(func.count())
         .where(Job.study_id == Study.id, Job.state.in_(FINISHED_STATES))
         .correlate(Study)
@@ -56,16 +56,16 @@ def due(session: Session) -> list[str]:
     query = select(Study.id).where(
         Study.state == StudyState.RUNNING,
         Study.study_version == STUDY_VERSION,
-        # With none that waits, more workers than before may be there.
-        or_(Study.reads_curves, ended != Study.finished_jobs, ~waits),
+        # If no trial is queued, there may be more workers than before.
+        or_(Study.reads_curves, finished != Study.finished_jobs, ~waits),
     )
     return list(session.scalars(query.order_by(Study.created_at)))
 
 
 def advance(session: Session, study_id: str) -> list[str]:
-    """Do what is to be done; returns a queue for each piece of new work, so that as many workers can be told.
+    """Do what there is to do; returns a queue for each new job, so that as many workers can be woken.
 
-    Nothing, where the study has ended or is gone.
+    Does nothing if the study is finished or deleted.
     """
     query = select(Study).where(Study.id == study_id).with_for_update()
     study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
@@ -75,10 +75,10 @@ def advance(session: Session, study_id: str) -> list[str]:
 
 
 def advance_locked(session: Session, study: Study) -> list[str]:
-    """The same for a running study whose row the caller has locked."""
+    """Like `advance`, for a running study whose row the caller has locked."""
     spec = StudySpec.model_validate(study.spec)
     kind = kind_of(spec)
-    # Counted before the trials are read: one that ends in between is news for the next time.
+    # Counted before the trials are read: a trial that finishes in between makes the study due again.
     finished_jobs = count_finished(session, study.id)
     trials = read_trials(session, study, kind)
     width = max(len(workers.live(session)), 1)
@@ -90,10 +90,10 @@ def advance_locked(session: Session, study: Study) -> list[str]:
         plan, new = Plan(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []
     stopped = _stop(session, plan, trials)
     jobs = [_create(session, study, trial) for trial in new]
-    ends = (plan.decided or study.cancel_requested_at is not None) and not _lives(session, study.id)
-    if ends:
-        _end(session, study, kind, plan)
-    if jobs or stopped or ends or finished_jobs != study.finished_jobs:
+    finishes = (plan.decided or study.cancel_requested_at is not None) and not _has_live_trials(session, study.id)
+    if finishes:
+        _finish(session, study, kind, plan)
+    if jobs or stopped or finishes or finished_jobs != study.finished_jobs:
         study.finished_jobs = finished_jobs
         study.version += 1
         session.flush()
@@ -102,7 +102,7 @@ def advance_locked(session: Session, study: Study) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _New:
+class _NewTrial:
     key: Key
     request: JobRequest
     spec: JobSpec
@@ -113,12 +113,12 @@ def _room(trials: Iterable[Trial], width: int) -> int:
     return max(QUEUED_PER_WORKER * width - waiting, 0)
 
 
-def _resolved(spec: StudySpec, kind: Kind[Any], key: Key) -> _New:
+def _resolved(spec: StudySpec, kind: Kind[Any], key: Key) -> _NewTrial:
     request = JobRequest.model_validate(kind.request(key))
-    return _New(key, request, resolve(request, spec.inspection, spec.discriminator))
+    return _NewTrial(key, request, resolve(request, spec.inspection, spec.discriminator))
 
 
-def _create(session: Session, study: Study, new: _New) -> Job:
+def _create(session: Session, study: Study, new: _NewTrial) -> Job:
     return owned_jobs.create(
         session,
         study.owner,
@@ -131,24 +131,24 @@ def _create(session: Session, study: Study, new: _New) -> Job:
 
 
 def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> bool:
-    """Ask for the end of those that the plan wants ended; of all, once it is decided. Whether there were any."""
+    """Stop the trials that the plan stops; all of them, once it is decided. Returns whether there were any."""
     reasons = dict(plan.stop)
     if plan.decided:
         reasons = dict.fromkeys(trials, TrialStopReason.UNNEEDED) | reasons
-    asked = [key for key in reasons if trials[key].live and trials[key].stopped is None]
-    for key in asked:
+    to_stop = [key for key in reasons if trials[key].live and trials[key].stopped is None]
+    for key in to_stop:
         query = select(Job).where(Job.id == trials[key].job_id).with_for_update()
         job = session.scalars(query, execution_options={"populate_existing": True}).one()
         owned_jobs.cancel_locked(session, job, stopped=reasons[key])
-    return bool(asked)
+    return bool(to_stop)
 
 
-def _lives(session: Session, study_id: str) -> bool:
+def _has_live_trials(session: Session, study_id: str) -> bool:
     query = select(Job.id).where(Job.study_id == study_id, Job.state.not_in(FINISHED_STATES)).limit(1)
     return session.scalars(query).one_or_none() is not None
 
 
-def _end(session: Session, study: Study, kind: Kind[Any], plan: Plan[Key]) -> None:
+def _finish(session: Session, study: Study, kind: Kind[Any], plan: Plan[Key]) -> None:
     table = make_table(kind, read_trials(session, study, kind))
     study.finished_at = clock(session)
     study.result = {

@@ -1,4 +1,4 @@
-"""How a study stands: what its owner is shown."""
+"""What a study's owner is shown about it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NEXT_SHOWN = 10
 @dataclass(frozen=True)
 class StudyStatus:
     choice: dict[str, Any] | None
-    """What was found out, once the study has succeeded."""
+    """The study's answer, once it has succeeded."""
     best_job: str | None
-    """The best trial of the chosen point; while the study runs, of what would be chosen now."""
+    """The best trial of the chosen configuration; while the study runs, of the one that would be chosen now."""
     next: Sequence[dict[str, Any]]
-    """The trials that are to be made next, the first few."""
+    """The first few of the trials that are made next."""
     table: StudyTable
 
 
 def read_status(session: Session, study: Study) -> StudyStatus:
-    """From the trials while it runs; as it was written down at its end, whatever became of its jobs since."""
+    """From the trials while the study runs. Afterwards as it was stored when the study finished."""
     if study.result is not None:
         table = StudyTable.model_validate(study.result["table"])
         return StudyStatus(study.result["choice"], study.result["best_job"], [], table)

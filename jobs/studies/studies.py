@@ -1,4 +1,4 @@
-"""Studies as their owner sees them: create, look, list, cancel, resume, delete."""
+"""Studies as their owner sees them: create, read, list, cancel, resume, delete."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def list_page(
 
 
 def request_cancel(session: Session, owner: str, study_id: str) -> Study:
-    """Ask for a study's end: no new trials, and those that wait or run are cancelled. It ends with the last of them.
+    """Ask for a study to be cancelled: it makes no new trials and cancels the live ones. It finishes with them.
 
-    Asking twice is as good as once. Raises NotFound, and Conflict `study-finished` when it has ended otherwise.
+    Asking again changes nothing. Raises NotFound, and Conflict `study-finished` if it succeeded or failed.
     """
     study = _locked(session, owner, study_id)
     if study.state == StudyState.CANCELLED:
@@ -118,10 +118,10 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
 
 
 def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str]]:
-    """Let a study that ended go on: trials that failed or were cancelled are made anew, the others stay.
+    """Let a finished study go on: trials that failed or were cancelled are made again, the others stay.
 
-    Returns a queue for each piece of new work as well. Raises NotFound, also for an upload that was deleted meanwhile;
-    Conflict `study-not-finished` while it runs, `study-finished` when nothing in it failed or was cancelled.
+    Also returns a queue for each new job. Raises NotFound, also for an upload that was deleted meanwhile; Conflict
+    `study-not-finished` while the study runs, and `study-finished` if no trial failed or was cancelled.
     """
     study = _locked(session, owner, study_id)
     if study.state == StudyState.RUNNING:
@@ -141,7 +141,7 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
 
 
 def delete(session: Session, owner: str, study_id: str) -> list[str]:
-    """Remove a study with its jobs; returns the prefixes of their files in storage, the caller's to remove.
+    """Remove a study with its jobs; returns the prefixes of their files in storage, which the caller removes.
 
     Raises NotFound, and Conflict `study-not-finished` while it runs.
     """

@@ -1,4 +1,4 @@
-"""What the ledger knows of studies' trials."""
+"""Reads the trials of studies from the ledger."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lit_spec import Phase
 from lit_spec.states import FINISHED_STATES, JobState
 
 SELECTED_BY = ("student_accuracy", "psnr", "agreement")
-"""Of these metrics, the first that a trial tells is the one that its best epoch is selected by."""
+"""A trial's best epoch is selected by the first of these metrics that the trial has."""
 _PHASES = {Phase.LIT.value: 0, Phase.FINE_TUNE.value: 1}
-"""What `then` does afterwards makes other students."""
+"""The epochs of the operations of `then` belong to other students."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study's trials are."""
+    """How many trials of a study are in which state."""
 
     queued: int = 0
     running: int = 0
@@ -38,7 +38,7 @@ class Progress:
 
 
 def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Trial]:
-    """Those that count: all but the failed and cancelled ones of earlier rounds."""
+    """The trials that count: all but the failed and cancelled ones of earlier rounds."""
     report = _report()
     query = (
         select(Job.id, Job.trial, Job.state, Job.trial_stopped, _parts(report).label("result"))
@@ -61,13 +61,13 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
 
 
 def count_finished(session: Session, study_id: str) -> int:
-    """Jobs of all rounds that have ended."""
+    """The number of finished jobs, of all rounds."""
     query = select(func.count()).where(Job.study_id == study_id, Job.state.in_(FINISHED_STATES))
     return session.execute(query).scalar_one()
 
 
 def read_progress(session: Session, studies: Iterable[Study]) -> dict[str, Progress]:
-    """By study, in one query."""
+    """The progress of each study, in one query."""
     stopped = Job.trial_stopped.is_not(None)
     query = (
         select(Study.id, Job.state, stopped.label("stopped"), func.count().label("jobs"))
@@ -83,7 +83,7 @@ def read_progress(session: Session, studies: Iterable[Study]) -> dict[str, Progr
 
 
 def _report() -> TableValuedAlias:
-    """A job's result, taken apart once by the database: it is large, and a study may have thousands."""
+    """A job's result, taken apart once by the database, because it is large and a study may have thousands."""
     columns = [column(name, JSONB) for name in ("selected", "student", "teacher", "seconds")]
     return func.jsonb_to_record(Job.result).table_valued(*columns, name="report").render_derived(with_types=True)
 
@@ -99,14 +99,16 @@ def _parts(report: TableValuedAlias) -> ColumnElement[Any]:
 
 
 def _counts(round: Any) -> ColumnElement[bool]:
-    """What failed or was cancelled before the study was resumed is to be made anew."""
+    """Trials that failed or were cancelled before the study was resumed don't count: they are made again."""
     return or_(Job.trial_round == round, Job.state == JobState.SUCCEEDED, Job.trial_stopped.is_not(None))
 
 
 def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[EpochKey, float]]:
     query = select(Metric.job_id, Metric.phase, Metric.epoch, Metric.name, Metric.value)
     query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY), Metric.phase.in_(_PHASES))
-    told: dict[str, dict[str, dict[EpochKey, float]]] = defaultdict(lambda: defaultdict(dict))
+    curves: dict[str, dict[str, dict[EpochKey, float]]] = defaultdict(lambda: defaultdict(dict))
     for job_id, phase, epoch, name, value in session.execute(query):
-        told[job_id][name][_PHASES[phase], epoch] = value
-    return {job_id: next(by_name[name] for name in SELECTED_BY if name in by_name) for job_id, by_name in told.items()}
+        curves[job_id][name][_PHASES[phase], epoch] = value
+    return {
+        job_id: next(by_name[name] for name in SELECTED_BY if name in by_name) for job_id, by_name in curves.items()
+    }

@@ -51,7 +51,7 @@ class Configuration:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether all of its trials are finished."""
         return all(trial is not None and not trial.live for trial in self.trials)
 
     @property
@@ -65,7 +65,7 @@ class Configuration:
 
     @property
     def validation(self) -> float:
-        """Mean over the seeds; of a complete point."""
+        """Mean over the seeds, for a complete configuration."""
         return fmean(result.validation for result in self.results)
 
     @property
@@ -99,12 +99,12 @@ class Configuration:
 
 
 def best(configurations: Sequence[tuple[Any, Configuration]]) -> tuple[Any, Configuration] | None:
-    """The complete point with the highest validation mean, the first of equals; None where none is complete."""
+    """The complete configuration with the highest validation mean, the first of equals; None if none is complete."""
     complete = [entry for entry in configurations if entry[1].complete]
-    # Means of the same counts, added in another order, are equal.
+    # Rounded, because means of the same numbers in another order must be equal.
     return max(complete, key=lambda entry: round(entry[1].validation, DECIMALS_OF_EQUALS)) if complete else None
 
 
 def numbers(results: Sequence[TrialResult], read: Callable[[TrialResult], float | None]) -> list[float]:
-    """What was measured in each trial, leaving out those where it was not."""
+    """One measurement of each trial that has it."""
     return [value for result in results if (value := read(result)) is not None]

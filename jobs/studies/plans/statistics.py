@@ -1,4 +1,4 @@
-"""What is said of the same number over several seeds."""
+"""Statistics of one number over several seeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe(values: Sequence[float]) -> Sample:
 
 def student_quantile(degrees: int) -> float:
     """The 97.5 % quantile of Student's t distribution."""
-    # Here, so that nothing that never computes an interval loads numpy.
+    # Imported here, so that nothing loads numpy unless it computes an interval.
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))

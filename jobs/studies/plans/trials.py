@@ -17,7 +17,7 @@ from lit_spec.states import JobState
 
 
 class Key(BaseModel):
-    """What tells a trial from the others of its study. No two trials of one study have the same."""
+    """What distinguishes a trial from the others of its study. No two trials of one study have the same key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,14 +32,14 @@ class TrialStopReason(StrEnum):
     """Why a study stops one of its own trials."""
 
     HOPELESS = "hopeless"
-    """It can't reach what is needed any more."""
+    """It can no longer reach what is needed."""
     UNNEEDED = "unneeded"
     """Other trials have answered the question."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a succeeded trial reached. Accuracies, agreements: percent; PSNR: decibels."""
+    """What a succeeded trial reached. Accuracies and agreements in percent, PSNR in decibels."""
 
     validation_metric: str
     validation: float
@@ -58,7 +58,7 @@ class TrialResult:
 
 
 EpochKey = tuple[int, int]
-"""Number of the phase, and the epoch within it."""
+"""The number of the phase, and the epoch within it."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Trial:
     job_id: str
     state: JobState
     stopped: TrialStopReason | None = None
-    """Set as soon as the study asks for its end; it may succeed all the same."""
+    """Set as soon as the study stops the trial. It may succeed all the same."""
     result: TrialResult | None = None
     curve: Mapping[EpochKey, float] = field(default_factory=dict)
-    """What it was selected by, after each epoch. Read for studies that stop trials early."""
+    """The metric that the best epoch is selected by, after each epoch. Only for studies that stop trials early."""
 
     @property
     def live(self) -> bool:
@@ -93,16 +93,16 @@ class Choice(SpecModel):
 
 @dataclass(frozen=True)
 class Plan(Generic[KeyT]):
-    """What is to be done next."""
+    """What to do next."""
 
     new: Sequence[KeyT] = ()
-    """Trials to make, the most urgent first; may be made in any number."""
+    """Trials to make, the most urgent first. Any number of them may be made."""
     stop: Mapping[KeyT, TrialStopReason] = field(default_factory=dict)
-    """Live trials that are to end."""
+    """Live trials to stop."""
     choice: Choice | None = None
-    """Found out: the study ends once no trial lives."""
+    """The answer is known: the study finishes once no trial is live."""
     failure: StudyError | None = None
-    """It can't be found out: the same."""
+    """The answer can't be found: the study fails once no trial is live."""
 
     @property
     def decided(self) -> bool:
@@ -134,7 +134,7 @@ class Row(SpecModel):
 
 
 class StudySpec(SpecModel):
-    """All that a plan needs to know, so that deleted uploads don't change what it answers."""
+    """Everything that a plan needs, so that deleted uploads don't change its answer."""
 
     request: AnyStudyRequest
     inspection: Inspection
@@ -142,28 +142,28 @@ class StudySpec(SpecModel):
 
     @cached_property
     def job(self) -> dict[str, Any]:
-        """The base request as it was sent; trials are made by changing it. They are there to be compared, so that they
-        have exports only where that is asked for."""
+        """The base request as it was sent; trials are made by changing it. They have exports only if it asks for them,
+        because trials are made to be compared."""
         return {"exports": [], **self.request.job.model_dump(mode="json", exclude_unset=True)}
 
     @field_serializer("request")
     def _with_grids_written_out(self, request: StudyRequest) -> dict[str, Any]:
-        # What the job leaves open must stay open: a preset or an arm fills it in.
+        # Fields that the request leaves out must stay out: a preset or an arm sets them.
         return {**request.model_dump(mode="json", exclude={"job"}), "job": self.job}
 
 
 @dataclass(frozen=True)
 class Template:
-    """A trial's request but for its seed, and which field of the study is behind which field of the request."""
+    """A trial's request without its seed, and which field of the study sets which field of the request."""
 
     request: dict[str, Any]
     base: dict[str, Any]
     """The request that it was made from."""
     origins: Mapping[str, str]
-    """From dotted paths in the job's request, of all that was changed, to those in the study's."""
+    """From the dotted path of each changed field in the job's request to that in the study's."""
 
     def blame(self, path: str) -> str:
-        """The field of the study that is to blame for a field of the job's request."""
+        """The field of the study that sets a field of the job's request."""
         parts = path.split(".")
         for length in range(len(parts), 0, -1):
             changed = ".".join(parts[:length])
@@ -184,11 +184,11 @@ def _has(value: Any, path: Sequence[str]) -> bool:
 
 
 class Kind(Protocol[KeyT]):
-    """One kind of study, made from its specification. All of it is pure."""
+    """One kind of study, made from its specification. All methods are pure."""
 
     @property
     def planned(self) -> int:
-        """How many trials there will be at the most."""
+        """The largest possible number of trials."""
 
     @property
     def columns(self) -> type[Row]:
@@ -196,7 +196,7 @@ class Kind(Protocol[KeyT]):
 
     @property
     def reads_curves(self) -> bool:
-        """Whether a plan reads the curves of running trials, and so may have something new to say after any epoch."""
+        """Whether a plan reads the curves of running trials, so that any epoch may change it."""
 
     def key(self, stored: Mapping[str, Any]) -> KeyT: ...
 
@@ -204,9 +204,9 @@ class Kind(Protocol[KeyT]):
         """The job's request of a trial."""
 
     def templates(self) -> Iterator[Template]:
-        """One for each different request; all must be right before the study is made."""
+        """One for each different request. All are checked before the study is made."""
 
     def plan(self, trials: Trials[KeyT], width: int, /) -> Plan[KeyT]:
-        """What is to be done next. `width`: how many trials can run at once, at least 1."""
+        """What to do next. `width`: how many trials can run at once, at least 1."""
 
     def table(self, trials: Trials[KeyT]) -> Sequence[Row]: ...
