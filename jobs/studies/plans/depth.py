@@ -43,24 +43,24 @@ class DepthKey(Key):
 class DepthRow(Row):
     depth: int
     validation_drop: float | None
-    """Points of accuracy lost on the validation split; without labels of agreement with the teacher."""
+    """Percentage configurations of accuracy lost on the validation split; without labels, of agreement with the teacher."""
     within: bool | None
-    """Whether the depth keeps to `max_accuracy_drop`; null where that is not asked for or not known."""
+    """Whether the depth keeps to `max_accuracy_drop`; null if that is not asked for or not known."""
     latency_ms: float | None
     """Of one sample, p50, a mean."""
     speedup: float | None
     """Teacher's latency / student's, each pair measured in one process."""
     front: bool | None
-    """Whether no other depth is both faster and more accurate; null where not all depths are tried."""
+    """Whether no other depth is both faster and more accurate; null if not all depths are tried."""
 
 
 class _Verdict(StrEnum):
     OPEN = "open"
-    """Not tried yet, or under way."""
+    """Not tried yet, or running."""
     PASSED = "passed"
     FAILED = "failed"
     VOID = "void"
-    """Its trials ended without telling."""
+    """Its trials are finished, but do not decide it."""
 
 
 class Depth:
@@ -108,7 +108,7 @@ class Depth:
 
     def plan(self, trials: Trials[DepthKey], width: int, /) -> Plan[DepthKey]:
         stop = self._hopeless(trials)
-        # Those that are to end tell as much as if they had ended already.
+        # Trials that are being stopped decide as much as if they were finished already.
         trials = {**trials, **{key: replace(trials[key], stopped=reason) for key, reason in stop.items()}}
         verdicts = {depth: self._verdict(self._configuration(depth, trials)) for depth in self._depths}
         open_depths = self._open_all(verdicts) if self._all else _open_between(verdicts)
@@ -136,17 +136,17 @@ class Depth:
         return [depth for depth, verdict in verdicts.items() if verdict is _Verdict.OPEN]
 
     def _spread(self, depths: Sequence[int], trials: Trials[DepthKey], width: int) -> list[int]:
-        """As many of these depths as keep the workers busy: those under way, and more in the middle of the gaps."""
-        under_way = [number for number, depth in enumerate(depths) if self._configuration(depth, trials).made]
+        """As many of these depths as keep the workers busy: the running ones, and more in the middle of the gaps."""
+        selected = [number for number, depth in enumerate(depths) if self._configuration(depth, trials).made]
         wanted = min(math.ceil(width / len(self._seeds)), len(depths))
-        while len(under_way) < wanted:
-            edges = [-1, *sorted(under_way), len(depths)]
+        while len(selected) < wanted:
+            edges = [-1, *sorted(selected), len(depths)]
             start, end = max(pairwise(edges), key=lambda gap: gap[1] - gap[0])
-            under_way.append((start + end) // 2)
-        return [depths[number] for number in under_way]
+            selected.append((start + end) // 2)
+        return [depths[number] for number in selected]
 
     def _hopeless(self, trials: Trials[DepthKey]) -> dict[DepthKey, TrialStopReason]:
-        """The running trials that are to end early, and with each the others of its depth."""
+        """The running trials that can no longer be of interest, each with the others of its depth."""
         if not self.reads_curves:
             return {}
         completed = [trial.curve for trial in trials.values() if trial.result is not None]
@@ -206,7 +206,7 @@ class Depth:
         return Choice(values=values, job_id=self._configuration(best[0], trials).best_job if best else None)
 
     def _spared(self, depth: int, trials: Trials[DepthKey]) -> bool:
-        """Whether the study itself saw no need to hear this depth out."""
+        """Whether the study itself stopped trials of this depth because it did not need them."""
         made = self._configuration(depth, trials).made
         return any(trial.stopped is TrialStopReason.UNNEEDED for trial in made)
 
@@ -257,22 +257,22 @@ class Depth:
 
 
 def _open_between(verdicts: Mapping[int, _Verdict]) -> list[int]:
-    """The depths that are still to be told, below the shallowest that passed and above the deepest that failed."""
-    told = [(depth, verdict) for depth, verdict in verdicts.items() if verdict is not _Verdict.VOID]
-    passed = next((n for n, (_, verdict) in enumerate(told) if verdict is _Verdict.PASSED), len(told))
-    failed = max((n for n, (_, verdict) in enumerate(told[:passed]) if verdict is _Verdict.FAILED), default=-1)
-    return [depth for depth, _ in told[failed + 1 : passed]]
+    """The undecided depths, below the shallowest that passed and above the deepest that failed."""
+    candidates = [(depth, verdict) for depth, verdict in verdicts.items() if verdict is not _Verdict.VOID]
+    passed = next((n for n, (_, verdict) in enumerate(candidates) if verdict is _Verdict.PASSED), len(candidates))
+    failed = max((n for n, (_, verdict) in enumerate(candidates[:passed]) if verdict is _Verdict.FAILED), default=-1)
+    return [depth for depth, _ in candidates[failed + 1 : passed]]
 
 
 def _reference(result: TrialResult | None) -> float | None:
-    """What losing nothing would be: the teacher's accuracy, or full agreement with it."""
+    """The value of a student that loses nothing: the teacher's accuracy, or full agreement with it."""
     if result is None:
         return None
     return 100.0 if result.validation_metric == "agreement" else result.teacher_validation
 
 
 def _drop(found: Configuration) -> float | None:
-    """Points lost against the teacher on the validation split, a mean over the seeds."""
+    """Percentage configurations lost against the teacher on the validation split, a mean over the seeds."""
     drops = [reference - result.validation for result in found.results if (reference := _reference(result)) is not None]
     return round(fmean(drops), DECIMALS) if drops else None
 

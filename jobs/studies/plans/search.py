@@ -27,7 +27,7 @@ class Stage(StrEnum):
 
 
 class SearchKey(Key):
-    """The point that a trial trains: one that two stages ask for is trained once."""
+    """The configuration that a trial trains. One that two stages ask for is trained once."""
 
     method: Method
     tau: float
@@ -49,29 +49,31 @@ _DISTILLATION = {Method.LIT: Method.KD, Method.BORN_AGAIN_LIT: Method.BORN_AGAIN
 
 @dataclass(frozen=True)
 class _Step:
-    """A stage whose earlier ones are decided: its values, and the keys of each, one a seed."""
+    """A stage that can run because the earlier ones are decided: its values and the keys of each, one per seed."""
 
     stage: Stage
     candidates: Mapping[float, tuple[SearchKey, ...]]
     own: float
-    """What the job would have without a search."""
+    """The value that the job has without a search."""
 
     @property
     def searched(self) -> bool:
-        """A choice of one needs no trials; but the last stage has the students that the study is for."""
+        """A stage with one value needs no trials, but the last stage trains the students that the study is for."""
         return len(self.candidates) > 1 or self.stage is Stage.BETA
 
     def configurations(self, trials: Trials[SearchKey]) -> list[tuple[float, Configuration]]:
         return [(value, Configuration.of(trials, keys)) for value, keys in self.candidates.items()]
 
     def winner(self, trials: Trials[SearchKey]) -> tuple[float, Configuration] | None:
-        """Once all have ended: of equals the job's own value, else the first. None where no value has a succeeded trial
-        for every seed."""
+        """The best value once all trials are finished: of equals the job's own value, else the first.
+
+        None if no value has a succeeded trial for every seed.
+        """
         configurations = sorted(self.configurations(trials), key=lambda entry: entry[0] != self.own)
         return best(configurations) if all(found.finished for _, found in configurations) else None
 
     def value(self, trials: Trials[SearchKey]) -> float | None:
-        """What the stage has chosen."""
+        """The value that the stage has chosen; None while it has chosen none."""
         if not self.searched:
             return next(iter(self.candidates))
         winner = self.winner(trials)
@@ -106,7 +108,7 @@ class Search:
     @property
     def planned(self) -> int:
         searched = [grid for stage, grid in self._grids.items() if stage is Stage.BETA or len(grid) > 1]
-        # The winner of the first stage is a point of the second, if that has the α of the first.
+        # The winner of the first stage is a configuration of the second, if that has the α of the first.
         shared = all(len(self._grids[stage]) > 1 for stage in (Stage.TAU, Stage.ALPHA))
         twice = shared and self._alpha in self._grids[Stage.ALPHA]
         return (sum(map(len, searched)) - twice) * len(self._seeds)
@@ -127,7 +129,7 @@ class Search:
     def plan(self, trials: Trials[SearchKey], _width: int, /) -> Plan[SearchKey]:
         steps = self._steps(trials)
         last = steps[-1]
-        # Seed by seed, as all values are equally good before the first one has ended.
+        # Seed by seed, because no value is known to be better before the first trial has finished.
         new = [key for keys in zip(*last.candidates.values(), strict=True) for key in keys if key not in trials]
         if new or not all(found.finished for _, found in last.configurations(trials)):
             return Plan(new=new)
@@ -157,7 +159,7 @@ class Search:
         ]
 
     def _steps(self, trials: Trials[SearchKey]) -> list[_Step]:
-        """The stages up to the one that is under way."""
+        """The stages up to the current one."""
         steps = [self._tau_step()]
         tau = steps[-1].value(trials)
         if tau is not None:

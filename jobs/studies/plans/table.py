@@ -12,7 +12,7 @@ from lit_spec.answers.studies import StudyTable, TeacherRow
 
 
 def make_table(kind: Kind[KeyT], trials: Trials[KeyT]) -> StudyTable:
-    """The table so far. A row for each arm, point or depth, reached or not."""
+    """The table so far. A row for each arm, configuration or depth, whether it has trials or not."""
     result = next((trial.result for trial in trials.values() if trial.result is not None), None)
     columns = _columns(kind.columns)
     rows = [row.model_dump(mode="json") for row in kind.table(trials)]

@@ -88,7 +88,7 @@ class Choice(SpecModel):
     values: dict[str, Any]
     """By name, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; a value is null where nothing did."""
     job_id: str | None
-    """The trial of the chosen point that is best on the validation split."""
+    """The trial of the chosen configuration that is best on the validation split."""
 
 
 @dataclass(frozen=True)
