@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from lit_client.errors import LitError
 from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
 from lit_spec.mistakes import mistakes
+from lit_spec.requests.dataset import DATASET_SOURCES
 
 Body = dict[str, Any]
 
-DATASET_SOURCES = ("upload", "builtin", "mounted")
-"""Fields of `dataset` that say where the data comes from: a request has one of them."""
 PLACEHOLDER_ID = "upl_to_come"
 """In place of an id that is not known before the upload."""
 

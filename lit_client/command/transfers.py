@@ -9,10 +9,11 @@ from typing import Any
 
 from lit_client.client import Client
 from lit_client.command import display
-from lit_client.command.job_request import DATASET_SOURCES, BadRequest, Body
+from lit_client.command.job_request import BadRequest, Body
 from lit_client.downloads import DownloadedFile
 from lit_client.models import Upload
 from lit_spec import BUILTIN
+from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind
 
 UPLOAD_PREFIX = "upl_"

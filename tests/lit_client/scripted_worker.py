@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from jobs.ledger import attempts, uploads
-from jobs.ledger import jobs as ledger
+from jobs.ledger import attempts, owned_jobs, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event
 from lit_spec import SPEC_VERSION, ErrorType, Inspection, JobError
 from lit_spec.states import JobState
@@ -85,7 +84,7 @@ class ScriptedWorker:
             self._fail(claim)
         elif self.ends == JobState.CANCELLED:
             with self.bench.database.session() as session:
-                ledger.request_cancel(session, OWNER, claim.job_id)
+                owned_jobs.request_cancel(session, OWNER, claim.job_id)
             with self.bench.database.session() as session:
                 attempts.cancelled(session, claim)
         return True

@@ -43,7 +43,7 @@ class DepthKey(Key):
 class DepthRow(Row):
     depth: int
     validation_drop: float | None
-    """Percentage configurations of accuracy lost on the validation split; without labels, of agreement with the teacher."""
+    """Percentage points of accuracy lost on the validation split; without labels, of agreement with the teacher."""
     within: bool | None
     """Whether the depth keeps to `max_accuracy_drop`; null if that is not asked for or not known."""
     latency_ms: float | None
@@ -272,7 +272,7 @@ def _reference(result: TrialResult | None) -> float | None:
 
 
 def _drop(found: Configuration) -> float | None:
-    """Percentage configurations lost against the teacher on the validation split, a mean over the seeds."""
+    """Percentage points lost against the teacher on the validation split, a mean over the seeds."""
     drops = [reference - result.validation for result in found.results if (reference := _reference(result)) is not None]
     return round(fmean(drops), DECIMALS) if drops else None
 
