@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI
@@ -13,9 +12,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 
-from api import broker, health
+from api import broker, health, openapi
 from api.architectures import endpoints as architectures
-from api.http import problems
+from api.http import problems, schemas
 from api.http.addresses import refuse_nul
 from api.http.context import Context
 from api.http.long_polls import LongPolls
@@ -28,9 +27,6 @@ from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.storage.storage import open_storage
-from lit_spec import JobRequest, LibraryRequest
-from lit_spec.requests.study import STUDY_REQUESTS
-from lit_spec.requests.upload import UploadRequest
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).
@@ -56,9 +52,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         sender = broker.make_app(redis_url)
         wakeups = Wakeups(sender, redis_url)
         storage = open_storage(settings)
-        polls = LongPolls(listener)
+        long_polls = LongPolls(listener)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
-        app.state.context = Context(settings, database, storage, wakeups, polls, keyless)
+        app.state.context = Context(settings, database, storage, wakeups, long_polls, keyless)
         await listener.start()
         housekeeper.start()
         try:
@@ -79,10 +75,17 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         dependencies=[Depends(refuse_nul)],
     )
     problems.install(app)
-    for router in (uploads.router, jobs.router, studies.router, architectures.router, health.router):
-        app.include_router(router)
+    for router in (
+        uploads.router,
+        jobs.forms,
+        jobs.router,
+        studies.router,
+        architectures.router,
+        health.router,
+    ):
+        app.include_router(router, responses={"default": {"model": schemas.Problem}})
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
-    _document(app)
+    openapi.install(app)
     return app
 
 
@@ -91,55 +94,3 @@ def _explain(type: str) -> str:
     if type not in problems.TITLES:
         raise problems.Problem(404, "not-found", f"There is no problem {type!r}")
     return f"{problems.TITLES[type]}.\n"
-
-
-def _document(app: FastAPI) -> None:
-    """Add to the OpenAPI document what handlers that read their bodies themselves don't tell."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        schema = made()
-        schemas = schema["components"]["schemas"]
-        for model in (JobRequest, LibraryRequest, UploadRequest, *STUDY_REQUESTS.values()):
-            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            for name, definition in own.pop("$defs", {}).items():
-                schemas.setdefault(name, definition)
-            schemas[model.__name__] = own
-        schemas["Problem"] = _PROBLEM
-        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, methods in schema["paths"].items():
-            for operation in methods.values():
-                if path.startswith("/v1/"):
-                    operation["security"] = [{"key": []}, {}]
-                operation["responses"].pop("422", None)
-                operation["responses"]["default"] = {
-                    "description": "A problem (RFC 9457).",
-                    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-                }
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string", "description": "Stable, as /problems/upload-in-use."},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong and what would be right."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "message"],
-                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-}

@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 WHOLE = "body"
 """The path of a mistake that concerns no single field."""
+
+Models = Sequence[type[BaseModel]]
+"""The models that a value may have: one, or the variants of a union."""
+
+_TAG_ERRORS = {"union_tag_invalid", "union_tag_not_found"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,13 @@ class Mistake:
 
 def mistakes(model: type[BaseModel], value: object, failure: ValidationError) -> list[Mistake]:
     """Everything that `model` found wrong with `value`, in the order of the fields."""
-    errors = [_field_error(model, value, entry) for entry in failure.errors(include_url=False)]
+    return mistakes_in(model, value, failure.errors(include_url=False))
+
+
+def mistakes_in(type_: Any, value: object, entries: Iterable[Mapping[str, Any]]) -> list[Mistake]:
+    """The same from the entries of a ValidationError; `type_` may also be a union of models."""
+    models = list(_models(type_))
+    errors = [_field_error(models, value, entry) for entry in entries]
     return [Mistake(".".join(found.path) or WHOLE, found.message) for found in _once(errors, 0)]
 
 
@@ -40,7 +51,7 @@ class _FieldError:
     message: str
 
 
-def _field_error(model: type[BaseModel], value: object, entry: Mapping[str, Any]) -> _FieldError:
+def _field_error(models: Models, value: object, entry: Mapping[str, Any]) -> _FieldError:
     location: Sequence[int | str] = entry["loc"]
     path: list[str] = []
     variants: list[tuple[int, str]] = []
@@ -49,27 +60,40 @@ def _field_error(model: type[BaseModel], value: object, entry: Mapping[str, Any]
         if _is_in(part, here):
             here = here[part]  # type: ignore[index]
             path.append(str(part))
-        elif number == len(location) and (entry["type"] == "missing" or _is_field(model, location)):
+        elif number == len(location) and (entry["type"] == "missing" or _is_field(models, location)):
             # Not given, and either required or wrong by its default.
             path.append(str(part))
         else:
             # Not in the value, so it names a variant of a union, or says that a dictionary's key is wrong.
             variants.append((len(path), str(part)))
-    return _FieldError(tuple(path), tuple(variants), _message(model, entry))
+    if entry["type"] in _TAG_ERRORS and not location:
+        # The value itself is the union: the field that chooses its variant is wrong.
+        path.append(_discriminator(entry))
+    return _FieldError(tuple(path), tuple(variants), _message(models, entry))
 
 
-def _message(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
+def _message(models: Models, entry: Mapping[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
-        return _unknown_field(model, [str(part) for part in entry["loc"]])
+        return _unknown_field(models, [str(part) for part in entry["loc"]])
+    if entry["type"] == "union_tag_invalid" and not entry["loc"]:
+        return f"must be one of {_plain(entry['ctx']['expected_tags'])}"
     if entry["type"] == "union_tag_not_found":
         return f"{entry['ctx']['discriminator']} is missing: it decides what the other fields mean"
-    # pydantic shows literals that are members of an enum in Python's notation.
-    return re.sub(r"<[\w.]+: ('[^']*')>", r"\1", entry["msg"].removeprefix("Value error, "))
+    return _plain(entry["msg"].removeprefix("Value error, "))
 
 
-def _is_field(model: type[BaseModel], location: Sequence[int | str]) -> bool:
+def _plain(message: str) -> str:
+    """The message with plain values: pydantic shows literals that are members of an enum in Python's notation."""
+    return re.sub(r"<[\w.]+: ('[^']*')>", r"\1", message)
+
+
+def _discriminator(entry: Mapping[str, Any]) -> str:
+    return str(entry["ctx"]["discriminator"]).strip("'")
+
+
+def _is_field(models: Models, location: Sequence[int | str]) -> bool:
     *path, name = (str(part) for part in location)
-    return name in _fields_at(model, path)
+    return name in _fields_at(models, path)
 
 
 def _is_in(part: int | str, value: object) -> bool:
@@ -105,16 +129,15 @@ def _any_of(messages: Sequence[str]) -> str:
     return ", or ".join([first, *(other[:1].lower() + other[1:] for other in others)])
 
 
-def _unknown_field(model: type[BaseModel], location: Sequence[str]) -> str:
-    known = _fields_at(model, location[:-1])
+def _unknown_field(models: Models, location: Sequence[str]) -> str:
+    known = _fields_at(models, location[:-1])
     close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
     return f"unknown field: {hint}"
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+def _fields_at(models: Models, path: Sequence[str]) -> list[str]:
     """The field names that an object at `path` may have. The path also names the chosen variants of unions."""
-    models = [model]
     for name in path:
         inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, name)]
         models = inner or [m for m in models if _is_variant(m, name)] or models

@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         application = self.config.app
         context: Context | None = getattr(getattr(application, "state", None), "context", None)
         if context is not None:
-            context.polls.stop()
+            context.long_polls.stop()
 
 
 def run(app: FastAPI, listening: socket.socket) -> None:

@@ -61,7 +61,7 @@ def _read_cursor(cursor: str | None) -> str:
     try:
         after = base64.urlsafe_b64decode(cursor.encode()).decode()
     except ValueError as bad:
-        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
+        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor") from bad
     if after.partition("/")[0] not in list(Library):
-        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor")
+        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor")
     return after

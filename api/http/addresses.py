@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from api.http.problems import FieldError, Problem, invalid
+from api.http.problems import Problem, invalid
+from lit_spec.mistakes import Mistake
 
 
 async def refuse_nul(request: Request) -> None:
@@ -13,4 +14,4 @@ async def refuse_nul(request: Request) -> None:
         raise Problem(404, "not-found", "there is no such thing: the path has a NUL character")
     wrong = [name for name, value in request.query_params.multi_items() if "\0" in name + value]
     if wrong:
-        raise invalid(FieldError(name.replace("\0", "%00"), "has a NUL character") for name in wrong)
+        raise invalid(Mistake(field=name.replace("\0", "%00"), message="has a NUL character") for name in wrong)

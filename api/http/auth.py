@@ -6,7 +6,8 @@ import ipaddress
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.http.context import InContext
@@ -15,12 +16,17 @@ from jobs.ledger import keys
 
 LOCAL_OWNER = "local"
 SCHEME = "bearer"
+_BEARER = HTTPBearer(
+    scheme_name="key",
+    description="Not needed from this machine itself while the service has no keys.",
+    auto_error=False,
+)
 
 
 def authenticate(request: Request, context: InContext) -> str:
     """The owner in whose name this request acts. Raises Problem 401 or 403."""
     header = request.headers.get("Authorization")
-    # In a session of its own: the request may wait for long, and is not to hold a connection all the while.
+    # In its own session, because a request may wait for long and must not hold a connection meanwhile.
     with context.database.session() as session:
         if header is not None:
             return _by_key(header, session)
@@ -31,7 +37,17 @@ def authenticate(request: Request, context: InContext) -> str:
     return LOCAL_OWNER
 
 
-Owner = Annotated[str, Depends(authenticate)]
+def _get_owner(
+    request: Request,
+    context: InContext,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
+) -> str:
+    known: str | None = getattr(request.state, "owner", None)
+    return authenticate(request, context) if known is None else known
+
+
+Owner = Annotated[str, Depends(_get_owner)]
+"""Who asks. Routes that read a body have found it already, before they read."""
 
 
 def _by_key(header: str, session: Session) -> str:

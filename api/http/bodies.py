@@ -1,39 +1,98 @@
-"""Request bodies as JSON, read so that every mistake in them is named."""
+"""JSON request bodies: read within a limit, refused when the ledger can't store them, then typed by FastAPI."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn
 
-from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 
-from api.http.problems import FieldError, Problem, invalid
+from api.http.addresses import refuse_nul
+from api.http.auth import authenticate
+from api.http.context import get_context
+from api.http.problems import Problem
 from jobs.database import jsonb
-from lit_spec.mistakes import mistakes
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
+JSON = "application/json"
 JSON_BYTES = 1 << 20
 """A job specification is a few kilobytes."""
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-async def read_json(request: Request, accepted: Sequence[str] = ("application/json",)) -> dict[str, Any]:
-    """The body as a JSON object. Raises Problem 400, 413 or 415."""
+
+class JsonRequest(Request):
+    """A request whose body has been read and parsed. FastAPI asks it for `body()` and `json()`."""
+
+    def __init__(self, request: Request, content: bytes, value: dict[str, Any]) -> None:
+        super().__init__(request.scope, request.receive)
+        self._content = content
+        self._value = value
+
+    async def body(self) -> bytes:
+        return self._content
+
+    async def json(self) -> dict[str, Any]:
+        return self._value
+
+
+class JsonRoute(APIRoute):
+    """A route with a typed JSON body. FastAPI's own reading has no limit and takes NaN, so the body is read here.
+
+    The order is: path, key, size and form of the body, its fields.
+    """
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+        accepted = self._accepted_media_types()
+        if not accepted:
+            return handle
+
+        async def read_and_handle(request: Request) -> Response:
+            await check_caller(request)
+            content = await _read(request, accepted)
+            return await handle(JsonRequest(request, content, parse_json(content)))
+
+        return read_and_handle
+
+    def _accepted_media_types(self) -> list[str]:
+        if self.body_field is None:
+            return []
+        return list(dict.fromkeys([JSON, self.body_field.field_info.media_type]))  # type: ignore[attr-defined]
+
+
+async def check_caller(request: Request) -> None:
+    """Refuse a wrong path or a missing key before the body is read. FastAPI would read the body first."""
+    await refuse_nul(request)
+    request.state.owner = await run_in_threadpool(authenticate, request, get_context(request))
+
+
+async def _sent_json(request: Request) -> dict[str, Any]:
+    value: dict[str, Any] = await request.json()
+    return value
+
+
+SentJson = Annotated[dict[str, Any], Depends(_sent_json)]
+"""The body as it was sent, without the defaults of its model. For routes of the class JsonRoute."""
+
+
+async def _read(request: Request, accepted: list[str]) -> bytes:
+    """The body. Raises Problem 413 or 415."""
     sent = content_type(request)
     if sent not in accepted:
         detail = f"send the body as {' or '.join(accepted)}, not {sent or 'without a Content-Type'}"
         raise Problem(415, "unsupported-media-type", detail)
-    too_large = Problem(413, "too-large", f"a JSON body may have {JSON_BYTES} bytes")
+    too_large = Problem(413, "too-large", f"a JSON body may have {JSON_BYTES} bytes: send a smaller one")
     if (content_length(request) or 0) > JSON_BYTES:
-        raise too_large  # rather than wait for what won't be read
+        raise too_large  # without waiting for bytes that are not read
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > JSON_BYTES:
             raise too_large
-    return parse_json(bytes(body))
+    return bytes(body)
 
 
 def content_type(request: Request) -> str:
@@ -42,33 +101,25 @@ def content_type(request: Request) -> str:
 
 
 def content_length(request: Request) -> int | None:
-    """In bytes; None where the request doesn't say it."""
+    """In bytes; None if the request doesn't say it."""
     announced = request.headers.get("Content-Length", "")
     return int(announced) if announced.isdecimal() else None
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object that the ledger can hold. Raises Problem 400."""
+def parse_json(content: bytes) -> dict[str, Any]:
+    """A JSON object that the ledger can store. Raises Problem 400."""
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as bad:
-        raise Problem(400, "bad-request", f"the body is no JSON: {bad}") from bad
+        raise Problem(400, "bad-request", f"the body is not valid JSON: {bad}") from bad
     try:
         jsonb.check(value)
     except (ValueError, RecursionError) as bad:
-        raise Problem(400, "bad-request", f"the body has what can't be stored: {bad}") from bad
+        raise Problem(400, "bad-request", f"the body can't be stored: {bad}") from bad
     if not isinstance(value, dict):
         raise Problem(400, "bad-request", "the body must be a JSON object")
     return value
 
 
-def validate(model: type[ModelT], value: dict[str, Any]) -> ModelT:
-    """Raises Problem 422 that names each wrong field and says what would be right."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as wrong:
-        raise invalid(FieldError(found.field, found.message) for found in mistakes(model, value, wrong)) from wrong
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

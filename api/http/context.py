@@ -22,7 +22,7 @@ class Context:
     database: Database
     storage: Storage
     wakeups: Wakeups
-    polls: LongPolls
+    long_polls: LongPolls
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.http.etags import matches
+from api.http.conditional import matches
 from api.http.problems import Problem
 
 CHUNK_BYTES = 1 << 20

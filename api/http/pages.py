@@ -1,4 +1,4 @@
-"""Lists in pages: opaque cursors that stay valid while rows come and go."""
+"""Lists in pages: opaque cursors that stay valid while rows are added and deleted."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
-_POSITION: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
+_CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
     tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
 )
 
 
 def read_cursor(cursor: str | None) -> PageCursor | None:
-    """Raises Problem 422 for anything that is none of ours."""
+    """Raises Problem 422 for a cursor that this service didn't make."""
     if cursor is None:
         return None
     try:
-        return PageCursor(*_POSITION.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True))
+        return PageCursor(*_CURSOR.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True))
     except ValueError as bad:
-        raise invalid_field("cursor", "is no cursor of this list: take it from next_cursor") from bad
+        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor") from bad
 
 
 def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -> Page[ItemT]:
@@ -42,5 +42,5 @@ def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -
     if len(rows) <= limit:
         return Page(items=items, next_cursor=None)
     last = rows[limit - 1]
-    position = _POSITION.dump_json((last.created_at, last.id))
-    return Page(items=items, next_cursor=base64.urlsafe_b64encode(position).decode())
+    cursor = _CURSOR.dump_json((last.created_at, last.id))
+    return Page(items=items, next_cursor=base64.urlsafe_b64encode(cursor).decode())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -13,10 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api.http import schemas
 from jobs.errors import Conflict, NotFound, RequestRefused, Stale
+from lit_spec.mistakes import Mistake, mistakes_in
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
@@ -53,14 +54,6 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class FieldError:
-    """One field of a request, as a dotted path, and what would be right."""
-
-    field: str
-    message: str
-
-
 class Problem(Exception):
     """An answer that is an error. `type` is a key of TITLES."""
 
@@ -70,7 +63,7 @@ class Problem(Exception):
         type: str,
         detail: str,
         *,
-        errors: Sequence[FieldError] = (),
+        errors: Sequence[Mistake] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -81,18 +74,17 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def response(self) -> JSONResponse:
-        body: dict[str, Any] = {
-            "type": PREFIX + self.type,
-            "title": TITLES[self.type],
-            "status": self.status,
-            "detail": self.detail,
-        }
-        if self.errors:
-            body["errors"] = [{"field": error.field, "message": error.message} for error in self.errors]
-        return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+        body = schemas.Problem(
+            type=PREFIX + self.type,
+            title=TITLES[self.type],
+            status=self.status,
+            detail=self.detail,
+            errors=self.errors or None,
+        )
+        return JSONResponse(body.model_dump(exclude_none=True), self.status, self.headers, MEDIA_TYPE)
 
 
-def invalid(errors: Iterable[FieldError]) -> Problem:
+def invalid(errors: Iterable[Mistake]) -> Problem:
     """422: fields of the request are wrong; the detail tells all of them."""
     found = list(errors)
     detail = "; ".join(f"{error.field}: {error.message}" for error in found)
@@ -100,7 +92,7 @@ def invalid(errors: Iterable[FieldError]) -> Problem:
 
 
 def invalid_field(field: str, message: str) -> Problem:
-    return invalid([FieldError(field, message)])
+    return invalid([Mistake(field=field, message=message)])
 
 
 def install(app: FastAPI) -> None:
@@ -137,7 +129,7 @@ _REFUSALS = {"invalid-request": 422, "bad-teacher": 422, "upload-unfinished": 40
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestRefused)  # noqa: S101
-    errors = [FieldError(wrong.field, wrong.message) for wrong in error.mistakes]
+    errors = [Mistake(field=wrong.field, message=wrong.message) for wrong in error.mistakes]
     return Problem(_REFUSALS[error.type], error.type, error.detail, errors=errors).response()
 
 
@@ -145,13 +137,21 @@ def _stale(_request: Request, _error: Exception) -> JSONResponse:
     return Problem(409, "upload-offset-mismatch", "another request goes on with this upload").response()
 
 
-def _invalid(_request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Every wrong parameter, and every wrong field of the body under the path that the sender knows."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    places = ("body", "query", "path", "header")
     found = []
+    in_body = []
     for entry in error.errors():
-        location = [part for i, part in enumerate(entry["loc"]) if i > 0 or part not in places]
-        found.append(FieldError(".".join(str(part) for part in location) or "body", entry["msg"]))
+        place, *location = entry["loc"]
+        if place == "body":
+            in_body.append({**entry, "loc": tuple(location)})
+        else:
+            found.append(Mistake(field=".".join(map(str, location)) or str(place), message=entry["msg"]))
+    if in_body:
+        body_type = request.scope["route"].body_field.field_info.annotation
+        body = dict(error.body) if isinstance(error.body, FormData) else error.body
+        found += [Mistake(field=wrong.field, message=wrong.message) for wrong in mistakes_in(body_type, body, in_body)]
     return invalid(found).response()
 
 

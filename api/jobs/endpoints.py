@@ -1,28 +1,35 @@
-"""/v1/jobs: ask for compressions, watch them, fetch what they left."""
+"""/v1/jobs: create compressions, watch them, download their files."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from pydantic import JsonValue
 
 from api.http.auth import Owner
-from api.http.bodies import read_json
+from api.http.bodies import JSON_BYTES, JsonRoute, SentJson
+from api.http.conditional import NOT_MODIFIED, IfNoneMatch, answer_conditionally
 from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
-from api.http.etags import etag_of, matches
+from api.http.forms import MAX_PARTS, MULTIPART, FormRoute, refuse_repeated_parts
+from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.pages import Cursor, Limit, make_page, read_cursor
-from api.jobs.requests import idempotency, make_job, read_job_request
+from api.http.wakeups import InBackground
+from api.jobs.forms import JobForm, upload_files
+from api.jobs.requests import make_job
 from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import owned_jobs
+from jobs.ledger.idempotency import IdempotentRequest
+from jobs.ledger.requests import parse
 from jobs.storage import layout
 from jobs.storage.storage import StorageKeyMissing
-from lit_spec import Phase
+from lit_spec import JobRequest, Phase
 from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
 from lit_spec.answers.pages import Page
 from lit_spec.merge_patch import merge_patch
@@ -30,74 +37,72 @@ from lit_spec.states import JobState
 
 MERGE_PATCH = "application/merge-patch+json"
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-IdempotencyKey = Annotated[
-    str | None, Header(description="The same key with the same request gives the job of the first, for a week.")
-]
-_REQUEST_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["job"],
-                    "properties": {
-                        "job": {"type": "string", "description": "The request as JSON, without the files' ids."},
-                        "teacher": {"type": "string", "format": "binary"},
-                        "dataset": {"type": "string", "format": "binary"},
-                    },
-                }
-            },
-        },
-    }
-}
-_PATCH_BODY = {"requestBody": {"content": {MERGE_PATCH: {"schema": {"type": "object"}}}}}
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
+"""Goes before `router`: a form and a JSON body have the same address."""
 
 
-@router.post("", status_code=202, response_model=Job, openapi_extra=_REQUEST_BODY)
-async def create_job(
-    request: Request,
+@forms.post(
+    "",
+    status_code=202,
+    form_limits={"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": JSON_BYTES},
+    dependencies=[Depends(refuse_repeated_parts)],
+)
+async def create_job_with_files(
+    form: Annotated[JobForm, Form(media_type=MULTIPART)],
     response: Response,
-    background: BackgroundTasks,
+    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Compress a teacher. The files go first through /v1/uploads, or along as a form's parts."""
-    body = await read_job_request(request, owner, context)
-    return await _make(context, owner, body, idempotency_key, response, background)
+    body = await upload_files(form, owner, context)
+    repeated = idempotent_request(idempotency_key, body)
+    return await _make(context, owner, parse(JobRequest, body), repeated, response, wakeups)
 
 
-@router.post("/{job_id}/rerun", status_code=202, openapi_extra=_PATCH_BODY)
+@router.post("", status_code=202)
+async def create_job(
+    job: Annotated[JobRequest, Body()],
+    sent: SentJson,
+    response: Response,
+    wakeups: InBackground,
+    owner: Owner,
+    context: InContext,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Compress a teacher. The files go first through /v1/uploads, or along as a form's parts."""
+    return await _make(context, owner, job, idempotent_request(idempotency_key, sent), response, wakeups)
+
+
+@router.post("/{job_id}/rerun", status_code=202)
 async def rerun_job(
     job_id: str,
-    request: Request,
+    changes: Annotated[dict[str, JsonValue], Body(media_type=MERGE_PATCH)],
     response: Response,
-    background: BackgroundTasks,
+    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Run a job's request again as a new job, with changes: a JSON merge patch (RFC 7396) of the request."""
-    changes = await read_json(request, ("application/json", MERGE_PATCH))
     before = await run_in_threadpool(_request_of, context, owner, job_id)
-    return await _make(context, owner, merge_patch(before, changes), idempotency_key, response, background)
+    body = merge_patch(before, changes)
+    repeated = idempotent_request(idempotency_key, body)
+    return await _make(context, owner, parse(JobRequest, body), repeated, response, wakeups)
 
 
 async def _make(
     context: Context,
     owner: str,
-    body: dict[str, Any],
-    idempotency_key: str | None,
+    request: JobRequest,
+    repeated: IdempotentRequest | None,
     response: Response,
-    background: BackgroundTasks,
+    wakeups: InBackground,
 ) -> Job:
-    job, queues = await make_job(context, owner, body, idempotency(idempotency_key, body))
-    for queue in queues:
-        background.add_task(context.wakeups, queue)
+    job, queues = await make_job(context, owner, request, repeated)
+    wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job)
 
@@ -114,7 +119,7 @@ def list_jobs(
     state: JobState | None = None,
     tag: str | None = None,
     name: str | None = None,
-    study: Annotated[str | None, Query(description="Id of a study: its trials alone.")] = None,
+    study: Annotated[str | None, Query(description="Id of a study: only its trials.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Job]:
@@ -126,48 +131,43 @@ def list_jobs(
     return make_page(rows, limit, show_job)
 
 
-@router.get("/{job_id}", response_model=Job, responses={304: {"description": "As the caller knows it."}})
-@router.head("/{job_id}", response_class=Response, responses={304: {"description": "As the caller knows it."}})
+@router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
+@router.head("/{job_id}", response_class=Response, responses=NOT_MODIFIED)
 async def get_job(
     job_id: str,
     request: Request,
     owner: Owner,
     context: InContext,
     wait: Wait = 0,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """One job. `wait` holds the answer until the job has ended or, with If-None-Match, until it has changed."""
+    """One job. `wait` holds the answer until the job is finished or, with If-None-Match, until it has changed."""
 
-    def look() -> tuple[Job, str, str]:
+    def read() -> Job:
         with context.database.session() as session:
             job = owned_jobs.get(session, owner, job_id)
-            shown = show_job(job, owned_jobs.waiting_reason(session, job))
-        text = shown.model_dump_json()
-        return shown, text, etag_of(text)
+            return show_job(job, owned_jobs.waiting_reason(session, job))
 
-    def answers(looked: tuple[Job, str, str]) -> bool:
-        shown, _, etag = looked
-        return shown.state.finished if if_none_match is None else not matches(if_none_match, etag)
-
-    _, text, etag = await context.polls.until(job_id, wait, look, answers)
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if if_none_match is not None and matches(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
-    content = text.encode()
-    headers["Content-Length"] = str(len(content))
-    shown = b"" if request.method == "HEAD" else content
-    return Response(shown, media_type="application/json", headers=headers)
+    return await answer_conditionally(
+        request,
+        context,
+        topic=job_id,
+        wait=wait,
+        if_none_match=if_none_match,
+        read=read,
+        is_finished=lambda job: job.state.finished,
+    )
 
 
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, owner: Owner, session: InSession) -> Job:
-    """Ask for a job's end: at once if it waits, within 20 s if it runs; 409 if it has ended."""
+    """Cancel a job: at once if it is queued, within 20 s if it is running; 409 if it is finished."""
     return show_job(owned_jobs.request_cancel(session, owner, job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: str, owner: Owner, context: InContext) -> None:
-    """Remove a job that has ended, with all that it left."""
+    """Delete a finished job with its files and metrics."""
     with context.database.session() as session:
         prefix = owned_jobs.delete(session, owner, job_id)
     context.storage.delete_prefix(prefix)
@@ -184,14 +184,14 @@ async def list_events(
 ) -> EventPage:
     """What happened to a job after event number `after`; `wait` holds the answer until there is something."""
 
-    def look() -> EventPage:
+    def read() -> EventPage:
         with context.database.session() as session:
             job = owned_jobs.get(session, owner, job_id)
             found = [show_event(event) for event in owned_jobs.events_after(session, job_id, after, limit)]
             last = found[-1].seq if found else 0
             return EventPage(items=found, last=max(job.event_seq, last))
 
-    return await context.polls.until(job_id, wait, look, lambda events: bool(events.items))
+    return await context.long_polls.until(job_id, wait, read, lambda events: bool(events.items))
 
 
 @router.get("/{job_id}/metrics")
@@ -210,9 +210,9 @@ def get_log(
     job_id: str,
     owner: Owner,
     context: InContext,
-    attempt: Annotated[int | None, Query(ge=1, description="Of an earlier attempt; the newest's by default.")] = None,
+    attempt: Annotated[int | None, Query(ge=1, description="Number of an attempt; the newest by default.")] = None,
 ) -> Response:
-    """What the trainer wrote; empty before it has begun."""
+    """The trainer's log; empty before the trainer has started."""
     with context.database.session() as session:
         job = owned_jobs.get(session, owner, job_id)
     if attempt is not None and attempt > job.attempt:
@@ -226,7 +226,7 @@ def get_log(
 
 @router.get("/{job_id}/artifacts")
 def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
-    """The files that a job left, with their sha256; none before it has succeeded."""
+    """The files of a job, with their sha256; none before it has succeeded."""
     job = owned_jobs.get(session, owner, job_id)
     return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
 
@@ -236,9 +236,9 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
     response_class=StreamingResponse,
     responses={
         200: {"content": {"application/octet-stream": {}}},
-        206: {"description": "The range asked for."},
-        304: {"description": "As the caller has it."},
-        416: {"description": "There is no such range."},
+        206: {"description": "The requested range."},
+        304: {"description": "The caller has this file already."},
+        416: {"description": "The file has no such range."},
     },
 )
 @router.head("/{job_id}/artifacts/{name}", response_class=Response)
@@ -256,7 +256,7 @@ def download_artifact(job_id: str, name: str, request: Request, owner: Owner, co
             filename=name,
         )
     except StorageKeyMissing:
-        # The job has been deleted since it was looked at.
+        # The job was deleted after its row was read.
         raise NotFound("artifact", f"{name} of {job_id} in storage") from None
 
 

@@ -1,4 +1,4 @@
-"""From a request for a study to a row in the ledger, every one of its trials being right."""
+"""From a parsed request for a study to its row: wait for the inspections that it needs, then call the ledger."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.context import Context
-from api.http.problems import FieldError, Problem
+from api.http.problems import Problem
 from api.jobs.requests import inspections_of
 from jobs.database.models import Study
 from jobs.ledger.idempotency import IdempotentRequest, find_study
 from jobs.ledger.requests import Inspections
-from jobs.studies.requests import create_study, field_of_job, parse_study, plan_study, renaming
+from jobs.studies.requests import create_study, field_of_job, plan_study, renaming
+from lit_spec.mistakes import Mistake
 from lit_spec.requests.study import StudyRequest
 
 
 async def make_study(
-    context: Context, owner: str, body: dict[str, Any], repeated: IdempotentRequest | None
+    context: Context, owner: str, request: StudyRequest, body: dict[str, Any], repeated: IdempotentRequest | None
 ) -> tuple[Study, list[str]]:
-    """The new study, or that of the same request before; with it the queues to send wakeups to.
+    """The new study, or the one that the same request made earlier; and the queues to send wake-ups to.
 
-    Raises Problem and RequestRefused.
+    `body` is the request as it was sent. Raises Problem and RequestRefused.
     """
-    request = parse_study(body)
     earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
     if earlier is not None:
         return earlier, []
@@ -31,7 +31,7 @@ async def make_study(
         with renaming(field_of_job):
             inspections = await inspections_of(context, owner, request.job)
     except Problem as problem:
-        problem.errors = [FieldError(field_of_job(error.field), error.message) for error in problem.errors]
+        problem.errors = [Mistake(field_of_job(error.field), error.message) for error in problem.errors]
         raise
     return await run_in_threadpool(_create, context, owner, body, request, inspections, repeated)
 

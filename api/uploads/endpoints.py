@@ -1,20 +1,21 @@
-"""/v1/uploads: files come in by pieces, at the offset where the last one ended."""
+"""/v1/uploads: files are sent in pieces, each at the offset where the last one ended."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.auth import Owner
-from api.http.bodies import content_type, read_json, validate
+from api.http.bodies import JsonRoute, content_type
 from api.http.context import Context, InContext, InSession
 from api.http.long_polls import Wait
 from api.http.pages import Cursor, Limit, make_page, read_cursor
 from api.http.problems import Problem, invalid_field
-from api.uploads.receiving import RECORD_BYTES, Turn, pieces
+from api.uploads.limits import check_size
 from api.uploads.schemas import show_upload
+from api.uploads.writing import RECORD_BYTES, UploadWriter, pieces
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import uploads
@@ -29,21 +30,20 @@ LENGTH = "Upload-Length"
 BINARY = "application/octet-stream"
 
 _OFFSETS = {name: {"schema": {"type": "integer"}} for name in (OFFSET, LENGTH)}
-_ARCHITECTURE = {"$ref": "#/components/schemas/LibraryRequest"}
-_ANNOUNCEMENT = {"$ref": "#/components/schemas/UploadRequest"}
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=JsonRoute)
 
 
 @router.post(
-    "",
-    status_code=201,
-    responses={200: {"description": "The file is here already.", "model": Upload}},
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ANNOUNCEMENT}}}},
+    "", status_code=201, responses={200: {"description": "The service has this file already.", "model": Upload}}
 )
-async def create_upload(request: Request, response: Response, owner: Owner, context: InContext) -> Upload:
-    """Announce a file, then PATCH its bytes. A file that is here already, by its sha256, needs no sending."""
-    announced = validate(UploadRequest, await read_json(request))
+async def create_upload(
+    announced: Annotated[UploadRequest, Body()],
+    response: Response,
+    owner: Owner,
+    context: InContext,
+) -> Upload:
+    """Announce a file, then PATCH its bytes. A file that the service has already, by its sha256, needs no sending."""
     check_size(announced.size, context, "size")
     upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
@@ -61,25 +61,25 @@ def list_uploads(owner: Owner, session: InSession, limit: Limit = 50, cursor: Cu
 
 @router.get("/{upload_id}")
 async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wait = 0) -> Upload:
-    """One upload; `wait` holds the answer until a teacher's inspection has ended."""
+    """One upload; `wait` holds the answer until a teacher's inspection is finished."""
 
-    def look() -> Upload:
+    def read() -> Upload:
         with context.database.session() as session:
             return show_upload(uploads.get(session, owner, upload_id))
 
-    return await context.polls.until(upload_id, wait, look, _inspected)
+    return await context.long_polls.until(upload_id, wait, read, _is_inspected)
 
 
 @router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}})
 def get_offset(upload_id: str, owner: Owner, session: InSession) -> Response:
-    """How many bytes are here, in the headers."""
+    """How many bytes the service has, in the headers."""
     upload = uploads.get(session, owner, upload_id)
     return Response(headers={**_offset(upload.received), LENGTH: str(upload.size)})
 
 
 @router.delete("/{upload_id}", status_code=204)
 def delete_upload(upload_id: str, owner: Owner, context: InContext) -> None:
-    """Remove an upload; 409 while a job that waits or runs needs it."""
+    """Delete an upload; 409 while a job or study that is not finished needs it."""
     with context.database.session() as session:
         prefix = uploads.delete(session, owner, upload_id)
     context.storage.delete_prefix(prefix)
@@ -89,6 +89,7 @@ def delete_upload(upload_id: str, owner: Owner, context: InContext) -> None:
     "/{upload_id}",
     status_code=204,
     responses={204: {"headers": {OFFSET: _OFFSETS[OFFSET]}}},
+    # FastAPI would read a declared body into memory; these bytes are a stream, which has no schema.
     openapi_extra={"requestBody": {"required": True, "content": {BINARY: {}}}},
 )
 async def append_to_upload(
@@ -98,33 +99,33 @@ async def append_to_upload(
     context: InContext,
     upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: the upload's `received`.")],
 ) -> Response:
-    """Send the next bytes, as many as you like. A broken connection loses little: ask for `received` and go on."""
+    """Send the next bytes, as many as you like. After a broken connection, ask for `received` and continue there."""
     if content_type(request) != BINARY:
         raise Problem(415, "unsupported-media-type", f"send the bytes as {BINARY}")
     try:
-        turn = await run_in_threadpool(Turn, context, owner, upload_id, upload_offset)
-        received = await _receive(request, turn)
-        if received == turn.upload.size:
-            await run_in_threadpool(turn.complete)
+        writer = await run_in_threadpool(UploadWriter, context, owner, upload_id, upload_offset)
+        received = await _receive(request, writer)
+        if received == writer.upload.size:
+            await run_in_threadpool(writer.complete)
     except Stale:
-        raise _elsewhere(await run_in_threadpool(_get, context, owner, upload_id)) from None
+        raise _wrong_offset(await run_in_threadpool(_get, context, owner, upload_id)) from None
     return Response(status_code=204, headers=_offset(received))
 
 
-@router.put(
-    "/{upload_id}/architecture",
-    status_code=202,
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _ARCHITECTURE}}}},
-)
-async def set_architecture(upload_id: str, request: Request, owner: Owner, context: InContext) -> Upload:
-    """Say which network of torchvision or timm a teacher is. It is inspected anew, as that network."""
-    architecture = validate(LibraryRequest, await read_json(request))
-    return await run_in_threadpool(_inspect_as, context, owner, upload_id, architecture)
+@router.put("/{upload_id}/architecture", status_code=202)
+def set_architecture(
+    upload_id: str,
+    architecture: Annotated[LibraryRequest, Body()],
+    owner: Owner,
+    context: InContext,
+) -> Upload:
+    """Say which network of torchvision or timm a teacher is. It is inspected again, as that network."""
+    return _inspect_as(context, owner, upload_id, architecture)
 
 
 @router.delete("/{upload_id}/architecture", status_code=202)
 def unset_architecture(upload_id: str, owner: Owner, context: InContext) -> Upload:
-    """Take back what was said of a teacher. It is inspected anew, by its tensors alone."""
+    """Remove what was said about a teacher's network. It is inspected again, by its tensors alone."""
     return _inspect_as(context, owner, upload_id, None)
 
 
@@ -136,22 +137,22 @@ def _inspect_as(context: Context, owner: str, upload_id: str, architecture: Libr
         return show_upload(uploads.get(session, owner, upload_id))
 
 
-async def _receive(request: Request, turn: Turn) -> int:
-    """Write the body to storage and tell the ledger how far it came, however it ends; the new offset."""
-    offset = recorded = turn.upload.received
-    size = turn.upload.size
+async def _receive(request: Request, writer: UploadWriter) -> int:
+    """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
+    offset = recorded = writer.upload.received
+    size = writer.upload.size
     try:
         async for piece in pieces(request.stream()):
             if offset + len(piece) > size:
                 raise Problem(413, "too-large", f"the upload was announced with {size} bytes; this is more")
-            await run_in_threadpool(turn.append, offset, piece)
+            await run_in_threadpool(writer.append, offset, piece)
             offset += len(piece)
             if offset - recorded >= RECORD_BYTES:
-                await run_in_threadpool(turn.record, offset)
+                await run_in_threadpool(writer.record, offset)
                 recorded = offset
     finally:
         if offset > recorded:
-            await run_in_threadpool(turn.record, offset)
+            await run_in_threadpool(writer.record, offset)
     return offset
 
 
@@ -170,27 +171,20 @@ def _create(context: Context, owner: str, announced: UploadRequest) -> UploadRow
         return upload
 
 
-def check_size(size: int, context: Context, field: str) -> None:
-    """Raises Problem 413 for a file that this service doesn't take."""
-    most = context.settings.max_upload_bytes
-    if size > most:
-        raise Problem(413, "too-large", f"{field}: {size} bytes, but this service takes files of up to {most} bytes")
-
-
 def _get(context: Context, owner: str, upload_id: str) -> UploadRow:
     with context.database.session() as session:
         return uploads.get(session, owner, upload_id)
 
 
-def _inspected(upload: Upload) -> bool:
+def _is_inspected(upload: Upload) -> bool:
     return upload.inspection_state not in {"pending", "running"}
 
 
-def _elsewhere(upload: UploadRow) -> Problem:
+def _wrong_offset(upload: UploadRow) -> Problem:
     detail = (
         "the upload is complete"
         if upload.state == UploadState.COMPLETE
-        else f"{upload.received} bytes are here: go on from there"
+        else f"the service has {upload.received} bytes: continue there"
     )
     return Problem(409, "upload-offset-mismatch", detail, headers=_offset(upload.received))
 

@@ -212,21 +212,21 @@ def test_run_again_with_the_other_of_two_fields(
 @pytest.mark.parametrize(
     ("content", "kind", "status", "said"),
     [
-        (b"{", "application/json", 400, "no JSON"),
+        (b"{", "application/json", 400, "not valid JSON"),
         (b"[1]", "application/json", 400, "must be a JSON object"),
-        (b'{"tau": NaN}', "application/json", 400, "NaN is no JSON number"),
+        (b'{"tau": NaN}', "application/json", 400, "NaN is not a JSON number"),
         (b'{"name": "a\\u0000b"}', "application/json", 400, "NUL"),
         (b'{"a\\u0000b": 1}', "application/json", 400, "NUL"),
         (b'{"name": "\\ud800"}', "application/json", 400, "surrogates"),
         (b'{"tau": 1e999}', "application/json", 400, "float"),
-        (b"[" * 100_000, "application/json", 400, "no JSON"),
+        (b"[" * 100_000, "application/json", 400, "not valid JSON"),
         (b'{"name": "' + b"x" * (1 << 20) + b'"}', "application/json", 413, "1048576 bytes"),
         (b"{}", "application/x-www-form-urlencoded", 415, "application/json"),
         (b"{}", "text/plain", 415, "application/json"),
-        (b"\xff\xfe", "application/json", 400, "no JSON"),
+        (b"\xff\xfe", "application/json", 400, "not valid JSON"),
     ],
 )
-def test_bodies_that_are_none(api: TestClient, content: bytes, kind: str, status: int, said: str) -> None:
+def test_bodies_that_are_not_json_objects(api: TestClient, content: bytes, kind: str, status: int, said: str) -> None:
     answer = api.post("/v1/jobs", content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert said in answer.json()["detail"]
@@ -277,6 +277,7 @@ def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
         ('{"student": {"depth": 14}}', {"teacher": b"", "dataset": b"x"}, "teacher"),
         ('{"student": {"depth": 14}}', {"teacher": b"PK\x03\x04", "model": b"x"}, "model"),
         (None, {"teacher": b"PK\x03\x04"}, "job"),
+        ('{"student": {"depth": 14, "width": 3}}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "student.width"),
     ],
 )
 def test_a_bad_form_keeps_nothing(api: TestClient, job: str | None, files: dict[str, bytes], field: str) -> None:
@@ -292,3 +293,40 @@ def test_a_form_with_a_damaged_teacher_keeps_nothing(api: TestClient) -> None:
     answer = api.post("/v1/jobs", data={"job": job}, files={"teacher": ("t.safetensors", b"not one of those")})
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/bad-upload")
     assert api.get("/v1/uploads").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [("{", "not valid JSON"), ('{"tau": NaN}', "NaN"), ('{"name": "a\\u0000"}', "NUL"), ("[" * 9999, "not valid JSON")],
+)
+def test_the_json_of_a_form_is_read_like_every_other(api: TestClient, job: str, said: str) -> None:
+    as_text = api.post("/v1/jobs", data={"job": job}, files={"teacher": b"PK\x03\x04"})
+    as_file = api.post("/v1/jobs", files={"job": ("job.json", job.encode())})
+    for answer in (as_text, as_file):
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+        assert said in answer.json()["detail"]
+
+
+def test_a_form_whose_parts_are_wrong_names_each(api: TestClient) -> None:
+    files = {"dataset": ("d", b""), "model": ("m", b"x")}
+    answer = api.post("/v1/jobs", data={"job": "{}", "teacher": "upl_x"}, files=files)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
+    found = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    assert set(found) == {"teacher", "dataset", "model"}
+    assert found["teacher"].startswith("must be a file")
+    assert found["dataset"] == "is an empty file"
+    assert found["model"] == "unknown field: known are dataset, discriminator, job, teacher"
+
+
+def test_a_form_with_a_part_twice(api: TestClient) -> None:
+    answer = api.post("/v1/jobs", files=[("job", ("job.json", b"{}")), ("job", ("job.json", b"{}"))])
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+    assert "part twice" in answer.json()["detail"]
+
+
+def test_a_form_says_its_length(api: TestClient) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = api.post("/v1/jobs", content=iter([b"--x--\r\n"]), headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (411, "/problems/length-required")
+    answer = api.post("/v1/jobs", content=b"--x--\r\n", headers=headers | {"Content-Length": str(1 << 60)})
+    assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")

@@ -83,6 +83,9 @@ def test_etags_and_waits(api: TestClient, bench: Bench, monkeypatch: pytest.Monk
     etag = api.get(path).headers["ETag"]
     same = api.get(path, headers={"If-None-Match": etag})
     assert (same.status_code, same.content) == (304, b"")
+    head = api.head(path)
+    assert (head.status_code, head.headers["ETag"], head.content) == (200, etag, b"")
+    assert api.head(path, headers={"If-None-Match": etag}).status_code == 304
     claim = take(bench)
     changed = api.get(path, headers={"If-None-Match": etag})
     assert (changed.status_code, changed.json()["progress"]["running"]) == (200, 1)
@@ -113,8 +116,8 @@ def test_what_comes_next_is_told(api: TestClient, bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "said"),
     [
-        ({"kind": "grid"}, "kind", "compare, search, depth"),
-        ({"kind": ["compare"]}, "kind", "compare, search, depth"),
+        ({"kind": "grid"}, "kind", "'compare', 'search'"),
+        ({"kind": ["compare"]}, "kind", "'compare', 'search'"),
         ({"methods": []}, "methods", "at least 1"),
         ({"methods": ["lit", "litt"]}, "methods.1", "lit-scheduled"),
         ({"methods": ["lit", {"name": "x", "beta": 2}]}, "methods.1.beta", "less than or equal to 1"),

@@ -1,0 +1,64 @@
+"""Multipart forms: bounded, told apart from JSON at the same address, then typed by FastAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import UploadFile
+from starlette.routing import Match
+from starlette.types import Scope
+
+from api.http.bodies import JSON_BYTES, Handler, check_caller, content_length, content_type, parse_json
+from api.http.context import get_context
+from api.http.problems import Problem
+
+MULTIPART = "multipart/form-data"
+MAX_FILES = 3
+MAX_PARTS = MAX_FILES + 1
+"""The JSON may come as a file or as text."""
+
+
+class FormRoute(APIRoute):
+    """A route for forms. It leaves every other content type to the next route with the same path and method."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        if match is Match.FULL and content_type(Request(scope)) != MULTIPART:
+            return Match.NONE, {}
+        return match, child_scope
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def check_and_handle(request: Request) -> Response:
+            await check_caller(request)
+            _check_length(request)
+            return await handle(request)
+
+        return check_and_handle
+
+
+def _check_length(request: Request) -> None:
+    """The files of a form are kept in temporary files while it is read, so its size must be known before."""
+    length = content_length(request)
+    if length is None:
+        raise Problem(411, "length-required", "send a form with its Content-Length, or the files through /v1/uploads")
+    most = MAX_FILES * get_context(request).settings.max_upload_bytes + 2 * JSON_BYTES
+    if length > most:
+        raise Problem(413, "too-large", f"the form has {length} bytes; this service takes up to {most}")
+
+
+async def refuse_repeated_parts(request: Request) -> None:
+    """Raises Problem 400 for a form that has a part twice: its model would take the last one. FastAPI has read it."""
+    form = await request.form()
+    if len(form.multi_items()) != len(set(form)):
+        raise Problem(400, "bad-request", "the form has a part twice: send each part once")
+
+
+def parse_json_part(part: Any) -> Any:
+    """The JSON object in a part of a form, whether it was sent as text or as a file. Raises Problem 400."""
+    if isinstance(part, UploadFile):
+        return parse_json(part.file.read(JSON_BYTES))
+    return parse_json(part.encode()) if isinstance(part, str) else part

@@ -1,0 +1,22 @@
+"""The body of every error, for the OpenAPI document and for the answers themselves."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from lit_spec.mistakes import Mistake
+
+
+class Problem(BaseModel):
+    """A problem (RFC 9457)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """Stable, as /problems/upload-in-use."""
+    title: str
+    status: int
+    detail: str
+    """What is wrong and what would be right."""
+    errors: list[Mistake] | None = None
+    """The wrong fields, if fields are wrong."""

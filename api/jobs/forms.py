@@ -1,0 +1,127 @@
+"""A job as a form: its files become uploads, and their ids are put into the request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import UploadFile
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, JsonValue, WrapValidator
+from starlette.datastructures import UploadFile as StarletteUploadFile
+
+from api.http.context import Context
+from api.http.forms import parse_json_part
+from api.http.problems import Problem, invalid_field
+from api.uploads.limits import check_size
+from api.uploads.writing import UploadWriter, sha256_of
+from jobs.ledger import requests, uploads
+from jobs.storage import layout
+from lit_spec import JobRequest, LibraryRequest
+from lit_spec.states import UploadKind, UploadState
+
+PIECE_BYTES = 8 << 20
+FORM_FILES = {
+    "teacher": UploadKind.TEACHER,
+    "discriminator": UploadKind.TEACHER,
+    "dataset": UploadKind.DATASET,
+}
+
+
+def _check_file(part: Any) -> Any:
+    if not isinstance(part, StarletteUploadFile):
+        raise ValueError("must be a file (with curl: -F name=@file); ids go into the part job")
+    if not part.size:
+        raise ValueError("is an empty file")
+    return part
+
+
+FilePart = Annotated[UploadFile, BeforeValidator(_check_file)]
+# The service reads JSON in one way, so pydantic's Json only describes the part.
+JsonPart = Annotated[Json[dict[str, JsonValue]], WrapValidator(lambda part, _parse: parse_json_part(part))]
+
+
+class JobForm(BaseModel):
+    """A job and its files in one request."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    teacher: FilePart | None = None
+    """A file of safetensors or of torch.save."""
+    discriminator: FilePart | None = None
+    """The same, for generators."""
+    dataset: FilePart | None = None
+    job: JsonPart
+    """The request as JSON, without the ids of the files that are in the form."""
+
+    def files(self) -> dict[str, UploadFile]:
+        """The files that were sent, by part."""
+        parts = {"teacher": self.teacher, "discriminator": self.discriminator, "dataset": self.dataset}
+        return {name: file for name, file in parts.items() if file is not None}
+
+
+async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str, Any]:
+    """Make uploads of the form's files; the request with their ids. Nothing is kept of a request with mistakes.
+
+    Raises Problem and RequestRefused.
+    """
+    files = form.files()
+    for name, file in files.items():
+        check_size(file.size or 0, context, name)
+    request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
+    architectures = {"teacher": request.architecture}
+    ids = {
+        name: await run_in_threadpool(
+            _upload, file.file, file.filename or name, FORM_FILES[name], architectures.get(name), owner, context
+        )
+        for name, file in files.items()
+    }
+    return _with_uploads(form.job, ids)
+
+
+def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
+    """The request with the ids of the form's files in their places."""
+    result = dict(body)
+    for name in ("teacher", "discriminator"):
+        if name in ids:
+            if name in body:
+                raise invalid_field(name, "comes as a file and as an id: give one of them")
+            result[name] = ids[name]
+    if "dataset" in ids:
+        dataset = body.get("dataset", {})
+        if not isinstance(dataset, dict) or {"upload", "builtin"} & set(dataset):
+            raise invalid_field("dataset", "comes as a file: the job's dataset may only say how to read it")
+        result["dataset"] = {**dataset, "upload": ids["dataset"]}
+    return result
+
+
+def _upload(
+    file: BinaryIO,
+    filename: str,
+    kind: UploadKind,
+    architecture: LibraryRequest | None,
+    owner: str,
+    context: Context,
+) -> str:
+    """Make an upload of a form's file, or find the one with the same content; its id."""
+    sha256 = sha256_of(file)
+    size = file.tell()
+    with context.database.session() as session:
+        name = filename.replace("\0", "")[:255]
+        upload = uploads.create(session, owner, kind, name, size, sha256, architecture)
+    if upload.state == UploadState.COMPLETE:
+        return upload.id
+    writer = UploadWriter(context, owner, upload.id, 0)
+    file.seek(0)
+    offset = 0
+    while piece := file.read(PIECE_BYTES):
+        writer.append(offset, piece)
+        offset += len(piece)
+    try:
+        writer.complete()
+    except Problem:
+        # The caller doesn't know its id, so the file could never be sent again.
+        with context.database.session() as session:
+            uploads.delete(session, owner, upload.id)
+        context.storage.delete_prefix(layout.upload_prefix(upload.id))
+        raise
+    return upload.id

@@ -1,0 +1,47 @@
+"""The first bytes of a teacher's file: whether they can be a teacher. Its content is for the inspection to judge."""
+
+from __future__ import annotations
+
+import json
+from typing import BinaryIO
+
+HEADER_BYTES = 100 << 20
+"""The longest header that the safetensors format allows."""
+PARSED_BYTES = 4 << 20
+"""JSON can take 25 times its size once it is parsed: the sandboxed inspection reads headers that are longer."""
+PICKLES = (b"PK\x03\x04", b"\x80")
+"""How files of torch.save begin: a zip archive, or a pickle in the old format."""
+
+
+def find_fault(file: BinaryIO, size: int) -> str | None:
+    """A sentence when a file of `size` bytes can't be a teacher, otherwise None."""
+    start = file.read(8)
+    if start.startswith(PICKLES):
+        return None
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= min(size - 8, HEADER_BYTES):
+        return "it is neither a safetensors file nor one of torch.save (.pt)"
+    if length > PARSED_BYTES:
+        return None
+    return _find_fault_in_header(file.read(length), size - 8 - length)
+
+
+def _find_fault_in_header(header: bytes, tensor_bytes: int) -> str | None:
+    """The same for a safetensors header that is followed by `tensor_bytes` bytes."""
+    try:
+        entries = json.loads(header)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
+        return "its safetensors header is no JSON object: the file is damaged"
+    ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in entries.items() if _is_tensor(name, entry)]
+    if max(ends, default=0) != tensor_bytes:
+        return "its safetensors header describes more or fewer bytes than there are: the file is cut off or damaged"
+    return None
+
+
+def _is_tensor(name: str, entry: object) -> bool:
+    if name == "__metadata__" or not isinstance(entry, dict):
+        return False
+    offsets = entry.get("data_offsets")
+    return isinstance(offsets, list) and len(offsets) == 2 and all(isinstance(offset, int) for offset in offsets)
