@@ -1,4 +1,4 @@
-"""For all tests: the logs as the service writes them, with plain tracebacks."""
+"""For all tests: the services that they need, and the logs as the service writes them, with plain tracebacks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import warnings
 
 import pytest
 import structlog
+
+# Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
+from tests.worker.services import bench, database, database_server, migrated_template, service_urls
+
+__all__ = ["bench", "database", "database_server", "migrated_template", "service_urls"]
 
 structlog.configure(
     processors=[

@@ -13,9 +13,6 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from service import http_server as server
 from tests.worker.bench import Bench, wait_for
-from tests.worker.services import bench, database, service_urls
-
-__all__ = ["bench", "database", "service_urls"]
 
 
 @pytest.fixture

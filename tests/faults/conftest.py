@@ -8,9 +8,6 @@ import pytest
 
 from tests.faults.machines import Machines
 from tests.worker.bench import Bench
-from tests.worker.services import bench, database, service_urls
-
-__all__ = ["bench", "database", "machines", "service_urls"]
 
 
 @pytest.fixture
