@@ -39,7 +39,7 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
 
         frozen.send_signal(signal.SIGCONT)
         # Thawed, it finds out that it is stale, forgets the job and is ready for another.
-        other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT)
+        other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT, exports=[])
         wait_for(lambda: bench.row(other).state == "succeeded", 60)
         assert files_of_the_first_attempt(bench, job_id) == files
         bench.cancel(job_id)

@@ -14,6 +14,7 @@ from tests.worker.bench import Bench, wait_for
 REQUEST: dict[str, Any] = {
     "student": {"depth": 8},
     "schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 3}, "batch_size": 32},
+    "exports": [],
     "seed": 3,
 }
 EPOCHS = 8

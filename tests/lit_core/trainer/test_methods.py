@@ -73,6 +73,7 @@ def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, *
         "dataset": {"upload": "upl_d"},
         "student": {"depth": 14},
         "schedule": ONE_EACH,
+        "exports": [],
         **changes,
     }
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher)))

@@ -83,6 +83,7 @@ def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
         "dataset": {"upload": "upl_d"},
         "student": {"depth": 14},
         "schedule": SCHEDULE,
+        "exports": [],  # they would take most of a test's time
         **changes,
     }
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher_file)))
@@ -108,7 +109,7 @@ def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
 
 
 def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, teacher_file: Path) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5})
+    folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5}, exports=["onnx", "pt2"])
     code, events = run(folder)
     assert code == 0
     assert [e["type"] for e in events if e["type"] != "checkpoint"] == [
@@ -140,6 +141,7 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     )
     assert len(report["epochs"]) == 4
     assert max(e["student_accuracy"] for e in report["epochs"]) == pytest.approx(report["selected"]["value"], abs=1e-3)
+    assert [(export["kind"], export["error"]) for export in report["exports"]] == [("onnx", None), ("pt2", None)]
     result = events[-1]["result"]
     assert result["student"] == {name: value for name, value in report["student"].items() if name != "per_class"}
     assert "specification" not in result

@@ -72,6 +72,7 @@ def run(folder: Path, teacher_file: Path, data: list[tuple[str, str]], **changes
         "dataset": {"upload": "upl_d", "length": LENGTH},
         "student": {"depth": 9},
         "schedule": {"lit": {"epochs": 1, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}},
+        "exports": [],
         **changes,
     }
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher_file)))

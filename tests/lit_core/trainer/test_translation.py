@@ -54,6 +54,7 @@ def job_folder(folder: Path, files: tuple[Path, Path | None], *, count: int = 40
         "dataset": {"upload": "upl_d", "class_order": list(COLOURS)},
         "student": {"blocks": [1]},
         "schedule": SCHEDULE,
+        "exports": [],
     }
     found = None
     if discriminator is not None:
