@@ -69,7 +69,7 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
 
     dataset = {"upload": client.upload(files["dataset"], "dataset").id, "class_order": list(COLOURS)}
     base = {**QUICK, "teacher": ids["teacher"], "dataset": dataset, "accept": {"min_psnr": 20}}
-    taught, epochs = followed(client, base)
+    taught, epochs = followed(client, {**base, "exports": []})
     assert {epoch["phase"] for epoch in epochs} == {"lit"}
     assert epochs[0]["metrics"]["ir_loss"] / epochs[-1]["metrics"]["ir_loss"] >= 5
     assert taught.accepted is True
@@ -89,7 +89,7 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
         names = {file.path.name for file in client.download(job.id, folder)}
         assert names == {
             *("model.safetensors", "config.json", "report.json", "translations.png"),
-            *("model.onnx", "model.pt2", "bundle.zip"),
+            *(("model.onnx", "model.pt2", "bundle.zip") if job is tuned else ()),
         }
         students[job.id] = load_file(folder / "model.safetensors")
         assert students[job.id]["main.17.weight"].shape == (3, 4, 7, 7)
@@ -118,7 +118,7 @@ def test_one_command_with_a_discriminator_and_celebas_layout(
     archive = write_zip(tmp_path / "celeba.zip", members)
     words = ["--blocks", 1, "--dataset", archive, "--discriminator", files["discriminator"], "--set", "preset=quick"]
     words += ["--epochs", 1, "--fine-tune-epochs", 1, "--set", 'dataset.attributes=["Red", "Green", "Blue"]']
-    words += ["--set", "accept.min_psnr=199"]
+    words += ["--set", "accept.min_psnr=199", "--set", "exports=[]"]
     done = litc(service_url, "compress", files["teacher"], "--output", tmp_path / "student", *words)
     assert done.returncode == 3, done.stderr
     report = json.loads((tmp_path / "student/report.json").read_text())

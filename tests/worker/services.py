@@ -74,13 +74,22 @@ def migrated_template(database_server: DatabaseServer) -> Iterator[str]:
         yield url.database
 
 
+@contextmanager
+def new_ledger(server: DatabaseServer, template: str) -> Iterator[Database]:
+    """An empty ledger in a database of its own, which goes at the end."""
+    with server.new_database(template) as url:
+        made = Database(url.render_as_string(hide_password=False))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
 @pytest.fixture
 def database(database_server: DatabaseServer, migrated_template: str) -> Iterator[Database]:
     """An empty ledger of its own for each test."""
-    with database_server.new_database(migrated_template) as url:
-        made = Database(url.render_as_string(hide_password=False))
+    with new_ledger(database_server, migrated_template) as made:
         yield made
-        made.engine.dispose()
 
 
 @pytest.fixture
