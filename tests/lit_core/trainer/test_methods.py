@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import lit_core
@@ -17,7 +20,8 @@ from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import Drained
-from lit_spec import JobRequest, resolve
+from lit_core.training.task import Refused
+from lit_spec import Architecture, ErrorType, JobRequest, resolve
 from lit_spec.trainer.messages import TrainerMessage
 from lit_spec.trainer.report import Report
 from tests.lit_core.trainer.test_training import stripes, teacher_file, write_dataset
@@ -25,6 +29,7 @@ from tests.lit_core.trainer.test_training import stripes, teacher_file, write_da
 __all__ = ["teacher_file"]  # a fixture
 
 ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
+LIT_ALONE = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 
 
 class KeptMessages:
@@ -52,6 +57,11 @@ class StopsAt:
 def run(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The report of one job, run in this process."""
     prepare(folder, teacher, arrays, **changes)
+    return train_in(folder)
+
+
+def train_in(folder: Path) -> dict[str, Any]:
+    """The report of the job that is prepared there, run in this process."""
     run_job(folder, KeptMessages(), DeadlineWatch())
     return read_report(folder)
 
@@ -211,8 +221,9 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
         {"feed": "scheduled", "beta": 0, "noise": 0.1, "n_random": 40},
         {"method": "prune"},
         {"method": "at", "schedule": {"optimizer": "adam", **ONE_EACH}},
+        {"student": {"depth": 14, "init": "random"}},
     ],
-    ids=["scheduled", "noise", "prune", "adam"],
+    ids=["scheduled", "noise", "prune", "adam", "random"],
 )
 def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     tmp_path: Path, teacher_file: Path, changes: dict[str, Any]
@@ -238,3 +249,75 @@ def test_random_inputs_are_added_to_the_training_split(tmp_path: Path, teacher_f
     assert noisy["samples"] == plain["samples"]
     assert noisy["epochs"][0]["loss"] != plain["epochs"][0]["loss"]
     assert noisy["student"]["accuracy"]["test"] > 60
+
+
+def write_images(path: Path) -> None:
+    """Training images without labels, and test images in class folders."""
+    x, y = stripes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for row, (image, label) in enumerate(zip(x, y, strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, "PNG")
+            archive.writestr(f"test/{label}/{row}.png" if row >= 180 else f"train/{row}.png", content.getvalue())
+
+
+def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, teacher_file: Path) -> None:
+    folder = tmp_path / "job"
+    prepare(folder, teacher_file, alpha=0, schedule=LIT_ALONE)
+    write_images(folder / "dataset")
+    report = train_in(folder)
+    assert report["selected"]["by"] == "agreement on the val split"
+    for network in ("teacher", "student"):
+        assert report[network]["accuracy"]["val"] is None
+        assert report[network]["accuracy"]["test"] > 60
+    assert lit_core.load(folder / "output").classes == ["0", "1", "2"]
+
+
+def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(tmp_path: Path, teacher_file: Path) -> None:
+    run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)
+    teacher, student = load_file(teacher_file), load_file(tmp_path / "job" / "output" / "model.safetensors")
+    for name in student:
+        same = torch.equal(student[name], teacher[name])
+        assert same == name.startswith(("conv1.", "bn1.", "fc.")), name
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path) -> None:
+    for seed in (0, 1):
+        run(tmp_path / str(seed), teacher_file, seed=seed)
+    zero, one = ((tmp_path / name / "output" / "model.safetensors").read_bytes() for name in ("0", "1"))
+    assert zero != one
+
+
+def test_a_teacher_near_chance_is_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
+    x, y = stripes()
+    arrays = {"x": x, "y": np.random.default_rng(1).permutation(y)}
+    with pytest.raises(Refused) as refused:
+        run(tmp_path / "job", teacher_file, arrays)
+    error = refused.value.error
+    assert error.type == ErrorType.TEACHER_NEAR_CHANCE
+    assert "dataset.mean" in error.detail
+    assert "dataset.class_order" in error.detail
+    assert not (tmp_path / "job" / "checkpoint.pt").exists()
+
+
+def test_labels_outside_the_teachers_classes_are_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
+    x, y = stripes()
+    y[17] = 3
+    with pytest.raises(DatasetError, match="17"):
+        run(tmp_path / "job", teacher_file, {"x": x, "y": y})
+    assert not (tmp_path / "job" / "checkpoint.pt").exists()
+
+
+def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
+    run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)
+    output = tmp_path / "job" / "output"
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        lit_core.load(output, "report.json")
+    config = json.loads((output / "config.json").read_text())
+    Architecture.model_validate(config["architecture"])
+    config["architecture"]["blocks"] = [3, 2, 2]
+    (output / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="doesn't fit"):
+        lit_core.load(output)
+    with pytest.raises(FileNotFoundError):
+        lit_core.load(tmp_path)

@@ -9,20 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import lit_core
 from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.teacher import inspect_teacher, read_teacher
-from lit_spec import Architecture, JobRequest, resolve
+from lit_spec import JobRequest, resolve
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.report import Report
@@ -154,58 +152,22 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     assert model.classify([x[0]]) == answers[:1]
 
 
-def write_images(path: Path) -> None:
-    """Training images without labels, and test images in class folders."""
-    x, y = stripes()
-    with zipfile.ZipFile(path, "w") as archive:
-        for row, (image, label) in enumerate(zip(x, y, strict=True)):
-            content = io.BytesIO()
-            Image.fromarray(image).save(content, "PNG")
-            archive.writestr(f"test/{label}/{row}.png" if row >= 180 else f"train/{row}.png", content.getvalue())
-
-
-def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, teacher_file: Path) -> None:
-    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
-    folder = job_folder(tmp_path / "job", teacher_file, alpha=0, schedule=schedule)
-    write_images(folder / "dataset")
-    assert run(folder)[0] == 0
-    report = json.loads((folder / "output" / "report.json").read_text())
-    assert Report.model_validate(report).as_json() == report
-    assert report["selected"]["by"] == "agreement on the val split"
-    for network in ("teacher", "student"):
-        assert report[network]["accuracy"]["val"] is None
-        assert report[network]["accuracy"]["test"] > 60
-    assert lit_core.load(folder / "output").classes == ["0", "1", "2"]
-
-
-def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(tmp_path: Path, teacher_file: Path) -> None:
-    schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
-    folder = job_folder(tmp_path / "job", teacher_file, schedule=schedule)
-    assert run(folder)[0] == 0
-    teacher, student = load_file(teacher_file), load_file(folder / "output" / "model.safetensors")
-    for name in student:
-        same = torch.equal(student[name], teacher[name])
-        assert same == name.startswith(("conv1.", "bn1.", "fc.")), name
-
-
 def weights(folder: Path) -> bytes:
     return (folder / "output" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("init", ["inherit", "random"])
-def test_a_drained_training_goes_on_to_the_same_bits(tmp_path: Path, teacher_file: Path, init: str) -> None:
-    student = {"depth": 14, "init": init}
-    whole = job_folder(tmp_path / "whole", teacher_file, student=student)
+def test_a_drained_training_goes_on_to_the_same_bits(tmp_path: Path, teacher_file: Path) -> None:
+    whole = job_folder(tmp_path / "whole", teacher_file)
     assert run(whole)[0] == 0
-    broken = job_folder(tmp_path / "broken", teacher_file, student=student)
+    broken = job_folder(tmp_path / "broken", teacher_file)
     drains = 0
-    for attempt in range(1, 20):
+    for attempt in range(1, 5):
         (broken / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": attempt}))
         process = start(broken)
         assert process.stdout
         for line in process.stdout:
-            # Stop in the first epoch that this attempt sees: SIGTERM lands at an arbitrary step of the next.
-            if json.loads(line)["type"] == "epoch":
+            # Stop twice, in the first epoch that the attempt sees: SIGTERM lands at an arbitrary step of the next.
+            if drains < 2 and json.loads(line)["type"] == "epoch":
                 process.send_signal(signal.SIGTERM)
             last = json.loads(line)["type"]
         assert process.wait(60) == 0
@@ -213,17 +175,11 @@ def test_a_drained_training_goes_on_to_the_same_bits(tmp_path: Path, teacher_fil
             break
         assert last == "drained"
         drains += 1
-    assert drains >= 2
+    assert drains == 2
     assert weights(broken) == weights(whole)
     report = json.loads((broken / "output" / "report.json").read_text())
     assert len(report["resumes"]) == drains
     assert all(r["bit_identical"] for r in report["resumes"])
-
-
-def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path) -> None:
-    one, two = job_folder(tmp_path / "1", teacher_file), job_folder(tmp_path / "2", teacher_file, seed=1)
-    assert run(one)[0] == run(two)[0] == 0
-    assert weights(one) != weights(two)
 
 
 def failed(folder: Path) -> dict[str, Any]:
@@ -233,26 +189,6 @@ def failed(folder: Path) -> dict[str, Any]:
     assert not any(e["type"] == "epoch" for e in events)
     error: dict[str, Any] = events[-1]["error"]
     return error
-
-
-def test_a_teacher_near_chance_fails_before_training(tmp_path: Path, teacher_file: Path) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file)
-    x, y = stripes()
-    write_dataset(folder / "dataset", x=x, y=np.random.default_rng(1).permutation(y))
-    error = failed(folder)
-    assert error["type"] == "teacher-near-chance"
-    assert "dataset.mean" in error["detail"]
-    assert "dataset.class_order" in error["detail"]
-
-
-def test_labels_outside_the_teachers_classes_fail_before_training(tmp_path: Path, teacher_file: Path) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file)
-    x, y = stripes()
-    y[17] = 3
-    write_dataset(folder / "dataset", x=x, y=y)
-    error = failed(folder)
-    assert error["type"] == "bad-dataset"
-    assert "17" in error["detail"]
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path, teacher_file: Path) -> None:
@@ -344,18 +280,3 @@ def _lives(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
-
-
-def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file, schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}})
-    assert run(folder)[0] == 0
-    config = json.loads((folder / "output" / "config.json").read_text())
-    Architecture.model_validate(config["architecture"])
-    config["architecture"]["blocks"] = [3, 2, 2]
-    (folder / "output" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="doesn't fit"):
-        lit_core.load(folder / "output")
-    with pytest.raises(ValueError, match="is not a safetensors file"):
-        lit_core.load(folder / "output", "model.onnx")
-    with pytest.raises(FileNotFoundError):
-        lit_core.load(tmp_path)
