@@ -204,7 +204,6 @@ def do_kill_once() -> None:
         return do_succeed()
     epoch(1)
     checkpoint(1)
-    time.sleep(1)
     return do_be_killed()
 
 

@@ -21,6 +21,12 @@ from tests.worker.bench import Bench, child, wait_for
 from worker.training import supervisor
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an attempt that was lost the next one begins at once."""
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0)
+
+
 def alive(pid: int) -> bool:
     """A zombie that nobody has reaped yet is dead."""
     try:
@@ -47,10 +53,7 @@ def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
     assert "behaviour succeed" in bench.text(job_id, 1, "trainer.log")
 
 
-def test_the_checkpoints_of_all_attempts_go_when_the_job_has_ended(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0)
+def test_the_checkpoints_of_all_attempts_go_when_the_job_has_ended(bench: Bench) -> None:
     job_id = bench.job(max_attempts=2)
     bench.work("kill_once")
     assert bench.row(job_id).attempt == 2
