@@ -54,7 +54,7 @@ def test_waits_hold_no_connections(bench: Bench, address: tuple[str, int]) -> No
     """More of them than an API process has connections to the ledger."""
     job = bench.job()
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60, limits=httpx.Limits()) as api:
-        waits = [threading.Thread(target=api.get, args=[f"/v1/jobs/{job}?wait=60"]) for _ in range(80)]
+        waits = [threading.Thread(target=api.get, args=[f"/v1/jobs/{job}?wait=30"]) for _ in range(80)]
         for wait in waits:
             wait.start()
         time.sleep(1)

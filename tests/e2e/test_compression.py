@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -151,49 +150,26 @@ def broken_image() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("make", "dataset", "type", "said"),
+    ("make", "type", "said"),
     [
-        pytest.param(
-            lambda path: write_npz(path, images()[0], images()[1] + 5), {}, "bad-dataset", "label", id="labels"
-        ),
-        pytest.param(
-            lambda path: write_npz(path, *images(), split=np.array(["test"] * 600)),
-            {},
-            "bad-dataset",
-            "train",
-            id="empty-split",
-        ),
-        pytest.param(lambda path: write_zip(path, broken_image()), {}, "bad-dataset", ".png", id="broken-image"),
+        pytest.param(lambda path: write_zip(path, broken_image()), "bad-dataset", ".png", id="broken-image"),
         pytest.param(
             lambda path: write_npz(path, images()[0], (images()[1] + 1) % 10),
-            {},
             "teacher-near-chance",
             "dataset.class_order",
             id="class-order",
         ),
-        pytest.param(
-            lambda path: write_npz(path, np.repeat(images()[0], 3, 1), images()[1]), {}, "bad-dataset", "channel"
-        ),
     ],
 )
 def test_bad_data_fails_the_job_before_training(
-    client: Client, teacher: str, tmp_path: Path, make: Any, dataset: dict[str, Any], type: str, said: str
+    client: Client, teacher: str, tmp_path: Path, make: Any, type: str, said: str
 ) -> None:
     upload = client.upload(make(tmp_path / "data.npz"), "dataset")
-    job = run(client, teacher=teacher, dataset={"upload": upload.id, **dataset})
+    job = run(client, teacher=teacher, dataset={"upload": upload.id})
     assert job.state == "failed"
     assert job.error.type == type
     assert said in f"{job.error.detail} {job.error.member}"
     assert client.metrics(job.id) == []
-
-
-def test_a_network_that_diverges_says_so(client: Client, teacher: str) -> None:
-    # Weight decay times learning rate above 2: every step makes the weights larger than they were.
-    wild = {"lit": {"learning_rate": 100, "schedule": {"kind": "constant"}}, "weight_decay": 1}
-    job = run(client, teacher=teacher, dataset={"builtin": "digits"}, schedule=wild)
-    assert job.state == "failed"
-    assert job.error.type == "diverged"
-    assert "learning_rate" in job.error.detail
 
 
 def test_a_checkpoint_of_another_architecture_lists_its_keys(client: Client, tmp_path: Path) -> None:

@@ -57,13 +57,6 @@ def test_resnets_resolve_to_the_paper_s_hyperparameters(path: Path) -> None:
     assert (spec.augmentation.shift, spec.augmentation.flip) == (4, True)
 
 
-def test_the_readme_says_how_to_run_each() -> None:
-    text = (PAPER / "README.md").read_text()
-    for path in FILES:
-        assert f"--request $P/{path.name} --output out/{path.stem}\n" in text
-    assert text.count("--request $P/") == len(FILES)
-
-
 @pytest.mark.parametrize("words", [["method=kd"], ["feed=student"], ["method=at"], ["method=scratch"]])
 def test_the_other_columns_are_one_word_away(words: list[str]) -> None:
     body = build_body(PAPER / "resnet-110-20-cifar10.json", {}, words)
