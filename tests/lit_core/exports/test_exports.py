@@ -141,12 +141,19 @@ def test_all_formats_of_classifiers_of_images(make: Callable[[], nn.Module], tmp
     assert sizes == {kind: reports[kind].size for kind in FORMATS}
 
 
-def test_files_take_any_batch_size(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cifar_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with all formats of `cifar_network`."""
+    folder = tmp_path_factory.mktemp("cifar")
+    assert no_errors(export(cifar_network(), FORMATS, folder, images(8)))
+    return folder
+
+
+def test_files_take_any_batch_size(cifar_files: Path) -> None:
     network = cifar_network()
-    export(network, FORMATS, tmp_path, images(5))
-    program = torch.export.load(tmp_path / "model.pt2").module()
+    program = torch.export.load(cifar_files / "model.pt2").module()
     session, eight = (
-        onnxruntime.InferenceSession(tmp_path / file, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(cifar_files / file, providers=["CPUExecutionProvider"])
         for file in ("model.onnx", "model.int8.onnx")
     )
     for opened in (session, eight):
@@ -161,20 +168,20 @@ def test_files_take_any_batch_size(tmp_path: Path) -> None:
         assert eight.run(None, {"input": x.numpy()})[0].shape == wanted.shape
 
 
-def test_the_onnx_file_holds_its_weights_and_passes_its_checker(tmp_path: Path) -> None:
-    export(cifar_network(), [Export.ONNX], tmp_path, images(4))
-    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+def test_the_onnx_file_holds_its_weights_and_passes_its_checker(cifar_files: Path) -> None:
+    model = onnx.load(cifar_files / "model.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 20
     assert all(not tensor.external_data for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize("make", [cifar_network, lambda: vision_transformer("timm")], ids=["cifar", "vit"])
+@pytest.mark.parametrize("network", ["cifar", "vit"])
 def test_int8_has_its_weights_in_eight_bits_with_a_scale_for_each_channel(
-    make: Callable[[], nn.Module], tmp_path: Path
+    network: str, cifar_files: Path, tmp_path: Path
 ) -> None:
-    export(make(), [Export.INT8], tmp_path, images(8))
-    graph = onnx.load(tmp_path / "model.int8.onnx").graph
+    if network == "vit":
+        export(vision_transformer("timm"), [Export.INT8], tmp_path, images(8))
+    graph = onnx.load((tmp_path if network == "vit" else cifar_files) / "model.int8.onnx").graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     weights = [
         tensor for tensor in tensors.values() if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
