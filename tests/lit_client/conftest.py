@@ -15,15 +15,18 @@ from tests.api.test_uploads import safetensors_file
 from tests.lit_client.faults import FaultyTransport
 from tests.lit_client.scripted_worker import ScriptedWorker
 from tests.worker.bench import Bench, make_bench
-from tests.worker.services import new_ledger, service_urls
-
-__all__ = ["service_urls"]
+from tests.worker.services import DatabaseServer, new_ledger
 
 
 @pytest.fixture(scope="session")
-def service(service_urls: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench]]:
+def service(
+    service_urls: tuple[str, str],
+    database_server: DatabaseServer,
+    migrated_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, Bench]]:
     """The service's address, and the ledger and storage behind it."""
-    with new_ledger(service_urls[0]) as database:
+    with new_ledger(database_server, migrated_template) as database:
         ledger_url = database.engine.url.render_as_string(hide_password=False)
         bench = make_bench(database, ledger_url, service_urls[1], tmp_path_factory.mktemp("bench"))
         with serving(bench) as (host, port):
