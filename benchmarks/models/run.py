@@ -133,8 +133,8 @@ def _wake(network: nn.Module, x: Tensor) -> None:
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # the mean of all that was seen, which is this batch
-        elif (name := CHANCES.get(type(module).__name__)) is not None:
-            setattr(module, name, 0.0)
+        elif (chance := CHANCES.get(type(module).__name__)) is not None:
+            setattr(module, chance, 0.0)
     network.train()
     network(x)
     network.eval()
@@ -160,7 +160,7 @@ def _exported(student: nn.Module, x: Tensor) -> dict[str, Row]:
             batches=lambda: [((x,), labels), ((x[:1],), labels[:1])],
             calibration=lambda: [(x,)],
         )
-    return {report.kind.value: report.as_dict() for report in reports}
+    return {report.kind.value: report.as_json() for report in reports}
 
 
 def main() -> int:

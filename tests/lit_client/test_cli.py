@@ -214,7 +214,7 @@ def test_a_student_that_does_not_fit_is_told_before_the_dataset_is_sent(
     worker.inspection = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
     done = compress("--dataset", data, "--depth", 15)
     assert done.returncode == 2
-    assert "student.depth: 15" in done.stderr
+    assert "student.depth: no student of this teacher has the depth 15" in done.stderr
     assert kinds_of_uploads(url) == ["teacher"]
 
 

@@ -15,6 +15,7 @@ from lit_core.networks.student import build_student
 from lit_core.networks.teacher import build_teacher, inspect_teacher, read_teacher
 from lit_core.tasks.classification import Classification
 from lit_spec import DatasetRequest, JobRequest, Split, resolve
+from lit_spec.trainer.report import Measures
 
 TEACHER = Path(__file__).parents[3] / "examples/digits/teacher.safetensors"
 
@@ -96,9 +97,14 @@ def test_a_split_without_labels_is_null_and_said_to_be() -> None:
     assert [unlabelled[name] for name in ("accuracy", "top5", "per_class", "calibration_error")] == [None] * 4
     assert unlabelled["agreement"] is not None
     assert None not in labelled.values()
-    by_name = [{name: {split.value: m[split][name] for split in m} for name in m[Split.TEST]} for m in measured]
-    [note] = task.compare(*by_name)["notes"]
+    teacher, student = (
+        Measures.model_validate({name: {split.value: m[split][name] for split in m} for name in m[Split.TEST]})
+        for m in measured
+    )
+    notes = task.compare(teacher, student).notes
+    assert notes is not None
+    [note] = notes
     size = len(task.dataset.splits[Split.VALIDATION].y)
     assert note.startswith(f"{size} of {size} samples of the val split have no label")
     assert "agreement" in note
-    assert classification().compare(*by_name)["notes"] == []
+    assert classification().compare(teacher, student).notes == []
