@@ -17,6 +17,7 @@ from api.uploads.writing import UploadWriter, sha256_of
 from jobs.ledger import requests, uploads
 from jobs.storage import layout
 from lit_spec import JobRequest, LibraryRequest
+from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind, UploadState
 
 PIECE_BYTES = 8 << 20
@@ -88,7 +89,7 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
             result[name] = ids[name]
     if "dataset" in ids:
         dataset = body.get("dataset", {})
-        if not isinstance(dataset, dict) or {"upload", "builtin"} & set(dataset):
+        if not isinstance(dataset, dict) or set(DATASET_SOURCES) & set(dataset):
             raise invalid_field("dataset", "comes as a file: the job's dataset may only say how to read it")
         result["dataset"] = {**dataset, "upload": ids["dataset"]}
     return result
