@@ -25,11 +25,12 @@ def run(settings: Settings) -> int:
     host = open_host(settings)
     inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker)
     listener = TopicListener(settings.database_url or "", INSPECTIONS_TOPIC, inspector.wake)
+    # Before anything is to be stopped: until here SIGTERM ends the process at once.
+    signals = _collect_signals()
     with ExitStack() as stack:
         stack.callback(host.work_folder.close)
         stack.callback(inspector.stop)
         stack.callback(listener.stop)
-        signals = _collect_signals()
         inspector.start()
         listener.start()
         log.info("inspecting worker starts", worker=host.worker_id)
