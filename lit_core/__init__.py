@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from lit_core.model import Model, load
 
 __all__ = ["Compressed", "Model", "compress", "load"]
-ROOMS = {"Compressed": "compression", "compress": "compression", "Model": "model", "load": "model"}
+MODULES = {"Compressed": "compression", "compress": "compression", "Model": "model", "load": "model"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"lit_core.{ROOMS[name]}"), name)
+        return getattr(import_module(f"lit_core.{MODULES[name]}"), name)
     raise AttributeError(f"module 'lit_core' has no attribute {name!r}")

@@ -11,7 +11,7 @@ from lit_spec.requests.study import StudyKind
 from lit_spec.states import StudyState
 
 
-def show_study(study: StudyRow, progress: Progress | None, standing: StudyStatus | None = None) -> Study:
+def show_study(study: StudyRow, progress: Progress | None, status: StudyStatus | None = None) -> Study:
     path = f"/v1/studies/{study.id}"
     result = study.result or {"choice": None, "best_job": None}
     progress = progress or Progress()
@@ -26,10 +26,10 @@ def show_study(study: StudyRow, progress: Progress | None, standing: StudyStatus
         cancel_requested=study.cancel_requested_at is not None,
         round=study.round,
         progress=StudyProgress(planned=study.planned, **vars(progress)),
-        choice=standing.choice if standing else result["choice"],
-        best_job=standing.best_job if standing else result["best_job"],
-        next=list(standing.next) if standing else [],
-        table=standing.table if standing else None,
+        choice=status.choice if status else result["choice"],
+        best_job=status.best_job if status else result["best_job"],
+        next=list(status.next) if status else [],
+        table=status.table if status else None,
         error=study.error and StudyError.model_validate(study.error),
         created_at=study.created_at,
         finished_at=study.finished_at,

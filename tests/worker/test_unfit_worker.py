@@ -52,11 +52,11 @@ def state(bench: Bench, job_id: str) -> tuple[str, int]:
     return row.state, row.failures
 
 
-def test_paused_double_from_one_second_to_five_minutes() -> None:
-    paused = Backoff()
-    assert [paused.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    paused.reset()
-    assert [paused.next() for _ in range(2)] == [1, 2]
+def test_pauses_double_from_one_second_to_five_minutes() -> None:
+    pauses = Backoff()
+    assert [pauses.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    pauses.reset()
+    assert [pauses.next() for _ in range(2)] == [1, 2]
 
 
 @pytest.mark.usefixtures("impatient")
