@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
@@ -14,6 +15,8 @@ from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ def get_context(request: Request) -> Context:
 def get_session(context: Annotated[Context, Depends(get_context)]) -> Iterator[Session]:
     with context.database.session() as session:
         yield session
+
+
+async def in_transaction(context: Context, action: Callable[[Session], T]) -> T:
+    """What `action` returns. It runs in one transaction, and in a thread because it blocks."""
+
+    def run() -> T:
+        with context.database.session() as session:
+            return action(session)
+
+    return await run_in_threadpool(run)
 
 
 InContext = Annotated[Context, Depends(get_context)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastapi.concurrency import run_in_threadpool
-
-from api.http.context import Context
+from api.http.context import Context, in_transaction
 from api.http.problems import Problem
 from jobs.broker.queues import queues_for
 from jobs.database.models import Job
@@ -25,33 +23,25 @@ async def make_job(
 
     Raises Problem and RequestRefused.
     """
-    earlier = await run_in_threadpool(_find_repeated, context, owner, repeated)
+    earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
     if earlier is not None:
         return earlier, []
     inspections = await inspections_of(context, owner, request)
-    job = await run_in_threadpool(_create, context, owner, request, inspections, repeated)
+    job = await in_transaction(
+        context, lambda session: requests.create_job(session, owner, request, inspections, repeated)
+    )
     return job, queues_for(job.device)
-
-
-def _find_repeated(context: Context, owner: str, repeated: IdempotentRequest | None) -> Job | None:
-    with context.database.session() as session:
-        return find_job(session, owner, repeated)
 
 
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
     """What was found in the networks that the request names. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
-    await run_in_threadpool(_request_inspection, context, owner, request)
+    await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
         field: await _wait_for_inspection(context, owner, request, field, upload_id, end)
         for field, upload_id in requests.network_uploads(request).items()
     }
     return requests.Inspections(**found)
-
-
-def _request_inspection(context: Context, owner: str, request: JobRequest) -> None:
-    with context.database.session() as session:
-        requests.request_inspection(session, owner, request)
 
 
 async def _wait_for_inspection(
@@ -68,14 +58,3 @@ async def _wait_for_inspection(
         detail = f"the {field} has not been inspected yet: see that a worker runs (`litc worker`), and try again"
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
     return found
-
-
-def _create(
-    context: Context,
-    owner: str,
-    request: JobRequest,
-    inspections: requests.Inspections,
-    repeated: IdempotentRequest | None,
-) -> Job:
-    with context.database.session() as session:
-        return requests.create_job(session, owner, request, inspections, repeated)

@@ -67,7 +67,7 @@ async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wai
         with context.database.session() as session:
             return show_upload(uploads.get(session, owner, upload_id))
 
-    return await context.long_polls.until(upload_id, wait, read, _is_inspected)
+    return await context.long_polls.until(upload_id, wait, read, lambda upload: not upload.inspecting)
 
 
 @router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}})
@@ -174,10 +174,6 @@ def _create(context: Context, owner: str, announced: UploadRequest) -> UploadRow
 def _get(context: Context, owner: str, upload_id: str) -> UploadRow:
     with context.database.session() as session:
         return uploads.get(session, owner, upload_id)
-
-
-def _is_inspected(upload: Upload) -> bool:
-    return upload.inspection_state not in {"pending", "running"}
 
 
 def _wrong_offset(upload: UploadRow) -> Problem:

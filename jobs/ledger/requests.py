@@ -102,7 +102,7 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
     upload = find_uploads(session, owner, request)[field]
     if upload.inspection_state not in {InspectionState.DONE, InspectionState.FAILED}:
         return None
-    if field == "teacher" and request.architecture is not None:
+    if field == "teacher":
         _check_architecture(upload, request)
     if upload.inspection_error is not None:
         error = JobError.model_validate(upload.inspection_error)

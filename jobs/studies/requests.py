@@ -19,16 +19,7 @@ from jobs.studies import studies
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import StudySpec
 from lit_spec import JobRequest, SpecError
-from lit_spec.requests.study import MOST_TRIALS, STUDY_REQUESTS, StudyKind, StudyRequest
-
-
-def parse_study(body: dict[str, Any]) -> StudyRequest:
-    """The request that a body holds, whatever its kind."""
-    try:
-        model = STUDY_REQUESTS[StudyKind(str(body.get("kind")))]
-    except ValueError:
-        raise RequestRefused.invalid_field("kind", f"must be one of {', '.join(STUDY_REQUESTS)}") from None
-    return parse(model, body)
+from lit_spec.requests.study import MOST_TRIALS, StudyRequest
 
 
 def plan_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
