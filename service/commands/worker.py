@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,6 +10,7 @@ import typer
 from service.commands.options import errors_as_sentences, read_settings, require_addresses
 from service.minder import Child, ProcessMinder
 from service.worker_children import check_devices, inspecting_worker, training_worker
+from worker.host.stop_signals import StopSignals
 
 
 def worker(
@@ -38,10 +37,8 @@ def run_until_signal(children: Sequence[Child]) -> int:
     A process that dies is started again rather than ending this one, so that a container restarts only when that
     doesn't help: the inspecting worker's death must not interrupt a training. Raises ChildFailed.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with ProcessMinder(on_failure=stop.set) as minder:
+    signals = StopSignals()
+    with ProcessMinder(on_failure=signals.stop) as minder:
         minder.start(*children)
-        stop.wait()
+        signals.wait()
     return 0 if minder.stopped_cleanly else 1

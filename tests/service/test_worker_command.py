@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,10 @@ from service.child_process import ChildProcess
 from service.commands.worker import run_until_signal
 
 SLEEPING = [sys.executable, "-c", "import time; time.sleep(60)"]
+ENDING_BADLY = (
+    "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); "
+    "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +30,32 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_both_processes_are_stopped_by_a_signal(number: signal.Signals) -> None:
-    children = [ChildProcess(name, SLEEPING, seconds_to_stop=10) for name in ("training", "inspecting")]
+def exit_code_after(number: signal.Signals, ready: Callable[[], bool], children: Sequence[ChildProcess]) -> int:
+    """Of the command that keeps the children running, and that gets the signal twice once they are ready."""
 
     def ask() -> None:
-        while not all(child.alive() for child in children):
+        while not ready():
             time.sleep(0.02)
+        os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert run_until_signal(children) == 0
-    asking.join()
+    try:
+        return run_until_signal(children)
+    finally:
+        asking.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_processes_are_stopped_by_a_signal(number: signal.Signals) -> None:
+    children = [ChildProcess(name, SLEEPING, seconds_to_stop=10) for name in ("training", "inspecting")]
+    assert exit_code_after(number, lambda: all(child.alive() for child in children), children) == 0
     assert not any(child.alive() for child in children)
+
+
+def test_a_process_that_ends_badly_when_asked_makes_the_exit_code(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    bad = ChildProcess("inspecting", [sys.executable, "-c", ENDING_BADLY, str(ready)], seconds_to_stop=10)
+    good = ChildProcess("training", SLEEPING, seconds_to_stop=10)
+    assert exit_code_after(signal.SIGTERM, ready.exists, [good, bad]) == 1
