@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from lit_spec.mistakes import Mistake
+from lit_spec.mistakes import Mistake, as_text
 
 
 class NotFound(Exception):
@@ -42,7 +42,7 @@ class RequestRefused(Exception):
     def invalid(cls, mistakes: Iterable[Mistake]) -> Self:
         """Fields of the request are wrong; the detail lists all of them."""
         found = list(mistakes)
-        return cls("invalid-request", "; ".join(f"{wrong.field}: {wrong.message}" for wrong in found), found)
+        return cls("invalid-request", as_text(found), found)
 
     @classmethod
     def invalid_field(cls, field: str, message: str) -> Self:

@@ -26,7 +26,7 @@ from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_spec import Hyperparameters, Method, Phase, Select
-from lit_spec.mistakes import mistakes
+from lit_spec.mistakes import as_text, mistakes
 from lit_spec.networks.catalogue import shares
 from lit_spec.requests.presets import merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
@@ -133,8 +133,7 @@ def _validated_fields(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
     try:
         return Hyperparameters.model_validate(hyperparameters)
     except ValidationError as failure:
-        found = mistakes(Hyperparameters, hyperparameters, failure)
-        raise ValueError("; ".join(f"{mistake.field}: {mistake.message}" for mistake in found)) from failure
+        raise ValueError(as_text(mistakes(Hyperparameters, hyperparameters, failure))) from failure
 
 
 def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:

@@ -30,6 +30,11 @@ class Mistake:
     message: str
 
 
+def as_text(found: Iterable[Mistake]) -> str:
+    """All mistakes in one line."""
+    return "; ".join(f"{mistake.field}: {mistake.message}" for mistake in found)
+
+
 def mistakes(model: type[BaseModel], value: object, failure: ValidationError) -> list[Mistake]:
     """Everything that `model` found wrong with `value`, in the order of the fields."""
     return mistakes_in(model, value, failure.errors(include_url=False))
@@ -132,8 +137,8 @@ def _any_of(messages: Sequence[str]) -> str:
 def _unknown_field(models: Models, location: Sequence[str]) -> str:
     known = _fields_at(models, location[:-1])
     close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return f"unknown field: {hint}"
+    suggestion = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"unknown field: {suggestion}"
 
 
 def _fields_at(models: Models, path: Sequence[str]) -> list[str]:

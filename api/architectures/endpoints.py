@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.http.auth import Owner
-from api.http.pages import Cursor, Limit
-from api.http.problems import Problem, invalid_field
+from api.http.pages import Cursor, Limit, wrong_cursor
+from api.http.problems import Problem
 from lit_spec import Library
 from lit_spec.answers.architectures import ArchitectureItem, LibraryArchitecture
 from lit_spec.answers.pages import Page
@@ -61,7 +61,7 @@ def _read_cursor(cursor: str | None) -> str:
     try:
         after = base64.urlsafe_b64decode(cursor.encode()).decode()
     except ValueError as bad:
-        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor") from bad
+        raise wrong_cursor() from bad
     if after.partition("/")[0] not in list(Library):
-        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor")
+        raise wrong_cursor()
     return after

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
-from api.http.problems import invalid_field
+from api.http.problems import Problem, invalid_field
 from jobs.database.models import Job, Study, Upload
 from jobs.ledger.pages import PageCursor
 from lit_spec.answers.pages import ItemT, Page
@@ -33,7 +33,11 @@ def read_cursor(cursor: str | None) -> PageCursor | None:
     try:
         return PageCursor(*_CURSOR.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True))
     except ValueError as bad:
-        raise invalid_field("cursor", "is not a cursor of this list: take it from next_cursor") from bad
+        raise wrong_cursor() from bad
+
+
+def wrong_cursor() -> Problem:
+    return invalid_field("cursor", "is not a cursor of this list: take it from next_cursor")
 
 
 def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -> Page[ItemT]:

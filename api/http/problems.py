@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from api.http import schemas
 from jobs.errors import Conflict, NotFound, RequestRefused, Stale
-from lit_spec.mistakes import Mistake, mistakes_in
+from lit_spec.mistakes import Mistake, as_text, mistakes_in
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
@@ -87,8 +87,7 @@ class Problem(Exception):
 def invalid(errors: Iterable[Mistake]) -> Problem:
     """422: fields of the request are wrong; the detail tells all of them."""
     found = list(errors)
-    detail = "; ".join(f"{error.field}: {error.message}" for error in found)
-    return Problem(422, "invalid-request", detail, errors=found)
+    return Problem(422, "invalid-request", as_text(found), errors=found)
 
 
 def invalid_field(field: str, message: str) -> Problem:
@@ -129,8 +128,7 @@ _REFUSALS = {"invalid-request": 422, "bad-teacher": 422, "upload-unfinished": 40
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestRefused)  # noqa: S101
-    errors = [Mistake(field=wrong.field, message=wrong.message) for wrong in error.mistakes]
-    return Problem(_REFUSALS[error.type], error.type, error.detail, errors=errors).response()
+    return Problem(_REFUSALS[error.type], error.type, error.detail, errors=error.mistakes).response()
 
 
 def _stale(_request: Request, _error: Exception) -> JSONResponse:
@@ -151,7 +149,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     if in_body:
         body_type = request.scope["route"].body_field.field_info.annotation
         body = dict(error.body) if isinstance(error.body, FormData) else error.body
-        found += [Mistake(field=wrong.field, message=wrong.message) for wrong in mistakes_in(body_type, body, in_body)]
+        found += mistakes_in(body_type, body, in_body)
     return invalid(found).response()
 
 

@@ -120,8 +120,8 @@ def show_sections(
             found = list(client.architectures(search=name))
             if not found:
                 near = ", ".join(f"{library}/{one}" for library in Library for one in near_names(library, name)[:2])
-                hint = f": did you mean {near}?" if near else "."
-                raise LitError(f"No network of torchvision or timm has {name!r} in its name{hint}")
+                suggestion = f": did you mean {near}?" if near else "."
+                raise LitError(f"No network of torchvision or timm has {name!r} in its name{suggestion}")
             show([item.model_dump(mode="json") for item in found], display.architectures_table(found), as_json)
             return
         shown = client.architecture(*parse_network("NAME", name))
