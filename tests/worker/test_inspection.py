@@ -173,6 +173,18 @@ def test_a_waiting_teacher_wakes_the_inspector(bench: Bench, monkeypatch: pytest
             made.stop()
 
 
+def test_a_notification_that_is_lost_costs_only_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "LOOK_SECONDS", 0.1)
+    with inspector(bench, "find") as made:
+        made.start()
+        try:
+            for _ in range(2):
+                upload = upload_teacher(bench)
+                wait_for(lambda upload=upload: look(bench, upload).inspection_state == "done")
+        finally:
+            made.stop()
+
+
 def test_a_teacher_that_is_lost_is_said_to_be_missing(bench: Bench) -> None:
     upload = upload_teacher(bench)
     bench.storage.delete_prefix(layout.upload_prefix(upload))
