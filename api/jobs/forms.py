@@ -76,6 +76,9 @@ async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str,
         )
         for name, file in files.items()
     }
+    # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
+    for file in files.values():
+        await file.close()
     return _with_uploads(form.job, ids)
 
 

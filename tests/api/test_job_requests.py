@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 import pytest
 from fastapi.testclient import TestClient
 
+from api.http.problems import Problem
+from api.jobs import endpoints, forms
 from jobs.ledger import uploads
 from lit_client.command.job_request import parse_changes
 from lit_spec import SPEC_VERSION, ErrorType, JobError
@@ -286,6 +288,26 @@ def test_a_bad_form_keeps_nothing(api: TestClient, job: str | None, files: dict[
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == field
     assert api.get("/v1/uploads").json()["items"] == []
+
+
+def test_the_temporary_files_of_a_form_go_before_the_inspection_is_awaited(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[BinaryIO] = []
+    upload = forms._upload
+
+    def watched(file: BinaryIO, *rest: Any) -> str:
+        received.append(file)
+        return upload(file, *rest)
+
+    async def waiting(*_: Any) -> NoReturn:
+        raise Problem(503, "inspection-pending", f"closed: {[file.closed for file in received]}")
+
+    monkeypatch.setattr(forms, "_upload", watched)
+    monkeypatch.setattr(endpoints, "make_job", waiting)
+    job = json.dumps({"student": {"depth": 14}})
+    answer = api.post("/v1/jobs", data={"job": job}, files={"teacher": b"PK\x03\x04", "dataset": b"x"})
+    assert answer.json()["detail"] == "closed: [True, True]"
 
 
 def test_a_form_with_a_damaged_teacher_keeps_nothing(api: TestClient) -> None:
