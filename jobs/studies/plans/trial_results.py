@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.studies.plans.trials import TrialResult
 from lit_spec import Split
-from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel, SelectedEpoch
+from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel
 
 LATENCY = "batch_1"
 
@@ -33,10 +33,17 @@ MEASURES = tuple(MeasuredNetwork.model_fields)
 """What is read of each network."""
 
 
+class SelectedScore(ReportModel):
+    """The part of a `SelectedEpoch` that a study reads."""
+
+    metric: str
+    value: float
+
+
 class ResultOfTrial(ReportModel):
     """The part of a `ReportSummary` that a study reads."""
 
-    selected: SelectedEpoch | None
+    selected: SelectedScore | None
     teacher: MeasuredNetwork
     student: MeasuredNetwork
     seconds: float | None = None
