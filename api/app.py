@@ -92,5 +92,5 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
 def _explain(type: str) -> str:
     """What the `type` of a problem links to."""
     if type not in problems.TITLES:
-        raise problems.Problem(404, "not-found", f"There is no problem {type!r}")
+        raise problems.Problem(404, "not-found", f"There is no problem type {type!r}: see docs/api.md for the types")
     return f"{problems.TITLES[type]}.\n"

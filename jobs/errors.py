@@ -9,7 +9,7 @@ from lit_spec.mistakes import Mistake, as_text
 
 
 class NotFound(Exception):
-    """There is no such thing, or it belongs to someone else: the two are not told apart."""
+    """The thing does not exist, or belongs to another owner. The error does not say which."""
 
     def __init__(self, kind: str, id: str) -> None:
         super().__init__(f"there is no {kind} {id}")
@@ -57,4 +57,4 @@ class RequestRefused(Exception):
 
 
 class Stale(Exception):
-    """Another attempt holds the job, or another request the upload: this one must stop and may change nothing."""
+    """Another attempt has the job, or another request has the upload. The caller must stop and change nothing."""

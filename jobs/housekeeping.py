@@ -1,6 +1,6 @@
-"""What no single process is responsible for: expired leases, lost wake-ups, due studies, leftovers.
+"""Housekeeping: expired leases, lost wake-ups, studies that are due, and leftovers in ledger and storage.
 
-Every API process and worker runs a Housekeeper; whoever holds a PostgreSQL advisory lock does the work.
+Every API process and every training worker runs a Housekeeper. A PostgreSQL advisory lock decides which of them works.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from lit_spec.states import JobState
 T = TypeVar("T")
 
 LOCK = 0x4C4954  # "LIT"
-JOBS_A_ROUND = 100
+JOBS_PER_ROUND = 100
 LEFTOVER_SECONDS = 86_400.0
-"""No single write or removal takes so long."""
+"""Age from which a temporary file in storage is a leftover: no write or removal takes this long."""
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ def reap(session: Session) -> list[str]:
         select(Job)
         .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
         .order_by(Job.lease_expires_at)
-        .limit(JOBS_A_ROUND)
+        .limit(JOBS_PER_ROUND)
         .with_for_update(skip_locked=True)
     )
     reaped = []
@@ -66,7 +66,7 @@ def queues_with_work(session: Session) -> list[str]:
 
 
 class Housekeeper:
-    """Does the work every `housekeeping_seconds`, in a thread of its own, if it gets the lock."""
+    """A thread that does the housekeeping every `housekeeping_seconds`, if it gets the lock."""
 
     def __init__(self, database: Database, send_wakeup: SendWakeup, settings: Settings, storage: Storage) -> None:
         self._database = database
@@ -89,7 +89,7 @@ class Housekeeper:
                 self.round()
             except (SQLAlchemyError, OSError) as failure:
                 # An outage: the next round may succeed, or another process takes over.
-                log.warning("housekeeping put off", error=str(failure).splitlines()[0])
+                log.warning("housekeeping failed; trying again in the next round", error=str(failure).splitlines()[0])
 
     def round(self) -> bool:
         """Do everything once. False if another process is doing it."""
@@ -118,7 +118,7 @@ class Housekeeper:
 
     def _tidy_storage(self) -> None:
         if (wrong := storage_fault(self._storage, self._in_session(marker_key))) is not None:
-            # In a folder that is not the storage, there would be nothing to remove, and the rows would be lost.
+            # If this folder is not the storage, removals would find no files, but the rows would be deleted.
             log.warning("nothing removed from storage", reason=wrong)
             return
         for prefix in self._in_session(uploads.delete_abandoned):
@@ -145,14 +145,14 @@ class Housekeeper:
         try:
             queues = self._in_session(lambda session: advance(session, study_id))
         except Exception:
-            # A study that can't be advanced must not stop the others, nor the rest of the housekeeping.
+            # The other studies and the rest of the housekeeping must continue.
             log.exception("study not advanced", study=study_id)
         else:
             for queue in queues:
                 self._send_wakeup(queue)
 
     def _remove_files(self, prefix: str) -> None:
-        # The row is gone, so nobody tries again. One failure must not stop the other removals.
+        # The row is already deleted, so no later round tries again. The other removals must continue.
         try:
             self._storage.delete_prefix(prefix)
         except OSError as failure:

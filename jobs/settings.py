@@ -1,4 +1,4 @@
-"""Everything that is configured, from environment variables; the README's table lists the same."""
+"""The settings, from environment variables. The README has a table of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, validation_alias="REDIS_URL")
     """Redis or Valkey, as redis://:password@host:6379/0. `litc serve` starts its own when not given."""
     data_dir: Path = Path(".lit")
-    """Embedded database, storage and job folders, unless said otherwise."""
+    """Folder of the embedded database, of job folders, and of storage unless `storage_dir` is set."""
     storage_dir: Path | None = None
     """Uploads, checkpoints and outputs; must be shared by API and workers. None: `storage` in the data folder."""
     datasets_dir: Path | None = None
-    """On workers: where data sets lie that jobs name instead of uploading them. None: there are none."""
+    """On workers: the folder of the data sets that jobs use by name, without an upload. None: there are none."""
     datasets_download: bool = False
-    """Whether workers may download those that the folder lacks."""
+    """Whether workers may download data sets that are missing in that folder."""
     feature_network: Path | None = None
     """On workers: a file of torch.export or TorchScript that maps images (B, 3, H, W) uint8 to features (B, D), for FID
     and Inception Score of generators. It is code, and trusted. None: reports have neither."""
@@ -36,13 +36,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
     lease_seconds: float = Field(60, gt=0)
-    """A worker not heard of for so long loses its job."""
+    """A worker that has sent no heartbeat for this long loses its job."""
     heartbeat_seconds: float = Field(10, gt=0)
     housekeeping_seconds: float = Field(5, gt=0)
-    """How often expired leases are reaped and wakeups for waiting jobs sent again."""
+    """How often expired leases are taken back, and wake-ups for queued jobs sent again."""
     max_upload_bytes: int = Field(8 * GIB, ge=1)
     worker_devices: str | None = None
-    """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: found out."""
+    """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: detected."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of a trainer. None: torch's own choice."""
     inspect_timeout_seconds: float = Field(120, gt=0)
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
 
 
 def explain(wrong: ValidationError) -> str:
-    """Which variables have wrong values, and what would be right."""
+    """A message that says for each wrong variable what is wrong and what to do."""
     return "; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors())
 
 

@@ -1,4 +1,4 @@
-"""Where a command's database and broker come from: those that are given, those of a running service, or new ones."""
+"""Finds a command's database and broker: the given ones, those of a running service, or new embedded ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def backing_services(settings: Settings, on_failure: Callable[[], None]) -> Iter
             yield settings, minder
         return
     if any(given):
-        raise NotConfigured("give both DATABASE_URL and REDIS_URL, or neither to have them brought along")
+        raise NotConfigured(
+            "only one of DATABASE_URL and REDIS_URL is set: set both, or neither to use embedded servers"
+        )
     with EmbeddedServers(settings.data_dir, on_failure) as servers:
         addresses = {"database_url": servers.database_url, "redis_url": servers.redis_url}
         yield settings.model_copy(update=addresses), servers.minder
@@ -34,7 +36,7 @@ def backing_services(settings: Settings, on_failure: Callable[[], None]) -> Iter
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Database]:
-    """The ledger alone: for commands that run beside the service or without it. An embedded one is migrated first."""
+    """The ledger, for commands that work with or without a running service. An embedded ledger is migrated first."""
     if settings.database_url is not None:
         database = Database(settings.database_url, pool_size=1)
         try:

@@ -11,10 +11,10 @@ from service.errors import ChildFailed
 
 
 class ChildProcess:
-    """Runs `command` in a process group of its own, ended by SIGTERM and, `seconds_to_stop` later, by SIGKILL.
+    """Runs `command` in its own process group. `stop` sends SIGTERM and, `seconds_to_stop` later, SIGKILL.
 
-    Ctrl-C in a terminal reaches a whole process group, so it reaches this process alone, which then stops its children
-    in order. Output goes to the file `output`, or to where this process writes.
+    Ctrl-C in a terminal reaches a whole process group. Child processes in other groups don't get it; this process
+    stops them in order. Output goes to the file `output`, or to this process's own output.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ChildProcess:
         if self._process is None:
             return True
         if self._process.poll() is not None:
-            # It ended before it was asked; if that was an error, it has been logged as one.
+            # It ended before; if that was an error, the error is already in the log.
             return True
         self._process.terminate()
         try:
@@ -65,5 +65,5 @@ class ChildProcess:
             self._process.kill()
             self._process.wait()
             return False
-        # A process that is ended by the signal itself had not yet loaded its handler.
+        # If the signal itself ended the process, the process had not installed its handler yet.
         return code in (0, -signal.SIGTERM)

@@ -7,7 +7,7 @@ FAILURE = 1
 
 
 class CommandError(Exception):
-    """The command can't go on. The message says what is wrong and what to do."""
+    """The command can't continue. The message says what is wrong and what to do."""
 
     exit_code = USAGE
 
@@ -29,6 +29,6 @@ class DataDirInUse(CommandError):
 
 
 class ChildFailed(CommandError):
-    """A child process can't be started, or ends again and again."""
+    """A child process can't be started, or failed too many times in a row."""
 
     exit_code = FAILURE

@@ -15,7 +15,7 @@ from api.http.context import Context
 from service.errors import BadAddress
 
 SECONDS_TO_STOP = 10
-"""For requests under way. An upload that is cut off can be continued from its offset."""
+"""How long running requests may take to finish. An upload that is cut off can be continued from its offset."""
 BACKLOG = 2048
 
 
@@ -28,7 +28,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError as failure:
-        raise BadAddress(f"can't listen on {host} port {port}: {failure.strerror or failure}") from failure
+        raise BadAddress(
+            f"can't listen on {host} port {port} ({failure.strerror or failure}): choose another with --host or --port"
+        ) from failure
     listening.set_inheritable(False)
     return listening
 
@@ -39,7 +41,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that long polls are answered as soon as it is told to end."""
+    """uvicorn's server, except that it answers all long polls as soon as it is told to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -69,7 +71,7 @@ def exit_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Called before everything is stopped: a second Ctrl-C must not leave half of it running."""
+    """Call this before everything is stopped: a second Ctrl-C must not interrupt the stopping."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

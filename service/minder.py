@@ -1,4 +1,4 @@
-"""The process minder: starts child processes, restarts those that end by themselves, and stops all in order."""
+"""The process minder: starts child processes, restarts those that end by themselves, and stops all of them in order."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Child(Protocol):
 
     @property
     def exit_code(self) -> int | None:
-        """Of the process that ended last; None when it runs, or when nobody can know."""
+        """Exit code of the process that ended last; None while it runs, or if the code is not known."""
 
     def start(self) -> None:
         """Start the process and wait until it can be used. Raises ChildFailed."""
 
     def alive(self) -> bool:
-        """Whether the process runs. Cheap: it is asked twice a second."""
+        """Whether the process runs. Must be fast, because it is called twice a second."""
 
     def stop(self) -> bool:
-        """End the process, if one runs, and wait for that. False when it had to be killed or ended with an error."""
+        """Stop the process if it runs, and wait for its end. False if it had to be killed or ended with an error."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class RestartPolicy:
     first_pause: float = 1.0
     """Seconds before the first restart; the pause doubles with each further failure."""
     max_failures: int = 5
-    """Failures in a row, after which the minder gives up."""
+    """The minder gives up after this many failures in a row."""
     steady_seconds: float = 60.0
-    """A child process that ran for so long had been well: its earlier failures no longer count."""
+    """After a child process has run for this long, its earlier failures no longer count."""
     look_seconds: float = 0.5
 
     def pause(self, failures: int) -> float:
@@ -54,7 +54,7 @@ class RestartPolicy:
 
 
 class _Watched:
-    """What the minder knows of one child process."""
+    """One child process with its failures and its next start."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -65,11 +65,11 @@ class _Watched:
 
 
 class ProcessMinder:
-    """Keeps child processes running while entered.
+    """A context manager that keeps child processes running.
 
-    Leaving it stops them in the reverse order of `start`; those that were started by one call are stopped at the same
-    time. A child process that ends `max_failures` times in a row is given up: the minder calls `on_failure` from its
-    thread, and raises ChildFailed when it is left.
+    On exit it stops them in the reverse order of `start`. Processes that one call started are stopped at the same time.
+    If a child process fails `max_failures` times in a row, the minder gives it up: it calls `on_failure` from its
+    thread, and raises ChildFailed on exit.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ProcessMinder:
 
     def start(self, *children: Child) -> None:
         """Start the children and keep them running. Raises ChildFailed when the first start of one fails."""
-        # First of all, so that a child whose start is interrupted is stopped as well.
+        # Before the start, so that a child whose start is interrupted is stopped too.
         self._groups.append(children)
         for child in children:
             child.start()
@@ -114,7 +114,7 @@ class ProcessMinder:
                     break
                 try:
                     self._look_after(watched)
-                except Exception as failure:  # noqa: BLE001 - whatever it is, another start may succeed
+                except Exception as failure:  # noqa: BLE001 - after any failure, another start may succeed
                     self._note_failure(watched, str(failure) or repr(failure))
         for group in reversed(self._groups):
             self._stop(group)
@@ -157,13 +157,17 @@ class ProcessMinder:
             for child, clean in zip(group, pool.map(_stop_one, group), strict=True):
                 if not clean:
                     self.stopped_cleanly = False
-                    log.warning("child process did not end well", child=child.name, exit_code=child.exit_code)
+                    log.warning(
+                        "child process had to be killed or ended with an error",
+                        child=child.name,
+                        exit_code=child.exit_code,
+                    )
 
 
 def _stop_one(child: Child) -> bool:
     try:
         return child.stop()
     except Exception:
-        # The others must be stopped all the same.
+        # The other child processes must still be stopped.
         log.exception("child process can't be stopped", child=child.name)
         return False

@@ -47,7 +47,7 @@ def get_architecture(library: Library, name: str, owner: Owner) -> LibraryArchit
     if entry is None:
         near = ", ".join(near_names(library, name))
         hint = f": did you mean {near}?" if near else ""
-        raise Problem(404, "not-found", f"{library} has no network {name!r} that is known here{hint}")
+        raise Problem(404, "not-found", f"the catalogue has no network {name!r} of {library}{hint}")
     return LibraryArchitecture.model_validate(entry)
 
 

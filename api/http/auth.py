@@ -1,4 +1,4 @@
-"""Who asks: the owner that an API key stands for, or `local` on a service that has no keys yet."""
+"""Finds the owner of a request: the owner of its API key, or `local` on a service without keys."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _BEARER = HTTPBearer(
 
 
 def authenticate(request: Request, context: InContext) -> str:
-    """The owner in whose name this request acts. Raises Problem 401 or 403."""
+    """The owner of this request. Raises Problem 401 or 403."""
     header = request.headers.get("Authorization")
-    # In its own session, because a request may wait for long and must not hold a connection meanwhile.
+    # In its own session, because a request may wait for long and must not occupy a connection all the time.
     with context.database.session() as session:
         if header is not None:
             return _by_key(header, session)
@@ -47,14 +47,14 @@ def _get_owner(
 
 
 Owner = Annotated[str, Depends(_get_owner)]
-"""Who asks. Routes that read a body have found it already, before they read."""
+"""The owner of the request. Routes with a body have already found it, before they read the body."""
 
 
 def _by_key(header: str, session: Session) -> str:
     scheme, _, secret = header.partition(" ")
     owner = keys.authenticate(session, secret.strip()) if scheme.lower() == SCHEME else None
     if owner is None:
-        raise _unauthorized("this is no API key of this service, or it has been revoked")
+        raise _unauthorized("this is not an API key of this service, or it was revoked: check the key")
     return owner
 
 
@@ -63,20 +63,28 @@ def _unauthorized(detail: str) -> Problem:
 
 
 def _refuse_browsers_of_others(request: Request) -> None:
-    """Without a key, a web page elsewhere must not reach this service through its reader's browser.
+    """Refuse requests of web pages from elsewhere, which reach this service through a browser on this machine.
 
-    A page that had its own name resolve to this machine sends that name as Host; any other sends its Origin.
+    If the page's name resolves to this machine, the browser sends that name as Host; otherwise it sends an Origin.
     """
     host = request.headers.get("Host", "")
     if not is_loopback(_name_of(host)):
-        raise Problem(403, "forbidden-origin", f"without API keys only loopback addresses are served, not {host!r}")
+        raise Problem(
+            403,
+            "forbidden-origin",
+            f"without API keys, Host must be a loopback address, not {host!r}: make a key (`litc keys create NAME`)",
+        )
     origin = request.headers.get("Origin")
     if origin is not None and origin not in {f"http://{host}", f"https://{host}"}:
-        raise Problem(403, "forbidden-origin", f"without API keys no page of {origin!r} may use this service")
+        raise Problem(
+            403,
+            "forbidden-origin",
+            f"without API keys, no page of {origin!r} may use this service: make a key (`litc keys create NAME`)",
+        )
 
 
 def _name_of(host: str) -> str | None:
-    """The name or address in a Host header, None where there is none to be found."""
+    """The name or address in a Host header; None if there is none."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
@@ -84,7 +92,7 @@ def _name_of(host: str) -> str | None:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address can only mean this machine."""
+    """Whether a host name or address always means this machine."""
     if host is None:
         return False
     if host == "localhost":

@@ -1,4 +1,4 @@
-"""JSON request bodies: read within a limit, refused when the ledger can't store them, then typed by FastAPI."""
+"""Reads JSON request bodies: checks their size and that the ledger can store them; FastAPI then checks their fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.database import jsonb
 
 JSON = "application/json"
 JSON_BYTES = 1 << 20
-"""A job specification is a few kilobytes."""
+"""The largest JSON body. A job's request has a few kilobytes."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -39,9 +39,9 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route with a typed JSON body. FastAPI's own reading has no limit and takes NaN, so the body is read here.
+    """A route with a typed JSON body. The body is read here: FastAPI would read it without a limit and accept NaN.
 
-    The order is: path, key, size and form of the body, its fields.
+    The checks are in this order: path, key, size of the body, JSON, fields.
     """
 
     def get_route_handler(self) -> Handler:
@@ -82,11 +82,11 @@ async def _read(request: Request, accepted: list[str]) -> bytes:
     """The body. Raises Problem 413 or 415."""
     sent = content_type(request)
     if sent not in accepted:
-        detail = f"send the body as {' or '.join(accepted)}, not {sent or 'without a Content-Type'}"
+        detail = f"the Content-Type is {sent or 'missing'}: send the body as {' or '.join(accepted)}"
         raise Problem(415, "unsupported-media-type", detail)
-    too_large = Problem(413, "too-large", f"a JSON body may have {JSON_BYTES} bytes: send a smaller one")
+    too_large = Problem(413, "too-large", f"the body has more than {JSON_BYTES} bytes: send a smaller one")
     if (content_length(request) or 0) > JSON_BYTES:
-        raise too_large  # without waiting for bytes that are not read
+        raise too_large  # before the body is read
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -96,18 +96,18 @@ async def _read(request: Request, accepted: list[str]) -> bytes:
 
 
 def content_type(request: Request) -> str:
-    """Without its parameters, in lower case."""
+    """The request's content type without its parameters, in lower case; empty if there is none."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def content_length(request: Request) -> int | None:
-    """In bytes; None if the request doesn't say it."""
+    """The request's Content-Length in bytes; None if it has none."""
     announced = request.headers.get("Content-Length", "")
     return int(announced) if announced.isdecimal() else None
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """A JSON object that the ledger can store. Raises Problem 400."""
+    """Parse a JSON object that the ledger can store. Raises Problem 400."""
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as bad:
@@ -117,7 +117,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as bad:
         raise Problem(400, "bad-request", f"the body can't be stored: {bad}") from bad
     if not isinstance(value, dict):
-        raise Problem(400, "bad-request", "the body must be a JSON object")
+        raise Problem(400, "bad-request", "the body is not a JSON object: send an object, {…}")
     return value
 
 

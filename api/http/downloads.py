@@ -69,7 +69,12 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
             return None
     if start >= size or start >= end:
         headers = {"Content-Range": f"bytes */{size}"}
-        raise Problem(416, "range-not-satisfiable", f"the file has {size} bytes", headers=headers)
+        raise Problem(
+            416,
+            "range-not-satisfiable",
+            f"the range begins after the end of the file: the file has {size} bytes",
+            headers=headers,
+        )
     return start, end
 
 

@@ -44,14 +44,20 @@ def _check_length(request: Request) -> None:
     """The files of a form are kept in temporary files while it is read, so its size must be known before."""
     length = content_length(request)
     if length is None:
-        raise Problem(411, "length-required", "send a form with its Content-Length, or the files through /v1/uploads")
+        raise Problem(
+            411, "length-required", "the form has no Content-Length: send one, or send the files through /v1/uploads"
+        )
     most = MAX_FILES * get_context(request).settings.max_upload_bytes + 2 * JSON_BYTES
     if length > most:
-        raise Problem(413, "too-large", f"the form has {length} bytes; this service takes up to {most}")
+        raise Problem(
+            413,
+            "too-large",
+            f"the form has {length} bytes, but this service takes up to {most}: send large files through /v1/uploads",
+        )
 
 
 async def refuse_repeated_parts(request: Request) -> None:
-    """Raises Problem 400 for a form that has a part twice: its model would take the last one. FastAPI has read it."""
+    """Raises Problem 400 for a form that has a part twice, because its model would take only the last one."""
     form = await request.form()
     if len(form.multi_items()) != len(set(form)):
         raise Problem(400, "bad-request", "the form has a part twice: send each part once")

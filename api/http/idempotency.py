@@ -22,5 +22,5 @@ def idempotent_request(key: str | None, body: dict[str, Any]) -> IdempotentReque
     if key is None:
         return None
     if not key or len(key) > LONGEST_KEY:
-        raise invalid_field("Idempotency-Key", f"must have 1 to {LONGEST_KEY} characters")
+        raise invalid_field("Idempotency-Key", f"is empty or too long: give 1 to {LONGEST_KEY} characters")
     return IdempotentRequest.of(key, body)

@@ -28,27 +28,27 @@ TITLES = {
     "bad-request": "The request is malformed",
     "unauthorized": "An API key is needed",
     "forbidden-origin": "This service answers local programs only",
-    "not-found": "There is no such thing",
+    "not-found": "Not found",
     "method-not-allowed": "This method is not allowed here",
     "upload-unfinished": "The upload is not finished",
     "upload-in-use": "A job or study needs this upload",
     "upload-gone": "An upload that is needed was deleted",
-    "upload-offset-mismatch": "The upload goes on at another offset",
+    "upload-offset-mismatch": "The upload continues at another offset",
     "idempotency-key-reused": "The Idempotency-Key belongs to another request",
-    "job-finished": "The job has already ended",
-    "job-not-finished": "The job has not ended yet",
-    "study-finished": "The study has already ended",
-    "study-not-finished": "The study has not ended yet",
-    "length-required": "The request must say its length",
+    "job-finished": "The job has already finished",
+    "job-not-finished": "The job has not finished yet",
+    "study-finished": "The study has already finished",
+    "study-not-finished": "The study has not finished yet",
+    "length-required": "The request has no Content-Length",
     "too-large": "The request is too large",
-    "unsupported-media-type": "This content type is not understood",
+    "unsupported-media-type": "The route does not take this content type",
     "range-not-satisfiable": "The file has no such range",
     "invalid-request": "The request has wrong fields",
     "bad-teacher": "The teacher can't be used",
-    "bad-upload": "The file is not what it is said to be",
+    "bad-upload": "The file can't be a teacher",
     "checksum-mismatch": "The bytes are not those announced",
     "internal-error": "The service failed",
-    "inspected-otherwise": "The teacher is inspected as another architecture",
+    "inspected-otherwise": "Another request changed the teacher's architecture",
     "inspection-pending": "The teacher is still being inspected",
     "unavailable": "The service is not ready",
 }
@@ -85,7 +85,7 @@ class Problem(Exception):
 
 
 def invalid(errors: Iterable[Mistake]) -> Problem:
-    """422: fields of the request are wrong; the detail tells all of them."""
+    """422: fields of the request are wrong. The detail lists all of them."""
     found = list(errors)
     return Problem(422, "invalid-request", as_text(found), errors=found)
 
@@ -95,7 +95,7 @@ def invalid_field(field: str, message: str) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error that leaves a handler a problem."""
+    """Turn every error that leaves a handler into a problem."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(Conflict, _conflict)
@@ -132,11 +132,15 @@ def _refused(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _stale(_request: Request, _error: Exception) -> JSONResponse:
-    return Problem(409, "upload-offset-mismatch", "another request goes on with this upload").response()
+    return Problem(
+        409,
+        "upload-offset-mismatch",
+        "another request has continued this upload: ask for the offset, and continue from there",
+    ).response()
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """Every wrong parameter, and every wrong field of the body under the path that the sender knows."""
+    """422 with every wrong parameter, and with every wrong field of the body under its path in the request."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
     found = []
     in_body = []
@@ -171,19 +175,19 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _disconnected(_request: Request, _error: Exception) -> JSONResponse:
-    # Nobody reads it, but a caller who hangs up is no fault of the service.
-    return Problem(400, "bad-request", "the connection broke").response()
+    # Nobody reads this answer, but a broken connection must not be logged as a failure of the service.
+    return Problem(400, "bad-request", "the connection broke: send the request again").response()
 
 
 def _outage(_request: Request, error: Exception) -> JSONResponse:
     log.warning("ledger out of reach", error=str(error).splitlines()[0])
-    detail = "the database can't be reached; nothing was changed that was not confirmed: try again"
+    detail = "the database can't be reached, and only confirmed changes were made: try again"
     return Problem(503, "unavailable", detail, headers={"Retry-After": "2"}).response()
 
 
 def _failure(_request: Request, _error: Exception) -> JSONResponse:
-    # Starlette logs the traceback; the caller is told nothing of the inside.
-    return Problem(500, "internal-error", "the service failed at this request; its log says more").response()
+    # Starlette logs the traceback; the caller must not see internals.
+    return Problem(500, "internal-error", "the service failed at this request: see its log").response()
 
 
 def _sentence(error: Exception) -> str:

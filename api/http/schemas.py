@@ -13,10 +13,10 @@ class Problem(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
-    """Stable, as /problems/upload-in-use."""
+    """Stable, for example /problems/upload-in-use."""
     title: str
     status: int
     detail: str
-    """What is wrong and what would be right."""
+    """What is wrong and what to do."""
     errors: list[Mistake] | None = None
     """The wrong fields, if fields are wrong."""

@@ -1,4 +1,4 @@
-"""/v1/jobs: create compressions, watch them, download their files."""
+"""/v1/jobs: create jobs, follow them, download their files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MERGE_PATCH = "application/merge-patch+json"
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
-"""Goes before `router`: a form and a JSON body have the same address."""
+"""Must be included before `router`, because a form and a JSON body have the same path."""
 
 
 @forms.post(
@@ -56,7 +56,7 @@ async def create_job_with_files(
     context: InContext,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """Compress a teacher. The files go first through /v1/uploads, or along as a form's parts."""
+    """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
     body = await upload_files(form, owner, context)
     repeated = idempotent_request(idempotency_key, body)
     return await _make(context, owner, parse(JobRequest, body), repeated, response, wakeups)
@@ -72,7 +72,7 @@ async def create_job(
     context: InContext,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """Compress a teacher. The files go first through /v1/uploads, or along as a form's parts."""
+    """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
     return await _make(context, owner, job, idempotent_request(idempotency_key, sent), response, wakeups)
 
 
@@ -123,7 +123,7 @@ def list_jobs(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Job]:
-    """The jobs, newest first."""
+    """List your jobs, newest first."""
     after = read_cursor(cursor)
     rows = owned_jobs.list_page(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=after, limit=limit + 1
@@ -161,7 +161,7 @@ async def get_job(
 
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, owner: Owner, session: InSession) -> Job:
-    """Cancel a job: at once if it is queued, within 20 s if it is running; 409 if it is finished."""
+    """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
     return show_job(owned_jobs.request_cancel(session, owner, job_id))
 
 
@@ -212,7 +212,7 @@ def get_log(
     context: InContext,
     attempt: Annotated[int | None, Query(ge=1, description="Number of an attempt; the newest by default.")] = None,
 ) -> Response:
-    """The trainer's log; empty before the trainer has started."""
+    """What the trainer wrote; empty before the trainer has started."""
     with context.database.session() as session:
         job = owned_jobs.get(session, owner, job_id)
     if attempt is not None and attempt > job.attempt:
@@ -226,7 +226,7 @@ def get_log(
 
 @router.get("/{job_id}/artifacts")
 def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
-    """The files of a job, with their sha256; none before it has succeeded."""
+    """List the files of a job, with their sha256. A job that has not succeeded has no files."""
     job = owned_jobs.get(session, owner, job_id)
     return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
 
@@ -237,13 +237,13 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
     responses={
         200: {"content": {"application/octet-stream": {}}},
         206: {"description": "The requested range."},
-        304: {"description": "The caller has this file already."},
+        304: {"description": "The caller already has this file."},
         416: {"description": "The file has no such range."},
     },
 )
 @router.head("/{job_id}/artifacts/{name}", response_class=Response)
 def download_artifact(job_id: str, name: str, request: Request, owner: Owner, context: InContext) -> Response:
-    """One file; takes Range and If-Range. ETag and Repr-Digest are its sha256."""
+    """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
         artifact = _find(owned_jobs.get(session, owner, job_id), name)
     try:

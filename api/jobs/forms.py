@@ -30,9 +30,11 @@ FORM_FILES = {
 
 def _check_file(part: Any) -> Any:
     if not isinstance(part, StarletteUploadFile):
-        raise ValueError("must be a file (with curl: -F name=@file); ids go into the part job")
+        raise ValueError(
+            "is not a file: send a file (with curl: -F name=@file), or put the upload's id into the part job"
+        )
     if not part.size:
-        raise ValueError("is an empty file")
+        raise ValueError("is an empty file: send a file with content")
     return part
 
 
@@ -61,7 +63,7 @@ class JobForm(BaseModel):
 
 
 async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str, Any]:
-    """Make uploads of the form's files; the request with their ids. Nothing is kept of a request with mistakes.
+    """Make uploads of the form's files; returns the request with their ids. A wrong request leaves nothing behind.
 
     Raises Problem and RequestRefused.
     """
@@ -88,12 +90,12 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     for name in ("teacher", "discriminator"):
         if name in ids:
             if name in body:
-                raise invalid_field(name, "comes as a file and as an id: give one of them")
+                raise invalid_field(name, "is given as a file and as an id: give one of them")
             result[name] = ids[name]
     if "dataset" in ids:
         dataset = body.get("dataset", {})
         if not isinstance(dataset, dict) or set(DATASET_SOURCES) & set(dataset):
-            raise invalid_field("dataset", "comes as a file: the job's dataset may only say how to read it")
+            raise invalid_field("dataset", "is given as a file: in the job's dataset, leave out the other source")
         result["dataset"] = {**dataset, "upload": ids["dataset"]}
     return result
 
@@ -106,7 +108,7 @@ def _upload(
     owner: str,
     context: Context,
 ) -> str:
-    """Make an upload of a form's file, or find the one with the same content; its id."""
+    """Make an upload of a form's file, or find one with the same content. Returns its id."""
     sha256 = sha256_of(file)
     size = file.tell()
     with context.database.session() as session:
@@ -123,7 +125,7 @@ def _upload(
     try:
         writer.complete()
     except Problem:
-        # The caller doesn't know its id, so the file could never be sent again.
+        # The caller doesn't know the upload's id, so nobody could complete it later.
         with context.database.session() as session:
             uploads.delete(session, owner, upload.id)
         context.storage.delete_prefix(layout.upload_prefix(upload.id))

@@ -1,4 +1,4 @@
-"""From a parsed request for a job to its row: wait for the inspections that it needs, then call the ledger."""
+"""From a parsed request to a job: wait for the inspections that it needs, then create the job in the ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def make_job(
 
 
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
-    """What was found in the networks that the request names. Raises Problem and RequestRefused."""
+    """The inspections of the networks that the request names; waits for them. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
     await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
@@ -47,7 +47,7 @@ async def inspections_of(context: Context, owner: str, request: JobRequest) -> r
 async def _wait_for_inspection(
     context: Context, owner: str, request: JobRequest, field: str, upload_id: str, end: float
 ) -> Inspection:
-    """What was found in one network, once its inspection has finished."""
+    """The inspection of one network. Raises Problem 503 if it is not done at `end`, a time of `time.monotonic`."""
 
     def look() -> Inspection | None:
         with context.database.session() as session:
@@ -55,6 +55,8 @@ async def _wait_for_inspection(
 
     found = await context.long_polls.until(upload_id, end - time.monotonic(), look, lambda found: found is not None)
     if found is None:
-        detail = f"the {field} has not been inspected yet: see that a worker runs (`litc worker`), and try again"
+        detail = (
+            f"the {field} has not been inspected yet: make sure that a worker is running (`litc worker`), and try again"
+        )
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
     return found

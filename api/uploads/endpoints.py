@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=JsonRoute
 
 
 @router.post(
-    "", status_code=201, responses={200: {"description": "The service has this file already.", "model": Upload}}
+    "", status_code=201, responses={200: {"description": "The service already has this file.", "model": Upload}}
 )
 async def create_upload(
     announced: Annotated[UploadRequest, Body()],
@@ -43,7 +43,7 @@ async def create_upload(
     owner: Owner,
     context: InContext,
 ) -> Upload:
-    """Announce a file, then PATCH its bytes. A file that the service has already, by its sha256, needs no sending."""
+    """Announce a file; then send its bytes with PATCH. A file that the service already has need not be sent."""
     check_size(announced.size, context, "size")
     upload = await run_in_threadpool(_create, context, owner, announced)
     if upload.state == UploadState.COMPLETE:
@@ -54,7 +54,7 @@ async def create_upload(
 
 @router.get("")
 def list_uploads(owner: Owner, session: InSession, limit: Limit = 50, cursor: Cursor = None) -> Page[Upload]:
-    """The uploads, newest first."""
+    """List your uploads, newest first."""
     rows = uploads.list_page(session, owner, after=read_cursor(cursor), limit=limit + 1)
     return make_page(rows, limit, show_upload)
 
@@ -101,7 +101,7 @@ async def append_to_upload(
 ) -> Response:
     """Send the next bytes, as many as you like. After a broken connection, ask for `received` and continue there."""
     if content_type(request) != BINARY:
-        raise Problem(415, "unsupported-media-type", f"send the bytes as {BINARY}")
+        raise Problem(415, "unsupported-media-type", f"the route takes bytes: send them with the Content-Type {BINARY}")
     try:
         writer = await run_in_threadpool(UploadWriter, context, owner, upload_id, upload_offset)
         received = await _receive(request, writer)
@@ -132,7 +132,7 @@ def unset_architecture(upload_id: str, owner: Owner, context: InContext) -> Uplo
 def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> Upload:
     with context.database.session() as session:
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
-            raise invalid_field("upload_id", f"{upload_id} is a data set, which has no architecture: name a teacher")
+            raise invalid_field("upload_id", f"{upload_id} is a data set, not a teacher: give a teacher's id")
         uploads.inspect_as(session, owner, upload_id, architecture)
         return show_upload(uploads.get(session, owner, upload_id))
 
@@ -144,7 +144,11 @@ async def _receive(request: Request, writer: UploadWriter) -> int:
     try:
         async for piece in pieces(request.stream()):
             if offset + len(piece) > size:
-                raise Problem(413, "too-large", f"the upload was announced with {size} bytes; this is more")
+                raise Problem(
+                    413,
+                    "too-large",
+                    f"more than the {size} announced bytes: send only these",
+                )
             await run_in_threadpool(writer.append, offset, piece)
             offset += len(piece)
             if offset - recorded >= RECORD_BYTES:

@@ -10,4 +10,8 @@ def check_size(size: int, context: Context, field: str) -> None:
     """Raises Problem 413 for a file that is larger than this service allows."""
     most = context.settings.max_upload_bytes
     if size > most:
-        raise Problem(413, "too-large", f"{field}: {size} bytes, but this service takes files of up to {most} bytes")
+        raise Problem(
+            413,
+            "too-large",
+            f"{field}: {size} bytes are more than the {most} that this service takes: send a smaller file",
+        )

@@ -1,4 +1,4 @@
-"""The first bytes of a teacher's file: whether they can be a teacher. Its content is for the inspection to judge."""
+"""Checks the first bytes of a teacher's file. The inspection checks the content."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import BinaryIO
 HEADER_BYTES = 100 << 20
 """The longest header that the safetensors format allows."""
 PARSED_BYTES = 4 << 20
-"""JSON can take 25 times its size once it is parsed: the sandboxed inspection reads headers that are longer."""
+"""The longest header that is parsed here, because parsed JSON can take 25 times its size.
+The sandboxed inspection reads longer headers."""
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin: a zip archive, or a pickle in the old format."""
 
 
 def find_fault(file: BinaryIO, size: int) -> str | None:
-    """A sentence when a file of `size` bytes can't be a teacher, otherwise None."""
+    """Why a file of `size` bytes can't be a teacher, as a sentence; None if it can."""
     start = file.read(8)
     if start.startswith(PICKLES):
         return None
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(size - 8, HEADER_BYTES):
-        return "it is neither a safetensors file nor one of torch.save (.pt)"
+        return "the file is neither a safetensors file nor a .pt file of torch.save: send one of these"
     if length > PARSED_BYTES:
         return None
     return _find_fault_in_header(file.read(length), size - 8 - length)
@@ -33,10 +34,10 @@ def _find_fault_in_header(header: bytes, tensor_bytes: int) -> str | None:
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, dict):
-        return "its safetensors header is no JSON object: the file is damaged"
+        return "the safetensors header is not a JSON object, so the file is damaged: save it again"
     ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in entries.items() if _is_tensor(name, entry)]
     if max(ends, default=0) != tensor_bytes:
-        return "its safetensors header describes more or fewer bytes than there are: the file is cut off or damaged"
+        return "the safetensors header and the file differ in length, so the file is cut off or damaged: save it again"
     return None
 
 

@@ -16,11 +16,11 @@ from lit_spec.states import UploadKind
 
 PIECE_BYTES = 1 << 20
 RECORD_BYTES = 16 << 20
-"""How much may have to be sent again after this process has died."""
+"""The number of received bytes is recorded at these intervals. After a crash at most this much must be sent again."""
 
 
 class UploadWriter:
-    """One request's right to write to an upload. It ends when a newer request begins, in whatever process that is.
+    """One request's right to write to an upload. It ends when a newer request begins, in this process or in another.
 
     Every write happens under the lock of the upload's row, so an older request can't overwrite the bytes of a newer
     one, and nothing is written for an upload that was deleted. All methods block; they raise Stale and NotFound.
@@ -56,7 +56,7 @@ class UploadWriter:
                 sha256 = sha256_of(file)
                 problem = self._find_problem(file, sha256)
         except StorageKeyMissing:
-            detail = f"{self.upload.filename}: the bytes are no longer in storage: send the file again"
+            detail = f"{self.upload.filename} is no longer in storage: send the file again"
             problem = Problem(422, "bad-upload", detail)
         with self._database.session() as session:
             if problem is None:

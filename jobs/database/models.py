@@ -89,7 +89,7 @@ class Upload(Base):
     """As announced while uploading; as computed once complete."""
     state: Mapped[str]
     architecture: Mapped[dict[str, Any] | None]
-    """Of a network of a library: what its owner says that it is. It is inspected as this."""
+    """Which library's network the teacher is, as its owner says. It is inspected as this network."""
     inspection_state: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]
@@ -210,7 +210,7 @@ class Job(Base):
     """Id of the newest recorded batch of trainer messages, so that a batch that is sent twice is recorded once."""
     event_seq: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
-    """Grows with every change that a reader can see; heartbeats are none."""
+    """Grows with every change that a reader can see. Heartbeats don't change it."""
     seconds_used: Mapped[float] = mapped_column(server_default="0")
     """Seconds of training over all attempts."""
     created_at: Mapped[datetime] = _now()
@@ -219,7 +219,7 @@ class Job(Base):
 
 
 class JobUpload(Base):
-    """Which uploads a job needs. The upload's row may go once the job has ended."""
+    """Which uploads a job needs. An upload's row may be deleted once the job has finished."""
 
     __tablename__ = "job_uploads"
 

@@ -18,7 +18,7 @@ from jobs.database.connection import connection_string
 CHANNEL = "lit"
 RECONNECT_SECONDS = 1.0
 STOP_LOOK_SECONDS = 0.5
-"""How often a listening thread looks whether it shall stop."""
+"""How often a listening thread checks whether it must stop."""
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ class Listener:
                 await self._listen_once()
             except (psycopg.Error, OSError) as failure:
                 log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
-            # Nobody knows what was missed in between: let everyone look.
+            # Notifications may have been missed in between, so every waiter looks again.
             self.wake_all()
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -106,9 +106,9 @@ class Subscription:
 
 
 class TopicListener:
-    """Calls `wake` from a thread of its own when `topic` may have been notified.
+    """A thread that calls `wake` when `topic` may have been notified.
 
-    That is also whenever a connection has been made, because notifications are lost while there is none.
+    It also calls `wake` after every new connection, because notifications are lost while there is no connection.
     """
 
     def __init__(self, database_url: str, topic: str, wake: Callable[[], None]) -> None:

@@ -3,11 +3,11 @@
 `attempt` is the fencing token. Every write after the claim passes the fence (`_held`): it goes to the row `WHERE id AND
 attempt AND state = 'running'`. If there is no such row, another attempt has the job, and Stale is raised.
 
-There are two ways through the fence. `_write` is for what readers see: it locks the row and calls `change`, which
-numbers the events, raises the version and notifies. Metrics go into the same transaction. `_update_unseen` is for the
-lease and the seconds of training: one statement, without a new version.
+There are two ways through the fence. `_write` changes what readers see: it locks the row and calls `change`, which
+numbers the events, raises the version and notifies. Metrics go into the same transaction. `_update_unseen` changes the
+lease and the seconds of training, which readers don't see: one statement, without a new version.
 
-Leases are counted by the database's clock alone.
+Only the database's clock decides when a lease expires.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from jobs.ledger.transitions import Event, change
 from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.states import JobState
 
-METRICS_A_STATEMENT = 5000
-FIELDS_NAMED = 3
+METRICS_PER_STATEMENT = 5000
+MOST_FIELDS_IN_DETAIL = 3
 
 __all__ = [
     "Artifact",
@@ -53,7 +53,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at a job, and all that the worker needs to know for it."""
+    """One attempt at a job, with everything that the worker needs to run it."""
 
     job_id: str
     attempt: int
@@ -64,9 +64,9 @@ class Claim:
     checkpoint: str | None
     """Storage key of the checkpoint to resume from."""
     seconds_used: float
-    """Seconds of training of earlier attempts."""
+    """Seconds of training in all earlier attempts."""
     study_id: str | None = None
-    """The study whose trial it is."""
+    """The study of which the job is a trial."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a job leaves, under its storage key."""
+    """A file of a succeeded job, and the storage key under which it is stored."""
 
     name: str
     key: str
@@ -100,9 +100,9 @@ def claim(
     lease_seconds: float,
     left_to_others: Sequence[str] = (),
 ) -> Claim | None:
-    """Take the oldest queued job that this worker can run and does not leave to others. None if there is none.
+    """Take the oldest queued job that this worker can run and that is not in `left_to_others`. None if there is none.
 
-    A job whose stored specification can't be read any more fails here, so that it holds nobody up.
+    A job whose stored specification this version can't read fails here, so that it does not block the queue.
     """
     while (job := _oldest(session, devices, spec_versions, left_to_others)) is not None:
         try:
@@ -134,8 +134,8 @@ def _oldest(
 
 def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None:
     fields = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors(include_url=False)]
-    said = "; ".join(fields[:FIELDS_NAMED]) + ("; …" * (len(fields) > FIELDS_NAMED))
-    detail = f"the stored specification can't be read by this version of LIT ({said}): send the request again"
+    faults = "; ".join(fields[:MOST_FIELDS_IN_DETAIL]) + ("; …" * (len(fields) > MOST_FIELDS_IN_DETAIL))
+    detail = f"this version of LIT can't read the stored specification ({faults}): send the request again"
     error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
     change(session, job, [Event("failed", {"error": error})], error=error, **_finished(JobState.FAILED))
 
@@ -143,7 +143,7 @@ def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None
 def _take(
     session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
 ) -> Claim:
-    device = job.device if job.device != Device.AUTO else _best(devices)
+    device = job.device if job.device != Device.AUTO else _preferred(devices)
     job.attempt += 1
     change(
         session,
@@ -184,10 +184,11 @@ def record(
     checkpoint: str | None,
     batch: str | None = None,
 ) -> None:
-    """Write what the trainer reported; None leaves progress or checkpoint as they are. Raises Stale.
+    """Write what the trainer reported. A `progress` or `checkpoint` of None changes nothing. Raises Stale.
 
     `batch` identifies this call. A worker that did not receive the answer to its commit calls again with the same
-    `batch`, and then nothing changes. Only the newest batch is compared, because an attempt records one after another.
+    `batch`; the second call changes nothing. Comparing with the newest batch is enough, because an attempt records its
+    batches one after another.
     """
     batch = batch or new_id("bat")
     job = _hold(session, claim)
@@ -203,25 +204,28 @@ def record(
 
 
 def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
-    """Write the seconds of training over all attempts, before the same transaction finishes this one. Raises Stale."""
+    """Write the seconds of training over all attempts. The caller then finishes the attempt in the same transaction.
+
+    Raises Stale.
+    """
     _update_unseen(session, claim, seconds_used=seconds_used)
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Sequence[Artifact]) -> None:
-    """Finish the job with its result. Downloads read this manifest and nothing else. Raises Stale."""
+    """Finish the job with its result and its files. Only files in the manifest can be downloaded. Raises Stale."""
     files = [asdict(artifact) for artifact in manifest]
     event = Event("succeeded", {"accepted": result.get("accepted")})
     _write(session, claim, [event], **_finished(JobState.SUCCEEDED), result=result, manifest=files)
 
 
 def fail(session: Session, claim: Claim, error: JobError) -> None:
-    """Finish the job with an error that another attempt would meet again. Raises Stale."""
+    """Finish the job with an error that another attempt would also meet. Raises Stale."""
     data = error.model_dump(mode="json")
     _write(session, claim, [Event("failed", {"error": data})], **_finished(JobState.FAILED), error=data)
 
 
 def cancelled(session: Session, claim: Claim) -> None:
-    """Finish the job as its owner asked. Raises Stale."""
+    """Finish the job as cancelled, because its owner asked for it. Raises Stale."""
     _write(session, claim, [Event("cancelled")], **_finished(JobState.CANCELLED))
 
 
@@ -235,7 +239,7 @@ def release(session: Session, claim: Claim, reason: str = "the worker was told t
 
 
 def lose(session: Session, claim: Claim, error: JobError) -> None:
-    """Count a failure: the job waits again, or fails with `error` once its attempts are used up. Raises Stale."""
+    """Count a failure. The job is queued again, or fails with `error` if it has used up its attempts. Raises Stale."""
     lose_locked(session, _hold(session, claim), error)
 
 
@@ -266,12 +270,12 @@ def _finished(state: JobState) -> dict[str, Any]:
 
 
 def _held(claim: Claim) -> ColumnElement[bool]:
-    """The fence: true of the job's row as long as this attempt has the job."""
+    """The fence: a condition that the job's row meets as long as this attempt has the job."""
     return and_(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.state == JobState.RUNNING)
 
 
 def _hold(session: Session, claim: Claim) -> Job:
-    """The job, its row locked until the transaction ends. Raises Stale."""
+    """Lock the job's row until the transaction ends, and return the job. Raises Stale."""
     query = select(Job).where(_held(claim)).with_for_update()
     job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
@@ -295,12 +299,12 @@ def _update_unseen(session: Session, claim: Claim, **values: Any) -> datetime | 
 
 
 def _upsert(session: Session, claim: Claim, metrics: Sequence[Metric]) -> None:
-    """A redone epoch replaces the numbers of the first time."""
-    # One row a key: a statement may not touch the same row twice, and the last word counts.
+    """Write the metrics. The numbers of a repeated epoch replace the earlier ones."""
+    # One row per key, the last one: a statement must not change the same row twice.
     rows = {(m.phase, m.epoch, m.name): {**asdict(m), "job_id": claim.job_id} for m in metrics}
     values = [{**row, "attempt": claim.attempt} for row in rows.values()]
-    for start in range(0, len(values), METRICS_A_STATEMENT):
-        statement = insert(MetricRow).values(values[start : start + METRICS_A_STATEMENT])
+    for start in range(0, len(values), METRICS_PER_STATEMENT):
+        statement = insert(MetricRow).values(values[start : start + METRICS_PER_STATEMENT])
         new = {"value": statement.excluded.value, "attempt": statement.excluded.attempt}
         session.execute(statement.on_conflict_do_update(index_elements=["job_id", "phase", "epoch", "name"], set_=new))
 
@@ -309,5 +313,5 @@ def _lease_end(lease_seconds: float) -> ColumnElement[datetime]:
     return func.clock_timestamp() + timedelta(seconds=lease_seconds)
 
 
-def _best(devices: Sequence[str]) -> str:
+def _preferred(devices: Sequence[str]) -> str:
     return Device.CUDA.value if Device.CUDA in devices else devices[0]

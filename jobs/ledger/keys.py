@@ -1,4 +1,4 @@
-"""API keys. The ledger holds their hashes: whoever reads it can use none of them."""
+"""API keys. The ledger has only their hashes, so nobody who reads it can use a key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobs.database.models import ApiKey
 from jobs.errors import NotFound
 from jobs.ids import new_id
 
-SECRET_PREFIX = "lit_"  # noqa: S105 - marks a secret, is none
+SECRET_PREFIX = "lit_"  # noqa: S105 - the prefix of secrets, not a secret
 SECRET_BYTES = 32
 SHOWN_CHARACTERS = 10
 
 
 def create(session: Session, name: str) -> tuple[ApiKey, str]:
-    """A new key and its secret, which nobody can find out again."""
+    """A new key and its secret. The secret is not stored, so it can't be read again."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     key = ApiKey(id=new_id("key"), name=name, hash=hash_secret(secret), prefix=secret[:SHOWN_CHARACTERS])
     session.add(key)
@@ -35,7 +35,7 @@ def authenticate(session: Session, secret: str) -> str | None:
 
 
 def revoke(session: Session, key_id: str) -> ApiKey:
-    """The key opens nothing any more; revoking twice is as good as once. Raises NotFound."""
+    """Revoke a key: requests with it are refused. Revoking it again changes nothing. Raises NotFound."""
     key = session.get(ApiKey, key_id, with_for_update=True)
     if key is None:
         raise NotFound("key", key_id)
@@ -49,7 +49,7 @@ def all_keys(session: Session) -> list[ApiKey]:
 
 
 def any_keys(session: Session) -> bool:
-    """Whether any key is in force, so that nobody gets in without one."""
+    """Whether there is a valid key. Then every request needs one."""
     return session.scalars(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)).one_or_none() is not None
 
 

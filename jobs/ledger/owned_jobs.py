@@ -130,7 +130,9 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
     """
     job = _locked(session, owner, job_id)
     if JobState(job.state).finished and job.state != JobState.CANCELLED:
-        raise Conflict("job-finished", f"job {job_id} has already {_FINISHED_HOW[JobState(job.state)]}")
+        raise Conflict(
+            "job-finished", f"job {job_id} has already {_FINISHED_HOW[JobState(job.state)]} and can't be cancelled"
+        )
     cancel_locked(session, job)
     return job
 
@@ -150,14 +152,17 @@ def cancel_locked(session: Session, job: Job, stopped: str | None = None) -> Non
 def delete(session: Session, owner: str, job_id: str) -> str:
     """Remove a job with its events and metrics; returns the prefix of its files in storage, which the caller removes.
 
-    Raises NotFound, Conflict `job-not-finished` while it waits or runs, and `study-not-finished` while its study does.
+    Raises NotFound, Conflict `job-not-finished` while it is queued or running, and Conflict `study-not-finished` while
+    its study is running.
     """
     job = _locked(session, owner, job_id)
     if not JobState(job.state).finished:
-        raise Conflict("job-not-finished", f"job {job_id} is {job.state}: cancel it first")
+        raise Conflict(
+            "job-not-finished", f"job {job_id} is {job.state}: cancel it first, or wait until it has finished"
+        )
     running = select(Study.id).where(Study.id == job.study_id, Study.state == StudyState.RUNNING)
     if session.scalars(running).one_or_none() is not None:
-        detail = f"job {job_id} is a trial of {job.study_id}, which still runs: cancel that first"
+        detail = f"job {job_id} is a trial of {job.study_id}, which is still running: cancel the study first"
         raise Conflict("study-not-finished", detail)
     session.execute(sql_delete(Job).where(Job.id == job_id))
     return layout.job_prefix(job_id)

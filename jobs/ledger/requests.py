@@ -1,4 +1,4 @@
-"""From a request for a job to its row: which uploads it names, what was found in them, and what the job shall do.
+"""From a request for a job to its row: find its uploads, read their inspections, resolve the request, create the job.
 
 Every function raises RequestRefused, with the request's own fields, when the request can't be carried out.
 """
@@ -80,7 +80,7 @@ def _usable(session: Session, owner: str, field: str, named: NamedUpload) -> Upl
         message = f"{named.id} is a {upload.kind}: give the id of a {named.kind} upload"
         raise RequestRefused.invalid_field(field, message)
     if upload.state != UploadState.COMPLETE:
-        detail = f"{field}: {upload.received} of {upload.size} bytes of {named.id} are here: finish the upload first"
+        detail = f"{field}: {named.id} has only {upload.received} of its {upload.size} bytes: finish the upload first"
         raise RequestRefused("upload-unfinished", detail, [Mistake(field, "is not finished")])
     return upload
 
@@ -113,7 +113,9 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
 
 def _check_architecture(upload: Upload, request: JobRequest) -> None:
     if request.architecture is not None and upload.architecture != request.architecture.model_dump(mode="json"):
-        detail = f"another request changed the architecture of {upload.id} meanwhile: send this request again"
+        detail = (
+            f"another request changed the architecture of {upload.id} while this one waited: send this request again"
+        )
         mistake = Mistake("architecture", "was changed by another request")
         raise RequestRefused("inspected-otherwise", detail, [mistake])
 

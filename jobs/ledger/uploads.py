@@ -1,4 +1,4 @@
-"""Uploads: files while they arrive, and what an inspection found in the teachers among them."""
+"""Uploads: receiving files, and inspecting those that are teachers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSPECTIONS_TOPIC = "inspections"
 """Notified whenever a teacher begins to wait for an inspection; the inspecting workers listen."""
 _WORKER_LOST = JobError(
     type=ErrorType.WORKER_LOST,
-    detail="the worker that inspected the file crashed, froze or was cut off, each time: upload it again",
+    detail=f"the worker crashed, froze or was cut off in each of {INSPECTION_ATTEMPTS} inspections: upload it again",
 )
 
 
@@ -97,7 +97,7 @@ def list_page(session: Session, owner: str, *, after: PageCursor | None = None, 
 def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Upload:
     """Let the caller write from `offset` on, with the upload's new `writer` token, and no earlier caller.
 
-    Raises NotFound, and Stale if the upload is complete or goes on at another offset.
+    Raises NotFound, and Stale if the upload is complete or continues at another offset.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
@@ -151,7 +151,10 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
     users = [*_studies_using(session, upload_id), *_jobs_using(session, upload_id)]
     if users:
         named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
-        raise Conflict("upload-in-use", f"upload {upload_id} is needed by {named}: cancel or await that first")
+        raise Conflict(
+            "upload-in-use",
+            f"upload {upload_id} is needed by {named}: cancel that first, or wait until it has finished",
+        )
     session.delete(upload)
     session.flush()
     return layout.upload_prefix(upload_id)
@@ -176,7 +179,8 @@ def hold_for_job(session: Session, owner: str, upload_ids: Sequence[str]) -> Non
 def inspect_as(session: Session, owner: str, upload_id: str, architecture: LibraryRequest | None) -> None:
     """Set which library's network a teacher is. None: the inspection finds out from its tensors.
 
-    A complete teacher is inspected again unless it was inspected as this network with success. Raises NotFound.
+    A complete teacher is inspected again, unless it was already inspected as this network without an error.
+    Raises NotFound.
     """
     upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
     if upload is None:
@@ -228,7 +232,7 @@ def release_inspection(session: Session, claimed: Upload) -> None:
 
 
 def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
-    """Count a failure that is not the file's. The teacher waits again; after the third it fails with `error`."""
+    """Count a failure that the file did not cause. The teacher waits again; the third failure is final."""
     upload = _claimed(session, claimed)
     if upload is not None:
         _lose(session, upload, error)

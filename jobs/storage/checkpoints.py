@@ -1,8 +1,8 @@
 """Checkpoints of finished jobs, which are removed from storage.
 
-A trigger records every job that finishes after it was claimed, whoever finishes it. The worker that finished it removes
-the checkpoints at once. Housekeeping removes them again a while later: those that no worker removed, and those that a
-stale attempt was still storing.
+A database trigger records every job that was claimed and has finished, however it finished. The worker that finished it
+removes the checkpoints at once. Housekeeping removes them again a while later, because the worker may have
+died first, or a stale attempt may have been storing another one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jobs.database.models import Job, SpentCheckpoints
 from jobs.storage import layout
 
 SETTLED_SECONDS = 900.0
-"""So long after a job has finished, nobody stores anything for it any more."""
-JOBS_A_ROUND = 100
+"""This long after a job has finished, no process stores anything for it."""
+JOBS_PER_ROUND = 100
 
 
 def spent(session: Session, job_id: str) -> list[str]:
@@ -30,7 +30,7 @@ def settled(session: Session) -> dict[str, list[str]]:
     """The same for the jobs that finished a while ago, the oldest first."""
     long_ago = func.clock_timestamp() - timedelta(seconds=SETTLED_SECONDS)
     query = _FINISHED.where(SpentCheckpoints.finished_at < long_ago).order_by(SpentCheckpoints.finished_at)
-    return _keys(session, query.limit(JOBS_A_ROUND))
+    return _keys(session, query.limit(JOBS_PER_ROUND))
 
 
 def forget(session: Session, job_ids: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The marker: an empty object in storage by which a worker recognises the storage of its ledger.
 
-A migration gives the ledger the marker's id. So it makes no difference who writes the object, how often and in which
-order, and several ledgers may share one storage.
+A migration creates the marker's id in the ledger. So any process may write the object, any number of times, and several
+ledgers may share one storage.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ def storage_fault(storage: Storage, marker: str) -> str | None:
     except OSError as failure:
         return f"the storage can't be read: {failure}"
     return (
-        f"the storage is not that of the ledger, or is not mounted: it has no {marker}, which `litc api` and "
-        "`litc serve` write when they start; LIT_STORAGE_DIR must be the API's"
+        f"the storage is not the ledger's, or is not mounted (it has no {marker}, which `litc api` and `litc serve` "
+        "write when they start): set LIT_STORAGE_DIR to the API's folder"
     )

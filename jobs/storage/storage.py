@@ -20,11 +20,11 @@ from jobs.settings import Settings
 from jobs.storage.layout import HEALTH_CHECK
 
 TEMPORARY = ".tmp"
-"""Holds what is being written or removed. There is one, so that leftovers of killed processes are found at once."""
+"""The one folder for files that are being written or removed. Leftovers of killed processes are found there."""
 
 
 class StorageKeyMissing(Exception):
-    """There is no object with this key."""
+    """Storage has no object with this key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"storage has no {key}")
@@ -52,10 +52,10 @@ class Storage(Protocol):
         """The keys that begin with a prefix, sorted."""
 
     def delete(self, key: str) -> None:
-        """Remove an object. It is no error if there is none."""
+        """Remove an object. Does nothing if there is no object with this key."""
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove everything under a prefix that ends in a slash. It is no error if there is nothing."""
+        """Remove everything under a prefix that ends in a slash. Does nothing if there are no such objects."""
 
     def append(self, key: str, offset: int, chunk: bytes) -> None:
         """Write the next piece of an upload at `offset` and cut off what is beyond it. Neither atomic nor durable.
@@ -200,7 +200,7 @@ class FolderStorage:
             or "\0" in key
             or any(part in {"..", "."} for part in key.split("/"))
         ):
-            raise ValueError(f"{key!r} is no storage key")
+            raise ValueError(f"{key!r} is not a storage key")
         return self.root.joinpath(*parts)
 
 

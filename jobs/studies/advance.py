@@ -1,8 +1,8 @@
-"""Carries out in the ledger what a study does next.
+"""Advances studies: stops and creates trials as the study's plan says, and finishes the study.
 
-Any process may call `advance` at any time and any number of times: it does what there is to do, which may be nothing. A
-worker calls it when a trial has finished; housekeeping calls it in case that worker died before. So a study has no
-process of its own that could be lost.
+Any process may call `advance` at any time and any number of times. If there is nothing to do, it changes nothing. A
+worker calls it when a trial has finished. Housekeeping calls it too, in case the worker died before it could. So no
+study depends on a single process.
 
 Locks are taken in one order: the study's row, then its jobs' rows. Never lock a study while you hold one of its jobs.
 """
@@ -41,11 +41,11 @@ from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import FINISHED_STATES, JobState, StudyState
 
 QUEUED_PER_WORKER = 4
-"""Queued trials per live worker: enough to keep it busy, few enough that jobs of others come in between."""
+"""Queued trials per live worker: enough to keep it busy, and few enough that other jobs get their turn."""
 
 
 def due(session: Session) -> list[str]:
-    """The running studies for which there may be something to do."""
+    """The ids of the running studies that may have to be advanced."""
     finished = (
         select(func.count())
         .where(Job.study_id == Study.id, Job.state.in_(FINISHED_STATES))
@@ -56,14 +56,14 @@ def due(session: Session) -> list[str]:
     query = select(Study.id).where(
         Study.state == StudyState.RUNNING,
         Study.study_version == STUDY_VERSION,
-        # If no trial is queued, there may be more workers than before.
+        # If no trial is queued, workers may be idle, because more are live than before.
         or_(Study.reads_curves, finished != Study.finished_jobs, ~waits),
     )
     return list(session.scalars(query.order_by(Study.created_at)))
 
 
 def advance(session: Session, study_id: str) -> list[str]:
-    """Do what there is to do; returns a queue for each new job, so that as many workers can be woken.
+    """Stop, create and finish what the study's plan says. Returns a queue for each new job, to wake as many workers.
 
     Does nothing if the study is finished or deleted.
     """
@@ -86,7 +86,7 @@ def advance_locked(session: Session, study: Study) -> list[str]:
     try:
         new = [_resolved(spec, kind, key) for key in plan.new[: _room(trials.values(), width)]]
     except (SpecError, ValidationError) as refused:
-        detail = f"this version of the service refuses what the study asks for: {refused}"
+        detail = f"this version of LIT refuses a trial of the study ({refused}): create the study again"
         plan, new = Plan(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []
     stopped = _stop(session, plan, trials)
     jobs = [_create(session, study, trial) for trial in new]
@@ -131,7 +131,7 @@ def _create(session: Session, study: Study, new: _NewTrial) -> Job:
 
 
 def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> bool:
-    """Stop the trials that the plan stops; all of them, once it is decided. Returns whether there were any."""
+    """Stop the trials that the plan names, or all live ones if the plan is decided. Returns whether any was stopped."""
     reasons = dict(plan.stop)
     if plan.decided:
         reasons = dict.fromkeys(trials, TrialStopReason.UNNEEDED) | reasons

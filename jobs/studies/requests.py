@@ -1,4 +1,4 @@
-"""From a request for a study to its row, once every one of its trials has been checked.
+"""From a request for a study to its row. Every trial of the study is checked first.
 
 Every function raises RequestRefused, with the study's own fields, when the request can't be carried out.
 """
@@ -30,7 +30,9 @@ def plan_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
     except SpecError as wrong:
         raise RequestRefused.invalid_field(wrong.field, wrong.message) from wrong
     if kind.planned > MOST_TRIALS:
-        raise RequestRefused.invalid_field("seeds", f"make {kind.planned} trials: a study has at most {MOST_TRIALS}")
+        raise RequestRefused.invalid_field(
+            "seeds", f"make {kind.planned} trials, but a study may have at most {MOST_TRIALS}: give fewer"
+        )
     for template in kind.templates():
         with renaming(template.blame):
             specify(parse(JobRequest, template.request), inspections)
@@ -53,7 +55,7 @@ def create_study(
 
 @contextmanager
 def renaming(rename: Callable[[str], str]) -> Iterator[None]:
-    """Refusals of a job's request come out with the study's fields that are behind the job's."""
+    """In a RequestRefused that leaves the block, replace the fields of the job's request by the study's fields."""
     try:
         yield
     except RequestRefused as refused:

@@ -104,7 +104,7 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
     if study.state == StudyState.CANCELLED:
         return study
     if study.state != StudyState.RUNNING:
-        raise Conflict("study-finished", f"study {study_id} has already {study.state}")
+        raise Conflict("study-finished", f"study {study_id} has already {study.state} and can't be cancelled")
     if study.cancel_requested_at is None:
         study.cancel_requested_at = clock(session)
         study.version += 1
@@ -118,17 +118,17 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
 
 
 def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str]]:
-    """Let a finished study go on: trials that failed or were cancelled are made again, the others stay.
+    """Continue a finished study: trials that failed or were cancelled are created again, the others stay.
 
     Also returns a queue for each new job. Raises NotFound, also for an upload that was deleted meanwhile; Conflict
     `study-not-finished` while the study runs, and `study-finished` if no trial failed or was cancelled.
     """
     study = _locked(session, owner, study_id)
     if study.state == StudyState.RUNNING:
-        raise Conflict("study-not-finished", f"study {study_id} still runs: there is nothing to resume")
+        raise Conflict("study-not-finished", f"study {study_id} is still running: resume it after it has finished")
     progress = read_progress(session, [study]).get(study_id)
     if study.state == StudyState.SUCCEEDED and (progress is None or not progress.failed + progress.cancelled):
-        raise Conflict("study-finished", f"study {study_id} has succeeded with all of its trials")
+        raise Conflict("study-finished", f"study {study_id} has no failed or cancelled trial to run again")
     uploads.hold_for_job(session, owner, upload_ids(StudySpec.model_validate(study.spec).request.job))
     study.state = StudyState.RUNNING.value
     study.round += 1
@@ -147,7 +147,9 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
     """
     study = _locked(session, owner, study_id)
     if study.state == StudyState.RUNNING:
-        raise Conflict("study-not-finished", f"study {study_id} still runs: cancel it first")
+        raise Conflict(
+            "study-not-finished", f"study {study_id} is still running: cancel it first, or wait until it has finished"
+        )
     removed = session.scalars(sql_delete(Job).where(Job.study_id == study_id).returning(Job.id)).all()
     session.execute(sql_delete(Study).where(Study.id == study_id))
     return [layout.job_prefix(job_id) for job_id in removed]

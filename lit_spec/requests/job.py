@@ -22,7 +22,7 @@ class StudentRequest(SpecModel):
     depth: int | None = Field(None, ge=1)
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
-    """At least how many times fewer parameters than the teacher. The deepest such student is trained."""
+    """At least how many times fewer parameters than the teacher. The deepest student that has so few is trained."""
     select: Select = Select.EVEN
     """Which of the teacher's blocks are inherited."""
     init: Init | None = None
@@ -30,7 +30,7 @@ class StudentRequest(SpecModel):
     allow_same_depth: bool = False
 
     @model_validator(mode="after")
-    def _depth_or_blocks(self) -> Self:
+    def _gives_depth_once(self) -> Self:
         if sum(value is not None for value in (self.depth, self.blocks, self.ratio)) > 1:
             raise ValueError('give one of "depth" (as 14), "blocks" (as [2, 2, 2]) and "ratio" (as 2.5), not several')
         return self
@@ -42,9 +42,9 @@ class JobRequest(Hyperparameters):
     teacher: str = Field(min_length=1)
     """The id of a teacher upload."""
     architecture: LibraryRequest | None = None
-    """For a teacher from torchvision or timm. None: what its inspection found."""
+    """For a teacher from torchvision or timm. None: the architecture that its inspection found."""
     teacher_options: dict[str, int | str | bool] = Field(default_factory=dict)
-    """Options that the teacher's tensors do not tell. The inspection's `choices` lists them with their values."""
+    """Options that the teacher's tensors don't show. The inspection's `choices` lists them with their values."""
     discriminator: str | None = Field(None, min_length=1)
     """The id of a teacher upload with a GAN's discriminator, for the adversarial fine-tuning of its generator."""
     dataset: DatasetRequest

@@ -1,4 +1,4 @@
-"""From a request and the inspection of its teacher to a specification in which every value is explicit."""
+"""Resolves a request with the inspection of its teacher into a specification, in which every value is explicit."""
 
 from __future__ import annotations
 
@@ -32,25 +32,29 @@ from lit_spec.requests.training import (
 
 def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
     """Make every value explicit. Raises SpecError if the request does not fit its teacher."""
-    teacher = _chosen(request.teacher_options, inspection.architecture)
+    teacher = _with_options(inspection.architecture, request.teacher_options)
     if teacher.task == Task.DISCRIMINATION:
-        raise SpecError("teacher", "is a discriminator: give the generator here, and this one as `discriminator`")
-    named, network = request.architecture, teacher.network
-    if named is not None and (network is None or (named.library, named.name) != (teacher.family, network.name)):
-        raise SpecError("architecture", "is not what the teacher was inspected as: send the request again")
+        raise SpecError(
+            "teacher", "is a discriminator: give the generator as `teacher`, and this upload as `discriminator`"
+        )
+    requested, inspected = request.architecture, teacher.network
+    if requested is not None and (
+        inspected is None or (requested.library, requested.name) != (teacher.family, inspected.name)
+    ):
+        raise SpecError("architecture", "is not the network as which the teacher was inspected: send the request again")
     request = with_preset(request, teacher)
     _check_preprocessing(request.dataset, teacher)
     _check_task(request, teacher)
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
     shared["schedule"] = resolve_schedule(request.schedule, request.method)
-    found = _resolve_discriminator(request, teacher, discriminator)
-    if found is not None:
+    discriminator_spec = _resolve_discriminator(request, teacher, discriminator)
+    if discriminator_spec is not None:
         shared["adversarial"] = request.adversarial or Adversarial()
     elif teacher.task == Task.TRANSLATION:
         shared["schedule"] = _without_fine_tuning(shared["schedule"])
     return JobSpec(
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
-        discriminator=found,
+        discriminator=discriminator_spec,
         dataset=_resolve_dataset(request.dataset, teacher),
         student=_resolve_student(request.student, request.method, inspection),
         augmentation=request.augmentation,
@@ -60,16 +64,14 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     )
 
 
-def _chosen(options: dict[str, int | str | bool], teacher: Architecture) -> Architecture:
-    """The teacher with the options of the request. Raises SpecError for impossible values."""
+def _with_options(teacher: Architecture, options: dict[str, int | str | bool]) -> Architecture:
+    """The teacher with the request's options. Raises SpecError for an option or a value that the teacher can't have."""
     for name, value in options.items():
         known = teacher.choices.get(name)
         if known is None:
-            names = ", ".join(teacher.choices) or "nothing"
-            raise SpecError(
-                f"teacher_options.{name}",
-                f"can't be chosen: this teacher's tensors leave open {names}",
-            )
+            names = ", ".join(teacher.choices)
+            advice = f"give only {names}" if names else "leave it out"
+            raise SpecError(f"teacher_options.{name}", f"can't be chosen for this teacher: {advice}")
         if value not in known:
             allowed = ", ".join(json.dumps(choice) for choice in known)
             raise SpecError(f"teacher_options.{name}", f"is {json.dumps(value)}: choose one of {allowed}")
@@ -97,7 +99,7 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
 
 
 def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
-    """By default images for a generator are scaled to -1..1, which is the range of its output."""
+    """The data set with a generator's default: images are scaled to -1..1, the range of the generator's output."""
     if teacher.task != Task.TRANSLATION:
         return dataset
     half = [0.5] * (teacher.channels or 0)
@@ -148,14 +150,16 @@ def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
         raise SpecError(
             "dataset.vocabulary",
             f"has {len(vocabulary)} characters{' by default' if dataset.vocabulary is None else ''}, but the "
-            f"teacher's embedding has {rows} rows, two for padding and unknown characters: give {rows - 2} at most",
+            f"teacher's embedding has {rows} rows, two for padding and unknown characters: give at most {rows - 2}",
         )
 
 
 def _check_length(dataset: DatasetRequest, teacher: Architecture) -> None:
     least = int(teacher.options.get("least_length", 0))
     if dataset.length < least:
-        raise SpecError("dataset.length", f"is {dataset.length}, but the teacher needs at least {least} characters")
+        raise SpecError(
+            "dataset.length", f"is {dataset.length}, but the teacher needs {least} characters: give at least {least}"
+        )
 
 
 def _check_task(request: JobRequest, teacher: Architecture) -> None:
@@ -169,7 +173,7 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("then", "prunes again what method prune has pruned: leave those operations out")
     if teacher.task != Task.TRANSLATION:
         if request.schedule.batch_size < 2:
-            raise SpecError("schedule.batch_size", "is 1: BatchNorm needs batches of at least 2")
+            raise SpecError("schedule.batch_size", "is 1, but BatchNorm needs at least 2 samples: give 2 or more")
         if request.adversarial is not None:
             raise SpecError("adversarial", "is for GANs, but the teacher is a classifier: leave it out")
         return
@@ -188,7 +192,7 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
 def _check_image_size(size: list[int]) -> None:
     if any(side % 4 or side < 8 for side in size):
         raise SpecError(
-            "dataset.size", f"is {size}, but a generator needs sides of at least 8 pixels that are multiples of 4"
+            "dataset.size", f"is {size}, but a generator needs multiples of 4 pixels: give sides of 8, 12, 16, … pixels"
         )
 
 
@@ -213,7 +217,7 @@ def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
 
 
 def _without_fine_tuning(schedule: Schedule) -> Schedule:
-    """Without a discriminator a generator's training has only the LIT phase."""
+    """The schedule of a generator without a discriminator: only the LIT phase. Raises SpecError if it has no epochs."""
     if schedule.lit.epochs == 0:
         raise SpecError(
             "schedule.lit.epochs", "is 0, but without `discriminator` there is no other phase: give 1 or more"
@@ -226,26 +230,35 @@ def _resolve_discriminator(
 ) -> TeacherSpec | None:
     if request.discriminator is None:
         if request.adversarial is not None:
-            raise SpecError("adversarial", "needs a `discriminator`: upload the teacher's")
+            raise SpecError("adversarial", "needs a `discriminator`: give the upload of the teacher's discriminator")
         return None
     if teacher.task != Task.TRANSLATION:
         raise SpecError("discriminator", "is for GANs, but the teacher is a classifier: leave it out")
     if discriminator is None or discriminator.architecture.task != Task.DISCRIMINATION:
         raise SpecError("discriminator", "is not a discriminator: give the upload of the teacher's discriminator")
     found = discriminator.architecture
-    for name, mine, wanted in (
+    for name, count, wanted in (
         ("domains", found.classes, teacher.classes),
         ("image channels", found.channels, teacher.channels),
     ):
-        if mine != wanted:
-            raise SpecError("discriminator", f"has {mine} {name}, but the generator has {wanted}")
+        if count != wanted:
+            raise SpecError(
+                "discriminator",
+                f"has {count} {name}, but the generator has {wanted}: give the discriminator of this generator",
+            )
     if request.schedule.optimizer != Optimizer.ADAM:
-        raise SpecError("schedule.optimizer", "must be adam for adversarial fine-tuning")
+        raise SpecError(
+            "schedule.optimizer", "is not adam, which adversarial fine-tuning needs: leave it out, or give adam"
+        )
     if request.precision != Precision.FLOAT32:
-        raise SpecError("precision", "must be float32 for adversarial fine-tuning, because of its gradient penalty")
+        raise SpecError(
+            "precision", "is not float32, which the gradient penalty of adversarial fine-tuning needs: leave it out"
+        )
     side = int(found.options["image_size"])
     if request.dataset.size not in (None, [side, side]):
-        raise SpecError("dataset.size", f"is {request.dataset.size}, but the discriminator takes {[side, side]}")
+        raise SpecError(
+            "dataset.size", f"is {request.dataset.size}, but the discriminator needs another: give {[side, side]}"
+        )
     return TeacherSpec(upload=request.discriminator, architecture=found)
 
 
@@ -284,8 +297,7 @@ def _check_born_again(student: StudentRequest, method: Method, teacher: Architec
     for name in ("ratio", "select"):
         if name in student.model_fields_set and getattr(student, name) is not None:
             raise SpecError(
-                f"student.{name}",
-                f"has no effect: method {method} keeps all blocks of the teacher",
+                f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"
             )
 
 
@@ -293,7 +305,9 @@ def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> Stude
     small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
     if not small:
         most = max((option.parameters_ratio for option in inspection.students), default=1.0)
-        raise SpecError("student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters")
+        raise SpecError(
+            "student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters: lower it"
+        )
     option = small[-1]
     return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
 
@@ -305,8 +319,8 @@ def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection
     if not smaller and not allow_same_depth:
         raise SpecError(
             "student.depth",
-            f"the teacher's depth {teacher.depth} is the smallest of the family {teacher.family}: there is no "
-            "shallower student",
+            f"the teacher's depth {teacher.depth} is the smallest of the family {teacher.family}: give a deeper "
+            "teacher, or set allow_same_depth",
         )
     if depth >= teacher.depth and not (allow_same_depth and depth == teacher.depth):
         raise SpecError(
@@ -324,12 +338,12 @@ def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, in
     if len(blocks) != len(teacher.blocks):
         raise SpecError(
             "student.blocks",
-            f"has {len(blocks)} sections, but the teacher has {len(teacher.blocks)}: {teacher.blocks}",
+            f"has {len(blocks)} sections, but the teacher has {teacher.blocks}: give {len(teacher.blocks)} numbers",
         )
     if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
         raise SpecError(
             "student.blocks",
-            f"{blocks} has more blocks in a section than the teacher's {teacher.blocks}",
+            f"{blocks} has more blocks in a section than the teacher: give at most {teacher.blocks}",
         )
     if blocks == teacher.blocks and not allow_same_depth:
         raise SpecError(

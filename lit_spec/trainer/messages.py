@@ -45,14 +45,14 @@ class EpochDone(_Message):
     epoch: Count
     """Counted from 1 within the phase."""
     epochs: Count
-    """Of the phase."""
+    """All epochs of the phase."""
     fraction: float = Field(ge=0, le=1)
-    """Of the whole training."""
+    """How much of the whole training is done, from 0 to 1."""
     metrics: dict[MetricName, float] = Field(max_length=1000)
 
 
 class CheckpointWritten(_Message):
-    """The next step of the training is `step` of `epoch`, both counted from 0."""
+    """The trainer has written a checkpoint. The training continues with `step` of `epoch`, both counted from 0."""
 
     type: Literal["checkpoint"] = "checkpoint"
     phase: Phase
@@ -65,7 +65,7 @@ class Finished(_Message):
     result: ReportSummary
 
     @field_serializer("result")
-    def _what_applies(self, result: ReportSummary) -> dict[str, Any]:
+    def _only_set_keys(self, result: ReportSummary) -> dict[str, Any]:
         return result.as_json()
 
 

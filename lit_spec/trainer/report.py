@@ -46,7 +46,7 @@ class ByClass(ReportModel):
 
 
 class Measures(ReportModel):
-    """Scores of a network. Those of another task are absent."""
+    """Scores of a network. The scores of other tasks are absent."""
 
     accuracy: BySplit | None = None
     """Top-1 in percent."""
@@ -57,17 +57,17 @@ class Measures(ReportModel):
     agreement: BySplit | None = None
     """How often the network gives the teacher's answer, in percent."""
     reconstruction_l1: BySplit | None = None
-    """Of a generator: mean absolute difference between images and their translations there and back."""
+    """For a generator: mean absolute difference between images and their translations there and back."""
     psnr: BySplit | None = None
-    """Of a student generator against its teacher, in dB."""
+    """PSNR of a student generator against its teacher, in dB."""
     ssim: BySplit | None = None
-    """Of a student generator against its teacher."""
+    """SSIM of a student generator against its teacher."""
     l1: BySplit | None = None
-    """Of a student generator against its teacher: mean absolute difference."""
+    """Mean absolute difference of a student generator from its teacher."""
     fid: BySplit | None = None
-    """Of a generator, where the worker has a feature network."""
+    """FID of a generator, if the worker has a feature network."""
     inception_score: BySplit | None = None
-    """Of a generator, where the worker has a feature network."""
+    """Inception Score of a generator, if the worker has a feature network."""
 
     def score(self, metric: str, split: Split) -> float | None:
         """The metric on a split; None where it was not measured. Raises AttributeError for an unknown metric."""
@@ -76,23 +76,23 @@ class Measures(ReportModel):
 
 
 class LatencyReport(ReportModel):
-    """Of one forward pass, in milliseconds."""
+    """Latency of one forward pass, in milliseconds."""
 
     p50_ms: float
     p95_ms: float
 
 
 class NetworkSummary(Measures):
-    """Teacher or student."""
+    """What was measured of one network, teacher or student."""
 
     depth: int
-    """Weighted layers as the family's paper counts them; of a library's network its blocks."""
+    """Layers with weights, as the family's paper counts them. For a library's network: the number of its blocks."""
     blocks: list[int]
     """Blocks of each section."""
     parameters: int
-    """Trainable weights; of a pruned network those that are not zero."""
+    """Number of trainable weights. For a pruned network: without those that are zero."""
     flops: int
-    """Of one input, two for each multiply-add."""
+    """Floating-point operations for one input, two for each multiply-add."""
     file_size: int
     """Bytes as safetensors."""
     latency: dict[str, LatencyReport]
@@ -111,7 +111,7 @@ class Ratios(ReportModel):
     flops: float
     file_size: float
     latency_batch_1: float
-    """Of the p50."""
+    """Ratio of the p50, as for `latency_batch_32`."""
     latency_batch_32: float
 
 
@@ -120,9 +120,9 @@ class SelectionReport(ReportModel):
 
     select: Select
     kept: list[list[int]]
-    """Of each section the indices of the teacher's blocks, from 0, ascending."""
+    """For each section: the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None
-    """Of each block of the teacher, with `select: importance`; null for a block that must stay."""
+    """With `select: importance`: the importance of each of the teacher's blocks; null for a block that must stay."""
 
 
 class SelectedEpoch(ReportModel):
@@ -131,28 +131,28 @@ class SelectedEpoch(ReportModel):
     phase: Phase
     epoch: int
     by: str
-    """What chose it, as a phrase."""
+    """What chose the epoch, as a phrase."""
     metric: str
     """The name of the validation score that chooses epochs: `accuracy`, `agreement` or `psnr`."""
     value: float
-    """That score."""
+    """The score of the epoch in `metric`."""
 
 
 class Comparison(ReportModel):
-    """What teacher and student are together, in terms of their task."""
+    """Teacher and student compared, in terms of their task."""
 
     accuracy_drop: float | None = None
     """Of a classifier: the teacher's test accuracy minus the student's, in points."""
     accuracy_drop_is: Literal["measured", "bounded by agreement"] | None = None
-    """Of a classifier; bounded where the test split has samples without a label."""
+    """For a classifier. `bounded by agreement`: the test split has samples without a label."""
     notes: list[str] = Field(default_factory=list)
-    """Of a classifier: what could not be measured, and why."""
+    """For a classifier: what could not be measured, and why."""
     accepted: bool | None = None
-    """Whether the student keeps to the request's `accept`; null without it."""
+    """Whether the student meets the request's `accept`; null without it."""
     fine_tuning: str | None = None
-    """Of a generator: `adversarial`, or why it was left out."""
+    """For a generator: `adversarial`, or why fine-tuning was left out."""
     domains: Literal["exclusive", "attributes"] | None = None
-    """Of a generator."""
+    """For a generator: whether its domains exclude one another, or are attributes."""
 
 
 class ExportReport(ReportModel):
@@ -162,48 +162,48 @@ class ExportReport(ReportModel):
     kind: Export
     file: str
     size: int | None = None
-    """Bytes; null where there is no file."""
+    """Bytes; null if there is no file."""
     seconds: float | None = None
-    """Spent on writing and comparing."""
+    """Time spent on writing and comparing the file."""
     max_abs_difference: float | None = None
-    """Between the outputs of file and torch network."""
+    """Largest absolute difference between the outputs of the file and of the torch network."""
     top1_agreement: float | None = None
-    """Percent of the samples to which both give the same answer; null for a generator."""
+    """Percent of the samples for which both give the same answer; null for a generator."""
     accuracy: float | None = None
-    """Percent of the samples with a label; null where there are none."""
+    """Percent of the labelled samples that the file classifies correctly; null if no sample has a label."""
     samples: int | None = None
-    """On which the two were compared."""
+    """Number of samples on which the two were compared."""
     reads: Literal["timm", "lit-compress"] | None = None
     """Which library loads the Hugging Face folder."""
     error: str | None
-    """The step that failed and why; then there is no file. Null: the file does what the torch network does."""
+    """Which step failed and why; there is then no file. Null: the file does what the torch network does."""
 
 
 class OperationReport(ReportModel):
-    """One operation of `then`, done to what the operation before it made."""
+    """One operation of `then`. It works on the result of the operation before it."""
 
     step: str
     """The operation as requested, such as `prune:0.5`."""
     file: str
     file_size: int | None
-    """Bytes; null where there is no file."""
+    """Bytes; null if there is no file."""
     parameters: int
-    """Without those that are pruned."""
+    """Number of parameters, without the pruned ones."""
     parameters_ratio: float
-    """The teacher's parameters divided by these."""
+    """The teacher's number of parameters divided by `parameters`."""
     accuracy: BySplit
     agreement: BySplit
     accuracy_drop: float | None
     before_fine_tuning: Measures | None
     """`accuracy` and `agreement` directly after pruning; null for int8."""
     epoch: int | None
-    """The best epoch of the fine-tuning after a pruning; 0 where none was better than before it."""
+    """The best epoch of the fine-tuning after a pruning; 0 if no epoch was better than the pruned student itself."""
     error: str | None
-    """Why the file could not be written. The job succeeds all the same."""
+    """Why the file could not be written. The job succeeds nevertheless."""
 
 
 class Resume(ReportModel):
-    """A training that went on from a checkpoint."""
+    """A continuation of the training from a checkpoint."""
 
     attempt: int
     phase: Phase
@@ -211,9 +211,9 @@ class Resume(ReportModel):
     """Counted from 1."""
     step: int
     bit_identical: bool
-    """Whether the training ends with the same bits as one without a break."""
+    """Whether the training ends with the same bits as an uninterrupted one."""
     differences: dict[str, list[str | None]]
-    """Of the environment, by name: before and now."""
+    """What changed in the environment: by name, the values before and now."""
 
 
 class EpochReport(ReportModel):
@@ -243,21 +243,21 @@ class ReportSummary(Comparison):
     exports: list[ExportReport]
     then: list[OperationReport]
     samples: dict[Split, int]
-    """Of each split."""
+    """Number of samples of each split."""
     labels: dict[Split, int]
     """How many of the samples have a label."""
     classes: list[str]
-    """Names of the outputs, in their order; of a generator the domains."""
+    """Names of the outputs, in their order; for a generator, its domains."""
     augmentation: Augmentation
     preprocessing: dict[str, Any]
     """As in config.json, without the class names."""
     seed: int
     environment: dict[str, str]
-    """What must be equal for equal bits: `device`, `cpu`, `threads`, `torch`, `precision`."""
+    """What must be the same for bit-identical results: `device`, `cpu`, `threads`, `torch`, `precision`."""
     versions: dict[str, str]
-    """Of this package, Python and the libraries that matter."""
+    """Versions of this package, of Python, and of the libraries that affect the result."""
     seconds: float
-    """Of training: the sum over all epochs, with their validation."""
+    """Training time: the sum over all epochs, including their validation."""
     resumes: list[Resume]
 
     @field_serializer("augmentation")

@@ -1,4 +1,4 @@
-"""`litc api`: the API alone. `prepared_api` is shared with `litc serve`."""
+"""`litc api`: only the API. `litc serve` uses `prepared_api` too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.errors import NotConfigured
 
 
 def api(host: Host = None, port: Port = None) -> None:
-    """Run the API alone; DATABASE_URL and REDIS_URL say where the rest is."""
+    """Run only the API. Needs DATABASE_URL and REDIS_URL."""
     with errors_as_sentences(), ExitStack() as stack:
         settings = read_settings(host, port)
         require_addresses(settings, "litc api")
@@ -32,26 +32,28 @@ def api(host: Host = None, port: Port = None) -> None:
 
 
 def prepared_api(settings: Settings) -> FastAPI:
-    """The application, on a storage that carries the ledger's marker. Raises NotConfigured."""
+    """The API application; writes the ledger's marker into its storage. Raises NotConfigured."""
     _mark_storage(settings)
     return create_app(settings, keyless=_keyless(settings))
 
 
 def _mark_storage(settings: Settings) -> None:
-    """Write the marker for which workers look before they start. Raises NotConfigured."""
+    """Write the marker, by which workers recognise the storage when they start. Raises NotConfigured."""
     database = Database(settings.database_url or "", pool_size=1)
     try:
         with database.session() as session:
             marker = marker_key(session)
         open_storage(settings).put_bytes(marker, b"")
     except OSError as failure:
-        raise NotConfigured(f"the storage {settings.storage_root} can't be written: {failure}") from failure
+        raise NotConfigured(
+            f"the storage {settings.storage_root} can't be written ({failure}): correct it, or set LIT_STORAGE_DIR"
+        ) from failure
     finally:
         database.close()
 
 
 def _keyless(settings: Settings) -> bool:
-    """Whether requests may come without a key. Raises NotConfigured for an open address while there is no key."""
+    """Whether requests need no key. Raises NotConfigured for an open address while there is no key."""
     if is_loopback(settings.host):
         return True
     database = Database(settings.database_url or "", pool_size=1)
@@ -59,7 +61,7 @@ def _keyless(settings: Settings) -> bool:
         with database.session() as session:
             if not api_keys.any_keys(session):
                 raise NotConfigured(
-                    f"{settings.host} can be reached from other machines, and there is no API key yet: make one with "
+                    f"{settings.host} can be reached from other machines, but there is no API key yet: make one with "
                     "`litc keys create NAME`, or listen on 127.0.0.1"
                 )
     finally:

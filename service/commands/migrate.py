@@ -14,6 +14,6 @@ def migrate() -> None:
     with errors_as_sentences():
         settings = read_settings()
         if settings.database_url is None:
-            raise NotConfigured("`litc migrate` needs DATABASE_URL; `litc serve` migrates its own database")
+            raise NotConfigured("`litc migrate` needs DATABASE_URL: set it (`litc serve` migrates its own database)")
         upgrade(settings.database_url)
         typer.echo("The schema is up to date.")

@@ -1,4 +1,4 @@
-"""What the commands share: their options, their settings, and errors as sentences."""
+"""What several commands use: options, settings, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from jobs.settings import Settings, explain
 from service.errors import USAGE, CommandError, NotConfigured
 from service.log_setup import set_up_logs
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; LIT_HOST, or 127.0.0.1.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; LIT_PORT, or 8000.", min=0)]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LIT_HOST, or else 127.0.0.1.")]
+Port = Annotated[
+    int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: LIT_PORT, or else 8000.", min=0)
+]
 
 
 def read_settings(host: str | None = None, port: int | None = None) -> Settings:
@@ -39,12 +41,14 @@ def read_settings(host: str | None = None, port: int | None = None) -> Settings:
 def require_addresses(settings: Settings, command: str) -> None:
     """Raises NotConfigured unless database and broker are given."""
     if not settings.database_url or not settings.redis_url:
-        raise NotConfigured(f"`{command}` needs DATABASE_URL and REDIS_URL; `litc serve` brings its own")
+        raise NotConfigured(
+            f"`{command}` needs DATABASE_URL and REDIS_URL: set both, or run `litc serve`, which has its own servers"
+        )
 
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """End the command with a sentence instead of a traceback where its user can do something about the error."""
+    """End the command with a sentence instead of a traceback if its user can do something about the error."""
     try:
         yield
     except CommandError as failure:

@@ -22,7 +22,7 @@ def serve(
     port: Port = None,
     workers: Annotated[int, typer.Option(help="How many workers to run beside the API.", min=0, max=64)] = 1,
 ) -> None:
-    """Run the whole service on this machine: API, worker and, without DATABASE_URL and REDIS_URL, both of these."""
+    """Run the whole service on this machine: API, worker and, unless their URLs are set, PostgreSQL and Valkey."""
     with errors_as_sentences(), ExitStack() as stack:
         settings = read_settings(host, port)
         if workers:
@@ -44,5 +44,5 @@ def serve(
 
 
 def _end_this_process() -> None:
-    """As after `kill`: uvicorn ends, and everything is unwound."""
+    """Send SIGTERM to this process: uvicorn ends, and everything is stopped in order."""
     os.kill(os.getpid(), signal.SIGTERM)

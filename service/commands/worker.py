@@ -15,7 +15,8 @@ from worker.host.stop_signals import StopSignals
 
 def worker(
     devices: Annotated[
-        str | None, typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what is found.')
+        str | None,
+        typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what torch can use.'),
     ] = None,
     with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
 ) -> None:
@@ -32,10 +33,10 @@ def worker(
 
 
 def run_until_signal(children: Sequence[Child]) -> int:
-    """Keep the children running until SIGTERM or SIGINT, then stop them. The exit code: 0 when all ended well.
+    """Keep the children running until SIGTERM or SIGINT, then stop them. Returns 0 if all stopped cleanly, else 1.
 
-    A process that dies is started again rather than ending this one, so that a container restarts only when that
-    doesn't help: the inspecting worker's death must not interrupt a training. Raises ChildFailed.
+    A child process that ends is started again, and this process continues: if the inspecting worker dies, the training
+    must not be interrupted. A container therefore restarts only if this does not help. Raises ChildFailed.
     """
     signals = StopSignals()
     with ProcessMinder(on_failure=signals.stop) as minder:

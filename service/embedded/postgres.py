@@ -20,15 +20,15 @@ from service.errors import ChildFailed
 DATABASE = "lit"
 SECONDS_TO_STOP = 30.0
 SECONDS_FOR_BACKENDS = 5.0
-"""How long the processes of a killed server take to notice it and to end, at most."""
+"""How long the processes of a killed server may take to notice it and end."""
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server on a Unix socket, with its data in `folder`. A running one of that folder is taken over."""
+    """A PostgreSQL server on a Unix socket, with its data in `folder`. A running server of this folder is used."""
 
     name = "PostgreSQL"
     exit_code = None
-    """The package starts it as a daemon, so nobody is told its exit code."""
+    """The package starts PostgreSQL as a daemon, so its exit code is not known."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class EmbeddedPostgres:
     def alive(self) -> bool:
         process: psutil.Process | None = self._server.get_postmaster_info().process
         try:
-            # As long as nobody has collected it, a dead process still counts as running.
+            # A dead process counts as running until it is reaped.
             return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False

@@ -41,7 +41,7 @@ def test_a_job_holds_its_discriminator(api: TestClient, bench: Bench) -> None:
         ({"discriminator": "one", "precision": "bfloat16"}, "precision", "float32"),
         ({"adversarial": {}}, "adversarial", "needs a `discriminator`"),
         ({"adversarial": {"n_critic": 0}}, "adversarial.n_critic", "greater than or equal to 1"),
-        ({"teacher": "one"}, "teacher", "give the generator here"),
+        ({"teacher": "one"}, "teacher", "give the generator as"),
     ],
 )
 def test_a_discriminator_that_does_not_fit_is_refused(

@@ -81,8 +81,8 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"student": {"depth": 44, "allow_same_depth": True}}, "student.depth", "not smaller than the teacher's depth"),
         ({"student": {"depth": 15}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
         ({"student": {}}, "student", '"depth" (as 14), "blocks"'),
-        ({"student": {"blocks": [2, 2]}}, "student.blocks", "the teacher has 3"),
-        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "more blocks in a section than the teacher's [6, 6, 6]"),
+        ({"student": {"blocks": [2, 2]}}, "student.blocks", "give 3 numbers"),
+        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "more blocks in a section than the teacher: give at most [6, 6, 6]"),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
         ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
         ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),
@@ -137,7 +137,7 @@ def test_a_teacher_without_a_smaller_depth_is_told_apart(api: TestClient, bench:
     answer = api.post("/v1/jobs", json=request(bench.teacher(inspection=shallow)))
     [error] = answer.json()["errors"]
     assert error["field"] == "student.depth"
-    assert "no shallower student" in error["message"]
+    assert "give a deeper teacher" in error["message"]
 
 
 def test_uploads_that_cannot_be_used(api: TestClient, bench: Bench) -> None:

@@ -168,7 +168,7 @@ def test_too_many_trials_are_refused(api: TestClient, bench: Bench) -> None:
     arms = [{"name": f"arm{n}", "beta": n / 100} for n in range(100)]
     answer = api.post("/v1/studies", json=request(bench.teacher(), methods=arms, seeds=list(range(101))))
     assert answer.json()["errors"] == [
-        {"field": "seeds", "message": "make 10100 trials: a study has at most 10000"},
+        {"field": "seeds", "message": "make 10100 trials, but a study may have at most 10000: give fewer"},
     ]
 
 

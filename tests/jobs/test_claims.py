@@ -254,7 +254,7 @@ def test_news_sent_twice_are_recorded_once(bench: Bench) -> None:
 def test_a_redone_epoch_replaces_its_metrics(bench: Bench) -> None:
     job = bench.job()
     claim = take(bench)
-    many = [Metric("lit", epoch, "loss", float(epoch)) for epoch in range(attempts.METRICS_A_STATEMENT + 1)]
+    many = [Metric("lit", epoch, "loss", float(epoch)) for epoch in range(attempts.METRICS_PER_STATEMENT + 1)]
     with bench.database.session() as session:
         attempts.record(session, claim, [], [Metric("lit", 7, "loss", 0.25), *many], None, None)
     assert bench.metrics(job) == {("lit", metric.epoch, "loss"): metric.value for metric in many}

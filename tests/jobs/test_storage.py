@@ -36,20 +36,20 @@ def temporary_files(storage: FolderStorage) -> list[Path]:
 @pytest.mark.parametrize("key", NO_KEYS)
 def test_a_key_never_leaves_the_folder(storage: FolderStorage, tmp_path: Path, key: str) -> None:
     (tmp_path / "a").write_bytes(b"outside")
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.put_bytes(key, b"x")
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.put_file(key, tmp_path / "a")
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.append(key, 0, b"x")
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.open(key)
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.size(key)
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.delete_prefix(f"{key}/")
     if key.strip("/"):  # an empty prefix lists everything
-        with pytest.raises(ValueError, match="is no storage key"):
+        with pytest.raises(ValueError, match="is not a storage key"):
             storage.list(key)
     assert (tmp_path / "a").read_bytes() == b"outside"
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", storage.root]
@@ -79,7 +79,7 @@ def test_an_object_is_deleted_alone_and_twice_is_as_good_as_once(storage: Folder
     for _ in range(2):
         storage.delete("jobs/1/2/a")
         assert storage.list("jobs/") == ["jobs/1/2/b"]
-    with pytest.raises(ValueError, match="is no storage key"):
+    with pytest.raises(ValueError, match="is not a storage key"):
         storage.delete("../a")
 
 

@@ -24,7 +24,7 @@ def test_the_ledger_knows_its_marker_and_every_migration_leaves_it(bench: Bench)
 def test_a_storage_without_the_marker_is_another(bench: Bench, tmp_path: Path) -> None:
     assert storage_fault(bench.storage, bench.marker()) is None
     other = FolderStorage(tmp_path / "other")
-    assert "is not that of the ledger" in (storage_fault(other, bench.marker()) or "")
+    assert "is not the ledger's" in (storage_fault(other, bench.marker()) or "")
     other.put_bytes("markers/of-another-ledger", b"")
     assert storage_fault(other, bench.marker()) is not None
     other.put_bytes(bench.marker(), b"")

@@ -137,7 +137,7 @@ def test_a_problem_says_type_status_fields_and_a_sentence(client: Client, bench:
         client.delete_upload(teacher)
     problem = caught.value
     assert (problem.type, problem.status, problem.errors) == ("upload-in-use", 409, [])
-    assert str(problem) == f"Upload {teacher} is needed by {job}: cancel or await that first."
+    assert str(problem) == f"Upload {teacher} is needed by {job}: cancel that first, or wait until it has finished."
     with pytest.raises(ProblemError) as caught:
         client.create_job({"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 15}})
     problem = caught.value

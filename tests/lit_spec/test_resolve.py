@@ -95,7 +95,7 @@ def test_bad_values_name_their_field(changes: dict[str, Any], field: str) -> Non
         ({"depth": 44}, "student.depth", "not smaller"),
         ({"depth": 44, "allow_same_depth": True}, "student.depth", "not smaller"),
         ({"depth": 15}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
-        ({"blocks": [2, 2]}, "student.blocks", "the teacher has 3"),
+        ({"blocks": [2, 2]}, "student.blocks", "give 3 numbers"),
         ({"blocks": [2, 7, 2]}, "student.blocks", "more blocks in a section"),
         ({"blocks": [6, 6, 6]}, "student.blocks", "teacher's own depth"),
         ({}, "student", "exactly one"),
@@ -205,7 +205,7 @@ def test_what_tensors_cannot_tell_is_chosen_or_assumed() -> None:
     [
         ({"downsampling": "stride"}, "teacher_options.downsampling", '"maxpool", "conv", "kmaxpool"'),
         ({"downsampling": True}, "teacher_options.downsampling", "is true"),
-        ({"k": 4}, "teacher_options.k", "tensors leave open downsampling"),
+        ({"k": 4}, "teacher_options.k", "give only downsampling"),
     ],
 )
 def test_a_choice_that_is_none_is_refused(options: dict[str, Any], field: str, says: str) -> None:
@@ -216,7 +216,7 @@ def test_a_choice_that_is_none_is_refused(options: dict[str, Any], field: str, s
 
 
 def test_a_teacher_without_choices_has_none() -> None:
-    with pytest.raises(SpecError, match="leave open nothing"):
+    with pytest.raises(SpecError, match="leave it out"):
         resolve(request(teacher_options={"width": 4}), inspection())
 
 

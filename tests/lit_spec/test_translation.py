@@ -106,7 +106,7 @@ def test_a_generators_images_go_from_minus_one_to_one_unless_told(
         ({"adversarial": {"n_critic": 2}}, "adversarial", "discriminator"),
         ({"schedule": {"lit": {"epochs": 0}}}, "schedule.lit.epochs", "discriminator"),
         ({"dataset": {"upload": "d", "size": [30, 32]}}, "dataset.size", "multiples of 4"),
-        ({"dataset": {"upload": "d", "size": [32, 4]}}, "dataset.size", "at least 8 pixels"),
+        ({"dataset": {"upload": "d", "size": [32, 4]}}, "dataset.size", "multiples of 4 pixels"),
         ({"dataset": {"upload": "d", "attributes": ["Young"]}}, "dataset.attributes", "5 domains"),
         ({"preset": "few"}, "preset", "paper, quick"),
     ],
@@ -146,5 +146,5 @@ def test_classifiers_have_no_discriminator_and_discriminators_no_students() -> N
         with pytest.raises(SpecError) as refused:
             resolve(request(student={"depth": 8}, **changes), classifier(), discriminator())
         assert refused.value.field == field
-    with pytest.raises(SpecError, match="give the generator here"):
+    with pytest.raises(SpecError, match="give the generator as"):
         resolve(request(), discriminator())

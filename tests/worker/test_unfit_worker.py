@@ -112,7 +112,7 @@ def test_a_file_that_storage_has_lost_is_looked_for_again_before_the_job_fails(b
     assert state(bench, job_id) == ("failed", 3)
     error = bench.row(job_id).error
     assert (error["type"], error["field"]) == ("worker-lost", "teacher")
-    assert f"the file of {teacher} is not in storage" in error["detail"]
+    assert f"storage has no file of the upload {teacher}" in error["detail"]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -245,7 +245,7 @@ def test_no_worker_starts_on_the_storage_of_another_ledger(bench: Bench, tmp_pat
     ended = start(bench, mode, LIT_STORAGE_DIR=str(tmp_path / "other"))
     assert ended.returncode == 1
     assert f"the storage {tmp_path / 'other'} can't be used" in ended.stderr
-    assert "LIT_STORAGE_DIR must be the API's" in ended.stderr
+    assert "set LIT_STORAGE_DIR" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -1,4 +1,4 @@
-"""How long a worker claims nothing when something is wrong with the worker itself."""
+"""How long a worker that has a fault claims nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ LONGEST_SECONDS = 300.0
 
 
 class Backoff:
-    """Pauses that double with every fault, until the worker has finished something without a fault."""
+    """Pauses that double with every fault. They start again at the shortest after a job without a fault."""
 
     def __init__(self) -> None:
         self._seconds = FIRST_SECONDS

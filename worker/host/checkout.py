@@ -1,4 +1,4 @@
-"""Where the code lies, for processes that are started from it whatever their working directory is."""
+"""Where the code is, for child processes that need it in any working directory."""
 
 from __future__ import annotations
 

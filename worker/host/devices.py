@@ -1,4 +1,4 @@
-"""Which devices this machine trains on. A process of its own asks torch, because the worker never loads it."""
+"""Which devices this machine trains on. A separate process asks torch, because the worker never loads it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ log = structlog.get_logger()
 
 
 def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) -> list[str]:
-    """The devices to take jobs for: those of `setting` ("cpu", "cuda" or both, comma-separated), else those found.
+    """The devices to take jobs for: those in `setting` ("cpu", "cuda" or both, comma-separated), else those detected.
 
     By default a machine with a GPU takes only `cuda` jobs, so that no long CPU job keeps its GPU idle. If torch can't
     use the GPU, the machine takes `cpu` jobs. Raises ValueError for an unknown name, and for a `cuda` that `setting`
-    names and torch can't use.
+    names but torch can't use.
     """
     if setting is None:
-        return [_found(ask_torch)]
+        return [_detected(ask_torch)]
     devices = sorted({name.strip() for name in setting.split(",") if name.strip()})
     if not devices or not set(devices).issubset(KNOWN):
-        raise ValueError(f"worker devices {setting!r}: give one or more of {', '.join(KNOWN)}, separated by commas")
+        raise ValueError(
+            f"{setting!r} are not devices of a worker: give one or more of {', '.join(KNOWN)}, separated by commas"
+        )
     if (fault := device_fault(devices, ask_torch)) is not None:
         raise ValueError(f"worker devices {setting!r}: {fault}")
     return devices
 
 
 def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
-    """Why torch can't use one of the devices; None if it can use all."""
+    """Why torch can't use one of the devices; None if it can use all of them."""
     if Device.CUDA not in devices:
         return None
     try:
@@ -61,7 +63,7 @@ def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -
     return f"torch can't use cuda here: {last_line or f'asking it ended with exit code {asked.returncode}'}"
 
 
-def _found(ask_torch: Sequence[str]) -> str:
+def _detected(ask_torch: Sequence[str]) -> str:
     if not cuda_present():
         return Device.CPU.value
     fault = device_fault([Device.CUDA.value], ask_torch)

@@ -1,4 +1,4 @@
-"""The worker's registration: the row in the ledger that says that it lives, what it can do and what it is doing."""
+"""The worker's registration: its row in the ledger, which shows that it is alive, what it can run and what it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Registration:
-    """Renews the row of one worker from a thread of its own, and removes it at the end."""
+    """A thread that renews the row of one worker, and removes it at the end."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Registration:
 
     def _renew(self) -> None:
         if self._paused():
-            return  # a worker that is paused for long serves no waiting job and counts as unhealthy
+            return  # a worker that is paused for long must not count as live
         # Registering again costs no more, and restores the row if housekeeping removed it during an outage.
         with self._database.session() as session:
             workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)

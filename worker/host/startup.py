@@ -1,6 +1,6 @@
-"""What every worker process does first: connect to the ledger, and find and check the storage.
+"""What every worker process does first: connect to the ledger, then find and check the storage.
 
-Each of these ends the process with a sentence when it can't be done.
+If that is impossible, the process ends with a sentence that says why.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from jobs.storage.storage import Storage, open_storage
 from worker.host.work_folder import WorkFolder
 
 LEDGER_SECONDS = 2.0
-"""Between two attempts to reach the ledger."""
+"""Pause between two attempts to reach the ledger."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class WorkerHost:
-    """What the training and the inspecting process have in common."""
+    """What the training and the inspecting process both use."""
 
     worker_id: str
     database: Database
     storage: Storage
     marker: str
-    """The key by which the storage is known to be the ledger's."""
+    """Storage key of the marker, which shows that the storage is the ledger's."""
     work_folder: WorkFolder
 
 
 def exit_on_sigterm() -> None:
-    """End at once on SIGTERM, as long as nothing runs that would have to be given back first."""
+    """End at once on SIGTERM. For the start of a process, when it has no job that it would have to give back."""
     signal.signal(signal.SIGTERM, _exit)
 
 
@@ -53,7 +53,7 @@ def _exit(_number: int, _frame: object) -> NoReturn:
 
 
 def open_host(settings: Settings) -> WorkerHost:
-    """Waits while the ledger is out of reach."""
+    """Connect to the ledger and check the storage. Waits as long as the ledger can't be reached."""
     if not settings.database_url:
         sys.exit("the worker needs DATABASE_URL: set it to the URL of the ledger's PostgreSQL database")
     database = Database(settings.database_url)

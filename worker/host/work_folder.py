@@ -13,7 +13,7 @@ LOCK_NAME = "lock"
 
 
 class WorkFolder:
-    """This process's folder under `root`, locked while the process lives. An unlocked one is a dead process's."""
+    """This process's folder under `root`, locked while the process lives. An unlocked one is a leftover."""
 
     def __init__(self, root: Path, name: str) -> None:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)

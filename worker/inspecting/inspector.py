@@ -1,6 +1,6 @@
 """Inspections: a sandboxed subprocess reads an uploaded teacher, which is then stored as safetensors.
 
-The inspecting worker is a process of its own beside the training worker, so no inspection waits for a training.
+The inspecting worker is a separate process beside the training worker, so no inspection waits for a training.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from worker.host.work_folder import WorkFolder
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
 BOUND = (sys.executable, "-m", "worker.host.parent_death")
-"""Put before the command, so that a killed worker leaves no inspection running."""
+"""A prefix of the command: it ends the inspection when the worker is killed."""
 LOOK_SECONDS = 5.0
-"""The ledger is asked at every notification, and this often without one."""
+"""Longest time between two looks into the ledger. A notification causes a look at once."""
 RETRY_SECONDS = 1.0
-"""After a failure of the ledger."""
+"""Pause after a failure of the ledger."""
 DRAIN_SECONDS = 10.0
-"""An inspection that has not finished so long after `stop` is given back."""
+"""How long an inspection may take to finish after `stop`, before it is given back."""
 ANSWER_BYTES = 64 << 10
 
 log = structlog.get_logger()
 
 
 class Refused(Exception):
-    """The upload is not a teacher that can be read."""
+    """The upload can't be used as a teacher; `error` says why."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.detail)
@@ -67,7 +67,7 @@ class Stopped(Exception):
 
 
 class Inspector:
-    """Claims and runs inspections, one at a time, in a thread of its own. `command` inspects FILE into FOLDER."""
+    """A thread that claims and runs inspections, one at a time. `command` reads FILE and writes to FOLDER."""
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class Inspector:
         self._wake.set()
 
     def stop(self) -> None:
-        """Claim nothing new, and give back the inspection under way unless it finishes soon."""
+        """Claim nothing new. The running inspection is given back unless it finishes soon."""
         self._stopped.set()
         self._wake.set()
         self._thread.join(DRAIN_SECONDS + 5)
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
-            # Before looking, so that a wake-up in between is not lost.
+            # Before the look into the ledger, so that a wake-up during the look is not lost.
             self._wake.clear()
             try:
                 while not self._stopped.is_set() and self.inspect_one():
@@ -158,11 +158,11 @@ class Inspector:
             with self._database.session() as session:
                 write(session)
         except Exception:
-            # Without this write it is claimed again later, once its time limit has passed.
+            # Without this write the inspection is claimed again after its time limit.
             log.exception("inspection not given back")
 
     def _recover(self, fault: str | None) -> None:
-        """Claim nothing for a while, and then as long as the storage is not the ledger's."""
+        """Claim nothing for a while, and continue to pause as long as the storage has a fault."""
         while fault is not None and not self._stopped.is_set():
             seconds = self._backoff.next()
             log.error("this worker has a fault and inspects nothing for a while", fault=fault, seconds=seconds)
@@ -197,11 +197,11 @@ class Inspector:
                 if (fault := storage_fault(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing
                 raise refused("the upload is no longer in storage: upload it again") from missing
-            answer, named = folder / "answer", None
+            answer, architecture = folder / "answer", None
             if upload.architecture is not None:
-                named = folder / "architecture.json"
-                named.write_text(json.dumps(upload.architecture))
-            code = self._run(source, output, answer, named)
+                architecture = folder / "architecture.json"
+                architecture.write_text(json.dumps(upload.architecture))
+            code = self._run(source, output, answer, architecture)
             if code == TrainerExit.FAILED:
                 raise Refused(_answer(answer))
             if code != TrainerExit.DONE:
@@ -213,7 +213,7 @@ class Inspector:
             return inspection
 
     def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
-        """The exit code of the sandboxed process. It gets no secrets, little time and a group that is killed."""
+        """Run the sandboxed process and return its exit code. It gets no secrets. Its group is killed at the end."""
         seconds = self._settings.inspect_timeout_seconds
         limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
@@ -230,13 +230,13 @@ class Inspector:
                 start_new_session=True,
             )
         try:
-            return self._wait(process, time.monotonic() + seconds, named=architecture is not None)
+            return self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _wait(self, process: subprocess.Popen[bytes], until: float, *, named: bool) -> int:
-        """Wait without reaping, so that the group's id is not reused before the group is killed."""
+    def _wait(self, process: subprocess.Popen[bytes], until: float, *, builds_network: bool) -> int:
+        """Wait for the exit code. Does not reap the process, so that its group's id is not reused."""
         drained_at: float | None = None
         while True:
             status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -246,7 +246,7 @@ class Inspector:
             now = time.monotonic()
             if now > until:
                 seconds = self._settings.inspect_timeout_seconds
-                also = " and building the network that its architecture names" if named else ""
+                also = " and building the network that its architecture names" if builds_network else ""
                 raise refused(f"reading the file{also} took longer than {seconds:g} s")
             if self._stopped.is_set():
                 drained_at = drained_at or now
@@ -264,17 +264,17 @@ def refused(detail: str) -> Refused:
 
 
 def worker_lost(failure: Exception) -> JobError:
-    detail = f"the worker failed at inspecting the file: {failure!r}; upload it again once that is repaired"
+    detail = f"the worker could not inspect the file ({failure!r}): repair the worker, then upload the file again"
     return JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
 
 
 def _result(output: Path) -> tuple[Inspection, Path]:
-    """What the sandboxed process wrote. Raises Refused if that is not an inspection with a teacher."""
+    """Read what the sandboxed process wrote: inspection and teacher. Raises Refused if one is missing or wrong."""
     teacher = output / TEACHER_FILE
     try:
         inspection = Inspection.model_validate_json((output / INSPECTION_FILE).read_bytes())
         jsonb.check(inspection.model_dump(mode="json"))
-        # A link could point to a file of someone else.
+        # A link could point to another owner's file.
         regular = stat.S_ISREG(teacher.lstat().st_mode)
     except (OSError, ValueError) as failure:
         raise refused("the file could not be read: its inspection gave no result") from failure
@@ -284,7 +284,7 @@ def _result(output: Path) -> tuple[Inspection, Path]:
 
 
 def _answer(path: Path) -> JobError:
-    """What the sandboxed process says is wrong with the file. It is trusted no more than the file."""
+    """The error that the sandboxed process reported. It is checked, because the process read an untrusted file."""
     with path.open("rb") as file:
         lines = file.read(ANSWER_BYTES).splitlines()
     try:

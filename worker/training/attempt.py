@@ -66,7 +66,7 @@ class Attempt:
     database: Database
     storage: Storage
     marker: str
-    """Key of the object by which the storage is known to be the ledger's."""
+    """Storage key of the marker, which shows that the storage is the ledger's."""
     claim: Claim
     lease: Lease
     folder: Path
@@ -82,7 +82,7 @@ class Attempt:
     _log_at: float = 0.0
 
     def run(self) -> AttemptResult:
-        """Returns how the attempt came out."""
+        """Run the attempt and record its result, which is returned."""
         with ThreadPoolExecutor(1, thread_name_prefix="copies") as self._copies:
             try:
                 result = self._run_trainer()
@@ -120,7 +120,7 @@ class Attempt:
         if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
             return failed(missing.error)
         fault = (
-            f"the file of {missing.upload} is not in storage, though the ledger has it: if it is lost, upload it again"
+            f"storage has no file of the upload {missing.upload}, which the ledger has: if it is lost, upload it again"
         )
         return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
 
@@ -152,25 +152,26 @@ class Attempt:
     # --- while the trainer runs ---
 
     def _follow(self, trainer: Trainer) -> int:
-        """Until the trainer ends, copy its messages to the ledger and its files to storage."""
+        """Copy the trainer's messages to the ledger and its files to storage until it ends. Returns its exit code."""
         while not trainer.exited():
-            self._carry(trainer)
+            self._copy_new(trainer)
         code = trainer.end()
         self.lease.detach()
-        given_up = boottime() + SECONDS_FOR_PIPE
-        while not trainer.all_messages_read() and boottime() < given_up:
-            self._carry(trainer)
+        give_up_at = boottime() + SECONDS_FOR_PIPE
+        while not trainer.all_messages_read() and boottime() < give_up_at:
+            self._copy_new(trainer)
         self._finish_copies()
         return code
 
-    def _carry(self, trainer: Trainer) -> None:
+    def _copy_new(self, trainer: Trainer) -> None:
+        """Copy what the trainer has written since the last call."""
         if messages := trainer.messages(LOOK_SECONDS):
             self._record(messages)
         self._copy_checkpoint()
         self._push_log()
 
     def _record(self, messages: list[TrainerMessage]) -> None:
-        """Record new messages in one transaction. A checkpoint is recorded only once it is stored."""
+        """Record new messages in one transaction, except checkpoints: they are recorded after they are stored."""
         events: list[Event] = []
         metrics: list[Metric] = []
         progress: dict[str, Any] | None = None
@@ -193,7 +194,7 @@ class Attempt:
             self._record_batch(events, metrics, progress, None)
 
     def _copy_checkpoint(self) -> None:
-        """Store the newest checkpoint while the training goes on, one at a time. It is recorded once it is stored."""
+        """Store the newest checkpoint, one at a time, while the training continues. Record it after it is stored."""
         if self._copy is not None and self._copy.done():
             self._record_checkpoint(self._copy)
             self._copy = None
@@ -211,7 +212,7 @@ class Attempt:
         try:
             covered = copy.result()
         except OSError:
-            # The training goes on. A later checkpoint may be stored; until then the earlier one counts.
+            # The training continues. Until a later checkpoint is stored, the earlier one is used.
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
@@ -272,7 +273,7 @@ class Attempt:
         output = self.folder / OUTPUT_FOLDER
         for path in sorted(output.iterdir()) if output.is_dir() else []:
             if not stat.S_ISREG(path.lstat().st_mode):
-                self.log.warning("output is no regular file: left out", name=path.name)
+                self.log.warning("output is not a regular file: left out", name=path.name)
                 continue
             self._check_not_lost()
             key = layout.output(self.claim.job_id, self.claim.attempt, path.name)
@@ -286,7 +287,7 @@ class Attempt:
         """The one transaction that finishes the attempt."""
 
         def write(session: Session) -> None:
-            # The next attempt's time limit continues from here, not from the last heartbeat.
+            # So that the time limit of the next attempt counts all seconds, not only those until the last heartbeat.
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             attempt_result.write(session, self.claim)
 
@@ -294,7 +295,7 @@ class Attempt:
         self.log.info("attempt finished", result=attempt_result.name)
 
     def _remove_spent_checkpoints(self) -> None:
-        """If the job is finished. The trainer's logs stay."""
+        """Remove the job's checkpoints if it is finished. The trainer's logs stay."""
         try:
             with self.database.session() as session:
                 keys = checkpoints.spent(session, self.claim.job_id)
@@ -333,7 +334,7 @@ class Attempt:
             raise Interrupted(reason)
 
     def _check_storage(self) -> None:
-        """Raises OSError when the storage is not mounted: files would be stored where nobody looks for them."""
+        """Raises OSError when the storage is not mounted: nobody would find files that are stored now."""
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
 
@@ -347,7 +348,7 @@ def _is_known(session: Session, owner: str, upload_id: str) -> bool:
 
 
 def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:
-    """The trainer's environment: where programs and our code are, its device, and no secrets."""
+    """The trainer's environment variables: search paths, its device and its threads, but no secrets."""
     environment = {
         "HOME": str(folder),
         "TMPDIR": str(folder),

@@ -21,7 +21,7 @@ class AttemptResult:
     name: str
     write: Callable[[Session, Claim], None]
     fault: str | None = None
-    """What is wrong with this worker, if that is the reason."""
+    """What is wrong with this worker, if that is why the attempt failed."""
 
 
 def _write_nothing(_session: Session, _claim: Claim) -> None:
@@ -38,7 +38,7 @@ def succeeded(result: dict[str, Any], manifest: Sequence[Artifact]) -> AttemptRe
 
 
 def failed(error: JobError) -> AttemptResult:
-    """The job fails for good."""
+    """The job fails, and is not tried again."""
     return AttemptResult("failed", lambda session, claim: attempts.fail(session, claim, error))
 
 
@@ -54,14 +54,14 @@ def unfit(fault: str) -> AttemptResult:
 
 
 def trainer_failed(error: JobError) -> AttemptResult:
-    """The trainer reported an error. Another attempt would fail alike, unless this worker's device is faulty."""
+    """The trainer reported an error. Another attempt would too, unless this worker's device has a fault."""
     if error.type is ErrorType.DEVICE_UNAVAILABLE:
         return lost(error.type, error.detail, field=error.field, fault=error.detail)
     return failed(error)
 
 
 def describe_exit(code: int, last_line: str) -> str:
-    """A sentence about a trainer that ended without a message."""
+    """Why a trainer ended without saying so, as a sentence."""
     log_end = f"; its log ends with: {last_line}" if last_line else ""
     if code == -signal.SIGKILL:
         return f"the trainer was killed (SIGKILL), perhaps because the machine ran out of memory{log_end}"

@@ -1,11 +1,11 @@
-"""The Celery app: messages are wake-ups that say that there is work, and the ledger decides which.
+"""The Celery app. Its messages are wake-ups: they say that there is work, and the ledger decides which job it is.
 
 So messages are acknowledged before the work starts and carry nothing, there is no result backend, and only JSON is
 read. `worker_disable_prefetch` (for Redis brokers and a pool whose size Celery knows) leaves further wake-ups in the
 queue while a job runs, where other workers find them.
 
-The pool is `threads` with one thread. With `solo` the task would run inside Celery's event loop: the wake-up would stay
-unacknowledged and the broker connection unattended for hours. With `threads` the main thread keeps acknowledging,
+The pool is `threads` with one thread. With `solo` the task would run inside Celery's event loop, and for hours
+nobody would acknowledge the wake-up or serve the broker connection. With `threads` the main thread keeps acknowledging,
 and answers SIGTERM at once: Celery sends `worker_shutting_down`, on which the supervisor drains its trainer, and
 waits for the task, which then ends, before the process exits with 0.
 """
@@ -72,4 +72,4 @@ def run_worker(app: Celery, name: str, queues: Sequence[str], on_shutdown: Calla
 
 
 def _keep_logging(**_: Any) -> None:
-    """Connected to `setup_logging`: Celery then leaves the logging as it is."""
+    """Connected to `setup_logging`, so that Celery does not change the logging."""

@@ -1,4 +1,4 @@
-"""Fills the folder that a trainer reads. It is on the worker's own disk and is removed when the attempt is over."""
+"""Fills the job folder, which the trainer reads. It is on the worker's disk and is removed after the attempt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.host.fetching import fetch
 
 
 def trainer_machine(settings: Settings) -> TrainerMachine:
-    """What every trainer of this worker is told about the machine."""
+    """The part of run.json that is the same for all trainers of this worker."""
     return TrainerMachine(
         threads=settings.threads,
         datasets=settings.datasets_dir and settings.datasets_dir.resolve(),
@@ -33,7 +33,7 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
 
 
 class UploadMissing(Exception):
-    """Storage lacks the file of an upload. `error` is the job's if the ledger does not have the upload either."""
+    """Storage has no file of an upload. If the ledger does not have the upload either, the job fails with `error`."""
 
     def __init__(self, upload: str, error: JobError) -> None:
         super().__init__(error.detail)
@@ -77,7 +77,7 @@ def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], Non
 
 
 def fetch_checkpoint(storage: Storage, key: str, path: Path, check: Callable[[], None]) -> bool:
-    """False when storage does not have it. The training then starts from the beginning; nothing but time is lost."""
+    """Returns False if storage has no such checkpoint. The training then starts from the beginning."""
     try:
         fetch(storage, key, path, check)
     except StorageKeyMissing:

@@ -49,7 +49,7 @@ class Interrupted(Exception):
 
 
 class Lease:
-    """Renews the lease from a thread of its own while entered, so that slow storage cannot cost it.
+    """A context manager that renews the lease in its own thread, so that slow storage does not let it expire.
 
     `claimed_at` is the time before the claim was sent: the ledger's lease cannot have begun earlier.
     """
@@ -93,7 +93,7 @@ class Lease:
 
     @property
     def reason(self) -> InterruptReason | None:
-        """Why the attempt must stop; None if it may go on."""
+        """Why the attempt must stop; None if it may continue."""
         if self._reason not in FATAL and boottime() >= self.deadline and not self._done.is_set():
             self._interrupt(InterruptReason.EXPIRED)
         return self._reason
@@ -127,7 +127,7 @@ class Lease:
         self._trainer = None
 
     def closing(self) -> AbstractContextManager[Any]:
-        """Held around the transaction that finishes the attempt, so that no heartbeat takes it for stale afterwards."""
+        """Enter this around the transaction that finishes the attempt, so that no heartbeat finds the attempt stale."""
         return self._ledger
 
     def closed(self) -> None:

@@ -1,4 +1,4 @@
-"""The loop of the training worker: claim a job, run one attempt, until no job is left."""
+"""The loop of the training worker: claim a job and run one attempt at it, until no job is left."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from worker.training.lease import Lease
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 SPEC_VERSIONS = [SPEC_VERSION]
 PAUSE_SECONDS = 2.0
-"""After a lost attempt: a fault of this machine must not use up a job's attempts within a moment."""
+"""Pause after a lost attempt, so that a fault of this machine does not use up a job's attempts at once."""
 LEFT_TO_OTHERS_SECONDS = 60.0
-"""For so long a worker does not claim a job again during which it found a fault of its own."""
+"""If the worker finds a fault of its own during a job, it does not claim this job again for this long."""
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class Supervisor:
         self.current_job: str | None = None
 
     def drain(self) -> None:
-        """Take no new job and give the running one back with a fresh checkpoint. Safe in a signal handler."""
+        """Claim no new job, and give the running job back after a checkpoint. Safe in a signal handler."""
         self._drain.set()
 
     def work(self) -> int:
@@ -108,7 +108,7 @@ class Supervisor:
         except Exception as failure:
             if not is_outage(failure):
                 raise
-            # This wake-up is used up. Housekeeping sends another one once the ledger is back.
+            # This wake-up is lost. Housekeeping sends another one when the ledger can be reached again.
             log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
             return None
 
@@ -159,14 +159,14 @@ class Supervisor:
             ).run()
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
-        """Record the result of an attempt that could not record it itself."""
+        """Record the result for an attempt that could not do it itself."""
         try:
             with self._database.session() as session:
                 result.write(session, claim)
         except Stale:
             log.warning("stale: another attempt has the job", job=claim.job_id, attempt=claim.attempt)
         except Exception:
-            # Without this write the lease expires a little later, with much the same result.
+            # Without this write the lease expires soon, and housekeeping counts a failure.
             log.exception("result of the attempt not recorded", job=claim.job_id, attempt=claim.attempt)
         return result
 
@@ -186,7 +186,7 @@ class Supervisor:
                 self._send_wakeup(queue)
 
     def _prepare_next(self, claim: Claim, result: AttemptResult) -> None:
-        """Pause, or send others to the job, if the last attempt calls for it."""
+        """Wake other workers if the job was given back. Pause if the worker has a fault or lost the attempt."""
         if result.fault is not None:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
         if result.fault is not None or result.name == "released":
@@ -199,7 +199,7 @@ class Supervisor:
             self._drain.wait(PAUSE_SECONDS)
 
     def _recover(self, fault: str | None) -> None:
-        """Claim nothing for a while, and then as long as storage or device has a fault."""
+        """Claim nothing for a while, and continue to pause as long as the storage or a device has a fault."""
         self.paused = True
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()

@@ -101,7 +101,7 @@ class Compare:
 
 
 def _difference(arm: Configuration, first: Configuration) -> tuple[Sample, int]:
-    """Of the test accuracies, seed by seed; without an interval for the first arm itself."""
+    """The difference of the test accuracies, seed by seed. For the first arm itself there is no difference."""
     if arm is first:
         return describe([]), 0
     differences = [
@@ -123,7 +123,7 @@ def _arms(spec: StudySpec, request: CompareRequest) -> list[_Arm]:
         _check_patch(arm, field)
         for made in _with_inits(spec.job, arm, field, request):
             if made.name in found:
-                raise SpecError(f"{field}.name", f"{made.name!r} is the name of an earlier arm: give another")
+                raise SpecError(f"{field}.name", f"{made.name!r} is the name of an earlier arm: give another name")
             found[made.name] = made
     return list(found.values())
 
@@ -136,7 +136,7 @@ def _check_patch(arm: Arm, field: str) -> None:
     dataset = arm.patch.get("dataset", {})
     for name in DATASET_SOURCES:
         if not isinstance(dataset, dict) or name in dataset:
-            raise SpecError(f"{field}.dataset", "must be that of the study: an arm may only change how it is read")
+            raise SpecError(f"{field}.dataset", "must be the study's data set: an arm may only change how it is read")
 
 
 def _with_inits(job: dict[str, Any], arm: Arm, field: str, request: CompareRequest) -> list[_Arm]:
@@ -147,7 +147,7 @@ def _with_inits(job: dict[str, Any], arm: Arm, field: str, request: CompareReque
     for place, given in ((field, arm.patch), ("job", job)):
         student = given.get("student")
         if isinstance(student, dict) and student.get("init") is not None:
-            raise SpecError(f"{place}.student.init", "is what `inits` varies: leave one of the two out")
+            raise SpecError(f"{place}.student.init", "is what `inits` varies: leave out one of the two")
     return [
         _Arm(
             f"{arm.name}-{init.value}",

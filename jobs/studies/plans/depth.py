@@ -1,7 +1,7 @@
 """`depth`: the shallowest student that is good enough, and what each depth gains and costs.
 
-The shallowest is found by bisection over the depths, several at a time where several workers live. That rests on one
-assumption: a deeper student is no worse. Where all depths are tried (`front`), nothing is assumed.
+The shallowest is found by bisection over the depths; several are tried at a time if several workers are live. This
+assumes that a deeper student is never worse. If all depths are tried (`front`), nothing is assumed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DepthRow(Row):
     validation_drop: float | None
     """Percentage points of accuracy lost on the validation split; without labels, of agreement with the teacher."""
     within: bool | None
-    """Whether the depth keeps to `max_accuracy_drop`; null if that is not asked for or not known."""
+    """Whether the depth loses at most `max_accuracy_drop`; null without that field, or if it is not known."""
     latency_ms: float | None
     """Of one sample, p50, a mean."""
     speedup: float | None
@@ -60,17 +60,17 @@ class _Verdict(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     VOID = "void"
-    """Its trials are finished, but do not decide it."""
+    """Its trials are finished, but they don't decide between passed and failed."""
 
 
 class Depth:
     columns = DepthRow
 
     def __init__(self, spec: StudySpec, request: DepthRequest) -> None:
-        """Raises SpecError where there is nothing to vary."""
+        """Raises SpecError if the request leaves no depth to vary."""
         teacher = spec.inspection.architecture
         if request.max_accuracy_drop is not None and teacher.task is not Task.CLASSIFICATION:
-            raise SpecError("max_accuracy_drop", 'is for classifiers: ask for a generator\'s "front"')
+            raise SpecError("max_accuracy_drop", 'is for classifiers, but the teacher is a generator: use "front"')
         for name in ("depth", "blocks", "ratio"):
             if getattr(request.job.student, name) is not None:
                 raise SpecError(f"job.student.{name}", "is what the study varies: leave it out")
@@ -79,7 +79,7 @@ class Depth:
         offered = [option.depth for option in spec.inspection.students if option.depth < teacher.depth]
         if not offered and request.depths is None:
             raise SpecError(
-                "job.teacher", f"its depth {teacher.depth} is the least of its family: nothing is shallower"
+                "job.teacher", f"its depth {teacher.depth} is the smallest of its family: give a deeper teacher"
             )
         self._given = offered if request.depths is None else request.depths
         self._depths = sorted(self._given)
@@ -136,7 +136,7 @@ class Depth:
         return [depth for depth, verdict in verdicts.items() if verdict is _Verdict.OPEN]
 
     def _spread(self, depths: Sequence[int], trials: Trials[DepthKey], width: int) -> list[int]:
-        """As many of these depths as keep the workers busy: the running ones, and more in the middle of the gaps."""
+        """Enough of these depths to keep the workers busy: the running ones, and others from the middle of the gaps."""
         selected = [number for number, depth in enumerate(depths) if self._configuration(depth, trials).made]
         wanted = min(math.ceil(width / len(self._seeds)), len(depths))
         while len(selected) < wanted:
@@ -193,8 +193,8 @@ class Depth:
         front = self._front(trials)
         if (self._bound is not None and not passed and missed) or (self._all and not front):
             detail = (
-                f"not every trial of depth {', '.join(map(str, missed))} succeeded, and the others don't tell: see the "
-                "jobs' errors, then resume the study"
+                f"not every trial of depth {', '.join(map(str, missed))} succeeded, and the others don't decide: see "
+                "the jobs' errors, then resume the study"
             )
             return StudyError(type=StudyErrorType.NO_RESULT, detail=detail)
         values: dict[str, Any] = {}

@@ -93,7 +93,10 @@ class Search:
             raise SpecError("job.method", f"{job.method} has no beta to search for: leave it out, and lit is searched")
         for name in ("tau", "beta"):
             if name in job.model_fields_set:
-                raise SpecError(f"job.{name}", f"is what the study searches for: leave it out, or give `{name}s`")
+                raise SpecError(
+                    f"job.{name}",
+                    f"is what the study searches for: leave it out, or give the values to try in `{name}s`",
+                )
         self._job = spec.job
         self._seeds = request.explicit_seeds
         self._grids = {Stage.TAU: request.taus, Stage.ALPHA: request.alphas, Stage.BETA: request.betas}

@@ -1,4 +1,4 @@
-"""What a plan reads and what it answers."""
+"""The input and the output of a study's plan."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrialStopReason(StrEnum):
     """Why a study stops one of its own trials."""
 
     HOPELESS = "hopeless"
-    """It can no longer reach what is needed."""
+    """The trial can no longer reach the accuracy that the study needs."""
     UNNEEDED = "unneeded"
     """Other trials have answered the question."""
 
@@ -43,7 +43,7 @@ class TrialResult:
 
     validation_metric: str
     validation: float
-    """The number that its best epoch was selected by."""
+    """The value of its best epoch, by which that epoch was selected."""
     teacher_validation: float | None
     test_metric: str
     test: float | None
@@ -51,10 +51,10 @@ class TrialResult:
     parameters: int | None
     teacher_parameters: int | None
     latency_ms: float | None
-    """Of one sample, p50."""
+    """Latency of one sample, p50."""
     teacher_latency_ms: float | None
     seconds: float | None
-    """Of training."""
+    """Training time."""
 
 
 EpochKey = tuple[int, int]
@@ -68,10 +68,10 @@ class Trial:
     job_id: str
     state: JobState
     stopped: TrialStopReason | None = None
-    """Set as soon as the study stops the trial. It may succeed all the same."""
+    """Set as soon as the study stops the trial. The trial may still succeed."""
     result: TrialResult | None = None
     curve: Mapping[EpochKey, float] = field(default_factory=dict)
-    """The metric that the best epoch is selected by, after each epoch. Only for studies that stop trials early."""
+    """After each epoch: the metric that selects the best epoch. Only for studies that stop trials early."""
 
     @property
     def live(self) -> bool:
@@ -83,17 +83,17 @@ Trials = Mapping[KeyT, Trial]
 
 
 class Choice(SpecModel):
-    """What a study has found out."""
+    """The result of a study."""
 
     values: dict[str, Any]
-    """By name, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; a value is null where nothing did."""
+    """By name, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; null if no value was good enough."""
     job_id: str | None
-    """The trial of the chosen configuration that is best on the validation split."""
+    """Of the chosen configuration, the trial that is best on the validation split."""
 
 
 @dataclass(frozen=True)
 class Plan(Generic[KeyT]):
-    """What to do next."""
+    """What the study does next."""
 
     new: Sequence[KeyT] = ()
     """Trials to make, the most urgent first. Any number of them may be made."""
@@ -115,9 +115,9 @@ class Row(SpecModel):
     trials: int
     succeeded: int
     failed: int
-    """Or cancelled by someone."""
+    """Trials that failed, or were cancelled by their owner."""
     stopped: int
-    """By the study itself."""
+    """Trials that the study itself stopped."""
     validation_mean: float | None
     validation_std: float | None
     test_mean: float | None
@@ -127,10 +127,10 @@ class Row(SpecModel):
     test_high: float | None
     parameters: int | None
     seconds: float | None
-    """Of training, a mean."""
+    """Mean training time."""
     chosen: bool
     job_id: str | None
-    """The row's trial that is best on the validation split."""
+    """Of this row, the trial that is best on the validation split."""
 
 
 class StudySpec(SpecModel):
