@@ -1,4 +1,4 @@
-"""From a request to tensors."""
+"""Loads a data set: from its request and file to tensors."""
 
 from __future__ import annotations
 
@@ -109,13 +109,14 @@ def _check_request(request: DatasetRequest, interface: Interface) -> None:
     for name, values in (("mean", request.mean), ("std", request.std)):
         if not isinstance(values, str) and len(values) != channels:
             raise DatasetError(
-                f"{name} has {len(values)} values, but the teacher takes {channels} channels: give one a channel",
+                f"{name} has {len(values)} values, but the teacher takes {channels} channels: give one per channel",
                 field=f"dataset.{name}",
             )
     order = request.class_order
     if order is not None and (len(order) != classes or len(set(order)) != classes):
         raise DatasetError(
-            f"class_order must name each of the teacher's {classes} classes once", field="dataset.class_order"
+            f"class_order does not name each of the teacher's {classes} classes once: give each name once",
+            field="dataset.class_order",
         )
 
 
@@ -134,7 +135,7 @@ def _read(request: DatasetRequest, path: Path | None, interface: Interface, limi
 def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
     if request.attributes is not None and raw.classes != request.attributes:
         raise DatasetError(
-            "attributes choose among those of a CelebA layout, which this is not: name domains in class_order",
+            "attributes are only for data in CelebA's layout, and this is not: give the domains in class_order",
             field="dataset.attributes",
         )
 
@@ -144,7 +145,9 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
     if interface.task != Task.TRANSLATION or y.ndim == 2:
         return y
     if bool((y == NO_LABEL).any()):
-        raise DatasetError("a sample has no label, but a generator needs the domain of each", field="dataset")
+        raise DatasetError(
+            "a sample has no label, but a generator needs the domain of each sample: give labels", field="dataset"
+        )
     return F.one_hot(y, interface.classes).float()
 
 
@@ -178,7 +181,9 @@ def _fewer(arrays: Arrays, samples: int) -> Arrays:
 
 def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
     if interface.task != Task.CLASSIFICATION:
-        raise DatasetError("labels can't be left out: a generator needs its domains", field="dataset.labels")
+        raise DatasetError(
+            "labels can't be ignored, because a generator needs its domains: leave this out", field="dataset.labels"
+        )
     return Arrays(arrays.x, torch.full_like(arrays.y, NO_LABEL))
 
 
@@ -186,10 +191,12 @@ def _augmentation(augmentation: Augmentation | None, x: Tensor, interface: Inter
     if interface.modality == Modality.TEXT:
         wrong = [name for name in ("shift", "flip", "rotate", "scale", "noise") if _asked(augmentation, name)]
         if wrong:
-            raise DatasetError("is for images, but the teacher takes texts", field=f"augmentation.{wrong[0]}")
+            raise DatasetError(
+                "is for images, but the teacher takes texts: leave it out", field=f"augmentation.{wrong[0]}"
+            )
         return augmentation or Augmentation()
     if _asked(augmentation, "mask"):
-        raise DatasetError("is for texts, but the teacher takes images", field="augmentation.mask")
+        raise DatasetError("is for texts, but the teacher takes images: leave it out", field="augmentation.mask")
     shorter = min(x.shape[2:])
     generator = interface.task == Task.TRANSLATION
     usual = Augmentation(shift=0 if generator else min(shorter // SHIFT_SHARE, 64), flip=generator)

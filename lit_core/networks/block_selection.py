@@ -20,9 +20,9 @@ LEAST_NORM = 1e-12
 @dataclass(frozen=True)
 class Selection:
     kept_blocks: list[list[int]]
-    """Of each section the indices of the teacher's blocks, from 0, ascending."""
+    """For each section: the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None = None
-    """Of each block of the teacher how much it changes its representation; None for a block that must stay because it
+    """For each block of the teacher: how much it changes its representation. None for a block that must stay because it
     changes the shape."""
 
 
@@ -41,7 +41,7 @@ def select_blocks(
 
 
 def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:
-    """Of equally important blocks the earlier ones."""
+    """The indices of the most important blocks, ascending. Of equally important blocks, the earlier ones are taken."""
     ranked = sorted(range(len(values)), key=lambda place: (-_rank(values[place]), place))
     return sorted(ranked[:wanted])
 

@@ -21,10 +21,11 @@ from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.surgery import CONTAINERS, RemovedBlock, cut
 from lit_core.networks.watching import Call, watch
 
-LEAST_WEIGHTS = 2
-"""A block has several layers. A single convolution that keeps the shape is not a block."""
-LONG, MOST_PIECES, LEAST_PIECE = 6, 4, 3
-"""A single sequence of at least LONG blocks becomes up to MOST_PIECES sections of at least LEAST_PIECE blocks each."""
+LEAST_LAYERS = 2
+"""A block has at least this many layers with weights. A single convolution that keeps the shape is not a block."""
+LONG_SEQUENCE, MOST_PIECES, LEAST_BLOCKS_PER_PIECE = 6, 4, 3
+"""A single sequence of at least LONG_SEQUENCE blocks becomes up to MOST_PIECES sections, each with at least
+LEAST_BLOCKS_PER_PIECE blocks."""
 
 
 def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]] = ()) -> Layout:
@@ -41,7 +42,7 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
         found = _removable(network, inputs, calls, _divide(network, "", calls, CONTAINERS))
         found = _cut_into_pieces(found or _removable(network, inputs, calls, _divide(network, "", calls, (nn.Module,))))
     if not found:
-        raise NoSections(_why_none(network, calls))
+        raise NoSections(_why_no_sections(network, calls))
     found.sort(key=lambda run: calls[run[0]].place)
     _check_disjoint(found)
     numbered = _numbered_blocks(network, inputs, found, calls)
@@ -49,25 +50,26 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
     if numbered and (sections or not found):
         block = next(iter(numbered.values()))
         raise NoSections(
-            f"{block} gets other arguments than the block before it, and they depend on the block's number"
+            f"{block} gets other arguments than the block before it, and they depend on the block's number, so blocks "
+            "can't be left out: name other sections with `sections`"
         )
     if all(len(run) == 1 for run in found):
-        raise NoSections("each section has only one block, which can't be left out")
+        raise NoSections("each section has only one block, which can't be left out: name longer ones with `sections`")
     stem, head = _ends(network, found, watched.order, calls[found[0][0]].place)
     return Layout(tuple(stem), tuple(tuple(run) for run in found), tuple(head))
 
 
 @torch.no_grad()
 def check_trains(network: nn.Module, *inputs: Tensor) -> None:
-    """Run the network in training mode, in which auxiliary heads may need larger images. Raises what it raises."""
+    """Run a copy in training mode, in which auxiliary heads may need larger images. Raises the network's errors."""
     copy.deepcopy(network).train()(*inputs)
 
 
 def _divide(
     network: nn.Module, path: str, calls: dict[str, Call], parents: tuple[type[nn.Module], ...]
 ) -> list[list[str]]:
-    """The runs of blocks in a module. Of nested runs the outer one counts, unless its blocks are of several kinds, as
-    stages are, and an inner run is longer."""
+    """The runs of blocks in a module. Of nested runs, the outer one is taken. If its blocks are of several kinds, as
+    stages are, and an inner run is longer, the inner runs are taken."""
     module = network.get_submodule(path)
     places = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
     within = {place: _divide(network, place, calls, parents) for place in places}
@@ -107,7 +109,7 @@ def _runs_without(
 
 
 def _calls_without(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Call] | None:
-    """The calls in a network that has lost blocks; None if it can't be run any more."""
+    """The calls in a network without some of its blocks; None if the network no longer runs."""
     try:
         return watch(network, inputs).calls
     except Exception as failure:
@@ -121,7 +123,7 @@ def _are_alike(network: nn.Module, run: list[str]) -> bool:
 
 
 def _kind(module: nn.Module) -> tuple[type, ...]:
-    """Plain containers differ by what is in them."""
+    """The type of a module; for a plain container also the types of its children."""
     return (type(module), *(map(type, module.children()) if type(module) in CONTAINERS else ()))
 
 
@@ -153,26 +155,27 @@ def _numbered_blocks(
 def _first_numbered(
     network: nn.Module, inputs: tuple[Tensor, ...], runs: list[list[str]], calls: dict[str, Call]
 ) -> str | None:
-    """The first block that gets another block's arguments when a block before it is left out.
+    """The first block that gets another block's arguments when an earlier block is left out; None if there is none.
 
-    A block is left out in two ways: once the later blocks move up by one, once they keep their numbers. Arguments that
-    depend on a block's number differ between the two; those that depend on the representation do not.
+    An earlier block is left out in two copies of the network. In one copy the later blocks move up by one, in the other
+    they keep their numbers. Arguments that depend on a block's number differ between the copies. Arguments that depend
+    on the representation do not.
     """
     if any(x.is_meta for x in inputs):
         raise NotImplementedError(
-            "the blocks get different arguments, and comparing them needs values, which the meta device does not have"
+            "the blocks get different arguments, and the meta device has no values to compare: use a device with values"
         )
     run = next((run for run in runs if len(run) > 1), None)
     if run is None:
         return None
-    # The first block if possible, because all that come after it move.
-    gone = run[0] if calls[run[0]].keeps_shape else run[1]
+    # The first block if possible, because then all other blocks move.
+    removed = run[0] if calls[run[0]].keeps_shape else run[1]
     layout = Layout((), (*map(tuple, runs),), ())
-    kept = [[place for place, path in enumerate(paths) if path != gone] for paths in runs]
+    kept = [[place for place, path in enumerate(paths) if path != removed] for paths in runs]
     moved, stayed = copy.deepcopy(network), copy.deepcopy(network)
     after = [path for section in cut(moved, layout, kept).sections for path in section]
-    before = [path for paths in runs for path in paths if path != gone]
-    parent, _, name = gone.rpartition(".")
+    before = [path for paths in runs for path in paths if path != removed]
+    parent, _, name = removed.rpartition(".")
     stayed.get_submodule(parent).register_module(name, RemovedBlock())
     found, wanted = _calls_without(moved, inputs), _calls_without(stayed, inputs)
     if found is None or wanted is None:
@@ -190,7 +193,7 @@ def _first_numbered(
 def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> Iterator[list[str]]:
     run: list[str] = []
     for place in places:
-        if _weights(network.get_submodule(place)) < LEAST_WEIGHTS:
+        if _layers(network.get_submodule(place)) < LEAST_LAYERS:
             continue
         call = calls.get(place)
         if run and call is not None and call.follows(calls[run[-1]]) and call.keeps_shape:
@@ -203,16 +206,17 @@ def _runs(network: nn.Module, places: Sequence[str], calls: dict[str, Call]) -> 
         yield run
 
 
-def _weights(module: nn.Module) -> int:
+def _layers(module: nn.Module) -> int:
+    """The number of weights with several dimensions: one per layer, and none for normalisations."""
     return sum(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _cut_into_pieces(runs: list[list[str]]) -> list[list[str]]:
     """A single long sequence has no stages, so it is cut into pieces of even length."""
-    if len(runs) != 1 or len(runs[0]) < LONG:
+    if len(runs) != 1 or len(runs[0]) < LONG_SEQUENCE:
         return runs
     (run,) = runs
-    pieces = min(MOST_PIECES, len(run) // LEAST_PIECE)
+    pieces = min(MOST_PIECES, len(run) // LEAST_BLOCKS_PER_PIECE)
     edges = [piece * len(run) // pieces for piece in range(pieces + 1)]
     return [run[start:end] for start, end in pairwise(edges)]
 
@@ -226,19 +230,23 @@ def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Se
         for path in paths:
             _submodule(network, path)
     if not paths:
-        raise NoSections(f"the section {section!r} has no blocks")
+        raise NoSections(f"the section {section!r} has no blocks: name a container of blocks")
     if len({_parent(path) for path in paths}) > 1:
-        raise NoSections(f"the blocks of {section!r} must be children of one module")
+        raise NoSections(f"the blocks of {section!r} are in several modules: name blocks of one module")
     for number, path in enumerate(paths):
         call = calls.get(path)
         if call is None:
-            raise NoSections(f"{path} is not called exactly once from tensor to tensor, so it can't be a block")
+            raise NoSections(
+                f"{path} is not called exactly once, from tensor to tensor, so it can't be a block: leave it out"
+            )
         if number and not call.follows(calls[paths[number - 1]]):
-            raise NoSections(f"{path} is not run on the output of {paths[number - 1]}, so they can't be in one section")
+            raise NoSections(
+                f"{path} is not run on the output of {paths[number - 1]}: put them into different sections"
+            )
         if number and not call.keeps_shape:
             raise NoSections(
-                f"{path} turns {list(call.shape)} into {list(call.returned.tensor.shape)}: only the first block of a "
-                "section may change the shape"
+                f"{path} turns {list(call.shape)} into {list(call.returned.tensor.shape)}, but only the first block of "
+                "a section may change the shape: begin a section with it"
             )
     return paths
 
@@ -248,21 +256,21 @@ def _submodule(network: nn.Module, path: str) -> nn.Module:
         return network.get_submodule(path)
     except AttributeError:
         children = ", ".join(name for name, _ in network.named_children())
-        raise NoSections(f"there is no module {path!r}: the top-level modules are {children}") from None
+        raise NoSections(f"there is no module {path!r}: give a path below one of {children}") from None
 
 
 def _check_disjoint(sections: list[list[str]]) -> None:
     paths = [path for section in sections for path in section]
     for path in paths:
         if paths.count(path) > 1 or any(other.startswith(f"{path}.") for other in paths):
-            raise NoSections(f"{path} is in two sections")
+            raise NoSections(f"{path} is in two sections: name it once")
 
 
 def _ends(
     network: nn.Module, sections: list[list[str]], order: dict[str, int], start: int
 ) -> tuple[list[str], list[str]]:
-    """Everything outside the sections: paths of the largest modules without a block, and of parameters outside of them.
-    What runs between two sections counts as head."""
+    """Everything outside the sections: paths of the largest modules without a block, and of parameters outside them.
+    Layers between two sections count as head."""
     blocks = [path for section in sections for path in section]
     stem: list[str] = []
     head: list[str] = []
@@ -292,9 +300,9 @@ def _has_state(module: nn.Module) -> bool:
     return next(iter(module.state_dict()), None) is not None
 
 
-def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:
-    """The most informative reason."""
-    widening = _first(
+def _why_no_sections(network: nn.Module, calls: dict[str, Call]) -> str:
+    """The reason that says most about the network."""
+    widening = _deepest(
         path
         for path, module in network.named_modules()
         if isinstance(module, CONTAINERS) and _all_change(path, module, calls)
@@ -313,9 +321,9 @@ def _why_none(network: nn.Module, calls: dict[str, Call]) -> str:
 
 def _all_change(path: str, container: nn.Module, calls: dict[str, Call]) -> bool:
     names = [f"{path}.{name}" if path else name for name, _ in container.named_children()]
-    blocks = [n for n in names if n in calls and _weights(container.get_submodule(n.rpartition(".")[2])) > 1]
+    blocks = [n for n in names if n in calls and _layers(container.get_submodule(n.rpartition(".")[2])) > 1]
     return len(blocks) > 1 and not any(calls[name].keeps_shape for name in blocks)
 
 
-def _first(paths: Iterable[str]) -> str | None:
+def _deepest(paths: Iterable[str]) -> str | None:
     return max(paths, key=lambda path: path.count("."), default=None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class NoSections(Exception):
-    """The network can't be divided into sections. The message says why and what could be done."""
+    """The network can't be divided into sections. The message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""A network seen as stem, sections and head, with the inputs and outputs of its sections.
+"""A network as stem, sections and head, with access to the inputs and outputs of its sections.
 
-A section is a run of blocks, named by their module paths and watched by hooks, so the network needs no change.
+A section is a run of blocks. Module paths name the blocks and hooks read their inputs and outputs, so the network is
+not changed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ExtraArguments:
 
 
 class Section(nn.Sequential):
-    """A run of blocks, which are the network's own modules."""
+    """A run of blocks. The blocks are the network's own modules, not copies."""
 
     def forward(self, x: Tensor, extra_arguments: Sequence[ExtraArguments] = ()) -> Tensor:
         """Run the blocks in order, each with its extra arguments; if there are none, with the representation only."""
@@ -47,13 +48,13 @@ class Trace:
     inputs: list[Tensor]
     outputs: list[Tensor]
     extra_arguments: list[list[ExtraArguments]]
-    """Of each block of each section."""
+    """Extra arguments of each block, by section."""
     is_chain: bool
-    """Whether each section runs on the very output of the one before it, with nothing in between."""
+    """Whether each section's input is exactly the output of the section before it, with no layers in between."""
 
 
 class _ForwardStopped(Exception):
-    """The forward pass has come as far as needed."""
+    """Raised by a hook to end a forward pass early."""
 
 
 class SectionedNetwork:
@@ -64,12 +65,12 @@ class SectionedNetwork:
         self.network = network
         self.layout = layout
         self.probe_size: list[int] | None = None
-        """Of a library's network: an image size that it is known to take, as height and width in pixels."""
+        """For a library's network: an image size that the network can take, as height and width in pixels."""
         self.kept_blocks = (
             [list(range(len(paths))) for paths in layout.sections] if kept_blocks is None else kept_blocks
         )
         self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
-        self._learns = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def run(self, *inputs: Tensor) -> Tensor:
         return _main_output(self.network(*inputs))
@@ -162,16 +163,18 @@ class SectionedNetwork:
         return found
 
     def train(self, frozen: list[Part]) -> None:
-        """Put all but the frozen parts into training mode. Frozen parts are in eval mode and have no gradients; neither
-        have parameters that had none when this object was made, such as fixed embeddings."""
+        """Put all parts except the frozen ones into training mode. Frozen parts are in eval mode without gradients.
+
+        Parameters without gradients when this object was made, such as fixed embeddings, still have none.
+        """
         self.network.train()
         if {Part.STEM, Part.HEAD} <= set(frozen):
-            # The rest is code of the modules around the sections, such as functional dropout.
+            # Modules around the sections may call functional dropout themselves, so they are in eval mode too.
             self.network.eval()
             for section in self.sections:
                 section.train()
         self.freeze_parameters()
-        for parameter in self._learns:
+        for parameter in self._trainable:
             parameter.requires_grad_(True)
         for part in frozen:
             for one in self.part(part):
@@ -188,21 +191,21 @@ class SectionedNetwork:
         self.network.requires_grad_(False)
 
     def learns(self, tensor: Tensor) -> bool:
-        """Whether it is a parameter that had gradients when this object was made."""
-        return any(tensor is parameter for parameter in self._learns)
+        """Whether the tensor is a parameter that had gradients when this object was made."""
+        return any(tensor is parameter for parameter in self._trainable)
 
     def copy_of_network(self) -> nn.Module:
-        """A copy of the weights as well. Those have gradients that had some when this object was made."""
+        """A copy of the network with its weights. Parameters have gradients if they had some at first."""
         copied = copy.deepcopy(self.network)
-        learn = set(map(id, self._learns))
+        learn = set(map(id, self._trainable))
         for parameter, own in zip(copied.parameters(), self.network.parameters(), strict=True):
             parameter.requires_grad_(id(own) in learn)
         return copied
 
 
 def _main_output(output: Any) -> Tensor:
-    """In training mode some networks (GoogLeNet, Inception) also return the outputs of their auxiliary heads. The main
-    head comes first."""
+    """The output of the main head. In training mode some networks (GoogLeNet, Inception) return a tuple: the main
+    head's output, then those of other heads."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 

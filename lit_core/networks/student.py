@@ -43,7 +43,7 @@ def build_student(
 
 
 def copy_of(teacher: SectionedNetwork) -> SectionedNetwork:
-    """A trainable copy with weights of its own."""
+    """A trainable copy with its own weights."""
     return SectionedNetwork(teacher.copy_of_network(), teacher.layout)
 
 

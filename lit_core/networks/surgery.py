@@ -28,7 +28,7 @@ class RemovedBlock(nn.Module):
 def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> Layout:
     """Remove all blocks but `kept_blocks` from the network, in place, and return the layout of what is left.
 
-    In containers the remaining blocks are numbered anew, as in a shallower network of the same library. In other
+    In containers the remaining blocks are renumbered, as in a shallower network of the same library. In other
     modules they keep their names, and a removed block is replaced by a `RemovedBlock`. The probability of stochastic
     depth, which grows along the network, is spread over the remaining blocks as it was over all.
     """

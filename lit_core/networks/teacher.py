@@ -62,7 +62,7 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
 
 
 def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
-    """Why the tensors are not those of the requested network, and which network they fit."""
+    """Why the tensors don't fit the requested network, and which networks they fit."""
     proposed = _proposed(shapes, request)
     if request is None:
         return str(failure) if proposed is None else proposed
@@ -170,7 +170,7 @@ def _with_plain_names(state: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _stripped(key: Any) -> str:
     if not isinstance(key, str):
-        raise TeacherError(f"the state dict has a key that is no text: {key!r}")
+        raise TeacherError(f"the state dict has the key {key!r}, which is not text: save model.state_dict()")
     name: str = key
     while name.startswith(PREFIXES):
         name = name.split(".", 1)[1]

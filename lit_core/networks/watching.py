@@ -64,10 +64,10 @@ def value_of(argument: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call:
-    """The only call of a module."""
+    """The call of a module that is called exactly once."""
 
     place: int
-    """In the order of the calls."""
+    """Its number in the order of the calls."""
     given: TensorVersion
     """The representation that it is run on: its first argument."""
     returned: TensorVersion
@@ -86,15 +86,15 @@ class Call:
         return given.shape == returned.shape and given.dtype == returned.dtype
 
     def follows(self, other: Call) -> bool:
-        """Whether it is run on the very output of the other call, with nothing in between."""
+        """Whether the input is exactly the output of the other call, with nothing in between."""
         return self.given.is_same_as(other.returned)
 
     def has_same_arguments(self, other: Call) -> bool:
-        """Whether both are given the very same tensors and equal plain values beside their representations."""
+        """Whether the extra arguments of both are the same tensor objects and equal plain values."""
         return self._has_arguments_like(other, _are_the_same_object)
 
     def has_equal_arguments(self, other: Call) -> bool:
-        """Whether both are given tensors of equal values and equal plain values beside their representations."""
+        """Whether the extra arguments of both are tensors of equal values and equal plain values."""
         return self._has_arguments_like(other, _are_equal)
 
     def _has_arguments_like(self, other: Call, alike: Callable[[Any, Any], bool]) -> bool:

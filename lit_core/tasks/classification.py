@@ -192,7 +192,10 @@ def _check_labels(spec: JobSpec, train: Arrays) -> None:
     if bool((train.y != NO_LABEL).any()):
         return
     if spec.method == Method.SCRATCH:
-        raise DatasetError("the training split has no labels, which method scratch learns from", field="method")
+        raise DatasetError(
+            "the training split has no labels, which method scratch needs: give labels, or use another method",
+            field="method",
+        )
     if spec.alpha > 0:
         raise DatasetError(
             f"the training split has no labels, but alpha is {spec.alpha:g}: set alpha to 0 to learn from the teacher "
@@ -220,15 +223,15 @@ def _near_chance(accuracy: float, chance: float, dataset: Dataset, teacher: Arch
         f"the teacher reaches {accuracy:.1f} % on the validation split, where always answering the most frequent class "
         f"gives {chance:.1f} %. Check that the preprocessing is the one that the teacher was trained with "
         f"({_described(dataset)}), and that the class order (here {', '.join(dataset.classes[:10])}: "
-        f"dataset.class_order) is that of its outputs{_assumed(teacher)}"
+        f"dataset.class_order) is the order of its outputs{_assumed(teacher)}"
     )
     return JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset")
 
 
 def _assumed(teacher: Architecture) -> str:
-    """The options that the teacher's tensors do not tell."""
+    """The options that the teacher's tensors don't show, and what was assumed."""
     return "".join(
-        f". Its tensors do not tell its {name}, which was assumed to be {teacher.options[name]}, one of "
+        f". Its tensors don't show its {name}, which was assumed to be {teacher.options[name]}, one of "
         f"{', '.join(str(value) for value in values)} (teacher_options.{name})"
         for name, values in teacher.choices.items()
     )

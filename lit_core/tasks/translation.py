@@ -79,10 +79,10 @@ class Translation:
 
     def prune(self, share: float) -> None:
         """Raises ValueError: a pruned student is fine-tuned by KD, which generators do not have."""
-        raise ValueError(f"prune:{share:g} is for classifiers")
+        raise ValueError(f"prune:{share:g} is for classifiers, but the teacher is a generator: leave it out")
 
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
-        """Each image's target domains are those of an image of the batch, drawn without repetition."""
+        """Each image gets the domains of an image of the batch as its target, drawn without repetition."""
         raw = self.train.x[rows].to(self.device)
         x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, augmentation)
         own = self.train.y[rows]

@@ -1,4 +1,4 @@
-"""Preparing torch for a run, and what must be the same for two runs to have the same bits."""
+"""Prepares torch for a run, and describes what must be the same for two runs to give bit-identical results."""
 
 from __future__ import annotations
 

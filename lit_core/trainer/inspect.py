@@ -1,4 +1,4 @@
-"""`python -m lit_core.trainer.inspect FILE FOLDER`: read an uploaded teacher in a process of its own.
+"""`python -m lit_core.trainer.inspect FILE FOLDER`: read an uploaded teacher in a separate process.
 
 Writes FOLDER/inspection.json and FOLDER/teacher.safetensors and exits with 0. For a file that is not a teacher it
 prints a JobError as JSON and exits with 1. An upload may be hostile, so the process first limits its memory and time.
@@ -44,7 +44,9 @@ def main() -> int:
     except (MemoryError, RuntimeError) as failure:
         if not isinstance(failure, MemoryError) and not is_out_of_memory(failure):
             raise
-        return _refuse("the checkpoint needs more memory than an inspection may use")
+        return _refuse(
+            "the checkpoint needs more memory than an inspection may use: raise LIT_INSPECT_MEMORY_BYTES on the workers"
+        )
     (arguments.folder / INSPECTION_FILE).write_text(inspection.model_dump_json())
     return TrainerExit.DONE
 

@@ -1,4 +1,4 @@
-"""One job, from the files in its folder to the files in its output."""
+"""Runs one job: reads the files in its job folder, trains, and writes the files of its output."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class JobObserver:
 
 
 def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
-    """Run the job in `folder` and return the report that is in its output.
+    """Run the job in `folder`, write its output, and return the report.
 
     Raises Refused, DatasetError and Diverged, and Drained after `stop` requested a stop.
     """
@@ -147,8 +147,9 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
         fault = f"the teacher can't take images of {preprocessing.size} pixels ({failure})"
         known = teacher.probe_size
         if preprocessing.size == known:
-            # The inspection ran it on images of this size, but without values, so the size is not to blame.
-            error = JobError(type=ErrorType.BAD_TEACHER, detail=fault, field="architecture.kwargs")
+            # The inspection ran the network with this image size (on the meta device), so the size is not the cause.
+            detail = f"{fault}: correct architecture.kwargs"
+            error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="architecture.kwargs")
         else:
             detail = f"{fault}: set dataset.size, for example to {known}"
             error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
@@ -156,7 +157,7 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
 
 
 def _read_checkpoint(path: Path) -> Checkpoint | None:
-    """None to start from the beginning. An unreadable checkpoint costs its training, but does not fail the job."""
+    """The checkpoint; None to start from the beginning. A checkpoint that can't be read does not fail the job."""
     if not path.exists():
         return None
     try:

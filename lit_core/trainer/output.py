@@ -1,4 +1,4 @@
-"""What a job writes at its end: model, exports, results of `then`, report, pictures and the bundle of all of them."""
+"""Writes a job's output: model, exports, results of `then`, report, pictures, and the bundle of all of these."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The trainer's side of its supervision: it writes messages, reads deadlines, and exits when no new deadline comes.
 
-A worker that is frozen or cut off can't be relied on to end its trainer, so the trainer watches the clock itself.
+A worker that is frozen or cut off may be unable to end its trainer, so the trainer watches the clock itself.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MessageWriter:
 
 
 class DeadlineWatch:
-    """Ends the process when the deadline passes or the worker is gone. SIGTERM requests a stop."""
+    """Ends the process when the deadline passes or the worker has ended. SIGTERM requests a stop."""
 
     def __init__(self) -> None:
         self._deadline = boottime() + FIRST_DEADLINE_SECONDS

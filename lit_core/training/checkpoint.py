@@ -1,7 +1,7 @@
-"""A training's checkpoint: everything needed to go on as if the training had never stopped.
+"""A training's checkpoint: everything that is needed to continue as if the training had never stopped.
 
-The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so the
-position stands for them. Weights, the state of the phase's updater, sums and torch's random state are stored.
+The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so only the
+position is stored for them. Weights, the state of the phase's updater, sums and torch's random state are stored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrainingPosition:
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The epoch (from 1) that the validation split selects so far. Epoch 0 is the student as an operation pruned it."""
+    """The epoch (from 1) that the validation split selects so far. Epoch 0 is the pruned student before fine-tuning."""
 
     phase: Phase
     epoch: int
@@ -48,13 +48,13 @@ class Checkpoint:
     position: TrainingPosition
     student: State
     updater: dict[str, Any]
-    """What the phase's updater needs to go on, such as its optimizer's state."""
+    """What the phase's updater needs to continue, such as its optimizer's state."""
     loss_sums: Tensor
     """Losses of the current epoch, times samples."""
     samples_seen: int
-    """In the current epoch."""
+    """Samples seen in the current epoch."""
     seconds: float
-    """Spent in the current epoch."""
+    """Time spent in the current epoch."""
     best: BestEpoch | None
     epochs: list[EpochReport]
     environment: dict[str, str]

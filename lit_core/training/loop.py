@@ -1,6 +1,6 @@
 """The training of a student, epoch by epoch and step by step, resumable at any step.
 
-It has a LIT phase, then fine-tuning, then one more fine-tuning after each pruning that `then` asks for. One batch goes
+It has a LIT phase, then fine-tuning, then another fine-tuning after each pruning operation of `then`. One batch goes
 through `Training._run_step`: the rows of the step -> `task.batch` -> `updater.step` -> objective -> losses.
 """
 
@@ -42,10 +42,10 @@ class Drained(Exception):
 
 
 class Observer(Protocol):
-    """Is told how the training goes on, and may stop it."""
+    """Is told about the progress of the training, and may stop it."""
 
     def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
-        """An epoch is done: `epoch` (from 1) of the phase's `epochs`; `fraction` is that of the whole training."""
+        """An epoch is done: `epoch` (from 1) of the phase's `epochs`. `fraction` of the whole training is done."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store the checkpoint."""
@@ -56,7 +56,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class TrainedStudent(Generic[TaskT]):
-    """A task whose student is trained."""
+    """The result of a training: the task with its trained student, and how the training went."""
 
     task: TaskT
     selection: Selection
@@ -78,8 +78,8 @@ def train_student(
 ) -> TrainedStudent[TaskT]:
     """Train the task's student, which has the weights of its best epoch afterwards.
 
-    `selection` says which blocks the student has. With a checkpoint the training goes on from there. `compress` and the
-    service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
+    `selection` says which blocks the student has. With a checkpoint the training continues from there. `compress` and
+    the service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
     """
     training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
     if checkpoint is not None:
@@ -120,7 +120,7 @@ class Training:
         self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
-        """Go on where the checkpoint stands. A different environment is noted, because the bits may differ then."""
+        """Continue from the checkpoint. A different environment is noted, because it may change the result."""
         load_state(self.task.student.network, checkpoint.student)
         if checkpoint.random is not None:
             torch.set_rng_state(checkpoint.random)
@@ -141,10 +141,10 @@ class Training:
         self.resumes = [*checkpoint.resumes, resume]
 
     def run(self) -> list[BestEpoch]:
-        """The best epoch, then that after each pruning; each pruning goes on from the one before it.
+        """Run all phases. Returns the best epoch, then the best epoch after each pruning.
 
-        The best epoch has the best score on the validation split, or it is the last one where the task says so. Raises
-        Diverged, and Drained after a stop was requested.
+        Each pruning works on the result of the one before it. The best epoch has the best score on the validation
+        split; for some tasks it is the last epoch. Raises Diverged, and Drained after a stop was requested.
         """
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
@@ -166,7 +166,7 @@ class Training:
             self._run_epoch(phase, epoch, epoch - first, updater)
 
     def _run_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
-        """`passed` epochs have gone by since the learning rate's schedule began."""
+        """`passed` is the number of epochs since the learning rate's schedule began."""
         updater.begin_epoch()
         for step in range(self.position.step, self.steps_per_epoch):
             self._run_step(phase, epoch, step, passed, updater)
@@ -207,9 +207,9 @@ class Training:
         self._begin_epoch(losses=len(updater.names))
 
     def _run_pruning(self, number: int) -> None:
-        """Take the smallest weights from what was chosen so far and fine-tune it again.
+        """Prune the student that was chosen so far, and fine-tune it again.
 
-        The student as it was pruned counts as epoch 0, so it stays where no epoch of the fine-tuning is better.
+        The pruned student counts as epoch 0: it is chosen if no epoch of the fine-tuning is better.
         """
         network, restored = self.task.student.network, self._restored
         if restored is None:
@@ -226,13 +226,13 @@ class Training:
 
     def _chosen(self) -> BestEpoch:
         if self.best is None:
-            raise ValueError("the schedule has no epoch in any phase that runs")
+            raise ValueError("the schedule has no epochs: give at least one phase an epoch")
         return self.best
 
     # --- checkpoints ---
 
     def _checkpoint_if_due(self, updater: Updater) -> None:
-        """Between two steps."""
+        """Called between two steps. Raises Drained after a checkpoint if a stop was requested."""
         if self.observer.stop_requested() or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
             self._checkpoint(updater)
             self._drain_if_requested()
@@ -270,7 +270,7 @@ class Training:
     # --- the sums of an epoch ---
 
     def _begin_epoch(self, losses: int) -> None:
-        """`losses` is their number."""
+        """Set the sums of the epoch to zero. `losses` is the number of losses."""
         self._loss_sums = torch.zeros(losses, dtype=torch.float64, device=self.device)
         self._samples_seen = 0
         self._epoch_started = self._saved = time.monotonic()

@@ -1,4 +1,4 @@
-"""What each method minimises in each phase: from one batch to one scalar.
+"""Objectives: what each method minimises in each phase, computed from one batch.
 
 An objective runs teacher and student itself, because methods differ in the forward passes that they need.
 """
@@ -25,9 +25,9 @@ class Batch:
     inputs: tuple[Tensor, ...]
     """The network's inputs: (B, C, H, W) for images, (B, L) for texts; a generator's target domains after them."""
     labels: Tensor
-    """(B,) int64, NO_LABEL where there is none; of a generator's images their own domains (B, domains)."""
+    """(B,) int64, NO_LABEL for a sample without a label. For a generator: the images' own domains (B, domains)."""
     progress: float = 0.0
-    """How far the phase is, from 0 to 1."""
+    """How much of the phase is done, from 0 to 1."""
     generator: torch.Generator = field(default_factory=torch.Generator)
     """On the CPU, so that everything drawn in this step is the same on every device."""
 
@@ -95,8 +95,8 @@ class AttentionObjective:
 class LitObjective:
     """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(·))` (Koratana et al., ICML 2019, section 3.2).
 
-    On the IR path each section of the student runs on what `feed` says: the teacher's representation, or the output of
-    the student's section before it on this path. If the KD path has already run the section on the same tensor, that
+    On the IR path, `feed` chooses the input of each section of the student: the teacher's representation, or the output
+    of the student's previous section on this path. If the KD path has already run the section on the same tensor, that
     output is used again. The KD path updates the student's BatchNorm statistics. The IR path leaves them as they are,
     except at β = 0, where it is the only path.
     """
@@ -131,13 +131,14 @@ class LitObjective:
             terms.append(self.beta * parts["kd_loss"])
         if self.beta < 1:
             feeds = draw_feeds(self.feed, len(self.ir_names), batch.progress, self.feed_until, batch.generator)
-            follow = taught.is_chain or all(feeds)
-            ir = (self._ir if follow else self._ir_of_whole_pass)(taught, student, traced, feeds, batch)
+            section_by_section = taught.is_chain or all(feeds)
+            ir_losses = self._ir_by_section if section_by_section else self._ir_of_whole_pass
+            ir = ir_losses(taught, student, traced, feeds, batch)
             parts |= dict(zip(self.ir_names, ir, strict=True))
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)
 
-    def _ir(
+    def _ir_by_section(
         self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
     ) -> list[Tensor]:
         losses = []
@@ -165,7 +166,7 @@ class LitObjective:
     def _ir_of_whole_pass(
         self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
     ) -> list[Tensor]:
-        """As `_ir`, of a network with layers between its sections: the student's representations pass through them."""
+        """The IR losses for layers between sections: the student's representations pass through these layers."""
         if traced is not None and not any(feeds):
             outputs = traced.outputs
         else:
@@ -179,7 +180,7 @@ class LitObjective:
 
 
 def draw_feeds(feed: Feed, sections: int, progress: float, until: float, generator: torch.Generator) -> list[bool]:
-    """For each section whether it is fed the teacher's representation; scheduled: with probability
+    """For each section: whether it is fed the teacher's representation. With the scheduled feed, the probability is
     `1 - progress / until`."""
     if feed == Feed.SCHEDULED:
         return [bool(draw < 1 - progress / until) for draw in torch.rand(sections, generator=generator).tolist()]
@@ -194,7 +195,7 @@ def _noisy(representation: Tensor, deviation: float, generator: torch.Generator)
 
 
 def objective_of(spec: Hyperparameters, phase: Phase, sections: int) -> Objective:
-    """What a classifier's student minimises in a phase."""
+    """The objective of a classifier's student in a phase."""
     if spec.method == Method.SCRATCH:
         return LabelObjective()
     if spec.method == Method.AT:

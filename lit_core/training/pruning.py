@@ -15,7 +15,7 @@ from lit_spec import Part, Pruning
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.MultiheadAttention)
 ROUNDING = 1e-9
-"""More than the rounding error of a quotient that is multiplied again."""
+"""Added before rounding down: more than the rounding error of (a / b) * b."""
 WITH_FILTERS = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)
 
 Named = Mapping[str, tuple[nn.Module, str]]
@@ -63,9 +63,11 @@ def parameters_left(network: nn.Module) -> int:
 
 
 def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list[Tensor]:
-    """What pruning must not touch: fixed parameters, because they can't adapt to the loss of others; and filters that
-    are the network's outputs. Those are the rows of the head's layers that have one row per class, or of all layers of
-    the head if none has."""
+    """The parameters that pruning must not change: fixed parameters, and filters that are the network's outputs.
+
+    Fixed parameters can't adapt when others are removed. The outputs' filters are the rows of the head's layers with one
+    row per class, or of all layers of the head if no layer has one row per class.
+    """
     fixed: list[Tensor] = [parameter for parameter in network.network.parameters() if not network.learns(parameter)]
     if pruning == Pruning.WEIGHTS:
         return fixed

@@ -1,4 +1,4 @@
-"""The interface between training and what is trained for."""
+"""The interface between the training and its task, such as classification."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """What an epoch reached on the validation split."""
+    """The scores after an epoch on the validation split."""
 
     value: float
     """Larger is better. The epoch with the largest value gives the student."""
@@ -36,11 +36,11 @@ class Scores:
 
 
 class Trainable(Protocol):
-    """What a training needs of its task."""
+    """What a training needs from its task."""
 
     student: SectionedNetwork
     samples: int
-    """In one pass over the training data."""
+    """Number of samples in one pass over the training data."""
     selection: str
     """Name of the metric in `Scores.value`."""
 

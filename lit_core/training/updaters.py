@@ -1,4 +1,4 @@
-"""How one step changes the student: the interface between the training loop and the methods."""
+"""Updaters: they change the student in one step. The training loop calls them; the methods implement them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Pre
 
 
 class Updater(Protocol):
-    """Changes the student step by step in one phase. `state` has everything that it needs to go on after a break."""
+    """Changes the student step by step in one phase. `state` has everything that it needs to continue after a break."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -25,7 +25,7 @@ class Updater(Protocol):
         """Put the networks into their training modes."""
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Take one optimiser step and return the losses (len(names),): means over the batch, float64, on the device."""
+        """Take one optimiser step. Returns the losses (len(names),): means over the batch, float64, on the device."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -96,13 +96,15 @@ def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """An optimizer of the parameters that have gradients now; every step sets its learning rate. Raises ValueError if
-    there are no such parameters."""
+    """An optimizer for the parameters that have gradients now. Every step sets its learning rate.
+
+    Raises ValueError if no parameter has gradients.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError(
-            "nothing of the student can be trained in this phase: each of its parameters is in a frozen part, or had "
-            "requires_grad=False in the model (call model.requires_grad_(True) to train it)"
+            "no parameter of the student can be trained in this phase, because each is in a frozen part or has "
+            "requires_grad=False in the model: freeze less, or call model.requires_grad_(True)"
         )
     if schedule.optimizer == Optimizer.ADAM:
         first, second = schedule.adam_betas
@@ -117,6 +119,7 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
 
 
 def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Take one optimiser step with this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)

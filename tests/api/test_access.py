@@ -147,7 +147,7 @@ def test_nothing_is_called_by_a_name_with_a_nul(api: TestClient, path: str) -> N
 def test_nothing_is_looked_for_with_a_nul(api: TestClient, path: str, field: str) -> None:
     answer = api.get(path)
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
-    assert answer.json()["errors"] == [{"field": field, "message": "has a NUL character"}]
+    assert answer.json()["errors"] == [{"field": field, "message": "has a NUL character: leave it out"}]
 
 
 def test_the_documentation_needs_no_other_server(api: TestClient) -> None:

@@ -82,7 +82,11 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         ({"student": {"depth": 15}}, "student.depth", "choose one of [8, 14, 20, 26, 32]"),
         ({"student": {}}, "student", '"depth" (as 14), "blocks"'),
         ({"student": {"blocks": [2, 2]}}, "student.blocks", "give 3 numbers"),
-        ({"student": {"blocks": [9, 2, 2]}}, "student.blocks", "more blocks in a section than the teacher: give at most [6, 6, 6]"),
+        (
+            {"student": {"blocks": [9, 2, 2]}},
+            "student.blocks",
+            "more blocks in a section than the teacher: give at most [6, 6, 6]",
+        ),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
         ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
         ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),
@@ -151,7 +155,7 @@ def test_uploads_that_cannot_be_used(api: TestClient, bench: Bench) -> None:
     begun = api.post("/v1/uploads", json={"kind": "dataset", "filename": "x.npz", "size": 10}).json()
     unfinished = api.post("/v1/jobs", json=request(teacher, dataset={"upload": begun["id"]}))
     assert (unfinished.status_code, unfinished.json()["type"]) == (409, "/problems/upload-unfinished")
-    assert "0 of 10 bytes" in unfinished.json()["detail"]
+    assert "only 0 of its 10 bytes" in unfinished.json()["detail"]
 
 
 def test_a_teacher_of_another_architecture(api: TestClient, bench: Bench) -> None:
@@ -215,7 +219,7 @@ def test_run_again_with_the_other_of_two_fields(
     ("content", "kind", "status", "said"),
     [
         (b"{", "application/json", 400, "not valid JSON"),
-        (b"[1]", "application/json", 400, "must be a JSON object"),
+        (b"[1]", "application/json", 400, "is not a JSON object"),
         (b'{"tau": NaN}', "application/json", 400, "NaN is not a JSON number"),
         (b'{"name": "a\\u0000b"}', "application/json", 400, "NUL"),
         (b'{"a\\u0000b": 1}', "application/json", 400, "NUL"),
@@ -335,8 +339,8 @@ def test_a_form_whose_parts_are_wrong_names_each(api: TestClient) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
     found = {error["field"]: error["message"] for error in answer.json()["errors"]}
     assert set(found) == {"teacher", "dataset", "model"}
-    assert found["teacher"].startswith("must be a file")
-    assert found["dataset"] == "is an empty file"
+    assert found["teacher"].startswith("is not a file")
+    assert found["dataset"] == "is an empty file: send a file with content"
     assert found["model"] == "unknown field: known are dataset, discriminator, job, teacher"
 
 

@@ -88,11 +88,11 @@ def test_more_bytes_than_announced(api: TestClient) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"<html>not found</html>", "neither a safetensors file nor one of torch.save"),
+        (b"<html>not found</html>", "neither a safetensors file nor a .pt file of torch.save"),
         (b"tiny", "neither"),
         (safetensors_file(8)[:-3], "cut off or damaged"),
-        (safetensors_file(8, announced=4), "more or fewer bytes"),
-        ((9).to_bytes(8, "little") + b"not JSON!" + b"\0" * 8, "no JSON object"),
+        (safetensors_file(8, announced=4), "differ in length"),
+        ((9).to_bytes(8, "little") + b"not JSON!" + b"\0" * 8, "not a JSON object"),
     ],
 )
 def test_a_file_that_is_plainly_no_teacher(api: TestClient, content: bytes, said: str) -> None:

@@ -435,7 +435,13 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
         ("compare", {}, {"methods": ["lit", {"name": "lit", "beta": 1}]}, "methods.1.name", "another"),
         ("compare", {}, {"methods": [{"name": "x", "seed": 1}]}, "methods.0.seed", "same for all"),
         ("compare", {}, {"methods": [{"name": "x", "teacher": "upl_b"}]}, "methods.0.teacher", "same for all"),
-        ("compare", {}, {"methods": [{"name": "x", "dataset": {"upload": "u"}}]}, "methods.0.dataset", "must be the study's data set"),
+        (
+            "compare",
+            {},
+            {"methods": [{"name": "x", "dataset": {"upload": "u"}}]},
+            "methods.0.dataset",
+            "must be the study's data set",
+        ),
         (
             "compare",
             {"student": {"depth": 8, "init": "random"}},

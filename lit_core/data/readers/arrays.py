@@ -44,7 +44,7 @@ def read_safetensors(source: Source) -> Raw:
             _check_names(names)
             arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, ValueError, TypeError) as failure:
-        raise DatasetError(f"the safetensors file cannot be read: {shown(str(failure))}") from failure
+        raise DatasetError(f"the safetensors file can't be read ({shown(str(failure))}): save it again") from failure
     return _to_raw(arrays, source)
 
 
@@ -75,7 +75,7 @@ def _check_names(names: Iterable[str]) -> None:
                 member=shown(name),
             )
     if len(set(found)) != len(found):
-        raise DatasetError(f"an array occurs twice: the file holds {_listed(found)}")
+        raise DatasetError(f"an array is in the file twice ({_listed(found)}): save each once")
 
 
 def _listed(names: list[str]) -> str:
@@ -99,7 +99,7 @@ def _read_npy(member: Member) -> NDArray[Any]:
             chunk = file.read(min(READ_BYTES, size - start))
             data[start : start + len(chunk)] = chunk
         if file.read(1):
-            raise DatasetError(f"{member.name} is longer than it says", member=member.name)
+            raise DatasetError(f"{member.name} is longer than its header says: save it again", member=member.name)
     return array.T if fortran else array
 
 
@@ -111,7 +111,7 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     shape, fortran, dtype = readers[version](file)
     if dtype.hasobject or dtype.names is not None or dtype.itemsize == 0:
         raise DatasetError(
-            f"{name} has dtype {dtype}, which would need unpickling or is no plain array: save numbers "
+            f"{name} has dtype {dtype}, which needs unpickling or is not a plain array: save numbers "
             "(and split as fixed-width text or integers)",
             member=name,
         )
@@ -133,11 +133,11 @@ def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
     """Removes entries of `arrays` once they are converted, so that memory never holds an array twice."""
     x = arrays.pop("x")
     if isinstance(x, Tensor) and x.numel() == 0:
-        raise DatasetError(f"x has the shape {tuple(x.shape)}: there are no samples in it", member="x")
+        raise DatasetError(f"x has the shape {tuple(x.shape)}, so it has no samples: give some", member="x")
     y = _labels(arrays.pop("y"), source) if "y" in arrays else torch.full((len(x),), NO_LABEL)
     codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     if len(x) != len(y):
-        raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one a sample", member="y")
+        raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one per sample", member="y")
     names = source.request.class_order or [str(output) for output in range(source.classes)]
     return Raw(_inputs(x, source), y, codes, list(names))
 
@@ -158,7 +158,7 @@ def _texts(x: Array, source: Source) -> Tensor:
     preprocessing = resolve_text_preprocessing(source.request, [])
     if not isinstance(x, Tensor):
         if x.ndim != 1:
-            raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text a sample", member="x")
+            raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text per sample", member="x")
         try:
             return preprocessing.from_texts([t.decode() if isinstance(t, bytes) else str(t) for t in x.tolist()])
         except UnicodeDecodeError as failure:
@@ -173,7 +173,8 @@ def _texts(x: Array, source: Source) -> Tensor:
     low, high = (int(bound) for bound in torch.aminmax(x.to(torch.int64)))
     if low < 0 or high >= rows:
         raise DatasetError(
-            f"x has values {low}..{high}, but the teacher's embedding has rows 0..{rows - 1}", member="x"
+            f"x has values {low}..{high}, but the teacher's embedding has rows 0..{rows - 1}: give only these",
+            member="x",
         )
     return x.to(torch.uint8 if rows <= 256 else torch.int16)
 
@@ -210,7 +211,7 @@ def _codes(split: Array, samples: int) -> Tensor:
     else:
         codes = _codes_of_text(split)
     if len(codes) != samples:
-        raise DatasetError(f"split has {len(codes)} entries, but y has {samples}: give one a sample", member="split")
+        raise DatasetError(f"split has {len(codes)} entries, but y has {samples}: give one per sample", member="split")
     outside = ((codes < 0) | (codes >= len(SPLITS))).nonzero()
     if len(outside):
         index = int(outside[0])

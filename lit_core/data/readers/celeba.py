@@ -45,7 +45,9 @@ def is_celeba(source: Source) -> bool:
 def read_celeba(source: Source) -> Raw:
     """Images and the attributes that `dataset.attributes` chooses, as domains. Raises DatasetError."""
     if source.interface.task != Task.TRANSLATION:
-        raise DatasetError("CelebA's attributes are domains of a generator, but the teacher is none")
+        raise DatasetError(
+            "CelebA's attributes are domains of a generator, but the teacher is not a generator: use other data"
+        )
     if source.channels not in MODES:
         raise DatasetError(
             f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
@@ -75,19 +77,21 @@ def _listing(source: Source) -> _Listing:
             found.partition = _text(member)
         elif path.suffix.lower() not in SUFFIXES:
             raise DatasetError(
-                f"{shown(member.name)} is no image: beside the images only {ATTRIBUTES_FILE}, {PARTITION_FILE} and "
-                "CelebA's other lists may lie in the archive",
+                f"{shown(member.name)} is not an image: remove all files but the images, {ATTRIBUTES_FILE}, "
+                f"{PARTITION_FILE} and CelebA's other lists",
                 member=shown(member.name),
             )
         else:
             folder = str(path.parent) if folder is None else folder
             if str(path.parent) != folder:
                 raise DatasetError(
-                    f"{shown(member.name)} lies in another folder than {shown(folder)}: put all images into one",
+                    f"{shown(member.name)} is in another folder than {shown(folder)}: put all images into one folder",
                     member=shown(member.name),
                 )
             if path.name in found.images:
-                raise DatasetError(f"{shown(member.name)} occurs twice in the archive", member=shown(member.name))
+                raise DatasetError(
+                    f"{shown(member.name)} is in the archive twice: remove one", member=shown(member.name)
+                )
             found.images[path.name] = member.name
     if not found.images:
         raise DatasetError("the archive has no images", field="dataset.upload")
@@ -98,7 +102,9 @@ def _text(member: Member) -> str:
     try:
         return member.read().decode()
     except UnicodeDecodeError as failure:
-        raise DatasetError(f"{shown(member.name)} is not UTF-8", member=shown(member.name)) from failure
+        raise DatasetError(
+            f"{shown(member.name)} is not UTF-8: save it as UTF-8", member=shown(member.name)
+        ) from failure
 
 
 # --- attributes and splits ----------------------------------------------------------------------------------------
@@ -122,9 +128,12 @@ def _parse_attributes(text: str, source: Source) -> tuple[list[str], dict[str, l
     for number, line in enumerate(lines[2:], start=3):
         image, *words = line.split()
         if len(words) != len(names):
-            raise _malformed(ATTRIBUTES_FILE, f"has {len(words)} values in line {number}, but {len(names)} attributes")
+            raise _malformed(
+                ATTRIBUTES_FILE,
+                f"has {len(words)} values in line {number}, but {len(names)} attributes: give a value for each",
+            )
         if image in rows:
-            raise _malformed(ATTRIBUTES_FILE, f"has {shown(image)} twice")
+            raise _malformed(ATTRIBUTES_FILE, f"has {shown(image)} twice: remove one of the rows")
         rows[image] = [_value(words[column], number) for column in columns]
     return [names[column] for column in columns], rows
 
@@ -145,7 +154,7 @@ def _chosen(names: list[str], source: Source) -> list[int]:
             raise DatasetError(f"there is no attribute {shown(name)!r}; {known}", field="dataset.attributes")
     if len(wanted) != source.classes:
         raise DatasetError(
-            f"{len(wanted)} attributes are named, but the teacher has {source.classes} domains: name each",
+            f"{len(wanted)} attributes are named, but the teacher has {source.classes} domains: name one for each",
             field="dataset.attributes",
         )
     return [names.index(name) for name in wanted]
@@ -159,7 +168,9 @@ def _value(word: str, line: int) -> float:
 
 def _row(image: str, rows: dict[str, list[float]]) -> list[float]:
     if image not in rows:
-        raise DatasetError(f"{shown(image)} has no row in {ATTRIBUTES_FILE}", member=shown(image))
+        raise DatasetError(
+            f"{shown(image)} has no row in {ATTRIBUTES_FILE}: add one, or remove the image", member=shown(image)
+        )
     return rows[image]
 
 

@@ -78,7 +78,7 @@ def _listing(source: Source) -> tuple[list[str], list[str]]:
         else:
             if PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
                 raise DatasetError(
-                    f"{shown(member.name)} is no image: only {', '.join(SUFFIXES)} may lie in the archive "
+                    f"{shown(member.name)} is not an image: the archive may have only {', '.join(SUFFIXES)} "
                     "(a README or LICENSE is ignored)",
                     member=shown(member.name),
                 )
@@ -209,7 +209,7 @@ def decode(member: Member, channels: int, limits: Limits) -> Tensor:
             f"{name} has more pixels than the {limits.image_pixels} that are read: make it smaller", member=name
         ) from failure
     except UnidentifiedImageError as failure:
-        raise DatasetError(f"{name} is no image that can be read: give {', '.join(FORMATS)}", member=name) from failure
+        raise DatasetError(f"{name} can't be read as an image: give {', '.join(FORMATS)}", member=name) from failure
     except MemoryError:
         raise
     except (

@@ -37,7 +37,7 @@ EXPECTED = "train.csv or train.tsv, perhaps val (or valid, validation) and test,
 
 @dataclass
 class _Labels:
-    """The label cells of a table: that of the first row as text, the others as numbers."""
+    """The label cells of a table: the first row's as text, the others as numbers."""
 
     first: Row
     others: array[int] = field(default_factory=lambda: array("i"))
@@ -166,7 +166,7 @@ def _code(member: Member) -> int:
     code = NAMES.get(path.stem.lower())
     if code is None or path.suffix.lower() not in SEPARATORS or len(path.parts) > 2:
         name = shown(member.name)
-        raise DatasetError(f"{name} is no file of texts, which the teacher takes: expected {EXPECTED}", member=name)
+        raise DatasetError(f"{name} is not a file of texts, which the teacher takes: give {EXPECTED}", member=name)
     return code
 
 

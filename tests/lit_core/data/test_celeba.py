@@ -128,10 +128,10 @@ def attributes_with(change: tuple[str, str]) -> Files:
         (attributes_with(("000004.png", "000099.png")), "000004.png", "no row"),
         ({"celeba/list_attr_celeba.txt": b"\xff"}, "celeba/list_attr_celeba.txt", "UTF-8"),
         ({"other/000077.png": picture(7, (10, 12))}, "other/000077.png", "another folder"),
-        ({"celeba/labels.csv": b"a"}, "celeba/labels.csv", "no image"),
+        ({"celeba/labels.csv": b"a"}, "celeba/labels.csv", "not an image"),
         ({"celeba/list_eval_partition.txt": b"000000.png 0\n"}, "list_eval_partition.txt", "`000001.png 0`"),
         ({"celeba/list_eval_partition.txt": b"000000.png 3\n"}, "list_eval_partition.txt", "`000000.png 0`"),
-        ({"celeba/img_align_celeba/000004.png": b"broken"}, "celeba/img_align_celeba/000004.png", "can be read"),
+        ({"celeba/img_align_celeba/000004.png": b"broken"}, "celeba/img_align_celeba/000004.png", "read as an image"),
     ],
 )
 def test_broken_lists_are_named(tmp_path: Path, changed: Files, member: str, said: str) -> None:

@@ -121,9 +121,9 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     ("extra", "options", "member", "field", "words"),
     [
         ({"cats/broken.png": picture(1)[:50]}, {}, "cats/broken.png", None, ["cats/broken.png", "decoded"]),
-        ({"cats/text.png": b"no image"}, {}, "cats/text.png", None, ["no image"]),
-        ({"cats/empty.jpg": b""}, {}, "cats/empty.jpg", None, ["no image"]),
-        ({"cats/labels.csv": b"1,2"}, {}, "cats/labels.csv", None, ["no image", ".png", "README"]),
+        ({"cats/text.png": b"no image"}, {}, "cats/text.png", None, ["as an image"]),
+        ({"cats/empty.jpg": b""}, {}, "cats/empty.jpg", None, ["as an image"]),
+        ({"cats/labels.csv": b"1,2"}, {}, "cats/labels.csv", None, ["not an image", ".png", "README"]),
         ({"cats/wide.png": picture(1, (9, 4))}, {}, "cats/wide.png", "dataset.size", ["4x9", "4x5", "dataset.size"]),
         ({"stray.png": picture(1)}, {}, "stray.png", None, ["wrong place", "CLASS/IMAGE"]),
         ({"cats/more/deep.png": picture(1)}, {}, "cats/more/deep.png", None, ["wrong place"]),

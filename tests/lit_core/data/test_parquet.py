@@ -277,7 +277,7 @@ LABELS = [0, 1, 1] * 10
         ({"a": IMAGES, "b": IMAGES, "label": LABELS}, None, ["several columns", "a (binary), b (binary)"]),
         ({"image": [*IMAGES[:29], None], "label": LABELS}, "image[29]", ["no image", "path"]),
         ({"image": [{"bytes": None, "path": "a"}, *({"bytes": i} for i in IMAGES[1:])]}, "image[0]", ["no image"]),
-        ({"image": [*IMAGES[:7], b"none", *IMAGES[8:]], "label": LABELS}, "image[7]", ["no image"]),
+        ({"image": [*IMAGES[:7], b"none", *IMAGES[8:]], "label": LABELS}, "image[7]", ["as an image"]),
         ({"image": [*IMAGES[:7], IMAGES[7][:50], *IMAGES[8:]], "label": LABELS}, "image[7]", ["decoded"]),
         ({"image": IMAGES, "label": [*LABELS[:4], 2, *LABELS[5:]]}, "label[4]", ["is 2", "2 classes", "0..1"]),
         ({"image": IMAGES, "label": [*LABELS[:4], -2, *LABELS[5:]]}, "label[4]", ["is -2", "-1"]),
@@ -349,7 +349,7 @@ def test_class_names_that_are_none(tmp_path: Path, names: Any) -> None:
         ({"val.parquet": encoded({"image": IMAGES, "label": ["a"] * 30})}, None, ["texts in one file", "val.parquet"]),
         ({"val.parquet": b"PAR1 and no more"}, "val.parquet", ["damaged"]),
         ({"val.parquet": encoded({"label": LABELS})}, None, ["no column holds", "val.parquet"]),
-        ({"val.parquet": encoded({"img": [b"x"]})}, "val.parquet: img[0]", ["no image"]),
+        ({"val.parquet": encoded({"img": [b"x"]})}, "val.parquet: img[0]", ["as an image"]),
         (
             {"val.parquet": encoded({"image": IMAGES, "label": LABELS}, {"label": ["b", "a"]})},
             "label",

@@ -265,8 +265,8 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, content: str | bytes, say
     [
         ({"train.csv": rows("12") + "3,x\n"}, 'the label "3"', "train.csv line 21"),
         ({"a/train.csv": rows("12"), "a/test.csv": b"1,\xff\n"}, "not UTF-8", "a/test.csv line 1"),
-        ({"reviews.csv": rows("12")}, "expected train.csv or train.tsv", "reviews.csv"),
-        ({"train.txt": rows("12")}, "no file of texts", "train.txt"),
+        ({"reviews.csv": rows("12")}, "give train.csv or train.tsv", "reviews.csv"),
+        ({"train.txt": rows("12")}, "not a file of texts", "train.txt"),
         ({"train/1.png": b"\x89PNG"}, "which the teacher takes", "train/1.png"),
         ({"a/b/train.csv": rows("12")}, "one folder around all", "a/b/train.csv"),
         ({"a/train.csv": rows("12"), "b/test.csv": rows("12")}, "2 folders", None),
