@@ -50,7 +50,7 @@ LONGEST_WAIT = 30
 """Seconds that the service holds an answer."""
 LONG_POLL_SECONDS = float(LONGEST_WAIT)
 PAGE_ITEMS = 100
-# The least time between two requests, should a service answer long polls at once.
+# The least time between two long polls, in case a service answers them at once.
 SHORTEST_POLL_SECONDS = 0.2
 NOT_MODIFIED = 304
 
@@ -69,8 +69,8 @@ class Client:
 
     `base_url` and `api_key` default to the environment's LIT_URL and LIT_API_KEY. Requests that are safe to
     repeat are repeated `retries` times with growing pauses from `first_pause` seconds on. `timeout` is how long
-    the service may be silent, in seconds. `transport` replaces httpx's own, as in `httpx.Client`. Every method raises a
-    LitError when it can't do what it says.
+    the service may take to answer, in seconds. `transport` replaces httpx's own, as in `httpx.Client`. Every method
+    raises a LitError when it fails.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Client:
         progress: ProgressCallback | None = None,
         architecture: Mapping[str, Any] | None = None,
     ) -> Upload:
-        """Send a teacher or a dataset; goes on with what an earlier call began, and never sends the same file twice.
+        """Send a teacher or a data set. Continues an upload that an earlier call began, and never sends a file twice.
 
         `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`.
         """
@@ -146,17 +146,19 @@ class Client:
         return parse(LibraryArchitecture, self._get(path))
 
     def inspect_as(self, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
-        """Set which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}. None removes
-        it."""
+        """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}.
+
+        The teacher is inspected again, as that network. None removes the architecture.
+        """
         return name_architecture(self._connection, upload_id, architecture)
 
     def wait_inspection(
         self, upload_id: str, *, architecture: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Upload:
-        """Wait until the service has inspected a teacher, as `architecture` where one is given.
+        """Wait until the service has inspected a teacher, as `architecture` if one is given.
 
-        Raises InspectionFailed when the teacher can't be used, InspectedOtherwise when it has been inspected as another
-        architecture meanwhile, WaitTimeout after `timeout` seconds.
+        Raises InspectionFailed when the teacher can't be used, InspectedOtherwise when another request has changed
+        its architecture, WaitTimeout after `timeout` seconds.
         """
         wanted = None if architecture is None else LibraryRequest.model_validate(architecture)
         for wait in _long_polls(timeout, f"The inspection of {upload_id}"):
@@ -172,10 +174,10 @@ class Client:
     # --- jobs ------------------------------------------------------------------------------------------
 
     def create_job(self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
-        """Ask for a compression.
+        """Create a job.
 
-        A request with the same key gives the job of the first. Without a key the client makes one up, so that a retry
-        after a lost answer never starts a second job.
+        A request with the same key returns the job that the first request created. Without a key the client makes one
+        up, so that a retry after a lost answer never creates a second job.
         """
         # Only what was set, because the service's defaults may be newer than this client's.
         body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, JobRequest) else request
@@ -193,7 +195,7 @@ class Client:
     def job(self, job_id: str, *, wait: float | None = None, etag: str) -> Job | None: ...
 
     def job(self, job_id: str, *, wait: float | None = None, etag: str | None = None) -> Job | None:
-        """One job, or None if it is still as `etag` knew it.
+        """One job. If you give an `etag`: None if the job has not changed since the answer with this ETag.
 
         `wait` (seconds) lets the service hold the answer until the job has changed (with `etag`) or finished.
         """
@@ -228,11 +230,11 @@ class Client:
         raise AssertionError("long polls end with an exception")
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Raises ProblemError `job-finished` when it has finished otherwise."""
+        """Cancel a job. Raises ProblemError `job-finished` if it has succeeded or failed."""
         return parse(Job, self._connection.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True))
 
     def delete_job(self, job_id: str) -> None:
-        """Remove a finished job and its files. Raises ProblemError `job-not-finished` before that."""
+        """Remove a finished job and its files. Raises ProblemError `job-not-finished` if it has not finished."""
         self._connection.request("DELETE", f"/v1/jobs/{job_id}", repeatable=True)
 
     # --- what a job tells --------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ class Client:
         return parse(EventPage, self._get(f"/v1/jobs/{job_id}/events", wait=wait, params=params))
 
     def follow(self, job_id: str, *, after: int = 0, on_job: Callable[[Job], None] | None = None) -> Iterator[Event]:
-        """Every event after a number, as it happens, until the job has finished; survives a restart of the service.
+        """Every event after a number, as it happens, until the job has finished, also after a restart of the service.
 
         `on_job` is called with the job before each request for events; it says why a queued job waits.
         """
@@ -265,7 +267,7 @@ class Client:
         return parse(MetricPage, self._get(f"/v1/jobs/{job_id}/metrics", params=params)).items
 
     def log(self, job_id: str, attempt: int | None = None) -> str:
-        """What the trainer wrote, as text; of the newest attempt, or of the one with that number, from 1 on."""
+        """What the trainer wrote in the newest attempt, or in the attempt with this number (from 1), as text."""
         return self._get(f"/v1/jobs/{job_id}/log", params={} if attempt is None else {"attempt": attempt}).text
 
     def artifacts(self, job_id: str) -> list[Artifact]:
@@ -279,9 +281,9 @@ class Client:
         names: Collection[str] | None = None,
         progress: ProgressCallback | None = None,
     ) -> list[DownloadedFile]:
-        """Fetch a job's files (all, or those named) into a folder, which is made if need be.
+        """Download a job's files (all, or those in `names`) into a folder, which is created if it does not exist.
 
-        Goes on where an earlier call stopped; each file appears under its name only whole and verified.
+        Continues where an earlier call stopped. A file gets its name only when it is complete and verified.
         `progress` gets the bytes of all files together. Raises ChecksumError, TransferError, and LitError for a job
         without files: only a job that has succeeded has any.
         """
@@ -302,7 +304,7 @@ class Client:
     # --- studies -----------------------------------------------------------------------------------------
 
     def create_study(self, request: StudyRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Study:
-        """Ask for a study; the key works as in `create_job`."""
+        """Create a study; the key works as in `create_job`."""
         body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, StudyRequest) else request
         return parse(Study, self._post("/v1/studies", body, idempotency_key))
 
@@ -312,7 +314,7 @@ class Client:
     def study(self, study_id: str, *, wait: float | None = None, etag: str) -> Study | None: ...
 
     def study(self, study_id: str, *, wait: float | None = None, etag: str | None = None) -> Study | None:
-        """One study with its table so far, or None if it is still as `etag` knew it; `wait` works as in `job`."""
+        """One study with its table so far. `wait` and `etag` work as in `job`."""
         headers = {"If-None-Match": etag} if etag else {}
         response = self._get(f"/v1/studies/{study_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
         if response.status_code == NOT_MODIFIED:
@@ -329,7 +331,7 @@ class Client:
         return self._paged(Page[Study], "/v1/studies", filters, limit)
 
     def follow_study(self, study_id: str) -> Iterator[Study]:
-        """The study now and after each change, until it has finished; survives a restart of the service."""
+        """The study now and after each change, until it has finished. Continues after a restart of the service."""
         study = self.study(study_id)
         yield study
         for wait in _long_polls(None, study_id):
@@ -349,18 +351,18 @@ class Client:
         raise AssertionError("long polls end with an exception")
 
     def cancel_study(self, study_id: str) -> Study:
-        """Cancel a study. Raises ProblemError `study-finished` when it has finished otherwise."""
+        """Cancel a study. Raises ProblemError `study-finished` if it has succeeded or failed."""
         return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/cancel", repeatable=True))
 
     def resume_study(self, study_id: str) -> Study:
-        """Let a finished study go on: trials that failed or were cancelled are run again.
+        """Continue a finished study: trials that failed or were cancelled are run again.
 
-        Raises ProblemError `study-not-finished`, or `study-finished` when there is nothing to run again.
+        Raises ProblemError `study-not-finished`, or `study-finished` if there is no trial to run again.
         """
         return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/resume", repeatable=False))
 
     def delete_study(self, study_id: str) -> None:
-        """Remove a finished study with its jobs. Raises ProblemError `study-not-finished` before that."""
+        """Remove a finished study with its jobs. Raises ProblemError `study-not-finished` if it has not finished."""
         self._connection.request("DELETE", f"/v1/studies/{study_id}", repeatable=True)
 
     def study_table(self, study_id: str) -> StudyTable:

@@ -19,22 +19,22 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "LIT_URL"
 KEY_VARIABLE = "LIT_API_KEY"
 
-# These say nothing about the request: something is busy, restarting or not yet ready.
+# With these statuses the request may succeed later: a service is busy, restarting or not ready yet.
 TEMPORARY = frozenset({429, 502, 503, 504})
-# Nothing of the request was sent, so that even one without a key may be repeated.
+# With these errors nothing was sent, so every request may be repeated.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 8.0
-# A proxy may ask for an hour; a caller who wants that can catch the error and wait.
+# A proxy may ask to wait for an hour. A caller who wants to wait that long can catch the error.
 LONGEST_RETRY_AFTER = 30.0
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Connection:
-    """Sends requests, and repeats with growing pauses those that may be repeated.
+    """Sends requests. Requests that may be repeated are repeated after an error, with growing pauses.
 
-    The first refused connection is an error while the service has never answered: most often it isn't running. A
-    service that has answered before is given time to come back.
+    If the service has never answered yet, the first refused connection is an error: most often no service is running.
+    A service that has answered before gets time to restart.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Connection:
                 trust_env=not _is_loopback(self.base_url),
             )
         except httpx.InvalidURL as error:
-            raise LitError(f"{self.base_url!r} is not an address of a service: {error}.") from error
+            raise LitError(
+                f"{self.base_url!r} is not an address ({error}): set {URL_VARIABLE} or --url to a service's address."
+            ) from error
 
     def close(self) -> None:
         self._http.close()
@@ -101,7 +103,7 @@ class Connection:
         raise AssertionError("the last attempt returns or raises")
 
     def request_once(self, method: str, path: str, *, wait: float = 0.0, **options: Any) -> httpx.Response:
-        """Send once and return the answer whatever its status. Raises httpx.TransportError."""
+        """Send once and return the answer, with any status. Raises httpx.TransportError."""
         limits = httpx.Timeout(self.timeout, connect=10.0, read=self.timeout + wait)
         response = self._http.request(method, path, timeout=limits, **options)
         self._reached = True
@@ -119,7 +121,7 @@ class Connection:
         return float(min(self._first_pause * 2**failures, LONGEST_PAUSE))
 
     def unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
-        """The failure as an error that says what to do."""
+        """The error for a failed connection, which says what to do."""
         if isinstance(error, httpx.UnsupportedProtocol):
             return ServiceUnreachable(
                 f"{self.base_url!r} is not an address of a service: it must begin with http:// or https://."
@@ -131,7 +133,7 @@ class Connection:
                 "Start one with `litc serve` in a checkout of the repository, or set "
                 f"{URL_VARIABLE} (or --url) to the address of one that runs."
             )
-        return ServiceUnreachable(f"The connection to {self.base_url} broke: {cause}.")
+        return ServiceUnreachable(f"The connection to {self.base_url} broke ({cause}): try again.")
 
     def _may_repeat(self, error: httpx.TransportError, repeatable: bool) -> bool:
         if isinstance(error, httpx.UnsupportedProtocol):
@@ -142,7 +144,7 @@ class Connection:
 
 
 def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
-    """Read an answer's body. Raises UnexpectedAnswer when it is something else."""
+    """Read an answer's body as `model`. Raises UnexpectedAnswer for anything else."""
     try:
         return model.read(response.content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Fetching a job's files: resumable and verified; a file gets its name only when it is complete."""
+"""Downloads a job's files. Downloads can be continued and are verified; a file gets its name when it is complete."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DownloadedFile:
 def fetch_file(
     connection: Connection, job_id: str, artifact: Artifact, folder: Path, progress: ProgressCallback
 ) -> DownloadedFile:
-    """Fetch one artifact into `folder`, unless it is there already.
+    """Download one artifact into `folder`, unless it is already there.
 
     Raises ChecksumError when the content is wrong twice, TransferError when the connection keeps breaking.
     """
@@ -38,12 +38,12 @@ def fetch_file(
     if _is_complete(target, artifact):
         progress(artifact.size, artifact.size)
         return result
-    # Named by its content, so that the rest of another job's file is never appended to this one's.
+    # Its name depends on the content, so that a part of another job's file is never continued with this one's bytes.
     part = folder / f".{artifact.name}.{artifact.sha256[:16]}.part"
     resumed = part.exists()
     _Fetch(connection, job_id, artifact, part, progress).run()
     if resumed and not _is_complete(part, artifact):
-        # What an earlier run left may be damaged (a full disk, a crash): once more from the start.
+        # The part that an earlier run left may be damaged (a full disk, a crash), so download it again from the start.
         part.unlink()
         _Fetch(connection, job_id, artifact, part, progress).run()
     if not _is_complete(part, artifact):
@@ -51,14 +51,14 @@ def fetch_file(
         part.unlink()
         raise ChecksumError(
             f"{artifact.name} of {job_id} arrived with sha256 {found}, but the service's manifest says "
-            f"{artifact.sha256}. Nothing was kept."
+            f"{artifact.sha256}. The download was removed: fetch it again."
         )
     _publish(part, target)
     return result
 
 
 class _Fetch:
-    """Reads one artifact into its part file, from where that ends, until all of it is there."""
+    """Downloads one artifact into its part file, from the end of what the file already has."""
 
     def __init__(
         self, connection: Connection, job_id: str, artifact: Artifact, part: Path, progress: ProgressCallback
@@ -71,7 +71,7 @@ class _Fetch:
         self.etag: str | None = None
 
     def run(self) -> None:
-        """Raises TransferError when nothing more gets through, ProblemError when the service refuses."""
+        """Raises TransferError when the connection keeps breaking, ProblemError when the service refuses."""
         furthest = self._have()
         failures = 0
         while not self.part.exists() or self._have() < self.artifact.size:
@@ -83,12 +83,12 @@ class _Fetch:
             if failures > self.connection.retries:
                 raise TransferError(
                     f"Fetching {self.artifact.name} stopped at {furthest} of {self.artifact.size} bytes: "
-                    f"{error or 'the service sends no more.'} Fetch it again to go on from there."
+                    f"{error or 'the service sends no more.'} Fetch it again to continue from there."
                 ) from error
             time.sleep(self.connection.pause(failures))
 
     def _try_once(self) -> LitError | None:
-        """Read what comes. An error that may pass is returned, because bytes may have come before it."""
+        """Download until the end or an error. A temporary error is returned, because bytes may have come before it."""
         try:
             self._read_on(self._have())
         except httpx.TransportError as error:
@@ -100,7 +100,7 @@ class _Fetch:
         return None
 
     def _have(self) -> int:
-        """Bytes in the part file. A part file that is too long is worth nothing and is removed."""
+        """The number of bytes in the part file. A part file that is too long is removed."""
         if not self.part.exists():
             return 0
         size = self.part.stat().st_size
@@ -120,11 +120,13 @@ class _Fetch:
             self.etag = response.headers.get("ETag")
             start = _range_start(response)
             if start > offset:
-                raise TransferError(f"{self.artifact.name}: asked for bytes from {offset}, got them from {start}.")
+                raise TransferError(
+                    f"{self.artifact.name}: asked for bytes from {offset}, got them from {start}. Fetch it again."
+                )
             self._write(response, start)
 
     def _headers(self, offset: int) -> dict[str, str]:
-        # Bytes as they are: a compressed transfer could not be resumed by offset.
+        # Without compression, because a compressed transfer can't be continued by offset.
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -137,7 +139,7 @@ class _Fetch:
             file.truncate(start)
             file.seek(start)
             done = start
-            # As they come: collected to larger pieces, the last bytes before a broken connection would be lost.
+            # In the pieces that arrive: with larger ones, the last bytes before a broken connection would be lost.
             for piece in response.iter_bytes():
                 file.write(piece)
                 done += len(piece)
@@ -145,12 +147,12 @@ class _Fetch:
                 if done > self.artifact.size:
                     raise TransferError(
                         f"{self.artifact.name}: the service sends more than the {self.artifact.size} bytes "
-                        "that its manifest says."
+                        "that its manifest says. Fetch it again."
                     )
 
 
 def _range_start(response: httpx.Response) -> int:
-    """The offset of the body's first byte: that of Content-Range, or 0 for a whole answer."""
+    """The offset of the body's first byte: from Content-Range, or 0 for a whole file."""
     if response.status_code != httpx.codes.PARTIAL_CONTENT:
         return 0
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
@@ -160,7 +162,7 @@ def _range_start(response: httpx.Response) -> int:
 
 
 def _safe_name(name: str) -> str:
-    """The name, if it is a plain file name: a service must not choose where files are written."""
+    """Check that the name is a plain file name, because a service must not choose where files are written."""
     if not name or name.startswith(".") or any(c in "/\\:\0" for c in name):
         raise TransferError(f"The service names a file {name!r}, which is not a plain file name.")
     return name

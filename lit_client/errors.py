@@ -21,23 +21,23 @@ class FieldProblem(BaseModel):
 
 
 class LitError(Exception):
-    """Base of everything that this package raises on purpose; `str()` is a sentence for people."""
+    """Base of this package's errors. `str()` says what is wrong, in a sentence."""
 
 
 class ServiceUnreachable(LitError):
-    """No HTTP answer came: nobody listens, the name is unknown, or the connection broke for good."""
+    """No answer came: nothing listens at the address, its name is unknown, or the connection broke for every try."""
 
 
 class TransferError(LitError):
-    """An upload or download could not be finished; doing it again goes on where it stopped."""
+    """An upload or download could not be finished. The same call again continues where this one stopped."""
 
 
 class ChecksumError(TransferError):
-    """A downloaded file is not what its manifest says, even when fetched anew."""
+    """A downloaded file does not have the sha256 of the manifest, even after a second download."""
 
 
 class UnexpectedAnswer(LitError):
-    """Something else than a LIT service answered, for example a proxy."""
+    """Something other than a LIT service answered, for example a proxy."""
 
 
 class WaitTimeout(LitError):
@@ -45,19 +45,19 @@ class WaitTimeout(LitError):
 
 
 class InspectedOtherwise(LitError):
-    """A teacher was inspected as another architecture meanwhile."""
+    """Another request changed the teacher's architecture while this one waited."""
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(
-            f"{upload_id} was inspected as another architecture meanwhile: an upload has one at a time, so try again."
+            f"Another request changed the architecture of {upload_id}, and an upload has only one at a time: try again."
         )
 
 
 class ProblemError(LitError):
     """The service refused a request and said why (RFC 9457).
 
-    `type` is the stable word, as `job-finished`; `errors` are the fields to blame, if any are; `retry_after` is how
-    many seconds the service asks to wait before trying again.
+    `type` is stable, for example `job-finished`. `errors` are the wrong fields, if any. `retry_after` is how many
+    seconds the service asks to wait before the next try.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ProblemError(LitError):
 
     @classmethod
     def from_response(cls, response: httpx.Response) -> Self:
-        """Read a problem. An answer without one is described by its status. The body must have been read."""
+        """The problem in an answer, or else its status as a problem. The body must have been read."""
         body = _json_object(response)
         return cls(
             type=str(body.get("type") or "about:blank").removeprefix(OFFICIAL_PREFIX),

@@ -1,4 +1,4 @@
-"""Sending a file in pieces, so that a broken connection costs one piece at most."""
+"""Uploads a file in pieces, so that after a broken connection at most one piece is sent again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPLETION_SECONDS = 600.0
 OFFSET = "Upload-Offset"
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""Called with two numbers: the bytes done, and all bytes."""
 
 
 def send_file(
@@ -32,7 +32,7 @@ def send_file(
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Upload:
-    """Upload a file, going on where an earlier try stopped. A file that the service already has is not sent again.
+    """Upload a file; continues where an earlier try stopped. A file that the service already has is not sent again.
 
     Raises TransferError when the connection keeps breaking, ProblemError when the service refuses.
     """
@@ -79,7 +79,7 @@ def _create(
 
 
 def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload | None:
-    """An upload of the same file that an earlier run began, if it is among the newest."""
+    """An upload of the same file that an earlier run began, if it is among the newest 100."""
     page = parse(Page[Upload], connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
     same = (filename, kind, size, sha256)
     for upload in page.items:
@@ -91,7 +91,7 @@ def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, si
 def _send_pieces(
     connection: Connection, path: Path, upload: Upload, chunk_bytes: int, report: ProgressCallback
 ) -> None:
-    """Send from the service's offset to the end. A byte that gets through sets the number of failures back to 0."""
+    """Send the file from the service's offset to the end. Each byte that arrives sets the number of failures to 0."""
     offset = furthest = upload.received
     failures = 0
     report(offset, upload.size)
@@ -104,7 +104,7 @@ def _send_pieces(
             if failures > connection.retries:
                 raise TransferError(
                     f"Sending {path} stopped at {furthest} of {upload.size} bytes: {error} "
-                    "Send it again to go on from there."
+                    "Send it again to continue from there."
                 ) from error
             time.sleep(connection.pause(failures))
             offset = _ask_offset(connection, upload)
@@ -118,7 +118,7 @@ def _send_pieces(
 
 
 class _Interrupted(Exception):
-    """A piece did not go through, for a reason that may pass; the service knows how much of it arrived."""
+    """A piece was not sent completely, for a temporary reason. The service knows how much of it has arrived."""
 
 
 def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int, chunk_bytes: int) -> int:
@@ -154,4 +154,4 @@ def _ask_offset(connection: Connection, upload: Upload) -> int:
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """For callers that don't want progress."""
+    """The progress callback of callers that give none."""

@@ -52,7 +52,7 @@ def list_jobs(
 def show_job(
     job_id: JobId,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the job until it has finished; exit as compress does.")
+        bool, typer.Option("--wait", help="Follow the job until it has finished; exit codes as of compress.")
     ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -91,7 +91,7 @@ def download_job(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch and verify a job's files; goes on where an earlier try stopped."""
+    """Download and verify a job's files. Continues where an earlier download stopped."""
     with Client(url) as client:
         files = fetch(client, job_id, folder, names)
     output.show_files(files, as_json)
@@ -100,7 +100,7 @@ def download_job(
 @app.command("log")
 def show_log(
     job_id: JobId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Of an earlier attempt; the newest's by default.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Number of an attempt; by default the newest.")] = None,
     url: UrlOption = None,
 ) -> None:
     """Print what the trainer wrote."""
@@ -110,7 +110,7 @@ def show_log(
 
 @app.command("sections")
 def show_sections(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As torchvision/resnet50, or a part of a name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="For example torchvision/resnet50, or a part of a name.")],
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -141,12 +141,12 @@ def inspect_teacher(
     with Client(url) as client:
         upload = send_teacher(client, teacher, named)
     if upload.inspection is None:
-        raise LitError(f"{upload.id} has no inspection: only the upload of a teacher has one.")
+        raise LitError(f"{upload.id} is a data set, which has no inspection: give a teacher.")
     show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
 
 
 def main() -> None:
-    """Run the command; every expected failure ends in a sentence and an exit code."""
+    """Run the command. Every expected failure ends with a sentence and an exit code."""
     try:
         add_service_commands(app, sys.argv[1:])
         app()

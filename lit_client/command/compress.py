@@ -1,4 +1,4 @@
-"""`litc compress`: upload, post, follow, fetch, in one command."""
+"""`litc compress`: upload the files, create the job, follow it and download the student, in one command."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def compress_command(
         typer.Option(help="A GAN's discriminator, to fine-tune its generator with: a file, or an upload's id."),
     ] = None,
     architecture: ArchitectureOption = None,
-    depth: Annotated[int | None, typer.Option(help="The student's depth, as 14.")] = None,
-    blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, as 2,2,2.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Or how many times fewer parameters it has, at least.")] = None,
+    depth: Annotated[int | None, typer.Option(help="The student's depth, for example 14.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, for example 2,2,2.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Or at least how many times fewer parameters it has.")] = None,
     select: Annotated[Select | None, typer.Option(help="How the blocks to keep are chosen.")] = None,
     then: Annotated[
         list[str] | None,
@@ -116,7 +116,7 @@ def compress_command(
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
     if sum(value is not None for value in (depth, blocks, ratio)) > 1:
-        raise BadRequest("--depth, --blocks and --ratio say the same in several ways: give one of them.")
+        raise BadRequest("More than one of --depth, --blocks and --ratio is given: give one of them.")
     dataset_file = dataset_to_upload(dataset)
     options = {
         "student.depth": depth,
@@ -154,13 +154,13 @@ def compress_command(
         raise BadRequest("--dataset and --set each name a data set: give one of them.")
     inputs = Inputs(teacher, dataset_file, discriminator or request.discriminator)
     inputs.check(body)
-    # A folder that can't be made is found out now rather than after the training.
+    # If the folder can't be created, the command must fail now and not after the training.
     folder.mkdir(parents=True, exist_ok=True)
 
     try:
         job, files = _run(url, body, request, inputs, folder, cancel_on_interrupt)
     except KeyboardInterrupt:
-        display.stderr.print("Interrupted; what was transferred stays, and the same command goes on from there.")
+        display.stderr.print("Interrupted. What was transferred is kept: run the same command to continue from there.")
         raise typer.Exit(output.ExitCode.INTERRUPTED) from None
     output.show_job(job, as_json, files)
     raise typer.Exit(output.exit_code_of_job(job))
@@ -182,7 +182,7 @@ def _run(
 
 
 def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs) -> Body:
-    """The request with the ids of its uploads. The networks go first, so that a wrong one costs little."""
+    """Upload the files and return the request with their ids. The networks go first, because they may be wrong."""
     teacher = send_teacher(client, inputs.teacher, body.get("architecture"))
     job = {**body, "teacher": teacher.id}
     discriminator: Inspection | None = None
@@ -196,7 +196,7 @@ def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs
 
 
 def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False) -> Job:
-    """Show a job's epochs until it has finished. Ctrl-C leaves it running, or cancels it, and exits with 130."""
+    """Show a job's epochs until it has finished. Ctrl-C exits with 130; the job continues or is cancelled."""
     bar = display.EpochBar()
     try:
         with bar.progress:
@@ -209,7 +209,7 @@ def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False
             display.stderr.print(f"Interrupted; {job.id} is {'being ' * (state == JobState.RUNNING)}cancelled.")
         else:
             display.stderr.print(
-                f"Interrupted; {job.id} goes on without this command.\n"
+                f"Interrupted; {job.id} continues without this command.\n"
                 f"Cancel it:   litc cancel {job.id}\n"
                 f"Follow it:   litc job {job.id} --wait\n"
                 f"Fetch it:    litc download {job.id} --output FOLDER"

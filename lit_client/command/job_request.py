@@ -1,4 +1,4 @@
-"""From the options of a command to the body of `POST /v1/jobs`, checked before anything is uploaded."""
+"""Builds the body of `POST /v1/jobs` from a command's options, and checks it before anything is uploaded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lit_spec.requests.dataset import DATASET_SOURCES
 Body = dict[str, Any]
 
 PLACEHOLDER_ID = "upl_to_come"
-"""In place of an id that is not known before the upload."""
+"""Stands for the id of an upload that does not exist yet."""
 
 
 class BadRequest(LitError):
-    """The command's options make no request that the service would accept."""
+    """The service would refuse the request that the command's options make."""
 
 
 def build_body(request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]) -> Body:
-    """Merge the three sources; a setting beats an option, and an option beats the file.
+    """Merge the three sources. A setting overrides an option, and an option overrides the file.
 
     `options` are dotted paths into the request; None means that the option was not given.
     """
@@ -126,7 +126,7 @@ def read_json_object(path: Path) -> Body:
     except ValueError as error:
         raise BadRequest(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
-        raise BadRequest(f"{path} must have one JSON object, the request.")
+        raise BadRequest(f"{path} is not a JSON object: write the request as one object, {{…}}.")
     return body
 
 
@@ -138,7 +138,9 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         return path, json.loads(text)
     except ValueError:
         if text[:1] in {"[", "{", '"'}:
-            raise BadRequest(f"--set {setting!r}: {text} is not valid JSON.") from None
+            raise BadRequest(
+                f"--set {setting!r}: {text} is not valid JSON. Correct it, or quote it for the shell."
+            ) from None
         return path, text  # a bare word is a string: --set ir_loss=l1
 
 
@@ -147,7 +149,7 @@ GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", DATASET_SOURCES
 
 
 def _rivals(path: str, value: object) -> list[str]:
-    """The fields beside `path` that a request can't have together with it."""
+    """The fields that a request can't have together with `path`."""
     for parent, names in GROUPS:
         if value is not None and path in {f"{parent}.{name}" for name in names}:
             return [name for name in names if path != f"{parent}.{name}"]
@@ -161,7 +163,7 @@ def _assign(body: Body, path: str, value: object) -> Body:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise BadRequest(f"{path} can't be set: {parent} is {inner!r} and has no fields.")
+            raise BadRequest(f"{path} can't be set, because {parent} is {inner!r}: set {parent} to an object.")
         place = inner
     place[name] = value
     return place

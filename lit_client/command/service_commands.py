@@ -1,7 +1,7 @@
-"""The service's own commands (`litc serve`, `litc worker`, ...), where its code lies beside this package.
+"""The service's own commands (`litc serve`, `litc worker`, …), if its code is installed beside this package.
 
-The wheel ships client and library alone; the service runs from a checkout or the container image. Its modules are
-imported only when one of its commands is asked for, so that `litc jobs` stays quick.
+The wheel has only client and library; the service runs from a checkout or the container image. Its modules are
+imported only when one of its commands is called, so that `litc jobs` stays fast.
 """
 
 from __future__ import annotations

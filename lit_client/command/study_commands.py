@@ -1,4 +1,4 @@
-"""`litc study`: ask for studies, follow them, and look at their tables."""
+"""`litc study`: create studies, follow them, and show their tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's i
 DatasetOption = Annotated[
     str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB_PANEL)
 ]
-DepthOption = Annotated[int | None, typer.Option(help="The student's depth, as 14.", rich_help_panel=JOB_PANEL)]
+DepthOption = Annotated[
+    int | None, typer.Option(help="The student's depth, for example 14.", rich_help_panel=JOB_PANEL)
+]
 EpochsOption = Annotated[int | None, typer.Option(help="Epochs of the first phase.", rich_help_panel=JOB_PANEL)]
 FineTuneEpochsOption = Annotated[int | None, typer.Option(help="Epochs of fine-tuning.", rich_help_panel=JOB_PANEL)]
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=JOB_PANEL)]
@@ -198,7 +200,7 @@ def list_studies(
 def show_study(
     study_id: StudyArgument,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Follow it until it has finished; exit as compare does.")
+        bool, typer.Option("--wait", help="Follow it until it has finished; exit codes as of compare.")
     ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -237,7 +239,7 @@ def cancel_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOp
 
 @app.command("resume")
 def resume_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Let a study go on: failed and cancelled trials are run again."""
+    """Continue a finished study: failed and cancelled trials are run again."""
     with Client(url) as client:
         study = client.resume_study(study_id)
     show(study.model_dump(mode="json"), f"{study.id}: {study_display.status(study)}", as_json)
@@ -298,7 +300,7 @@ def _send_and_follow(
     inputs = Inputs(teacher, dataset_to_upload(dataset))
     inputs.check(body["job"])
     if folder is not None:
-        # A folder that can't be made is found out now rather than after the training.
+        # If the folder can't be created, the command must fail now and not after the training.
         folder.mkdir(parents=True, exist_ok=True)
     with Client(url) as client:
         study = client.create_study({**body, "job": _send_inputs(client, body["job"], inputs)})
@@ -313,20 +315,20 @@ def _send_and_follow(
 
 
 def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
-    """The job's request with the ids of its uploads. The teacher goes first, so that a wrong one costs little."""
+    """Upload the files and return the job's request with their ids. The teacher goes first, because it may be wrong."""
     job = {**job, "teacher": send_teacher(client, inputs.teacher, job.get("architecture")).id}
     return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
 
 
 def _follow(client: Client, study_id: str) -> Study:
-    """Show a study's table until it has finished. Ctrl-C leaves it running and exits with 130."""
+    """Show a study's table until it has finished. After Ctrl-C the study continues; the exit code is 130."""
     try:
         with study_display.live_table() as update:
             for study in client.follow_study(study_id):
                 update(study)
     except KeyboardInterrupt:
         display.stderr.print(
-            f"Interrupted; {study_id} goes on without this command.\n"
+            f"Interrupted; {study_id} continues without this command.\n"
             f"Cancel it:   litc study cancel {study_id}\n"
             f"Follow it:   litc study show {study_id} --wait"
         )
@@ -335,7 +337,7 @@ def _follow(client: Client, study_id: str) -> Study:
 
 
 def _show(study: Study, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
-    """A study with its table, and with the files fetched, if any were."""
+    """Print a study with its table, and with the downloaded files if there are any."""
     answer = study.model_dump(mode="json")
     show(answer | {"files": files_json(files)} if files else answer, study_display.study_table(study), as_json)
     if as_json:

@@ -1,4 +1,4 @@
-"""Files on their way to the service and back: what `litc compress`, `litc study` and `litc inspect` share."""
+"""Uploads and downloads of `litc compress`, `litc study` and `litc inspect`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UPLOAD_PREFIX = "upl_"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a request needs uploaded: each is a file, or the id of an upload."""
+    """The inputs of a request. Each is a file, or the id of an upload."""
 
     teacher: str
     dataset: str | None
-    """None where the request names its data set itself."""
+    """None if the request itself names its data set."""
     discriminator: str | None = None
 
     def check(self, job: Body) -> None:
-        """Find out before anything is sent that a file is missing, or that no data set is named. Raises BadRequest."""
+        """Check, before anything is sent, that the files exist and a data set is named. Raises BadRequest."""
         check_input("TEACHER", self.teacher)
         if self.discriminator is not None:
             check_input("--discriminator", self.discriminator)
@@ -50,11 +50,11 @@ def check_input(option: str, value: str) -> None:
         return
     if Path(value).is_dir():
         raise BadRequest(f"{option} {value} is a folder: pack it as a zip or tar file.")
-    raise BadRequest(f"{option} {value}: there is no such file, and an upload's id begins with {UPLOAD_PREFIX}.")
+    raise BadRequest(f"{option} {value} is not a file: give a file, or the id of an upload ({UPLOAD_PREFIX}…).")
 
 
 def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[str, Any] | None = None) -> Upload:
-    """The upload of a file, or the upload with this id."""
+    """Upload a file, or get the upload with this id."""
     path = Path(source)
     if path.is_file():
         with display.transfer_bar(path.name) as progress:
@@ -63,13 +63,13 @@ def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[st
 
 
 def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None) -> Upload:
-    """The upload of a file, or the upload with this id, once it is inspected as this architecture."""
+    """Upload a file, or get the upload with this id, and wait until it is inspected as this architecture."""
     sent = send(client, source, UploadKind.TEACHER, architecture)
     return client.wait_inspection(sent.id, architecture=architecture)
 
 
 def send_dataset(client: Client, source: str, job: Body) -> Body:
-    """The request of a job with this data set in place of any that it names."""
+    """Upload this data set and return the job's request with it, in place of another data set."""
     others = {name: value for name, value in job.get("dataset", {}).items() if name not in DATASET_SOURCES}
     return {**job, "dataset": {**others, "upload": send(client, source, UploadKind.DATASET).id}}
 

@@ -65,8 +65,8 @@ def parameters_left(network: nn.Module) -> int:
 def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list[Tensor]:
     """The parameters that pruning must not change: fixed parameters, and filters that are the network's outputs.
 
-    Fixed parameters can't adapt when others are removed. The outputs' filters are the rows of the head's layers with one
-    row per class, or of all layers of the head if no layer has one row per class.
+    Fixed parameters can't adapt when others are removed. The outputs' filters are the rows of the head's layers with
+    one row per class, or of all layers of the head if no layer has one row per class.
     """
     fixed: list[Tensor] = [parameter for parameter in network.network.parameters() if not network.learns(parameter)]
     if pruning == Pruning.WEIGHTS:

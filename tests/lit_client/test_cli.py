@@ -197,7 +197,7 @@ def test_exit_codes_tell_how_the_job_ended(
             ("--dataset", ROOT / "pyproject.toml", "--depth", 14, "--set", "dataset.builtin=digits"),
             "give one of them",
         ),
-        (("--dataset", "digits", "--blocks", "2", "--set", "discriminator=nowhere"), "nowhere: there is no such file"),
+        (("--dataset", "digits", "--blocks", "2", "--set", "discriminator=nowhere"), "nowhere is not a file"),
     ],
 )
 def test_wrong_use_ends_with_2_before_anything_is_sent(

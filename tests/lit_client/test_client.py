@@ -209,7 +209,7 @@ def test_whoever_is_overtaken_by_another_architecture_is_told(
     assert inspected.architecture is not None
     assert inspected.architecture.name == "resnet18"
     client.inspect_as(upload.id, resnet34)
-    with pytest.raises(InspectedOtherwise, match="was inspected as another architecture"):
+    with pytest.raises(InspectedOtherwise, match="changed the architecture"):
         client.wait_inspection(upload.id, architecture=resnet18)
     assert client.inspect_as(upload.id, None).architecture is None
 
