@@ -21,8 +21,8 @@ class SpecModel(BaseModel):
 class OpenEnum(StrEnum):
     """An enum in answers of the service, to which a newer service may add values.
 
-    Whoever checks a request or a stored row refuses an unknown value. A client that reads an answer keeps it, as a
-    member without a name of its own, so that an older client goes on with a newer service.
+    In requests and stored rows an unknown value is an error. A client that reads an answer keeps it, as a member
+    without a name, so that an older client works with a newer service.
     """
 
     @classmethod

@@ -36,9 +36,9 @@ class JobError(SpecModel):
 
 class StudyErrorType(OpenEnum):
     NO_RESULT = "no-result"
-    """Trials failed or were cancelled, and what is left does not answer the question."""
+    """Trials failed or were cancelled, and the other trials don't give a result."""
     OUTDATED = "outdated"
-    """This version of the service no longer makes the jobs that the study asks for."""
+    """This version of LIT refuses a job that the study would create."""
 
 
 class StudyError(SpecModel):

@@ -108,8 +108,8 @@ def _is_in(part: int | str, value: object) -> bool:
 
 
 def _once(errors: Sequence[_FieldError], level: int) -> Iterator[_FieldError]:
-    """Where several variants of a union report errors, those of the variant that got furthest; all of them together if
-    none got further than the union itself."""
+    """If several variants of a union report errors: the errors of the variant that got furthest, or all of them if no
+    variant got further than the union itself."""
     groups: dict[object, list[_FieldError]] = defaultdict(list)
     for error in errors:
         united = level < len(error.variants)

@@ -13,13 +13,13 @@ class ArchitectureItem(Answer):
     name: str
     parameters: int
     blocks: list[int]
-    """Blocks of each section; none where the network can't be made shallower."""
+    """Blocks of each section; empty if the network can't be made shallower."""
     refused: str | None
     """Why it can't be made shallower."""
 
 
 class LibraryArchitecture(ArchitectureItem):
-    """A network with its library's default arguments: other `kwargs` may make other figures."""
+    """A network with its library's default arguments. Other `kwargs` may give other numbers."""
 
     size: list[int] | None
     """Height and width in pixels of the images that its sections were found with."""

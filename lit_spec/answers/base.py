@@ -1,4 +1,4 @@
-"""What every answer is built on."""
+"""The base of all answers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Answer(BaseModel):
 
     @classmethod
     def read(cls, content: bytes) -> Self:
-        """Parse the body of an answer as a client does, so that an older client goes on with a newer service.
+        """Parse the body of an answer as a client does, so that an older client works with a newer service.
 
         At every depth fields that this version does not know are ignored, and unknown values of an enum are kept.
-        Raises pydantic.ValidationError for anything else that is no such answer.
+        Raises pydantic.ValidationError for anything that is not such an answer.
         """
         return cls.model_validate_json(content, extra="ignore", context=READING_ANSWER)
 

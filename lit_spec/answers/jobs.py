@@ -19,9 +19,9 @@ class JobProgress(Answer):
     phase: str
     epoch: int
     epochs: int
-    """Of this phase."""
+    """All epochs of this phase."""
     fraction: float
-    """Of the whole job, from 0 to 1."""
+    """How much of the whole job is done, from 0 to 1."""
 
 
 class Waiting(Answer):
@@ -30,7 +30,7 @@ class Waiting(Answer):
     reason: str
     """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
     position: int
-    """1 for the next job that such a worker takes."""
+    """Its place in the queue: 1 is the next job that a worker for its device takes."""
     detail: str
 
 
@@ -55,16 +55,16 @@ class Job(Answer):
     tags: list[str]
     state: JobState
     device: str
-    """As asked for: `auto`, `cpu` or `cuda`; `worker.device` is what it became."""
+    """As in the request: `auto`, `cpu` or `cuda`. `worker.device` is the device that was used."""
     spec_version: int
     spec: Annotated[dict[str, Any], DocumentedAs(JobSpec)]
-    """The request with every value made explicit, as the version of LIT that made the job understood it."""
+    """The request with every value explicit, as resolved by the version of LIT that created the job."""
     request: dict[str, Any]
-    """As it came; the start of a run with changes."""
+    """The fields as they were sent. A rerun starts from them."""
     study_id: str | None
-    """The study that it is a trial of."""
+    """The study of which the job is a trial."""
     trial: dict[str, Any] | None
-    """What tells it from the study's other trials, as {"arm": "lit", "seed": 3}."""
+    """Which trial of the study it is, for example {"arm": "lit", "seed": 3}."""
     attempt: int
     """How often a worker has taken the job."""
     failures: int
@@ -76,7 +76,7 @@ class Job(Answer):
     waiting: Waiting | None
     """Why a queued job waits; left out of lists."""
     accepted: bool | None
-    """Whether the student keeps to `accept`; null without `accept`, or before the job has finished."""
+    """Whether the student meets `accept`; null without `accept`, and before the job has finished."""
     result: dict[str, Any] | None
     """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None
@@ -103,7 +103,7 @@ class Event(Answer):
     """Something that happened to a job."""
 
     seq: int
-    """From 1, without gaps within a job."""
+    """The event's number: from 1, without gaps within a job."""
     attempt: int
     type: str
     data: dict[str, Any]

@@ -14,7 +14,7 @@ from lit_spec.states import StudyState
 
 
 class TeacherRow(Answer):
-    """What the students of a study are measured against."""
+    """The teacher of a study, with which its students are compared."""
 
     validation: float | None
     test: float | None
@@ -28,7 +28,7 @@ class StudyTable(Answer):
     validation_metric: str | None
     """What trials are chosen by: `accuracy`, `agreement` (without labels) or `psnr`; null before one has succeeded."""
     test_metric: str | None
-    """What is told of the test split."""
+    """The metric that is reported for the test split."""
     teacher: TeacherRow | None
     columns: list[str]
     rows: list[dict[str, Any]]
@@ -38,14 +38,14 @@ class StudyProgress(Answer):
     """How many trials there are, by state."""
 
     planned: int
-    """Trials at the most; stopping early and what was found out may make them fewer."""
+    """The largest possible number of trials. There are fewer if the result is known before all have run."""
     queued: int
     running: int
     succeeded: int
     failed: int
     cancelled: int
     stopped: int
-    """By the study itself, as hopeless or no longer needed."""
+    """Trials that the study itself stopped, because they were hopeless or no longer needed."""
 
     @property
     def finished(self) -> int:
@@ -67,19 +67,19 @@ class Study(Answer):
     kind: StudyKind
     state: StudyState
     request: dict[str, Any]
-    """As it came."""
+    """The request as it was sent."""
     spec: dict[str, Any]
-    """With every grid written out."""
+    """The request with all defaults and every grid written out."""
     cancel_requested: bool
     round: int
     """1, and one more with each time that the study was resumed."""
     progress: StudyProgress
     choice: dict[str, Any] | None
-    """What was found out, as {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; null before the end."""
+    """The result, for example {"tau": 6.0, "alpha": 0.95, "beta": 0.75}; null before the study has finished."""
     best_job: str | None
     """The trial of the chosen configuration that is best on the validation split; while it runs, of the best so far."""
     next: list[dict[str, Any]]
-    """The trials that will be made next, ten at most; empty in lists."""
+    """The trials that will be created next, at most ten; empty in lists."""
     table: StudyTable | None
     """The table so far; null in lists."""
     error: StudyError | None

@@ -19,11 +19,11 @@ class Upload(Answer):
     size: int
     """In bytes."""
     received: int
-    """How many bytes are safely here; `Upload-Offset` of the next PATCH."""
+    """How many bytes are stored: the `Upload-Offset` of the next PATCH."""
     sha256: str | None
     state: UploadState
     architecture: LibraryRequest | None
-    """What a teacher is said to be, of torchvision or timm."""
+    """The network of torchvision or timm that was named for a teacher."""
     inspection_state: InspectionState | None
     """Of a complete teacher."""
     inspection: Inspection | None
@@ -37,5 +37,5 @@ class Upload(Answer):
 
     @property
     def inspecting(self) -> bool:
-        """Whether an inspection is still to come or under way."""
+        """Whether an inspection is pending or running."""
         return self.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}

@@ -85,7 +85,7 @@ class Architecture(SpecModel):
     modality: Modality = Modality.IMAGE
     task: Task = Task.CLASSIFICATION
     depth: int
-    """Weighted layers as the family's paper counts them; of a library's network its blocks."""
+    """Layers with weights, as the family's paper counts them. For a library's network: the number of its blocks."""
     blocks: list[int]
     """Blocks per section."""
     channels: int | None
@@ -97,7 +97,7 @@ class Architecture(SpecModel):
     network: LibraryNetwork | None = None
     """Only for the families torchvision and timm."""
     choices: dict[str, list[int | str | bool]] = Field(default_factory=dict)
-    """Options that the tensors do not tell, with their possible values. The first is assumed unless the request says
+    """Options that the tensors don't show, with their possible values. The first is assumed unless the request says
     otherwise in `teacher_options`."""
 
 

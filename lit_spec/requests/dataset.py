@@ -66,7 +66,7 @@ class DatasetRequest(Preprocessing):
 
 
 class Augmentation(SpecModel):
-    """Random changes of the training samples, drawn anew for every batch."""
+    """Random changes of the training samples, drawn for every batch."""
 
     shift: int | None = Field(None, ge=0, le=64)
     """Largest random shift in pixels, in each direction; zeros fill the gap. None: an eighth of the
@@ -76,7 +76,7 @@ class Augmentation(SpecModel):
     rotate: float = Field(0.0, ge=0, le=180)
     """Largest random rotation in degrees, in either direction."""
     scale: float = Field(1.0, ge=1, le=4)
-    """Largest random enlargement factor. The factor is drawn log-uniformly between its inverse and it."""
+    """Largest random enlargement factor. The factor is drawn log-uniformly from its inverse to this value."""
     noise: float = Field(0.0, ge=0, le=10)
     """Standard deviation of Gaussian noise, in standard deviations of the data."""
     mask: float = Field(0.0, ge=0, lt=1)

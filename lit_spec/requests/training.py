@@ -24,7 +24,7 @@ class Precision(StrEnum):
 
 class Phase(StrEnum):
     LIT = "lit"
-    """The first phase, whatever the method."""
+    """The first phase, with every method."""
     FINE_TUNE = "fine_tune"
     PRUNE = "prune"
     """Fine-tuning after each pruning of `then`; the epochs are numbered consecutively over all of them."""
@@ -44,7 +44,7 @@ class Method(StrEnum):
     AT = "at"
     """KD and attention transfer in both phases (Zagoruyko and Komodakis, ICLR 2017)."""
     SCRATCH = "scratch"
-    """Only labels, without a teacher; all weights are initialised anew."""
+    """Only labels, without a teacher; all weights start at random values."""
     PRUNE = "prune"
     """The teacher with its smallest weights set to zero until it has as many as the student; KD in both phases."""
     BORN_AGAIN_KD = "born-again-kd"
@@ -67,7 +67,7 @@ class Init(StrEnum):
     """Blocks, stem and head are copied from the teacher; by default the first block of each section and evenly spaced
     others."""
     RANDOM = "random"
-    """The blocks are initialised anew, as in the paper; with method `scratch` also stem and head."""
+    """The blocks start at random values, as in the paper; with method `scratch` also stem and head."""
 
 
 class Select(StrEnum):
@@ -193,14 +193,14 @@ class Schedule(SpecModel):
     used for many steps."""
     optimizer: Optimizer = Optimizer.SGD
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = True
-    """Of SGD."""
+    """Whether SGD uses Nesterov momentum."""
     adam_betas: list[Decay] = Field([0.9, 0.999], min_length=2, max_length=2)
     weight_decay: float = Field(1e-4, ge=0, le=1)
 
     def of(self, phase: Phase) -> PhaseSchedule:
-        """The schedule of a phase. After a pruning it is that of fine-tuning."""
+        """The schedule of a phase. The phase after a pruning has the schedule of fine-tuning."""
         return self.lit if phase == Phase.LIT else self.fine_tune
 
     @model_validator(mode="after")
@@ -259,7 +259,7 @@ class Hyperparameters(SpecModel):
     attention_weight: float = Field(1000.0, ge=0, le=1e6)
     """For method `at`: twice the weight of the attention transfer loss."""
     pruning: Pruning = Pruning.WEIGHTS
-    """For method `prune` and for `then`."""
+    """What method `prune` and the operations of `then` set to zero."""
     then: Then = Field(default_factory=list)
     """Operations on the trained student, each applied to the result of the one before it: `prune:0.5` sets half of the
     weights to zero and fine-tunes again, `int8` quantises. The report has an entry for each."""

@@ -17,9 +17,9 @@ class UploadRequest(SpecModel):
     kind: UploadKind
     filename: str = Field(min_length=1, max_length=255)
     size: int = Field(ge=1)
-    """In bytes."""
+    """Size of the file in bytes."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Hexadecimal. With it a file that is already here isn't sent again, and one damaged on its way is refused."""
+    """Hexadecimal. With it, a file that the service already has need not be sent, and damaged bytes are refused."""
     architecture: LibraryRequest | None = None
     """Which network of torchvision or timm a teacher is."""
 

@@ -6,5 +6,5 @@ import time
 
 
 def boottime() -> float:
-    """Seconds since the machine started. Unlike the monotonic clock, it goes on while the machine is suspended."""
+    """Seconds since the machine started. Unlike the monotonic clock, it continues while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

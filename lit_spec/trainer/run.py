@@ -1,4 +1,4 @@
-"""run.json: what the worker decides about one run of the trainer, and the request does not."""
+"""run.json: what the worker tells the trainer about one run, apart from the job's specification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TrainerMachine(SpecModel):
     """The part that is the same for every trainer of a worker."""
 
     threads: int | None = None
-    """None: as many as torch chooses."""
+    """Number of CPU threads. None: torch's choice."""
     datasets: Path | None = None
     """The folder of mounted data sets; absolute, because the trainer's working folder is the job folder."""
     datasets_download: bool = False
