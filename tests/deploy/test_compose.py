@@ -369,7 +369,7 @@ def test_api_and_worker_are_ill_where_nothing_runs(machine: Machine) -> None:
     for environment in ({}, {"DATABASE_URL": "postgresql://lit@127.0.0.1:1/lit"}):
         worker = machine.check("worker", environment=environment)
         assert worker.returncode == 1
-        assert worker.stderr.startswith("The ledger can't be asked: ")
+        assert worker.stderr.startswith("The ledger can't be reached: ")
         assert "Traceback" not in worker.stderr
 
 
