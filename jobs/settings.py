@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10, gt=0)
     housekeeping_seconds: float = Field(5, gt=0)
     """How often expired leases are taken back, and wake-ups for queued jobs sent again."""
+    restart_seconds: float = Field(1, gt=0)
+    """Pause before a child process that ended by itself is started again; it doubles with each further failure."""
     max_upload_bytes: int = Field(8 * GIB, ge=1)
     worker_devices: str | None = None
     """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: detected."""

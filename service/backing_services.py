@@ -10,7 +10,7 @@ from jobs.database.migrate import upgrade
 from jobs.settings import Settings
 from service.embedded.servers import EmbeddedServers
 from service.errors import DataDirInUse, NotConfigured
-from service.minder import ProcessMinder
+from service.minder import ProcessMinder, RestartPolicy
 
 
 @contextmanager
@@ -21,15 +21,16 @@ def backing_services(settings: Settings, on_failure: Callable[[], None]) -> Iter
     when one address is given without the other, DataDirInUse, ChildFailed.
     """
     given = [settings.database_url, settings.redis_url]
+    policy = RestartPolicy(first_pause=settings.restart_seconds)
     if all(given):
-        with ProcessMinder(on_failure) as minder:
+        with ProcessMinder(on_failure, policy=policy) as minder:
             yield settings, minder
         return
     if any(given):
         raise NotConfigured(
             "only one of DATABASE_URL and REDIS_URL is set: set both, or neither to use embedded servers"
         )
-    with EmbeddedServers(settings.data_dir, on_failure) as servers:
+    with EmbeddedServers(settings.data_dir, on_failure, policy=policy) as servers:
         addresses = {"database_url": servers.database_url, "redis_url": servers.redis_url}
         yield settings.model_copy(update=addresses), servers.minder
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.commands.options import errors_as_sentences, read_settings, require_addresses
-from service.minder import Child, ProcessMinder
+from service.minder import Child, ProcessMinder, RestartPolicy
 from service.worker_children import check_devices, inspecting_worker, training_worker
 from worker.host.stop_signals import StopSignals
 
@@ -28,18 +28,18 @@ def worker(
         children = [training_worker(settings, devices=devices)]
         if with_inspect:
             children.append(inspecting_worker(settings))
-        exit_code = run_until_signal(children)
+        exit_code = run_until_signal(children, RestartPolicy(first_pause=settings.restart_seconds))
     raise typer.Exit(exit_code)
 
 
-def run_until_signal(children: Sequence[Child]) -> int:
+def run_until_signal(children: Sequence[Child], policy: RestartPolicy = RestartPolicy()) -> int:
     """Keep the children running until SIGTERM or SIGINT, then stop them. Returns 0 if all stopped cleanly, else 1.
 
     A child process that ends is started again, and this process continues: if the inspecting worker dies, the training
     must not be interrupted. A container therefore restarts only if this does not help. Raises ChildFailed.
     """
     signals = StopSignals()
-    with ProcessMinder(on_failure=signals.stop) as minder:
+    with ProcessMinder(on_failure=signals.stop, policy=policy) as minder:
         minder.start(*children)
         signals.wait()
     return 0 if minder.stopped_cleanly else 1

@@ -18,7 +18,7 @@ from typing import Self
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.valkey import EmbeddedValkey
 from service.errors import DataDirInUse
-from service.minder import ProcessMinder
+from service.minder import ProcessMinder, RestartPolicy
 
 LONGEST_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a Unix socket."""
@@ -32,10 +32,12 @@ class EmbeddedServers:
     DataDirInUse, ChildFailed.
     """
 
-    def __init__(self, data_dir: Path, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, data_dir: Path, on_failure: Callable[[], None] = lambda: None, *, policy: RestartPolicy = RestartPolicy()
+    ) -> None:
         self._folder = data_dir.resolve()
         self._stack = ExitStack()
-        self.minder = ProcessMinder(on_failure)
+        self.minder = ProcessMinder(on_failure, policy=policy)
         self.database_url = ""
         self.redis_url = ""
 

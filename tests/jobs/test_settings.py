@@ -34,6 +34,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_LEASE_SECONDS": "20.0",
         "LIT_HEARTBEAT_SECONDS": "9.5",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
+        "LIT_RESTART_SECONDS": "0.25",
         "LIT_MAX_UPLOAD_BYTES": "1000",
         "LIT_WORKER_DEVICES": "cpu,cuda",
         "LIT_THREADS": "2",

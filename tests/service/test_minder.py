@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.settings import Settings
 from service.child_process import ChildProcess
 from service.errors import ChildFailed
 from service.minder import ProcessMinder, RestartPolicy
@@ -136,6 +137,7 @@ def test_a_child_that_ran_for_long_has_its_failures_forgotten() -> None:
 
 def test_pauses_double() -> None:
     assert [RestartPolicy().pause(failures) for failures in (1, 2, 3, 4)] == [1, 2, 4, 8]
+    assert RestartPolicy().first_pause == Settings().restart_seconds
 
 
 def test_a_first_start_that_fails_stops_what_runs() -> None:
