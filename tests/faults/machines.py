@@ -7,17 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
 
 from jobs.housekeeping import Housekeeper
+from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_spec import Inspection
 from tests.worker.bench import Bench, wait_for
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 6
 TEACHER = ROOT / "examples/digits/teacher.safetensors"
+
+
+@cache
+def _inspection() -> Inspection:
+    return inspect_teacher(read_teacher(TEACHER))
 
 
 class Machines:
@@ -30,12 +37,8 @@ class Machines:
         self._housekeeper.start()
 
     def teacher(self) -> str:
-        """An upload of the example's teacher, inspected as a worker does it."""
-        folder = self.bench.folder.parent / "inspection"
-        folder.mkdir(exist_ok=True)
-        subprocess.run([sys.executable, "-m", "lit_core.trainer.inspect", TEACHER, folder], cwd=ROOT, check=True)
-        found = Inspection.model_validate_json((folder / "inspection.json").read_bytes())
-        return self.bench.teacher(TEACHER.read_bytes(), found)
+        """An upload of the example's teacher, inspected as a worker inspects it."""
+        return self.bench.teacher(TEACHER.read_bytes(), _inspection())
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         settings = self.bench.settings

@@ -27,10 +27,10 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
     job_id = bench.job(teacher=machines.teacher(), **REQUEST)
     frozen = machines.start_worker()
     first = machines.trainer_of(frozen)
+    second_worker = machines.start_worker()
     wait_for_epochs(bench, job_id, 2)
     with Watch(machines) as watch:
         freeze(bench, frozen)
-        second_worker = machines.start_worker()
         second = machines.trainer_of(second_worker)
         assert bench.row(job_id).attempt == 2
         wait_for_epochs(bench, job_id, len(bench.events(job_id, "epoch")) + 1)

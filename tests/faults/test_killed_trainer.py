@@ -13,11 +13,11 @@ from tests.worker.bench import Bench, wait_for
 
 REQUEST: dict[str, Any] = {
     "student": {"depth": 8},
-    "schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 3}, "batch_size": 32},
+    "schedule": {"lit": {"epochs": 3}, "fine_tune": {"epochs": 2}, "batch_size": 32},
     "exports": [],
     "seed": 3,
 }
-EPOCHS = 8
+EPOCHS = 5
 
 
 def test_two_kills_at_random_epochs_leave_the_weights_bit_identical(bench: Bench, machines: Machines) -> None:
