@@ -19,12 +19,13 @@ def litc(service_url: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 def compress(service_url: str, output: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    common = ["--dataset", "digits", "--depth", 8, "--epochs", 1, "--fine-tune-epochs", 1, "--json"]
-    return litc(service_url, "compress", TEACHER, "--output", output, *common, *words)
+    common = ["--dataset", "digits", "--depth", 8, "--epochs", 1, "--fine-tune-epochs", 1, "--set", "exports=[]"]
+    return litc(service_url, "compress", TEACHER, "--output", output, *common, "--json", *words)
 
 
 def test_compress_to_a_model_that_loads(service_url: str, tmp_path: Path) -> None:
-    done = compress(service_url, tmp_path / "student", "--max-accuracy-drop", 100, "--name", "from a pipeline")
+    words = ["--max-accuracy-drop", 100, "--name", "from a pipeline"]
+    done = compress(service_url, tmp_path / "student", *words)
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)
     assert (job["state"], job["accepted"], job["name"]) == ("succeeded", True, "from a pipeline")
@@ -34,7 +35,7 @@ def test_compress_to_a_model_that_loads(service_url: str, tmp_path: Path) -> Non
 
 
 def test_a_student_that_is_not_accepted_ends_with_3(service_url: str, tmp_path: Path) -> None:
-    words = ["--max-accuracy-drop", 0, "--init", "random", "--seed", 1, "--set", "exports=[]"]
+    words = ["--max-accuracy-drop", 0, "--init", "random", "--seed", 1]
     done = compress(service_url, tmp_path / "student", *words)
     job = json.loads(done.stdout)
     assert job["result"]["accuracy_drop"] > 0, "the student must be worse for this test to say anything"

@@ -85,7 +85,9 @@ def test_a_resnext_on_digits(client: Client, tmp_path: Path) -> None:
     assert (inspection.architecture.family, inspection.architecture.depth) == ("resnext_cifar", 20)
     assert [option.depth for option in inspection.students] == [11, 20]
 
-    report = compress(client, tmp_path, teacher=teacher, dataset={"builtin": "digits"}, student={"depth": 11})
+    report = compress(
+        client, tmp_path, teacher=teacher, dataset={"builtin": "digits"}, student={"depth": 11}, exports=[]
+    )
     assert report["teacher"]["accuracy"]["test"] > 80
     assert report["student"]["accuracy"]["test"] > 60
     assert report["ratios"]["parameters"] > 1.5
@@ -130,6 +132,7 @@ def test_a_vdcnn_on_real_sentences(client: Client, tmp_path: Path) -> None:
         "teacher": teacher,
         "dataset": {"upload": client.upload(tmp_path / "reviews.csv", "dataset").id, "length": LENGTH},
         "student": {"depth": 9},
+        "exports": [],
     }
     with pytest.raises(LitError, match=r"teacher_options\.downsampling"):
         client.create_job({**request, "teacher_options": {"downsampling": "stride"}})

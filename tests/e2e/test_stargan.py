@@ -24,9 +24,11 @@ QUICK = {"student": {"blocks": [2]}, "preset": "quick"}
 TRANSLATE = """
 import sys, numpy as np, lit_core
 from PIL import Image
-model = lit_core.load(sys.argv[1])
-images = [Image.fromarray(image) for image in np.load(sys.argv[2])]
-np.save(sys.argv[3], np.stack([[np.asarray(p) for p in model.translate(images, name)] for name in model.classes]))
+images = [Image.fromarray(image) for image in np.load(sys.argv[1])]
+for folder in sys.argv[2:]:
+    model = lit_core.load(folder)
+    made = [[np.asarray(picture) for picture in model.translate(images, name)] for name in model.classes]
+    np.save(f"{folder}/made.npy", np.stack(made))
 """
 
 
@@ -47,13 +49,12 @@ def followed(client: Client, request: dict[str, Any]) -> tuple[Job, list[dict[st
     return job, epochs
 
 
-def translated(student: Path, x: np.ndarray) -> np.ndarray:
-    """By a fresh process, (domains, N, H, W, 3)."""
-    np.save(student / "images.npy", x.transpose(0, 2, 3, 1))
-    command = [sys.executable, "-c", TRANSLATE, str(student), str(student / "images.npy"), str(student / "made.npy")]
+def translated(students: list[Path], x: np.ndarray, images: Path) -> list[np.ndarray]:
+    """Of each student (domains, N, H, W, 3), by a fresh process."""
+    np.save(images, x.transpose(0, 2, 3, 1))
+    command = [sys.executable, "-c", TRANSLATE, str(images), *map(str, students)]
     subprocess.run(command, check=True, cwd=ROOT, timeout=120)
-    made: np.ndarray = np.load(student / "made.npy")
-    return made
+    return [np.load(student / "made.npy") for student in students]
 
 
 def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
@@ -93,7 +94,7 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
         }
         students[job.id] = load_file(folder / "model.safetensors")
         assert students[job.id]["main.17.weight"].shape == (3, 4, 7, 7)
-        made = translated(folder, x)
+    for made in translated([tmp_path / job.id for job in (taught, tuned)], x, tmp_path / "images.npy"):
         assert made.shape == (3, 30, SIDE, SIDE, 3)
         for channel in range(len(COLOURS)):
             # Where a digit is, its colour is the domain's.
@@ -142,7 +143,7 @@ def test_a_study_compares_students_with_and_without_their_discriminator(client: 
                 {"name": "ir-only", "method": "lit", "schedule": {"fine_tune": {"epochs": 0}}},
                 {"name": "adversarial", "method": "lit"},
             ],
-            "seeds": [0, 1],
+            "seeds": [0],
         }
     )
     study = client.wait_study(study.id, timeout=300)
@@ -150,8 +151,8 @@ def test_a_study_compares_students_with_and_without_their_discriminator(client: 
     assert study.table is not None
     assert study.table.validation_metric == study.table.test_metric == "psnr"
     rows = {row["arm"]: row for row in study.table.rows}
-    assert [row["succeeded"] for row in rows.values()] == [2, 2]
-    assert rows["adversarial"]["pairs"] == 2
+    assert [row["succeeded"] for row in rows.values()] == [1, 1]
+    assert rows["adversarial"]["pairs"] == 1
     assert rows["ir-only"]["test_mean"] != rows["adversarial"]["test_mean"]
     told = {
         job.trial["arm"]: job.result["fine_tuning"] for job in client.jobs(study=study.id) if job.trial and job.result

@@ -72,6 +72,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         assert running.stop() == 0, running.end_of_log()
 
 
+@pytest.fixture(scope="module")
+def joined(service: Service) -> Iterator[subprocess.Popen[bytes]]:
+    """`litc worker` beside the service's own worker."""
+    with service.another_worker() as process:
+        yield process
+
+
 def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
     """The pairs of trials that ran at the same time on different workers."""
     return [
@@ -83,13 +90,13 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
     ]
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> None:
     words = ["--dataset", "digits", "--depth", "8", "--epochs", "1", "--fine-tune-epochs", "1", "--device", "cpu"]
     grids = ["--taus", "2,6", "--alphas", "0.5,0.9", "--betas", "0.25,0.75"]
     command = [LITC, "study", "search", str(TEACHER), *words, *grids, "--output", str(tmp_path / "out"), "--json"]
-    with service.another_worker():
-        environment = service.environment | {"LIT_URL": service.url}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
+    environment = service.environment | {"LIT_URL": service.url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     study = json.loads(done.stdout)
     assert study["state"] == "succeeded"
@@ -122,8 +129,8 @@ def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> No
     assert len(table.splitlines()) == 1 + 6
 
 
-def test_a_comparison_in_which_a_worker_is_killed(service: Service) -> None:
-    with Client(service.url) as client, service.another_worker() as joined:
+def test_a_comparison_in_which_a_worker_is_killed(service: Service, joined: subprocess.Popen[bytes]) -> None:
+    with Client(service.url) as client:
         teacher = client.upload(TEACHER, "teacher")
         client.wait_inspection(teacher.id)
         job = {"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 8}, "schedule": SHORT}
