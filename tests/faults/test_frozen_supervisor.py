@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
+from jobs.housekeeping import LOCK
 from jobs.storage.storage import TEMPORARY
 from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
@@ -60,14 +61,23 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
 
 
 def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:
-    """Stop the worker, though not in the midst of storing a file: thawed, it would finish that, and rightly."""
+    """Stop the worker, though not while it stores a file: thawed, it would finish that, and rightly.
+
+    Nor while it keeps house: as long as it holds that lock, no other process takes its job back.
+    """
     while True:
         worker.send_signal(signal.SIGSTOP)
         wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
-        if not list((bench.settings.storage_root / TEMPORARY).iterdir()):
+        if not list((bench.settings.storage_root / TEMPORARY).iterdir()) and not keeps_house(bench):
             return
         worker.send_signal(signal.SIGCONT)
         time.sleep(0.02)
+
+
+def keeps_house(bench: Bench) -> bool:
+    with bench.database.session() as session:
+        query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :lock AND granted")
+        return bool(session.scalar(query, {"lock": LOCK}))
 
 
 def files_of_the_first_attempt(bench: Bench, job_id: str) -> dict[str, bytes]:
