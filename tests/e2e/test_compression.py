@@ -99,15 +99,12 @@ def test_one_curl_command_does_it_all(service_url: str, client: Client, tmp_path
     assert made.result["samples"] == {"train": 480, "val": 60, "test": 60}
 
 
-def test_folders_of_images_in_a_zip_and_a_tar(client: Client, teacher: str, tmp_path: Path) -> None:
-    files = members()
-    archives = [write_zip(tmp_path / "digits.zip", files), write_tar(tmp_path / "digits.tar.gz", files.items())]
-    uploads = [client.upload(path, "dataset").id for path in archives]
-    jobs = [run(client, teacher=teacher, dataset={"upload": upload}) for upload in uploads]
-    assert [job.state for job in jobs] == ["succeeded", "succeeded"], [job.error for job in jobs]
-    assert jobs[0].result["samples"] == {"train": 200, "val": 100, "test": 100}
-    # The same images in another wrapping are the same data.
-    assert jobs[0].result["student"]["accuracy"] == jobs[1].result["student"]["accuracy"]
+def test_folders_of_images_in_a_tar(client: Client, teacher: str, tmp_path: Path) -> None:
+    # That a zip of the same folders is the same data is proven where archives are read.
+    upload = client.upload(write_tar(tmp_path / "digits.tar.gz", members().items()), "dataset").id
+    job = run(client, teacher=teacher, dataset={"upload": upload})
+    assert job.state == "succeeded", job.error
+    assert job.result["samples"] == {"train": 200, "val": 100, "test": 100}
 
 
 def test_a_running_job_is_cancelled_and_runs_again_with_changes(client: Client, teacher: str) -> None:

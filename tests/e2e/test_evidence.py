@@ -13,8 +13,8 @@ from lit_client import Client
 from lit_spec import merged
 
 DIGITS = next(experiment for experiment in EXPERIMENTS if experiment.name == "digits")
-REQUEST = merged(DIGITS.request, {**epochs(1, 1), "exports": []})
-SHORT = dataclasses.replace(DIGITS, request=REQUEST, arms=("lit", "kd"), seeds=2)
+REQUEST = merged(DIGITS.request, {**epochs(1, 1), "exports": [], "dataset": {"train_samples": 300}})
+SHORT = dataclasses.replace(DIGITS, request=REQUEST, arms=("lit", "kd"), seeds=1)
 
 
 def test_an_experiment_becomes_a_section_of_the_page_and_a_cell_gives_its_row_again(
@@ -23,9 +23,9 @@ def test_an_experiment_becomes_a_section_of_the_page_and_a_cell_gives_its_row_ag
     results = tmp_path / "evidence.json"
     keep("digits", run_experiment(client, SHORT), results)
     runs = read_runs(results)
-    assert [(run["arm"], run["seed"]) for run in runs] == [("lit", 0), ("lit", 1), ("kd", 0), ("kd", 1)]
+    assert [(run["arm"], run["seed"]) for run in runs] == [("lit", 0), ("kd", 0)]
     assert all(50 < run["accuracy"] <= 100 for run in runs)
-    assert [len(run["curve"]["student_accuracy"]) for run in runs] == [2, 2, 2, 2]
+    assert [len(run["curve"]["student_accuracy"]) for run in runs] == [2, 2]
     assert "| digits | 98.61 |" in page({"runs": runs})
 
     # Gone on with, not run again.
@@ -35,6 +35,6 @@ def test_an_experiment_becomes_a_section_of_the_page_and_a_cell_gives_its_row_ag
     assert len(list(client.jobs())) == jobs
 
     # On the CPU the same specification gives the same student.
-    again = row(client, SHORT, "kd", run_cell(client, SHORT, "kd", 1))
-    assert json.dumps(again["curve"]) == json.dumps(runs[3]["curve"])
-    assert again["accuracy"] == runs[3]["accuracy"]
+    again = row(client, SHORT, "kd", run_cell(client, SHORT, "kd", 0))
+    assert json.dumps(again["curve"]) == json.dumps(runs[1]["curve"])
+    assert again["accuracy"] == runs[1]["accuracy"]

@@ -93,6 +93,7 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
 @pytest.mark.usefixtures("joined")
 def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> None:
     words = ["--dataset", "digits", "--depth", "8", "--epochs", "1", "--fine-tune-epochs", "1", "--device", "cpu"]
+    words += ["--set", "dataset.train_samples=300"]
     grids = ["--taus", "2,6", "--alphas", "0.5,0.9", "--betas", "0.25,0.75"]
     command = [LITC, "study", "search", str(TEACHER), *words, *grids, "--output", str(tmp_path / "out"), "--json"]
     environment = service.environment | {"LIT_URL": service.url}
