@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
 from api.http.problems import Problem, invalid_field
 from jobs.database.models import Job, Study, Upload
-from jobs.ledger.pages import PageCursor
+from jobs.ledger.owned_rows import PageCursor
 from lit_spec.answers.pages import ItemT, Page
 
 RowT = TypeVar("RowT", Job, Study, Upload)

@@ -58,8 +58,7 @@ class JobForm(BaseModel):
 
     def files(self) -> dict[str, UploadFile]:
         """The files that were sent, by part."""
-        parts = {"teacher": self.teacher, "discriminator": self.discriminator, "dataset": self.dataset}
-        return {name: file for name, file in parts.items() if file is not None}
+        return {name: file for name in FORM_FILES if (file := getattr(self, name)) is not None}
 
 
 async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str, Any]:

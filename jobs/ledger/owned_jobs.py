@@ -14,11 +14,11 @@ from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job, JobUpload, Study
 from jobs.database.models import Metric as MetricRow
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
-from jobs.ledger.pages import PageCursor, label_filters, read_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
 from lit_spec import Device, JobRequest, JobSpec, Phase
@@ -99,10 +99,7 @@ def create(
 
 def get(session: Session, owner: str, job_id: str) -> Job:
     """Raises NotFound, for another owner's job too."""
-    job = session.scalars(select(Job).where(Job.id == job_id, Job.owner == owner)).one_or_none()
-    if job is None:
-        raise NotFound("job", job_id)
-    return job
+    return find_owned(session, Job, owner, job_id)
 
 
 def list_page(
@@ -128,7 +125,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
 
     Asking again changes nothing. Raises NotFound, and Conflict `job-finished` if it succeeded or failed.
     """
-    job = _locked(session, owner, job_id)
+    job = find_owned(session, Job, owner, job_id, lock=True)
     if JobState(job.state).finished and job.state != JobState.CANCELLED:
         raise Conflict(
             "job-finished", f"job {job_id} has already {_FINISHED_HOW[JobState(job.state)]} and can't be cancelled"
@@ -155,7 +152,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
     Raises NotFound, Conflict `job-not-finished` while it is queued or running, and Conflict `study-not-finished` while
     its study is running.
     """
-    job = _locked(session, owner, job_id)
+    job = find_owned(session, Job, owner, job_id, lock=True)
     if not JobState(job.state).finished:
         raise Conflict(
             "job-not-finished", f"job {job_id} is {job.state}: cancel it first, or wait until it has finished"
@@ -219,14 +216,6 @@ def metrics(session: Session, job_id: str, *, phase: str | None = None, name: st
         query = query.where(MetricRow.name == name)
     place = case({own.value: number for number, own in enumerate(Phase)}, value=MetricRow.phase)
     return list(session.scalars(query.order_by(place, MetricRow.epoch, MetricRow.name)))
-
-
-def _locked(session: Session, owner: str, job_id: str) -> Job:
-    query = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
-    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if job is None:
-        raise NotFound("job", job_id)
-    return job
 
 
 _FINISHED_HOW = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}

@@ -14,7 +14,7 @@ from jobs.database.models import Job, JobUpload, Study, StudyUpload, Upload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
-from jobs.ledger.pages import PageCursor, read_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.storage import layout
 from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
@@ -83,10 +83,7 @@ def find_same(
 
 def get(session: Session, owner: str, upload_id: str) -> Upload:
     """Raises NotFound, for another owner's upload too."""
-    upload = session.scalars(select(Upload).where(Upload.id == upload_id, Upload.owner == owner)).one_or_none()
-    if upload is None:
-        raise NotFound("upload", upload_id)
-    return upload
+    return find_owned(session, Upload, owner, upload_id)
 
 
 def list_page(session: Session, owner: str, *, after: PageCursor | None = None, limit: int = 50) -> list[Upload]:
@@ -99,9 +96,7 @@ def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Up
 
     Raises NotFound, and Stale if the upload is complete or continues at another offset.
     """
-    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
-    if upload is None:
-        raise NotFound("upload", upload_id)
+    upload = find_owned(session, Upload, owner, upload_id, lock=True)
     if upload.state == UploadState.COMPLETE or upload.received != offset:
         raise Stale
     upload.writer += 1
@@ -145,9 +140,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
 
     Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
     """
-    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
-    if upload is None:
-        raise NotFound("upload", upload_id)
+    upload = find_owned(session, Upload, owner, upload_id, lock=True)
     users = [*_studies_using(session, upload_id), *_jobs_using(session, upload_id)]
     if users:
         named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))
@@ -182,9 +175,7 @@ def inspect_as(session: Session, owner: str, upload_id: str, architecture: Libra
     A complete teacher is inspected again, unless it was already inspected as this network without an error.
     Raises NotFound.
     """
-    upload = _locked(session, Upload.id == upload_id, Upload.owner == owner)
-    if upload is None:
-        raise NotFound("upload", upload_id)
+    upload = find_owned(session, Upload, owner, upload_id, lock=True)
     wanted = None if architecture is None else architecture.model_dump(mode="json")
     if upload.architecture == wanted and upload.inspection_state != InspectionState.FAILED:
         return

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from jobs.database.connection import clock
 from jobs.database.models import Job, Study, StudyUpload
 from jobs.database.notifications import notify
-from jobs.errors import Conflict, NotFound
+from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
 from jobs.ledger.owned_jobs import cancel_locked
-from jobs.ledger.pages import PageCursor, label_filters, read_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.requests import upload_ids
 from jobs.storage import layout
 from jobs.studies.advance import advance_locked
@@ -74,10 +74,7 @@ def create(
 
 def get(session: Session, owner: str, study_id: str) -> Study:
     """Raises NotFound, for another owner's study too."""
-    study = session.scalars(select(Study).where(Study.id == study_id, Study.owner == owner)).one_or_none()
-    if study is None:
-        raise NotFound("study", study_id)
-    return study
+    return find_owned(session, Study, owner, study_id)
 
 
 def list_page(
@@ -100,7 +97,7 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
 
     Asking again changes nothing. Raises NotFound, and Conflict `study-finished` if it succeeded or failed.
     """
-    study = _locked(session, owner, study_id)
+    study = find_owned(session, Study, owner, study_id, lock=True)
     if study.state == StudyState.CANCELLED:
         return study
     if study.state != StudyState.RUNNING:
@@ -123,7 +120,7 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     Also returns a queue for each new job. Raises NotFound, also for an upload that was deleted meanwhile; Conflict
     `study-not-finished` while the study runs, and `study-finished` if no trial failed or was cancelled.
     """
-    study = _locked(session, owner, study_id)
+    study = find_owned(session, Study, owner, study_id, lock=True)
     if study.state == StudyState.RUNNING:
         raise Conflict("study-not-finished", f"study {study_id} is still running: resume it after it has finished")
     progress = read_progress(session, [study]).get(study_id)
@@ -145,7 +142,7 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
 
     Raises NotFound, and Conflict `study-not-finished` while it runs.
     """
-    study = _locked(session, owner, study_id)
+    study = find_owned(session, Study, owner, study_id, lock=True)
     if study.state == StudyState.RUNNING:
         raise Conflict(
             "study-not-finished", f"study {study_id} is still running: cancel it first, or wait until it has finished"
@@ -153,11 +150,3 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
     removed = session.scalars(sql_delete(Job).where(Job.study_id == study_id).returning(Job.id)).all()
     session.execute(sql_delete(Study).where(Study.id == study_id))
     return [layout.job_prefix(job_id) for job_id in removed]
-
-
-def _locked(session: Session, owner: str, study_id: str) -> Study:
-    query = select(Study).where(Study.id == study_id, Study.owner == owner).with_for_update()
-    study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if study is None:
-        raise NotFound("study", study_id)
-    return study

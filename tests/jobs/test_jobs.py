@@ -16,7 +16,7 @@ from jobs.ledger import attempts, owned_jobs, workers
 from jobs.ledger.attempts import Claim
 from jobs.ledger.idempotency import IdempotentRequest, find_job
 from jobs.ledger.owned_jobs import WaitingReason
-from jobs.ledger.pages import PageCursor
+from jobs.ledger.owned_rows import PageCursor
 from lit_spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
 from lit_spec.states import JobState
 from tests.jobs.racing import together

@@ -13,7 +13,7 @@ from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import owned_jobs, uploads
-from jobs.ledger.pages import PageCursor
+from jobs.ledger.owned_rows import PageCursor
 from lit_spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
 from lit_spec.states import InspectionState, UploadState
 from tests.jobs.racing import together, wait_until_blocked

@@ -1,4 +1,4 @@
-"""Lists of an owner's rows, newest first, in pages that stay valid while rows come and go."""
+"""Rows of one owner: one by its id, or a list in pages that stay valid while rows come and go."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Job, Study, Upload
+from jobs.errors import NotFound
 
 RowT = TypeVar("RowT", Job, Study, Upload)
+NAMES: dict[type[Job] | type[Study] | type[Upload], str] = {Job: "job", Study: "study", Upload: "upload"}
 
 
 class PageCursor(NamedTuple):
@@ -19,6 +21,21 @@ class PageCursor(NamedTuple):
 
     created_at: datetime
     id: str
+
+
+def find_owned(session: Session, model: type[RowT], owner: str, row_id: str, *, lock: bool = False) -> RowT:
+    """The owner's row with this id, locked until the transaction ends if asked for.
+
+    Raises NotFound, for another owner's row too.
+    """
+    query = select(model).where(model.id == row_id, model.owner == owner)
+    if lock:
+        # What the session knows of the row may be older than the lock.
+        query = query.with_for_update().execution_options(populate_existing=True)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise NotFound(NAMES[model], row_id)
+    return row
 
 
 def read_page(
