@@ -21,6 +21,7 @@ from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
+from lit_core.seeding import seeded
 from lit_core.tasks.batches import Batches, IterableTask, look_through, repeatable, split_batch
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
@@ -76,7 +77,9 @@ def compress(
     parameters, at least). `sections` are module paths (docs/models.md); None: they are found. With `validation`, data
     of the same kind, the best epoch gives the student; without it the last epoch does. `hyperparameters` are the fields
     of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model itself
-    does not change. Raises NoSections for a model that can't be divided, ValueError for wrong arguments, and Diverged.
+    does not change. `seed` decides all random numbers: the global generators of torch (CPU and CUDA), Python and numpy
+    are seeded from it, and have their old states afterwards. Raises NoSections for a model that can't be divided,
+    ValueError for wrong arguments, and Diverged.
     """
     if sum(value is not None for value in (blocks, depth, ratio)) != 1:
         raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
@@ -84,30 +87,34 @@ def compress(
     given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
     asked = _checked(merged(with_rates({}, given, batch_norm=has_batch_norm(model)), given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    data = repeatable(data, asked.schedule)
-    first = look_through(data, "data", asked.schedule.steps_per_epoch)
-    if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
-        raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
-    if validation is not None:
-        validation = repeatable(validation)
-        look_through(validation, "validation")
-    asked = _with_steps(asked, first.batches, len(first.labels))
-    inputs = tuple(x[:2].to(place) for x in first.inputs)
-    teacher = _teacher(model, place, inputs, sections or ())
-    classes = _classes(teacher, inputs)
-    if first.smallest_batch == 1:
-        _check_single_samples(teacher, inputs)
-    if prune_shares(asked.then):
-        check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, classes))
-    wanted = _blocks(teacher, blocks, depth, ratio)
-    importance_inputs = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
-    selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
-    student = shortened(teacher, selection.kept_blocks)
-    task = IterableTask(asked, teacher, student, data, validation, first.batches, classes)
-    trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
-    network = student.network.eval()
-    pruned = _pruned_networks(trained)
-    return Compressed(network, _report(trained, chosen_by, pruned, inputs).as_json(), pruned)
+    if place.type == "cuda":
+        # Before that it has no generators whose states could be kept.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    with seeded(asked.seed):
+        data = repeatable(data, asked.schedule)
+        first = look_through(data, "data", asked.schedule.steps_per_epoch)
+        if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
+            raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
+        if validation is not None:
+            validation = repeatable(validation)
+            look_through(validation, "validation")
+        asked = _with_steps(asked, first.batches, len(first.labels))
+        inputs = tuple(x[:2].to(place) for x in first.inputs)
+        teacher = _teacher(model, place, inputs, sections or ())
+        classes = _classes(teacher, inputs)
+        if first.smallest_batch == 1:
+            _check_single_samples(teacher, inputs)
+        if prune_shares(asked.then):
+            check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, classes))
+        wanted = _blocks(teacher, blocks, depth, ratio)
+        importance_inputs = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
+        selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
+        student = shortened(teacher, selection.kept_blocks)
+        task = IterableTask(asked, teacher, student, data, validation, first.batches, classes)
+        trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
+        network = student.network.eval()
+        pruned = _pruned_networks(trained)
+        return Compressed(network, _report(trained, chosen_by, pruned, inputs).as_json(), pruned)
 
 
 class SilentObserver:

@@ -31,7 +31,7 @@ from lit_spec.trainer.report import (
 )
 
 LATENCY_BATCHES = (1, 32)
-PACKAGES = ("torch", "numpy", "safetensors", "torchmetrics", "pydantic")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "torchmetrics", "pydantic")
 
 Sample = Callable[[int], tuple[Tensor, ...]]
 """Inputs of a given batch size."""

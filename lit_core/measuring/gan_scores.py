@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 
+from lit_core.seeding import seeded
+
 EXPORTED = ".pt2"
 LEAST_LOGARITHM = -700.0
 
@@ -48,8 +50,7 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
     score = InceptionScore(feature=_PrecomputedFeatures(made_features.shape[1]))
     # The softmax of log-probabilities is the same. No probability may be 0 in float64, which would give NaN.
     score.update(made_features.log_softmax(dim=1).clamp(min=LEAST_LOGARITHM))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         mean, _ = score.compute()
     return {"fid": float(distance.compute()), "inception_score": float(mean)}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from lit_core.networks.block_selection import select_blocks
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import cut
+from lit_core.seeding import seeded
 from lit_spec import Architecture, Init, JobSpec, Method, Select
 
 
@@ -30,8 +29,7 @@ def build_student(
     if spec.student.init == Init.INHERIT:
         return student
     architecture = student_architecture(spec, kept_blocks)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+    with seeded(spec.seed):
         fresh = family_of(architecture).build(architecture)
     if spec.method == Method.SCRATCH:
         student.network.load_state_dict(fresh.state_dict())

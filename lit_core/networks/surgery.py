@@ -43,7 +43,7 @@ def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]
     names: dict[str, str] = {}
     # From the inside out, because a renamed container changes the paths of everything in it.
     containers = {path.rpartition(".")[0] for path in gone}
-    for container in sorted(containers, key=lambda path: path.count("."), reverse=True):
+    for container in sorted(containers, key=lambda path: (path.count("."), path), reverse=True):
         names |= _take_out(network.get_submodule(container), container, gone)
     sections = tuple(
         tuple(_renamed(paths[place], names) for place in places)

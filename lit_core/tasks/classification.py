@@ -15,6 +15,7 @@ from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.seeding import seeded
 from lit_core.training.objectives import Batch
 from lit_core.training.pruning import parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
@@ -178,11 +179,15 @@ def predict(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards each module has the mode that it had before."""
+    """Eval mode, and the same random numbers in every evaluation: the validation data of `compress` may draw some.
+
+    Afterwards each module has the mode that it had before.
+    """
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        yield
+        with seeded(0):
+            yield
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -29,6 +29,7 @@ def main() -> int:
 
     from lit_core.measuring.memory import is_out_of_memory
     from lit_core.networks.teacher import TeacherError, inspect_teacher, read_teacher
+    from lit_core.seeding import seeded
 
     if arguments.memory:
         # Set after torch is loaded, because its libraries map more address space than any checkpoint needs.
@@ -36,8 +37,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     named = arguments.architecture and LibraryRequest.model_validate_json(arguments.architecture.read_bytes())
     try:
-        teacher = read_teacher(arguments.file, named)
-        inspection = inspect_teacher(teacher)
+        # Where values are needed to find a network's sections, they are always the same.
+        with seeded(0):
+            teacher = read_teacher(arguments.file, named)
+            inspection = inspect_teacher(teacher)
         save_file(teacher.state, arguments.folder / TEACHER_FILE)
     except TeacherError as failure:
         return _refuse(str(failure), failure.field)

@@ -112,7 +112,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
         spec,
         JobObserver(messages, stop, folder),
         selection=selection,
-        environment=environment,
+        environment={**environment, **versions()},
         checkpoint=checkpoint,
         attempt=run.attempt,
     )

@@ -1,7 +1,7 @@
 """A training's checkpoint: everything that is needed to continue as if the training had never stopped.
 
-The order of samples, the augmentation and the learning rate are functions of (seed, phase, epoch, step), so only the
-position is stored for them. Weights, the state of the phase's updater, sums and torch's random state are stored.
+The order of samples, all random numbers and the learning rate are functions of (seed, phase, epoch, step), so only the
+position is stored for them. Weights, the state of the phase's updater and sums are stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
 from lit_spec.trainer.report import EpochReport, Resume
 
-FORMAT = 6
+FORMAT = 7
 
 State = dict[str, Tensor]
 
@@ -63,8 +63,6 @@ class Checkpoint:
     chosen_before: list[BestEpoch] = field(default_factory=list)
     """What was chosen before: the student to be pruned, then each pruned student."""
     resumes: list[Resume] = field(default_factory=list)
-    random: Tensor | None = None
-    """torch's random state; None: the state when the checkpoint is saved."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -83,7 +81,6 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "environment": checkpoint.environment,
         "selection": [checkpoint.selection.kept_blocks, checkpoint.selection.importance],
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
-        "random": torch.get_rng_state() if checkpoint.random is None else checkpoint.random,
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -117,7 +114,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         environment=data["environment"],
         selection=Selection(*data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
-        random=data["random"],
     )
 
 

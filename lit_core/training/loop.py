@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.state_dicts import load_state
+from lit_core.seeding import generator_of, mix, seed_globals, seeded
 from lit_core.training.checkpoint import BestEpoch, Checkpoint, State, TrainingPosition
 from lit_core.training.objectives import Batch
-from lit_core.training.steps import generator_of, learning_rate, rows_of, steps_per_epoch
+from lit_core.training.steps import learning_rate, rows_of, steps_per_epoch
 from lit_core.training.task import Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase
@@ -84,7 +85,8 @@ def train_student(
     training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
-    chosen = training.run()
+    with seeded(hyperparameters.seed):
+        chosen = training.run()
     load_state(task.student.network, chosen[0].state)
     return TrainedStudent(task, selection, chosen, training.epochs, training.resumes)
 
@@ -120,10 +122,9 @@ class Training:
         self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
-        """Continue from the checkpoint. A different environment is noted, because it may change the result."""
+        """Continue from the checkpoint. A different environment is noted, because it may change the result, which later
+        attempts don't change back."""
         load_state(self.task.student.network, checkpoint.student)
-        if checkpoint.random is not None:
-            torch.set_rng_state(checkpoint.random)
         self.position = checkpoint.position
         self.best, self.chosen_before = checkpoint.best, checkpoint.chosen_before
         self.epochs = checkpoint.epochs
@@ -135,7 +136,9 @@ class Training:
             phase=self.position.phase,
             epoch=self.position.epoch + 1,
             step=self.position.step,
-            bit_identical=not differences and self.device.type == "cpu",
+            bit_identical=not differences
+            and self.device.type == "cpu"
+            and all(resume.bit_identical for resume in checkpoint.resumes),
             differences=differences,
         )
         self.resumes = [*checkpoint.resumes, resume]
@@ -185,6 +188,7 @@ class Training:
         rows = rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step)
         augmentation = generator_of(seed, "augment", phase.value, epoch, step)
         generator = generator_of(seed, "step", phase.value, epoch, step)
+        seed_globals(mix(seed, "modules", phase.value, epoch, step))
         batch = self.task.batch(rows, progress, augmentation, generator)
         losses = updater.step(batch, learning_rate(schedule, step_of_phase, self.steps_per_epoch))
         self._add_losses(losses, batch)

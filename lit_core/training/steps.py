@@ -1,18 +1,17 @@
-"""What a training step takes, as pure functions of its position: its samples, its random numbers and its learning rate.
+"""What a training step takes, as pure functions of its position: its samples and its learning rate.
 
 A resumed training therefore needs no state of a sampler or a scheduler.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_core.seeding import generator_of
 from lit_spec import Constant, Cosine, Linear, Milestones, OneCycle, Phase, PhaseSchedule, Schedule
 
 
@@ -41,16 +40,6 @@ def rows_of(samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: in
         rows.append(piece)
         start, size = start + len(piece), size - len(piece)
     return torch.cat(rows)
-
-
-def generator_of(*parts: Any) -> torch.Generator:
-    """A stream of random numbers that is unique for these parts, so that no two streams are shifted copies."""
-    return torch.Generator().manual_seed(mix(*parts))
-
-
-def mix(*parts: Any) -> int:
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @lru_cache(maxsize=2)

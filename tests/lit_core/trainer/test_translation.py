@@ -23,10 +23,10 @@ from lit_core.networks.block_selection import Selection
 from lit_core.networks.families.stargan import Discriminator, Generator
 from lit_core.networks.student import build_student
 from lit_core.networks.teacher import build_network, build_teacher, inspect_teacher, read_teacher
+from lit_core.seeding import generator_of
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import Diverged, Drained, Training
-from lit_core.training.steps import generator_of
 from lit_spec import JobRequest, JobSpec, Phase, Split, resolve
 from lit_spec.trainer.report import Report
 from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_teachers
