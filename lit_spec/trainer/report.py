@@ -211,9 +211,9 @@ class Resume(ReportModel):
     """Counted from 1."""
     step: int
     bit_identical: bool
-    """Whether the training ends with the same bits as an uninterrupted one."""
+    """Whether the result has the bits of an uninterrupted run: on the CPU, with no differences here or before."""
     differences: dict[str, list[str | None]]
-    """What changed in the environment: by name, the values before and now."""
+    """What changed in the environment and the versions: by name, the values before and now."""
 
 
 class EpochReport(ReportModel):
@@ -253,7 +253,8 @@ class ReportSummary(Comparison):
     """As in config.json, without the class names."""
     seed: int
     environment: dict[str, str]
-    """What must be the same for bit-identical results: `device`, `cpu`, `threads`, `torch`, `precision`."""
+    """What must be the same for bit-identical results, beside `versions`: `device`, `cpu`, `threads`, `torch`,
+    `precision`."""
     versions: dict[str, str]
     """Versions of this package, of Python, and of the libraries that affect the result."""
     seconds: float
