@@ -3,48 +3,85 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query, Request
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
-from api.http.problems import Problem, invalid_field
+from api.http.auth import Owner
+from api.http.problems import invalid_field
 from jobs.database.models import Job, Study, Upload
 from jobs.ledger.owned_rows import PageCursor
 from lit_spec.answers.pages import ItemT, Page
 
 RowT = TypeVar("RowT", Job, Study, Upload)
+PositionT = TypeVar("PositionT", bound=tuple[Any, ...])
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
-
-
-_CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
+_ROW: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
     tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
 )
 
 
-def read_cursor(cursor: str | None) -> PageCursor | None:
-    """Raises Problem 422 for a cursor that this service didn't make."""
-    if cursor is None:
-        return None
-    try:
-        return PageCursor(*_CURSOR.validate_json(base64.urlsafe_b64decode(cursor.encode()), strict=True))
-    except ValueError as bad:
-        raise wrong_cursor() from bad
+@dataclass(frozen=True)
+class PageRequest:
+    """Which page of a list is asked for.
+
+    A cursor belongs to the list that it was made for, with its owner and its filters.
+    """
+
+    list_id: str
+    limit: int
+    cursor: str | None
+
+    def read_cursor(self, position: TypeAdapter[PositionT]) -> PositionT | None:
+        """Where the page before ended; None for the first page. Raises Problem 422 for a cursor of another list."""
+        if self.cursor is None:
+            return None
+        try:
+            list_id, found = json.loads(base64.urlsafe_b64decode(self.cursor.encode()))
+            if list_id == self.list_id:
+                return position.validate_json(json.dumps(found), strict=True)
+        except (ValueError, TypeError, RecursionError):
+            pass
+        raise invalid_field(
+            "cursor", "is not a cursor of this list: take it from next_cursor, and keep the other parameters"
+        )
+
+    def make_cursor(self, last: PositionT, position: TypeAdapter[PositionT]) -> str:
+        """The cursor of the page that follows the item at the position `last`."""
+        cursor = json.dumps([self.list_id, position.dump_python(last, mode="json")])
+        return base64.urlsafe_b64encode(cursor.encode()).decode()
+
+    def after(self) -> PageCursor | None:
+        """The same as `read_cursor`, for a list of rows."""
+        found = self.read_cursor(_ROW)
+        return None if found is None else PageCursor(*found)
+
+    def make_page(self, rows: Sequence[RowT], show: Callable[[RowT], ItemT]) -> Page[ItemT]:
+        """A page of `limit` items from `limit + 1` rows: the last row only says that there are more."""
+        items = [show(row) for row in rows[: self.limit]]
+        if len(rows) <= self.limit:
+            return Page(items=items, next_cursor=None)
+        last = rows[self.limit - 1]
+        return Page(items=items, next_cursor=self.make_cursor((last.created_at, last.id), _ROW))
 
 
-def wrong_cursor() -> Problem:
-    return invalid_field("cursor", "is not a cursor of this list: take it from next_cursor")
+def _page_request(
+    request: Request,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100, description="Items on a page.")] = 50,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the page before; the other parameters must be the same.")
+    ] = None,
+) -> PageRequest:
+    filters = {name: value for name, value in request.query_params.items() if name not in {"limit", "cursor"}}
+    which = json.dumps([request.url.path, owner, filters], sort_keys=True)
+    return PageRequest(hashlib.sha256(which.encode()).hexdigest()[:16], limit, cursor)
 
 
-def make_page(rows: Sequence[RowT], limit: int, show: Callable[[RowT], ItemT]) -> Page[ItemT]:
-    """A page of `limit` items from `limit + 1` rows: the last row only says that there are more."""
-    items = [show(row) for row in rows[:limit]]
-    if len(rows) <= limit:
-        return Page(items=items, next_cursor=None)
-    last = rows[limit - 1]
-    cursor = _CURSOR.dump_json((last.created_at, last.id))
-    return Page(items=items, next_cursor=base64.urlsafe_b64encode(cursor).decode())
+InPages = Annotated[PageRequest, Depends(_page_request)]

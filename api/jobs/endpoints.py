@@ -17,7 +17,7 @@ from api.http.downloads import send_bytes, stream
 from api.http.forms import MAX_PARTS, MULTIPART, FormRoute, refuse_repeated_parts
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, make_page, read_cursor
+from api.http.pages import InPages
 from api.http.wakeups import InBackground
 from api.jobs.forms import JobForm, upload_files
 from api.jobs.requests import make_job
@@ -116,19 +116,17 @@ def _request_of(context: Context, owner: str, job_id: str) -> dict[str, Any]:
 def list_jobs(
     owner: Owner,
     session: InSession,
+    page: InPages,
     state: JobState | None = None,
     tag: str | None = None,
     name: str | None = None,
     study: Annotated[str | None, Query(description="Id of a study: only its trials.")] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
 ) -> Page[Job]:
     """List your jobs, newest first."""
-    after = read_cursor(cursor)
     rows = owned_jobs.list_page(
-        session, owner, state=state, tag=tag, name=name, study_id=study, after=after, limit=limit + 1
+        session, owner, state=state, tag=tag, name=name, study_id=study, after=page.after(), limit=page.limit + 1
     )
-    return make_page(rows, limit, show_job)
+    return page.make_page(rows, show_job)
 
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)

@@ -15,7 +15,7 @@ from api.http.conditional import NOT_MODIFIED, IfNoneMatch, answer_conditionally
 from api.http.context import Context, InContext, InSession
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, make_page, read_cursor
+from api.http.pages import InPages
 from api.http.problems import Problem
 from api.http.wakeups import InBackground
 from api.studies.requests import make_study
@@ -62,17 +62,15 @@ async def create_study(
 def list_studies(
     owner: Owner,
     session: InSession,
+    page: InPages,
     state: StudyState | None = None,
     tag: str | None = None,
     name: str | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
 ) -> Page[Study]:
     """The studies, newest first, without their tables."""
-    after = read_cursor(cursor)
-    rows = studies.list_page(session, owner, state=state, tag=tag, name=name, after=after, limit=limit + 1)
+    rows = studies.list_page(session, owner, state=state, tag=tag, name=name, after=page.after(), limit=page.limit + 1)
     progress = read_progress(session, rows)
-    return make_page(rows, limit, lambda study: show_study(study, progress.get(study.id)))
+    return page.make_page(rows, lambda study: show_study(study, progress.get(study.id)))
 
 
 @router.get("/{study_id}", response_model=Study, responses=NOT_MODIFIED)

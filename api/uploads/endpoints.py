@@ -11,7 +11,7 @@ from api.http.auth import Owner
 from api.http.bodies import JsonRoute, content_type
 from api.http.context import Context, InContext, InSession
 from api.http.long_polls import Wait
-from api.http.pages import Cursor, Limit, make_page, read_cursor
+from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
 from api.uploads.schemas import show_upload
@@ -53,10 +53,9 @@ async def create_upload(
 
 
 @router.get("")
-def list_uploads(owner: Owner, session: InSession, limit: Limit = 50, cursor: Cursor = None) -> Page[Upload]:
+def list_uploads(owner: Owner, session: InSession, page: InPages) -> Page[Upload]:
     """List your uploads, newest first."""
-    rows = uploads.list_page(session, owner, after=read_cursor(cursor), limit=limit + 1)
-    return make_page(rows, limit, show_upload)
+    return page.make_page(uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_upload)
 
 
 @router.get("/{upload_id}")
