@@ -15,8 +15,9 @@ from fastapi_offline import FastAPIOffline
 from api import broker, health, openapi
 from api.architectures import endpoints as architectures
 from api.http import problems, schemas
-from api.http.addresses import refuse_nul
+from api.http.addresses import check_address
 from api.http.context import Context
+from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
 from api.studies import endpoints as studies
@@ -72,8 +73,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(refuse_nul)],
+        dependencies=[Depends(check_address)],
     )
+    app.add_middleware(HeaderChecks)
     problems.install(app)
     for router in (
         uploads.router,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.http.context import InContext
+from api.http.headers import host_name
 from api.http.problems import Problem
 from jobs.ledger import keys
 
@@ -68,7 +68,7 @@ def _refuse_browsers_of_others(request: Request) -> None:
     If the page's name resolves to this machine, the browser sends that name as Host; otherwise it sends an Origin.
     """
     host = request.headers.get("Host", "")
-    if not is_loopback(_name_of(host)):
+    if not is_loopback(host_name(host)):
         raise Problem(
             403,
             "forbidden-origin",
@@ -81,14 +81,6 @@ def _refuse_browsers_of_others(request: Request) -> None:
             "forbidden-origin",
             f"without API keys, no page of {origin!r} may use this service: make a key (`litc keys create NAME`)",
         )
-
-
-def _name_of(host: str) -> str | None:
-    """The name or address in a Host header; None if there is none."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -10,7 +10,7 @@ from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from api.http.addresses import refuse_nul
+from api.http.addresses import check_address
 from api.http.auth import authenticate
 from api.http.context import get_context
 from api.http.problems import Problem
@@ -65,7 +65,7 @@ class JsonRoute(APIRoute):
 
 async def check_caller(request: Request) -> None:
     """Refuse a wrong path or a missing key before the body is read. FastAPI would read the body first."""
-    await refuse_nul(request)
+    await check_address(request)
     request.state.owner = await run_in_threadpool(authenticate, request, get_context(request))
 
 

@@ -68,8 +68,6 @@ def test_others_things_are_not_there(api: TestClient, bench: Bench) -> None:
         ({"Host": "[::1]:8000"}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
-        ({"Host": "[::1"}, 403),
-        ({"Host": ""}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://[x"}, 403),
@@ -118,36 +116,6 @@ def test_every_error_is_a_problem(api: TestClient) -> None:
         assert problem["title"]
         assert problem["detail"]
         assert api.get(problem["type"]).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/jobs/%00",
-        "/v1/jobs/job_none%00/events?wait=1",
-        "/v1/jobs/job_none/artifacts/%00",
-        "/v1/uploads/upl_%00",
-        "/%00",
-    ],
-)
-def test_nothing_is_called_by_a_name_with_a_nul(api: TestClient, path: str) -> None:
-    answer = api.get(path)
-    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
-
-
-@pytest.mark.parametrize(
-    ("path", "field"),
-    [
-        ("/v1/jobs?tag=a%00", "tag"),
-        ("/v1/jobs?limit=3&name=%00", "name"),
-        ("/v1/uploads?cursor=%00", "cursor"),
-        ("/v1/jobs/job_none/metrics?name=%00", "name"),
-    ],
-)
-def test_nothing_is_looked_for_with_a_nul(api: TestClient, path: str, field: str) -> None:
-    answer = api.get(path)
-    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
-    assert answer.json()["errors"] == [{"field": field, "message": "has a NUL character: leave it out"}]
 
 
 def test_the_documentation_needs_no_other_server(api: TestClient) -> None:

@@ -1,0 +1,76 @@
+"""Checks headers before a request reaches its route: Host, headers that may come only once, and Range."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.http.problems import Problem
+
+ONCE = frozenset(
+    {
+        b"host",
+        b"authorization",
+        b"content-type",
+        b"idempotency-key",
+        b"if-range",
+        b"origin",
+        b"range",
+        b"upload-offset",
+    }
+)
+"""Headers with a single value. Which of two values counts would depend on who reads the request."""
+
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?")
+
+
+class HeaderChecks:
+    """ASGI middleware: answers a request with bad headers with a problem, and removes headers without a meaning."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        problem = _find_problem(scope)
+        if problem is not None:
+            await problem.response()(scope, receive, send)
+            return
+        if scope["method"] != "GET":
+            # Range has a meaning for GET only (RFC 9110, section 14.2).
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await self._app(scope, receive, send)
+
+
+def host_name(host: str) -> str | None:
+    """The name or address in a Host header, in lower case; None if it isn't `name`, `name:port` or `[address]:port`."""
+    match = _HOST.fullmatch(host)
+    if match is None or int(match["port"] or 0) > 65_535:
+        return None
+    if match["address"] is None:
+        return match["name"].lower()
+    try:
+        return str(ipaddress.IPv6Address(match["address"]))
+    except ValueError:
+        return None
+
+
+def _find_problem(scope: Scope) -> Problem | None:
+    times = Counter(name.decode() for name, _ in scope["headers"] if name in ONCE)
+    for name, count in times.items():
+        if count > 1:
+            return Problem(400, "bad-request", f"the header {name} comes {count} times: send it once")
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+    if host is None:
+        # HTTP/1.0 has no Host (RFC 9112, section 3.2).
+        if scope.get("http_version", "1.1") == "1.0":
+            return None
+        return Problem(400, "bad-request", "the request has no Host header: send the name of this service as Host")
+    if host_name(host) is None:
+        return Problem(400, "bad-request", f"Host is {host!r}: send one name or address, and a port if it needs one")
+    return None

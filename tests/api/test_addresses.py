@@ -1,0 +1,82 @@
+"""Paths and query parameters: what a route doesn't take is refused, not ignored."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
+
+from tests.worker.bench import Bench
+
+
+def test_no_route_ignores_a_parameter_that_it_does_not_take(api: TestClient, bench: Bench) -> None:
+    assert isinstance(api.app, FastAPI)
+    ids = {"job_id": bench.job(), "upload_id": bench.dataset(), "library": "timm", "name": "x", "type": "not-found"}
+    asked = 0
+    for found in iter_route_contexts(api.app.routes):
+        route = found.original_route
+        if not isinstance(route, APIRoute):
+            continue
+        path = found.path_format.format(**ids, study_id="study_none")
+        for method in route.methods:
+            answer = api.request(method, path, params={"nobody_takes_this": "1"})
+            assert answer.status_code == 422, f"{method} {path}: {answer.text}"
+            if method != "HEAD":
+                [error] = answer.json()["errors"]
+                assert error["field"] == "nobody_takes_this"
+                assert error["message"].startswith("unknown parameter: ")
+            asked += 1
+    assert asked > 30
+
+
+@pytest.mark.parametrize(
+    ("path", "errors"),
+    [
+        ("/v1/jobs?status=running", {"status": "unknown parameter: did you mean state?"}),
+        ("/v1/jobs?statr=running&limit=0", {"statr": "unknown parameter: did you mean state?"}),
+        ("/v1/uploads?state=complete", {"state": "unknown parameter: known are cursor, limit"}),
+        ("/healthz?deep=1", {"deep": "unknown parameter: this route takes none"}),
+        ("/v1/jobs?state=running&state=failed", {"state": "is given 2 times: give it once"}),
+        ("/v1/jobs?limit=3&limit=3&tag=a&tag=a&tag=a", {"limit": "is given 2 times: give it once", "tag": None}),
+        ("/v1/studies?limit=3&limit=4", {"limit": "is given 2 times: give it once"}),
+        ("/v1/jobs?stat%65=running&state=failed", {"state": "is given 2 times: give it once"}),
+        ("/v1/jobs?=1", {"": None}),
+    ],
+)
+def test_a_wrong_parameter_is_named(api: TestClient, path: str, errors: dict[str, str | None]) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+    found = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    assert set(found) == set(errors)
+    assert all(said is None or found[field] == said for field, said in errors.items())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/jobs/%00",
+        "/v1/jobs/job_none%00/events?wait=1",
+        "/v1/jobs/job_none/artifacts/%00",
+        "/v1/uploads/upl_%00",
+        "/%00",
+    ],
+)
+def test_nothing_is_called_by_a_name_with_a_nul(api: TestClient, path: str) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/jobs?tag=a%00", "tag"),
+        ("/v1/jobs?limit=3&name=%00", "name"),
+        ("/v1/uploads?cursor=%00", "cursor"),
+        ("/v1/jobs/job_none/metrics?name=%00", "name"),
+    ],
+)
+def test_nothing_is_looked_for_with_a_nul(api: TestClient, path: str, field: str) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+    assert answer.json()["errors"] == [{"field": field, "message": "has a NUL character: leave it out"}]
