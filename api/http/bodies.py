@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
@@ -109,7 +110,7 @@ def content_length(request: Request) -> int | None:
 def parse_json(content: bytes) -> dict[str, Any]:
     """Parse a JSON object that the ledger can store. Raises Problem 400."""
     try:
-        value = json.loads(content, parse_constant=_refuse_constant)
+        value = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_members)
     except (ValueError, RecursionError) as bad:
         raise Problem(400, "bad-request", f"the body is not valid JSON: {bad}") from bad
     try:
@@ -119,6 +120,14 @@ def parse_json(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Problem(400, "bad-request", "the body is not a JSON object: send an object, {…}")
     return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"{twice!r} is given twice in one object")
+    return members
 
 
 def _refuse_constant(name: str) -> NoReturn:
