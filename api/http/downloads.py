@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.http.conditional import matches
+from api.http.conditional import matches, require_match
 from api.http.problems import Problem
 
 CHUNK_BYTES = 1 << 20
@@ -38,6 +38,8 @@ def send_bytes(
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}",
         "X-Content-Type-Options": "nosniff",
     }
+    if (if_match := request.headers.get("If-Match")) is not None:
+        require_match(if_match, etag)
     known = request.headers.get("If-None-Match")
     if known is not None and matches(known, etag):
         return Response(status_code=304, headers=headers)

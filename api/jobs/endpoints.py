@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import JsonValue
+from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
 from api.http.bodies import JSON_BYTES, JsonRoute, SentJson
-from api.http.conditional import NOT_MODIFIED, IfNoneMatch, answer_conditionally
+from api.http.conditional import NOT_MODIFIED, IfMatch, IfNoneMatch, answer_conditionally, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
 from api.http.forms import MAX_PARTS, MULTIPART, FormRoute, refuse_repeated_parts
@@ -57,9 +59,9 @@ async def create_job_with_files(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
-    body = await upload_files(form, owner, context)
-    repeated = idempotent_request(idempotency_key, body)
-    return await _make(context, owner, parse(JobRequest, body), repeated, response, wakeups)
+    hashes = await run_in_threadpool(form.hashes)
+    repeated = idempotent_request(idempotency_key, {"job": form.job, "files": hashes})
+    return await _make(context, owner, repeated, lambda: upload_files(form, hashes, owner, context), response, wakeups)
 
 
 @router.post("", status_code=202)
@@ -73,7 +75,11 @@ async def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
-    return await _make(context, owner, job, idempotent_request(idempotency_key, sent), response, wakeups)
+
+    async def given() -> JobRequest:
+        return job
+
+    return await _make(context, owner, idempotent_request(idempotency_key, sent), given, response, wakeups)
 
 
 @router.post("/{job_id}/rerun", status_code=202)
@@ -85,31 +91,36 @@ async def rerun_job(
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
 ) -> Job:
     """Run a job's request again as a new job, with changes: a JSON merge patch (RFC 7396) of the request."""
-    before = await run_in_threadpool(_request_of, context, owner, job_id)
-    body = merge_patch(before, changes)
-    repeated = idempotent_request(idempotency_key, body)
-    return await _make(context, owner, parse(JobRequest, body), repeated, response, wakeups)
+
+    def change() -> JobRequest:
+        with context.database.session() as session:
+            require_unchanged(if_match, lambda: _look(session, owner, job_id))
+            return parse(JobRequest, merge_patch(owned_jobs.get(session, owner, job_id).request, changes))
+
+    repeated = idempotent_request(idempotency_key, {"rerun": job_id, "changes": changes})
+    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups)
 
 
 async def _make(
     context: Context,
     owner: str,
-    request: JobRequest,
     repeated: IdempotentRequest | None,
+    prepare: Callable[[], Awaitable[JobRequest]],
     response: Response,
     wakeups: InBackground,
 ) -> Job:
-    job, queues = await make_job(context, owner, request, repeated)
+    job, queues = await make_job(context, owner, repeated, prepare)
     wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job)
 
 
-def _request_of(context: Context, owner: str, job_id: str) -> dict[str, Any]:
-    with context.database.session() as session:
-        return owned_jobs.get(session, owner, job_id).request
+def _look(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
+    job = owned_jobs.get(session, owner, job_id, lock=lock)
+    return show_job(job, owned_jobs.waiting_reason(session, job))
 
 
 @router.get("")
@@ -143,8 +154,7 @@ async def get_job(
 
     def read() -> Job:
         with context.database.session() as session:
-            job = owned_jobs.get(session, owner, job_id)
-            return show_job(job, owned_jobs.waiting_reason(session, job))
+            return _look(session, owner, job_id)
 
     return await answer_conditionally(
         request,
@@ -158,15 +168,17 @@ async def get_job(
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, owner: Owner, session: InSession) -> Job:
+def cancel_job(job_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Job:
     """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
+    require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
     return show_job(owned_jobs.request_cancel(session, owner, job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete_job(job_id: str, owner: Owner, context: InContext) -> None:
+def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
     with context.database.session() as session:
+        require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
         prefix = owned_jobs.delete(session, owner, job_id)
     context.storage.delete_prefix(prefix)
 

@@ -13,6 +13,7 @@ from api.http.context import Context
 from api.http.forms import parse_json_part
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
+from api.uploads.stored_bytes import announce
 from api.uploads.writing import UploadWriter, sha256_of
 from jobs.ledger import requests, uploads
 from jobs.storage import layout
@@ -60,8 +61,12 @@ class JobForm(BaseModel):
         """The files that were sent, by part."""
         return {name: file for name in FORM_FILES if (file := getattr(self, name)) is not None}
 
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of each file that was sent, by part. Reads them to the end."""
+        return {name: _sha256_of(file.file) for name, file in self.files().items()}
 
-async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str, Any]:
+
+async def upload_files(form: JobForm, hashes: dict[str, str], owner: str, context: Context) -> JobRequest:
     """Make uploads of the form's files; returns the request with their ids. A wrong request leaves nothing behind.
 
     Raises Problem and RequestRefused.
@@ -72,15 +77,13 @@ async def upload_files(form: JobForm, owner: str, context: Context) -> dict[str,
     request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
     architectures = {"teacher": request.architecture}
     ids = {
-        name: await run_in_threadpool(
-            _upload, file.file, file.filename or name, FORM_FILES[name], architectures.get(name), owner, context
-        )
+        name: await run_in_threadpool(_upload, file, name, hashes[name], architectures.get(name), owner, context)
         for name, file in files.items()
     }
     # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
     for file in files.values():
         await file.close()
-    return _with_uploads(form.job, ids)
+    return requests.parse(JobRequest, _with_uploads(form.job, ids))
 
 
 def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
@@ -100,25 +103,22 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 
 def _upload(
-    file: BinaryIO,
-    filename: str,
-    kind: UploadKind,
+    file: UploadFile,
+    part: str,
+    sha256: str,
     architecture: LibraryRequest | None,
     owner: str,
     context: Context,
 ) -> str:
     """Make an upload of a form's file, or find one with the same content. Returns its id."""
-    sha256 = sha256_of(file)
-    size = file.tell()
-    with context.database.session() as session:
-        name = filename.replace("\0", "")[:255]
-        upload = uploads.create(session, owner, kind, name, size, sha256, architecture)
+    filename = (file.filename or part).replace("\0", "")[:255]
+    upload = announce(context, owner, FORM_FILES[part], filename, file.size or 0, sha256, architecture)
     if upload.state == UploadState.COMPLETE:
         return upload.id
     writer = UploadWriter(context, owner, upload.id, 0)
-    file.seek(0)
+    file.file.seek(0)
     offset = 0
-    while piece := file.read(PIECE_BYTES):
+    while piece := file.file.read(PIECE_BYTES):
         writer.append(offset, piece)
         offset += len(piece)
     try:
@@ -130,3 +130,8 @@ def _upload(
         context.storage.delete_prefix(layout.upload_prefix(upload.id))
         raise
     return upload.id
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    file.seek(0)
+    return sha256_of(file)

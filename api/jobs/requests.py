@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 from api.http.context import Context, in_transaction
 from api.http.problems import Problem
@@ -17,15 +18,17 @@ INSPECTION_SECONDS = 30.0
 
 
 async def make_job(
-    context: Context, owner: str, request: JobRequest, repeated: IdempotentRequest | None
+    context: Context, owner: str, repeated: IdempotentRequest | None, prepare: Callable[[], Awaitable[JobRequest]]
 ) -> tuple[Job, list[str]]:
     """The new job, or the one that the same request made earlier; and the queues to send wake-ups to.
 
+    `prepare` gives the request of a new job. What it needs may be gone when the request is sent again.
     Raises Problem and RequestRefused.
     """
     earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
     if earlier is not None:
         return earlier, []
+    request = await prepare()
     inspections = await inspections_of(context, owner, request)
     job = await in_transaction(
         context, lambda session: requests.create_job(session, owner, request, inspections, repeated)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
 from api.http.bodies import JsonRoute, SentJson
-from api.http.conditional import NOT_MODIFIED, IfNoneMatch, answer_conditionally
+from api.http.conditional import NOT_MODIFIED, IfMatch, IfNoneMatch, answer_conditionally, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
@@ -112,16 +112,20 @@ def get_table(
 
 
 @router.post("/{study_id}/cancel", status_code=202)
-def cancel_study(study_id: str, owner: Owner, session: InSession) -> Study:
+def cancel_study(study_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Study:
     """Cancel a study and its trials. It is finished when the last trial is; 409 if it is finished already."""
+    require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
     return _show(session, studies.request_cancel(session, owner, study_id))
 
 
 @router.post("/{study_id}/resume", status_code=202)
-def resume_study(study_id: str, wakeups: InBackground, owner: Owner, context: InContext) -> Study:
+def resume_study(
+    study_id: str, wakeups: InBackground, owner: Owner, context: InContext, if_match: IfMatch = None
+) -> Study:
     """Continue a finished study with the results that it has; failed and cancelled trials are run again."""
     try:
         with context.database.session() as session:
+            require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
             study, queues = studies.resume(session, owner, study_id)
             shown = _show(session, study)
     except NotFound as gone:
@@ -134,9 +138,10 @@ def resume_study(study_id: str, wakeups: InBackground, owner: Owner, context: In
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete_study(study_id: str, owner: Owner, context: InContext) -> None:
+def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished study with its jobs, their files and metrics."""
     with context.database.session() as session:
+        require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
         prefixes = studies.delete(session, owner, study_id)
     for prefix in prefixes:
         context.storage.delete_prefix(prefix)
@@ -144,7 +149,11 @@ def delete_study(study_id: str, owner: Owner, context: InContext) -> None:
 
 def _read(context: Context, owner: str, study_id: str) -> Study:
     with context.database.session() as session:
-        return _show(session, studies.get(session, owner, study_id))
+        return _look(session, owner, study_id)
+
+
+def _look(session: Session, owner: str, study_id: str, *, lock: bool = False) -> Study:
+    return _show(session, studies.get(session, owner, study_id, lock=lock))
 
 
 def _show(session: Session, study: StudyRow) -> Study:

@@ -6,15 +6,24 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
-from api.http.bodies import JsonRoute, content_type
+from api.http.bodies import JsonRoute, content_length, content_type
+from api.http.conditional import (
+    NOT_MODIFIED,
+    IfMatch,
+    IfNoneMatch,
+    answer_conditionally,
+    require_unchanged,
+)
 from api.http.context import Context, InContext, InSession
 from api.http.long_polls import Wait
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
 from api.uploads.schemas import show_upload
+from api.uploads.stored_bytes import OFFSET, announce, offset_headers, read_upload
 from api.uploads.writing import RECORD_BYTES, UploadWriter, pieces
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
@@ -25,7 +34,6 @@ from lit_spec.answers.uploads import Upload
 from lit_spec.requests.upload import UploadRequest
 from lit_spec.states import UploadKind, UploadState
 
-OFFSET = "Upload-Offset"
 LENGTH = "Upload-Length"
 BINARY = "application/octet-stream"
 
@@ -45,7 +53,7 @@ async def create_upload(
 ) -> Upload:
     """Announce a file; then send its bytes with PATCH. A file that the service already has need not be sent."""
     check_size(announced.size, context, "size")
-    upload = await run_in_threadpool(_create, context, owner, announced)
+    upload = await run_in_threadpool(announce, context, owner, **vars(announced))
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
@@ -58,28 +66,36 @@ def list_uploads(owner: Owner, session: InSession, page: InPages) -> Page[Upload
     return page.make_page(uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_upload)
 
 
-@router.get("/{upload_id}")
-async def get_upload(upload_id: str, owner: Owner, context: InContext, wait: Wait = 0) -> Upload:
-    """One upload; `wait` holds the answer until a teacher's inspection is finished."""
-
-    def read() -> Upload:
-        with context.database.session() as session:
-            return show_upload(uploads.get(session, owner, upload_id))
-
-    return await context.long_polls.until(upload_id, wait, read, lambda upload: not upload.inspecting)
-
-
-@router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}})
-def get_offset(upload_id: str, owner: Owner, session: InSession) -> Response:
-    """How many bytes the service has, in the headers."""
-    upload = uploads.get(session, owner, upload_id)
-    return Response(headers={**_offset(upload.received), LENGTH: str(upload.size)})
+@router.get("/{upload_id}", response_model=Upload, responses=NOT_MODIFIED)
+@router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}, **NOT_MODIFIED})
+async def get_upload(
+    upload_id: str,
+    request: Request,
+    owner: Owner,
+    context: InContext,
+    wait: Wait = 0,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """One upload, with its offset in the headers too. `wait` holds the answer until a teacher's inspection is finished
+    or, with If-None-Match, until the upload has changed.
+    """
+    return await answer_conditionally(
+        request,
+        context,
+        topic=upload_id,
+        wait=wait,
+        if_none_match=if_none_match,
+        read=lambda: show_upload(read_upload(context, owner, upload_id)),
+        is_finished=lambda upload: not upload.inspecting,
+        headers=lambda upload: {**offset_headers(upload.received), LENGTH: str(upload.size)},
+    )
 
 
 @router.delete("/{upload_id}", status_code=204)
-def delete_upload(upload_id: str, owner: Owner, context: InContext) -> None:
+def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete an upload; 409 while a job or study that is not finished needs it."""
     with context.database.session() as session:
+        require_unchanged(if_match, lambda: _look(session, owner, upload_id))
         prefix = uploads.delete(session, owner, upload_id)
     context.storage.delete_prefix(prefix)
 
@@ -97,18 +113,26 @@ async def append_to_upload(
     owner: Owner,
     context: InContext,
     upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: the upload's `received`.")],
+    if_match: IfMatch = None,
 ) -> Response:
     """Send the next bytes, as many as you like. After a broken connection, ask for `received` and continue there."""
+    length = content_length(request) or 0
+
+    def check(upload: UploadRow) -> None:
+        require_unchanged(if_match, lambda: show_upload(upload))
+        if upload_offset + length > upload.size:
+            raise _too_long(upload)
+
     if content_type(request) != BINARY:
         raise Problem(415, "unsupported-media-type", f"the route takes bytes: send them with the Content-Type {BINARY}")
     try:
-        writer = await run_in_threadpool(UploadWriter, context, owner, upload_id, upload_offset)
+        writer = await run_in_threadpool(UploadWriter, context, owner, upload_id, upload_offset, check)
         received = await _receive(request, writer)
         if received == writer.upload.size:
             await run_in_threadpool(writer.complete)
     except Stale:
-        raise _wrong_offset(await run_in_threadpool(_get, context, owner, upload_id)) from None
-    return Response(status_code=204, headers=_offset(received))
+        raise _wrong_offset(await run_in_threadpool(read_upload, context, owner, upload_id)) from None
+    return Response(status_code=204, headers=offset_headers(received))
 
 
 @router.put("/{upload_id}/architecture", status_code=202)
@@ -117,19 +141,23 @@ def set_architecture(
     architecture: Annotated[LibraryRequest, Body()],
     owner: Owner,
     context: InContext,
+    if_match: IfMatch = None,
 ) -> Upload:
     """Say which network of torchvision or timm a teacher is. It is inspected again, as that network."""
-    return _inspect_as(context, owner, upload_id, architecture)
+    return _inspect_as(context, owner, upload_id, architecture, if_match)
 
 
 @router.delete("/{upload_id}/architecture", status_code=202)
-def unset_architecture(upload_id: str, owner: Owner, context: InContext) -> Upload:
+def unset_architecture(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> Upload:
     """Remove what was said about a teacher's network. It is inspected again, by its tensors alone."""
-    return _inspect_as(context, owner, upload_id, None)
+    return _inspect_as(context, owner, upload_id, None, if_match)
 
 
-def _inspect_as(context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None) -> Upload:
+def _inspect_as(
+    context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None, if_match: str | None
+) -> Upload:
     with context.database.session() as session:
+        require_unchanged(if_match, lambda: _look(session, owner, upload_id))
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
             raise invalid_field("upload_id", f"{upload_id} is a data set, not a teacher: give a teacher's id")
         uploads.inspect_as(session, owner, upload_id, architecture)
@@ -138,16 +166,14 @@ def _inspect_as(context: Context, owner: str, upload_id: str, architecture: Libr
 
 async def _receive(request: Request, writer: UploadWriter) -> int:
     """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
-    offset = recorded = writer.upload.received
-    size = writer.upload.size
+    start = offset = recorded = writer.upload.received
     try:
         async for piece in pieces(request.stream()):
-            if offset + len(piece) > size:
-                raise Problem(
-                    413,
-                    "too-large",
-                    f"more than the {size} announced bytes: send only these",
-                )
+            if offset + len(piece) > writer.upload.size:
+                # Without a Content-Length this is known only now.
+                await run_in_threadpool(writer.cut, start)
+                offset = recorded = start
+                raise _too_long(writer.upload)
             await run_in_threadpool(writer.append, offset, piece)
             offset += len(piece)
             if offset - recorded >= RECORD_BYTES:
@@ -159,24 +185,17 @@ async def _receive(request: Request, writer: UploadWriter) -> int:
     return offset
 
 
-def _create(context: Context, owner: str, announced: UploadRequest) -> UploadRow:
-    with context.database.session() as session:
-        upload = uploads.create(
-            session,
-            owner,
-            announced.kind,
-            announced.filename,
-            announced.size,
-            announced.sha256,
-            announced.architecture,
-        )
-        session.refresh(upload)
-        return upload
+def _look(session: Session, owner: str, upload_id: str) -> Upload:
+    """The upload, which stays as it is until the transaction ends."""
+    return show_upload(uploads.get(session, owner, upload_id, lock=True))
 
 
-def _get(context: Context, owner: str, upload_id: str) -> UploadRow:
-    with context.database.session() as session:
-        return uploads.get(session, owner, upload_id)
+def _too_long(upload: UploadRow) -> Problem:
+    detail = (
+        f"there are more bytes than the {upload.size} that were announced, and none of this request is kept: send only "
+        "what follows the offset"
+    )
+    return Problem(413, "too-large", detail)
 
 
 def _wrong_offset(upload: UploadRow) -> Problem:
@@ -185,8 +204,4 @@ def _wrong_offset(upload: UploadRow) -> Problem:
         if upload.state == UploadState.COMPLETE
         else f"the service has {upload.received} bytes: continue there"
     )
-    return Problem(409, "upload-offset-mismatch", detail, headers=_offset(upload.received))
-
-
-def _offset(received: int) -> dict[str, str]:
-    return {OFFSET: str(received), "Cache-Control": "no-store"}
+    return Problem(409, "upload-offset-mismatch", detail, headers=offset_headers(upload.received))

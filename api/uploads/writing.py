@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
+
+from sqlalchemy.orm import Session
 
 from api.http.context import Context
 from api.http.problems import Problem
+from api.uploads.stored_bytes import bytes_lost, is_lost, restart_lost
 from api.uploads.teacher_files import find_fault
+from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.storage import layout
-from jobs.storage.storage import StorageKeyMissing
+from jobs.storage.storage import StorageBytesMissing, StorageKeyMissing
 from lit_spec.states import UploadKind
 
 PIECE_BYTES = 1 << 20
@@ -23,48 +28,76 @@ class UploadWriter:
     """One request's right to write to an upload. It ends when a newer request begins, in this process or in another.
 
     Every write happens under the lock of the upload's row, so an older request can't overwrite the bytes of a newer
-    one, and nothing is written for an upload that was deleted. All methods block; they raise Stale and NotFound.
+    one, and nothing is written for an upload that was deleted. All methods block; they raise Stale, NotFound, and
+    Problem 409 `upload-bytes-lost` if the earlier bytes are no longer in storage.
     """
 
-    def __init__(self, context: Context, owner: str, upload_id: str, offset: int) -> None:
+    def __init__(
+        self, context: Context, owner: str, upload_id: str, offset: int, check: Callable[[Upload], None] | None = None
+    ) -> None:
+        """`check` may refuse to write to the upload, by raising: then an earlier request goes on."""
+        with context.database.session() as session:
+            before = uploads.get(session, owner, upload_id)
+        if is_lost(context.storage, before):
+            restarted = restart_lost(context, owner, upload_id)
+            if offset > restarted.received:
+                raise bytes_lost(restarted)
         with context.database.session() as session:
             self.upload = uploads.open_writer(session, owner, upload_id, offset)
-        self._database = context.database
-        self._storage = context.storage
+            if check is not None:
+                check(self.upload)
+        self._context = context
         self._key = layout.upload_data(upload_id)
 
     def append(self, offset: int, piece: bytes) -> None:
-        """Write the next piece to storage."""
-        with self._database.session() as session:
+        """Write the next piece to storage, and cut off what is beyond it."""
+        with self._transaction() as session:
             uploads.hold(session, self.upload.id, self.upload.writer)
-            self._storage.append(self._key, offset, piece)
+            self._context.storage.append(self._key, offset, piece)
 
     def record(self, received: int) -> None:
         """Make the bytes in storage durable, and record their number in the ledger."""
-        with self._database.session() as session:
+        with self._transaction() as session:
             uploads.record_progress(session, self.upload.id, self.upload.writer, received)
-            self._storage.sync(self._key)
+            self._context.storage.sync(self._key)
+
+    def cut(self, offset: int) -> None:
+        """Remove the bytes from `offset` on."""
+        with self._transaction() as session:
+            uploads.record_progress(session, self.upload.id, self.upload.writer, offset)
+            self._context.storage.append(self._key, offset, b"")
 
     def complete(self) -> None:
         """Check the bytes in storage and mark the upload complete.
 
         Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then starts again at offset 0.
         """
-        try:
-            self._storage.sync(self._key)
-            with self._storage.open(self._key) as file:
+        with self._told_if_lost():
+            self._context.storage.sync(self._key)
+            with self._context.storage.open(self._key) as file:
                 sha256 = sha256_of(file)
+                if file.tell() != self.upload.size:
+                    raise StorageBytesMissing(self._key)
                 problem = self._find_problem(file, sha256)
-        except StorageKeyMissing:
-            detail = f"{self.upload.filename} is no longer in storage: send the file again"
-            problem = Problem(422, "bad-upload", detail)
-        with self._database.session() as session:
+        with self._transaction() as session:
             if problem is None:
                 uploads.complete(session, self.upload.id, self.upload.writer, sha256)
             else:
                 uploads.record_progress(session, self.upload.id, self.upload.writer, 0)
         if problem is not None:
             raise problem
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with self._told_if_lost(), self._context.database.session() as session:
+            yield session
+
+    @contextmanager
+    def _told_if_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageKeyMissing as missing:
+            raise bytes_lost(restart_lost(self._context, self.upload.owner, self.upload.id)) from missing
 
     def _find_problem(self, file: BinaryIO, sha256: str) -> Problem | None:
         announced = self.upload.sha256

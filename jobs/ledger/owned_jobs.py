@@ -97,9 +97,9 @@ def create(
     return job
 
 
-def get(session: Session, owner: str, job_id: str) -> Job:
-    """Raises NotFound, for another owner's job too."""
-    return find_owned(session, Job, owner, job_id)
+def get(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
+    """`lock` keeps the job as it is until this transaction ends. Raises NotFound, for another owner's job too."""
+    return find_owned(session, Job, owner, job_id, lock=lock)
 
 
 def list_page(

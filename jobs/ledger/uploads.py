@@ -81,9 +81,9 @@ def find_same(
     return session.scalars(query.order_by(Upload.created_at).limit(1)).one_or_none()
 
 
-def get(session: Session, owner: str, upload_id: str) -> Upload:
-    """Raises NotFound, for another owner's upload too."""
-    return find_owned(session, Upload, owner, upload_id)
+def get(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> Upload:
+    """`lock` keeps the upload as it is until this transaction ends. Raises NotFound, for another owner's upload too."""
+    return find_owned(session, Upload, owner, upload_id, lock=lock)
 
 
 def list_page(session: Session, owner: str, *, after: PageCursor | None = None, limit: int = 50) -> list[Upload]:
@@ -121,6 +121,18 @@ def record_progress(session: Session, upload_id: str, writer: int, received: int
     upload = hold(session, upload_id, writer)
     upload.received = received
     upload.received_at = clock(session)
+
+
+def restart(session: Session, upload: Upload) -> None:
+    """Let an upload whose row is locked begin again at offset 0. No earlier request can write to it any more."""
+    upload.state = UploadState.UPLOADING.value
+    upload.received = 0
+    upload.writer += 1
+    upload.received_at = clock(session)
+    upload.inspection_failures = 0
+    upload.completed_at = upload.inspection_state = upload.inspection = upload.inspection_error = None
+    upload.inspection_started_at = None
+    notify(session, upload.id)
 
 
 def complete(session: Session, upload_id: str, writer: int, sha256: str) -> None:

@@ -31,6 +31,10 @@ class StorageKeyMissing(Exception):
         self.key = key
 
 
+class StorageBytesMissing(StorageKeyMissing):
+    """Storage has fewer bytes under this key than were stored."""
+
+
 class Storage(Protocol):
     """Keys are relative POSIX paths. Every method raises StorageKeyMissing if there is no object with the key."""
 
@@ -60,7 +64,7 @@ class Storage(Protocol):
     def append(self, key: str, offset: int, chunk: bytes) -> None:
         """Write the next piece of an upload at `offset` and cut off what is beyond it. Neither atomic nor durable.
 
-        Raises ValueError if the object has fewer than `offset` bytes.
+        Raises StorageBytesMissing if there are fewer than `offset` bytes.
         """
 
     def sync(self, key: str) -> None:
@@ -130,12 +134,12 @@ class FolderStorage:
     def append(self, key: str, offset: int, chunk: bytes) -> None:
         path = self._path(key)
         if offset and not path.is_file():
-            raise ValueError(f"{key} has fewer than {offset} bytes")
+            raise StorageBytesMissing(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             if os.fstat(descriptor).st_size < offset:
-                raise ValueError(f"{key} has fewer than {offset} bytes")
+                raise StorageBytesMissing(key)
             file.seek(offset)
             file.write(chunk)
             file.truncate()

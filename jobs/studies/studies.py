@@ -72,9 +72,9 @@ def create(
     return study, queues
 
 
-def get(session: Session, owner: str, study_id: str) -> Study:
-    """Raises NotFound, for another owner's study too."""
-    return find_owned(session, Study, owner, study_id)
+def get(session: Session, owner: str, study_id: str, *, lock: bool = False) -> Study:
+    """`lock` keeps the row as it is until this transaction ends. Raises NotFound, for another owner's study too."""
+    return find_owned(session, Study, owner, study_id, lock=lock)
 
 
 def list_page(

@@ -6,10 +6,11 @@ import json
 from typing import Any, BinaryIO, NoReturn
 
 import pytest
+from fastapi import UploadFile
 from fastapi.testclient import TestClient
 
 from api.http.problems import Problem
-from api.jobs import endpoints, forms
+from api.jobs import forms, requests
 from jobs.ledger import uploads
 from lit_client.command.job_request import parse_changes
 from lit_spec import SPEC_VERSION, ErrorType, JobError
@@ -172,16 +173,6 @@ def test_a_teacher_of_another_architecture(api: TestClient, bench: Bench) -> Non
     assert answer.json()["errors"] == [{"field": "teacher", "message": detail}]
 
 
-def test_an_idempotency_key_makes_one_job(api: TestClient, bench: Bench) -> None:
-    body, headers = request(bench.teacher()), {"Idempotency-Key": "once"}
-    first = api.post("/v1/jobs", json=body, headers=headers)
-    second = api.post("/v1/jobs", json=body, headers=headers)
-    assert first.json()["id"] == second.json()["id"]
-    other = api.post("/v1/jobs", json=body | {"seed": 1}, headers=headers)
-    assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-key-reused")
-    assert len(api.get("/v1/jobs").json()["items"]) == 1
-
-
 def test_run_again_with_changes(api: TestClient, bench: Bench) -> None:
     teacher = bench.teacher()
     before = api.post("/v1/jobs", json=request(teacher, alpha=0.2, accept={"max_accuracy_drop": 1})).json()
@@ -300,15 +291,15 @@ def test_the_temporary_files_of_a_form_go_before_the_inspection_is_awaited(
     received: list[BinaryIO] = []
     upload = forms._upload
 
-    def watched(file: BinaryIO, *rest: Any) -> str:
-        received.append(file)
+    def watched(file: UploadFile, *rest: Any) -> str:
+        received.append(file.file)
         return upload(file, *rest)
 
     async def waiting(*_: Any) -> NoReturn:
         raise Problem(503, "inspection-pending", f"closed: {[file.closed for file in received]}")
 
     monkeypatch.setattr(forms, "_upload", watched)
-    monkeypatch.setattr(endpoints, "make_job", waiting)
+    monkeypatch.setattr(requests, "inspections_of", waiting)
     job = json.dumps({"student": {"depth": 14}})
     answer = api.post("/v1/jobs", data={"job": job}, files={"teacher": b"PK\x03\x04", "dataset": b"x"})
     assert answer.json()["detail"] == "closed: [True, True]"

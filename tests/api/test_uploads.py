@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs.ledger import uploads
-from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
+from tests.worker.bench import INSPECTION, Bench, wait_for
 
 BINARY = "application/octet-stream"
 
@@ -78,10 +78,40 @@ def test_damaged_bytes_begin_anew(api: TestClient) -> None:
     assert patch(api, upload, 0, content).status_code == 204
 
 
-def test_more_bytes_than_announced(api: TestClient) -> None:
-    upload = begin(api, b"12345")
-    assert patch(api, upload, 0, b"123456").status_code == 413
-    assert api.head(f"/v1/uploads/{upload}").headers["Upload-Offset"] == "0"
+SIZE = 20 << 20
+"""More than what is recorded at once."""
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [5, 3_000_000, SIZE])
+def test_nothing_is_kept_of_a_request_with_more_bytes_than_announced(
+    bench: Bench, address: tuple[str, int], chunked: bool, size: int
+) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    too_long = content[2 : size + 1]
+    parts = (too_long[start : start + 500_000] for start in range(0, len(too_long), 500_000))
+    headers = {"Upload-Offset": "2", "Content-Type": BINARY}
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60) as api:
+        upload = begin(api, content[:size])
+        assert patch(api, upload, 0, content[:2]).status_code == 204
+        before = api.get(f"/v1/uploads/{upload}").json()
+        answer = api.patch(f"/v1/uploads/{upload}", content=parts if chunked else too_long, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
+        assert api.get(f"/v1/uploads/{upload}").json() == before
+        assert bench.storage.size(f"uploads/{upload}/data") == 2
+        assert patch(api, upload, 2, content[2:size]).status_code == 204
+        assert api.get(f"/v1/uploads/{upload}").json()["sha256"] == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_a_request_that_is_too_long_takes_nothing_over(bench: Bench, address: tuple[str, int]) -> None:
+    content = bytes(range(256)) * 8192
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
+        upload = begin(api, content)
+        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
+        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        assert patch(api, upload, 0, content + b"x").status_code == 413
+        sending.sendall(content[1_200_000:])
+        assert b" 204 " in status_line(sending)
 
 
 @pytest.mark.parametrize(
@@ -269,19 +299,6 @@ def test_nothing_is_stored_for_an_upload_that_was_deleted(bench: Bench, address:
         sending.sendall(content[1_200_000:])
         assert b" 404 " in status_line(sending)
         assert bench.storage.list(f"uploads/{upload}/") == []
-
-
-def test_bytes_that_storage_lost_are_sent_again(api: TestClient, bench: Bench) -> None:
-    content = b"some data"
-    upload = begin(api, content)
-    with bench.database.session() as session:
-        # As after a crash between the last byte and the check.
-        begun = uploads.open_writer(session, OWNER, upload, 0)
-        uploads.record_progress(session, upload, begun.writer, len(content))
-    lost = patch(api, upload, len(content), b"")
-    assert (lost.status_code, lost.json()["type"]) == (422, "/problems/bad-upload")
-    assert "no longer in storage" in lost.json()["detail"]
-    assert patch(api, upload, 0, content).status_code == 204
 
 
 def test_waiting_for_an_inspection(api: TestClient, bench: Bench) -> None:

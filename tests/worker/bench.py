@@ -76,7 +76,8 @@ class Bench:
             upload_id = upload.id
             uploads.complete(session, upload_id, upload.writer, upload_id)
             uploads.finish_inspection(session, upload_id, inspection=inspection, error=None)
-        self.storage.put_bytes(f"uploads/{upload_id}/teacher.safetensors", content)
+        for name in ("data", "teacher.safetensors"):
+            self.storage.put_bytes(f"uploads/{upload_id}/{name}", content)
         return upload_id
 
     def dataset(self, content: bytes = b"a data set") -> str:

@@ -1,0 +1,151 @@
+"""Uploads whose bytes are no longer in storage: they begin again at offset 0, and every route agrees on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from jobs.ledger import uploads
+from tests.api.test_uploads import begin, patch, safetensors_file, send_part, status_line
+from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
+
+CONTENT = bytes(range(256)) * 100
+
+
+def vanish(bench: Bench, upload: str) -> None:
+    bench.storage.delete_prefix(f"uploads/{upload}/")
+
+
+def shorten(bench: Bench, upload: str) -> None:
+    bench.storage.append(f"uploads/{upload}/data", 1000, b"")
+
+
+LOSSES: list[Callable[[Bench, str], None]] = [vanish, shorten]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_the_next_bytes_are_told_that_the_earlier_ones_are_lost(
+    api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]
+) -> None:
+    upload = begin(api, CONTENT)
+    patch(api, upload, 0, CONTENT[:20_000])
+    lose(bench, upload)
+    lost = patch(api, upload, 20_000, CONTENT[20_000:])
+    assert (lost.status_code, lost.json()["type"]) == (409, "/problems/upload-bytes-lost")
+    assert lost.headers["Upload-Offset"] == "0"
+    assert "send the file again from offset 0" in lost.json()["detail"]
+    assert api.get(lost.json()["type"]).status_code == 200
+    # It's said once; then the upload is one like any other.
+    late = patch(api, upload, 20_000, CONTENT[20_000:])
+    assert (late.json()["type"], late.headers["Upload-Offset"]) == ("/problems/upload-offset-mismatch", "0")
+    assert patch(api, upload, 0, CONTENT).status_code == 204
+    assert api.get(f"/v1/uploads/{upload}").json()["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_whoever_looks_sees_the_offset_to_continue_at(
+    api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]
+) -> None:
+    by_head, by_get, by_patch = (begin(api, CONTENT) for _ in range(3))
+    for upload in (by_head, by_get, by_patch):
+        patch(api, upload, 0, CONTENT[:20_000])
+        lose(bench, upload)
+    assert api.head(f"/v1/uploads/{by_head}").headers["Upload-Offset"] == "0"
+    assert api.get(f"/v1/uploads/{by_get}").json()["received"] == 0
+    for upload in (by_head, by_get, by_patch):
+        assert patch(api, upload, 0, CONTENT).status_code == 204
+        assert api.get(f"/v1/uploads/{upload}").json()["state"] == "complete"
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_the_last_check_finds_lost_bytes(api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]) -> None:
+    upload = begin(api, CONTENT)
+    patch(api, upload, 0, CONTENT[:20_000])
+    with bench.database.session() as session:
+        # As after a crash between the last byte and the check.
+        begun = uploads.open_writer(session, OWNER, upload, 20_000)
+        uploads.record_progress(session, upload, begun.writer, len(CONTENT))
+    lose(bench, upload)
+    lost = patch(api, upload, len(CONTENT), b"")
+    assert (lost.status_code, lost.json()["type"]) == (409, "/problems/upload-bytes-lost")
+    assert patch(api, upload, 0, CONTENT).status_code == 204
+
+
+def test_bytes_that_are_lost_while_more_arrive(bench: Bench, address: tuple[str, int]) -> None:
+    content = bytes(range(256)) * 16384
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
+        upload = begin(api, content)
+        sending = send_part(address, upload, 0, content[:2_500_000], len(content))
+        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        vanish(bench, upload)
+        sending.sendall(content[2_500_000:])
+        assert b" 409 " in status_line(sending)
+        assert api.head(f"/v1/uploads/{upload}").headers["Upload-Offset"] == "0"
+        assert patch(api, upload, 0, content).status_code == 204
+
+
+def complete(api: TestClient, bench: Bench, kind: str, inspected: bool) -> tuple[str, bytes]:
+    content = safetensors_file(8) if kind == "teacher" else CONTENT
+    upload = begin(api, content, kind=kind)
+    assert patch(api, upload, 0, content).status_code == 204
+    if inspected:
+        bench.storage.put_bytes(f"uploads/{upload}/teacher.safetensors", content)
+        with bench.database.session() as session:
+            uploads.finish_inspection(session, upload, inspection=INSPECTION, error=None)
+    return upload, content
+
+
+@pytest.mark.parametrize(("kind", "inspected"), [("dataset", False), ("teacher", False), ("teacher", True)])
+def test_a_complete_upload_begins_again_too(api: TestClient, bench: Bench, kind: str, inspected: bool) -> None:
+    """Otherwise nobody could ever send the file again: the service would say that it has it."""
+    upload, content = complete(api, bench, kind, inspected)
+    announced = {"kind": kind, "filename": "f", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert api.post("/v1/uploads", json=announced).status_code == 200
+    vanish(bench, upload)
+    again = api.post("/v1/uploads", json=announced)
+    assert (again.status_code, again.json()["received"], again.json()["state"]) == (201, 0, "uploading")
+    assert again.json()["inspection_state"] is None
+    assert patch(api, again.json()["id"], 0, content).status_code == 204
+    done = api.get(f"/v1/uploads/{again.json()['id']}").json()
+    assert (done["state"], done["inspection_state"]) == ("complete", "pending" if kind == "teacher" else None)
+
+
+def test_a_form_sends_lost_bytes_again(api: TestClient, bench: Bench) -> None:
+    known, content = complete(api, bench, "dataset", inspected=False)
+    vanish(bench, known)
+    job = {"teacher": bench.teacher(), "student": {"depth": 14}}
+    made = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"dataset": ("d.npz", content)})
+    assert made.status_code == 202, made.text
+    with bench.storage.open(f"uploads/{made.json()['request']['dataset']['upload']}/data") as file:
+        assert file.read() == content
+
+
+def test_an_inspected_teacher_needs_no_more_than_what_was_stored(api: TestClient, bench: Bench) -> None:
+    upload, _ = complete(api, bench, "teacher", inspected=True)
+    bench.storage.delete(f"uploads/{upload}/data")
+    shown = api.get(f"/v1/uploads/{upload}").json()
+    assert (shown["state"], shown["inspection_state"]) == ("complete", "done")
+
+
+def test_no_upload_begins_again_because_storage_is_not_mounted(api: TestClient, bench: Bench) -> None:
+    upload = begin(api, CONTENT)
+    patch(api, upload, 0, CONTENT[:20_000])
+    storage = bench.settings.storage_root
+    away = storage.rename(storage.with_name("away"))
+    storage.mkdir()
+    for answer in (
+        api.get(f"/v1/uploads/{upload}"),
+        api.head(f"/v1/uploads/{upload}"),
+        patch(api, upload, 20_000, CONTENT[20_000:]),
+        patch(api, upload, 0, CONTENT),
+    ):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    storage.rmdir()
+    away.rename(storage)
+    assert api.head(f"/v1/uploads/{upload}").headers["Upload-Offset"] == "20000"
+    assert patch(api, upload, 20_000, CONTENT[20_000:]).status_code == 204
