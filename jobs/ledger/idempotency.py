@@ -27,20 +27,14 @@ class IdempotentRequest:
     @classmethod
     def of(cls, key: str, body: dict[str, Any]) -> Self:
         """`body` is what the caller sent, as JSON. Neither the order of fields nor 1.0 for 1 makes a difference."""
-        canonical = json.dumps(_plain_numbers(body), sort_keys=True, separators=(",", ":"))
+        plain = json.loads(json.dumps(body), parse_float=_plain_number)
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return cls(key, hashlib.sha256(canonical.encode()).hexdigest())
 
 
-def _plain_numbers(value: Any) -> Any:
-    """The JSON value with every whole number as an integer."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case list():
-            return [_plain_numbers(item) for item in value]
-        case dict():
-            return {name: _plain_numbers(item) for name, item in value.items()}
-    return value
+def _plain_number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def find_job(session: Session, owner: str, request: IdempotentRequest | None) -> Job | None:

@@ -149,3 +149,17 @@ def test_a_field_that_is_given_twice(api: TestClient, body: str) -> None:
     for answer in (as_json, as_form):
         assert told(answer) == (400, "/problems/bad-request")
         assert "twice" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/uploads", "/v1/jobs/{job}/rerun"])
+@pytest.mark.parametrize("depth", [10, 200, 400, 900])
+def test_deep_values_are_mistakes_like_others(api: TestClient, bench: Bench, path: str, depth: int) -> None:
+    job = bench.job()
+    deep = "[" * depth + "1.0" + "]" * depth
+    arm = f'{{"name": "x", "student": {deep}}}'
+    fields = f'"size": {deep}, "student": {{"blocks": {deep}}}, "kind": "compare", "methods": ["lit", {arm}]'
+    base = '"job": {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 8}}'
+    answer = api.post(
+        path.format(job=job), content=f"{{{fields}, {base}}}", headers=KEY | {"Content-Type": "application/json"}
+    )
+    assert answer.status_code in {400, 422}, answer.text
