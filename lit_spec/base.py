@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 READING_ANSWER = {"unknown values": "keep"}
@@ -13,9 +15,61 @@ READING_ANSWER = {"unknown values": "keep"}
 
 
 class SpecModel(BaseModel):
-    """Strict base: unknown fields are errors, NaN and infinity are not numbers."""
+    """Strict base: unknown fields are errors, NaN and infinity are not numbers, and neither are true and "1".
+
+    pydantic's own strict mode is too strict for JSON: it refuses 1.0 as an integer, and the value of an enum's member.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_conversions(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        types = _types_by_field(cls)
+        return {name: _unconverted(item, types.get(name, frozenset())) for name, item in value.items()}
+
+
+_NUMBERS = {int, float}
+_NO_VALUE = object()
+"""In place of a value that pydantic would convert: it's an error for every type."""
+
+
+_DEEPEST_LIST = 3
+"""No field has lists in lists in more lists."""
+
+
+def _unconverted(value: Any, types: frozenset[type], depth: int = 0) -> Any:
+    """The value; without booleans, numbers and strings that would become another of these types."""
+    match value:
+        case list() if depth < _DEEPEST_LIST:
+            return [_unconverted(item, types, depth + 1) for item in value]
+        case bool():
+            wrong = bool not in types and bool(types & _NUMBERS)
+        case int() | float():
+            wrong = bool in types and not types & _NUMBERS
+        case str():
+            wrong = bool(types) and types <= {*_NUMBERS, bool, type(None)}
+        case _:
+            return value
+    return _NO_VALUE if wrong else value
+
+
+@functools.cache
+def _types_by_field(model: type[BaseModel]) -> dict[str, frozenset[type]]:
+    """The types of each field, and of what its lists and objects hold."""
+    return {name: frozenset(_types_in(field.annotation)) for name, field in model.model_fields.items()}
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif get_origin(annotation) is not None:
+        for part in get_args(annotation):
+            yield from _types_in(part)
+    elif isinstance(annotation, type):
+        yield annotation
 
 
 class OpenEnum(StrEnum):
