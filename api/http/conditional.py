@@ -61,8 +61,8 @@ async def answer_conditionally(
     """Answer GET or HEAD with what `read` returns and its ETag, with 304, or with 412 for If-Match.
 
     The answer is held back for up to `wait` seconds, until `is_finished` holds or, with If-None-Match, until the answer
-    has changed. `read` blocks and is called again at each change of `topic`. `headers` are added to those of all
-    conditional answers.
+    has changed. `read` blocks and is called again at each change of `topic`. `headers` makes more headers for the
+    answer.
     """
 
     def read_with_etag() -> tuple[AnswerT, bytes, str]:

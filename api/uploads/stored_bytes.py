@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import structlog
+
 from api.http.context import Context
 from api.http.problems import Problem
 from jobs.database.models import Upload
@@ -13,6 +15,8 @@ from lit_spec import LibraryRequest
 from lit_spec.states import InspectionState, UploadKind
 
 OFFSET = "Upload-Offset"
+
+log = structlog.get_logger()
 
 
 def announce(
@@ -60,7 +64,9 @@ def restart_lost(context: Context, owner: str, upload_id: str) -> Upload:
         if is_lost(context.storage, upload):
             fault = storage_fault(context.storage, marker_key(session))
             if fault is not None:
-                raise Problem(503, "unavailable", fault, headers={"Retry-After": "5"})
+                log.error("storage is not the ledger's", fault=fault)
+                detail = "the storage of this service can't be reached: try again"
+                raise Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
             uploads.restart(session, upload)
         return upload
 

@@ -255,6 +255,16 @@ def test_a_form_with_both_files(api: TestClient, bench: Bench) -> None:
     assert len(api.get("/v1/uploads").json()["items"]) == count
 
 
+@pytest.mark.parametrize("dataset", [{"mounted": "svhn"}, {"builtin": "digits"}])
+def test_a_form_whose_data_set_is_no_file(api: TestClient, bench: Bench, dataset: dict[str, str]) -> None:
+    content = b"PK\x03\x04 a teacher as torch.save writes it"
+    known = bench_teacher_with(api, bench, content)
+    job = {"student": {"depth": 14}, "dataset": dataset}
+    answer = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"teacher": ("t.pt", content)})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["request"] == {**job, "teacher": known}
+
+
 def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
     """An inspected teacher upload with this content."""
     upload = api.post("/v1/uploads", json={"kind": "teacher", "filename": "t.pt", "size": len(content)}).json()
@@ -271,6 +281,7 @@ def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
         ('{"student": {"depth": 14}, "tau": 0}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "tau"),
         ('{"student": {"depth": 14}, "teacher": "upl_x"}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "teacher"),
         ('{"student": {"depth": 14}, "dataset": {"builtin": "digits"}}', {"teacher": b"P", "dataset": b"x"}, "dataset"),
+        ('{"student": {"depth": 14}, "dataset": {"mounted": "svhn"}}', {"teacher": b"P", "dataset": b"x"}, "dataset"),
         ('{"student": {"depth": 14}}', {"teacher": b"", "dataset": b"x"}, "teacher"),
         ('{"student": {"depth": 14}}', {"teacher": b"PK\x03\x04", "model": b"x"}, "model"),
         (None, {"teacher": b"PK\x03\x04"}, "job"),

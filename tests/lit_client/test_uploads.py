@@ -50,6 +50,19 @@ def test_broken_connections_cost_only_what_had_not_arrived(
     assert transport.unasked == 0, "no byte that the service had was sent again"
 
 
+def test_bytes_that_the_service_has_lost_are_sent_again(client: Client, bench: Bench, file: Path) -> None:
+    lost: list[int] = []
+
+    def lose(done: int, _total: int) -> None:
+        if done == 20_000 and not lost:
+            lost.append(done)
+            bench.storage.delete_prefix("uploads/")
+
+    upload = client.upload(file, "dataset", lose)
+    assert (lost, upload.complete) == ([20_000], True)
+    assert stored(bench, upload) == file.read_bytes()
+
+
 def test_a_lost_answer_to_the_last_piece_is_no_failure(client: Client, transport: FaultyTransport, file: Path) -> None:
     transport.faults["PATCH"].extend([None, None, None, lost_answer()])
     upload = client.upload(file, "dataset")
