@@ -263,6 +263,9 @@ def test_a_form_whose_data_set_is_no_file(api: TestClient, bench: Bench, dataset
     answer = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"teacher": ("t.pt", content)})
     assert answer.status_code == 202, answer.text
     assert answer.json()["request"] == {**job, "teacher": known}
+    twice = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"teacher": content, "dataset": b"x"})
+    [error] = twice.json()["errors"]
+    assert (error["field"], error["message"][:18]) == ("dataset", "is given as a file")
 
 
 def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
@@ -281,7 +284,6 @@ def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
         ('{"student": {"depth": 14}, "tau": 0}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "tau"),
         ('{"student": {"depth": 14}, "teacher": "upl_x"}', {"teacher": b"PK\x03\x04", "dataset": b"x"}, "teacher"),
         ('{"student": {"depth": 14}, "dataset": {"builtin": "digits"}}', {"teacher": b"P", "dataset": b"x"}, "dataset"),
-        ('{"student": {"depth": 14}, "dataset": {"mounted": "svhn"}}', {"teacher": b"P", "dataset": b"x"}, "dataset"),
         ('{"student": {"depth": 14}}', {"teacher": b"", "dataset": b"x"}, "teacher"),
         ('{"student": {"depth": 14}}', {"teacher": b"PK\x03\x04", "model": b"x"}, "model"),
         (None, {"teacher": b"PK\x03\x04"}, "job"),
