@@ -114,7 +114,8 @@ def measured_line(data: dict[str, Any]) -> str:
     """What was measured of the teacher before training."""
     numbers = {name: value for name, value in data.items() if isinstance(value, int | float)}
     shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
-    return f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
+    line = f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
+    return f"{line}. Warning: {data['note']}" if data.get("note") else line
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:

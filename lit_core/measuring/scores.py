@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
 
 CALIBRATION_BINS = 15
+SIGNIFICANCE = 0.05
+USEFUL = 0.1
+"""The part of the way from chance to 100 % below which a classifier is useless."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,43 @@ def agreement(logits: Tensor, others: Tensor) -> float:
     return _percent(logits.argmax(dim=1) == others.argmax(dim=1))
 
 
-def near_chance(accuracy: float, chance: float, samples: int) -> bool:
-    """Whether an accuracy is not above chance by 5 points and three standard errors: such a teacher is useless.
+class Skill(Enum):
+    """Whether a classifier knows more than chance."""
 
-    If chance leaves little room to 100 %, half of that room is enough.
+    ABOVE_CHANCE = "above"
+    UNCERTAIN = "uncertain"
+    AT_CHANCE = "at or below"
+
+
+def chance(prediction: Prediction) -> float:
+    """How often the answers would be right if they had nothing to do with the labels.
+
+    It is the sum, over the classes, of the share of the labels times the share of the answers (Cohen, 1960).
     """
-    share = chance / 100
-    standard_error = 100 * math.sqrt(share * (1 - share) / samples)
-    return accuracy < chance + min(max(5.0, 3 * standard_error), (100 - chance) / 2)
+    classes = prediction.logits.shape[1]
+    answers = torch.bincount(prediction.logits.argmax(dim=1), minlength=classes)
+    labels = torch.bincount(prediction.labels, minlength=classes)
+    return 100 * float((answers.double() @ labels.double()) / len(prediction.labels) ** 2)
+
+
+def skill(prediction: Prediction) -> Skill:
+    """Above chance, by one-sided exact binomial tests at 5 %; or at chance, if the samples show even that.
+
+    Above chance are answers that are right significantly more often than answers that have nothing to do with the
+    labels, and than one in as many as there are classes. At chance are answers whose accuracy is significantly below a
+    tenth of the way from one in as many as there are classes to 100 %. That threshold doesn't depend on the labels,
+    because a good classifier measured on samples of almost only one class has answers of almost only one class too.
+    """
+    # Imported here because it is slow to import.
+    from scipy.stats import binomtest
+
+    samples, right = len(prediction.labels), int(_right(prediction).sum())
+    guessing = 1 / prediction.logits.shape[1]
+    above = binomtest(right, samples, max(guessing, min(chance(prediction) / 100, 1.0)), alternative="greater")
+    if above.pvalue < SIGNIFICANCE:
+        return Skill.ABOVE_CHANCE
+    below = binomtest(right, samples, guessing + USEFUL * (1 - guessing), alternative="less")
+    return Skill.AT_CHANCE if below.pvalue < SIGNIFICANCE else Skill.UNCERTAIN
 
 
 def _right(prediction: Prediction) -> Tensor:

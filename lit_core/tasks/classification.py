@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import count_parameters
-from lit_core.measuring.scores import Prediction, agreement, calibration_error, near_chance, per_class, top1, top5
+from lit_core.measuring.scores import (
+    Prediction,
+    Skill,
+    agreement,
+    calibration_error,
+    chance,
+    per_class,
+    skill,
+    top1,
+    top5,
+)
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
 from lit_core.training.objectives import Batch
@@ -56,14 +66,16 @@ class Classification:
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
-        split = Split.VALIDATION
-        if not self.labelled:
-            return {"split": split.value, "accuracy": None, "chance": None}
-        prediction = self._predict(self.teacher.network, split)
-        accuracy, chance = top1(prediction), _chance(prediction)
-        if near_chance(accuracy, chance, len(prediction.labels)):
-            raise Refused(_near_chance(accuracy, chance, self.dataset, self.spec.teacher.architecture))
-        return {"split": split.value, "accuracy": accuracy, "chance": chance}
+        split = Split.VALIDATION.value
+        prediction = self._taught_validation()
+        if prediction is None:
+            return {"split": split, "accuracy": None, "chance": None}
+        scores = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
+        found = skill(prediction)
+        if found == Skill.AT_CHANCE:
+            detail = _at_chance(prediction, self.dataset, self.spec.teacher.architecture)
+            raise Refused(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
+        return scores if found == Skill.ABOVE_CHANCE else scores | {"note": self._skill_notes()[0]}
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
@@ -112,9 +124,12 @@ class Classification:
             accuracy_drop=drop,
             accuracy_drop_is="measured" if measured else "bounded by agreement",
             notes=[
-                _unlabelled(split, self.dataset.splits[split])
-                for split in (Split.VALIDATION, Split.TEST)
-                if not self.dataset.splits[split].labelled
+                *self._skill_notes(),
+                *(
+                    _unlabelled(split, self.dataset.splits[split])
+                    for split in (Split.VALIDATION, Split.TEST)
+                    if not self.dataset.splits[split].labelled
+                ),
             ],
             accepted=None if accept is None or accept.max_accuracy_drop is None else drop <= accept.max_accuracy_drop,
         )
@@ -148,6 +163,17 @@ class Classification:
 
     def _spared(self) -> list[Tensor]:
         return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
+
+    def _taught_validation(self) -> Prediction | None:
+        """The teacher's answers to the validation split; None without labels."""
+        return self._predict(self.teacher.network, Split.VALIDATION) if self.labelled else None
+
+    def _skill_notes(self) -> list[str]:
+        """A warning where the validation split doesn't show that the teacher is better than chance."""
+        prediction = self._taught_validation()
+        if prediction is None or skill(prediction) != Skill.UNCERTAIN:
+            return []
+        return [_uncertain(prediction, self.dataset, self.spec.teacher.architecture)]
 
     def _teacher_logits(self, split: Split) -> Tensor:
         return self._predict(self.teacher.network, split).logits
@@ -218,19 +244,30 @@ def _unlabelled(split: Split, arrays: Arrays) -> str:
     )
 
 
-def _chance(prediction: Prediction) -> float:
-    """The accuracy in percent of always answering the most frequent class."""
-    return 100 * int(torch.bincount(prediction.labels).max()) / len(prediction.labels)
+def _at_chance(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:
+    return f"{_measured(prediction)}: it is no better than guessing. {_to_check(dataset, teacher)}"
 
 
-def _near_chance(accuracy: float, chance: float, dataset: Dataset, teacher: Architecture) -> JobError:
-    detail = (
-        f"the teacher reaches {accuracy:.1f} % on the validation split, where always answering the most frequent class "
-        f"gives {chance:.1f} %. Check that the preprocessing is the one that the teacher was trained with "
-        f"({_described(dataset)}), and that the class order (here {', '.join(dataset.classes[:10])}: "
-        f"dataset.class_order) is the order of its outputs{_assumed(teacher)}"
+def _uncertain(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:
+    return (
+        f"{_measured(prediction)}: these samples don't show that it is better than guessing. Give more validation "
+        f"samples, of all classes. {_to_check(dataset, teacher)}"
     )
-    return JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset")
+
+
+def _measured(prediction: Prediction) -> str:
+    return (
+        f"the teacher reaches {top1(prediction):.1f} % on the {len(prediction.labels)} samples of the validation "
+        f"split, where answers that have nothing to do with the labels reach {chance(prediction):.1f} %"
+    )
+
+
+def _to_check(dataset: Dataset, teacher: Architecture) -> str:
+    return (
+        f"Check that the preprocessing is the one that the teacher was trained with ({_described(dataset)}), and that "
+        f"the class order (here {', '.join(dataset.classes[:10])}: dataset.class_order) is the order of its outputs"
+        f"{_assumed(teacher)}"
+    )
 
 
 def _assumed(teacher: Architecture) -> str:

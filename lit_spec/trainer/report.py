@@ -146,7 +146,7 @@ class Comparison(ReportModel):
     accuracy_drop_is: Literal["measured", "bounded by agreement"] | None = None
     """For a classifier. `bounded by agreement`: the test split has samples without a label."""
     notes: list[str] = Field(default_factory=list)
-    """For a classifier: what could not be measured, and why."""
+    """For a classifier: what could not be measured, and why; and whether the teacher may be no better than chance."""
     accepted: bool | None = None
     """Whether the student meets the request's `accept`; null without it."""
     fine_tuning: str | None = None

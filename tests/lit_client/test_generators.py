@@ -89,6 +89,8 @@ def test_the_teacher_is_shown_by_what_was_measured_of_it() -> None:
         "teacher on val: accuracy 97.5, chance 11"
     )
     assert display.measured_line({"split": "val", "accuracy": None, "chance": None}) == "teacher measured"
+    warned = display.measured_line({"split": "val", "accuracy": 60.0, "chance": 48.0, "note": "the teacher …"})
+    assert warned == "teacher on val: accuracy 60, chance 48. Warning: the teacher …"
 
 
 def test_tables_need_no_accuracy() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lit_core.data import Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
-from lit_core.measuring.scores import Prediction, calibration_error, per_class, top1, top5
+from lit_core.measuring.scores import Prediction, Skill, calibration_error, chance, per_class, skill, top1, top5
 from lit_core.networks.student import build_student
 from lit_core.networks.teacher import build_teacher, inspect_teacher, read_teacher
 from lit_core.tasks.classification import Classification
@@ -58,6 +58,44 @@ def test_calibration_error_has_fifteen_bins() -> None:
 
 def test_a_single_class_is_scored_too() -> None:
     assert calibration_error(Prediction(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))) == 0
+
+
+def answered(answers: list[int], labels: list[int], classes: int) -> Prediction:
+    return Prediction(torch.nn.functional.one_hot(torch.tensor(answers), classes).float(), torch.tensor(labels))
+
+
+def test_chance_counts_what_is_asked_and_what_is_answered() -> None:
+    assert chance(answered([0, 1, 2, 0, 1, 2], [0, 0, 1, 1, 2, 2], 3)) == pytest.approx(100 / 3)
+    # Whoever always gives the most frequent answer is as good as chance.
+    assert chance(answered([0] * 10, [0] * 9 + [1], 2)) == pytest.approx(90)
+    assert chance(answered([1] * 10, [0] * 9 + [1], 2)) == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "classes", "expected"),
+    [
+        pytest.param([0, 1, 0, 1, 0], [0, 1, 0, 0, 1], 2, Skill.UNCERTAIN, id="3-of-5-of-two-classes"),
+        pytest.param([0, 1, 2, 4, 3], [0, 1, 2, 3, 4], 10, Skill.UNCERTAIN, id="3-of-5-of-ten-classes"),
+        pytest.param([0, 1, 2, 3, 5], [0, 1, 2, 3, 4], 10, Skill.ABOVE_CHANCE, id="4-of-5-of-ten-classes"),
+        pytest.param([1, 2, 3, 4, 0], [0, 1, 2, 3, 4], 10, Skill.UNCERTAIN, id="0-of-5-of-ten-classes"),
+        pytest.param([1, 0, 1, 0, 1], [0, 1, 0, 1, 0], 2, Skill.AT_CHANCE, id="two-classes-the-wrong-way-round"),
+        pytest.param([1], [0], 2, Skill.UNCERTAIN, id="one-sample"),
+        pytest.param([*range(4), *range(5, 51)], [*range(50)], 1000, Skill.ABOVE_CHANCE, id="4-of-50-of-1000-classes"),
+        pytest.param([*range(1, 51)], [*range(50)], 1000, Skill.AT_CHANCE, id="0-of-50-of-1000-classes"),
+        pytest.param([3] * 9800 + [5] * 200, [3] * 10_000, 10, Skill.UNCERTAIN, id="labels-of-one-class"),
+        pytest.param([7] * 800 + [*range(200)], [7] * 990 + [2] * 10, 1000, Skill.UNCERTAIN, id="almost-one-class"),
+        pytest.param([0] * 1000, [0] * 900 + [1] * 100, 2, Skill.UNCERTAIN, id="always-the-most-frequent"),
+        pytest.param([1] * 1000, [0] * 900 + [1] * 100, 2, Skill.AT_CHANCE, id="always-the-least-frequent"),
+        pytest.param(
+            [0] * 890 + [1] * 10 + [1] * 60 + [0] * 40, [0] * 900 + [1] * 100, 2, Skill.ABOVE_CHANCE, id="unbalanced"
+        ),
+        pytest.param([*range(10)] * 100, sorted([*range(10)] * 100), 10, Skill.AT_CHANCE, id="unrelated"),
+    ],
+)
+def test_a_teacher_is_at_chance_only_where_the_samples_show_it(
+    answers: list[int], labels: list[int], classes: int, expected: Skill
+) -> None:
+    assert skill(answered(answers, labels, classes)) == expected
 
 
 def classification(**dataset: Any) -> Classification:

@@ -22,7 +22,7 @@ from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import Drained
 from lit_core.training.task import Refused
 from lit_spec import Architecture, ErrorType, JobRequest, resolve
-from lit_spec.trainer.messages import TrainerMessage
+from lit_spec.trainer.messages import TeacherMeasured, TrainerMessage
 from lit_spec.trainer.report import Report
 from tests.lit_core.trainer.test_training import stripes, teacher_file, write_dataset
 
@@ -290,14 +290,34 @@ def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path) ->
 
 def test_a_teacher_near_chance_is_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
     x, y = stripes()
-    arrays = {"x": x, "y": np.random.default_rng(1).permutation(y)}
     with pytest.raises(Refused) as refused:
-        run(tmp_path / "job", teacher_file, arrays)
+        run(tmp_path / "job", teacher_file, {"x": x, "y": (y + 1) % 3})
     error = refused.value.error
     assert error.type == ErrorType.TEACHER_NEAR_CHANCE
     assert "dataset.mean" in error.detail
     assert "dataset.class_order" in error.detail
     assert not (tmp_path / "job" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("right", [1, 2])
+def test_too_few_samples_to_judge_a_teacher_by_are_a_note(tmp_path: Path, teacher_file: Path, right: int) -> None:
+    """Of three validation samples, `right` have the label that the teacher gives them."""
+    x, y = stripes()
+    split = np.full(len(y), 0)
+    split[:3], split[3:60] = 1, 2
+    y[right:3] = (y[right:3] + 1) % 3
+    prepare(tmp_path / "job", teacher_file, {"x": x, "y": y, "split": split}, schedule=LIT_ALONE)
+    kept = KeptMessages()
+    result = run_job(tmp_path / "job", kept, DeadlineWatch()).summary()
+    (measured,) = (message.data for message in kept.messages if isinstance(message, TeacherMeasured))
+    assert measured["accuracy"] == pytest.approx(100 * right / 3)
+    assert result.notes == [measured["note"]]
+    assert "on the 3 samples of the validation split" in measured["note"]
+    assert "dataset.class_order" in measured["note"]
+
+
+def test_a_teacher_above_chance_needs_no_note(tmp_path: Path, teacher_file: Path) -> None:
+    assert run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)["notes"] == []
 
 
 def test_labels_outside_the_teachers_classes_are_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
