@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from lit_core.networks.layout import Layout
+from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.watching import SavedTensor, saved, value_of
 from lit_spec import Part
 
@@ -125,12 +125,13 @@ class SectionedNetwork:
         return [tensor.value for tensor in self._by_section(left, first=False)]
 
     def _by_section(self, tensors: Mapping[int, SavedTensor], *, first: bool) -> list[SavedTensor]:
-        """The tensors of each section's first or last block. Raises RuntimeError for a block that was not run."""
+        """The tensors of each section's first or last block. Raises NoSections for a block that was not run."""
         for i, paths in enumerate(self.layout.sections):
             if i not in tensors:
-                raise RuntimeError(
+                raise NoSections(
                     f"{paths[0 if first else -1]} was not run in a forward pass: a network that skips blocks at random "
-                    "or depending on its input can't be trained section by section"
+                    "or depending on its input can't be trained section by section; use method kd, or a network that "
+                    "always runs its blocks"
                 )
         return [tensors[i] for i in range(len(self.sections))]
 

@@ -27,10 +27,11 @@ from lit_core.measuring.scores import (
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
 from lit_core.training.objectives import Batch
-from lit_core.training.pruning import parameters_left, prune_by, prune_to, spared_of
+from lit_core.training.pruning import check_prunable, parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
 from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
+from lit_spec.requests.then import prune_shares
 from lit_spec.trainer.report import Comparison, Measures
 
 EVALUATION_BATCH = 256
@@ -52,7 +53,8 @@ class Classification:
     ) -> None:
         """`student_parameters` is the size of a student with the specification's blocks; method `prune` prunes to it.
 
-        Raises DatasetError when the method needs labels and there are none.
+        Raises DatasetError when the method needs labels and there are none, and SpecError for a pruning that the
+        networks don't allow.
         """
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
         self.train = dataset.splits[Split.TRAIN]
@@ -63,6 +65,8 @@ class Classification:
         self.masks: dict[str, Tensor] = {}
         if spec.method == Method.PRUNE:
             self.masks = prune_to(student.network, student_parameters, spec.pruning, self._spared())
+        if prune_shares(spec.then):
+            check_prunable(student.network, spec.pruning, self._spared())
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lit_core.training.losses import IR_LOSSES
 from lit_core.training.objectives import Batch
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater, frozen_parts
-from lit_spec import Adversarial, JobSpec, Phase, Split
+from lit_spec import Adversarial, JobSpec, Phase, SpecError, Split
 from lit_spec.trainer.folder import PICTURE_FILE
 from lit_spec.trainer.report import Comparison, Measures
 
@@ -78,8 +78,8 @@ class Translation:
         )
 
     def prune(self, share: float) -> None:
-        """Raises ValueError: a pruned student is fine-tuned by KD, which generators do not have."""
-        raise ValueError(f"prune:{share:g} is for classifiers, but the teacher is a generator: leave it out")
+        """Raises SpecError: a pruned student is fine-tuned by KD, which generators do not have."""
+        raise SpecError("then", f"prune:{share:g} is for classifiers, but the teacher is a generator: leave it out")
 
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """Each image gets the domains of an image of the batch as its target, drawn without repetition."""
@@ -124,7 +124,9 @@ class Translation:
         preprocessing = self.dataset.preprocessing
         if self.feature is None or not isinstance(preprocessing, ImagePreprocessing):
             return {}
-        if split != Split.TEST or preprocessing.channels not in (1, 3):
+        images = len(self.dataset.splits[split].y)
+        # A distribution needs two images.
+        if split != Split.TEST or images < 2 or preprocessing.channels not in (1, 3):
             return {"fid": None, "inception_score": None}
         real = (_as_rgb(preprocessing.to_pixels(x)) for x, _, _ in self._batches(split))
         made = (_as_rgb(preprocessing.to_pixels(network(x, target))) for x, _, target in self._batches(split))

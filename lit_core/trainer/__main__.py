@@ -19,11 +19,12 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from lit_core.data import DatasetError
 from lit_core.measuring.memory import is_out_of_memory
+from lit_core.networks.layout import NoSections
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch, MessageWriter
 from lit_core.training.loop import Diverged, Drained
 from lit_core.training.task import Refused
-from lit_spec import ErrorType, JobError
+from lit_spec import ErrorType, JobError, SpecError
 from lit_spec.trainer import messages
 from lit_spec.trainer.folder import TrainerExit
 
@@ -44,8 +45,8 @@ def main() -> int:
         log.info("drained")
         writer.emit(messages.Drained())
         return TrainerExit.DONE
-    except (Refused, DatasetError, Diverged, MemoryError, RuntimeError) as failure:
-        error = _job_error(failure)
+    except (Refused, DatasetError, SpecError, NoSections, Diverged, MemoryError, RuntimeError) as failure:
+        error = job_error(failure)
         if error is None:
             raise
         log.error("%s: %s", error.type, error.detail)
@@ -56,21 +57,25 @@ def main() -> int:
     return TrainerExit.DONE
 
 
-def _job_error(failure: Exception) -> JobError | None:
+def job_error(failure: Exception) -> JobError | None:
     """The typed error of a failure that the user can do something about; None for a bug."""
-    if isinstance(failure, Refused):
-        return failure.error
-    if isinstance(failure, DatasetError):
-        return JobError(
-            type=ErrorType.BAD_DATASET, detail=failure.detail, field=failure.field or "dataset", member=failure.member
-        )
-    if isinstance(failure, Diverged):
-        detail = f"{failure}: lower schedule.lit.learning_rate or schedule.fine_tune.learning_rate"
-        return JobError(type=ErrorType.DIVERGED, detail=detail, field="schedule")
-    if is_out_of_memory(failure):
-        detail = "the worker's memory is too small for this job: lower schedule.batch_size, or use a larger worker"
-        return JobError(type=ErrorType.OUT_OF_MEMORY, detail=detail, field="schedule.batch_size")
-    return None
+    error: JobError | None = None
+    match failure:
+        case Refused():
+            error = failure.error
+        case DatasetError(detail=detail, field=field, member=member):
+            error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field=field or "dataset", member=member)
+        case SpecError(field=field):
+            error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=str(failure), field=field)
+        case NoSections():
+            error = JobError(type=ErrorType.BAD_TEACHER, detail=str(failure), field="teacher")
+        case Diverged():
+            detail = f"{failure}: lower schedule.lit.learning_rate or schedule.fine_tune.learning_rate"
+            error = JobError(type=ErrorType.DIVERGED, detail=detail, field="schedule")
+        case _ if is_out_of_memory(failure):
+            detail = "the worker's memory is too small for this job: lower schedule.batch_size, or use a larger worker"
+            error = JobError(type=ErrorType.OUT_OF_MEMORY, detail=detail, field="schedule.batch_size")
+    return error
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class JobObserver:
 def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
     """Run the job in `folder`, write its output, and return the report.
 
-    Raises Refused, DatasetError and Diverged, and Drained after `stop` requested a stop.
+    Raises Refused, DatasetError, SpecError, NoSections and Diverged, and Drained after `stop` requested a stop.
     """
     spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     run = TrainerRun.model_validate_json((folder / RUN_FILE).read_bytes())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
-from lit_spec import IrLoss
+from lit_spec import IrLoss, SpecError
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -47,12 +47,12 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean squared difference of the attention maps of two representations (B, C, …).
 
     A map is the mean over channels of the squared values, flattened and scaled to length 1 (Zagoruyko and Komodakis,
-    ICLR 2017, section 3.1, with p = 2; as a mean over positions, as in their code). Raises ValueError for
+    ICLR 2017, section 3.1, with p = 2; as a mean over positions, as in their code). Raises SpecError for
     representations (B, C), which have no positions.
     """
     if student.ndim < 3:
-        raise ValueError(
-            f"method at needs representations (B, C, …), but they are {list(student.shape)}: use method lit"
+        raise SpecError(
+            "method", f"at needs representations (B, C, …), but the teacher's are {list(student.shape)}: use lit"
         )
     return (_attention(student) - _attention(teacher)).square().mean()
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from lit_core.measuring.cost import count_parameters
 from lit_core.networks.sections import SectionedNetwork
-from lit_spec import Part, Pruning
+from lit_spec import Part, Pruning, SpecError
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.MultiheadAttention)
 ROUNDING = 1e-9
@@ -29,8 +29,8 @@ def prune_to(
 
     Weights are removed over all layers together (Han et al., NeurIPS 2015), to exactly this number. Filters are removed
     from each layer by the same share (Li et al., ICLR 2017), so a few less than `parameters` may be left. Biases,
-    normalisations and tensors in `spared` stay. Apply the masks to the weights after every step. Raises ValueError
-    if so many parameters can't be removed.
+    normalisations and tensors in `spared` stay. Apply the masks to the weights after every step. Raises SpecError if
+    so many parameters can't be removed.
     """
     named = _prunable(network, pruning, spared)
     surplus = count_parameters(network) - parameters
@@ -38,7 +38,11 @@ def prune_to(
         _prune_filters(named, _share_for(named, surplus))
         return _masks(named)
     if surplus > (most := _weights(named)):
-        raise ValueError(f"{surplus} parameters can't be removed: only {most} are weights")
+        raise SpecError(
+            "student",
+            f"is so small that {surplus} of the teacher's weights would have to be pruned, but only {most} can be: ask "
+            "for a larger student",
+        )
     _prune_weights(named, surplus)
     return _masks(named)
 
@@ -82,11 +86,12 @@ def spared_of(network: SectionedNetwork, pruning: Pruning, classes: int) -> list
 
 
 def check_prunable(network: nn.Module, pruning: Pruning, spared: Collection[Tensor]) -> None:
-    """Raises ValueError if the network has nothing to prune."""
+    """Raises SpecError if the network has nothing to prune."""
     if not _prunable(network, pruning, spared):
-        raise ValueError(
-            f"then prunes {pruning}, but the model has no layer to prune: only convolutions, linear layers, embeddings "
-            "and attention whose weights are plain parameters that require gradients can be pruned"
+        raise SpecError(
+            "then",
+            f"prunes {pruning}, but the model has no layer to prune: leave it out (only convolutions, linear layers, "
+            "embeddings and attention whose weights are plain parameters that require gradients can be pruned)",
         )
 
 
@@ -130,7 +135,7 @@ def _prune_filters(named: Named, share: float) -> None:
 
 
 def _share_for(named: Named, surplus: int) -> float:
-    """The smallest share of each layer's filters that removes this many parameters. Raises ValueError."""
+    """The smallest share of each layer's filters that removes this many parameters. Raises SpecError."""
     shapes = _shapes(named)
 
     def removed(share: float) -> int:
@@ -140,7 +145,12 @@ def _share_for(named: Named, surplus: int) -> float:
     shares = sorted({count / shape[0] for shape in shapes for count in range(shape[0] + 1)})
     place = bisect_right(shares, surplus - 1, key=removed)
     if place == len(shares):
-        raise ValueError(f"{surplus} parameters can't be removed: one filter of each layer must stay")
+        most = removed(1.0)
+        raise SpecError(
+            "pruning",
+            f"is filters, and {surplus} of the teacher's parameters would have to be pruned, but one filter of each "
+            f"layer must stay, so only {most} can be: use weights, or ask for a larger student",
+        )
     return shares[place]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.objectives import Batch, Objective, objective_of
 from lit_core.training.pruning import apply_masks
-from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule
+from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule, SpecError
 
 
 class Updater(Protocol):
@@ -98,13 +98,14 @@ def frozen_parts(schedule: PhaseSchedule) -> list[Part]:
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     """An optimizer for the parameters that have gradients now. Every step sets its learning rate.
 
-    Raises ValueError if no parameter has gradients.
+    Raises SpecError if no parameter has gradients.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError(
-            "no parameter of the student can be trained in this phase, because each is in a frozen part or has "
-            "requires_grad=False in the model: freeze less, or call model.requires_grad_(True)"
+        raise SpecError(
+            "schedule",
+            "leaves no parameter of the student to be trained in a phase, because each is in a frozen part or has "
+            "requires_grad=False in the model: freeze less, or call model.requires_grad_(True)",
         )
     if schedule.optimizer == Optimizer.ADAM:
         first, second = schedule.adam_betas

@@ -203,7 +203,7 @@ def parametrised(kind: Callable[[nn.Module], nn.Module]) -> nn.Module:
         (Mine().requires_grad_(False), [torch.randn(4, 3)], {}, r"call model\.requires_grad_\(True\)"),
         (Mine(), [torch.randn(4, 3), torch.randn(0, 3)], {}, "an empty batch"),
         (Squeezing(), [torch.randn(4, 3), torch.randn(1, 3)], {}, "a batch of one sample"),
-        (Mine(), [torch.randn(4, 3)], {"method": "at"}, "method at needs representations"),
+        (Mine(), [torch.randn(4, 3)], {"method": "at"}, "method: at needs representations"),
         (parametrised(nn.utils.weight_norm), [torch.randn(4, 3)], {}, "can't be copied"),
         (parametrised(weight_norm), [torch.randn(4, 3)], {"then": ["prune:0.5"]}, "no layer to prune"),
     ],

@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 
 import lit_core
 from lit_core.networks.families.resnet_cifar import ResNet
+from lit_core.networks.layout import NoSections
 from lit_core.networks.teacher import inspect_teacher, read_teacher
-from lit_spec import JobRequest, resolve
+from lit_core.trainer.__main__ import job_error
+from lit_spec import JobRequest, SpecError, resolve
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.report import Report
@@ -280,3 +282,33 @@ def _lives(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_network_too_narrow_for_a_pruning_of_filters_fails_with_what_to_change(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    narrow = tmp_path / "narrow.safetensors"
+    save_file(ResNet([3, 3, 3], 1, 1, 3, "A", "fc", "downsample").state_dict(), narrow)
+    folder = job_folder(tmp_path / "job", narrow, method="prune", pruning="filters", student={"depth": 8})
+    code, events = run(folder)
+    assert code == TrainerExit.FAILED
+    error = events[-1]["error"]
+    assert (error["type"], error["field"]) == ("bad-specification", "pruning")
+    assert "use weights, or ask for a larger student" in error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "type", "field"),
+    [
+        (SpecError("method", "at needs representations"), "bad-specification", "method"),
+        (NoSections("layers.2 was not run"), "bad-teacher", "teacher"),
+    ],
+)
+def test_what_the_request_or_the_teacher_caused_has_a_type(failure: Exception, type: str, field: str) -> None:
+    error = job_error(failure)
+    assert error is not None
+    assert (error.type, error.field) == (type, field)
+
+
+def test_a_fault_of_the_program_has_none() -> None:
+    assert job_error(ValueError("a fault")) is None
+    assert job_error(RuntimeError("a fault")) is None
