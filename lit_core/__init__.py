@@ -21,3 +21,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(f"lit_core.{MODULES[name]}"), name)
     raise AttributeError(f"module 'lit_core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

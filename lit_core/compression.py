@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
 from lit_core.networks.block_selection import select_blocks
-from lit_core.networks.discovery import check_trains, find_layout
+from lit_core.networks.discovery import check_composition, check_trains, find_layout
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
 from lit_core.seeding import seeded
-from lit_core.tasks.batches import Batches, IterableTask, look_through, repeatable, split_batch
+from lit_core.tasks.batches import Batches, IterableTask, check_labels, look_through, repeatable, split_batch
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_spec import Hyperparameters, Method, Phase, Select
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.networks.catalogue import shares
-from lit_spec.requests.presets import merged, with_rates
+from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.requests.then import INT8, prune_shares
 
@@ -65,52 +65,61 @@ def compress(
     sections: Sequence[str | Sequence[str]] | None = None,
     select: Select | str = Select.EVEN,
     validation: Batches | None = None,
+    preset: Preset | str | None = None,
     device: torch.device | str | None = None,
     observer: Observer | None = None,
     **hyperparameters: Any,
 ) -> Compressed:
     """Train a student of `model` that has fewer blocks.
 
-    `data` gives `(x, y)` batches with labels, or `x` only if `alpha=0`. It is iterated over once per epoch, and once
-    before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an iterator are
-    stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all) and `ratio` (how many times fewer
-    parameters, at least). `sections` are module paths (docs/models.md); None: they are found. With `validation`, data
-    of the same kind, the best epoch gives the student; without it the last epoch does. `hyperparameters` are the fields
-    of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule, `then=["prune:0.5"]`, … The model itself
-    does not change. `seed` decides all random numbers: the global generators of torch (CPU and CUDA), Python and numpy
-    are seeded from it, and have their old states afterwards. Raises NoSections for a model that can't be divided,
-    ValueError for wrong arguments, and Diverged.
+    `data` gives `(x, y)` batches with labels, or `(x,)` or `x` only if `alpha=0`. It is iterated over once per epoch,
+    and once before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
+    iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all) and `ratio` (how many
+    times fewer parameters, at least). `sections` are module paths (docs/models.md); None: they are found. With
+    `validation`, data of the same kind, the best epoch gives the student; without it the last epoch does.
+    `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
+    `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
+    with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
+    `seed` decides all random numbers: the global generators of torch (CPU and CUDA), Python and numpy are seeded from
+    it, and have their old states afterwards. Raises NoSections for a model that can't be divided, ValueError for wrong
+    arguments, and Diverged.
     """
     if sum(value is not None for value in (blocks, depth, ratio)) != 1:
         raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
     chosen_by = _select(select)
     given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
-    asked = _checked(merged(with_rates({}, given, batch_norm=has_batch_norm(model)), given), given)
+    values = with_rates(_preset_values(preset), given, batch_norm=has_batch_norm(model))
+    asked = _checked(merged(values, given), given)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
         # Before that it has no generators whose states could be kept.
         torch.cuda.init()  # type: ignore[no-untyped-call]
     with seeded(asked.seed):
         data = repeatable(data, asked.schedule)
-        first = look_through(data, "data", asked.schedule.steps_per_epoch)
+        first = look_through(data, "data", asked.schedule)
         if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
             raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
+        validation_labels = None
         if validation is not None:
             validation = repeatable(validation)
-            look_through(validation, "validation")
+            validation_labels = look_through(validation, "validation").extreme_labels
         asked = _with_steps(asked, first.batches, len(first.labels))
         inputs = tuple(x[:2].to(place) for x in first.inputs)
         teacher = _teacher(model, place, inputs, sections or ())
-        classes = _classes(teacher, inputs)
+        outputs = _outputs(teacher, inputs)
+        check_labels(first.extreme_labels, outputs, "data")
+        if validation_labels is not None:
+            check_labels(validation_labels, outputs, "validation")
+        check_composition(teacher, *inputs)
         if first.smallest_batch == 1:
             _check_single_samples(teacher, inputs)
         if prune_shares(asked.then):
-            check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, classes))
+            check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, outputs))
         wanted = _blocks(teacher, blocks, depth, ratio)
         importance_inputs = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
         selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
         student = shortened(teacher, selection.kept_blocks)
-        task = IterableTask(asked, teacher, student, data, validation, first.batches, classes)
+        task = IterableTask(asked, teacher, student, data, validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
         network = student.network.eval()
         pruned = _pruned_networks(trained)
@@ -134,6 +143,16 @@ def _select(select: Select | str) -> Select:
     if select not in list(Select):
         raise ValueError(f"select is {select!r}: give one of {', '.join(Select)}")
     return Select(select)
+
+
+def _preset_values(preset: Preset | str | None) -> Values:
+    """The preset's hyperparameters. What the data decides here stays: the size of batches and the augmentation."""
+    if preset is not None and preset not in list(Preset):
+        raise ValueError(f"preset is {preset!r}: give one of {', '.join(Preset)}")
+    values = ANY_NETWORK[None if preset is None else Preset(preset)]
+    schedule = {name: value for name, value in values.get("schedule", {}).items() if name != "batch_size"}
+    own = {name: value for name, value in values.items() if name in Hyperparameters.model_fields}
+    return own | ({"schedule": schedule} if schedule else {})
 
 
 def _validated_fields(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
@@ -178,7 +197,7 @@ def _check_single_samples(teacher: SectionedNetwork, inputs: tuple[Tensor, ...])
     single = tuple(x[:1] for x in inputs)
     try:
         check_trains(teacher.network, *single)
-        _classes(teacher, single)
+        _outputs(teacher, single)
     except ValueError as failure:
         raise ValueError(
             f"data has a batch of one sample, on which the model can't be trained ({failure}): use drop_last=True in "
@@ -187,8 +206,8 @@ def _check_single_samples(teacher: SectionedNetwork, inputs: tuple[Tensor, ...])
 
 
 @torch.no_grad()
-def _classes(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
-    """The number of classes. Raises ValueError if the model's output is not logits."""
+def _outputs(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
+    """The number of outputs. Raises ValueError if the model's output is not logits."""
     output = teacher.network(*inputs)
     if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point():
         return output.shape[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CALIBRATION_BINS = 15
@@ -21,6 +22,15 @@ class Prediction:
 
     logits: Tensor
     labels: Tensor
+
+
+def class_logits(output: Tensor) -> Tensor:
+    """Logits (B, classes) of a classifier's output.
+
+    One output (B, 1) is the logit of class 1 against class 0, as a sigmoid takes it: of the logits 0 and z the softmax
+    is 1 - sigmoid(z) and sigmoid(z).
+    """
+    return F.pad(output, (1, 0)) if output.ndim == 2 and output.shape[1] == 1 else output
 
 
 def top1(prediction: Prediction) -> float:

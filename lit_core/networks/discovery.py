@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.layout import Layout, NoSections
+from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import CONTAINERS, RemovedBlock, cut
 from lit_core.networks.watching import Call, watch
 
@@ -55,8 +56,29 @@ def find_layout(network: nn.Module, inputs: tuple[Tensor, ...], sections: Sequen
         )
     if all(len(run) == 1 for run in found):
         raise NoSections("each section has only one block, which can't be left out: name longer ones with `sections`")
+    if sections:
+        _check_removable(network, inputs, calls, found)
     stem, head = _ends(network, found, watched.order, calls[found[0][0]].place)
     return Layout(tuple(stem), tuple(tuple(run) for run in found), tuple(head))
+
+
+@torch.no_grad()
+def check_composition(network: SectionedNetwork, *inputs: Tensor) -> None:
+    """Run each section by itself on its recorded input, in eval mode. Raises NoSections unless it gives what it gave
+    within the network: code between two blocks may change a representation in ways that leave no trace, as `x.data`
+    does. A section with random numbers can't be compared."""
+    trace = network.trace(*inputs)
+    for paths, section, given, wanted, extra in zip(
+        network.layout.sections, network.sections, trace.inputs, trace.outputs, trace.extra_arguments, strict=True
+    ):
+        made, again = (section(given.clone(), extra) for _ in range(2))
+        if torch.equal(made, again) and not torch.allclose(
+            made, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())
+        ):
+            raise NoSections(
+                f"the blocks {', '.join(paths)} by themselves give another output than within the network, so the "
+                "network does something between them: move it into the blocks, or put them into different sections"
+            )
 
 
 @torch.no_grad()
@@ -91,6 +113,18 @@ def _removable(
     if not runs or _runs_without(network, inputs, runs, shapes):
         return runs
     return [run for run in runs if _runs_without(network, inputs, [run], shapes)]
+
+
+def _check_removable(
+    network: nn.Module, inputs: tuple[Tensor, ...], calls: dict[str, Call], runs: list[list[str]]
+) -> None:
+    removable = _removable(network, inputs, calls, runs)
+    for run in runs:
+        if run not in removable:
+            raise NoSections(
+                f"without the blocks after {run[0]} the network no longer runs, or gives other sections another shape: "
+                "name blocks that only the next block needs"
+            )
 
 
 def _runs_without(
@@ -238,6 +272,13 @@ def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Se
         if call is None:
             raise NoSections(
                 f"{path} is not called exactly once, from tensor to tensor, so it can't be a block: leave it out"
+            )
+        module = network.get_submodule(path)
+        if _layers(module) == 0:
+            raise NoSections(
+                f"{path} ({type(module).__name__}) has no layer with weights, so it can't be a block: without it, the "
+                "layers before and after it would follow each other with nothing in between; put it into one module "
+                "with one of them, as nn.Sequential(convolution, activation), and name such modules"
             )
         if number and not call.follows(calls[paths[number - 1]]):
             raise NoSections(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from lit_core.measuring.scores import class_logits
 from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.watching import SavedTensor, saved, value_of
 from lit_spec import Part
@@ -73,6 +74,7 @@ class SectionedNetwork:
         self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def run(self, *inputs: Tensor) -> Tensor:
+        """The network's output as in a Trace."""
         return _main_output(self.network(*inputs))
 
     def extra_arguments_of(self, teacher: Trace, section: int) -> list[ExtraArguments]:
@@ -205,10 +207,10 @@ class SectionedNetwork:
 
 
 def _main_output(output: Any) -> Tensor:
-    """The output of the main head. In training mode some networks (GoogLeNet, Inception) return a tuple: the main
-    head's output, then those of other heads."""
+    """The output of the main head, with two logits where it is one. In training mode some networks (GoogLeNet,
+    Inception) return a tuple: the main head's output, then those of other heads."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    return class_logits(found)
 
 
 def _replace_input(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

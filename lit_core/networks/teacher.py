@@ -23,7 +23,7 @@ from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
-from lit_spec.networks.architecture import TeacherFormat
+from lit_spec.networks.architecture import Task, TeacherFormat
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -57,8 +57,18 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
         raise TeacherError(f"this checkpoint {_refusal(failure, shapes, request)}") from failure
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
+    _check_outputs(recognised.architecture)
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Teacher(file_format, _completed(state, recognised), recognised)
+
+
+def _check_outputs(architecture: Architecture) -> None:
+    if architecture.task == Task.CLASSIFICATION and architecture.classes == 1:
+        raise TeacherError(
+            "the teacher has one output, as a binary classifier with a sigmoid has, but it needs one for each class: "
+            "put a row of zeros before the weight and the bias of its last layer, which changes no probability, or "
+            "call lit_core.compress, which takes one output"
+        )
 
 
 def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
-from lit_core.measuring.scores import Prediction, agreement, top1
+from lit_core.measuring.scores import Prediction, agreement, class_logits, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
 from lit_core.training.objectives import Batch
@@ -21,8 +21,8 @@ from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Hyperparameters, Phase, Schedule
 
 Batches = Iterable[Any]
-"""Batches `(x, y)` or `x`. x (B, …) is the network's input, or a tuple of several inputs; y (B,) are class numbers, -1
-for a sample without a label."""
+"""Batches `(x, y)`, `(x,)` or `x`. x (B, …) is the network's input; in `(x, y)` and `(x,)` it may also be a tuple of
+several inputs. y (B,) are class numbers, -1 for a sample without a label."""
 
 
 class IterableTask:
@@ -38,10 +38,11 @@ class IterableTask:
         data: Batches,
         validation: Batches | None,
         steps: int,
-        classes: int,
+        outputs: int,
     ) -> None:
+        """`outputs` are those of the teacher; one is the logit of a binary classifier."""
         self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
-        self.data, self.validation, self.classes = data, validation, classes
+        self.data, self.validation, self.outputs = data, validation, outputs
         self.device = next(teacher.network.parameters()).device
         self.samples = steps * hyperparameters.schedule.batch_size
         self.masks: dict[str, Tensor] = {}
@@ -55,7 +56,7 @@ class IterableTask:
 
     def prune(self, share: float) -> None:
         pruning = self.hyperparameters.pruning
-        spared = spared_of(self.student, pruning, self.classes)
+        spared = spared_of(self.student, pruning, self.outputs)
         self.masks = prune_by(self.student.network, share, pruning, spared)
 
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
@@ -65,6 +66,7 @@ class IterableTask:
         except StopIteration:
             self._iterator = iter(self.data)
             inputs, labels = split_batch(next(self._iterator))
+        check_labels(labels, self.outputs, "data")
         given = tuple(x.to(self.device) for x in inputs)
         return Batch(given, labels.to(self.device), progress, generator)
 
@@ -85,9 +87,10 @@ class IterableTask:
         taught, made, truth = [], [], []
         with evaluating(network):
             for inputs, labels in map(split_batch, self.validation or ()):
+                check_labels(labels, self.outputs, "validation")
                 given = tuple(x.to(self.device) for x in inputs)
-                taught.append(self.teacher.network(*given).float().cpu())
-                made.append(network(*given).float().cpu())
+                taught.append(class_logits(self.teacher.network(*given)).float().cpu())
+                made.append(class_logits(network(*given)).float().cpu())
                 truth.append(labels.cpu())
         logits, own, labels = torch.cat(taught), torch.cat(made), torch.cat(truth)
         known = labels != NO_LABEL
@@ -109,44 +112,86 @@ class FirstBatch:
     """Per epoch."""
     smallest_batch: int
     """Samples in the smallest batch of the pass."""
+    extreme_labels: Tensor
+    """The smallest and the largest label of the pass."""
 
 
 def repeatable(data: Batches, schedule: Schedule | None = None) -> Batches:
     """An iterator gives its batches only once, so they are stored; of an endless one as many as are needed."""
-    if not isinstance(data, Iterator):
-        return data
-    steps = None if schedule is None else schedule.steps_per_epoch
-    epochs = 0 if schedule is None else schedule.lit.epochs + schedule.fine_tune.epochs
-    return list(islice(data, None if steps is None else steps * epochs))
+    return list(islice(data, _most_batches(schedule))) if isinstance(data, Iterator) else data
 
 
-def look_through(data: Batches, name: str, steps_per_epoch: int | None = None) -> FirstBatch:
-    """One pass over the data, or only its first batch if it may be endless. Raises ValueError."""
+def look_through(data: Batches, name: str, schedule: Schedule | None = None) -> FirstBatch:
+    """One pass over the data. With `steps_per_epoch`, only the batches that a training takes, or only the first one if
+    the data may be endless, because it has no length. Raises ValueError."""
+    most = _most_batches(schedule)
     first: tuple[tuple[Tensor, ...], Tensor] | None = None
-    sizes = []
-    for batch in islice(data, None if steps_per_epoch is None else 1):
+    sizes, extremes = [], []
+    for batch in islice(data, most if most is None or _has_length(data) else 1):
         inputs, labels = split_batch(batch)
+        if len(labels) == 0:
+            raise ValueError(f"{name} has an empty batch: leave it out")
         first = first or (inputs, labels)
         sizes.append(len(labels))
+        extremes += [labels.min().cpu(), labels.max().cpu()]
     if first is None or next(iter(data), None) is None:
         raise ValueError(f"{name} must give batches every time it is iterated over: use a list or a DataLoader")
-    if min(sizes) == 0:
-        raise ValueError(f"{name} has an empty batch: leave it out")
-    return FirstBatch(*first, steps_per_epoch or len(sizes), min(sizes))
+    steps = None if schedule is None else schedule.steps_per_epoch
+    return FirstBatch(*first, steps or len(sizes), min(sizes), torch.stack([min(extremes), max(extremes)]))
+
+
+def _most_batches(schedule: Schedule | None) -> int | None:
+    """How many batches a training takes at most; None: all that there are."""
+    if schedule is None or schedule.steps_per_epoch is None:
+        return None
+    return schedule.steps_per_epoch * (schedule.lit.epochs + schedule.fine_tune.epochs)
+
+
+def _has_length(data: Batches) -> bool:
+    try:
+        len(data)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def check_labels(labels: Tensor, outputs: int, name: str) -> None:
+    """Raises ValueError for labels that are not classes of a network with so many outputs."""
+    classes = max(outputs, 2)
+    least, most = int(labels.min()), int(labels.max())
+    if least < NO_LABEL or most >= classes:
+        raise ValueError(
+            f"{name} has the label {least if least < NO_LABEL else most}, but the model has {classes} classes: give "
+            f"labels of 0 to {classes - 1}, or {NO_LABEL} for a sample without a label"
+        )
 
 
 def split_batch(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """Inputs and labels. Raises ValueError."""
     if isinstance(batch, Tensor):
-        return (batch,), torch.full((len(batch),), NO_LABEL)
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        x, y = batch
-        inputs = (x,) if isinstance(x, Tensor) else tuple(x) if isinstance(x, Sequence) else ()
-        if inputs and _have_equal_lengths([*inputs, y]) and y.ndim == 1 and not y.is_floating_point():
-            return inputs, y.long()
+        return (batch,), _no_labels(batch)
+    if isinstance(batch, Sequence) and len(batch) in (1, 2):
+        inputs = _inputs(batch[0])
+        if len(batch) == 1 and inputs and _have_equal_lengths(inputs):
+            return inputs, _no_labels(inputs[0])
+        if len(batch) == 2 and inputs and _have_equal_lengths([*inputs, batch[1]]) and _are_class_numbers(batch[1]):
+            return inputs, batch[1].long()
     raise ValueError(
-        "a batch must be x or (x, y), where y (B,) are integer class numbers and x is a tensor or a tuple of tensors"
+        "a batch must be x, (x,) or (x, y), where y (B,) are integer class numbers and x is a tensor or a tuple of "
+        "tensors"
     )
+
+
+def _inputs(x: Any) -> tuple[Any, ...]:
+    return (x,) if isinstance(x, Tensor) else tuple(x) if isinstance(x, Sequence) else ()
+
+
+def _no_labels(x: Tensor) -> Tensor:
+    return torch.full((len(x),), NO_LABEL)
+
+
+def _are_class_numbers(y: Tensor) -> bool:
+    return y.ndim == 1 and not y.is_floating_point()
 
 
 def _have_equal_lengths(parts: Sequence[Any]) -> bool:

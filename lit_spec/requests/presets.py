@@ -140,20 +140,22 @@ def _stargan(epochs: int, fine_tune_epochs: int, steps: int, learning_rate: floa
     }
 
 
-_RESNET: Mapping[Preset | None, Values] = {
+ANY_NETWORK: Mapping[Preset | None, Values] = {
     None: _PLAIN,
     Preset.PAPER: _PAPER_CIFAR,
     Preset.QUICK: _QUICK,
     Preset.FEW: _FEW,
 }
+"""For a network of no family: the values of the CIFAR ResNets, on which the method was published."""
+
 
 _PAPER_STARGAN = {**_stargan(200, 200, 1000, 1e-4), "student": {"init": "random"}, "augmentation": {"flip": True}}
 
 _LIBRARY: Mapping[Preset | None, Values] = {None: _PLAIN, Preset.QUICK: _QUICK, Preset.FEW: _FEW}
 
 PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
-    "resnet_cifar": _RESNET,
-    "resnext_cifar": _RESNET,
+    "resnet_cifar": ANY_NETWORK,
+    "resnext_cifar": ANY_NETWORK,
     "torchvision": _LIBRARY,
     "timm": _LIBRARY,
     "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW},

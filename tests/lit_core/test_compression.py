@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
+from lit_core.measuring.scores import class_logits
+from lit_core.training.losses import kd_loss
 from lit_spec import DatasetRequest, Schedule, Split
+from lit_spec.requests.presets import Preset
 from tests.lit_core.networks.test_discovery import Mine, sectioned
 
 SCHEDULE = {"lit": {"epochs": 4, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}}
@@ -342,3 +345,115 @@ def test_representations_have_gradients_where_blocks_are_run_twice() -> None:
     student = sectioned(Checkpointed(), x)
     student.train([])
     assert all(output.requires_grad for output in student.trace(x).outputs)
+
+
+class OneOutput(Mine):
+    """A binary classifier for a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 1)
+
+
+def signs(batches: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Whether the sum of the features is positive."""
+    return [(x, (x.sum(dim=1) > 0).long()) for x in torch.randn(batches, 32, 3)]
+
+
+def trained_on_signs() -> nn.Module:
+    network = OneOutput()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(40):
+        for x, y in signs():
+            optimizer.zero_grad()
+            nn.functional.binary_cross_entropy_with_logits(network(x)[:, 0], y.float()).backward()
+            optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_one_output_is_the_logit_of_a_binary_classifier(alpha: float) -> None:
+    torch.manual_seed(0)
+    teacher, validation = trained_on_signs(), signs()
+    schedule = {"lit": {"epochs": 8, "learning_rate": 0.01}, "fine_tune": {"epochs": 1}, "optimizer": "adam"}
+    made = lit_core.compress(
+        teacher, signs(20), blocks=[1], select="first", alpha=alpha, schedule=schedule, validation=validation
+    )
+    x, y = (torch.cat(parts) for parts in zip(*validation, strict=True))
+    with torch.no_grad():
+        taught, own = ((network(x)[:, 0] > 0).long() for network in (teacher, made.student))
+    found = made.report["validation"]
+    assert found["teacher_accuracy"] == pytest.approx(100 * float((taught == y).double().mean()))
+    assert found["student_accuracy"] == pytest.approx(100 * float((own == y).double().mean()))
+    assert found["agreement"] == pytest.approx(100 * float((own == taught).double().mean()))
+    assert found["student_accuracy"] > 85
+    assert all(epoch["loss"] > 0 for epoch in made.report["epochs"])
+
+
+def test_the_kd_loss_of_one_output_is_that_of_its_sigmoid() -> None:
+    torch.manual_seed(0)
+    own, taught, labels = torch.randn(7, 1), torch.randn(7, 1), torch.randint(0, 2, (7,))
+    loss = kd_loss(class_logits(own), class_logits(taught), labels, alpha=0.3, tau=2.0)
+    binary = nn.functional.binary_cross_entropy_with_logits
+    hard, soft = binary(own[:, 0], labels.float()), binary(own / 2, (taught / 2).sigmoid())
+    assert float(loss) == pytest.approx(float(0.3 * hard + 0.7 * 4 * soft))
+
+
+@pytest.mark.parametrize("model", [Mine(), OneOutput()])
+@pytest.mark.parametrize("wrong", [2, -2])
+def test_labels_of_no_class_are_told_before_the_training(model: nn.Module, wrong: int) -> None:
+    fine, bad = (torch.randn(4, 3), torch.ones(4).long()), (torch.randn(4, 3), torch.tensor([0, 1, -1, wrong]))
+    reason = f"has the label {wrong}, but the model has 2 classes: give labels of 0 to 1"
+    with pytest.raises(ValueError, match=f"data {reason}"):
+        lit_core.compress(model, [fine, bad], blocks=[2])
+    with pytest.raises(ValueError, match=f"validation {reason}"):
+        lit_core.compress(model, [fine], blocks=[2], validation=[fine, bad])
+
+
+def test_a_preset_sets_what_is_not_given() -> None:
+    torch.manual_seed(0)
+    data = [torch.randn(4, 3), torch.randn(3, 3)]
+    asked = lit_core.compress(
+        Mine(), data, blocks=[2], preset="few", schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 2}}
+    ).report["hyperparameters"]
+    schedule = asked["schedule"]
+    assert (asked["alpha"], asked["beta"], asked["feed"], schedule["steps_per_epoch"]) == (0, 0, "scheduled", 20)
+    assert (schedule["lit"]["epochs"], schedule["fine_tune"]["epochs"]) == (1, 2)
+    assert schedule["optimizer"] == "adam"
+    assert schedule["batch_size"] == 4
+    quick = lit_core.compress(Mine(), data, blocks=[2], preset=Preset.QUICK, alpha=0.0).report["hyperparameters"]
+    assert (quick["schedule"]["lit"]["epochs"], quick["schedule"]["fine_tune"]["epochs"]) == (5, 1)
+    labelled = [(torch.randn(4, 3), torch.ones(4).long())]
+    epochs = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}
+    paper = lit_core.compress(Mine(), labelled, blocks=[2], preset="paper", schedule=epochs).report["hyperparameters"]
+    assert (paper["alpha"], paper["beta"], paper["tau"], paper["feed"]) == (0.95, 0.75, 6.0, "teacher")
+    with pytest.raises(ValueError, match="preset is 'fast': give one of paper, quick, few"):
+        lit_core.compress(Mine(), data, blocks=[2], preset="fast")
+
+
+def test_a_preset_of_steps_looks_at_all_of_the_data() -> None:
+    with pytest.raises(ValueError, match="a batch of one sample"):
+        lit_core.compress(Normalised(), [torch.randn(4, 3), torch.randn(1, 3)], blocks=[2], preset="few")
+
+
+class Added(Mine):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + y)
+
+
+def test_batches_without_labels_may_be_tuples() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 3), torch.randn(8, 3)
+    plain = lit_core.compress(Mine(), [x], blocks=[2], alpha=0.0, schedule=SCHEDULE).report["epochs"]
+    assert len(plain) == 5
+    for data in ([(x,)], DataLoader(TensorDataset(x), batch_size=4)):
+        made = lit_core.compress(Mine(), data, blocks=[2], alpha=0.0, schedule=SCHEDULE)
+        assert made.report["student"]["blocks"] == [2]
+    made = lit_core.compress(Added(), [((x, y),)], blocks=[2], alpha=0.0, schedule=SCHEDULE)
+    assert made.report["student"]["blocks"] == [2]
+    with pytest.raises(ValueError, match="the first batch has no labels"):
+        lit_core.compress(Added(), [((x, y),)], blocks=[2])
+
+
+def test_the_package_shows_what_it_has() -> None:
+    assert {"Compressed", "Model", "compress", "load"} <= set(dir(lit_core))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lit_core
 from lit_core.measuring.cost import count_parameters
 from lit_core.networks.block_selection import importances, select_blocks
-from lit_core.networks.discovery import find_layout
+from lit_core.networks.discovery import check_composition, find_layout
 from lit_core.networks.layout import NoSections
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
@@ -312,6 +312,90 @@ def test_a_layer_that_works_in_place_parts_two_sections() -> None:
     assert torch.equal(taught.inputs[1], 3 * second)
     with pytest.raises(NoSections, match=r"layers\.2 is not run on the output of layers\.1"):
         find_layout(network, (x,), ["layers"])
+
+
+class Flat(nn.Module):
+    """Convolutions and activations side by side."""
+
+    def __init__(self, *activations: nn.Module) -> None:
+        super().__init__()
+        layers = [(nn.Conv2d(4, 4, 3, padding=1), activation) for activation in activations]
+        self.body = nn.Sequential(*(module for pair in layers for module in pair))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        (["body"], r"body\.1 \(ReLU\) has no layer with weights"),
+        ([["body.0", "body.1", "body.2"]], r"body\.1 \(ReLU\) has no layer with weights"),
+        ([["body.0", "body.2"], ["body.4", "body.6"]], r"body\.2 is not run on the output of body\.0"),
+        ([["body.0", "body.2", "body.4", "body.6"]], r"body\.2 is not run on the output of body\.0"),
+    ],
+)
+def test_what_lies_between_two_layers_is_not_left_out(
+    inplace: bool, sections: list[str | list[str]], reason: str
+) -> None:
+    with pytest.raises(NoSections, match=reason):
+        find_layout(Flat(*(nn.ReLU(inplace) for _ in range(4))), (torch.randn(2, 4, 8, 8),), sections)
+
+
+def test_an_activation_that_is_in_a_block_stays_with_it() -> None:
+    network, x = Flat(), torch.randn(2, 4, 8, 8)
+    network.body = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3)))
+    teacher = SectionedNetwork(network.eval(), find_layout(network, (x,), ["body"]))
+    check_composition(teacher, x)
+    student = shortened(teacher, [[0, 2]])
+    assert [type(module) for module in student.network.modules() if not list(module.children())] == [
+        nn.Conv2d,
+        nn.ReLU,
+        nn.Conv2d,
+        nn.ReLU,
+        nn.Linear,
+    ]
+
+
+class Untraceable(Mine):
+    """Changes what a block puts out in a way that torch doesn't record."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        for layer in self.layers:
+            x = layer(x, 0.5)
+            x.data.relu_()
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_sections_run_by_themselves_give_what_they_give_in_the_network() -> None:
+    torch.manual_seed(0)
+    for network in (Mine(), InPlace(), Keeping()):
+        check_composition(sectioned(network, x := torch.randn(5, 3)), x)
+    with pytest.raises(NoSections, match=r"layers\.0, .* does something between them"):
+        check_composition(sectioned(Untraceable(), x := torch.randn(5, 3)), x)
+
+
+class Skipping(Mine):
+    """Puts the second block's output into its head too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.token
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, 0.5)
+            outputs.append(x)
+        logits: Tensor = self.head(outputs[1] + x)
+        return logits
+
+
+def test_named_sections_whose_blocks_are_needed_elsewhere_are_refused() -> None:
+    with pytest.raises(NoSections, match=r"without the blocks after layers\.0 the network no longer runs"):
+        find_layout(Skipping(), (torch.randn(2, 3),), ["layers"])
 
 
 class Dropping(Mine):

@@ -214,3 +214,19 @@ def test_inherited_blocks_begin_with_the_first_and_are_spread() -> None:
 def test_an_architecture_of_another_family_is_refused() -> None:
     with pytest.raises(Exception, match="not one of"):
         family_of(Architecture(family="mystery", depth=1, blocks=[1], channels=1, classes=2))
+
+
+def test_a_teacher_of_one_output_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    one = network(classes=1).state_dict()
+    save_file(one, tmp_path / "one.safetensors")
+    with pytest.raises(TeacherError, match=r"one output.*a row of zeros.*lit_core\.compress"):
+        read_teacher(tmp_path / "one.safetensors")
+    # What it says makes a teacher of two outputs with the same probabilities.
+    two = one | {name: torch.cat([torch.zeros_like(one[name]), one[name]]) for name in ("fc.weight", "fc.bias")}
+    save_file(two, tmp_path / "two.safetensors")
+    architecture = read_teacher(tmp_path / "two.safetensors").recognised.architecture
+    assert architecture.classes == 2
+    x = torch.randn(3, 3, 8, 8)
+    before, after = network(classes=1).eval(), network(classes=2).eval()
+    after.load_state_dict(two)
+    assert torch.allclose(after(x).softmax(dim=1)[:, 1], before(x).sigmoid()[:, 0], atol=1e-6)
