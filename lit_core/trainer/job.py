@@ -174,12 +174,15 @@ def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, d
     return select_blocks(teacher, spec.student.blocks, spec.student.select, inputs)
 
 
-def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor]]:
-    x = dataset.splits[Split.TRAIN].x
+def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Samples; for a generator with the domain of another sample as the target."""
+    x, y = dataset.splits[Split.TRAIN].x, dataset.splits[Split.TRAIN].y
     # Spread over the data, because samples are often sorted by class.
     rows = torch.arange(min(IMPORTANCE_SAMPLES, len(x))) * len(x) // min(IMPORTANCE_SAMPLES, len(x))
     for part in torch.split(rows, spec.schedule.batch_size):
-        yield (dataset.preprocessing.apply(x[part].to(device)),)
+        inputs = dataset.preprocessing.apply(x[part].to(device))
+        generates = spec.teacher.architecture.task == TaskKind.TRANSLATION
+        yield (inputs, y[part].roll(1, dims=0).to(device)) if generates else (inputs,)
 
 
 def _make_task(

@@ -188,6 +188,26 @@ def test_a_feature_network_compares_translations_with_images_on_the_test_split(
     assert task.measure(task.student.network, Split.VALIDATION)["fid"] is None
 
 
+def test_a_test_split_of_one_image_is_no_distribution(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
+    folder = job_folder(tmp_path / "job", untrained)
+    x, y = coloured_digits(20)
+    write_dataset(folder / "dataset", x=x, y=y, split=np.array([0] * 17 + [1, 1, 2]))
+    task = a_task(folder)
+    task.feature = MeanColours()
+    found = task.measure(task.student.network, Split.TEST)
+    assert (found["fid"], found["inception_score"]) == (None, None)
+    assert found["psnr"] > 0
+
+
+def test_a_generators_blocks_are_chosen_by_their_importance(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
+    student = {"blocks": [1], "select": "importance"}
+    folder = job_folder(tmp_path / "job", (untrained[0], None), student=student)
+    code, events = run(folder)
+    assert code == 0
+    importance = events[-1]["result"]["selection"]["importance"]
+    assert [len(section) for section in importance] == [2]
+
+
 def test_fine_tuning_runs_with_a_discriminator_alone(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
     with_one = a_task(job_folder(tmp_path / "with", untrained))
     without = a_task(job_folder(tmp_path / "without", (untrained[0], None)))
