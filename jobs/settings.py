@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.broker.queues import DEVICE_QUEUES
 
 GIB = 1 << 30
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
 
 class Settings(BaseSettings):
     """`LIT_<NAME>` for each field; DATABASE_URL and REDIS_URL carry no prefix."""
 
-    model_config = SettingsConfigDict(env_prefix="LIT_", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="LIT_", use_attribute_docstrings=True, allow_inf_nan=False)
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     """PostgreSQL, as postgresql://user:password@host/database. `litc serve` starts its own when not given."""
@@ -59,6 +66,23 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(BROKER_SCHEMES)}")
         return url
 
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if HOST_NAME.fullmatch(host) is None:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError as wrong:
+                raise ValueError(f"{host!r} is not a host name or an IP address") from wrong
+        return host
+
+    @field_validator("worker_devices")
+    @classmethod
+    def _are_devices(cls, devices: str | None) -> str | None:
+        if devices is not None:
+            device_names(devices)
+        return devices
+
     @model_validator(mode="after")
     def _heartbeats_hold_the_lease(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -70,11 +94,30 @@ class Settings(BaseSettings):
         return self.storage_dir or self.data_dir / "storage"
 
 
-def explain(wrong: ValidationError) -> str:
-    """A message that says for each wrong variable what is wrong and what to do."""
-    return "; ".join(f"{_variable(entry['loc'])}: {entry['msg']}" for entry in wrong.errors())
+def device_names(setting: str) -> list[str]:
+    """The devices in "cpu", "cuda" or "cpu,cuda", sorted. Raises ValueError."""
+    devices = sorted({name.strip() for name in setting.split(",") if name.strip()})
+    if not devices or not DEVICE_QUEUES.keys() >= set(devices):
+        raise ValueError(
+            f"{setting!r} are not devices of a worker: give one or more of {', '.join(DEVICE_QUEUES)}, "
+            "separated by commas"
+        )
+    return devices
 
 
-def _variable(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else "settings"
-    return name if name.isupper() or not location else f"LIT_{name.upper()}"
+def explain(wrong: ValidationError, options: Collection[str] = ()) -> str:
+    """What is wrong with each variable, or with the option whose field is in `options`."""
+    return "; ".join(f"{_source(entry['loc'], options)}{_message(entry)}" for entry in wrong.errors())
+
+
+def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
+    if not location:
+        return ""  # the message names the variables
+    name = str(location[0])
+    if name in options:
+        return f"--{name.removeprefix('worker_')}: "
+    return f"{name if name.isupper() else f'LIT_{name.upper()}'}: "
+
+
+def _message(entry: ErrorDetails) -> str:
+    return entry["msg"].removeprefix("Value error, ")

@@ -27,9 +27,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
-    except OSError as failure:
+    except (OSError, UnicodeError) as failure:  # a name that can't be encoded is a UnicodeError
+        reason = getattr(failure, "strerror", None) or failure
         raise BadAddress(
-            f"can't listen on {host} port {port} ({failure.strerror or failure}): choose another with --host or --port"
+            f"can't listen on {host} port {port} ({reason}): choose another with --host or --port"
         ) from failure
     listening.set_inheritable(False)
     return listening

@@ -15,18 +15,21 @@ SECONDS_TO_STOP = 60.0
 """A trainer gets 20 s for its checkpoint; the rest is for storage and ledger."""
 
 
-def check_devices(devices: str | None) -> None:
-    """Check devices that are given by name, before several processes complain. Raises NotConfigured."""
-    if devices is not None:
+def check_devices(settings: Settings) -> None:
+    """Check that devices which are given by name can be used, before several processes complain.
+
+    Raises NotConfigured.
+    """
+    if settings.worker_devices is not None:
         try:
-            worker_devices(devices)
+            worker_devices(settings.worker_devices)
         except ValueError as wrong:
             raise NotConfigured(str(wrong)) from wrong
 
 
-def training_worker(settings: Settings, *, number: int = 1, devices: str | None = None) -> ChildProcess:
+def training_worker(settings: Settings, *, number: int = 1) -> ChildProcess:
     name = "training worker" if number == 1 else f"training worker {number}"
-    return _worker(name, settings, *(["--devices", devices] if devices else []))
+    return _worker(name, settings, *(["--devices", settings.worker_devices] if settings.worker_devices else []))
 
 
 def inspecting_worker(settings: Settings) -> ChildProcess:

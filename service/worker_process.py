@@ -17,7 +17,7 @@ from worker.training import process as training
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m service.worker_process", description=__doc__)
     parser.add_argument("--inspect", action="store_true", help="inspect uploads instead of training")
-    parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; found out when not given')
+    parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; detected when not given')
     parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
     exit_on_sigterm()

@@ -22,7 +22,7 @@ from service.errors import NotConfigured
 def api(host: Host = None, port: Port = None) -> None:
     """Run only the API. Needs DATABASE_URL and REDIS_URL."""
     with errors_as_sentences(), ExitStack() as stack:
-        settings = read_settings(host, port)
+        settings = read_settings(host=host, port=port)
         require_addresses(settings, "litc api")
         http_server.exit_on_signals()
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))

@@ -19,23 +19,26 @@ from service.log_setup import set_up_logs
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LIT_HOST, or else 127.0.0.1.")]
 Port = Annotated[
-    int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: LIT_PORT, or else 8000.", min=0)
+    int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: LIT_PORT, or else 8000.")
 ]
 
 
-def read_settings(host: str | None = None, port: int | None = None) -> Settings:
-    """The environment's settings, with options in place of variables; sets up the logs too. Raises NotConfigured."""
+def read_settings(**options: object) -> Settings:
+    """The settings, from the options that are given and else from the environment; sets up the logs too.
+
+    An option has the name of its field and is checked in the same way as its variable. Raises NotConfigured.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = Settings()
+        settings = Settings(**given)  # type: ignore[arg-type]
         if settings.database_url:
             database_url(settings.database_url)
     except ValidationError as wrong:
-        raise NotConfigured(explain(wrong)) from wrong
+        raise NotConfigured(explain(wrong, given)) from wrong
     except ValueError as wrong:
         raise NotConfigured(str(wrong)) from wrong
-    given = {"host": host, "port": port}
     set_up_logs(settings.log_format)
-    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    return settings
 
 
 def require_addresses(settings: Settings, command: str) -> None:

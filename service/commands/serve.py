@@ -24,9 +24,9 @@ def serve(
 ) -> None:
     """Run the whole service on this machine: API, worker and, unless their URLs are set, PostgreSQL and Valkey."""
     with errors_as_sentences(), ExitStack() as stack:
-        settings = read_settings(host, port)
+        settings = read_settings(host=host, port=port)
         if workers:
-            check_devices(settings.worker_devices)
+            check_devices(settings)
         http_server.exit_on_signals()
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))

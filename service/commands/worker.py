@@ -22,10 +22,10 @@ def worker(
 ) -> None:
     """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
     with errors_as_sentences():
-        settings = read_settings()
+        settings = read_settings(worker_devices=devices)
         require_addresses(settings, "litc worker")
-        check_devices(devices or settings.worker_devices)
-        children = [training_worker(settings, devices=devices)]
+        check_devices(settings)
+        children = [training_worker(settings)]
         if with_inspect:
             children.append(inspecting_worker(settings))
         exit_code = run_until_signal(children, RestartPolicy(first_pause=settings.restart_seconds))

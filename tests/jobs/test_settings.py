@@ -71,6 +71,13 @@ def test_two_heartbeats_fit_into_a_lease(monkeypatch: pytest.MonkeyPatch) -> Non
     ("name", "value"),
     [
         ("LIT_PORT", "65536"),
+        ("LIT_HOST", ""),
+        ("LIT_HOST", "http://127.0.0.1"),
+        ("LIT_HOST", "127.0.0.1:8000"),
+        ("LIT_HOST", "[::1]"),
+        ("LIT_WORKER_DEVICES", "tpu"),
+        ("LIT_WORKER_DEVICES", ","),
+        ("LIT_HOUSEKEEPING_SECONDS", "inf"),
         ("LIT_THREADS", "0"),
         ("LIT_LEASE_SECONDS", "soon"),
         ("LIT_LEASE_SECONDS", "nan"),
@@ -81,6 +88,11 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.removeprefix("LIT_").lower()):
         Settings()
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::", "fe80::1%eth0", "gpu_1.lab.example.", "127.0.0.1"])
+def test_hosts_are_names_and_addresses(host: str) -> None:
+    assert Settings(host=host).host == host
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import structlog
 
+from jobs.settings import device_names
 from lit_spec import Device
 from worker.host.checkout import with_checkout
 
 ASK_TORCH = (sys.executable, "-m", "lit_core.trainer.devices")
 ASK_SECONDS = 120
-KNOWN = (Device.CPU.value, Device.CUDA.value)
 NVIDIA_SMI_SECONDS = 20
 
 log = structlog.get_logger()
@@ -31,11 +31,7 @@ def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) ->
     """
     if setting is None:
         return [_detected(ask_torch)]
-    devices = sorted({name.strip() for name in setting.split(",") if name.strip()})
-    if not devices or not set(devices).issubset(KNOWN):
-        raise ValueError(
-            f"{setting!r} are not devices of a worker: give one or more of {', '.join(KNOWN)}, separated by commas"
-        )
+    devices = device_names(setting)
     if (fault := device_fault(devices, ask_torch)) is not None:
         raise ValueError(f"worker devices {setting!r}: {fault}")
     return devices
