@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from lit_client.errors import LitError, ProblemError, ServiceUnreachable, UnexpectedAnswer
+from lit_client.errors import KEY_VARIABLE, LitError, ProblemError, ServiceUnreachable, UnexpectedAnswer
 from lit_spec.answers.base import Answer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "LIT_URL"
-KEY_VARIABLE = "LIT_API_KEY"
 
 # With these statuses the request may succeed later: a service is busy, restarting or not ready yet.
 TEMPORARY = frozenset({429, 502, 503, 504})

@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 OFFICIAL_PREFIX = "/problems/"
+KEY_VARIABLE = "LIT_API_KEY"
 
 
 class FieldProblem(BaseModel):
@@ -57,7 +58,7 @@ class ProblemError(LitError):
     """The service refused a request and said why (RFC 9457).
 
     `type` is stable, for example `job-finished`. `errors` are the wrong fields, if any. `retry_after` is how many
-    seconds the service asks to wait before the next try.
+    seconds the service asks to wait before the next try. `advice` says what to do on the client's side.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ProblemError(LitError):
         detail: str = "",
         errors: list[FieldProblem] | None = None,
         retry_after: float | None = None,
+        advice: str = "",
     ) -> None:
         self.type = type
         self.status = status
@@ -76,7 +78,7 @@ class ProblemError(LitError):
         self.detail = detail
         self.errors = errors or []
         self.retry_after = retry_after
-        super().__init__(self._sentence())
+        super().__init__(self._sentence(advice))
 
     @classmethod
     def from_response(cls, response: httpx.Response) -> Self:
@@ -89,14 +91,22 @@ class ProblemError(LitError):
             detail=str(body.get("detail") or ""),
             errors=_field_problems(body.get("errors")),
             retry_after=_seconds(response.headers.get("Retry-After")),
+            advice=_advice_on_keys(response) if response.status_code == HTTPStatus.UNAUTHORIZED else "",
         )
 
-    def _sentence(self) -> str:
+    def _sentence(self, advice: str) -> str:
         text = self.detail or f"The service answered {self.status} {self.title}"
         lines = [text if text.endswith((".", "!", "?")) else f"{text}."]
+        lines += [advice] if advice else []
         # A message that the detail already contains is not repeated.
         lines += [f"  {e.field}: {e.message}" for e in self.errors if e.message not in text]
         return "\n".join(lines)
+
+
+def _advice_on_keys(response: httpx.Response) -> str:
+    if "Authorization" in response.request.headers:
+        return f"The key is that of {KEY_VARIABLE} or Client(api_key=…): correct it, or leave it out if none is needed."
+    return f"Set {KEY_VARIABLE} to the secret of a key (in Python, Client(api_key=…) too)."
 
 
 def _json_object(response: httpx.Response) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -148,8 +151,9 @@ def inspect_teacher(
 def main() -> None:
     """Run the command. Every expected failure ends with a sentence and an exit code."""
     try:
-        add_service_commands(app, sys.argv[1:])
-        app()
+        with _sigterm_as_ctrl_c():
+            add_service_commands(app, sys.argv[1:])
+            app()
     except LitError as error:
         display.stderr.print(str(error), soft_wrap=True)
         sys.exit(output.exit_code_of_error(error))
@@ -157,6 +161,16 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         display.stderr.print(f"{error.strerror or error}{where}.", soft_wrap=True)
         sys.exit(output.ExitCode.FAILED)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Commands of the service have handlers of their own."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from lit_client.command.job_request import (
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
+from lit_client.errors import ProblemError
 from lit_client.models import Inspection, Job
 from lit_spec import BUILTIN, Device, Export, Feed, Init, JobRequest, Method, Preset, Select
 from lit_spec.states import JobState, UploadKind
@@ -106,7 +108,7 @@ def compress_command(
         Path | None, typer.Option("--request", help="A request as a JSON file; options override it.", exists=True)
     ] = None,
     cancel_on_interrupt: Annotated[
-        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the job instead of leaving it.")
+        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C or SIGTERM cancels the job instead of leaving it.")
     ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -175,7 +177,7 @@ def _run(
     cancel_on_interrupt: bool,
 ) -> tuple[Job, list[DownloadedFile]]:
     with Client(url) as client:
-        job = client.create_job(_send_inputs(client, body, request, inputs))
+        job = create_job(client, _send_inputs(client, body, request, inputs), cancel_on_interrupt=cancel_on_interrupt)
         display.stderr.print(f"job {job.id}")
         job = follow_to_end(client, job, cancel_on_interrupt=cancel_on_interrupt)
         return job, fetch(client, job.id, folder) if job.state == JobState.SUCCEEDED else []
@@ -195,8 +197,32 @@ def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs
     return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
 
 
+def create_job(client: Client, body: Body, *, cancel_on_interrupt: bool) -> Job:
+    """Create the job. Whether one exists after an interrupt is unknown, because the answer may have been on its way."""
+    key = str(uuid.uuid4())
+    try:
+        return client.create_job(body, idempotency_key=key)
+    except KeyboardInterrupt:
+        if not cancel_on_interrupt:
+            raise
+        # With the same key the service answers with the job that it has, or creates it only now.
+        _cancel(client, client.create_job(body, idempotency_key=key))
+        raise typer.Exit(output.ExitCode.INTERRUPTED) from None
+
+
+def _cancel(client: Client, job: Job) -> None:
+    try:
+        running = client.cancel(job.id).state == JobState.RUNNING
+    except ProblemError as problem:
+        if problem.type != "job-finished":
+            raise
+        display.stderr.print(f"Interrupted; {job.id} has already finished.")
+    else:
+        display.stderr.print(f"Interrupted; {job.id} is {'being ' * running}cancelled.")
+
+
 def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False) -> Job:
-    """Show a job's epochs until it has finished. Ctrl-C exits with 130; the job continues or is cancelled."""
+    """Show a job's epochs until it has finished. An interrupt exits with 130; the job continues or is cancelled."""
     bar = display.EpochBar()
     try:
         with bar.progress:
@@ -205,8 +231,7 @@ def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False
         return client.job(job.id)
     except KeyboardInterrupt:
         if cancel_on_interrupt:
-            state = client.cancel(job.id).state
-            display.stderr.print(f"Interrupted; {job.id} is {'being ' * (state == JobState.RUNNING)}cancelled.")
+            _cancel(client, job)
         else:
             display.stderr.print(
                 f"Interrupted; {job.id} continues without this command.\n"

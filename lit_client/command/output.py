@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     NOT_ACCEPTED = 3
     """The job succeeded, but the student lost more accuracy than was allowed, or a study found no such student."""
     INTERRUPTED = 130
-    """Ctrl-C."""
+    """Ctrl-C or SIGTERM."""
 
 
 def exit_code_of_job(job: Job) -> ExitCode:

@@ -29,12 +29,12 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("LIT_")} | {"LIT_URL": url} | more
 
 
-def litc(url: str, *words: object) -> Finished:
+def litc(url: str, *words: object, **more: str) -> Finished:
     """Here, which saves the start of a process: its exit code, and what it wrote where no terminal is."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", ["litc", *map(str, words)]),
-        patch.dict(os.environ, environment(url), clear=True),
+        patch.dict(os.environ, environment(url, **more), clear=True),
         redirect_stdout(stdout),
         redirect_stderr(stderr),
     ):

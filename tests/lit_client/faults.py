@@ -18,11 +18,11 @@ SECONDS_TO_READ = 0.1
 class Fault:
     """What happens to one request; one of these."""
 
-    refused: httpx.TransportError | None = None
+    refused: httpx.TransportError | KeyboardInterrupt | None = None
     """Raised before anything is sent."""
     cut_after: int | None = None
     """The connection breaks after so many bytes of the request's body."""
-    lost: httpx.TransportError | None = None
+    lost: httpx.TransportError | KeyboardInterrupt | None = None
     """The service handles the request, and this is raised in place of its answer."""
     answer: httpx.Response | None = None
     """Something in front of the service answers."""

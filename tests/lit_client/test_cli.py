@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from jobs.ledger import attempts
+from jobs.ledger import attempts, keys
 from jobs.ledger.attempts import Event
 from lit_client import Client
+from lit_client.command.compress import create_job
 from lit_spec import Architecture, Inspection, Modality, StudentOption
 from lit_spec.answers.jobs import Job
 from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.states import JobState
 from tests.jobs.study_bench import take
 from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc, litc_process
+from tests.lit_client.faults import Fault, FaultyTransport
 from tests.lit_client.scripted_worker import RESULT, ScriptedWorker
 from tests.worker.bench import Bench
 
@@ -257,9 +260,16 @@ def test_nobody_listening_is_a_sentence_and_1(teacher: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("cancel", [False, True])
-def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(
-    url: str, worker: ScriptedWorker, bench: Bench, teacher: Path, tmp_path: Path, cancel: bool
+def test_ctrl_c_and_sigterm_leave_the_job_running_unless_told_otherwise(
+    url: str,
+    worker: ScriptedWorker,
+    bench: Bench,
+    teacher: Path,
+    tmp_path: Path,
+    cancel: bool,
+    number: signal.Signals,
 ) -> None:
     worker.ends, worker.events = JobState.RUNNING, [Event("epoch", {"phase": "lit", "epoch": 1, "epochs": 2})]
     words = ["compress", teacher, "--dataset", "digits", "--depth", "14", "-o", tmp_path / "out"]
@@ -274,13 +284,50 @@ def test_ctrl_c_leaves_the_job_running_unless_told_otherwise(
         assert process.stderr is not None
         while "LIT 1/2" not in (line := process.stderr.readline()):
             assert line, "the command ended before it saw an epoch"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     (job,) = jobs(url)
     assert job.cancel_requested == cancel
     assert (f"litc cancel {job.id}" in told) != cancel
     assert ("being cancelled" in told) == cancel
+
+
+@pytest.mark.parametrize("fault", [Fault(lost=KeyboardInterrupt()), Fault(refused=KeyboardInterrupt())])
+def test_an_interrupt_while_the_job_is_created_leaves_no_job_running(
+    client: Client, transport: FaultyTransport, bench: Bench, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    body = {"teacher": bench.teacher(), "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
+    transport.faults["POST"].append(fault)
+    with pytest.raises(typer.Exit) as ended:
+        create_job(client, body, cancel_on_interrupt=True)
+    assert ended.value.exit_code == 130
+    (job,) = client.jobs()
+    assert job.state == "cancelled"
+    transport.faults["POST"].append(fault)
+    with pytest.raises(KeyboardInterrupt):
+        create_job(client, body, cancel_on_interrupt=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "advice"),
+    [
+        (("jobs",), "", "Set LIT_API_KEY to the secret of a key"),
+        (("job", "job_x"), "", "Set LIT_API_KEY to the secret of a key"),
+        (("download", "job_x", "-o", "out"), "", "Set LIT_API_KEY to the secret of a key"),
+        (("study", "list"), "", "Set LIT_API_KEY to the secret of a key"),
+        (("sections", "resnet18"), "lit_wrong", "The key is that of LIT_API_KEY"),
+        (("jobs",), "lit_wrong", "The key is that of LIT_API_KEY"),
+    ],
+)
+def test_without_a_valid_key_the_variable_is_named(
+    url: str, bench: Bench, words: tuple[str, ...], key: str, advice: str
+) -> None:
+    with bench.database.session() as session:
+        keys.create(session, "somebody's")
+    done = litc(url, *words, **({"LIT_API_KEY": key} if key else {}))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert advice in done.stderr
 
 
 def test_epochs_are_told_line_by_line_where_no_terminal_is(compress: Compress, worker: ScriptedWorker) -> None:
