@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from jobs.database.connection import Database
 from jobs.database.migrate import upgrade
 from jobs.settings import Settings
-from service.embedded.servers import EmbeddedServers
-from service.errors import DataDirInUse, NotConfigured
+from service.embedded.servers import EmbeddedServers, has_database
+from service.errors import DataDirInUse, NoDatabase, NotConfigured
 from service.minder import ProcessMinder, RestartPolicy
 
 
@@ -36,22 +36,37 @@ def backing_services(settings: Settings, on_failure: Callable[[], None]) -> Iter
 
 
 @contextmanager
-def open_ledger(settings: Settings) -> Iterator[Database]:
-    """The ledger, for commands that work with or without a running service. An embedded ledger is migrated first."""
+def open_ledger(settings: Settings, *, create: bool) -> Iterator[Database]:
+    """The ledger, for commands that work with or without a running service.
+
+    With `create` an embedded ledger is made or migrated first; without, it is left as it is. Raises NoDatabase.
+    """
     if settings.database_url is not None:
-        database = Database(settings.database_url, pool_size=1)
-        try:
-            yield database
-        finally:
-            database.close()
+        with _open(settings.database_url) as given:
+            yield given
         return
+    if not create and not has_database(settings.data_dir):
+        raise NoDatabase(
+            f"there is no database in {settings.data_dir}: set LIT_DATA_DIR to the folder of one, or DATABASE_URL to "
+            "its address (`litc serve` and `litc keys create` make one)"
+        )
     try:
-        with EmbeddedServers(settings.data_dir) as servers:
-            upgrade(servers.database_url)
-            with open_ledger(settings.model_copy(update={"database_url": servers.database_url})) as own:
+        with EmbeddedServers(settings.data_dir, broker=False) as servers:
+            if create:
+                upgrade(servers.database_url)
+            with _open(servers.database_url) as own:
                 yield own
     except DataDirInUse as running:
         if running.database_url is None:
             raise
-        with open_ledger(settings.model_copy(update={"database_url": running.database_url})) as shared:
+        with _open(running.database_url) as shared:
             yield shared
+
+
+@contextmanager
+def _open(url: str) -> Iterator[Database]:
+    database = Database(url, pool_size=1)
+    try:
+        yield database
+    finally:
+        database.close()

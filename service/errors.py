@@ -4,6 +4,7 @@ from __future__ import annotations
 
 USAGE = 2
 FAILURE = 1
+INTERRUPTED = 130
 
 
 class CommandError(Exception):
@@ -14,6 +15,10 @@ class CommandError(Exception):
 
 class NotConfigured(CommandError):
     """A setting is missing or wrong."""
+
+
+class NoDatabase(CommandError):
+    """The data folder holds no database, and the command doesn't make one."""
 
 
 class BadAddress(CommandError):

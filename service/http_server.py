@@ -65,18 +65,18 @@ def run(app: FastAPI, listening: socket.socket) -> None:
     Server(config).run(sockets=[listening])
 
 
-def exit_on_signals() -> None:
+def exit_on_signals(exit_code: int = 0) -> None:
     """Let SIGTERM and SIGINT end the process through SystemExit, except while uvicorn handles them itself."""
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        ignore_signals()
+        sys.exit(exit_code)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+        signal.signal(number, end)
 
 
 def ignore_signals() -> None:
     """Call this before everything is stopped: a second Ctrl-C must not interrupt the stopping."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
-    ignore_signals()
-    sys.exit(0)

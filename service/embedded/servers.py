@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.embedded.postgres import EmbeddedPostgres
+from service.embedded.postgres import VERSION_FILE, EmbeddedPostgres
 from service.embedded.valkey import EmbeddedValkey
 from service.errors import DataDirInUse
 from service.minder import ProcessMinder, RestartPolicy
@@ -23,20 +23,32 @@ from service.minder import ProcessMinder, RestartPolicy
 LONGEST_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a Unix socket."""
 ADDRESS_FILE = "database-url"
+POSTGRES_FOLDER = "postgres"
+
+
+def has_database(data_dir: Path) -> bool:
+    """Whether a data folder holds the data of an embedded PostgreSQL."""
+    return (data_dir / POSTGRES_FOLDER / VERSION_FILE).exists()
 
 
 class EmbeddedServers:
     """Starts both servers when entered, keeps them running, and stops them when left.
 
-    `minder` is the process minder that does it; what else is started by it stops before the servers. Raises
-    DataDirInUse, ChildFailed.
+    `minder` is the process minder that does it; what else is started by it stops before the servers. Without `broker`
+    there is only PostgreSQL. Raises DataDirInUse, ChildFailed.
     """
 
     def __init__(
-        self, data_dir: Path, on_failure: Callable[[], None] = lambda: None, *, policy: RestartPolicy = RestartPolicy()
+        self,
+        data_dir: Path,
+        on_failure: Callable[[], None] = lambda: None,
+        *,
+        broker: bool = True,
+        policy: RestartPolicy = RestartPolicy(),
     ) -> None:
         self._folder = data_dir.resolve()
         self._stack = ExitStack()
+        self._broker = broker
         self.minder = ProcessMinder(on_failure, policy=policy)
         self.database_url = ""
         self.redis_url = ""
@@ -45,12 +57,14 @@ class EmbeddedServers:
         self._folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             self._lock(stack)
-            valkey = self._valkey(stack)
-            postgres = EmbeddedPostgres(self._folder / "postgres")
+            postgres = EmbeddedPostgres(self._folder / POSTGRES_FOLDER)
+            valkey = self._valkey(stack) if self._broker else None
             stack.enter_context(self.minder)
             self.minder.start(postgres)
-            self.minder.start(valkey)
-            self.database_url, self.redis_url = postgres.url, valkey.url
+            self.database_url = postgres.url
+            if valkey is not None:
+                self.minder.start(valkey)
+                self.redis_url = valkey.url
             self._publish(stack)
             self._stack = stack.pop_all()
         return self

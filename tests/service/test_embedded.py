@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -13,6 +17,7 @@ from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.servers import EmbeddedServers
 from service.embedded.valkey import EmbeddedValkey
 from service.errors import ChildFailed, DataDirInUse
+from tests.worker.bench import wait_for
 
 
 def postmaster(folder: Path) -> psutil.Process:
@@ -96,3 +101,56 @@ def test_a_long_path_and_a_folder_in_use(tmp_path: Path) -> None:
             pass
         assert refused.value.database_url == servers.database_url
     assert not socket.parent.exists()
+
+
+def test_a_server_that_recovers_for_long_after_a_crash_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    server = EmbeddedPostgres(folder)
+    server.start()
+    # A recovery of more than the 10 s that the package waits: it asks for a file that comes late.
+    slow = f"test -e {folder}/asked || {{ touch {folder}/asked; sleep 12; }}; false"
+    with (folder / "postgresql.auto.conf").open("a") as settings:
+        settings.write(f"restore_command = '{slow}'\nhot_standby = off\n")
+    killed = postmaster(folder)
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    (folder / "recovery.signal").touch()
+
+    server.start()
+    recovering = postmaster(folder)
+    assert server.alive()
+    # A service that starts while the server of a killed one still recovers.
+    next_one = EmbeddedPostgres(folder)
+    next_one.start()
+    assert (postmaster(folder), next_one.url) == (recovering, server.url)
+    assert next_one.stop()
+    assert not server.alive()
+
+
+def test_a_setup_that_was_killed_does_not_prevent_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    program = (
+        "from pathlib import Path; from service.embedded.postgres import EmbeddedPostgres; "
+        f"EmbeddedPostgres(Path({str(folder)!r})).start()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    wait_for(lambda: any(tmp_path.rglob("PG_VERSION")), 60, "the setup")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not any(tmp_path.rglob("log")), "it was killed too late: the server has started"
+
+    server = EmbeddedPostgres(folder)
+    server.start()
+    assert server.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
+
+
+def test_a_server_whose_data_are_gone_is_not_started_on_new_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    server = EmbeddedPostgres(folder)
+    server.start()
+    assert server.stop()
+    shutil.rmtree(folder)
+    with pytest.raises(ChildFailed, match=f"its data are gone from {folder}"):
+        server.start()
+    assert not folder.exists()
