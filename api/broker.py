@@ -13,6 +13,7 @@ def make_app(redis_url: str) -> Celery:
     app.conf.update(
         task_ignore_result=True,
         task_serializer="json",
-        broker_transport_options={"socket_connect_timeout": SECONDS, "socket_timeout": SECONDS},
+        # Nobody waits while a broker that is away is tried again: housekeeping sends the wake-up later.
+        broker_transport_options={"socket_connect_timeout": SECONDS, "socket_timeout": SECONDS, "max_retries": 0},
     )
     return app

@@ -25,8 +25,8 @@ def run(settings: Settings) -> int:
     signals = StopSignals()
     with ExitStack() as stack:
         stack.callback(host.work_folder.close)
-        stack.callback(inspector.stop)
         stack.callback(listener.stop)
+        stack.callback(inspector.stop)  # first, because it takes longest
         inspector.start()
         listener.start()
         log.info("inspecting worker starts", worker=host.worker_id)

@@ -28,7 +28,13 @@ def make_app(redis_url: str) -> Celery:
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30, "socket_keepalive": True},
+        broker_transport_options={
+            "socket_connect_timeout": 5,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            # For messages that are sent. The consumer connects again for as long as it takes.
+            "max_retries": 0,
+        },
         result_backend=None,
         task_acks_late=False,
         task_ignore_result=True,
