@@ -20,6 +20,7 @@ from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
+from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
 from jobs.broker.wakeups import Wakeups
@@ -55,7 +56,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         storage = open_storage(settings)
         long_polls = LongPolls(listener)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
-        app.state.context = Context(settings, database, storage, wakeups, long_polls, keyless)
+        app.state.context = Context(
+            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), keyless
+        )
         await listener.start()
         housekeeper.start()
         try:

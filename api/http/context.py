@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
+from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
@@ -26,6 +27,7 @@ class Context:
     storage: Storage
     wakeups: Wakeups
     long_polls: LongPolls
+    readiness: Readiness
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
 

@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from api.http.bodies import JSON_BYTES, Handler, check_caller, content_length, content_type, parse_json
 from api.http.context import get_context
-from api.http.problems import Problem
+from api.http.problems import Problem, disk_problem
 
 MULTIPART = "multipart/form-data"
 MAX_FILES = 3
@@ -35,6 +35,7 @@ class FormRoute(APIRoute):
         async def check_and_handle(request: Request) -> Response:
             await check_caller(request)
             _check_length(request)
+            await _read_form(request)
             return await handle(request)
 
         return check_and_handle
@@ -54,6 +55,14 @@ def _check_length(request: Request) -> None:
             "too-large",
             f"the form has {length} bytes, but this service takes up to {most}: send large files through /v1/uploads",
         )
+
+
+async def _read_form(request: Request) -> None:
+    """Read the form, which FastAPI then finds read: it would turn a full disk into a form that can't be parsed."""
+    try:
+        await request.form()
+    except OSError as failure:
+        raise disk_problem("the folder for temporary files (TMPDIR)", failure) from failure
 
 
 async def refuse_repeated_parts(request: Request) -> None:

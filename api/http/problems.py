@@ -9,16 +9,20 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http import schemas
+from jobs import disks
+from jobs.database import outages
 from jobs.errors import Conflict, NotFound, RequestRefused, Stale
+from jobs.storage.faults import StorageFault
 from lit_spec.mistakes import Mistake, as_text, mistakes_in
 
+RETRY_SECONDS = 2
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
 
@@ -52,6 +56,7 @@ TITLES = {
     "internal-error": "The service failed",
     "inspected-otherwise": "Another request changed the teacher's architecture",
     "inspection-pending": "The teacher is still being inspected",
+    "insufficient-storage": "A disk of the service is full",
     "unavailable": "The service is not ready",
 }
 
@@ -96,6 +101,23 @@ def invalid_field(field: str, message: str) -> Problem:
     return invalid([Mistake(field=field, message=message)])
 
 
+def disk_problem(where: str, failure: OSError) -> Problem:
+    """The problem of a disk that can't be read or written. `where` says which, as in "the storage"."""
+    log.error("disk can't be used", where=where, error=str(failure))
+    if disks.is_full(failure):
+        return disk_full(f"the disk of {where} is full")
+    return unavailable(f"{where} can't be used ({disks.reason(failure)}): try again")
+
+
+def disk_full(detail: str) -> Problem:
+    """507, which nothing but somebody's work on the disk will change."""
+    return Problem(507, "insufficient-storage", f"{detail}: free space on it, then send the request again")
+
+
+def unavailable(detail: str) -> Problem:
+    return Problem(503, "unavailable", detail, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
 def install(app: FastAPI) -> None:
     """Turn every error that leaves a handler into a problem."""
     app.add_exception_handler(Problem, _problem)
@@ -106,8 +128,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    for outage in (OperationalError, InterfaceError, PoolTimeout):
+    for outage in (OperationalError, InterfaceError, InternalError, PoolTimeout):
         app.add_exception_handler(outage, _outage)
+    app.add_exception_handler(StorageFault, _storage_fault)
     app.add_exception_handler(Exception, _failure)
 
 
@@ -182,9 +205,18 @@ def _disconnected(_request: Request, _error: Exception) -> JSONResponse:
 
 
 def _outage(_request: Request, error: Exception) -> JSONResponse:
+    if not outages.is_outage(error):
+        raise error
     log.warning("ledger out of reach", error=str(error).splitlines()[0])
-    detail = "the database can't be reached, and only confirmed changes were made: try again"
-    return Problem(503, "unavailable", detail, headers={"Retry-After": "2"}).response()
+    meaning = outages.explain(error)
+    if outages.is_disk_full(error):
+        return disk_full(f"{meaning}, and only confirmed changes were made").response()
+    return unavailable(f"{meaning}, and only confirmed changes were made: try again").response()
+
+
+def _storage_fault(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StorageFault)  # noqa: S101
+    return disk_problem("the storage", error).response()
 
 
 def _failure(_request: Request, _error: Exception) -> JSONResponse:

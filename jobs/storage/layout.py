@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, TEACHER_FILE
 
-HEALTH_CHECK = "check"
-"""An empty object that is written to see whether the storage takes anything."""
-
 
 def upload_prefix(upload_id: str) -> str:
     """Everything of one upload."""

@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
+from jobs import disks
 from jobs.settings import Settings
-from jobs.storage.layout import HEALTH_CHECK
+from jobs.storage.faults import storage_faults
 
 TEMPORARY = ".tmp"
 """The one folder for files that are being written or removed. Leftovers of killed processes are found there."""
@@ -36,7 +37,11 @@ class StorageBytesMissing(StorageKeyMissing):
 
 
 class Storage(Protocol):
-    """Keys are relative POSIX paths. Every method raises StorageKeyMissing if there is no object with the key."""
+    """Keys are relative POSIX paths.
+
+    Every method raises StorageKeyMissing if there is no object with the key, and StorageFault (an OSError) if the
+    storage can't be read or written.
+    """
 
     def put_file(self, key: str, path: Path) -> None:
         """Store a copy of a file, durably and atomically: a reader sees all of it or what was there before."""
@@ -71,7 +76,7 @@ class Storage(Protocol):
         """Make what was appended durable."""
 
     def check(self) -> None:
-        """Raises OSError if nothing can be stored."""
+        """Raises StorageFault if nothing can be stored."""
 
     def remove_leftovers(self, seconds: float) -> None:
         """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`."""
@@ -85,16 +90,19 @@ class FolderStorage:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def put_file(self, key: str, path: Path) -> None:
-        with path.open("rb") as source:
+        with path.open("rb") as source, storage_faults():
             self._put(key, source)
 
+    @storage_faults()
     def put_bytes(self, key: str, data: bytes) -> None:
         self._put(key, io.BytesIO(data))
 
+    @storage_faults()
     def open(self, key: str) -> BinaryIO:
         with _missing_as(key):
             return self._path(key).open("rb")
 
+    @storage_faults()
     def size(self, key: str) -> int:
         path = self._path(key)
         if not path.is_file():
@@ -102,9 +110,11 @@ class FolderStorage:
         with _missing_as(key):
             return path.stat().st_size
 
+    @storage_faults()
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
+    @storage_faults()
     def list(self, prefix: str) -> list[str]:
         start = self.root
         if prefix.strip("/"):
@@ -118,9 +128,11 @@ class FolderStorage:
             found.extend(key for key in keys if key.startswith(prefix))
         return sorted(found)
 
+    @storage_faults()
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    @storage_faults()
     def delete_prefix(self, prefix: str) -> None:
         if not prefix.endswith("/"):
             raise ValueError(f"the prefix {prefix!r} must end in a slash")
@@ -131,6 +143,7 @@ class FolderStorage:
             folder.rename(doomed)
             shutil.rmtree(doomed)
 
+    @storage_faults()
     def append(self, key: str, offset: int, chunk: bytes) -> None:
         path = self._path(key)
         if offset and not path.is_file():
@@ -144,15 +157,18 @@ class FolderStorage:
             file.write(chunk)
             file.truncate()
 
+    @storage_faults()
     def sync(self, key: str) -> None:
         path = self._path(key)
         with _missing_as(key), path.open("rb+") as file:
             os.fsync(file.fileno())
         self._sync_folders(path.parent)
 
+    @storage_faults()
     def check(self) -> None:
-        self.put_bytes(HEALTH_CHECK, b"")
+        disks.probe(self._temporary_folder())
 
+    @storage_faults()
     def remove_leftovers(self, seconds: float) -> None:
         folder = self.root / TEMPORARY
         for path in folder.iterdir() if folder.is_dir() else ():
@@ -191,9 +207,12 @@ class FolderStorage:
             folder = folder.parent
 
     def _temporary(self) -> Path:
+        return self._temporary_folder() / secrets.token_hex(8)
+
+    def _temporary_folder(self) -> Path:
         folder = self.root / TEMPORARY
         folder.mkdir(exist_ok=True)
-        return folder / secrets.token_hex(8)
+        return folder
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts

@@ -43,7 +43,9 @@ def _mark_storage(settings: Settings) -> None:
     try:
         with database.session() as session:
             marker = marker_key(session)
-        open_storage(settings).put_bytes(marker, b"")
+        storage = open_storage(settings)
+        if not storage.exists(marker):  # a full disk must not keep the API from serving what is there
+            storage.put_bytes(marker, b"")
     except OSError as failure:
         raise NotConfigured(
             f"the storage {settings.storage_root} can't be written ({failure}): correct it, or set LIT_STORAGE_DIR"

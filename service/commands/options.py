@@ -11,6 +11,7 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from jobs.database import outages
 from jobs.database.connection import database_url
 from jobs.errors import NotFound
 from jobs.settings import Settings, explain
@@ -59,7 +60,7 @@ def errors_as_sentences() -> Iterator[None]:
     except NotFound as failure:
         _end(str(failure))
     except OperationalError as failure:
-        _end(f"the database can't be reached: {str(failure.orig).strip().splitlines()[0]}")
+        _end(f"{outages.explain(failure)}: {str(failure.orig).strip().splitlines()[0]}")
     except ProgrammingError as failure:
         if not isinstance(failure.orig, UndefinedTable | UndefinedColumn):
             raise

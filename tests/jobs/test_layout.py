@@ -12,7 +12,6 @@ def test_keys_are_those_of_the_documentation() -> None:
     assert layout.trainer_log("job_a", 2) == "jobs/job_a/2/trainer.log"
     assert layout.output("job_a", 2, "model.safetensors") == "jobs/job_a/2/output/model.safetensors"
     assert layout.marker("a") == "markers/a"
-    assert layout.HEALTH_CHECK == "check"
 
 
 def test_a_prefix_covers_all_keys_of_its_upload_or_job() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
+from jobs.storage.faults import StorageFault
 from jobs.storage.storage import FolderStorage, StorageBytesMissing, StorageKeyMissing, open_storage
 from tests.worker.bench import wait_for
 
@@ -205,7 +206,7 @@ def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, 
 def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:
     storage.root.rmdir()
     storage.root.write_bytes(b"a file where the folder was")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(StorageFault):
         storage.check()
 
 

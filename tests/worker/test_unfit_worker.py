@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,13 @@ import pytest
 from jobs.ledger import workers
 from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION
+from tests.small_disks import MIB, files_up_to
 from tests.worker.bench import Bench, child, wait_for
 from worker.host import backoff, registration
 from worker.host.backoff import Backoff
 from worker.training import supervisor
 
 ROOT = Path(__file__).parents[2]
-MIB = 1 << 20
 
 
 @pytest.fixture
@@ -34,17 +31,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that rest for moments and leave no job to others."""
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(supervisor, "LEFT_TO_OTHERS_SECONDS", 0.0)
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: writing more is an OSError, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def state(bench: Bench, job_id: str) -> tuple[str, int]:

@@ -1,0 +1,28 @@
+"""Faults of storage, apart from those of other disks, whose errors are OSErrors as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.disks import is_full
+
+
+class StorageFault(OSError):
+    """The storage can't be read or written. It has the errno of its cause."""
+
+
+class StorageFull(StorageFault):
+    """The storage's disk is full, or its quota is used up."""
+
+
+@contextmanager
+def storage_faults() -> Iterator[None]:
+    """Raise StorageFault in place of any other OSError."""
+    try:
+        yield
+    except StorageFault:
+        raise
+    except OSError as failure:
+        kind = StorageFull if is_full(failure) else StorageFault
+        raise kind(failure.errno, failure.strerror or str(failure), failure.filename) from failure
