@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from jobs.database.models import Upload
 from jobs.database.notifications import TopicListener
 from jobs.ledger import uploads
 from jobs.storage import layout
+from jobs.storage.storage import FolderStorage
+from tests.small_disks import MIB, fill, mounted
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 from worker.host import backoff
 from worker.host.work_folder import WorkFolder
@@ -136,7 +140,29 @@ def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: py
         assert not made.inspect_one()
     kind, detail = error_of(bench, upload)
     assert kind == "worker-lost"
-    assert "IsADirectoryError" in detail
+    assert "Is a directory" in detail
+
+
+def test_a_full_storage_costs_an_inspection_one_try_and_not_all(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    with mounted(tmp_path / "disk", 4 * MIB) as disk:
+        full = replace(bench, storage=FolderStorage(disk))
+        full.storage.put_bytes(full.marker(), b"")
+        full.storage.check()
+        upload = upload_teacher(full)
+        filler = fill(disk)
+        with inspector(full, "find") as made:
+            made.start()
+            try:
+                wait_for(lambda: look(full, upload).inspection_failures == 1)
+                time.sleep(0.2)
+                assert (look(full, upload).inspection_state, look(full, upload).inspection_failures) == ("pending", 1)
+                filler.unlink()
+                wait_for(lambda: look(full, upload).inspection_state == "done")
+            finally:
+                made.stop()
 
 
 def test_a_storage_that_is_not_mounted_costs_no_inspection(bench: Bench, tmp_path: Path) -> None:

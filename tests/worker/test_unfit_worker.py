@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from jobs.ledger import workers
 from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION
-from tests.small_disks import MIB, files_up_to
+from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import Bench, child, wait_for
 from worker.host import backoff, registration
 from worker.host.backoff import Backoff
@@ -131,6 +132,40 @@ def test_a_full_disk_costs_no_failure_and_holds_up_no_job_that_fits(bench: Bench
         assert worker.work() == 0
     bench.work("succeed")
     assert state(bench, large) == ("succeeded", 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_trainer_that_crashes_on_a_full_disk_costs_no_failure(bench: Bench) -> None:
+    job_id = bench.job(max_attempts=1)
+    with bench.working(child("crash")):
+        with files_up_to(MIB // 2):
+            wait_for(lambda: bench.events(job_id, "released"))
+            time.sleep(0.2)
+            # As long as the disk is full, the worker rests.
+            assert bench.row(job_id).attempt == 1
+        wait_for(lambda: bench.row(job_id).state == "failed")
+    [released] = bench.events(job_id, "released")
+    assert "the disk of the worker's folder" in released["reason"]
+    assert (bench.row(job_id).attempt, bench.row(job_id).error["type"]) == (2, "trainer-crashed")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_full_storage_costs_a_job_one_attempt_and_not_all(bench: Bench, tmp_path: Path) -> None:
+    # An empty folder, into which the storage moves for this test.
+    with mounted(tmp_path / "disk", 4 * MIB) as disk:
+        full = replace(bench, storage=FolderStorage(disk))
+        full.storage.put_bytes(full.marker(), b"")
+        full.storage.check()
+        job_id = full.job(max_attempts=3)
+        filler = fill(disk)
+        with full.working(child("succeed")):
+            wait_for(lambda: full.events(job_id, "lost"))
+            time.sleep(0.2)
+            assert state(full, job_id) == ("queued", 1)
+            filler.unlink()
+            wait_for(lambda: full.row(job_id).state == "succeeded")
+    [lost] = full.events(job_id, "lost")
+    assert "could not store the output: [Errno 28] No space left on device" in lost["error"]["detail"]
 
 
 def test_a_disk_that_is_gone_costs_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.fetching import fetch
+from worker.host.full_disks import storage_disk_fault, work_disk_fault
 from worker.host.work_folder import WorkFolder
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
@@ -162,12 +163,16 @@ class Inspector:
             log.exception("inspection not given back")
 
     def _recover(self, fault: str | None) -> None:
-        """Claim nothing for a while, and continue to pause as long as the storage has a fault."""
+        """Claim nothing for a while, and continue to pause as long as the storage or a disk has a fault."""
         while fault is not None and not self._stopped.is_set():
             seconds = self._backoff.next()
             log.error("this worker has a fault and inspects nothing for a while", fault=fault, seconds=seconds)
             self._stopped.wait(seconds)
-            fault = storage_fault(self._storage, self._marker)
+            fault = (
+                storage_fault(self._storage, self._marker)
+                or storage_disk_fault(self._storage)
+                or work_disk_fault(self._work_folder.path)
+            )
 
     def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
         """Write the result. Retries during an outage, because the work is done and nobody else has its result."""

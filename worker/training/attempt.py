@@ -37,6 +37,7 @@ from lit_spec.trainer.messages import (
     TrainerMessage,
 )
 from lit_spec.trainer.run import TrainerMachine
+from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
     RELEASED,
@@ -147,6 +148,8 @@ class Attempt:
             return self._interrupted(reason)
         if code == TrainerExit.DEADLINE:
             return lost(ErrorType.WORKER_LOST, "the worker was suspended for longer than its lease")
+        if (fault := work_disk_fault(self.folder)) is not None:
+            return unfit(fault)
         return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
 
     # --- while the trainer runs ---

@@ -25,6 +25,7 @@ from lit_spec.trainer.clock import boottime
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
+from worker.host.full_disks import storage_disk_fault, work_disk_fault
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
@@ -199,11 +200,19 @@ class Supervisor:
             self._drain.wait(PAUSE_SECONDS)
 
     def _recover(self, fault: str | None) -> None:
-        """Claim nothing for a while, and continue to pause as long as the storage or a device has a fault."""
+        """Claim nothing for a while, and continue to pause as long as the storage, a disk or a device has a fault."""
         self.paused = True
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()
             log.error("this worker has a fault and claims no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
-            fault = storage_fault(self._storage, self._marker) or device_fault(self._devices)
+            fault = self._find_fault()
         self.paused = False
+
+    def _find_fault(self) -> str | None:
+        return (
+            storage_fault(self._storage, self._marker)
+            or storage_disk_fault(self._storage)
+            or work_disk_fault(self._work_folder.path)
+            or device_fault(self._devices)
+        )

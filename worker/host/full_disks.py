@@ -1,0 +1,28 @@
+"""Whether this worker's disks take anything: its own, and that of the storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs import disks
+from jobs.storage.faults import StorageFault
+from jobs.storage.storage import Storage
+
+
+def storage_disk_fault(storage: Storage) -> str | None:
+    """Why nothing can be stored; None if something can."""
+    try:
+        storage.check()
+    except StorageFault as failure:
+        return f"the storage can't be written: {disks.reason(failure)}"
+    return None
+
+
+def work_disk_fault(folder: Path) -> str | None:
+    """That the disk of this folder is full; None if it is not."""
+    try:
+        disks.probe(folder)
+    except OSError as failure:
+        if disks.is_full(failure):
+            return f"the disk of the worker's folder {folder} is full"
+    return None
