@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -62,6 +63,7 @@ class _Watched:
         self.started_at = time.monotonic()
         self.restart_at: float | None = None
         """None while the process runs."""
+        self.restarted = False
 
 
 class ProcessMinder:
@@ -69,7 +71,8 @@ class ProcessMinder:
 
     On exit it stops them in the reverse order of `start`. Processes that one call started are stopped at the same time.
     If a child process fails `max_failures` times in a row, the minder gives it up: it calls `on_failure` from its
-    thread, and raises ChildFailed on exit.
+    thread, and raises ChildFailed on exit. A child process that ends with os.EX_CONFIG instead of starting for the
+    first time has said why another start would end in the same way, and is given up at once.
     """
 
     def __init__(
@@ -123,12 +126,16 @@ class ProcessMinder:
         child = watched.child
         if watched.restart_at is None:
             if not child.alive():
+                if child.exit_code == os.EX_CONFIG and not watched.restarted:
+                    self._give_up(watched, f"{child.name} can't start, so everything was stopped; it has said why")
+                    return
                 if time.monotonic() - watched.started_at >= self._policy.steady_seconds:
                     watched.failures = 0
                 code = "" if child.exit_code is None else f" with exit code {child.exit_code}"
                 self._note_failure(watched, f"it ended by itself{code}")
         elif time.monotonic() >= watched.restart_at:
             child.start()
+            watched.restarted = True
             watched.restart_at = None
             watched.started_at = time.monotonic()
             log.info("child process started again", child=child.name)
@@ -137,19 +144,18 @@ class ProcessMinder:
         child = watched.child
         watched.failures += 1
         if watched.failures >= self._policy.max_failures:
-            self._give_up(watched, reason)
+            times = f"{watched.failures} times in a row"
+            self._give_up(watched, f"{child.name} failed {times}, so everything was stopped. The last time: {reason}")
             return
         pause = self._policy.pause(watched.failures)
         watched.restart_at = time.monotonic() + pause
         log.error("child process failed", child=child.name, reason=reason, restart_in_seconds=pause)
 
-    def _give_up(self, watched: _Watched, reason: str) -> None:
-        name = watched.child.name
+    def _give_up(self, watched: _Watched, sentence: str) -> None:
         self._watched.remove(watched)
-        log.error("child process given up", child=name, reason=reason, failures=watched.failures)
+        log.error("child process given up", child=watched.child.name, failures=watched.failures)
         if self.failure is None:
-            times = f"{watched.failures} times in a row"
-            self.failure = ChildFailed(f"{name} failed {times}, so everything was stopped. The last time: {reason}")
+            self.failure = ChildFailed(sentence)
         self._on_failure()
 
     def _stop(self, group: tuple[Child, ...]) -> None:

@@ -9,7 +9,7 @@ from jobs.settings import Settings
 from service.log_setup import set_up_logs
 from worker.host.devices import worker_devices
 from worker.host.parent_death import stop_with_parent
-from worker.host.startup import exit_on_sigterm
+from worker.host.startup import exit_on_sigterm, refuse_to_start
 from worker.inspecting import process as inspecting
 from worker.training import process as training
 
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         devices = worker_devices(arguments.devices or settings.worker_devices)
     except ValueError as failure:
-        parser.error(str(failure))
+        refuse_to_start(str(failure))
     return training.run(settings, devices)
 
 

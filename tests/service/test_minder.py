@@ -123,6 +123,32 @@ def test_a_child_that_fails_again_and_again_is_given_up() -> None:
     assert journal == ["healthy", "hopeless"]
 
 
+def test_a_child_that_cannot_start_here_is_not_started_again() -> None:
+    given_up = threading.Event()
+    child = FakeChild("worker", [])
+
+    def run() -> None:
+        with ProcessMinder(given_up.set, policy=QUICK) as minder:
+            minder.start(child)
+            child.die(os.EX_CONFIG)
+            assert given_up.wait(10)
+
+    with pytest.raises(ChildFailed, match="worker can't start, so everything was stopped; it has said why"):
+        run()
+    assert child.starts == 1
+
+
+def test_a_child_that_could_start_before_is_tried_again_whatever_it_says() -> None:
+    child = FakeChild("worker", [])
+    with ProcessMinder(policy=QUICK) as minder:
+        minder.start(child)
+        for code in (-signal.SIGKILL, os.EX_CONFIG):
+            starts = child.starts
+            child.die(code)
+            wait_for(lambda starts=starts: child.starts == starts + 1)
+    assert minder.failure is None
+
+
 def test_a_child_that_ran_for_long_has_its_failures_forgotten() -> None:
     policy = RestartPolicy(first_pause=0.001, max_failures=2, steady_seconds=0.05, look_seconds=0.005)
     child = FakeChild("child", [])

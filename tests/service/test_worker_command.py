@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,8 @@ import pytest
 
 from service.child_process import ChildProcess
 from service.commands.worker import run_until_signal
+from tests.lit_client.command import ROOT
+from tests.worker.bench import Bench
 
 SLEEPING = [sys.executable, "-c", "import time; time.sleep(60)"]
 ENDING_BADLY = (
@@ -59,3 +62,18 @@ def test_a_process_that_ends_badly_when_asked_makes_the_exit_code(tmp_path: Path
     bad = ChildProcess("inspecting", [sys.executable, "-c", ENDING_BADLY, str(ready)], seconds_to_stop=10)
     good = ChildProcess("training", SLEEPING, seconds_to_stop=10)
     assert exit_code_after(signal.SIGTERM, ready.exists, [good, bad]) == 1
+
+
+def test_a_worker_on_the_wrong_storage_says_so_once(bench: Bench, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LIT_")} | {
+        "DATABASE_URL": bench.settings.database_url or "",
+        "REDIS_URL": bench.settings.redis_url or "",
+        "LIT_DATA_DIR": str(tmp_path / "data"),
+        "LIT_STORAGE_DIR": str(tmp_path / "other"),
+        "LIT_RESTART_SECONDS": "0.01",
+    }
+    command = [sys.executable, "-m", "lit_client.command", "worker", "--devices", "cpu", "--no-with-inspect"]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.count(f"the storage {tmp_path / 'other'} can't be used") == 1
+    assert ended.stderr.endswith("Training worker can't start, so everything was stopped; it has said why.\n")

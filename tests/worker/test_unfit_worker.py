@@ -264,7 +264,7 @@ def start(bench: Bench, *arguments: str, **changes: Any) -> subprocess.Completed
 def test_no_worker_starts_on_the_storage_of_another_ledger(bench: Bench, tmp_path: Path, mode: str) -> None:
     FolderStorage(tmp_path / "other").put_bytes("markers/of-another-ledger", b"")
     ended = start(bench, mode, LIT_STORAGE_DIR=str(tmp_path / "other"))
-    assert ended.returncode == 1
+    assert ended.returncode == os.EX_CONFIG
     assert f"the storage {tmp_path / 'other'} can't be used" in ended.stderr
     assert "set LIT_STORAGE_DIR" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -273,15 +273,15 @@ def test_no_worker_starts_on_the_storage_of_another_ledger(bench: Bench, tmp_pat
 def test_no_worker_starts_where_it_can_store_nothing(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     storage = start(bench, "--devices=cpu", LIT_STORAGE_DIR=str(tmp_path / "file" / "storage"))
-    assert (storage.returncode, "Traceback" in storage.stderr) == (1, False)
+    assert (storage.returncode, "Traceback" in storage.stderr) == (os.EX_CONFIG, False)
     assert "can't be used: [Errno 20]" in storage.stderr
     folder = start(bench, "--devices=cpu", LIT_DATA_DIR=str(tmp_path / "file"))
-    assert (folder.returncode, "Traceback" in folder.stderr) == (1, False)
+    assert (folder.returncode, "Traceback" in folder.stderr) == (os.EX_CONFIG, False)
     assert "for jobs can't be used: [Errno 20]" in folder.stderr
 
 
 def test_no_worker_starts_on_a_device_that_torch_cannot_use(bench: Bench) -> None:
     ended = start(bench, "--devices=cpu,cuda", CUDA_VISIBLE_DEVICES="")
-    assert ended.returncode == 2
+    assert ended.returncode == os.EX_CONFIG
     assert "worker devices 'cpu,cuda': torch can't use cuda here: " in ended.stderr
     assert "Traceback" not in ended.stderr

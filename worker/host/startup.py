@@ -48,6 +48,12 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _exit)
 
 
+def refuse_to_start(sentence: str) -> NoReturn:
+    """End with a sentence, and with an exit code that says that another start would end in the same way."""
+    sys.stderr.write(f"{sentence}\n")
+    sys.exit(os.EX_CONFIG)
+
+
 def _exit(_number: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
@@ -55,7 +61,7 @@ def _exit(_number: int, _frame: object) -> NoReturn:
 def open_host(settings: Settings) -> WorkerHost:
     """Connect to the ledger and check the storage. Waits as long as the ledger can't be reached."""
     if not settings.database_url:
-        sys.exit("the worker needs DATABASE_URL: set it to the URL of the ledger's PostgreSQL database")
+        refuse_to_start("the worker needs DATABASE_URL: set it to the URL of the ledger's PostgreSQL database")
     database = Database(settings.database_url)
     marker = _read_marker(database)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -71,7 +77,7 @@ def _read_marker(database: Database) -> str:
         except ProgrammingError as failure:
             if not isinstance(failure.orig, UndefinedTable):
                 raise
-            sys.exit("the database's schema is not this version's: run `litc migrate`")
+            refuse_to_start("the database's schema is not this version's: run `litc migrate`")
         except Exception as failure:
             if not is_outage(failure):
                 raise
@@ -83,9 +89,9 @@ def _open_storage(settings: Settings, marker: str) -> Storage:
     try:
         storage = open_storage(settings)
     except OSError as failure:
-        sys.exit(f"the storage {settings.storage_root} can't be used: {failure}")
+        refuse_to_start(f"the storage {settings.storage_root} can't be used: {failure}")
     if (fault := storage_fault(storage, marker)) is not None:
-        sys.exit(f"the storage {settings.storage_root} can't be used: {fault}")
+        refuse_to_start(f"the storage {settings.storage_root} can't be used: {fault}")
     return storage
 
 
@@ -94,4 +100,4 @@ def _make_work_folder(settings: Settings, worker_id: str) -> WorkFolder:
     try:
         return WorkFolder(root, worker_id)
     except OSError as failure:
-        sys.exit(f"the folder {root} for jobs can't be used: {failure}")
+        refuse_to_start(f"the folder {root} for jobs can't be used: {failure}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -13,7 +12,7 @@ from jobs.broker.wakeups import Wakeups
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from worker.host.registration import Registration
-from worker.host.startup import open_host
+from worker.host.startup import open_host, refuse_to_start
 from worker.training.celery_app import make_app, run_worker
 from worker.training.supervisor import SPEC_VERSIONS, Supervisor
 
@@ -23,7 +22,7 @@ log = structlog.get_logger()
 def run(settings: Settings, devices: Sequence[str]) -> int:
     """Train until SIGTERM or SIGINT; returns the exit code."""
     if not settings.redis_url:
-        sys.exit("the training worker needs REDIS_URL: set it to the URL of the broker")
+        refuse_to_start("the training worker needs REDIS_URL: set it to the URL of the broker")
     host = open_host(settings)
     app = make_app(settings.redis_url)
     wakeups = Wakeups(app, settings.redis_url)
