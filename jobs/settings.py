@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"
 
+    def as_environment(self) -> dict[str, str]:
+        """The variables from which another process on this machine reads the same settings, wherever it runs."""
+        values = dict(self) | {"storage_dir": self.storage_root}
+        absolute = {name: value.resolve() if isinstance(value, Path) else value for name, value in values.items()}
+        return {_variable(name): str(value) for name, value in absolute.items() if value is not None}
+
 
 def device_names(setting: str) -> list[str]:
     """The devices in "cpu", "cuda" or "cpu,cuda", sorted. Raises ValueError."""
@@ -116,7 +122,12 @@ def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
     name = str(location[0])
     if name in options:
         return f"--{name.removeprefix('worker_')}: "
-    return f"{name if name.isupper() else f'LIT_{name.upper()}'}: "
+    return f"{_variable(name)}: "
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a field. The two URLs carry no prefix."""
+    return name.upper() if name.isupper() or name.endswith("_url") else f"LIT_{name.upper()}"
 
 
 def _message(entry: ErrorDetails) -> str:

@@ -29,7 +29,7 @@ def check_devices(settings: Settings) -> None:
 
 def training_worker(settings: Settings, *, number: int = 1) -> ChildProcess:
     name = "training worker" if number == 1 else f"training worker {number}"
-    return _worker(name, settings, *(["--devices", settings.worker_devices] if settings.worker_devices else []))
+    return _worker(name, settings)
 
 
 def inspecting_worker(settings: Settings) -> ChildProcess:
@@ -38,15 +38,5 @@ def inspecting_worker(settings: Settings) -> ChildProcess:
 
 def _worker(name: str, settings: Settings, *options: str) -> ChildProcess:
     command = [sys.executable, "-m", "service.worker_process", "--stop-with-parent", str(os.getpid()), *options]
-    environment = _environment(settings)
+    environment = with_checkout(os.environ) | settings.as_environment()
     return ChildProcess(name, command, environment=environment, seconds_to_stop=SECONDS_TO_STOP)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """This process's environment, with the addresses and folders of `settings`."""
-    return with_checkout(os.environ) | {
-        "DATABASE_URL": settings.database_url or "",
-        "REDIS_URL": settings.redis_url or "",
-        "LIT_DATA_DIR": str(settings.data_dir.resolve()),
-        "LIT_STORAGE_DIR": str(settings.storage_root.resolve()),
-    }

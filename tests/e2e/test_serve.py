@@ -249,7 +249,7 @@ def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"LIT_PORT": "many"}, "LIT_PORT"),
+        ({"LIT_THREADS": "many"}, "LIT_THREADS"),
         ({"DATABASE_URL": "mysql://x/y", "REDIS_URL": "redis://x"}, "postgresql://"),
         ({"DATABASE_URL": "postgresql://x/y"}, "Only one of DATABASE_URL and REDIS_URL is set"),
         ({"LIT_HEARTBEAT_SECONDS": "50"}, "LIT_HEARTBEAT_SECONDS"),

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from jobs.database.connection import Database, connection_string, database_url
 from jobs.settings import Settings
 
+ROOT = Path.cwd()
+
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +54,24 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
     for field, value in read.items():
         assert str(value) == environment[names[field]]
         assert value != defaults[field]
+
+
+def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = Settings(
+        DATABASE_URL="postgresql://user@host/lit",
+        REDIS_URL="redis://host",
+        data_dir=Path("d"),
+        datasets_download=True,
+        port=0,
+        worker_devices="cpu",
+    )
+    # What an option has replaced is not read again.
+    monkeypatch.setenv("LIT_PORT", "many")
+    for name, value in given.as_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    folders = {"data_dir": ROOT / "d", "storage_dir": ROOT / "d/storage"}
+    assert Settings().model_dump() == given.model_dump() | folders
 
 
 def test_files_lie_in_the_data_folder_unless_said_otherwise() -> None:
