@@ -22,6 +22,7 @@ from service.errors import ChildFailed
 
 DATABASE = "lit"
 VERSION_FILE = "PG_VERSION"
+SOCKET_LOCK = ".s.PGSQL.5432.lock"
 SECONDS_TO_STOP = 30.0
 SECONDS_FOR_BACKENDS = 5.0
 """How long the processes of a killed server may take to notice it and end."""
@@ -45,10 +46,7 @@ class EmbeddedPostgres:
         """The address of our database, once the server has been started; a restart doesn't change it."""
 
     def start(self) -> None:
-        # The package stops the server only when no other process is on its list, and never removes killed ones.
-        # The lock on the data folder guarantees that there is no other.
-        (self._folder / ".handle_pids.json").unlink(missing_ok=True)
-        _remove_stale_pid_file(self._folder)
+        _remove_stale_locks(self._folder)
         try:
             self._set_up()
             self._server = _server_of(self._folder)
@@ -102,8 +100,9 @@ class EmbeddedPostgres:
     def stop(self) -> bool:
         if self._server is None:
             return True
-        self._server.cleanup()
-        # The package doesn't stop a server whose start was interrupted or took longer than it waits.
+        # The package would stop neither a server whose start was interrupted or took longer than it waits, nor one
+        # whose list of users names a killed process. Without the list it leaves the server to us, at exit too.
+        (self._folder / ".handle_pids.json").unlink(missing_ok=True)
         return _shut_down(self._folder)
 
 
@@ -130,23 +129,30 @@ def _own_database(uri: str) -> str:
     return url.set(database=DATABASE).render_as_string(hide_password=False)
 
 
-def _remove_stale_pid_file(folder: Path) -> None:
-    """Remove the postmaster.pid of a killed server.
+def _remove_stale_locks(folder: Path) -> None:
+    """Remove the postmaster.pid of a killed server, and the lock of its socket.
 
-    PostgreSQL replaces one whose process is gone, but not one whose process id belongs to another program by now or to
-    a process that nobody has collected, and the package can't read one that was cut off.
+    PostgreSQL replaces those whose process is gone, but not if its process id belongs to another program by now or to
+    a process that nobody has collected, and the package can't read a file that was cut off.
     """
     path = folder / "postmaster.pid"
     end = time.monotonic() + SECONDS_FOR_BACKENDS
     while path.exists():
         running = _processes_of(folder)
         if not running:
+            (_socket_folder(path) / SOCKET_LOCK).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         elif _first_line(path) in running or time.monotonic() > end:
             # Either a server that can be taken over, or processes beside which PostgreSQL itself refuses to start.
             return
         else:
             time.sleep(0.1)
+
+
+def _socket_folder(pid_file: Path) -> Path:
+    """Where the server of a postmaster.pid has its socket: its fifth line, or else the folder of the data."""
+    lines = pid_file.read_text().splitlines()
+    return Path(lines[4]) if len(lines) > 4 and lines[4] else pid_file.parent
 
 
 def _postmaster(folder: Path) -> psutil.Process | None:

