@@ -88,8 +88,9 @@ class EmbeddedPostgres:
                 raise
         if self.url:
             return
+        if not _is_ready(self._folder):
+            log.info("waiting for PostgreSQL, which recovers from a crash")
         while _postmaster(self._folder) is not None and not _is_ready(self._folder):
-            log.info("PostgreSQL is recovering; waiting")
             time.sleep(SECONDS_BETWEEN_LOOKS)
         self._server.start()
         self.url = _own_database(self._server.get_uri())
