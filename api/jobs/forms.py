@@ -17,6 +17,7 @@ from api.uploads.stored_bytes import announce
 from api.uploads.writing import UploadWriter, sha256_of
 from jobs.ledger import requests, uploads
 from jobs.storage import layout
+from jobs.storage.faults import StorageFault
 from lit_spec import JobRequest, LibraryRequest
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind, UploadState
@@ -118,12 +119,12 @@ def _upload(
     writer = UploadWriter(context, owner, upload.id, 0)
     file.file.seek(0)
     offset = 0
-    while piece := file.file.read(PIECE_BYTES):
-        writer.append(offset, piece)
-        offset += len(piece)
     try:
+        while piece := file.file.read(PIECE_BYTES):
+            writer.append(offset, piece)
+            offset += len(piece)
         writer.complete()
-    except Problem:
+    except (Problem, StorageFault):
         # The caller doesn't know the upload's id, so nobody could complete it later.
         with context.database.session() as session:
             uploads.delete(session, owner, upload.id)

@@ -144,6 +144,19 @@ def test_a_form_that_does_not_fit_into_the_folder_for_temporary_files(
         assert send_form(client, teacher)[0] == 202
 
 
+def test_a_form_whose_files_do_not_fit_into_the_storage_leaves_nothing_there(bench: Bench, tmp_path: Path) -> None:
+    teacher = bench.teacher()
+    with (
+        mounted(tmp_path / "disk", 2 * MIB) as disk,
+        api_with(bench.settings.model_copy(update={"storage_dir": disk})) as client,
+    ):
+        assert readiness_of(client) == (200, "")
+        status, detail = send_form(client, teacher)
+        assert (status, detail.startswith("the disk of the storage is full")) == (507, True)
+        assert [upload["id"] for upload in client.get("/v1/uploads").json()["items"]] == [teacher]
+        assert readiness_of(client) == (200, "")
+
+
 def test_a_full_disk_of_the_database_is_named(
     bench: Bench, database_server: DatabaseServer, migrated_template: str, tmp_path: Path
 ) -> None:
