@@ -13,6 +13,7 @@ from jobs.database.models import Upload as UploadRow
 from lit_client import Client, ProblemError, TransferError
 from lit_client.models import Upload
 from tests.lit_client.faults import Fault, FaultyTransport, busy, lost_answer
+from tests.small_disks import files_up_to
 from tests.worker.bench import Bench
 
 SIZE = 35_000
@@ -48,6 +49,18 @@ def test_broken_connections_cost_only_what_had_not_arrived(
     assert stored(bench, upload) == file.read_bytes()
     assert transport.count("HEAD", upload.id) == 3
     assert transport.unasked == 0, "no byte that the service had was sent again"
+
+
+def test_a_full_disk_of_the_service_is_told_at_once_and_the_next_call_goes_on(
+    client: Client, transport: FaultyTransport, bench: Bench, file: Path
+) -> None:
+    with files_up_to(15_000), pytest.raises(ProblemError, match="the disk of the storage is full") as refused:
+        client.upload(file, "dataset")
+    assert (refused.value.status, refused.value.type) == (507, "insufficient-storage")
+    assert transport.count("PATCH", "/v1/uploads") == 2
+    upload = client.upload(file, "dataset")
+    assert stored(bench, upload) == file.read_bytes()
+    assert transport.sent_bytes == SIZE + 10_000, "only the piece that did not fit was sent again"
 
 
 def test_bytes_that_the_service_has_lost_are_sent_again(client: Client, bench: Bench, file: Path) -> None:
