@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from lit_client.errors import KEY_VARIABLE, LitError, ProblemError, ServiceUnreachable, UnexpectedAnswer
+from lit_client.errors import KEY_VARIABLE, InvalidAddress, ProblemError, ServiceUnreachable, UnexpectedAnswer
 from lit_spec.answers.base import Answer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -52,19 +52,15 @@ class Connection:
         self._first_pause = first_pause
         self._reached = False
         key = api_key or os.environ.get(KEY_VARIABLE)
-        try:
-            self._http = httpx.Client(
-                base_url=self.base_url,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx.Timeout(timeout, connect=10.0),
-                transport=transport,
-                # A proxy from the environment can't reach this machine's own loopback.
-                trust_env=not _is_loopback(self.base_url),
-            )
-        except httpx.InvalidURL as error:
-            raise LitError(
-                f"{self.base_url!r} is not an address ({error}): set {URL_VARIABLE} or --url to a service's address."
-            ) from error
+        address = _parse_address(self.base_url)
+        self._http = httpx.Client(
+            base_url=address,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            transport=transport,
+            # A proxy from the environment can't reach this machine's own loopback.
+            trust_env=not _is_loopback(address.host),
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -121,10 +117,6 @@ class Connection:
 
     def unreachable(self, error: httpx.TransportError) -> ServiceUnreachable:
         """The error for a failed connection, which says what to do."""
-        if isinstance(error, httpx.UnsupportedProtocol):
-            return ServiceUnreachable(
-                f"{self.base_url!r} is not an address of a service: it must begin with http:// or https://."
-            )
         cause = str(error) or type(error).__name__
         if isinstance(error, NOT_SENT):
             return ServiceUnreachable(
@@ -135,8 +127,6 @@ class Connection:
         return ServiceUnreachable(f"The connection to {self.base_url} broke ({cause}): try again.")
 
     def _may_repeat(self, error: httpx.TransportError, repeatable: bool) -> bool:
-        if isinstance(error, httpx.UnsupportedProtocol):
-            return False
         if isinstance(error, NOT_SENT):
             return self._reached
         return repeatable
@@ -155,8 +145,20 @@ def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
         ) from error
 
 
-def _is_loopback(url: str) -> bool:
-    host = httpx.URL(url).host
+def _parse_address(url: str) -> httpx.URL:
+    """Raises InvalidAddress."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidAddress(url, str(error)) from error
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise InvalidAddress(url, "it must begin with http:// or https:// and a host")
+    if address.port is not None and not 0 < address.port < 1 << 16:
+        raise InvalidAddress(url, "its port must be from 1 to 65535")
+    return address
+
+
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

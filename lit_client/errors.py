@@ -25,6 +25,13 @@ class LitError(Exception):
     """Base of this package's errors. `str()` says what is wrong, in a sentence."""
 
 
+class InvalidAddress(LitError):
+    """What is given as the address of a service can't be one."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url!r} is not the address of a service ({reason}): correct --url or LIT_URL.")
+
+
 class ServiceUnreachable(LitError):
     """No answer came: nothing listens at the address, its name is unknown, or the connection broke for every try."""
 

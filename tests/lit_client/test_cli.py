@@ -330,6 +330,25 @@ def test_without_a_valid_key_the_variable_is_named(
     assert advice in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:70000", "its port must be from 1 to 65535"),
+        ("http://127.0.0.1:-1", "its port must be from 1 to 65535"),
+        ("http://[::1", "Invalid port"),
+        ("ftp://127.0.0.1", "it must begin with http:// or https:// and a host"),
+        ("127.0.0.1:8000", "it must begin with http:// or https:// and a host"),
+        ("http://", "it must begin with http:// or https:// and a host"),
+    ],
+)
+def test_what_is_no_address_ends_with_2_and_names_the_option(address: str, reason: str) -> None:
+    for done in (litc(NOWHERE, "jobs", "--url", address), litc(address, "jobs")):
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = done.stderr.splitlines()
+        assert f"is not the address of a service ({reason}" in line
+        assert line.endswith("correct --url or LIT_URL.")
+
+
 def test_epochs_are_told_line_by_line_where_no_terminal_is(compress: Compress, worker: ScriptedWorker) -> None:
     measured = {"phase": "lit", "epoch": 1, "epochs": 2, "fraction": 0.3, "metrics": {"student_accuracy": 91.25}}
     worker.events = [Event("epoch", measured)]

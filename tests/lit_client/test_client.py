@@ -307,7 +307,7 @@ def test_nobody_listening_is_said_at_once_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://example.org", "http://[::"])
 def test_unusable_addresses_are_named(url: str) -> None:
-    with pytest.raises(LitError, match="is not an address"), Client(url) as client:
+    with pytest.raises(LitError, match="is not the address"), Client(url) as client:
         client.job("job_x")
 
 
