@@ -44,6 +44,7 @@ TITLES = {
     "job-not-finished": "The job has not finished yet",
     "study-finished": "The study has already finished",
     "study-not-finished": "The study has not finished yet",
+    "study-outdated": "This version can't read the study",
     "length-required": "The request has no Content-Length",
     "precondition-failed": "The thing has changed",
     "too-large": "The request is too large",

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -26,12 +25,12 @@ from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ids import new_id
+from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.transitions import Event, change
 from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.states import JobState
 
 METRICS_PER_STATEMENT = 5000
-MOST_FIELDS_IN_DETAIL = 3
 
 __all__ = [
     "Artifact",
@@ -102,12 +101,13 @@ def claim(
 ) -> Claim | None:
     """Take the oldest queued job that this worker can run and that is not in `left_to_others`. None if there is none.
 
-    A job whose stored specification this version can't read fails here, so that it does not block the queue.
+    Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
+    whose stored specification this version can't read fails here, so that it does not block the queue.
     """
     while (job := _oldest(session, devices, spec_versions, left_to_others)) is not None:
         try:
-            spec = JobSpec.model_validate(job.spec)
-        except ValidationError as wrong:
+            spec = read_job_spec(job)
+        except Unreadable as wrong:
             _fail_unreadable(session, job, wrong)
         else:
             return _take(session, job, spec, worker_id, devices, lease_seconds)
@@ -122,7 +122,7 @@ def _oldest(
         .where(
             Job.state == JobState.QUEUED,
             or_(Job.device == Device.AUTO, Job.device.in_(devices)),
-            Job.spec_version.in_(spec_versions),
+            Job.spec_version <= max(spec_versions),
             Job.id.not_in(left_to_others),
         )
         .order_by(Job.created_at, Job.id)
@@ -132,10 +132,8 @@ def _oldest(
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
-def _fail_unreadable(session: Session, job: Job, wrong: ValidationError) -> None:
-    fields = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors(include_url=False)]
-    faults = "; ".join(fields[:MOST_FIELDS_IN_DETAIL]) + ("; …" * (len(fields) > MOST_FIELDS_IN_DETAIL))
-    detail = f"this version of LIT can't read the stored specification ({faults}): send the request again"
+def _fail_unreadable(session: Session, job: Job, wrong: Unreadable) -> None:
+    detail = f"{wrong}: send the request again"
     error = JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail).model_dump(mode="json")
     change(session, job, [Event("failed", {"error": error})], error=error, **_finished(JobState.FAILED))
 

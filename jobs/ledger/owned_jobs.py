@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job, JobUpload, Study
+from jobs.database.models import Job, JobUpload, Study, Worker
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Conflict
 from jobs.ids import new_id
@@ -40,7 +40,7 @@ class WaitingReason:
     """Why a queued job does not run yet."""
 
     reason: str
-    """`position`: others are before it; `no-worker`: no live worker has its device; `starting`: it is next."""
+    """`position`: others are before it; `no-worker`: no live worker can run it; `starting`: it is next."""
     position: int
     """1 for the job that such a worker claims next."""
     detail: str
@@ -169,25 +169,24 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     """Why a queued job waits; None for any other."""
     if job.state != JobState.QUEUED:
         return None
-    able = [worker for worker in workers.live(session) if _can_run(worker.devices, worker.spec_versions, job)]
+    live = workers.live(session)
+    able = [worker for worker in live if _has_device(worker, job) and job.spec_version <= _newest_version(worker)]
     # A worker claims the oldest job that it can run, so earlier jobs that it can't run do not count.
     any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
-    takers = [(worker.devices, worker.spec_versions) for worker in able] or [(any_device, [job.spec_version])]
+    takers = [(worker.devices, _newest_version(worker)) for worker in able] or [(any_device, job.spec_version)]
     earlier = select(func.count(Job.id)).where(
         Job.state == JobState.QUEUED,
         tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id),
         or_(
             *(
-                and_(Job.device.in_([Device.AUTO.value, *devices]), Job.spec_version.in_(versions))
-                for devices, versions in takers
+                and_(Job.device.in_([Device.AUTO.value, *devices]), Job.spec_version <= newest)
+                for devices, newest in takers
             )
         ),
     )
     position = 1 + session.execute(earlier).scalar_one()
     if not able:
-        return WaitingReason(
-            "no-worker", position, f"no live worker has the device {job.device}: start one with `litc worker`"
-        )
+        return WaitingReason("no-worker", position, _why_no_worker(live, job))
     # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))
@@ -197,8 +196,22 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     return WaitingReason("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
 
 
-def _can_run(devices: Sequence[str], spec_versions: Sequence[int], job: Job) -> bool:
-    return (job.device == Device.AUTO or job.device in devices) and job.spec_version in spec_versions
+def _why_no_worker(live: Sequence[Worker], job: Job) -> str:
+    if any(_has_device(worker, job) for worker in live):
+        return (
+            f"no live worker reads version {job.spec_version} of the specification: start workers of a newer version "
+            "of LIT"
+        )
+    return f"no live worker has the device {job.device}: start one with `litc worker`"
+
+
+def _has_device(worker: Worker, job: Job) -> bool:
+    return job.device == Device.AUTO or job.device in worker.devices
+
+
+def _newest_version(worker: Worker) -> int:
+    """Of the versions of specifications that the worker reads."""
+    return max(worker.spec_versions)
 
 
 def events_after(session: Session, job_id: str, after: int, limit: int) -> list[EventRow]:

@@ -24,7 +24,7 @@ from jobs.database.notifications import notify
 from jobs.ledger import owned_jobs, workers
 from jobs.ledger.owned_jobs import TrialOfStudy
 from jobs.ledger.requests import upload_ids
-from jobs.studies.plans.plan_of import kind_of
+from jobs.ledger.stored_specs import Unreadable
 from jobs.studies.plans.table import make_table
 from jobs.studies.plans.trials import (
     Key,
@@ -34,6 +34,7 @@ from jobs.studies.plans.trials import (
     Trial,
     TrialStopReason,
 )
+from jobs.studies.stored_specs import is_newer, read_study
 from jobs.studies.trial_rows import count_finished, read_trials
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
 from lit_spec.errors import StudyError, StudyErrorType
@@ -55,7 +56,8 @@ def due(session: Session) -> list[str]:
     waits = exists().where(Job.study_id == Study.id, Job.state == JobState.QUEUED).correlate(Study)
     query = select(Study.id).where(
         Study.state == StudyState.RUNNING,
-        Study.study_version == STUDY_VERSION,
+        # Newer ones are left to processes of a newer version.
+        Study.study_version <= STUDY_VERSION,
         # If no trial is queued, workers may be idle, because more are live than before.
         or_(Study.reads_curves, finished != Study.finished_jobs, ~waits),
     )
@@ -69,15 +71,20 @@ def advance(session: Session, study_id: str) -> list[str]:
     """
     query = select(Study).where(Study.id == study_id).with_for_update()
     study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if study is None or study.state != StudyState.RUNNING or study.study_version != STUDY_VERSION:
+    if study is None or study.state != StudyState.RUNNING:
         return []
     return advance_locked(session, study)
 
 
 def advance_locked(session: Session, study: Study) -> list[str]:
     """Like `advance`, for a running study whose row the caller has locked."""
-    spec = StudySpec.model_validate(study.spec)
-    kind = kind_of(spec)
+    if is_newer(study):
+        return []
+    try:
+        spec, kind = read_study(study)
+    except Unreadable as wrong:
+        _give_up(session, study, wrong)
+        return []
     # Counted before the trials are read: a trial that finishes in between makes the study due again.
     finished_jobs = count_finished(session, study.id)
     trials = read_trials(session, study, kind)
@@ -141,6 +148,33 @@ def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> boo
         job = session.scalars(query, execution_options={"populate_existing": True}).one()
         owned_jobs.cancel_locked(session, job, stopped=reasons[key])
     return bool(to_stop)
+
+
+def _give_up(session: Session, study: Study, wrong: Unreadable) -> None:
+    """Stop the trials of a study that this version can't read. The study finishes once no trial is live."""
+    stopped = cancel_live_trials(session, study.id, TrialStopReason.UNNEEDED)
+    study.finished_jobs = count_finished(session, study.id)
+    finishes = not _has_live_trials(session, study.id)
+    if finishes:
+        study.finished_at = clock(session)
+        study.state = StudyState.CANCELLED if study.cancel_requested_at is not None else StudyState.FAILED
+        if study.state == StudyState.FAILED:
+            error = StudyError(type=StudyErrorType.OUTDATED, detail=f"{wrong}: create the study again")
+            study.error = error.model_dump(mode="json")
+    if stopped or finishes:
+        study.version += 1
+        session.flush()
+        notify(session, study.id)
+
+
+def cancel_live_trials(session: Session, study_id: str, stopped: TrialStopReason | None = None) -> bool:
+    """Cancel the trials of a study whose row the caller has locked. Returns whether any was told only now."""
+    live = select(Job).where(Job.study_id == study_id, Job.state.not_in(FINISHED_STATES)).order_by(Job.id)
+    jobs = session.scalars(live.with_for_update(), execution_options={"populate_existing": True}).all()
+    new = [job for job in jobs if job.cancel_requested_at is None]
+    for job in new:
+        owned_jobs.cancel_locked(session, job, stopped=stopped)
+    return bool(new)
 
 
 def _has_live_trials(session: Session, study_id: str) -> bool:

@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from jobs.database.models import Study
 from jobs.ledger import workers
-from jobs.studies.plans.plan_of import kind_of
+from jobs.ledger.stored_specs import Unreadable
 from jobs.studies.plans.table import make_table
-from jobs.studies.plans.trials import StudySpec
+from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_trials
 from lit_spec.answers.studies import StudyTable
 
 NEXT_SHOWN = 10
+_EMPTY_TABLE = StudyTable(validation_metric=None, test_metric=None, teacher=None, columns=[], rows=[])
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ class StudyStatus:
 
 
 def read_status(session: Session, study: Study) -> StudyStatus:
-    """From the trials while the study runs. Afterwards as it was stored when the study finished."""
+    """From the trials while the study runs. Afterwards as it was stored when the study finished.
+
+    The table is empty if this version can't read the study, for example because a newer one has created it.
+    """
     if study.result is not None:
         table = StudyTable.model_validate(study.result["table"])
         return StudyStatus(study.result["choice"], study.result["best_job"], [], table)
-    kind = kind_of(StudySpec.model_validate(study.spec))
+    try:
+        _, kind = read_study(study)
+    except Unreadable:
+        return StudyStatus(None, None, [], _EMPTY_TABLE)
     trials = read_trials(session, study, kind)
     new = [] if study.cancel_requested_at else kind.plan(trials, max(len(workers.live(session)), 1)).new
     table = make_table(kind, trials)

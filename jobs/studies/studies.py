@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
@@ -15,16 +14,17 @@ from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
-from jobs.ledger.owned_jobs import cancel_locked
 from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.requests import upload_ids
+from jobs.ledger.stored_specs import Unreadable
 from jobs.storage import layout
-from jobs.studies.advance import advance_locked
+from jobs.studies.advance import advance_locked, cancel_live_trials
 from jobs.studies.plans.plan_of import kind_of
 from jobs.studies.plans.trials import StudySpec
+from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_progress
 from lit_spec.requests.study import STUDY_VERSION
-from lit_spec.states import FINISHED_STATES, StudyState
+from lit_spec.states import StudyState
 
 
 def create(
@@ -105,9 +105,7 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
     if study.cancel_requested_at is None:
         study.cancel_requested_at = clock(session)
         study.version += 1
-        live = select(Job).where(Job.study_id == study_id, Job.state.not_in(FINISHED_STATES)).order_by(Job.id)
-        for job in session.scalars(live.with_for_update(), execution_options={"populate_existing": True}).all():
-            cancel_locked(session, job)
+        cancel_live_trials(session, study_id)
         session.flush()
         notify(session, study_id)
     advance_locked(session, study)
@@ -118,7 +116,8 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     """Continue a finished study: trials that failed or were cancelled are created again, the others stay.
 
     Also returns a queue for each new job. Raises NotFound, also for an upload that was deleted meanwhile; Conflict
-    `study-not-finished` while the study runs, and `study-finished` if no trial failed or was cancelled.
+    `study-not-finished` while the study runs, `study-finished` if no trial failed or was cancelled, and
+    `study-outdated` if this version of LIT can't read the study.
     """
     study = find_owned(session, Study, owner, study_id, lock=True)
     if study.state == StudyState.RUNNING:
@@ -126,7 +125,11 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     progress = read_progress(session, [study]).get(study_id)
     if study.state == StudyState.SUCCEEDED and (progress is None or not progress.failed + progress.cancelled):
         raise Conflict("study-finished", f"study {study_id} has no failed or cancelled trial to run again")
-    uploads.hold_for_job(session, owner, upload_ids(StudySpec.model_validate(study.spec).request.job))
+    try:
+        spec, _ = read_study(study)
+    except Unreadable as wrong:
+        raise Conflict("study-outdated", f"study {study_id} can't be resumed: {wrong}; create it again") from wrong
+    uploads.hold_for_job(session, owner, upload_ids(spec.request.job))
     study.state = StudyState.RUNNING.value
     study.round += 1
     study.version += 1

@@ -231,7 +231,7 @@ def test_why_a_job_waits(bench: Bench) -> None:
     assert reasons(running, first, second) == [None, ("no-worker", 1), ("no-worker", 3)]
     with database.session() as session:
         workers.register(session, "a", "host", ["cpu"], [SPEC_VERSION])
-        workers.register(session, "another-version", "host", ["cpu", "cuda"], [SPEC_VERSION + 1])
+        workers.register(session, "older", "host", ["cpu", "cuda"], [SPEC_VERSION - 1])
     assert reasons(first, on_cuda) == [("starting", 1), ("no-worker", 1)]
     with database.session() as session:
         # As if "a" had claimed it. Its own row still says nothing of a job.

@@ -198,7 +198,7 @@ def test_what_a_newer_version_refuses_fails_the_study_and_stops_its_trials(bench
 def test_housekeeping_goes_on_after_a_study_that_can_not(bench: Bench) -> None:
     broken, good = (make_study(bench, "compare", methods=["lit"]) for _ in range(2))
     with bench.database.session() as session:
-        session.execute(update(Study).where(Study.id == broken).values(spec={"nonsense": True}))
+        session.execute(update(Job).where(Job.study_id == broken).values(trial={"nonsense": True}))
     for _ in range(2):
         succeed(bench, take(bench), 95)
     keep_house(bench)

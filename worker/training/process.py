@@ -11,10 +11,11 @@ from jobs.broker.queues import DEVICE_QUEUES, WORK_TASK
 from jobs.broker.wakeups import Wakeups
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
+from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from worker.host.registration import Registration
 from worker.host.startup import open_host, refuse_to_start
 from worker.training.celery_app import make_app, run_worker
-from worker.training.supervisor import SPEC_VERSIONS, Supervisor
+from worker.training.supervisor import Supervisor
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         host.database,
         host.worker_id,
         devices,
-        SPEC_VERSIONS,
+        READABLE_SPEC_VERSIONS,
         current_job=lambda: supervisor.current_job,
         paused=lambda: supervisor.paused,
     )

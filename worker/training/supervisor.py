@@ -20,7 +20,8 @@ from jobs.settings import Settings
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
-from lit_spec import SPEC_VERSION, ErrorType
+from lit_spec import ErrorType
+from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
 from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
@@ -33,7 +34,6 @@ from worker.training.job_folder import trainer_machine
 from worker.training.lease import Lease
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
-SPEC_VERSIONS = [SPEC_VERSION]
 PAUSE_SECONDS = 2.0
 """Pause after a lost attempt, so that a fault of this machine does not use up a job's attempts at once."""
 LEFT_TO_OTHERS_SECONDS = 60.0
@@ -102,7 +102,7 @@ class Supervisor:
                     session,
                     self._worker_id,
                     self._devices,
-                    SPEC_VERSIONS,
+                    READABLE_SPEC_VERSIONS,
                     self._settings.lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
                 )

@@ -1,0 +1,53 @@
+"""Reads specifications that earlier versions of LIT have stored.
+
+Each step turns a stored specification into the next version's. Rows are upgraded when they are read, and stay as they
+are in the ledger, so that during an upgrade of the service older processes can go on with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lit_spec.requests.job import SPEC_VERSION
+from lit_spec.requests.study import STUDY_VERSION
+
+Stored = Mapping[str, Any]
+Steps = Mapping[int, Callable[[Stored], Stored]]
+
+
+class UnknownVersion(ValueError):
+    """A stored specification has a version that this version of LIT can't read."""
+
+
+def _with_method_and_feed(job: Stored) -> Stored:
+    """Version 1 knew only LIT, as in the paper: each section gets the output of the teacher's section before it."""
+    return {**job, "spec_version": 2, "method": "lit", "feed": "teacher"}
+
+
+JOB_STEPS: Steps = {1: _with_method_and_feed}
+"""By the version that the step starts from; there is one for each version below SPEC_VERSION."""
+STUDY_STEPS: Steps = {}
+"""The same for the specifications of studies, below STUDY_VERSION."""
+READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
+
+
+def upgrade_job(stored: Stored, version: int) -> Stored:
+    """A job's specification as one of SPEC_VERSION. Raises UnknownVersion."""
+    return upgrade(stored, version, JOB_STEPS, SPEC_VERSION)
+
+
+def upgrade_study(stored: Stored, version: int) -> Stored:
+    """A study's specification as one of STUDY_VERSION. Raises UnknownVersion."""
+    return upgrade(stored, version, STUDY_STEPS, STUDY_VERSION)
+
+
+def upgrade(stored: Stored, version: int, steps: Steps, newest: int) -> Stored:
+    """Apply the steps from `version` to `newest`. Raises UnknownVersion."""
+    if version > newest:
+        raise UnknownVersion(f"version {version} is newer than {newest}, the newest that this version of LIT reads")
+    for step in range(version, newest):
+        if step not in steps:
+            raise UnknownVersion(f"version {version} is too old for this version of LIT")
+        stored = steps[step](stored)
+    return stored

@@ -1,0 +1,224 @@
+"""Jobs and studies that another version of LIT has stored: upgraded, failed with a reason, or left to newer workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from jobs.database.models import Job, Study
+from jobs.errors import Conflict
+from jobs.ledger import attempts, owned_jobs, workers
+from jobs.studies import studies
+from jobs.studies.advance import due
+from jobs.studies.status import read_status
+from lit_spec import SPEC_VERSION, Feed, JobSpec, Method
+from lit_spec.requests.study import STUDY_VERSION
+from lit_spec.requests.upgrades import JOB_STEPS, READABLE_SPEC_VERSIONS, STUDY_STEPS, UnknownVersion, upgrade
+from lit_spec.states import JobState
+from tests.jobs.study_bench import look, make_study, states, study_row, take
+from tests.worker.bench import OWNER, Bench
+
+VERSION_1: dict[str, Any] = {
+    "alpha": 0.25,
+    "beta": 0.5,
+    "tau": 4.0,
+    "ir_loss": "mse",
+    "schedule": {
+        "lit": {
+            "epochs": 20,
+            "learning_rate": 0.1,
+            "schedule": {"kind": "one_cycle", "warmup": 0.2},
+            "frozen": ["stem", "head"],
+        },
+        "fine_tune": {
+            "epochs": 10,
+            "learning_rate": 0.03,
+            "schedule": {"kind": "one_cycle", "warmup": 0.2},
+            "frozen": [],
+        },
+        "batch_size": 32,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.0001,
+    },
+    "seed": 5,
+    "device": "cpu",
+    "precision": "float32",
+    "accept": {"max_accuracy_drop": 2.0},
+    "max_attempts": 3,
+    "time_limit_s": None,
+    "spec_version": 1,
+    "teacher": {
+        "upload": "upl_teacher",
+        "architecture": {
+            "family": "resnet_cifar",
+            "depth": 38,
+            "blocks": [6, 6, 6],
+            "channels": 1,
+            "classes": 10,
+            "options": {"width": 12, "shortcut": "A", "head": "fc", "projection": "downsample"},
+        },
+    },
+    "dataset": {
+        "size": None,
+        "mean": "data",
+        "std": "data",
+        "class_order": None,
+        "upload": None,
+        "builtin": "digits",
+        "validation_fraction": 0.1,
+        "test_fraction": 0.1,
+    },
+    "student": {"depth": 14, "blocks": [2, 2, 2], "init": "inherit"},
+    "augmentation": {"shift": 1, "flip": False},
+}
+"""As the first version stored it."""
+
+
+def store(bench: Bench, job_id: str, **values: Any) -> None:
+    with bench.database.session() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+
+def store_study(bench: Bench, study_id: str, **values: Any) -> None:
+    with bench.database.session() as session:
+        session.execute(update(Study).where(Study.id == study_id).values(**values))
+
+
+def claimed_spec(bench: Bench) -> JobSpec | None:
+    with bench.database.session() as session:
+        claim = attempts.claim(session, "w", ["cpu"], READABLE_SPEC_VERSIONS, 60)
+        return None if claim is None else claim.spec
+
+
+def waiting(bench: Bench, job_id: str) -> tuple[str, int, str]:
+    with bench.database.session() as session:
+        why = owned_jobs.waiting_reason(session, owned_jobs.get(session, OWNER, job_id))
+    assert why is not None
+    return why.reason, why.position, why.detail
+
+
+def test_a_queued_job_of_the_first_version_runs_with_the_meaning_that_it_had(bench: Bench) -> None:
+    old, newer = bench.job(), bench.job()
+    store(bench, old, spec_version=1, spec=VERSION_1)
+    with bench.database.session() as session:
+        workers.register(session, "w", "host", ["cpu"], READABLE_SPEC_VERSIONS)
+    assert waiting(bench, old)[:2] == ("starting", 1)
+    assert waiting(bench, newer)[:2] == ("position", 2)
+    spec = claimed_spec(bench)
+    assert spec is not None
+    assert (spec.spec_version, spec.method, spec.feed) == (SPEC_VERSION, Method.LIT, Feed.TEACHER)
+    # Whatever the row says means the same as before.
+    kept = spec.model_dump(mode="json")
+    assert {name: kept[name] for name in ("alpha", "seed", "accept")} == {
+        "alpha": 0.25,
+        "seed": 5,
+        "accept": {"max_accuracy_drop": 2.0, "min_psnr": None},
+    }
+    assert kept["schedule"]["fine_tune"] == VERSION_1["schedule"]["fine_tune"]
+    row = bench.row(old)
+    assert (row.state, row.spec_version, row.spec) == (JobState.RUNNING, 1, VERSION_1)
+
+
+@pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])
+def test_a_job_that_cannot_be_upgraded_fails_with_a_sentence_and_blocks_nobody(
+    bench: Bench, wrong: dict[str, Any]
+) -> None:
+    old, good = bench.job(), bench.job()
+    store(bench, old, **wrong)
+    assert claimed_spec(bench) is not None
+    row = bench.row(old)
+    assert (row.state, row.attempt) == (JobState.FAILED, 0)
+    assert row.error is not None
+    assert row.error["type"] == "bad-specification"
+    assert "this version of LIT can't read the stored specification" in row.error["detail"]
+    assert "send the request again" in row.error["detail"]
+    assert bench.row(good).state == JobState.RUNNING
+
+
+def test_a_job_of_a_newer_version_is_left_to_newer_workers_and_waiting_says_so(bench: Bench) -> None:
+    newer, good = bench.job(), bench.job()
+    store(bench, newer, spec_version=SPEC_VERSION + 1, spec={"of": "tomorrow"})
+    with bench.database.session() as session:
+        workers.register(session, "old", "host", ["cpu"], READABLE_SPEC_VERSIONS)
+    assert waiting(bench, newer) == (
+        "no-worker",
+        1,
+        f"no live worker reads version {SPEC_VERSION + 1} of the specification: start workers of a newer version of LIT",
+    )
+    # It holds nobody up.
+    assert waiting(bench, good)[:2] == ("starting", 1)
+    assert claimed_spec(bench) is not None
+    assert claimed_spec(bench) is None
+    assert bench.row(newer).state == JobState.QUEUED
+    with bench.database.session() as session:
+        workers.register(session, "new", "host", ["cpu"], [*READABLE_SPEC_VERSIONS, SPEC_VERSION + 1])
+    assert waiting(bench, newer)[0] == "starting"
+
+
+def test_every_older_version_has_its_step() -> None:
+    assert sorted(JOB_STEPS) == list(range(1, SPEC_VERSION))
+    assert sorted(STUDY_STEPS) == list(range(1, STUDY_VERSION))
+
+
+def test_steps_are_applied_one_after_another_and_a_gap_is_refused() -> None:
+    steps = {1: lambda old: {**old, "a": 1}, 2: lambda old: {**old, "b": old["a"] + 1}}
+    assert upgrade({}, 1, steps, 3) == {"a": 1, "b": 2}
+    assert upgrade({"a": 5}, 2, steps, 3) == {"a": 5, "b": 6}
+    assert upgrade({}, 3, steps, 3) == {}
+    for version, newest in ((0, 3), (1, 4), (4, 3)):
+        with pytest.raises(UnknownVersion, match=f"version {version}"):
+            upgrade({}, version, steps, newest)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"study_version": 0}, {"spec": {"request": None}}, {"spec": {}, "cancel_requested_at": "2026-01-01"}]
+)
+def test_a_study_that_cannot_be_read_ends_once_its_trials_have(bench: Bench, wrong: dict[str, Any]) -> None:
+    study = make_study(bench, "compare", methods=["lit", "kd"], seeds=[0, 1])
+    running = take(bench)
+    store_study(bench, study, **wrong)
+    look(bench, study)
+    assert sorted(states(bench, study)) == ["cancelled", "cancelled", "cancelled", "running"]
+    # Looking again changes nothing, and its owner can still read it.
+    version = study_row(bench, study).version
+    look(bench, study)
+    assert (study_row(bench, study).state, study_row(bench, study).version) == ("running", version)
+    with bench.database.session() as session:
+        assert read_status(session, studies.get(session, OWNER, study)).table.rows == []
+        attempts.cancelled(session, running)
+    with bench.database.session() as session:
+        assert due(session) == [study]
+    look(bench, study)
+    row = study_row(bench, study)
+    if "cancel_requested_at" in wrong:
+        assert (row.state, row.error) == ("cancelled", None)
+    else:
+        assert row.state == "failed"
+        assert row.error is not None
+        assert row.error["type"] == "outdated"
+        assert "can't read the stored specification" in row.error["detail"]
+        assert "create the study again" in row.error["detail"]
+    with bench.database.session() as session, pytest.raises(Conflict, match="can't be resumed") as refused:
+        studies.resume(session, OWNER, study)
+    assert refused.value.type == "study-outdated"
+
+
+def test_a_study_of_a_newer_version_is_left_to_newer_processes(bench: Bench) -> None:
+    study = make_study(bench, "compare", methods=["lit", "kd"], seeds=[0, 1])
+    store_study(bench, study, study_version=STUDY_VERSION + 1, spec={"request": {"of": "tomorrow"}})
+    for _ in range(4):
+        with bench.database.session() as session:
+            attempts.cancelled(session, take(bench))
+    with bench.database.session() as session:
+        assert due(session) == []
+    before = study_row(bench, study)
+    assert look(bench, study) == []
+    assert (study_row(bench, study).state, study_row(bench, study).version) == ("running", before.version)
+    with bench.database.session() as session:
+        assert read_status(session, studies.get(session, OWNER, study)).table.rows == []
+    # A cancel reaches its trials; what finishes it is a process that can read it.
+    with bench.database.session() as session:
+        assert studies.request_cancel(session, OWNER, study).cancel_requested_at is not None
