@@ -1,36 +1,41 @@
 """Housekeeping: expired leases, lost wake-ups, studies that are due, and leftovers in ledger and storage.
 
-Every API process and every training worker runs a Housekeeper. A PostgreSQL advisory lock decides which of them works.
+Every API process and every training worker runs a Housekeeper. PostgreSQL's advisory locks decide which of them works.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
-from jobs.database.connection import Database
+from jobs.database.connection import IDLE_TIMEOUT, Database
 from jobs.database.models import Job
+from jobs.database.outages import is_outage
 from jobs.ledger import attempts, idempotency, uploads, workers
 from jobs.settings import Settings
+from jobs.side_task import SideTask
 from jobs.storage import checkpoints
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
 from lit_spec import ErrorType, JobError
 from lit_spec.states import JobState
+from lit_spec.trainer.clock import boottime
 
 T = TypeVar("T")
 
-LOCK = 0x4C4954  # "LIT"
+LEDGER_LOCK = 0x4C4954  # "LIT"
+STORAGE_LOCK = LEDGER_LOCK + 1
 JOBS_PER_ROUND = 100
 LEFTOVER_SECONDS = 86_400.0
 """Age from which a temporary file in storage is a leftover: no write or removal takes this long."""
@@ -38,8 +43,14 @@ LEFTOVER_SECONDS = 86_400.0
 log = structlog.get_logger()
 
 
-def reap(session: Session) -> list[str]:
-    """Count a failure for every running job whose lease has expired; returns the ids of these jobs."""
+def reap(session: Session, server_up_for: float) -> list[str]:
+    """Count a failure for every running job whose lease has expired; returns the ids of these jobs.
+
+    Does nothing until the database server has been up for `server_up_for` seconds.
+    """
+    up_for = func.clock_timestamp() - func.pg_postmaster_start_time()
+    if session.scalar(select(up_for < timedelta(seconds=server_up_for))):
+        return []
     expired = (
         select(Job)
         .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
@@ -65,58 +76,125 @@ def queues_with_work(session: Session) -> list[str]:
     return sorted({queue for device in devices for queue in queues_for(device)})
 
 
+class Contact:
+    """For how long this process has reached the ledger without a gap that may have been an outage.
+
+    Only its own contacts count, so a process that has just started, or was suspended, knows of none.
+    """
+
+    def __init__(self, longest_gap: float) -> None:
+        self._longest_gap = longest_gap
+        self._first: float | None = None
+        self._last = 0.0
+
+    def made(self) -> None:
+        now = boottime()
+        if self._first is None or now - self._last > self._longest_gap:
+            self._first = now
+        self._last = now
+
+    def lost(self) -> None:
+        self._first = None
+
+    def seconds(self) -> float:
+        return 0.0 if self._first is None else self._last - self._first
+
+
 class Housekeeper:
-    """A thread that does the housekeeping every `housekeeping_seconds`, if it gets the lock."""
+    """Two side tasks that do the housekeeping every few seconds, one in the ledger and one in storage.
+
+    Each works only if it gets its lock, which belongs to a transaction. The database ends this transaction once it has
+    been idle for the length of a lease, so a process that stands still holds nobody up.
+    """
 
     def __init__(self, database: Database, send_wakeup: SendWakeup, settings: Settings, storage: Storage) -> None:
         self._database = database
         self._send_wakeup = send_wakeup
-        self._seconds = settings.housekeeping_seconds
+        self._lease_seconds = settings.lease_seconds
+        # With a longer pause an outage could pass unnoticed.
+        self._seconds = min(settings.housekeeping_seconds, settings.lease_seconds / 3)
         self._storage = storage
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="housekeeper", daemon=True)
+        self._contact = Contact(settings.lease_seconds)
+        self._tasks = [
+            SideTask("housekeeper", partial(self._repeat, self.keep_ledger)),
+            SideTask("storage-housekeeper", partial(self._repeat, self.keep_storage)),
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for task in self._tasks:
+            task.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(self._seconds + 5)
+        for task in self._tasks:
+            task.ask_to_stop()
+        for task in self._tasks:
+            task.stop(self._seconds + 5)
 
-    def _keep(self) -> None:
-        while not self._stopped.wait(self._seconds):
+    def _repeat(self, keep: Callable[[], bool], stopped: threading.Event) -> None:
+        while not stopped.wait(self._seconds):
             try:
-                self.round()
-            except (SQLAlchemyError, OSError) as failure:
-                # An outage: the next round may succeed, or another process takes over.
-                log.warning("housekeeping failed; trying again in the next round", error=str(failure).splitlines()[0])
+                keep()
+            except Exception as failure:
+                # The next round may succeed, or another process takes over.
+                if not is_outage(failure) and not isinstance(failure, OSError):
+                    raise
+                log.warning("housekeeping failed; trying again soon", error=str(failure).splitlines()[0])
 
-    def round(self) -> bool:
-        """Do everything once. False if another process is doing it."""
-        with self._database.engine.connect() as connection:
-            if not connection.scalar(select(func.pg_try_advisory_lock(LOCK))):
-                return False
+    def keep_ledger(self) -> bool:
+        """Do everything in the ledger once. False if another process is doing it."""
+        with self._lock(LEDGER_LOCK) as held:
+            if held:
+                self._keep_ledger()
+        return held
+
+    def keep_storage(self) -> bool:
+        """Remove from storage what nobody needs. False if another process is doing it."""
+        with self._lock(STORAGE_LOCK) as held:
+            if held:
+                self._keep_storage()
+        return held
+
+    @contextmanager
+    def _lock(self, number: int) -> Iterator[bool]:
+        """Whether this process got the lock. If it stands still, it loses the lock to another, which does no harm."""
+        with ExitStack() as stack:
+            with self._in_contact():
+                connection = stack.enter_context(self._database.engine.connect())
+                timeout = f"{self._lease_seconds * 1000:.0f}"
+                connection.execute(select(func.set_config(IDLE_TIMEOUT, timeout, True)))
+                held = bool(connection.scalar(select(func.pg_try_advisory_xact_lock(number))))
+            yield held
+
+    def _keep_ledger(self) -> None:
+        for duty in (self._reap, self._advance_studies, self._forget, self._send_wakeups):
             try:
-                connection.commit()
-                self._tidy()
-            finally:
-                connection.rollback()
-                connection.execute(select(func.pg_advisory_unlock(LOCK)))
-                connection.commit()
-        return True
+                duty()
+            except Exception as failure:
+                if is_outage(failure):
+                    raise
+                # The other duties must be done all the same.
+                log.exception("a part of the housekeeping failed", part=duty.__name__.strip("_"))
 
-    def _tidy(self) -> None:
-        for job_id in self._in_session(reap):
+    def _reap(self) -> None:
+        # During an outage no worker could renew its lease. So all get the length of a lease to come back.
+        if self._contact.seconds() < self._lease_seconds:
+            return
+        for job_id in self._in_session(partial(reap, server_up_for=self._lease_seconds)):
             log.warning("lease expired", job=job_id)
+
+    def _advance_studies(self) -> None:
         for study_id in self._in_session(due):
             self._advance(study_id)
+
+    def _forget(self) -> None:
         self._in_session(workers.forget_dead)
         self._in_session(idempotency.forget_old_keys)
+
+    def _send_wakeups(self) -> None:
         for queue in self._in_session(queues_with_work):
             self._send_wakeup(queue)
-        self._tidy_storage()
 
-    def _tidy_storage(self) -> None:
+    def _keep_storage(self) -> None:
         if (wrong := storage_fault(self._storage, self._in_session(marker_key))) is not None:
             # If this folder is not the storage, removals would find no files, but the rows would be deleted.
             log.warning("nothing removed from storage", reason=wrong)
@@ -144,7 +222,9 @@ class Housekeeper:
     def _advance(self, study_id: str) -> None:
         try:
             queues = self._in_session(lambda session: advance(session, study_id))
-        except Exception:
+        except Exception as failure:
+            if is_outage(failure):
+                raise
             # The other studies and the rest of the housekeeping must continue.
             log.exception("study not advanced", study=study_id)
         else:
@@ -159,5 +239,15 @@ class Housekeeper:
             log.error("files left behind in storage", prefix=prefix, error=str(failure))
 
     def _in_session(self, action: Callable[[Session], T]) -> T:
-        with self._database.session() as session:
+        with self._in_contact(), self._database.session() as session:
             return action(session)
+
+    @contextmanager
+    def _in_contact(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as failure:
+            if is_outage(failure):
+                self._contact.lost()
+            raise
+        self._contact.made()

@@ -6,9 +6,9 @@ import ipaddress
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -42,9 +42,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
-    lease_seconds: float = Field(60, gt=0)
-    """A worker that has sent no heartbeat for this long loses its job."""
-    heartbeat_seconds: float = Field(10, gt=0)
+    lease_seconds: float = Field(60, ge=1)
+    """A worker that has sent no heartbeat for this long loses its job. The interval of heartbeats follows from it."""
     housekeeping_seconds: float = Field(5, gt=0)
     """How often expired leases are taken back, and wake-ups for queued jobs sent again."""
     restart_seconds: float = Field(1, gt=0)
@@ -82,12 +81,6 @@ class Settings(BaseSettings):
         if devices is not None:
             device_names(devices)
         return devices
-
-    @model_validator(mode="after")
-    def _heartbeats_hold_the_lease(self) -> Self:
-        if self.heartbeat_seconds * 2 > self.lease_seconds:
-            raise ValueError("LIT_HEARTBEAT_SECONDS must be at most half of LIT_LEASE_SECONDS")
-        return self
 
     @property
     def storage_root(self) -> Path:

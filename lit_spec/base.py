@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, core_schema
 
 READING_ANSWER = {"unknown values": "keep"}
-"""Validation context of a client that reads an answer: an `OpenEnum` keeps values that this version doesn't know."""
+"""Validation context of what a newer version may have written, such as the service's answer to a client: an `OpenEnum`
+keeps values that this version doesn't know."""
 
 
 class SpecModel(BaseModel):
@@ -75,8 +76,8 @@ def _types_in(annotation: Any) -> Iterator[type]:
 class OpenEnum(StrEnum):
     """An enum in answers of the service, to which a newer service may add values.
 
-    In requests and stored rows an unknown value is an error. A client that reads an answer keeps it, as a member
-    without a name, so that an older client works with a newer service.
+    In requests and specifications an unknown value is an error. With READING_ANSWER it is kept, as a member without a
+    name, so that an older client works with a newer service, and an older API with newer workers.
     """
 
     @classmethod

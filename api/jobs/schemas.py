@@ -11,6 +11,7 @@ from jobs.database.models import Metric as MetricRow
 from jobs.ledger.owned_jobs import WaitingReason
 from lit_spec import JobError
 from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobProgress, JobWorker, Metric, Waiting
+from lit_spec.base import READING_ANSWER
 from lit_spec.states import JobState
 
 MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
@@ -39,7 +40,7 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
         waiting=waiting and Waiting.model_validate(waiting),
         accepted=(job.result or {}).get("accepted"),
         result=job.result,
-        error=job.error and JobError.model_validate(job.error),
+        error=job.error and JobError.model_validate(job.error, context=READING_ANSWER),
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

@@ -6,6 +6,7 @@ from jobs.database.models import Study as StudyRow
 from jobs.studies.status import StudyStatus
 from jobs.studies.trial_rows import Progress
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress
+from lit_spec.base import READING_ANSWER
 from lit_spec.errors import StudyError
 from lit_spec.requests.study import StudyKind
 from lit_spec.states import StudyState
@@ -30,7 +31,7 @@ def show_study(study: StudyRow, progress: Progress | None, status: StudyStatus |
         best_job=status.best_job if status else result["best_job"],
         next=list(status.next) if status else [],
         table=status.table if status else None,
-        error=study.error and StudyError.model_validate(study.error),
+        error=study.error and StudyError.model_validate(study.error, context=READING_ANSWER),
         created_at=study.created_at,
         finished_at=study.finished_at,
         links=StudyLinks(self=path, table=f"{path}/table", jobs=f"/v1/jobs?study={study.id}"),

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import URL, Engine, create_engine, func, make_url, select
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # A heartbeat to a server that is cut off must fail before the lease expires.
 CONNECT_ARGS: dict[str, str | int] = {
@@ -20,6 +22,9 @@ CONNECT_ARGS: dict[str, str | int] = {
     "keepalives_count": 3,
     "application_name": "lit",
 }
+IDLE_TRANSACTION_SECONDS = 60.0
+IDLE_TIMEOUT = "idle_in_transaction_session_timeout"
+"""The server's setting, in milliseconds."""
 
 
 def database_url(url: str) -> URL:
@@ -43,9 +48,15 @@ def connection_string(url: str) -> str:
 
 
 class Database:
-    """Sessions on one database. Objects stay readable after their session is closed."""
+    """Sessions on one database. Objects stay readable after their session is closed.
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    The server ends a transaction that has been idle for `idle_transaction_seconds`, so that a process that stands still
+    holds no lock for ever.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 10, idle_transaction_seconds: float = IDLE_TRANSACTION_SECONDS
+    ) -> None:
         self.engine: Engine = create_engine(
             database_url(url),
             pool_size=pool_size,
@@ -54,6 +65,12 @@ class Database:
             pool_timeout=10,
             connect_args=CONNECT_ARGS,
         )
+
+        @event.listens_for(self.engine, "connect")
+        def _limit_idle_transactions(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+            connection.cursor().execute(f"SET {IDLE_TIMEOUT} = {idle_transaction_seconds * 1000:.0f}")
+            connection.commit()
+
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import connection_string
+from jobs.side_task import SideTask
 
 CHANNEL = "lit"
 RECONNECT_SECONDS = 1.0
@@ -56,6 +57,9 @@ class Listener:
                 await self._listen_once()
             except (psycopg.Error, OSError) as failure:
                 log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
+            except Exception:
+                with suppress(Exception):
+                    log.exception("no notifications from the ledger; connecting again")
             # Notifications may have been missed in between, so every waiter looks again.
             self.wake_all()
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -115,29 +119,27 @@ class TopicListener:
         self._conninfo = connection_string(database_url)
         self._topic = topic
         self._wake = wake
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="ledger-notifications", daemon=True)
+        self._task = SideTask("ledger-notifications", self._listen)
 
     def start(self) -> None:
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(STOP_LOOK_SECONDS + 5)
+        self._task.stop(STOP_LOOK_SECONDS + 5)
 
-    def _listen(self) -> None:
-        while not self._stopped.is_set():
+    def _listen(self, stopped: threading.Event) -> None:
+        while not stopped.is_set():
             try:
-                self._listen_once()
+                self._listen_once(stopped)
             except (psycopg.Error, OSError) as failure:
                 log.warning("no notifications from the ledger; connecting again", error=str(failure).strip())
-            self._stopped.wait(RECONNECT_SECONDS)
+            stopped.wait(RECONNECT_SECONDS)
 
-    def _listen_once(self) -> None:
+    def _listen_once(self, stopped: threading.Event) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             self._wake()
-            while not self._stopped.is_set():
+            while not stopped.is_set():
                 for notification in connection.notifies(timeout=STOP_LOOK_SECONDS):
                     if notification.payload == self._topic:
                         self._wake()

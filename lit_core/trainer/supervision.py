@@ -72,8 +72,11 @@ class DeadlineWatch:
 
 def _exit(reason: str) -> None:
     # Not sys.exit: this is not the main thread, and nothing more may be written.
-    os.write(2, f"trainer ends: {reason}\n".encode())
-    os._exit(TrainerExit.DEADLINE)
+    try:
+        os.write(2, f"trainer ends: {reason}\n".encode())
+    finally:
+        # Whatever becomes of the log, for example on a full disk.
+        os._exit(TrainerExit.DEADLINE)
 
 
 def _prefer_for_oom_kill() -> None:

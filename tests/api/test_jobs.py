@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from jobs.database.models import Job
 from jobs.ledger import attempts, workers
@@ -255,6 +255,19 @@ def test_a_specification_of_another_version_is_shown_as_it_is_stored(api: TestCl
         session.execute(update(Job).where(Job.id == job).values(spec=Job.spec.concat({"of_yesterday": 1})))
     assert api.get(f"/v1/jobs/{job}").json()["spec"]["of_yesterday"] == 1
     assert [shown["id"] for shown in api.get("/v1/jobs").json()["items"]] == [job]
+
+
+def test_an_error_type_that_only_newer_workers_know_is_shown(api: TestClient, bench: Bench) -> None:
+    """As during an upgrade, when workers are newer than the API."""
+    job = bench.job()
+    claimed = claim(bench)
+    with bench.database.session() as session:
+        attempts.fail(session, claimed, JobError(type=ErrorType.BAD_DATASET, detail="as new workers say"))
+        error = {"type": "of-tomorrow", "detail": "as new workers say"}
+        session.execute(text("ALTER TABLE jobs DISABLE TRIGGER USER"))
+        session.execute(update(Job).where(Job.id == job).values(error=error))
+        session.execute(text("ALTER TABLE jobs ENABLE TRIGGER USER"))
+    assert api.get(f"/v1/jobs/{job}").json()["error"] == error | {"field": None, "member": None}
 
 
 def test_the_log(api: TestClient, bench: Bench) -> None:

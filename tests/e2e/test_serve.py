@@ -252,7 +252,7 @@ def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path) -> None:
         ({"LIT_THREADS": "many"}, "LIT_THREADS"),
         ({"DATABASE_URL": "mysql://x/y", "REDIS_URL": "redis://x"}, "postgresql://"),
         ({"DATABASE_URL": "postgresql://x/y"}, "Only one of DATABASE_URL and REDIS_URL is set"),
-        ({"LIT_HEARTBEAT_SECONDS": "50"}, "LIT_HEARTBEAT_SECONDS"),
+        ({"LIT_LEASE_SECONDS": "0.5"}, "LIT_LEASE_SECONDS"),
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}, "database"),
     ],
 )

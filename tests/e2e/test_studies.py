@@ -59,7 +59,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     environment = {
         "LIT_THREADS": "1",
         "LIT_LEASE_SECONDS": "6",
-        "LIT_HEARTBEAT_SECONDS": "1",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
         "LIT_WORKER_DEVICES": "cpu",
     }

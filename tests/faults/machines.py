@@ -49,7 +49,6 @@ class Machines:
             "LIT_DATA_DIR": str(settings.data_dir),
             "LIT_STORAGE_DIR": str(settings.storage_root),
             "LIT_LEASE_SECONDS": str(LEASE_SECONDS),
-            "LIT_HEARTBEAT_SECONDS": "1",
             "LIT_HOUSEKEEPING_SECONDS": "0.5",
             "LIT_THREADS": "1",
         }

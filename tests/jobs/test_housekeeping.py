@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from jobs import housekeeping
+from jobs import backoff, housekeeping
+from jobs.database.connection import Database
 from jobs.database.models import IdempotencyKey, Upload, Worker
+from jobs.database.outages import is_outage
 from jobs.errors import Stale
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, uploads, workers
 from jobs.ledger.attempts import Claim
 from jobs.storage import checkpoints
+from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION, ErrorType, JobError
 from lit_spec.states import JobState
 from tests.worker.bench import OWNER, Bench, wait_for
+from tests.worker.outages import cut_off
 
 EXPIRED = -1.0
 
@@ -29,9 +35,10 @@ class Household:
     bench: Bench
     wakeups: list[str] = field(default_factory=list)
 
-    def keeper(self) -> Housekeeper:
-        settings = self.bench.settings.model_copy(update={"housekeeping_seconds": 0.05})
-        return Housekeeper(self.bench.database, self.publish, settings, self.bench.storage)
+    def keeper(self, lease_seconds: float = 0.0, database: Database | None = None) -> Housekeeper:
+        """Without a lease it takes jobs back at once, instead of waiting for their workers first."""
+        settings = self.bench.settings.model_copy(update={"housekeeping_seconds": 0.05, "lease_seconds": lease_seconds})
+        return Housekeeper(database or self.bench.database, self.publish, settings, self.bench.storage)
 
     def publish(self, queue: str) -> None:
         self.wakeups.append(queue)
@@ -39,7 +46,9 @@ class Household:
     def round(self) -> list[str]:
         """The wakeups of one round."""
         self.wakeups.clear()
-        assert self.keeper().round()
+        keeper = self.keeper()
+        assert keeper.keep_ledger()
+        assert keeper.keep_storage()
         return self.wakeups
 
     def execute(self, statement: str) -> None:
@@ -104,19 +113,19 @@ def test_one_housekeeper_at_a_time(house: Household) -> None:
     bench = house.bench
     job = bench.job()
     take(bench)
-    take_lock = select(func.pg_try_advisory_lock(housekeeping.LOCK))
+    take_lock = select(func.pg_try_advisory_lock(housekeeping.LEDGER_LOCK))
     with bench.database.engine.connect() as other:
         assert other.scalar(take_lock)
-        assert not house.keeper().round()
+        assert not house.keeper().keep_ledger()
         assert bench.row(job).state == JobState.RUNNING
         assert house.wakeups == []
-        other.execute(select(func.pg_advisory_unlock(housekeeping.LOCK)))
-        assert house.keeper().round()
+        other.execute(select(func.pg_advisory_unlock(housekeeping.LEDGER_LOCK)))
+        assert house.keeper().keep_ledger()
         assert bench.row(job).state == JobState.QUEUED
         assert house.wakeups == ["lit.cpu"]
         # A round gives the lock back, for another process to take the next.
         assert other.scalar(take_lock)
-        other.execute(select(func.pg_advisory_unlock(housekeeping.LOCK)))
+        other.execute(select(func.pg_advisory_unlock(housekeeping.LEDGER_LOCK)))
 
 
 def test_a_row_that_someone_else_holds_is_left_for_the_next_round(house: Household) -> None:
@@ -281,22 +290,124 @@ def test_what_the_killed_left_in_storage_is_removed(house: Household, monkeypatc
     assert not left.exists()
 
 
-def test_the_thread_goes_on_after_an_outage_and_ends_when_stopped(house: Household) -> None:
+def test_a_part_that_fails_keeps_no_other_from_being_done(house: Household) -> None:
     bench = house.bench
     job = bench.job()
     take(bench)
     house.execute("ALTER TABLE workers RENAME TO workers_away")
-    keeper = house.keeper()
+    house.execute("UPDATE uploads SET received_at = now() - interval '8 days'")
+    assert house.round() == ["lit.cpu"]
+    assert bench.row(job).state == JobState.QUEUED
+    with bench.database.engine.connect() as connection:
+        # It gave the lock back as well.
+        assert connection.scalar(select(func.pg_try_advisory_lock(housekeeping.LEDGER_LOCK)))
+
+
+class FailingStorage(FolderStorage):
+    """Raises what is neither an outage nor a failure of a disk, as a bug would."""
+
+    mended = False
+    calls = 0
+
+    def remove_leftovers(self, seconds: float) -> None:
+        self.calls += 1
+        if not self.mended:
+            raise ValueError("a bug")
+        super().remove_leftovers(seconds)
+
+
+def test_the_threads_go_on_after_any_exception_and_end_when_stopped(
+    house: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    bench = house.bench
+    storage = FailingStorage(bench.settings.storage_root)
+    bench.storage = storage
+    keeper = house.keeper(lease_seconds=0.3)
     keeper.start()
     try:
-        # Leases are reaped first; the rest of each round fails.
+        wait_for(lambda: storage.calls > 2)
+        storage.mended = True
+        calls = storage.calls
+        wait_for(lambda: storage.calls > calls + 2)
+        # Housekeeping in the ledger does not depend on it.
+        job = bench.job()
+        take(bench)
         wait_for(lambda: bench.row(job).state == JobState.QUEUED)
-        assert house.wakeups == []
-        house.execute("ALTER TABLE workers_away RENAME TO workers")
         wait_for(lambda: house.wakeups)
     finally:
         keeper.stop()
-    assert "housekeeper" not in {thread.name for thread in threading.enumerate()}
-    with bench.database.engine.connect() as connection:
-        # The rounds that failed gave the lock back as well.
-        assert connection.scalar(select(func.pg_try_advisory_lock(housekeeping.LOCK)))
+    assert not {"housekeeper", "storage-housekeeper"} & {thread.name for thread in threading.enumerate()}
+
+
+def test_after_an_outage_every_worker_gets_the_length_of_a_lease(house: Household) -> None:
+    bench = house.bench
+    lease = 0.5
+    teacher = bench.teacher()
+    with cut_off(bench.database, "housekeeper") as outage:
+        keeper = house.keeper(lease, outage.database)
+        healthy, dead = (bench.job(teacher=teacher) for _ in range(2))
+        claim, _ = take(bench), take(bench)
+
+        def rounds() -> None:
+            """For a little longer than a lease, as the thread does."""
+            end = time.monotonic() + 1.5 * lease
+            while time.monotonic() < end:
+                assert keeper.keep_ledger()
+                time.sleep(lease / 10)
+
+        # A process that has just started doesn't know whether there was an outage.
+        assert keeper.keep_ledger()
+        assert bench.row(dead).state == JobState.RUNNING
+        with bench.database.session() as session:
+            attempts.heartbeat(session, claim, 60, 0)
+        rounds()
+        assert [bench.row(job).state for job in (healthy, dead)] == [JobState.RUNNING, JobState.QUEUED]
+
+        take(bench)
+        with bench.database.session() as session:
+            attempts.heartbeat(session, claim, EXPIRED, 0)
+        outage.lock_out()
+        with pytest.raises(OperationalError):
+            keeper.keep_ledger()
+        outage.let_in()
+        assert keeper.keep_ledger()
+        assert [bench.row(job).failures for job in (healthy, dead)] == [0, 1]
+        with bench.database.session() as session:
+            attempts.heartbeat(session, claim, 60, 0)
+        rounds()
+        assert [bench.row(job).failures for job in (healthy, dead)] == [0, 2]
+
+        # Nor does one that was suspended.
+        take(bench)
+        time.sleep(1.5 * lease)
+        assert keeper.keep_ledger()
+        assert bench.row(dead).failures == 2
+
+
+def test_nothing_is_reaped_right_after_the_database_server_has_started(house: Household) -> None:
+    bench = house.bench
+    job = bench.job()
+    take(bench)
+    with bench.database.session() as session:
+        up_for = session.scalar(select(func.clock_timestamp() - func.pg_postmaster_start_time()))
+        assert up_for is not None
+        assert housekeeping.reap(session, up_for.total_seconds() + 60) == []
+        assert housekeeping.reap(session, up_for.total_seconds()) == [job]
+
+
+def test_a_transaction_that_stands_still_gives_its_locks_up(house: Household) -> None:
+    bench = house.bench
+    job = bench.job()
+    claim = take(bench)
+    frozen = Database(bench.settings.database_url or "", idle_transaction_seconds=0.5)
+    with Session(frozen.engine) as session:
+        # As a worker that is frozen between a heartbeat and its commit: it holds the row of its job.
+        attempts.heartbeat(session, claim, 60, 0)
+        assert house.round() == []
+        wait_for(lambda: house.round() == ["lit.cpu"])
+        with pytest.raises(DBAPIError) as ended:
+            session.commit()
+    assert is_outage(ended.value)
+    frozen.close()
+    assert (bench.row(job).state, bench.row(job).failures) == (JobState.QUEUED, 1)

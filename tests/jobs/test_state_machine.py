@@ -153,7 +153,7 @@ class Ledger(RuleBasedStateMachine):
     @rule()
     def housekeeping(self) -> None:
         with self.bench.database.session() as session:
-            reaped = reap(session)
+            reaped = reap(session, server_up_for=0)
         expired = {job for job, model in self.models.items() if model.state == "running" and model.expired}
         assert set(reaped) == expired
         for job in expired:

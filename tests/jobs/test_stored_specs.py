@@ -146,7 +146,8 @@ def test_a_job_of_a_newer_version_is_left_to_newer_workers_and_waiting_says_so(b
     assert waiting(bench, newer) == (
         "no-worker",
         1,
-        f"no live worker reads version {SPEC_VERSION + 1} of the specification: start workers of a newer version of LIT",
+        f"no live worker reads version {SPEC_VERSION + 1} of the specification: start workers of a newer version of "
+        "LIT",
     )
     # It holds nobody up.
     assert waiting(bench, good)[:2] == ("starting", 1)

@@ -42,7 +42,7 @@ TWO_ARMS = {"methods": ["lit", "kd"], "seeds": [0, 1]}
 def keep_house(bench: Bench) -> list[str]:
     """The wakeups of one round."""
     wakeups: list[str] = []
-    assert Housekeeper(bench.database, wakeups.append, bench.settings, bench.storage).round()
+    assert Housekeeper(bench.database, wakeups.append, bench.settings, bench.storage).keep_ledger()
     return wakeups
 
 

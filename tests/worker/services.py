@@ -95,4 +95,4 @@ def database(database_server: DatabaseServer, migrated_template: str) -> Iterato
 @pytest.fixture
 def bench(database: Database, service_urls: tuple[str, str], tmp_path: Path) -> Bench:
     url = database.engine.url.render_as_string(hide_password=False)
-    return make_bench(database, url, service_urls[1], tmp_path, lease_seconds=5, heartbeat_seconds=0.5)
+    return make_bench(database, url, service_urls[1], tmp_path, lease_seconds=5)

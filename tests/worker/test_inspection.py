@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import backoff
 from jobs.database.models import Upload
 from jobs.database.notifications import TopicListener
 from jobs.ledger import uploads
@@ -20,7 +21,6 @@ from jobs.storage import layout
 from jobs.storage.storage import FolderStorage
 from tests.small_disks import MIB, fill, mounted
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
-from worker.host import backoff
 from worker.host.work_folder import WorkFolder
 from worker.inspecting import inspector as inspection
 from worker.inspecting.inspector import Inspector

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -17,7 +18,8 @@ from sqlalchemy.orm import Session
 from jobs.database.connection import Database
 from lit_spec import ErrorType
 from lit_spec.trainer.run import TrainerRun
-from tests.worker.bench import Bench, child, wait_for
+from tests.worker.bench import CHILD, Bench, child, wait_for
+from tests.worker.outages import cut_off
 from worker.training import supervisor
 
 
@@ -33,6 +35,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def children() -> list[int]:
+    """The live trainers that this process has started."""
+    return [child.pid for child in psutil.Process().children() if str(CHILD) in child.cmdline()]
 
 
 def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
@@ -219,7 +226,7 @@ def test_the_time_limit_counts_all_attempts(bench: Bench) -> None:
 @pytest.mark.parametrize("behaviour", ["crash", "run"])
 def test_time_between_the_last_heartbeat_and_the_end_counts(bench: Bench, behaviour: str) -> None:
     """Lost or drained: the next attempt's time limit goes on from there."""
-    settings = bench.settings.model_copy(update={"lease_seconds": 60, "heartbeat_seconds": 30})
+    settings = bench.settings.model_copy(update={"lease_seconds": 60})
     seldom = replace(bench, settings=settings)  # a heartbeat every 2 s, and these trainers are quicker
     job_id = bench.job(max_attempts=1)
     with seldom.working(child(behaviour)):
@@ -284,35 +291,11 @@ def test_a_missing_checkpoint_starts_the_training_anew(bench: Bench) -> None:
     assert "resumed" not in bench.text(job_id, 2, "trainer.log")
 
 
-@contextmanager
-def cut_off(bench: Bench, name: str) -> Iterator[tuple[Database, Callable[[], None], Callable[[], None]]]:
-    """A database as one role sees it, with functions that cut its connections and that lock it out for good."""
-    with bench.database.session() as session:
-        session.execute(text(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'cut'"))
-    database = Database(bench.database.engine.url.set(username=name, password="cut").render_as_string(False))
-
-    def cut() -> None:
-        with bench.database.session() as session:
-            session.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"))
-
-    def lock_out() -> None:
-        with bench.database.session() as session:
-            session.execute(text(f"ALTER ROLE {name} NOLOGIN"))
-        cut()
-
-    try:
-        yield database, cut, lock_out
-    finally:
-        database.engine.dispose()
-        with bench.database.session() as session:
-            session.execute(text(f"DROP ROLE {name}"))
-
-
 def test_short_outages_of_the_database_cost_nothing(bench: Bench) -> None:
     job_id = bench.job()
     with (
-        cut_off(bench, "cut_often") as (database, cut, _),
-        bench.supervisor(child("flood"), database=database) as supervisor,
+        cut_off(bench.database, "cut_often") as often,
+        bench.supervisor(child("flood"), database=often.database) as supervisor,
     ):
         thread = threading.Thread(target=supervisor.work)
         thread.start()
@@ -320,7 +303,7 @@ def test_short_outages_of_the_database_cost_nothing(bench: Bench) -> None:
         cuts = 0
         # Not for ever: a large transaction needs longer than the time between two cuts.
         while thread.is_alive() and cuts < 10:
-            cut()
+            often.cut()
             cuts += 1
             time.sleep(0.2)
         thread.join(60)
@@ -355,20 +338,30 @@ def test_a_commit_whose_answer_is_lost_is_not_recorded_twice(bench: Bench) -> No
     assert [event["epoch"] for event in bench.events(job_id, "checkpoint")] == [1, 2, 3]
 
 
-def test_cut_off_from_the_database_the_trainer_ends_before_its_lease(bench: Bench) -> None:
+def test_cut_off_from_the_database_the_trainer_ends_before_its_lease_and_the_job_costs_no_failure(bench: Bench) -> None:
     job_id = bench.job()
     with (
-        cut_off(bench, "cut_off") as (database, _, lock_out),
-        bench.supervisor(child("run"), database=database) as supervisor,
+        cut_off(bench.database, "cut_off") as outage,
+        bench.supervisor(child("run"), database=outage.database) as supervisor,
     ):
         thread = threading.Thread(target=supervisor.work)
         thread.start()
         wait_for(lambda: bench.row(job_id).progress, 20)
-        lock_out()
+        [trainer] = children()
+        outage.lock_out()
         lease_ends = bench.row(job_id).lease_expires_at
-        thread.join(bench.settings.lease_seconds + 5)
-        assert not thread.is_alive()
-    with bench.database.session() as session:
-        now = session.scalar(text("SELECT clock_timestamp()"))
-    assert now < lease_ends
-    assert bench.row(job_id).state == "running"
+        wait_for(lambda: not alive(trainer), bench.settings.lease_seconds + 5)
+        with bench.database.session() as session:
+            assert session.scalar(text("SELECT clock_timestamp()")) < lease_ends
+        job = bench.row(job_id)
+        assert (job.state, job.attempt) == ("running", 1)
+        with bench.database.session() as session:
+            session.execute(text("UPDATE jobs SET lease_expires_at = now() - interval '1 s'"))
+        # Nobody has taken the job back yet, so the worker gives it back itself, and goes on.
+        outage.let_in()
+        wait_for(lambda: bench.row(job_id).attempt == 2, 20)
+        supervisor.drain()
+        thread.join(20)
+    job = bench.row(job_id)
+    assert (job.state, job.failures) == ("queued", 0)
+    assert "out of reach" in bench.events(job_id, "released")[0]["reason"]

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from jobs import backoff
+from jobs.backoff import Backoff
 from jobs.ledger import workers
 from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import Bench, child, wait_for
-from worker.host import backoff, registration
-from worker.host.backoff import Backoff
+from worker.host import registration
 from worker.training import supervisor
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from jobs.database.connection import Database
+from jobs.database.outages import is_outage
 from jobs.ledger import workers
+from jobs.side_task import SideTask
 
 RENEWAL_SECONDS = 5.0
 
@@ -17,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Registration:
-    """A thread that renews the row of one worker, and removes it at the end."""
+    """A side task that renews the row of one worker, and removes it at the end."""
 
     def __init__(
         self,
@@ -35,27 +37,30 @@ class Registration:
         self._spec_versions = list(spec_versions)
         self._current_job = current_job
         self._paused = paused
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
+        self._task = SideTask("registration", self._keep, longest_pause=RENEWAL_SECONDS)
 
     def start(self) -> None:
-        self._thread.start()
+        self._task.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(RENEWAL_SECONDS)
-        self._guarded(self._remove)
+        self._task.stop(RENEWAL_SECONDS)
+        try:
+            self._remove()
+        except Exception as failure:  # noqa: BLE001 - the row is forgotten after a while
+            log.warning("registration not removed", error=repr(failure))
 
-    def _keep(self) -> None:
-        self._guarded(self._register)
-        while not self._stopped.wait(RENEWAL_SECONDS):
-            self._guarded(self._renew)
+    def _keep(self, stopped: threading.Event) -> None:
+        self._unless_outage(self._register)
+        while not stopped.wait(RENEWAL_SECONDS):
+            self._unless_outage(self._renew)
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _unless_outage(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the next renewal may succeed
-            log.warning("registration not renewed", error=repr(failure))
+        except Exception as failure:
+            if not is_outage(failure):
+                raise
+            log.warning("registration not renewed: ledger out of reach", error=str(failure).splitlines()[0])
 
     def _register(self) -> None:
         with self._database.session() as session:

@@ -20,18 +20,19 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from jobs.backoff import Backoff
 from jobs.database import jsonb
 from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.database.outages import is_outage
 from jobs.ledger import uploads
 from jobs.settings import Settings
+from jobs.side_task import SideTask
 from jobs.storage import layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import ErrorType, Inspection, JobError
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
-from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.fetching import fetch
 from worker.host.full_disks import storage_disk_fault, work_disk_fault
@@ -68,7 +69,7 @@ class Stopped(Exception):
 
 
 class Inspector:
-    """A thread that claims and runs inspections, one at a time. `command` reads FILE and writes to FOLDER."""
+    """A side task that claims and runs inspections, one at a time. `command` reads FILE and writes to FOLDER."""
 
     def __init__(
         self,
@@ -89,10 +90,10 @@ class Inspector:
         self._command = command
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="inspector", daemon=True)
+        self._task = SideTask("inspector", self._serve)
 
     def start(self) -> None:
-        self._thread.start()
+        self._task.start()
 
     def wake(self) -> None:
         """Look for inspections now."""
@@ -102,9 +103,9 @@ class Inspector:
         """Claim nothing new. The running inspection is given back unless it finishes soon."""
         self._stopped.set()
         self._wake.set()
-        self._thread.join(DRAIN_SECONDS + 5)
+        self._task.stop(DRAIN_SECONDS + 5)
 
-    def _serve(self) -> None:
+    def _serve(self, _: threading.Event) -> None:
         while not self._stopped.is_set():
             # Before the look into the ledger, so that a wake-up during the look is not lost.
             self._wake.clear()
@@ -113,9 +114,8 @@ class Inspector:
                     pass
             except Exception as failure:
                 if not is_outage(failure):
-                    log.exception("inspection failed")
-                else:
-                    log.warning("ledger out of reach", error=str(failure).splitlines()[0])
+                    raise
+                log.warning("ledger out of reach", error=str(failure).splitlines()[0])
                 self._stopped.wait(RETRY_SECONDS)
             else:
                 if not self._stopped.is_set():

@@ -40,6 +40,7 @@ from lit_spec.trainer.run import TrainerMachine
 from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
+    EXPIRED,
     RELEASED,
     STALE,
     AttemptResult,
@@ -86,7 +87,7 @@ class Attempt:
         """Run the attempt and record its result, which is returned."""
         with ThreadPoolExecutor(1, thread_name_prefix="copies") as self._copies:
             try:
-                result = self._run_trainer()
+                result = self._result()
                 self.lease.detach()
                 self._finish(result)
                 self._remove_spent_checkpoints()
@@ -97,6 +98,16 @@ class Attempt:
                 self.log.warning("attempt given up", reason=interrupted.reason.value)
                 return STALE
         return result
+
+    def _result(self) -> AttemptResult:
+        try:
+            return self._run_trainer()
+        except Interrupted as interrupted:
+            if interrupted.reason is not InterruptReason.EXPIRED:
+                raise
+            # As long as nobody has taken the job back, it can go back without a failure.
+            self.log.warning("lease expired; giving the job back")
+            return EXPIRED
 
     def _run_trainer(self) -> AttemptResult:
         try:
@@ -168,6 +179,9 @@ class Attempt:
 
     def _copy_new(self, trainer: Trainer) -> None:
         """Copy what the trainer has written since the last call."""
+        if self.lease.lost:
+            # The lease's own thread may be waiting for a ledger that does not answer.
+            trainer.kill()
         if messages := trainer.messages(LOOK_SECONDS):
             self._record(messages)
         self._copy_checkpoint()
@@ -294,7 +308,7 @@ class Attempt:
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             attempt_result.write(session, self.claim)
 
-        self._write(write, closing=True)
+        self._write_last(write)
         self.log.info("attempt finished", result=attempt_result.name)
 
     def _remove_spent_checkpoints(self) -> None:
@@ -307,7 +321,7 @@ class Attempt:
         except (SQLAlchemyError, OSError) as failure:
             self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
 
-    def _write(self, action: Callable[[Session], T], *, closing: bool = False) -> T:
+    def _write(self, action: Callable[[Session], T]) -> T:
         """Write to the ledger; during an outage, retry until the lease is lost.
 
         Raises Interrupted when the lease is lost, and Stale when another attempt has the job.
@@ -315,17 +329,33 @@ class Attempt:
         while True:
             self._check_not_lost()
             try:
-                if not closing:
-                    return self._transact(action)
-                with self.lease.closing():
-                    result = self._transact(action)
-                    self.lease.closed()
-                    return result
+                return self._transact(action)
             except Exception as failure:
                 if not is_outage(failure):
                     raise
-                self.log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
-            time.sleep(RETRY_SECONDS)
+                self._pause(failure)
+
+    def _write_last(self, action: Callable[[Session], None]) -> None:
+        """Write the result; during an outage, retry also beyond the lease, because the fence decides whether it counts.
+
+        Raises Stale when another attempt has the job, and Interrupted when the worker must stop during an outage.
+        """
+        while True:
+            try:
+                with self.lease.closing():
+                    self._transact(action)
+                    self.lease.closed()
+                    return
+            except Exception as failure:
+                if not is_outage(failure):
+                    raise
+                self._pause(failure)
+            if self.lease.reason is InterruptReason.STALE or self.lease.draining:
+                self._check_not_lost()
+
+    def _pause(self, outage: Exception) -> None:
+        self.log.warning("ledger out of reach; trying again", error=str(outage).splitlines()[0])
+        time.sleep(RETRY_SECONDS)
 
     def _transact(self, action: Callable[[Session], T]) -> T:
         with self.database.session() as session:

@@ -31,6 +31,12 @@ def _write_nothing(_session: Session, _claim: Claim) -> None:
 CANCELLED = AttemptResult("cancelled", attempts.cancelled)
 RELEASED = AttemptResult("released", attempts.release)
 STALE = AttemptResult("stale", _write_nothing)
+EXPIRED = AttemptResult(
+    "released",
+    lambda session, claim: attempts.release(
+        session, claim, "the ledger was out of reach, or the worker suspended, for longer than the lease"
+    ),
+)
 
 
 def succeeded(result: dict[str, Any], manifest: Sequence[Artifact]) -> AttemptResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any
@@ -13,12 +12,14 @@ from jobs.database.outages import is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
+from jobs.side_task import SideTask
 from lit_spec.trainer.clock import boottime
 from worker.training.trainer_process import Trainer
 
 LOOK_SECONDS = 0.1
-CANCEL_SECONDS = 2.0
-"""Heartbeats are sent at least this often, because their answers say whether a cancel was requested."""
+HEARTBEAT_SECONDS = 2.0
+"""Heartbeats are sent at least this often, because their answers say whether a cancel was requested. With short leases
+they are sent more often."""
 RETRY_SECONDS = 0.5
 
 
@@ -31,11 +32,11 @@ class InterruptReason(StrEnum):
     STALE = "stale"
     """Another attempt has the job, or it is no longer running."""
     EXPIRED = "expired"
-    """The ledger could not be reached for so long that another worker may have the job."""
+    """No heartbeat succeeded for so long that another worker may have the job."""
 
 
 FATAL = (InterruptReason.STALE, InterruptReason.EXPIRED)
-"""Nothing more may be written for the attempt."""
+"""The lease is lost: nothing more may be written for the attempt, except that it gives an expired lease back."""
 SECONDS_TO_STOP = {InterruptReason.CANCEL: 5.0, InterruptReason.DRAIN: 20.0, InterruptReason.TIME_LIMIT: 10.0}
 """How long a trainer may take to write its checkpoint before it is killed."""
 
@@ -62,14 +63,13 @@ class Lease:
         *,
         claimed_at: float,
         lease_seconds: float,
-        heartbeat_seconds: float,
         log: Any,
     ) -> None:
         self._database = database
         self._claim = claim
         self._drain = drain
         self._lease_seconds = lease_seconds
-        self._interval = min(heartbeat_seconds, CANCEL_SECONDS, lease_seconds / 3)
+        self._interval = min(HEARTBEAT_SECONDS, lease_seconds / 3)
         self._margin = min(5.0, lease_seconds / 5)
         self._log = log
         self.deadline = claimed_at + lease_seconds - self._margin
@@ -81,15 +81,15 @@ class Lease:
         self._reason: InterruptReason | None = None
         self._done = threading.Event()
         self._ledger = threading.RLock()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._task = SideTask("lease", self._keep, longest_pause=RETRY_SECONDS)
 
     def __enter__(self) -> Lease:
-        self._thread.start()
+        self._task.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._thread.join()
+        self._task.stop()
 
     @property
     def reason(self) -> InterruptReason | None:
@@ -102,6 +102,11 @@ class Lease:
     def lost(self) -> bool:
         """Whether nothing more may be written for this attempt, neither to the ledger nor to storage."""
         return self.reason in FATAL
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker must stop."""
+        return self._drain.is_set()
 
     def check(self) -> None:
         """Raises Interrupted when the attempt must stop."""
@@ -134,33 +139,29 @@ class Lease:
         """The attempt is finished in the ledger: no more heartbeats. Call it inside `closing`."""
         self._done.set()
 
-    def _keep(self) -> None:
+    def _keep(self, _: threading.Event) -> None:
+        # While no heartbeat succeeds, the deadline ends the attempt and its trainer.
         while not self._done.wait(LOOK_SECONDS):
-            self._guarded(self._look)
-
-    def _guarded(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception:  # noqa: BLE001 - logged with its traceback
-            # This thread must live as long as the attempt. Without heartbeats the deadline ends both.
-            self._log.exception("lease check failed")
-            self._next_heartbeat = boottime() + RETRY_SECONDS
+            self._look()
 
     def _look(self) -> None:
-        if not self.lost and boottime() >= self._next_heartbeat:
-            self._heartbeat()
         if self._drain.is_set():
             self._interrupt(InterruptReason.DRAIN)
         limit = self._claim.spec.time_limit_s
         if limit is not None and self.seconds_used() > limit:
             self._interrupt(InterruptReason.TIME_LIMIT)
+        lost = self.lost
         self._stop_trainer()
+        # Last, because a heartbeat that fails must not keep the trainer from being stopped.
+        if not lost and boottime() >= self._next_heartbeat:
+            self._heartbeat()
 
     def _heartbeat(self) -> None:
         with self._ledger:
             if self._done.is_set():
                 return
             sent = boottime()
+            self._next_heartbeat = sent + RETRY_SECONDS
             try:
                 with self._database.session() as session:
                     beat = attempts.heartbeat(session, self._claim, self._lease_seconds, self.seconds_used())
@@ -171,7 +172,6 @@ class Lease:
                 if not is_outage(failure):
                     raise
                 self._log.warning("heartbeat failed; trying again", error=str(failure).splitlines()[0])
-                self._next_heartbeat = boottime() + RETRY_SECONDS
                 return
         self.deadline = sent + self._lease_seconds - self._margin
         self._next_heartbeat = sent + self._interval

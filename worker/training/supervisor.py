@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import structlog
 
+from jobs.backoff import Backoff
 from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
@@ -23,7 +24,6 @@ from jobs.studies.advance import advance
 from lit_spec import ErrorType
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
-from worker.host.backoff import Backoff
 from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
 from worker.host.full_disks import storage_disk_fault, work_disk_fault
@@ -143,7 +143,6 @@ class Supervisor:
                 self._drain,
                 claimed_at=claimed_at,
                 lease_seconds=self._settings.lease_seconds,
-                heartbeat_seconds=self._settings.heartbeat_seconds,
                 log=bound,
             )
             return Attempt(

@@ -10,6 +10,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
+from jobs.side_task import SideTask
 from lit_spec.trainer.folder import LOG_FILE
 from lit_spec.trainer.messages import Deadline, TrainerMessage
 from worker.training.messages import MAX_LINE_BYTES, parse
@@ -18,6 +21,8 @@ BACKLOG = 1000
 """Messages that are kept while the ledger is slow. With more, the trainer's pipe fills and the trainer waits."""
 READ_BYTES = 1 << 16
 SECONDS_FOR_PIPE = 5.0
+
+log = structlog.get_logger()
 
 
 class Trainer:
@@ -51,7 +56,7 @@ class Trainer:
         os.set_blocking(self._deadlines, False)
         self._events = self._process.stdout.fileno()
         self._signals = threading.Lock()
-        self._reader = threading.Thread(target=self._read, name="trainer-events", daemon=True)
+        self._reader = SideTask("trainer-events", self._read, longest_pause=1.0)
         self._reader.start()
 
     @property
@@ -110,7 +115,7 @@ class Trainer:
 
     def all_messages_read(self) -> bool:
         """Whether no more messages can come. A process that left the group may keep the pipe open for ever."""
-        return not self._reader.is_alive() and self._messages.empty()
+        return self._reader.over and self._messages.empty()
 
     def __enter__(self) -> Trainer:
         return self
@@ -118,7 +123,7 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self._abandoned = True
         self.end()
-        self._reader.join(SECONDS_FOR_PIPE)
+        self._reader.stop(SECONDS_FOR_PIPE)
         os.close(self._log_file)
 
     def last_log_line(self) -> str:
@@ -135,7 +140,7 @@ class Trainer:
                 # The group still exists: its leader is reaped only in `end`.
                 os.killpg(self._process.pid, number)
 
-    def _read(self) -> None:
+    def _read(self, _: threading.Event) -> None:
         line = bytearray()
         too_long = False
         while chunk := os.read(self._events, READ_BYTES):
@@ -167,6 +172,11 @@ class Trainer:
                 return
 
     def _keep_in_log(self, line: bytes) -> None:
-        if line.strip() and not self._abandoned:
+        if not line.strip() or self._abandoned:
+            return
+        try:
             with self.log.open("ab") as file:
                 file.write(line[:1000] + b"\n")
+        except OSError as failure:
+            # The messages that follow matter more.
+            log.warning("a line of the trainer's output is left out of its log", error=str(failure))
