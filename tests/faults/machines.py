@@ -75,6 +75,10 @@ class Machines:
         wait_for(lambda: worker.pid in self.trainers().values(), 30, "a trainer")
         return next(trainer for trainer, parent in self.trainers().items() if parent == worker.pid)
 
+    def stop_housekeeping(self) -> None:
+        """From now on the workers alone keep house."""
+        self._housekeeper.stop()
+
     def stop(self) -> None:
         self._housekeeper.stop()
         for worker in self.workers:

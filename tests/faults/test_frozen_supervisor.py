@@ -1,7 +1,8 @@
-"""A supervisor that stands still past its lease: its trainer ends in time, and it may change nothing afterwards."""
+"""Workers that stand still past their leases: whatever still exists of them, only the newest attempt can write."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from jobs.housekeeping import LOCK
+from jobs.housekeeping import LEDGER_LOCK
 from jobs.storage.storage import TEMPORARY
 from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
@@ -24,7 +25,9 @@ REQUEST: dict[str, Any] = {
 SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 
 
-def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(bench: Bench, machines: Machines) -> None:
+def test_the_trainer_of_a_frozen_worker_ends_by_itself_and_the_stale_one_changes_nothing(
+    bench: Bench, machines: Machines
+) -> None:
     job_id = bench.job(teacher=machines.teacher(), **REQUEST)
     frozen = machines.start_worker()
     first = machines.trainer_of(frozen)
@@ -43,13 +46,82 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
         other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT, exports=[])
         wait_for(lambda: bench.row(other).state == "succeeded", 60)
         assert files_of_the_first_attempt(bench, job_id) == files
-        bench.cancel(job_id)
-        wait_for(lambda: bench.row(job_id).state == "cancelled", 20)
+        end(bench, job_id)
 
     assert first not in machines.trainers()
     # The other job's trainer is the thawed worker's own; of this job there was never more than one.
     assert watch.most_at_once[job_id] == 1
     assert watch.seen[job_id] == {first, second}
+    only_the_second_attempt_wrote_after_the_first_was_lost(bench, job_id)
+    assert bench.row(job_id).checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
+
+
+def test_where_worker_and_trainer_are_frozen_a_second_trainer_starts_and_only_it_writes(
+    bench: Bench, machines: Machines
+) -> None:
+    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
+    frozen = machines.start_worker()
+    first = machines.trainer_of(frozen)
+    second_worker = machines.start_worker()
+    wait_for_epochs(bench, job_id, 2)
+    freeze(bench, frozen)
+    os.kill(first, signal.SIGSTOP)
+    second = machines.trainer_of(second_worker)
+    wait_for_epochs(bench, job_id, len(bench.events(job_id, "epoch")) + 1)
+    # Nothing could end the first one. It still exists, beside the second.
+    assert psutil.Process(first).status() == psutil.STATUS_STOPPED
+    files = files_of_the_first_attempt(bench, job_id)
+
+    # Thawed alone, the trainer sees that its deadline has passed.
+    os.kill(first, signal.SIGCONT)
+    wait_for(lambda: first not in machines.trainers(), 20)
+    assert second in machines.trainers()
+    frozen.send_signal(signal.SIGCONT)
+    other = bench.job(teacher=machines.teacher(), student={"depth": 8}, schedule=SHORT, exports=[])
+    wait_for(lambda: bench.row(other).state == "succeeded", 60)
+    assert files_of_the_first_attempt(bench, job_id) == files
+    end(bench, job_id)
+    only_the_second_attempt_wrote_after_the_first_was_lost(bench, job_id)
+    assert bench.row(job_id).checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
+
+
+def test_a_worker_that_is_frozen_while_it_keeps_house_holds_nobody_up(bench: Bench, machines: Machines) -> None:
+    machines.stop_housekeeping()
+    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
+    frozen = machines.start_worker()
+    machines.trainer_of(frozen)
+    with bench.database.session() as session:
+        # Housekeeping comes to this table, and waits there.
+        session.execute(text("LOCK TABLE workers"))
+        wait_for(lambda: waits_in_housekeeping(bench), 20)
+        frozen.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
+    assert keeps_house(bench)
+    second_worker = machines.start_worker()
+    machines.trainer_of(second_worker)
+    assert (bench.row(job_id).attempt, bench.row(job_id).failures) == (2, 1)
+    frozen.send_signal(signal.SIGCONT)
+    end(bench, job_id)
+    only_the_second_attempt_wrote_after_the_first_was_lost(bench, job_id)
+
+
+def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:
+    """Stop the worker, though not while it stores a file: thawed, it would finish that, and rightly."""
+    while True:
+        worker.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+        if not list((bench.settings.storage_root / TEMPORARY).iterdir()):
+            return
+        worker.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+
+
+def end(bench: Bench, job_id: str) -> None:
+    bench.cancel(job_id)
+    wait_for(lambda: bench.row(job_id).state == "cancelled", 20)
+
+
+def only_the_second_attempt_wrote_after_the_first_was_lost(bench: Bench, job_id: str) -> None:
     job = bench.row(job_id)
     assert (job.attempt, job.failures) == (2, 1)
     with bench.database.session() as session:
@@ -57,27 +129,20 @@ def test_no_second_trainer_beside_the_first_and_the_stale_one_changes_nothing(be
         events = [tuple(row) for row in session.execute(query, {"id": job_id})]
     lost = events.index((1, "lost"))
     assert all(attempt == 2 for attempt, _ in events[lost + 1 :])
-    assert job.checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
 
 
-def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:
-    """Stop the worker, though not while it stores a file: thawed, it would finish that, and rightly.
-
-    Nor while it keeps house: as long as it holds that lock, no other process takes its job back.
-    """
-    while True:
-        worker.send_signal(signal.SIGSTOP)
-        wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
-        if not list((bench.settings.storage_root / TEMPORARY).iterdir()) and not keeps_house(bench):
-            return
-        worker.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
+def waits_in_housekeeping(bench: Bench) -> bool:
+    with bench.database.engine.connect() as connection:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM workers%'"
+        )
+        return bool(connection.scalar(text(query)))
 
 
 def keeps_house(bench: Bench) -> bool:
-    with bench.database.session() as session:
+    with bench.database.engine.connect() as connection:
         query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :lock AND granted")
-        return bool(session.scalar(query, {"lock": LOCK}))
+        return bool(connection.scalar(query, {"lock": LEDGER_LOCK}))
 
 
 def files_of_the_first_attempt(bench: Bench, job_id: str) -> dict[str, bytes]:
