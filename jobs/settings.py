@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(60, ge=1)
     """A worker that has sent no heartbeat for this long loses its job. The interval of heartbeats follows from it."""
     housekeeping_seconds: float = Field(5, gt=0)
-    """How often expired leases are taken back, and wake-ups for queued jobs sent again."""
+    """How often expired leases are taken back, and wake-ups for queued jobs sent again. Less with short leases."""
     restart_seconds: float = Field(1, gt=0)
     """Pause before a child process that ended by itself is started again; it doubles with each further failure."""
     max_upload_bytes: int = Field(8 * GIB, ge=1)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-# A heartbeat to a server that is cut off must fail before the lease expires.
+# With the default lease, a heartbeat to a server that is cut off fails before the lease expires.
 CONNECT_ARGS: dict[str, str | int] = {
     "connect_timeout": 5,
     "tcp_user_timeout": 15_000,

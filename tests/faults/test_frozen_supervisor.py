@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from jobs.housekeeping import LEDGER_LOCK
 from jobs.storage.storage import TEMPORARY
-from tests.faults.machines import Machines, wait_for_epochs
+from tests.faults.machines import LEASE_SECONDS, Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 
 # Long enough that neither worker is done before the test is.
@@ -103,6 +103,22 @@ def test_a_worker_that_is_frozen_while_it_keeps_house_holds_nobody_up(bench: Ben
     frozen.send_signal(signal.SIGCONT)
     end(bench, job_id)
     only_the_second_attempt_wrote_after_the_first_was_lost(bench, job_id)
+
+
+def test_a_worker_that_was_suspended_gives_its_job_back_if_nobody_has_taken_it(
+    bench: Bench, machines: Machines
+) -> None:
+    machines.stop_housekeeping()
+    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
+    suspended = machines.start_worker()
+    machines.trainer_of(suspended)
+    freeze(bench, suspended)
+    time.sleep(LEASE_SECONDS + 1)
+    suspended.send_signal(signal.SIGCONT)
+    wait_for(lambda: bench.row(job_id).attempt == 2, 30)
+    end(bench, job_id)
+    assert bench.row(job_id).failures == 0
+    assert len(bench.events(job_id, "released")) == 1
 
 
 def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:

@@ -155,6 +155,33 @@ def test_a_listener_that_stops_lets_everyone_go(database: Database) -> None:
     asyncio.run(scenario())
 
 
+class FailsFirst(Listener):
+    """Its first connection ends with neither an outage nor a failure of the network, as by a bug."""
+
+    failed = False
+
+    async def _listen_once(self) -> None:
+        if not self.failed:
+            self.failed = True
+            raise ValueError("a bug")
+        await super()._listen_once()
+
+
+def test_the_listener_goes_on_after_any_exception(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "RECONNECT_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        listener = FailsFirst(url(database))
+        await listener.start()
+        try:
+            await asyncio.to_thread(wait_for, lambda: listeners(database, "pid") == 1)
+            await everything_heard(listener, database)
+        finally:
+            await listener.stop()
+
+    asyncio.run(scenario())
+
+
 def test_a_topic_listener_is_woken_by_its_topic_and_by_each_connection(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

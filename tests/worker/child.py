@@ -223,6 +223,15 @@ def do_garbage() -> None:
     sys.stdout.write("no newline at the end")
 
 
+def do_lose_its_log() -> None:
+    """Nothing more can be written to the log, as on a full disk."""
+    Path("trainer.log").rename("old.log")
+    Path("trainer.log").mkdir()
+    print("no JSON at all", flush=True)
+    time.sleep(0.2)
+    do_succeed()
+
+
 def do_flood() -> None:
     """More events than the worker keeps in memory, then the end at once."""
     for number in range(1, 3001):

@@ -156,6 +156,13 @@ def test_lines_that_are_no_events_go_to_the_log(bench: Bench) -> None:
     assert len(said) < 20_000
 
 
+def test_no_message_is_lost_where_the_log_cannot_be_written(bench: Bench) -> None:
+    job_id = bench.job()
+    bench.work("lose_its_log")
+    assert bench.row(job_id).state == "succeeded"
+    assert [event["epoch"] for event in bench.events(job_id, "epoch")] == [1, 2, 3]
+
+
 def test_no_event_of_a_flood_is_lost(bench: Bench) -> None:
     job_id = bench.job()
     bench.work("flood")
@@ -365,3 +372,38 @@ def test_cut_off_from_the_database_the_trainer_ends_before_its_lease_and_the_job
     job = bench.row(job_id)
     assert (job.state, job.failures) == ("queued", 0)
     assert "out of reach" in bench.events(job_id, "released")[0]["reason"]
+
+
+class NoHeartbeats(Database):
+    """A database that answers all but heartbeats: these fail as by a bug, or wait until `answer` is set."""
+
+    def __init__(self, url: str, *, fail: bool) -> None:
+        super().__init__(url)
+        self.fail = fail
+        self.answer = threading.Event()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        if threading.current_thread().name == "lease":
+            if self.fail:
+                raise ValueError("a bug")
+            self.answer.wait(60)
+        with super().session() as session:
+            yield session
+
+
+@pytest.mark.parametrize("fail", [True, False])
+def test_without_heartbeats_no_trainer_outlives_its_lease(bench: Bench, fail: bool) -> None:
+    job_id = bench.job()
+    database = NoHeartbeats(bench.settings.database_url or "", fail=fail)
+    with bench.supervisor(child("hang"), database=database) as supervisor:
+        thread = threading.Thread(target=supervisor.work)
+        thread.start()
+        wait_for(lambda: len(bench.events(job_id, "started")) == 2, 20)
+        pids = bench.events(job_id, "started")[-1]["pids"]
+        wait_for(lambda: not any(alive(pid) for pid in pids), bench.settings.lease_seconds + 5)
+        supervisor.drain()
+        database.answer.set()
+        thread.join(30)
+        assert not thread.is_alive()
+    database.close()

@@ -158,7 +158,7 @@ class Attempt:
         if reason is not None:
             return self._interrupted(reason)
         if code == TrainerExit.DEADLINE:
-            return lost(ErrorType.WORKER_LOST, "the worker was suspended for longer than its lease")
+            return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
         if (fault := work_disk_fault(self.folder)) is not None:
             return unfit(fault)
         return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
