@@ -1,6 +1,17 @@
-"""The exception of this package."""
+"""The exception of this package, and what becomes one: everything that a reader raises because of its data."""
 
 from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lit_core.measuring.memory import is_out_of_memory
+
+ERRNOS_OF_BAD_DATA = (None, errno.EINVAL, errno.EOVERFLOW)
+"""Libraries raise OSError without an errno for content that they can't decode. The others come from seeking to a place
+that a damaged file names."""
+PACK_AGAIN = "it is damaged or cut off; pack it again and check it before uploading"
 
 
 class DatasetError(Exception):
@@ -15,3 +26,35 @@ class DatasetError(Exception):
         self.detail = detail
         self.field = field
         self.member = member
+
+
+@contextmanager
+def damage_is_an_error(
+    what: str, repair: str = PACK_AGAIN, *, field: str | None = None, member: str | None = None
+) -> Iterator[None]:
+    """Turns whatever is raised because of the data into a DatasetError that says that `what` can't be read.
+
+    Libraries raise anything for a broken file, so this is every exception but those of the machine.
+    """
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as failure:
+        if is_of_machine(failure):
+            raise
+        reason = shown(str(failure) or type(failure).__name__).rstrip(".")
+        raise DatasetError(f"{what} can't be read ({reason}): {repair}", field=field, member=member) from failure
+
+
+def is_of_machine(failure: Exception) -> bool:
+    """Whether memory, the disk or another part of the machine failed, so that the data may be good."""
+    if isinstance(failure, OSError):
+        return failure.errno not in ERRNOS_OF_BAD_DATA
+    return is_out_of_memory(failure)
+
+
+def shown(name: str) -> str:
+    """A member's name for a message: printable, valid UTF-8 and of limited length."""
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return name if len(name) <= 200 else f"{name[:200]}…"

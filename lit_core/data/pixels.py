@@ -67,7 +67,7 @@ def _finite(x: Tensor) -> Tensor:
         for start, chunk in zip(range(0, len(x), CHUNK), torch.split(x, CHUNK), strict=True)
         if not chunk.isfinite().all()
     )
-    raise ValueError(f"has values that are not finite (as float32), first in sample {sample}")
+    raise ValueError(f"has values that are not finite (as float32), first in sample {sample}: replace them")
 
 
 def to_channels_first(x: Tensor, channels: int) -> Tensor:

@@ -49,7 +49,7 @@ def main() -> int:
         error = job_error(failure)
         if error is None:
             raise
-        log.error("%s: %s", error.type, error.detail)
+        log.error("%s: %s", error.type, error.detail, exc_info=failure.__cause__)
         writer.emit(messages.Failed(error=error))
         return TrainerExit.FAILED
     log.info("result: %s", result.as_json())

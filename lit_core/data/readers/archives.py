@@ -14,28 +14,14 @@ import stat
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.source import Limits
 
-DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    NotImplementedError,  # a compression method that zipfile does not support
-    UnicodeDecodeError,
-    ValueError,
-)
 TAR_EXTENSION_BYTES = 1 << 20
 TAR_EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -61,7 +47,7 @@ class Member:
 
     def read(self) -> bytes:
         """The whole content. Raises DatasetError."""
-        with damage_is_an_error(self.name), self.open() as file:
+        with damage_is_an_error(shown(self.name), member=shown(self.name)), self.open() as file:
             content = file.read(self.size + 1)
         if len(content) != self.size:
             raise DatasetError(f"{shown(self.name)} is cut off", member=shown(self.name))
@@ -71,26 +57,6 @@ class Member:
 def walk(path: Path, limits: Limits) -> Iterator[Member]:
     """The members of a zip or (compressed) tar archive in the archive's order. Raises DatasetError."""
     return _walk_zip(path, limits) if zipfile.is_zipfile(path) else _walk_tar(path, limits)
-
-
-def shown(name: str) -> str:
-    """A member's name for a message: printable, valid UTF-8 and of limited length."""
-    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return name if len(name) <= 200 else f"{name[:200]}…"
-
-
-@contextmanager
-def damage_is_an_error(name: str | None = None) -> Iterator[None]:
-    """Turns everything that the standard library raises for a damaged archive into a DatasetError."""
-    try:
-        yield
-    except DAMAGE as failure:
-        what = "the archive" if name is None else shown(name)
-        raise DatasetError(
-            f"{what} is damaged or cut off ({shown(str(failure) or type(failure).__name__)}): "
-            "pack it again and check it before uploading",
-            member=None if name is None else shown(name),
-        ) from failure
 
 
 class _Meter:
@@ -128,7 +94,7 @@ class _Meter:
 def _walk_zip(path: Path, limits: Limits) -> Iterator[Member]:
     meter = _Meter(path, limits)
     _check_directory_size(path, limits)
-    with damage_is_an_error():
+    with damage_is_an_error("the archive"):
         archive = zipfile.ZipFile(path)
     with archive:
         for info in archive.infolist():
@@ -206,7 +172,7 @@ class _MeteredFile:
 
 def _walk_tar(path: Path, limits: Limits) -> Iterator[Member]:
     meter = _Meter(path, limits)
-    with damage_is_an_error(), _decompressed(path) as file:
+    with damage_is_an_error("the archive"), _decompressed(path) as file:
         metered = cast(Any, _MeteredFile(file, meter))
         with tarfile.open(fileobj=metered, mode="r|", tarinfo=_CheckedTarInfo, encoding="utf-8") as archive:
             while (info := archive.next()) is not None:

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import dtype_name, to_channels_first, to_pixels
-from lit_core.data.readers.archives import Member, damage_is_an_error, shown, walk
+from lit_core.data.readers.archives import Member, walk
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
@@ -38,13 +38,13 @@ def read_npz(source: Source) -> Raw:
 
 def read_safetensors(source: Source) -> Raw:
     """Tensors x, y and optionally split. Raises DatasetError."""
-    try:
-        with safetensors.safe_open(source.path, framework="pt") as file:
-            names = list(file.keys())
-            _check_names(names)
-            arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, ValueError, TypeError) as failure:
-        raise DatasetError(f"the safetensors file can't be read ({shown(str(failure))}): save it again") from failure
+    with (
+        damage_is_an_error("the safetensors file", "save it again"),
+        safetensors.safe_open(source.path, framework="pt") as file,
+    ):
+        names = list(file.keys())
+        _check_names(names)
+        arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names}
     return _to_raw(arrays, source)
 
 
@@ -84,13 +84,13 @@ def _listed(names: list[str]) -> str:
 
 def _read_npy(member: Member) -> NDArray[Any]:
     """Read one array directly into its memory. Never unpickles."""
-    with damage_is_an_error(member.name), member.open() as file:
+    with damage_is_an_error(shown(member.name), member=shown(member.name)), member.open() as file:
         shape, fortran, dtype = _npy_header(file, member.name)
         size = math.prod(shape) * dtype.itemsize
         # Before memory is allocated, because the header may claim more data than the file has.
         if size != member.size - file.tell():
             raise DatasetError(
-                f"{member.name} promises {size} bytes of data, but holds {member.size - file.tell()}",
+                f"{member.name} promises {size} bytes of data, but holds {member.size - file.tell()}: save it again",
                 member=member.name,
             )
         array = np.empty(shape[::-1] if fortran else shape, dtype)
@@ -108,7 +108,11 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     if version not in ((1, 0), (2, 0)):
         raise DatasetError(f"{name} has .npy version {version}: save plain arrays with numpy.savez", member=name)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, fortran, dtype = readers[version](file)
+    try:
+        shape, fortran, dtype = readers[version](file)
+    except MemoryError as failure:
+        # numpy parses at most 10,000 bytes. What Python's parser lacks is room on its stack, for deep nesting.
+        raise DatasetError(f"{name} has a header that is not numpy's: save it again", member=name) from failure
     if dtype.hasobject or dtype.names is not None or dtype.itemsize == 0:
         raise DatasetError(
             f"{name} has dtype {dtype}, which needs unpickling or is not a plain array: save numbers "
@@ -116,7 +120,7 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
             member=name,
         )
     if any(extent < 0 for extent in shape):
-        raise DatasetError(f"{name} has the shape {shape}", member=name)
+        raise DatasetError(f"{name} has the shape {shape}: save it again", member=name)
     return shape, fortran, dtype
 
 
@@ -132,7 +136,7 @@ def _native(name: str, array: NDArray[Any]) -> Array:
 def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
     """Removes entries of `arrays` once they are converted, so that memory never holds an array twice."""
     x = arrays.pop("x")
-    if isinstance(x, Tensor) and x.numel() == 0:
+    if x.ndim == 0 or (isinstance(x, Tensor) and x.numel() == 0):
         raise DatasetError(f"x has the shape {tuple(x.shape)}, so it has no samples: give some", member="x")
     y = _labels(arrays.pop("y"), source) if "y" in arrays else torch.full((len(x),), NO_LABEL)
     codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None

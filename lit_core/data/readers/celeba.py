@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 import torch
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.pixels import MODES
-from lit_core.data.readers.archives import Member, shown, walk
+from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.images import SUFFIXES, decode_all, is_ignored
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import SPLITS

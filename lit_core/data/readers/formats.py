@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, damage_is_an_error
 from lit_core.data.readers.archives import walk
 from lit_core.data.readers.arrays import is_npz, read_npz, read_safetensors
 from lit_core.data.readers.celeba import is_celeba, read_celeba
@@ -95,15 +95,17 @@ FORMATS = [
 
 
 def read_upload(source: Source) -> Raw:
-    """Raises DatasetError."""
+    """Raises DatasetError for everything that is wrong with the data."""
     with source.path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    if _is_zip(head) and not zipfile.is_zipfile(source.path):
-        raise DatasetError("the zip file is damaged or cut off: upload it again", field="dataset.upload")
-    for known in FORMATS:
-        if known.takes(head, source):
-            return known.read(source)
-    raise _unreadable(head, source)
+    with damage_is_an_error("the file", field="dataset.upload"):
+        if _is_zip(head) and not zipfile.is_zipfile(source.path):
+            raise DatasetError("the zip file is damaged or cut off: upload it again", field="dataset.upload")
+        known = next((known for known in FORMATS if known.takes(head, source)), None)
+        if known is None:
+            raise _unreadable(head, source)
+    with damage_is_an_error(f"the file, which is {known.name},", field="dataset.upload"):
+        return known.read(source)
 
 
 def _unreadable(head: bytes, source: Source) -> DatasetError:

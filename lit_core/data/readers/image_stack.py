@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.pixels import crop_middle, resize
-from lit_core.data.readers.archives import shown
 from lit_core.data.source import Limits, Source
 
 

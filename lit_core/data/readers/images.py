@@ -14,10 +14,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import MODES, image_to_raw
-from lit_core.data.readers.archives import Member, shown, walk
+from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
@@ -197,25 +197,16 @@ def decode(member: Member, channels: int, limits: Limits) -> Tensor:
     """(C, H, W) uint8. Raises DatasetError naming the member."""
     content = member.read()
     name = shown(member.name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with damage_is_an_error(name, "replace or remove it", member=name), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > limits.image_pixels:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
                 return image_to_raw(image, channels)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
-        raise DatasetError(
-            f"{name} has more pixels than the {limits.image_pixels} that are read: make it smaller", member=name
-        ) from failure
-    except UnidentifiedImageError as failure:
-        raise DatasetError(f"{name} can't be read as an image: give {', '.join(FORMATS)}", member=name) from failure
-    except MemoryError:
-        raise
-    except (
-        Exception
-    ) as failure:  # Pillow's decoders raise anything for a broken file, and the message must have its name
-        raise DatasetError(
-            f"{name} cannot be decoded ({shown(str(failure) or type(failure).__name__)}): replace or remove it",
-            member=name,
-        ) from failure
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
+            raise DatasetError(
+                f"{name} has more pixels than the {limits.image_pixels} that are read: make it smaller", member=name
+            ) from failure
+        except UnidentifiedImageError as failure:
+            raise DatasetError(f"{name} can't be read as an image: give {', '.join(FORMATS)}", member=name) from failure

@@ -6,7 +6,6 @@ The folder is trusted: CIFAR's files are pickles, which torchvision unpickles if
 from __future__ import annotations
 
 import fcntl
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, is_of_machine, shown
 from lit_core.data.pixels import image_to_raw
-from lit_core.data.readers.archives import shown
 from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import TEST, TRAIN, VALIDATION, hold_out
@@ -29,9 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHANNELS = 3
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError, TimeoutError)
 LOCK_NAME = ".lit-download.lock"
-DAMAGE = (RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError, ImportError)
-"""What torchvision's readers raise for files that are missing, broken or not the published ones."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,8 @@ def read_mounted(source: Source) -> Raw:
             "teacher was trained on",
             field="dataset.mounted",
         )
-    return MOUNTED[name].read(source)
+    with _missing_is_an_error(source):
+        return MOUNTED[name].read(source)
 
 
 def no_folder(name: str) -> DatasetError:
@@ -68,23 +66,26 @@ def no_folder(name: str) -> DatasetError:
 
 def _opened(reader: Callable[..., T], source: Source, folder: Path, **options: Any) -> T:
     """torchvision's reader, which checks its files. Missing files are downloaded if that is allowed."""
-    with _missing_is_an_error(source):
-        try:
-            return reader(folder, **options)
-        except DAMAGE:
-            if not source.download:
-                raise
-        source.path.mkdir(parents=True, exist_ok=True)
-        with (source.path / LOCK_NAME).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several workers may share the folder, and only one downloads
-            return reader(folder, **options, download=True)
+    try:
+        return reader(folder, **options)
+    except Exception as failure:
+        if not source.download or _is_of_machine(failure):
+            raise
+    source.path.mkdir(parents=True, exist_ok=True)
+    with (source.path / LOCK_NAME).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers may share the folder, and only one downloads
+        return reader(folder, **options, download=True)
 
 
 @contextmanager
 def _missing_is_an_error(source: Source) -> Iterator[None]:
     try:
         yield
-    except DAMAGE as failure:
+    except DatasetError:
+        raise
+    except Exception as failure:
+        if _is_of_machine(failure):
+            raise
         name = source.request.mounted or ""
         download = "" if source.download else ", or allow downloads with LIT_DATASETS_DOWNLOAD=true"
         # The rest of the message is advice for programmers.
@@ -94,6 +95,11 @@ def _missing_is_an_error(source: Source) -> Iterator[None]:
             f"operator must put {MOUNTED[name].files} into the folder {source.path} (LIT_DATASETS_DIR){download}",
             field="dataset.mounted",
         ) from failure
+
+
+def _is_of_machine(failure: Exception) -> bool:
+    """Like `is_of_machine`, but files that are missing or closed to us, and downloads that break, are the folder's."""
+    return is_of_machine(failure) and not isinstance(failure, MISSING)
 
 
 # --- classes ---------------------------------------------------------------------------------------------
@@ -195,9 +201,7 @@ def _faces(parts: Mapping[int, CelebA], rows: Mapping[int, Tensor], source: Sour
     place = 0
     for code, part in parts.items():
         for row in rows[code].tolist():
-            with _missing_is_an_error(source):
-                pixels = part[row][0]
-            stack.put(place, part.filename[row], pixels)
+            stack.put(place, part.filename[row], part[row][0])
             place += 1
     return stack.x
 

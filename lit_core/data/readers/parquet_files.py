@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_core.data.errors import DatasetError
-from lit_core.data.readers.archives import Member, damage_is_an_error, shown, walk
+from lit_core.data.errors import DatasetError, damage_is_an_error, shown
+from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.images import is_ignored
 from lit_core.data.source import MIB, Limits, Source
 from lit_core.data.splits import NAMES
@@ -114,15 +114,14 @@ class ParquetTable:
 
     @contextmanager
     def _damage_is_an_error(self) -> Iterator[None]:
-        """Turns what Arrow raises for a damaged file, or one that needs too much memory, into a DatasetError."""
-        try:
-            yield
-        except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as failure:
-            raise DatasetError(
-                f"{self._prefix}the Parquet file is damaged, encrypted or of no known kind "
-                f"({shown(str(failure) or type(failure).__name__)}): write it again",
-                member=shown(self.name) or None,
-            ) from failure
+        """Turns what Arrow raises for a damaged file into a DatasetError."""
+        what, member = f"{self._prefix}the Parquet file", shown(self.name) or None
+        with damage_is_an_error(what, "it is damaged, encrypted or of no known kind; write it again", member=member):
+            try:
+                yield
+            except pa.ArrowMemoryError as failure:
+                # A damaged file asks for any amount.
+                raise DatasetError(f"{what} needs too much memory: write it again", member=member) from failure
 
 
 @contextmanager
@@ -170,6 +169,6 @@ def _copy(member: Member, path: Path) -> None:
 
 
 def _pieces(member: Member) -> Iterator[bytes]:
-    with damage_is_an_error(member.name), member.open() as file:
+    with damage_is_an_error(shown(member.name), member=shown(member.name)), member.open() as file:
         while piece := file.read(MIB):
             yield piece

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
-from lit_core.data.readers.archives import shown
 from lit_core.data.readers.parquet_files import ParquetTable
 from lit_core.data.source import Source
 from lit_core.data.splits import NAMES, SPLITS

@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO
 
-from lit_core.data.errors import DatasetError
-from lit_core.data.readers.archives import damage_is_an_error, shown
+from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 
 ROW_BYTES = 1 << 20
 """Of all lines of a row. The csv module itself limits a column to 131,072 characters."""
@@ -54,7 +53,7 @@ class Table:
             yield row
 
     def _rows(self) -> Iterator[Row]:
-        with damage_is_an_error(self.name or "the file"), self.open() as file:
+        with damage_is_an_error(shown(self.name) or "the file", member=shown(self.name) or None), self.open() as file:
             lines = _Lines(file, self)
             reader = csv.reader(lines, TSV if self.separator == TAB else CSV)
             while True:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import CHUNK
-from lit_core.data.readers.archives import Member, shown, walk
+from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.images import is_ignored
 from lit_core.data.readers.rows import ROW_BYTES, TAB, Row, Table
 from lit_core.data.source import Raw, Source

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_core.data import DatasetError, Interface, Limits, load_dataset
-from lit_core.data.readers.archives import shown, walk
+from lit_core.data.errors import shown
+from lit_core.data.readers.archives import walk
 from lit_spec import DatasetRequest
 
 LIMITS = Limits(members=20, member_bytes=10_000, total_bytes=50_000, ratio=20, ratio_from_bytes=30_000)

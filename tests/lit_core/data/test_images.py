@@ -120,7 +120,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "options", "member", "field", "words"),
     [
-        ({"cats/broken.png": picture(1)[:50]}, {}, "cats/broken.png", None, ["cats/broken.png", "decoded"]),
+        ({"cats/broken.png": picture(1)[:50]}, {}, "cats/broken.png", None, ["cats/broken.png", "truncated"]),
         ({"cats/text.png": b"no image"}, {}, "cats/text.png", None, ["as an image"]),
         ({"cats/empty.jpg": b""}, {}, "cats/empty.jpg", None, ["as an image"]),
         ({"cats/labels.csv": b"1,2"}, {}, "cats/labels.csv", None, ["not an image", ".png", "README"]),

@@ -278,7 +278,7 @@ LABELS = [0, 1, 1] * 10
         ({"image": [*IMAGES[:29], None], "label": LABELS}, "image[29]", ["no image", "path"]),
         ({"image": [{"bytes": None, "path": "a"}, *({"bytes": i} for i in IMAGES[1:])]}, "image[0]", ["no image"]),
         ({"image": [*IMAGES[:7], b"none", *IMAGES[8:]], "label": LABELS}, "image[7]", ["as an image"]),
-        ({"image": [*IMAGES[:7], IMAGES[7][:50], *IMAGES[8:]], "label": LABELS}, "image[7]", ["decoded"]),
+        ({"image": [*IMAGES[:7], IMAGES[7][:50], *IMAGES[8:]], "label": LABELS}, "image[7]", ["truncated"]),
         ({"image": IMAGES, "label": [*LABELS[:4], 2, *LABELS[5:]]}, "label[4]", ["is 2", "2 classes", "0..1"]),
         ({"image": IMAGES, "label": [*LABELS[:4], -2, *LABELS[5:]]}, "label[4]", ["is -2", "-1"]),
         ({"image": IMAGES, "label": pa.array([2**64 - 1] * 30, pa.uint64())}, "label[0]", ["is 18446744073709551615"]),
