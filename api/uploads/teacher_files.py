@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from typing import BinaryIO
 
-HEADER_BYTES = 100 << 20
-"""The longest header that the safetensors format allows."""
-PARSED_BYTES = 4 << 20
-"""The longest header that is parsed here, because parsed JSON can take 25 times its size.
-The sandboxed inspection reads longer headers."""
+from lit_spec.networks.teacher_files import HEADER_BYTES, TENSORS, too_long_header, too_many_tensors
+
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin: a zip archive, or a pickle in the old format."""
 
@@ -20,10 +17,10 @@ def find_fault(file: BinaryIO, size: int) -> str | None:
     if start.startswith(PICKLES):
         return None
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= min(size - 8, HEADER_BYTES):
+    if len(start) < 8 or not 2 <= length <= size - 8:
         return "the file is neither a safetensors file nor a .pt file of torch.save: send one of these"
-    if length > PARSED_BYTES:
-        return None
+    if length > HEADER_BYTES:
+        return too_long_header(length)
     return _find_fault_in_header(file.read(length), size - 8 - length)
 
 
@@ -35,6 +32,8 @@ def _find_fault_in_header(header: bytes, tensor_bytes: int) -> str | None:
         entries = None
     if not isinstance(entries, dict):
         return "the safetensors header is not a JSON object, so the file is damaged: save it again"
+    if len(entries) > TENSORS + 1:  # one of them may be the metadata
+        return too_many_tensors(len(entries))
     ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in entries.items() if _is_tensor(name, entry)]
     if max(ends, default=0) != tensor_bytes:
         return "the safetensors header and the file differ in length, so the file is cut off or damaged: save it again"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +24,22 @@ from lit_core.networks.families.shapes import NOT_AT_ALL
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
+from lit_core.zip_directory import directory_bytes
 from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
 from lit_spec.networks.architecture import Task, TeacherFormat
+from lit_spec.networks.teacher_files import (
+    DIRECTORY_BYTES,
+    HEADER_BYTES,
+    MEMBERS,
+    PICKLE_BYTES,
+    TENSORS,
+    too_long_header,
+    too_many_tensors,
+)
 
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*")
+SAVE = "save model.state_dict() instead"
 
 
 class TeacherError(Exception):
@@ -129,6 +142,10 @@ def _format(path: Path) -> TeacherFormat:
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > HEADER_BYTES:
+        raise TeacherError(too_long_header(header_bytes))
     try:
         return load_file(path)
     except (safetensors.SafetensorError, ValueError) as failure:
@@ -136,16 +153,13 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_pt(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except (zipfile.BadZipFile, OSError) as failure:
-            raise TeacherError(f"the .pt file cannot be read: {failure}") from failure
-        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
-            raise TeacherError("the file is TorchScript, which is not accepted: save model.state_dict() instead")
-        if not any(name.endswith("data.pkl") for name in names):
-            raise TeacherError("the zip file is no .pt file of torch.save: save model.state_dict() instead")
+    try:
+        if zipfile.is_zipfile(path):
+            _check_zip(path)
+        else:
+            _check_pickles(path)
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError) as failure:
+        raise TeacherError(f"the .pt file cannot be read (is it whole?): {failure}") from failure
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as failure:
@@ -156,6 +170,36 @@ def _load_pt(path: Path) -> Any:
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as failure:
         reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         raise TeacherError(f"the .pt file cannot be read (is it whole?): {reason}") from failure
+
+
+def _check_zip(path: Path) -> None:
+    """Look at the archive before torch does. Raises TeacherError."""
+    if (size := directory_bytes(path)) > DIRECTORY_BYTES:
+        raise TeacherError(f"the .pt file's directory has {size} bytes, but at most {DIRECTORY_BYTES} are read: {SAVE}")
+    with zipfile.ZipFile(path) as archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+    if len(sizes) > MEMBERS:
+        raise TeacherError(too_many_tensors(len(sizes)))
+    if any("/code/" in name or name.endswith("constants.pkl") for name in sizes):
+        raise TeacherError(f"the file is TorchScript, which is not accepted: {SAVE}")
+    pickles = [size for name, size in sizes.items() if name.endswith("data.pkl")]
+    if not pickles:
+        raise TeacherError(f"the zip file is no .pt file of torch.save: {SAVE}")
+    if (size := max(pickles)) > PICKLE_BYTES:
+        raise _too_long_pickle()
+
+
+def _check_pickles(path: Path) -> None:
+    """The same for torch's old format: five pickles and then the weights. Nothing is unpickled. Raises TeacherError."""
+    with path.open("rb") as file:
+        for _ in range(5):
+            for _, _, place in pickletools.genops(file):
+                if (place or 0) > PICKLE_BYTES:
+                    raise _too_long_pickle()
+
+
+def _too_long_pickle() -> TeacherError:
+    return TeacherError(f"the .pt file has more than {PICKLE_BYTES} bytes beside its weights: {SAVE}")
 
 
 def _unwrapped(loaded: Any) -> Mapping[str, Any]:
@@ -181,15 +225,15 @@ def _with_plain_names(state: Mapping[Any, Any]) -> dict[str, Any]:
 def _stripped(key: Any) -> str:
     if not isinstance(key, str):
         raise TeacherError(f"the state dict has the key {key!r}, which is not text: save model.state_dict()")
-    name: str = key
-    while name.startswith(PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
+    prefixes = PREFIXES.match(key)
+    return key if prefixes is None else key[prefixes.end() :]
 
 
 def _check_tensors(state: Mapping[str, Any]) -> None:
     if not state:
         raise TeacherError("the state dict is empty")
+    if len(state) > TENSORS:
+        raise TeacherError(too_many_tensors(len(state)))
     for name, value in state.items():
         if not isinstance(value, Tensor):
             wrappers = ", ".join(WRAPPERS)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import re
 import stat
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.source import Limits
+from lit_core.zip_directory import directory_bytes
 
 TAR_EXTENSION_BYTES = 1 << 20
 TAR_EXTENSIONS = (
@@ -30,8 +29,6 @@ TAR_EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-END_OF_CENTRAL_DIRECTORY = struct.Struct("<4s4H2LH")
-ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 ENCRYPTED = 0x1
 
 
@@ -120,21 +117,7 @@ def _check_zip_member(info: zipfile.ZipInfo, name: str) -> None:
 
 def _check_directory_size(path: Path, limits: Limits) -> None:
     """Check before zipfile reads the whole central directory and creates an object for each entry."""
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        tail_start = max(0, size - END_OF_CENTRAL_DIRECTORY.size - 0xFFFF)
-        file.seek(tail_start)
-        tail = file.read()
-        found = tail.rfind(b"PK\x05\x06")
-        if found < 0 or found + END_OF_CENTRAL_DIRECTORY.size > len(tail):
-            return  # zipfile finds no archive either, and raises
-        directory = END_OF_CENTRAL_DIRECTORY.unpack_from(tail, found)[5]
-        end64 = tail_start + found - 20 - ZIP64_END.size
-        if end64 >= 0:
-            file.seek(end64)
-            record = file.read(ZIP64_END.size)
-            if record[:4] == b"PK\x06\x06":
-                directory = max(directory if directory != 0xFFFFFFFF else 0, ZIP64_END.unpack(record)[8])
+    directory = directory_bytes(path)
     if directory > limits.directory_bytes:
         raise DatasetError(f"the zip's directory has {directory} bytes: at most {limits.directory_bytes} are read")
 
