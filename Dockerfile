@@ -28,7 +28,7 @@ RUN pip install -c constraints.txt -e '.[core,service]'
 # A new named volume takes its owner from the folder that it covers.
 RUN groupadd --gid 10001 lit \
     && useradd --uid 10001 --gid lit --no-create-home --home-dir /work --shell /usr/sbin/nologin lit \
-    && install --directory --owner lit --group lit /storage /work
+    && install --directory --mode 700 --owner lit --group lit /storage /work
 # By number, so that Kubernetes can see that it isn't root.
 USER 10001:10001
 

@@ -53,6 +53,16 @@ class Settings(BaseSettings):
     """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: detected."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of a trainer. None: torch's own choice."""
+    trainer_memory_bytes: int | None = Field(None, ge=1)
+    """Memory that a trainer may use, apart from a GPU's. None: what the machine has."""
+    trainer_data_bytes: int | None = Field(None, ge=1)
+    """Private memory that a process of a trainer may allocate (RLIMIT_DATA); for `cpu` only. None: no limit."""
+    trainer_cpu_seconds: int | None = Field(None, ge=1)
+    """Processor time of a trainer, over all its threads and for each attempt. None: no limit."""
+    trainer_file_bytes: int | None = Field(None, ge=1)
+    """Largest file that a trainer may write. None: 8 GiB and 16 times the job's teacher and data set."""
+    trainer_disk_bytes: int | None = Field(None, ge=1)
+    """What a trainer may add to its job folder. None: as for one file."""
     inspect_timeout_seconds: float = Field(120, gt=0)
     inspect_memory_bytes: int = Field(4 * GIB, ge=1)
     """Memory that reading an uploaded teacher may take."""

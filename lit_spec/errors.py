@@ -16,6 +16,10 @@ class ErrorType(OpenEnum):
     WORKER_LOST = "worker-lost"
     TRAINER_CRASHED = "trainer-crashed"
     TIME_LIMIT = "time-limit"
+    MEMORY_LIMIT = "memory-limit"
+    CPU_LIMIT = "cpu-limit"
+    FILE_SIZE_LIMIT = "file-size-limit"
+    DISK_LIMIT = "disk-limit"
 
 
 class JobError(SpecModel):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
 from service.log_setup import set_up_logs
 from worker.host.devices import worker_devices
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; detected when not given')
     parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
+    os.umask(PRIVATE_UMASK)
     exit_on_sigterm()
     if arguments.stop_with_parent is not None:
         stop_with_parent(arguments.stop_with_parent)

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from jobs import disks
+from jobs.private_files import PRIVATE_FILE, close_to_others, make_private_folder
 from jobs.settings import Settings
 from jobs.storage.faults import storage_faults
 
@@ -87,7 +88,8 @@ class FolderStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.root)
+        close_to_others(self.root)
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source, storage_faults():
@@ -148,8 +150,8 @@ class FolderStorage:
         path = self._path(key)
         if offset and not path.is_file():
             raise StorageBytesMissing(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        make_private_folder(path.parent)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE)
         with os.fdopen(descriptor, "wb") as file:
             if os.fstat(descriptor).st_size < offset:
                 raise StorageBytesMissing(key)
@@ -184,10 +186,10 @@ class FolderStorage:
 
     def _put(self, key: str, source: BinaryIO) -> None:
         target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target.parent)
         temporary = self._temporary()
         try:
-            with temporary.open("xb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
                 _flush(file)
             self._publish(temporary, target)
@@ -211,7 +213,7 @@ class FolderStorage:
 
     def _temporary_folder(self) -> Path:
         folder = self.root / TEMPORARY
-        folder.mkdir(exist_ok=True)
+        make_private_folder(folder)
         return folder
 
     def _path(self, key: str) -> Path:

@@ -50,6 +50,8 @@ class DeadlineWatch:
         signal.signal(signal.SIGTERM, self._on_terminate)
         if not supervised:
             return
+        # Python ignores this signal, and a library that could not write says anything: the worker names the limit.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         _die_with_parent()
         _prefer_for_oom_kill()
         threading.Thread(target=self._read_deadlines, daemon=True, name="deadlines").start()

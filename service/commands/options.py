@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -14,6 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from jobs.database import outages
 from jobs.database.connection import database_url
 from jobs.errors import NotFound
+from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings, explain
 from service.errors import USAGE, CommandError, NotConfigured
 from service.log_setup import set_up_logs
@@ -25,10 +27,11 @@ Port = Annotated[
 
 
 def read_settings(**options: object) -> Settings:
-    """The settings, from the options that are given and else from the environment; sets up the logs too.
+    """The settings, from the options that are given and else from the environment; sets up logs and umask too.
 
     An option has the name of its field and is checked in the same way as its variable. Raises NotConfigured.
     """
+    os.umask(PRIVATE_UMASK)
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = Settings(**given)  # type: ignore[arg-type]

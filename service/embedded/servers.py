@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from jobs.private_files import close_to_others, make_private_folder
 from service.embedded.postgres import VERSION_FILE, EmbeddedPostgres
 from service.embedded.valkey import EmbeddedValkey
 from service.errors import DataDirInUse
@@ -54,7 +55,8 @@ class EmbeddedServers:
         self.redis_url = ""
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
+        close_to_others(self._folder)
         with ExitStack() as stack:
             self._lock(stack)
             postgres = EmbeddedPostgres(self._folder / POSTGRES_FOLDER)
@@ -97,7 +99,7 @@ class EmbeddedServers:
 
     def _valkey(self, stack: ExitStack) -> EmbeddedValkey:
         folder = self._folder / "valkey"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(folder)
         socket = folder / "valkey.sock"
         if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
             short = Path(tempfile.mkdtemp(prefix="lit-"))

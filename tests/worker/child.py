@@ -247,6 +247,24 @@ def do_run() -> None:
     wait_for_sigterm()
 
 
+def do_allocate() -> int:
+    """Asks for memory until there is none, and says so as the real trainer does."""
+    kept = []
+    try:
+        while True:
+            kept.append(bytearray(50 << 20))
+    except MemoryError:
+        kept.clear()
+        emit({"type": "failed", "error": {"type": "out-of-memory", "detail": "too little memory"}})
+    return 1
+
+
+def do_allocate_in_child() -> None:
+    """Uses little memory itself."""
+    code = "import os, time; b = bytearray(os.urandom(400 << 20)); time.sleep(300)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+
+
 def do_hang() -> None:
     """Deaf to SIGTERM, and so is its child."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobs.private_files import PRIVATE_FILE, PRIVATE_FOLDER, close_to_others, make_private_folder
+
 LOCK_NAME = "lock"
 
 
@@ -16,11 +18,12 @@ class WorkFolder:
     """This process's folder under `root`, locked while the process lives. An unlocked one is a leftover."""
 
     def __init__(self, root: Path, name: str) -> None:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(root)
+        close_to_others(root)
         self.path = root / name
         with _locked(root / LOCK_NAME):
             remove_leftovers(root)
-            self.path.mkdir(mode=0o700)
+            self.path.mkdir(mode=PRIVATE_FOLDER)
             self._lock = _open_lock(self.path / LOCK_NAME)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -28,7 +31,7 @@ class WorkFolder:
     def temporary_folder(self, name: str) -> Iterator[Path]:
         """An empty folder for one job or inspection, removed afterwards."""
         path = self.path / name
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=PRIVATE_FOLDER)
         try:
             yield path.resolve()
         finally:
@@ -57,7 +60,7 @@ def remove_leftovers(root: Path) -> list[str]:
 
 
 def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
 
 
 @contextmanager

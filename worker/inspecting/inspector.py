@@ -26,6 +26,7 @@ from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.database.outages import is_outage
 from jobs.ledger import uploads
+from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
 from jobs.side_task import SideTask
 from jobs.storage import layout
@@ -233,6 +234,7 @@ class Inspector:
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
             )
         try:
             return self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)

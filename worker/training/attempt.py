@@ -21,6 +21,7 @@ from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import attempts, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from jobs.settings import Settings
 from jobs.storage import checkpoints, layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
@@ -53,6 +54,7 @@ from worker.training.attempt_results import (
 )
 from worker.training.job_folder import UploadMissing, prepare
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
+from worker.training.limits import LimitWatch, TrainerLimits
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
@@ -75,6 +77,7 @@ class Attempt:
     command: Sequence[str]
     environment: dict[str, str]
     machine: TrainerMachine
+    settings: Settings
     log: Any
     _last_message: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
@@ -112,19 +115,20 @@ class Attempt:
     def _run_trainer(self) -> AttemptResult:
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
-            started = Trainer(self.command, self.folder, self.environment)
+            limits = TrainerLimits.of(self.settings, self.folder)
+            started = Trainer(self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
             return self._upload_missing(missing)
         except Interrupted as interrupted:
             return self._interrupted(interrupted.reason)
         except OSError as failure:
             return unfit(f"the worker could not prepare the job: {failure}")
-        with started as trainer:
+        with started as trainer, LimitWatch(trainer.pid, trainer.kill, limits, self.folder) as watch:
             self.log.info("trainer started", pid=trainer.pid)
             self.lease.attach(trainer)
             code = self._follow(trainer)
             self.log.info("trainer ended", exit_code=code)
-            return self._judge(code, trainer)
+            return self._judge(code, trainer, limits, watch.error)
 
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
@@ -147,16 +151,18 @@ class Attempt:
             return failed(JobError(type=ErrorType.TIME_LIMIT, detail=detail, field="time_limit_s"))
         raise Interrupted(reason)
 
-    def _judge(self, code: int, trainer: Trainer) -> AttemptResult:
+    def _judge(self, code: int, trainer: Trainer, limits: TrainerLimits, limit_hit: JobError | None) -> AttemptResult:
         if (reason := self.lease.reason) in FATAL:
             assert reason is not None  # noqa: S101 - for the type checker
             raise Interrupted(reason)
         if isinstance(self._last_message, Finished) and code == TrainerExit.DONE:
             return self._store_and_succeed(self._last_message)
         if isinstance(self._last_message, Failed) and code == TrainerExit.FAILED:
-            return trainer_failed(self._last_message.error)
+            return trainer_failed(limits.refined(self._last_message.error))
         if reason is not None:
             return self._interrupted(reason)
+        if error := limit_hit or limits.error_of_exit(code):
+            return failed(error)
         if code == TrainerExit.DEADLINE:
             return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
         if (fault := work_disk_fault(self.folder)) is not None:

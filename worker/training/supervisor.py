@@ -155,6 +155,7 @@ class Supervisor:
                 command=self._command,
                 environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
                 machine=self._machine,
+                settings=self._settings,
                 log=bound,
             ).run()
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import structlog
 
+from jobs.private_files import PRIVATE_FILE, PRIVATE_UMASK
 from jobs.side_task import SideTask
 from lit_spec.trainer.folder import LOG_FILE
 from lit_spec.trainer.messages import Deadline, TrainerMessage
+from worker.training.limits import TrainerLimits
 from worker.training.messages import MAX_LINE_BYTES, parse
 
 BACKLOG = 1000
@@ -28,13 +30,15 @@ log = structlog.get_logger()
 class Trainer:
     """Starts `command` in `folder`. As a context manager it leaves no process of its group behind. Raises OSError."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: dict[str, str], limits: TrainerLimits
+    ) -> None:
         self.log = folder / LOG_FILE
         self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
         self._ended = False
         self._abandoned = False
         # Appending, because lines of standard output that are not messages are added to the same file.
-        self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -45,7 +49,9 @@ class Trainer:
                 stderr=self._log_file,
                 start_new_session=True,
                 bufsize=0,
+                umask=PRIVATE_UMASK,
             )
+            limits.apply(self._process.pid)
         except OSError:
             os.close(self._log_file)
             raise
