@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 PRIVATE_FOLDER = 0o700
@@ -18,8 +17,7 @@ def make_private_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_private_folder(folder.parent)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=PRIVATE_FOLDER)
+    folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 
 def close_to_others(folder: Path) -> None:

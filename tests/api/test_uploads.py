@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs.ledger import uploads
+from lit_spec.networks.teacher_files import HEADER_BYTES, TENSORS
 from tests.worker.bench import INSPECTION, Bench, wait_for
 
 BINARY = "application/octet-stream"
@@ -36,6 +37,23 @@ def safetensors_file(bytes_of_data: int = 8, announced: int | None = None) -> by
     end = bytes_of_data if announced is None else announced
     header = json.dumps({"w": {"dtype": "F32", "shape": [end // 4], "data_offsets": [0, end]}}).encode()
     return len(header).to_bytes(8, "little") + header + b"\0" * bytes_of_data
+
+
+def test_a_safetensors_header_with_too_many_names_is_refused_with_its_first_bytes(api: TestClient) -> None:
+    entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({str(i): entry for i in range(TENSORS + 1)}).encode()
+    upload = begin(api, content := len(header).to_bytes(8, "little") + header, kind="teacher")
+    refused = patch(api, upload, 0, content)
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-upload")
+    assert f"at most {TENSORS}" in refused.json()["detail"]
+
+
+def test_a_safetensors_header_that_is_too_long_is_not_parsed(api: TestClient) -> None:
+    content = (HEADER_BYTES + 1).to_bytes(8, "little") + b"{" * (HEADER_BYTES + 1)
+    upload = begin(api, content, kind="teacher")
+    refused = patch(api, upload, 0, content)
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-upload")
+    assert f"at most {HEADER_BYTES}" in refused.json()["detail"]
 
 
 def test_a_file_in_pieces(api: TestClient, bench: Bench) -> None:

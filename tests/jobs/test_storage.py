@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -201,6 +202,27 @@ def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, 
     assert temporary_files(storage) == []
     # Before anything was written there is nothing to look through.
     FolderStorage(tmp_path / "new").remove_leftovers(0)
+
+
+def test_others_can_read_nothing_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        for root in (tmp_path / "found", tmp_path / "new" / "storage"):
+            storage = FolderStorage(root)
+            storage.put_bytes("jobs/a/1/output/x", b"x")
+            storage.append("uploads/b/data", 0, b"x")
+    finally:
+        os.umask(before)
+    paths = list(tmp_path.rglob("*"))
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in paths if path.is_dir()} == {"0o700"}
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in paths if path.is_file()} == {"0o600"}
+
+
+def test_a_folder_for_everyone_is_not_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    FolderStorage(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
 
 
 def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:
