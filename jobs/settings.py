@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     trainer_memory_bytes: int | None = Field(None, ge=1)
     """Memory that a trainer may use, apart from a GPU's. None: what the machine has."""
     trainer_data_bytes: int | None = Field(None, ge=1)
-    """Private memory that a process of a trainer may allocate (RLIMIT_DATA); for `cpu` only. None: no limit."""
+    """Private memory that a process of a trainer may allocate (RLIMIT_DATA), for `cpu` jobs only. None: no limit."""
     trainer_cpu_seconds: int | None = Field(None, ge=1)
     """Processor time of a trainer, over all its threads and for each attempt. None: no limit."""
     trainer_file_bytes: int | None = Field(None, ge=1)

@@ -24,6 +24,7 @@ from lit_client import Client
 from service.embedded.servers import EmbeddedServers
 from service.running import RunningService, ServiceNotStarted, own_environment, running_service
 from tests.e2e.digits import ROOT, SHORT, TEACHER
+from tests.modes import open_to_others
 from tests.worker.bench import wait_for
 
 URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
@@ -63,6 +64,9 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
         url = service.url
         family = [*psutil.Process(service.process.pid).children(recursive=True), postgres(tmp_path)]
         assert httpx.get(f"{url}/v1/jobs").status_code == 200
+        # For root, the package of PostgreSQL opens the folders above its own.
+        opened = {str(tmp_path / "data")} if os.geteuid() == 0 else set()
+        assert open_to_others(tmp_path / "data").keys() <= opened
         # There are no web sockets, so a request that asks for one is a request like any other.
         upgrade = {
             "Connection": "Upgrade",

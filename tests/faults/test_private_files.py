@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from tests.faults.machines import Machines
+from tests.modes import open_to_others
 from tests.worker.bench import Bench, wait_for
 
 REQUEST: dict[str, Any] = {
@@ -15,21 +15,6 @@ REQUEST: dict[str, Any] = {
     "schedule": {"lit": {"epochs": 2}, "fine_tune": {"epochs": 1}, "batch_size": 64},
     "exports": [],
 }
-
-
-def open_to_others(*roots: Path) -> dict[str, str]:
-    """Files that are not 0600 and folders that are not 0700, with their modes."""
-    wrong = {}
-    for root in roots:
-        paths = [root, *(Path(folder, name) for folder, folders, names in os.walk(root) for name in (*folders, *names))]
-        for path in paths:
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:  # the job under way has removed it
-                continue
-            if stat.S_IMODE(mode) & 0o077:
-                wrong[str(path)] = stat.filemode(mode)
-    return wrong
 
 
 def test_a_job_leaves_nothing_that_others_can_read(bench: Bench, machines: Machines, tmp_path: Path) -> None:

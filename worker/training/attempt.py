@@ -115,7 +115,7 @@ class Attempt:
     def _run_trainer(self) -> AttemptResult:
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
-            limits = TrainerLimits.of(self.settings, self.folder)
+            limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = Trainer(self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
             return self._upload_missing(missing)

@@ -47,13 +47,14 @@ class TrainerLimits:
     """What the job folder may have."""
 
     @classmethod
-    def of(cls, settings: Settings, folder: Path) -> Self:
+    def of(cls, settings: Settings, folder: Path, device: str) -> Self:
         """The limits of a job whose inputs are in `folder`."""
         inputs = disk_usage(folder)
         usual = FREE_BYTES + TIMES_INPUTS * inputs
         return cls(
             memory_bytes=settings.trainer_memory_bytes,
-            data_bytes=settings.trainer_data_bytes,
+            # CUDA allocates far more than it uses.
+            data_bytes=settings.trainer_data_bytes if device == "cpu" else None,
             cpu_seconds=settings.trainer_cpu_seconds,
             file_bytes=settings.trainer_file_bytes or usual,
             disk_bytes=inputs + (settings.trainer_disk_bytes or usual),
