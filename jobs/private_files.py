@@ -14,9 +14,8 @@ PRIVATE_UMASK = 0o077
 
 def make_private_folder(folder: Path) -> None:
     """Make a folder with its parents, and close those that are new."""
-    if folder.is_dir():
-        return
-    make_private_folder(folder.parent)
+    if not folder.parent.exists():
+        make_private_folder(folder.parent)
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from lit_spec.networks.teacher_files import HEADER_BYTES, TENSORS, too_long_header, too_many_tensors
 
+METADATA = "__metadata__"
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin: a zip archive, or a pickle in the old format."""
 
@@ -32,8 +33,8 @@ def _find_fault_in_header(header: bytes, tensor_bytes: int) -> str | None:
         entries = None
     if not isinstance(entries, dict):
         return "the safetensors header is not a JSON object, so the file is damaged: save it again"
-    if len(entries) > TENSORS + 1:  # one of them may be the metadata
-        return too_many_tensors(len(entries))
+    if (tensors := len(entries.keys() - {METADATA})) > TENSORS:
+        return too_many_tensors(tensors)
     ends = [entry.get("data_offsets", [0, 0])[-1] for name, entry in entries.items() if _is_tensor(name, entry)]
     if max(ends, default=0) != tensor_bytes:
         return "the safetensors header and the file differ in length, so the file is cut off or damaged: save it again"
@@ -41,7 +42,7 @@ def _find_fault_in_header(header: bytes, tensor_bytes: int) -> str | None:
 
 
 def _is_tensor(name: str, entry: object) -> bool:
-    if name == "__metadata__" or not isinstance(entry, dict):
+    if name == METADATA or not isinstance(entry, dict):
         return False
     offsets = entry.get("data_offsets")
     return isinstance(offsets, list) and len(offsets) == 2 and all(isinstance(offset, int) for offset in offsets)

@@ -56,9 +56,10 @@ class EmbeddedServers:
 
     def __enter__(self) -> Self:
         make_private_folder(self._folder)
-        close_to_others(self._folder)
         with ExitStack() as stack:
             self._lock(stack)
+            # Under the lock: for root, PostgreSQL runs as another user, and needs the folder open while it runs.
+            close_to_others(self._folder)
             postgres = EmbeddedPostgres(self._folder / POSTGRES_FOLDER)
             valkey = self._valkey(stack) if self._broker else None
             stack.enter_context(self.minder)

@@ -163,6 +163,9 @@ class Attempt:
             return self._interrupted(reason)
         if error := limit_hit or limits.error_of_exit(code):
             return failed(error)
+        return self._judge_crash(code, trainer)
+
+    def _judge_crash(self, code: int, trainer: Trainer) -> AttemptResult:
         if code == TrainerExit.DEADLINE:
             return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
         if (fault := work_disk_fault(self.folder)) is not None:
