@@ -22,7 +22,15 @@ from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
 from lit_core.seeding import seeded
-from lit_core.tasks.batches import Batches, IterableTask, check_labels, look_through, repeatable, split_batch
+from lit_core.tasks.batches import (
+    Batches,
+    FirstBatch,
+    IterableTask,
+    check_labels,
+    look_through,
+    repeatable,
+    split_batch,
+)
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
@@ -87,39 +95,24 @@ def compress(
     if sum(value is not None for value in (blocks, depth, ratio)) != 1:
         raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
     chosen_by = _select(select)
-    given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
-    values = with_rates(_preset_values(preset), given, batch_norm=has_batch_norm(model))
-    asked = _checked(merged(values, given), given)
+    asked = _asked(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
         # Before that it has no generators whose states could be kept.
         torch.cuda.init()  # type: ignore[no-untyped-call]
     with seeded(asked.seed):
-        data = repeatable(data, asked.schedule)
-        first = look_through(data, "data", asked.schedule)
-        if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
-            raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
-        validation_labels = None
-        if validation is not None:
-            validation = repeatable(validation)
-            validation_labels = look_through(validation, "validation").extreme_labels
+        given = _given_data(data, validation, asked)
+        first = given.first
         asked = _with_steps(asked, first.batches, len(first.labels))
         inputs = tuple(x[:2].to(place) for x in first.inputs)
         teacher = _teacher(model, place, inputs, sections or ())
         outputs = _outputs(teacher, inputs)
-        check_labels(first.extreme_labels, outputs, "data")
-        if validation_labels is not None:
-            check_labels(validation_labels, outputs, "validation")
-        check_composition(teacher, *inputs)
-        if first.smallest_batch == 1:
-            _check_single_samples(teacher, inputs)
-        if prune_shares(asked.then):
-            check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, outputs))
+        _check(teacher, inputs, outputs, given, asked)
         wanted = _blocks(teacher, blocks, depth, ratio)
-        importance_inputs = (tuple(x.to(place) for x in given) for given in _first_inputs(data))
+        importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
         selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
         student = shortened(teacher, selection.kept_blocks)
-        task = IterableTask(asked, teacher, student, data, validation, first.batches, outputs)
+        task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
         network = student.network.eval()
         pruned = _pruned_networks(trained)
@@ -155,6 +148,13 @@ def _preset_values(preset: Preset | str | None) -> Values:
     return own | ({"schedule": schedule} if schedule else {})
 
 
+def _asked(model: nn.Module, preset: Preset | str | None, hyperparameters: Mapping[str, Any]) -> Hyperparameters:
+    """The caller's hyperparameters over the preset's. Raises ValueError."""
+    given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
+    values = with_rates(_preset_values(preset), given, batch_norm=has_batch_norm(model))
+    return _checked(merged(values, given), given)
+
+
 def _validated_fields(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
     try:
         return Hyperparameters.model_validate(hyperparameters)
@@ -177,6 +177,28 @@ def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hy
     return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
 
 
+@dataclass(frozen=True)
+class _GivenData:
+    """What the caller gave. It can be iterated over any number of times."""
+
+    training: Batches
+    first: FirstBatch
+    validation: Batches | None
+    first_of_validation: FirstBatch | None
+
+
+def _given_data(data: Batches, validation: Batches | None, asked: Hyperparameters) -> _GivenData:
+    """Raises ValueError for data that can't be used, whatever the model is."""
+    training = repeatable(data, asked.schedule)
+    first = look_through(training, "data", asked.schedule)
+    if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
+        raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
+    if validation is None:
+        return _GivenData(training, first, None, None)
+    held_out = repeatable(validation)
+    return _GivenData(training, first, held_out, look_through(held_out, "validation"))
+
+
 def _teacher(
     model: nn.Module, device: torch.device, inputs: tuple[Tensor, ...], sections: Sequence[str | Sequence[str]]
 ) -> SectionedNetwork:
@@ -191,6 +213,24 @@ def _teacher(
     teacher = SectionedNetwork(network, find_layout(network, inputs, sections))
     teacher.freeze()
     return teacher
+
+
+def _check(
+    teacher: SectionedNetwork,
+    inputs: tuple[Tensor, ...],
+    outputs: int,
+    given: _GivenData,
+    asked: Hyperparameters,
+) -> None:
+    """Raises ValueError where model, data and hyperparameters don't fit together."""
+    check_labels(given.first.extreme_labels, outputs, "data")
+    if given.first_of_validation is not None:
+        check_labels(given.first_of_validation.extreme_labels, outputs, "validation")
+    check_composition(teacher, *inputs)
+    if given.first.smallest_batch == 1:
+        _check_single_samples(teacher, inputs)
+    if prune_shares(asked.then):
+        check_prunable(teacher.network, asked.pruning, spared_of(teacher, asked.pruning, outputs))
 
 
 def _check_single_samples(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> None:
