@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from jobs import disks
-from jobs.private_files import PRIVATE_FILE, close_to_others, make_private_folder
+from jobs.private_files import PRIVATE_FILE, PRIVATE_FOLDER, close_to_others, make_private_folder
 from jobs.settings import Settings
 from jobs.storage.faults import storage_faults
 
@@ -213,7 +213,8 @@ class FolderStorage:
 
     def _temporary_folder(self) -> Path:
         folder = self.root / TEMPORARY
-        make_private_folder(folder)
+        # Not with its parents: without the root the storage is away.
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         return folder
 
     def _path(self, key: str) -> Path:

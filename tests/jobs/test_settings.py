@@ -41,6 +41,11 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_THREADS": "2",
         "LIT_INSPECT_TIMEOUT_SECONDS": "30.5",
         "LIT_INSPECT_MEMORY_BYTES": "2000",
+        "LIT_TRAINER_MEMORY_BYTES": "3000",
+        "LIT_TRAINER_DATA_BYTES": "4000",
+        "LIT_TRAINER_CPU_SECONDS": "60",
+        "LIT_TRAINER_FILE_BYTES": "5000",
+        "LIT_TRAINER_DISK_BYTES": "6000",
         "LIT_LOG_FORMAT": "json",
     }
     defaults = Settings().model_dump(mode="json")
