@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from jobs import disks
-from jobs.private_files import PRIVATE_FILE, PRIVATE_FOLDER, close_to_others, make_private_folder
+from jobs.private_files import PRIVATE_FILE, close_to_others, make_private_folder
 from jobs.settings import Settings
 from jobs.storage.faults import storage_faults
 
@@ -150,7 +150,7 @@ class FolderStorage:
         path = self._path(key)
         if offset and not path.is_file():
             raise StorageBytesMissing(key)
-        make_private_folder(path.parent)
+        self._make_folder(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE)
         with os.fdopen(descriptor, "wb") as file:
             if os.fstat(descriptor).st_size < offset:
@@ -186,7 +186,7 @@ class FolderStorage:
 
     def _put(self, key: str, source: BinaryIO) -> None:
         target = self._path(key)
-        make_private_folder(target.parent)
+        self._make_folder(target.parent)
         temporary = self._temporary()
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as file:
@@ -213,9 +213,13 @@ class FolderStorage:
 
     def _temporary_folder(self) -> Path:
         folder = self.root / TEMPORARY
-        # Not with its parents: without the root the storage is away.
-        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        self._make_folder(folder)
         return folder
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder in the root, but not the root: without it the storage is away."""
+        self.root.stat()
+        make_private_folder(folder)
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts

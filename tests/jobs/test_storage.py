@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,23 @@ def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> Non
     storage.root.write_bytes(b"a file where the folder was")
     with pytest.raises(StorageFault):
         storage.check()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda storage: storage.put_bytes("a/b", b"1"),
+        lambda storage: storage.append("a/b", 0, b"1"),
+        lambda storage: storage.check(),
+    ],
+)
+def test_a_storage_that_is_away_is_not_made_anew_by_a_write(
+    storage: FolderStorage, write: Callable[[FolderStorage], None]
+) -> None:
+    storage.root.rename(storage.root.with_name("away"))
+    with pytest.raises(StorageFault):
+        write(storage)
+    assert not storage.root.exists()
 
 
 def test_the_settings_name_the_folder(tmp_path: Path) -> None:
