@@ -226,7 +226,9 @@ def _check(
     check_labels(given.first.extreme_labels, outputs, "data")
     if given.first_of_validation is not None:
         check_labels(given.first_of_validation.extreme_labels, outputs, "validation")
-    check_composition(teacher, *inputs)
+    if asked.method == Method.LIT and asked.beta < 1:
+        # Other methods run only whole networks.
+        check_composition(teacher, *inputs)
     if given.first.smallest_batch == 1:
         _check_single_samples(teacher, inputs)
     if prune_shares(asked.then):

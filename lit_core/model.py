@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.networks.families import family_of
 from lit_core.networks.state_dicts import load_state
-from lit_core.seeding import seeded
 from lit_spec import Architecture, SpecModel, Task
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
@@ -130,7 +129,7 @@ def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:
     if config.config_version != CONFIG_VERSION:
         raise ValueError(f"config_version is {config.config_version}, but this version reads {CONFIG_VERSION}")
     # Weights are drawn before those of the file replace them. The caller's random numbers shall not depend on that.
-    with seeded(0):
+    with torch.random.fork_rng(devices=[]):
         network = family_of(config.architecture).build(config.architecture)
     try:
         load_state(network, load_file(folder / weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,19 +34,26 @@ def seed_globals(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+_ONE_THREAD = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators are seeded, and afterwards have the state that they had before."""
-    torch_states = [(generator, generator.get_state()) for generator in _torch_generators()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        seed_globals(seed)
-        yield
-    finally:
-        for generator, state in torch_states:
-            generator.set_state(state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    """The global generators are seeded, and afterwards have the state that they had before.
+
+    They belong to the process, so other threads wait before they seed them too.
+    """
+    with _ONE_THREAD:
+        torch_states = [(generator, generator.get_state()) for generator in _torch_generators()]
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            seed_globals(seed)
+            yield
+        finally:
+            for generator, state in torch_states:
+                generator.set_state(state)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def _torch_generators() -> list[torch.Generator]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Self, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -29,7 +31,7 @@ class SpecModel(BaseModel):
         if not isinstance(value, dict):
             return value
         types = _types_by_field(cls)
-        return {name: _unconverted(item, types.get(name, frozenset())) for name, item in value.items()}
+        return {name: _unconverted(item, types.get(name)) for name, item in value.items()}
 
 
 _NUMBERS = {int, float}
@@ -37,39 +39,52 @@ _NO_VALUE = object()
 """In place of a value that pydantic would convert: it's an error for every type."""
 
 
-_DEEPEST_LIST = 3
-"""No field has lists in lists in more lists."""
+@dataclass(frozen=True)
+class _Types:
+    """What a field may have: single values of these types, and lists of `items`."""
+
+    single: frozenset[type]
+    items: _Types | None
 
 
-def _unconverted(value: Any, types: frozenset[type], depth: int = 0) -> Any:
+def _unconverted(value: Any, types: _Types | None) -> Any:
     """The value; without booleans, numbers and strings that would become another of these types."""
+    if types is None:
+        return value
     match value:
-        case list() if depth < _DEEPEST_LIST:
-            return [_unconverted(item, types, depth + 1) for item in value]
+        case list() | tuple():
+            return [_unconverted(item, types.items) for item in value]
         case bool():
-            wrong = bool not in types and bool(types & _NUMBERS)
+            wrong = bool not in types.single and bool(types.single & _NUMBERS)
         case int() | float():
-            wrong = bool in types and not types & _NUMBERS
+            wrong = bool in types.single and not types.single & _NUMBERS
         case str():
-            wrong = bool(types) and types <= {*_NUMBERS, bool, type(None)}
+            wrong = bool(types.single) and types.single <= {*_NUMBERS, bool, type(None)}
         case _:
             return value
     return _NO_VALUE if wrong else value
 
 
 @functools.cache
-def _types_by_field(model: type[BaseModel]) -> dict[str, frozenset[type]]:
-    """The types of each field, and of what its lists and objects hold."""
-    return {name: frozenset(_types_in(field.annotation)) for name, field in model.model_fields.items()}
+def _types_by_field(model: type[BaseModel]) -> dict[str, _Types]:
+    return {name: _types_of([field.annotation]) for name, field in model.model_fields.items()}
 
 
-def _types_in(annotation: Any) -> Iterator[type]:
-    if get_origin(annotation) is Literal:
-        yield from map(type, get_args(annotation))
-    elif get_origin(annotation) is not None:
+def _types_of(annotations: Iterable[Any]) -> _Types:
+    alternatives = [one for annotation in annotations for one in _alternatives(annotation)]
+    items = [item for one in alternatives if get_origin(one) in (list, tuple) for item in get_args(one)]
+    literals = [type(value) for one in alternatives if get_origin(one) is Literal for value in get_args(one)]
+    single = [one for one in alternatives if isinstance(one, type)]
+    return _Types(frozenset([*single, *literals]), _types_of(items) if items else None)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
         for part in get_args(annotation):
-            yield from _types_in(part)
-    elif isinstance(annotation, type):
+            yield from _alternatives(part)
+    else:
         yield annotation
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -9,6 +10,7 @@ from enum import Enum
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Binomial
 
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
@@ -93,23 +95,51 @@ def chance(prediction: Prediction) -> float:
 
 
 def skill(prediction: Prediction) -> Skill:
-    """Above chance, by one-sided exact binomial tests at 5 %; or at chance, if the samples show even that.
+    """Above chance, or at chance, where the samples show it with a certainty of 95 %.
 
     Above chance are answers that are right significantly more often than answers that have nothing to do with the
-    labels, and than one in as many as there are classes. At chance are answers whose accuracy is significantly below a
-    tenth of the way from one in as many as there are classes to 100 %. That threshold doesn't depend on the labels,
-    because a good classifier measured on samples of almost only one class has answers of almost only one class too.
+    labels, and than one in as many as there are classes (exact binomial test). At chance are answers whose accuracy, or
+    whose accuracy by class, is significantly below a tenth of the way from guessing to 100 %. Neither threshold depends
+    on how often each class occurs, because a good classifier measured on samples of almost only one class has answers
+    of almost only one class too.
     """
-    # Imported here because it is slow to import.
-    from scipy.stats import binomtest
-
     samples, right = len(prediction.labels), int(_right(prediction).sum())
     guessing = 1 / prediction.logits.shape[1]
-    above = binomtest(right, samples, max(guessing, min(chance(prediction) / 100, 1.0)), alternative="greater")
-    if above.pvalue < SIGNIFICANCE:
+    if _at_least(right, samples, max(guessing, chance(prediction) / 100)) < SIGNIFICANCE:
         return Skill.ABOVE_CHANCE
-    below = binomtest(right, samples, guessing + USEFUL * (1 - guessing), alternative="less")
-    return Skill.AT_CHANCE if below.pvalue < SIGNIFICANCE else Skill.UNCERTAIN
+    # As many wrong answers, or more, from a classifier that is just useful.
+    useless = _at_least(samples - right, samples, 1 - _useful(guessing)) < SIGNIFICANCE
+    return Skill.AT_CHANCE if useless or _is_useless_by_class(prediction) else Skill.UNCERTAIN
+
+
+def _useful(guessing: float) -> float:
+    return guessing + USEFUL * (1 - guessing)
+
+
+def _at_least(count: int, samples: int, probability: float) -> float:
+    """The probability of so many successes or more.
+
+    Not by scipy: its import takes 100 MB, and goes on for ever where a limit leaves less.
+    """
+    if count == 0 or probability >= 1:
+        return 1.0
+    counts = torch.arange(count, samples + 1, dtype=torch.float64)
+    binomial = Binomial(samples, torch.tensor(probability, dtype=torch.float64), validate_args=False)
+    return float(binomial.log_prob(counts).exp().sum())  # type: ignore[no-untyped-call]
+
+
+def _is_useless_by_class(prediction: Prediction) -> bool:
+    """Whether the mean accuracy of the classes that occur is significantly useless: always to answer the most frequent
+    class is right only in that class. By Hoeffding's inequality, with the variance of each class's accuracy by its
+    samples."""
+    labels = torch.bincount(prediction.labels, minlength=prediction.logits.shape[1]).double()
+    right = torch.bincount(prediction.labels[_right(prediction)], minlength=len(labels)).double()
+    labels, right = labels[labels > 0], right[labels > 0]
+    classes = len(labels)
+    if classes < 2:
+        return False
+    margin = math.sqrt(-math.log(SIGNIFICANCE) * float((1 / labels).sum()) / 2) / classes
+    return float((right / labels).mean()) + margin < _useful(1 / classes)
 
 
 def _right(prediction: Prediction) -> Tensor:

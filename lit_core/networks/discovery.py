@@ -71,7 +71,15 @@ def check_composition(network: SectionedNetwork, *inputs: Tensor) -> None:
     for paths, section, given, wanted, extra in zip(
         network.layout.sections, network.sections, trace.inputs, trace.outputs, trace.extra_arguments, strict=True
     ):
-        made, again = (section(given.clone(), extra) for _ in range(2))
+        try:
+            made, again = (section(given.clone(), extra) for _ in range(2))
+        except Exception as failure:
+            if is_out_of_memory(failure):
+                raise
+            raise NoSections(
+                f"the blocks {', '.join(paths)} can't be run by themselves ({failure}), because the network prepares "
+                "something for them: let it reach them as an argument, or use method kd, which runs whole networks"
+            ) from failure
         if torch.equal(made, again) and not torch.allclose(
             made, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())
         ):

@@ -158,7 +158,8 @@ def _load_pt(path: Path) -> Any:
             _check_zip(path)
         else:
             _check_pickles(path)
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError) as failure:
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, MemoryError) as failure:
+        # Memory runs out where a damaged file names a length that it doesn't have.
         raise TeacherError(f"the .pt file cannot be read (is it whole?): {failure}") from failure
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

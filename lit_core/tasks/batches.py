@@ -168,7 +168,7 @@ def check_labels(labels: Tensor, outputs: int, name: str) -> None:
 
 def split_batch(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """Inputs and labels. Raises ValueError."""
-    if isinstance(batch, Tensor):
+    if isinstance(batch, Tensor) and batch.ndim > 0:
         return (batch,), _no_labels(batch)
     if isinstance(batch, Sequence) and len(batch) in (1, 2):
         inputs = _inputs(batch[0])
@@ -191,7 +191,7 @@ def _no_labels(x: Tensor) -> Tensor:
 
 
 def _are_class_numbers(y: Tensor) -> bool:
-    return y.ndim == 1 and not y.is_floating_point()
+    return y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
 
 
 def _have_equal_lengths(parts: Sequence[Any]) -> bool:

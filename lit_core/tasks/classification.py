@@ -249,7 +249,7 @@ def _unlabelled(split: Split, arrays: Arrays) -> str:
 
 
 def _at_chance(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:
-    return f"{_measured(prediction)}: it is no better than guessing. {_to_check(dataset, teacher)}"
+    return f"{_measured(prediction)}: it is hardly better than guessing. {_to_check(dataset, teacher)}"
 
 
 def _uncertain(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:

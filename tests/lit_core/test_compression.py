@@ -16,6 +16,7 @@ import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
 from lit_core.measuring.scores import class_logits
+from lit_core.networks.layout import NoSections
 from lit_core.training.losses import kd_loss
 from lit_spec import DatasetRequest, Schedule, Split
 from lit_spec.requests.presets import Preset
@@ -457,3 +458,44 @@ def test_batches_without_labels_may_be_tuples() -> None:
 
 def test_the_package_shows_what_it_has() -> None:
     assert {"Compressed", "Model", "compress", "load"} <= set(dir(lit_core))
+
+
+class Reader(nn.Module):
+    """A block that reads what the network has prepared for it, and what it has not outside the network."""
+
+    def __init__(self, prepared: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.prepared = prepared
+        self.layers = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        read: torch.Tensor = x + self.prepared[-1] * self.layers(x)
+        return read
+
+
+class Preparing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[torch.Tensor] = []
+        self.embed, self.head = nn.Linear(64, 6), nn.Linear(6, 10)
+        self.blocks = nn.Sequential(*(Reader(self.prepared) for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.prepared.append(torch.ones(()))
+        logits: torch.Tensor = self.head(self.blocks(self.embed(x)))
+        self.prepared.clear()
+        return logits
+
+
+def test_only_what_runs_sections_by_themselves_needs_sections_that_run_by_themselves() -> None:
+    batches = [(torch.randn(8, 64), torch.arange(8) % 10) for _ in range(3)]
+    for arguments in ({"method": "kd"}, {"method": "lit", "beta": 1.0}):
+        student = lit_core.compress(Preparing(), batches, depth=2, schedule=SCHEDULE, **arguments).student
+        assert torch.isfinite(student(torch.randn(2, 64))).all()
+    with pytest.raises(NoSections, match=r"can't be run by themselves .* method kd"):
+        lit_core.compress(Preparing(), batches, depth=2, schedule=SCHEDULE)
+
+
+def test_a_number_is_no_batch() -> None:
+    with pytest.raises(ValueError, match="a batch must be"):
+        lit_core.compress(OnDigits(), [torch.tensor(1.0)], ratio=1.2, alpha=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,23 @@ def test_compressing_leaves_the_processs_own_random_numbers_as_they_are() -> Non
     with pytest.raises(ValueError, match="depth"):
         lit_core.compress(model, loader, depth=20, schedule=SCHEDULE)
     assert draws() == expected
+
+
+def test_what_runs_in_several_threads_gives_what_it_gives_alone() -> None:
+    with seeded(1):
+        teacher = network()
+    batches = [(torch.randn(8, 5, generator=torch.Generator().manual_seed(n)), torch.arange(8) % 3) for n in range(4)]
+
+    def compressed(seed: int) -> bytes:
+        student = lit_core.compress(teacher, batches, depth=2, seed=seed, schedule=SCHEDULE).student
+        return b"".join(tensor.numpy().tobytes() for tensor in student.state_dict().values())
+
+    alone = [compressed(seed) for seed in range(3)]
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(compressed, range(3)))
+    assert together == alone
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_generators_of_cuda_are_seeded_and_kept_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,8 @@ def test_no_field_of_a_request_converts(model: type[BaseModel], name: str, value
         (JobRequest, JOB | {"student": {"blocks": [2, True, 2]}}, "student.blocks.1", "valid integer"),
         (JobRequest, JOB | {"student": {"depth": 14, "allow_same_depth": 1}}, "student.allow_same_depth", "boolean"),
         (JobRequest, JOB | {"dataset": {"builtin": "digits", "mean": [True]}}, "dataset.mean.0", "valid number"),
+        (JobRequest, JOB | {"dataset": {"builtin": "digits", "mean": ["0.5"]}}, "dataset.mean.0", "valid number"),
+        (JobRequest, JOB | {"student": {"blocks": (2, "2", 2)}}, "student.blocks.1", "valid integer"),
         (JobRequest, JOB | {"augmentation": {"flip": "yes"}}, "augmentation.flip", "valid boolean"),
         (JobRequest, JOB | {"student": {"blocks": [[[[[[2]]]]]]}}, "student.blocks.0", "valid integer"),
     ],

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from lit_core.data import Interface, load_dataset
+from lit_core.measuring import scores
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.scores import Prediction, Skill, calibration_error, chance, per_class, skill, top1, top5
 from lit_core.networks.student import build_student
@@ -86,6 +90,9 @@ def test_chance_counts_what_is_asked_and_what_is_answered() -> None:
         pytest.param([7] * 800 + [*range(200)], [7] * 990 + [2] * 10, 1000, Skill.UNCERTAIN, id="almost-one-class"),
         pytest.param([0] * 1000, [0] * 900 + [1] * 100, 2, Skill.UNCERTAIN, id="always-the-most-frequent"),
         pytest.param([1] * 1000, [0] * 900 + [1] * 100, 2, Skill.AT_CHANCE, id="always-the-least-frequent"),
+        pytest.param([0] * 5000, [0] * 3500 + [1] * 1500, 2, Skill.AT_CHANCE, id="enough-samples-of-both-classes"),
+        pytest.param([0] * 5000, [0] * 2500 + [1] * 2500, 10, Skill.AT_CHANCE, id="always-one-of-two-of-ten-classes"),
+        pytest.param([0] * 9790 + [1] * 210, [0] * 9980 + [1] * 20, 2, Skill.ABOVE_CHANCE, id="good-and-unbalanced"),
         pytest.param(
             [0] * 890 + [1] * 10 + [1] * 60 + [0] * 40, [0] * 900 + [1] * 100, 2, Skill.ABOVE_CHANCE, id="unbalanced"
         ),
@@ -96,6 +103,22 @@ def test_a_teacher_is_at_chance_only_where_the_samples_show_it(
     answers: list[int], labels: list[int], classes: int, expected: Skill
 ) -> None:
     assert skill(answered(answers, labels, classes)) == expected
+
+
+@pytest.mark.parametrize("samples", [1, 7, 300])
+@pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.98, 1.0])
+def test_the_binomial_test_is_scipys(samples: int, probability: float) -> None:
+    for count in {0, 1, samples // 3, samples - 1, samples}:
+        expected = binomtest(count, samples, probability, alternative="greater").pvalue
+        assert scores._at_least(count, samples, probability) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_no_heavy_library_is_loaded_for_it() -> None:
+    script = (
+        "import sys, torch; from lit_core.measuring.scores import Prediction, skill; "
+        "skill(Prediction(torch.eye(5), torch.arange(5))); assert 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def classification(**dataset: Any) -> Classification:

@@ -176,6 +176,10 @@ def test_torchscript_garbage_and_truncated_files_are_refused(tmp_path: Path) -> 
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:2000])
     with pytest.raises(TeacherError, match="cannot be read"):
         read_teacher(tmp_path / "cut.safetensors")
+    # The pickle's string claims more bytes than any memory has.
+    (tmp_path / "long.pt").write_bytes(b"\x80\x04\x8d" + (2**60).to_bytes(8, "little") + b"x")
+    with pytest.raises(TeacherError, match="cannot be read"):
+        read_teacher(tmp_path / "long.pt")
 
 
 def inspect(file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
