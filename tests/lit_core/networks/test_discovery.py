@@ -332,8 +332,8 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("sections", "reason"),
     [
-        (["body"], r"body\.1 \(ReLU\) has no layer with weights"),
-        ([["body.0", "body.1", "body.2"]], r"body\.1 \(ReLU\) has no layer with weights"),
+        (["body"], r"body\.1 \(ReLU\) has no convolution, linear"),
+        ([["body.0", "body.1", "body.2"]], r"body\.1 \(ReLU\) has no convolution, linear"),
         ([["body.0", "body.2"], ["body.4", "body.6"]], r"body\.2 is not run on the output of body\.0"),
         ([["body.0", "body.2", "body.4", "body.6"]], r"body\.2 is not run on the output of body\.0"),
     ],
