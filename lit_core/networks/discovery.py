@@ -284,9 +284,10 @@ def _given_section(network: nn.Module, calls: dict[str, Call], section: str | Se
         module = network.get_submodule(path)
         if _layers(module) == 0:
             raise NoSections(
-                f"{path} ({type(module).__name__}) has no convolution, linear or similar layer, so it can't be a block: without it, the "
-                "layers before and after it would follow each other with nothing in between; put it into one module "
-                "with one of them, as nn.Sequential(convolution, activation), and name such modules"
+                f"{path} ({type(module).__name__}) has no convolution, linear or similar layer, so it can't be a "
+                "block: without it, the layers before and after it would follow each other with nothing in between; "
+                "put it into one module with one of them, as nn.Sequential(convolution, activation), and name such "
+                "modules"
             )
         if number and not call.follows(calls[paths[number - 1]]):
             raise NoSections(
