@@ -20,7 +20,7 @@ from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import IDLE_TIMEOUT, Database
 from jobs.database.models import Job
-from jobs.database.outages import is_outage
+from jobs.database.outages import is_down, is_outage
 from jobs.ledger import attempts, idempotency, uploads, workers
 from jobs.settings import Settings
 from jobs.side_task import SideTask
@@ -49,7 +49,8 @@ def reap(session: Session, server_up_for: float) -> list[str]:
     Does nothing until the database server has been up for `server_up_for` seconds.
     """
     up_for = func.clock_timestamp() - func.pg_postmaster_start_time()
-    if session.scalar(select(up_for < timedelta(seconds=server_up_for))):
+    # A start in the future says only that the clock was set back.
+    if session.scalar(select(up_for.between(timedelta(0), timedelta(seconds=server_up_for)))):
         return []
     expired = (
         select(Job)
@@ -170,7 +171,7 @@ class Housekeeper:
             try:
                 duty()
             except Exception as failure:
-                if is_outage(failure):
+                if is_down(failure):
                     raise
                 # The other duties must be done all the same.
                 log.exception("a part of the housekeeping failed", part=duty.__name__.strip("_"))
@@ -223,7 +224,7 @@ class Housekeeper:
         try:
             queues = self._in_session(lambda session: advance(session, study_id))
         except Exception as failure:
-            if is_outage(failure):
+            if is_down(failure):
                 raise
             # The other studies and the rest of the housekeeping must continue.
             log.exception("study not advanced", study=study_id)
@@ -247,7 +248,7 @@ class Housekeeper:
         try:
             yield
         except Exception as failure:
-            if is_outage(failure):
+            if is_down(failure):
                 self._contact.lost()
             raise
         self._contact.made()

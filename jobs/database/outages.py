@@ -23,6 +23,16 @@ def is_outage(failure: BaseException) -> bool:
     return isinstance(failure, OperationalError | InterfaceError | PoolTimeout | DisconnectionError)
 
 
+def is_down(failure: BaseException) -> bool:
+    """Whether nobody can write to the database: it was not reached, is stopping or starting, or can only be read.
+
+    The others of `is_outage` concern one statement or connection, such as a deadlock, a timeout or an idle transaction.
+    """
+    if state := sqlstate(failure):
+        return state in {DISK_FULL, READ_ONLY} or state.startswith(("08", "57P0"))
+    return is_outage(failure) and not isinstance(failure, PoolTimeout)
+
+
 def is_disk_full(failure: BaseException) -> bool:
     """Whether the database could not write because its disk is full."""
     return sqlstate(failure) == DISK_FULL

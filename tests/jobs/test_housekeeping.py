@@ -396,6 +396,50 @@ def test_nothing_is_reaped_right_after_the_database_server_has_started(house: Ho
         assert housekeeping.reap(session, up_for.total_seconds()) == [job]
 
 
+def test_a_server_whose_clock_was_set_back_does_not_stop_the_reaping(house: Household) -> None:
+    bench = house.bench
+    job = bench.job()
+    take(bench)
+    house.execute(
+        "CREATE FUNCTION public.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql "
+        "AS $$ SELECT clock_timestamp() + interval '1 day' $$"
+    )
+    with bench.database.session() as session:
+        session.execute(text("SET LOCAL search_path = public, pg_catalog"))
+        assert housekeeping.reap(session, 60) == [job]
+
+
+FAULTS = {
+    "a statement that takes too long": "57014",
+    "a deadlock": "40P01",
+    "a lock that is not available": "55P03",
+    "too little memory": "53200",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_part_that_always_fails_does_not_stop_the_reaping(house: Household, fault: str) -> None:
+    bench = house.bench
+    job = bench.job()
+    take(bench)
+    # In the place of a table that the second part of each round reads.
+    house.execute("ALTER TABLE studies RENAME TO studies_away")
+    house.execute(
+        "CREATE FUNCTION fail() RETURNS SETOF studies_away LANGUAGE plpgsql "
+        f"AS $$ BEGIN RAISE EXCEPTION 'too bad' USING ERRCODE = '{FAULTS[fault]}'; END $$"
+    )
+    house.execute("CREATE VIEW studies AS SELECT * FROM fail()")
+    lease = 0.5
+    keeper = house.keeper(lease)
+    end = time.monotonic() + 2 * lease
+    while time.monotonic() < end:
+        assert keeper.keep_ledger()
+        time.sleep(lease / 10)
+    assert bench.row(job).state == JobState.QUEUED
+    # The parts after it are done too.
+    assert "lit.cpu" in house.wakeups
+
+
 def test_a_transaction_that_stands_still_gives_its_locks_up(house: Household) -> None:
     bench = house.bench
     job = bench.job()
