@@ -190,6 +190,12 @@ def do_crash() -> int:
     return 3
 
 
+def do_fill_the_disk() -> None:
+    with Path("large").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+
+
 def do_quit_silently() -> None:
     epoch(1)
 

@@ -374,6 +374,32 @@ def test_cut_off_from_the_database_the_trainer_ends_before_its_lease_and_the_job
     assert "out of reach" in bench.events(job_id, "released")[0]["reason"]
 
 
+def test_a_lease_that_expires_although_the_ledger_can_be_reached_counts_as_a_failure(bench: Bench) -> None:
+    """Otherwise a job under which its machine can do nothing else would be given back and claimed again for ever."""
+    job_id = bench.job(max_attempts=2)
+    with bench.database.session() as session:
+        # Fails every heartbeat after the claim's, as a statement timeout would.
+        session.execute(
+            text(
+                "CREATE FUNCTION too_slow() RETURNS trigger LANGUAGE plpgsql "
+                "AS $$ BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$"
+            )
+        )
+        session.execute(
+            text(
+                "CREATE TRIGGER too_slow BEFORE UPDATE ON jobs FOR EACH ROW "
+                "WHEN (OLD.lease_expires_at < NEW.lease_expires_at) EXECUTE FUNCTION too_slow()"
+            )
+        )
+    quick = replace(bench, settings=bench.settings.model_copy(update={"lease_seconds": 1.5}))
+    with quick.working(child("run")):
+        wait_for(lambda: bench.row(job_id).attempt == 3 or bench.row(job_id).state == "failed", 30)
+    job = bench.row(job_id)
+    assert (job.state, job.failures, job.attempt) == ("failed", 2, 2)
+    assert job.error["type"] == "worker-lost"
+    assert "could not renew its lease" in job.error["detail"]
+
+
 class NoHeartbeats(Database):
     """A database that answers all but heartbeats: these fail as by a bug, or wait until `answer` is set."""
 

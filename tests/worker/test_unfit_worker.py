@@ -151,6 +151,19 @@ def test_a_trainer_that_crashes_on_a_full_disk_costs_no_failure(bench: Bench) ->
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_job_that_fills_the_disk_itself_fails_in_the_end(bench: Bench, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 8 * MIB) as disk:
+        small = replace(bench, folder=disk)
+        job_id = small.job(max_attempts=2)
+        with small.working(child("fill_the_disk")):
+            wait_for(lambda: small.row(job_id).attempt == 3 or small.row(job_id).state == "failed")
+    assert state(bench, job_id) == ("failed", 2)
+    error = bench.row(job_id).error
+    assert error["type"] == "disk-limit"
+    assert "the job filled the disk of its worker" in error["detail"]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_full_storage_costs_a_job_one_attempt_and_not_all(bench: Bench, tmp_path: Path) -> None:
     # An empty folder, into which the storage moves for this test.
     with mounted(tmp_path / "disk", 4 * MIB) as disk:

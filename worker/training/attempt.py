@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -41,11 +42,11 @@ from lit_spec.trainer.run import TrainerMachine
 from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
-    EXPIRED,
     RELEASED,
     STALE,
     AttemptResult,
     describe_exit,
+    expired,
     failed,
     lost,
     succeeded,
@@ -108,9 +109,8 @@ class Attempt:
         except Interrupted as interrupted:
             if interrupted.reason is not InterruptReason.EXPIRED:
                 raise
-            # As long as nobody has taken the job back, it can go back without a failure.
             self.log.warning("lease expired; giving the job back")
-            return EXPIRED
+            return expired(lambda: self.lease.cut_off)
 
     def _run_trainer(self) -> AttemptResult:
         try:
@@ -128,7 +128,7 @@ class Attempt:
             self.lease.attach(trainer)
             code = self._follow(trainer)
             self.log.info("trainer ended", exit_code=code)
-            return self._judge(code, trainer, limits, watch.error)
+        return self._judge(code, trainer, limits, watch.error)
 
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
@@ -169,8 +169,19 @@ class Attempt:
         if code == TrainerExit.DEADLINE:
             return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
         if (fault := work_disk_fault(self.folder)) is not None:
-            return unfit(fault)
+            return self._judge_full_disk(fault)
         return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
+
+    def _judge_full_disk(self, fault: str) -> AttemptResult:
+        """If the disk has room once the job folder is gone, it was the job that filled it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if work_disk_fault(self.folder.parent) is not None:
+            return unfit(fault)
+        detail = (
+            "the job filled the disk of its worker: use a smaller teacher or data set, or ask its operator for more "
+            "space in the worker's data folder"
+        )
+        return lost(ErrorType.DISK_LIMIT, detail, fault=detail)
 
     # --- while the trainer runs ---
 

@@ -31,12 +31,24 @@ def _write_nothing(_session: Session, _claim: Claim) -> None:
 CANCELLED = AttemptResult("cancelled", attempts.cancelled)
 RELEASED = AttemptResult("released", attempts.release)
 STALE = AttemptResult("stale", _write_nothing)
-EXPIRED = AttemptResult(
-    "released",
-    lambda session, claim: attempts.release(
-        session, claim, "the ledger was out of reach, or the worker suspended, for longer than the lease"
-    ),
-)
+
+
+def expired(cut_off: Callable[[], bool]) -> AttemptResult:
+    """The lease expired. As long as nobody has taken the job back, it can go back: without a failure if `cut_off()`.
+
+    That is asked with each write, because an outage may show itself only then.
+    """
+    reason = "the ledger was out of reach, or the worker suspended, for longer than the lease"
+    detail = "the worker could not renew its lease in time although the ledger could be reached: it had too much to do"
+    failure = JobError(type=ErrorType.WORKER_LOST, detail=detail)
+
+    def write(session: Session, claim: Claim) -> None:
+        if cut_off():
+            attempts.release(session, claim, reason)
+        else:
+            attempts.lose(session, claim, failure)
+
+    return AttemptResult("expired", write)
 
 
 def succeeded(result: dict[str, Any], manifest: Sequence[Artifact]) -> AttemptResult:

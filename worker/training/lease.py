@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from jobs.database.connection import Database
-from jobs.database.outages import is_outage
+from jobs.database.outages import is_down, is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
@@ -78,6 +78,8 @@ class Lease:
         self._trainer_started: float | None = None
         self._trained = 0.0
         self._terminated_at: float | None = None
+        self._looked_at = boottime()
+        self._cut_off = False
         self._reason: InterruptReason | None = None
         self._done = threading.Event()
         self._ledger = threading.RLock()
@@ -102,6 +104,11 @@ class Lease:
     def lost(self) -> bool:
         """Whether nothing more may be written for this attempt, neither to the ledger nor to storage."""
         return self.reason in FATAL
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the lease could not be renewed because the ledger was out of reach or this process stood still."""
+        return self._stands_still() or self._cut_off
 
     @property
     def draining(self) -> bool:
@@ -142,7 +149,14 @@ class Lease:
     def _keep(self, _: threading.Event) -> None:
         # While no heartbeat succeeds, the deadline ends the attempt and its trainer.
         while not self._done.wait(LOOK_SECONDS):
+            # In this order, so that `cut_off` sees one or the other.
+            self._cut_off = self._cut_off or self._stands_still()
+            self._looked_at = boottime()
             self._look()
+
+    def _stands_still(self) -> bool:
+        """Whether the last look is so long ago that the machine is suspended, or the ledger does not answer."""
+        return boottime() - self._looked_at > self._lease_seconds / 3
 
     def _look(self) -> None:
         if self._drain.is_set():
@@ -171,8 +185,11 @@ class Lease:
             except Exception as failure:
                 if not is_outage(failure):
                     raise
+                self._cut_off = self._cut_off or is_down(failure)
                 self._log.warning("heartbeat failed; trying again", error=str(failure).splitlines()[0])
                 return
+        if not self.lost:
+            self._cut_off = False
         self.deadline = sent + self._lease_seconds - self._margin
         self._next_heartbeat = sent + self._interval
         if self._trainer is not None:

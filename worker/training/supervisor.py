@@ -190,13 +190,13 @@ class Supervisor:
         """Wake other workers if the job was given back. Pause if the worker has a fault or lost the attempt."""
         if result.fault is not None:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
-        if result.fault is not None or result.name == "released":
+        if result.fault is not None or result.name in {"released", "expired"}:
             self._wake(queues_for(claim.spec.device.value))
         if result.fault is not None:
             self._recover(result.fault)
             return
         self._backoff.reset()
-        if result.name == "lost":
+        if result.name in {"lost", "expired"}:
             self._drain.wait(PAUSE_SECONDS)
 
     def _recover(self, fault: str | None) -> None:
