@@ -13,6 +13,7 @@ from api.http.context import Context
 from api.http.problems import Problem
 from api.uploads.stored_bytes import bytes_lost, is_lost, restart_lost
 from api.uploads.teacher_files import find_fault
+from jobs.database.connection import allow_idle
 from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.storage import layout
@@ -22,6 +23,9 @@ from lit_spec.states import UploadKind
 PIECE_BYTES = 1 << 20
 RECORD_BYTES = 16 << 20
 """The number of received bytes is recorded at these intervals. After a crash at most this much must be sent again."""
+
+WRITE_SECONDS = 600.0
+"""How long storage may take for one piece. A write that ends later than its transaction could cut off newer bytes."""
 
 
 class UploadWriter:
@@ -90,6 +94,7 @@ class UploadWriter:
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
         with self._told_if_lost(), self._context.database.session() as session:
+            allow_idle(session, WRITE_SECONDS)
             yield session
 
     @contextmanager

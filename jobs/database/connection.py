@@ -83,6 +83,11 @@ class Database:
         self.engine.dispose()
 
 
+def allow_idle(session: Session, seconds: float) -> None:
+    """Let this transaction be idle for so long, instead of what is usual for its database."""
+    session.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
+
+
 def clock(session: Session) -> datetime:
     """The time by the database's clock, which is the only clock that all processes share."""
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()

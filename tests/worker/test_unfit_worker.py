@@ -104,6 +104,18 @@ def test_a_file_that_storage_has_lost_is_looked_for_again_before_the_job_fails(b
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_file_that_storage_has_only_in_part_is_not_trained_on(bench: Bench) -> None:
+    dataset = bench.dataset(b"a data set")
+    job_id = bench.job(dataset=dataset, max_attempts=2)
+    bench.storage.append(f"uploads/{dataset}/data", 4, b"")
+    bench.work("succeed")
+    assert state(bench, job_id) == ("failed", 2)
+    error = bench.row(job_id).error
+    assert (error["type"], error["field"]) == ("worker-lost", "dataset.upload")
+    assert f"the upload {dataset}, or only a part of it" in error["detail"]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_outputs_and_checkpoints_are_not_stored_where_nobody_looks(bench: Bench, tmp_path: Path) -> None:
     job_id = bench.job(max_attempts=1)
     root = bench.settings.storage_root

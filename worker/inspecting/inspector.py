@@ -198,7 +198,7 @@ class Inspector:
             source, output = folder / "data", folder / "output"
             output.mkdir()
             try:
-                fetch(self._storage, layout.upload_data(upload_id), source, self._check)
+                fetch(self._storage, layout.upload_data(upload_id), source, self._check, upload.size)
             except StorageKeyMissing as missing:
                 if (fault := storage_fault(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing

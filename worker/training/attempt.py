@@ -114,7 +114,7 @@ class Attempt:
 
     def _run_trainer(self) -> AttemptResult:
         try:
-            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check)
+            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._upload_size)
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = Trainer(self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
@@ -133,12 +133,24 @@ class Attempt:
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             return unfit(fault)
-        if not self._write(lambda session: _is_known(session, self.claim.owner, missing.upload)):
+        if self._upload_size(missing.upload) is None:
             return failed(missing.error)
         fault = (
-            f"storage has no file of the upload {missing.upload}, which the ledger has: if it is lost, upload it again"
+            f"storage has no file of the upload {missing.upload}, or only a part of it, but the ledger has the upload: "
+            "if the file is lost, upload it again"
         )
         return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
+
+    def _upload_size(self, upload_id: str) -> int | None:
+        """How large the ledger knows an upload to be; None if it does not have the upload."""
+
+        def read(session: Session) -> int | None:
+            try:
+                return uploads.get(session, self.claim.owner, upload_id).size
+            except NotFound:
+                return None
+
+        return self._write(read)
 
     def _interrupted(self, reason: InterruptReason) -> AttemptResult:
         if reason is InterruptReason.CANCEL:
@@ -390,14 +402,6 @@ class Attempt:
         """Raises OSError when the storage is not mounted: nobody would find files that are stored now."""
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
-
-
-def _is_known(session: Session, owner: str, upload_id: str) -> bool:
-    try:
-        uploads.get(session, owner, upload_id)
-    except NotFound:
-        return False
-    return True
 
 
 def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:

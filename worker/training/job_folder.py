@@ -41,8 +41,17 @@ class UploadMissing(Exception):
         self.error = error
 
 
-def prepare(folder: Path, claim: Claim, storage: Storage, machine: TrainerMachine, check: Callable[[], None]) -> None:
+def prepare(
+    folder: Path,
+    claim: Claim,
+    storage: Storage,
+    machine: TrainerMachine,
+    check: Callable[[], None],
+    upload_size: Callable[[str], int | None],
+) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces of a file and may raise to interrupt.
+
+    `upload_size` says how large the ledger knows an upload to be; None if it does not have the upload.
 
     Raises UploadMissing, and OSError when something is wrong with this machine.
     """
@@ -55,11 +64,13 @@ def prepare(folder: Path, claim: Claim, storage: Storage, machine: TrainerMachin
         if network is not None:
             stored = layout.inspected_teacher(network.upload)
             missing = _upload_missing(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
-            _fetch_input(storage, stored, folder / file, check, missing)
+            _fetch_input(storage, stored, folder / file, check, missing, size=None)
     if spec.dataset.upload is not None:
         upload = spec.dataset.upload
         missing = _upload_missing(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
-        _fetch_input(storage, layout.upload_data(upload), folder / DATASET_FILE, check, missing)
+        _fetch_input(
+            storage, layout.upload_data(upload), folder / DATASET_FILE, check, missing, size=upload_size(upload)
+        )
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 
@@ -68,10 +79,12 @@ def _upload_missing(upload: str, type: ErrorType, field: str, what: str) -> Uplo
     return UploadMissing(upload, JobError(type=type, detail=f"{what} was deleted: upload it again", field=field))
 
 
-def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], refusal: UploadMissing) -> None:
-    """Raises `refusal` when storage does not have the key."""
+def _fetch_input(
+    storage: Storage, key: str, path: Path, check: Callable[[], None], refusal: UploadMissing, *, size: int | None
+) -> None:
+    """Raises `refusal` when storage does not have the key, or not with this size."""
     try:
-        fetch(storage, key, path, check)
+        fetch(storage, key, path, check, size)
     except StorageKeyMissing as missing:
         raise refusal from missing
 

@@ -1,0 +1,77 @@
+"""Storage that takes long for a write: what a newer request has sent stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+from fastapi.testclient import TestClient
+
+from api.http.context import Context
+from api.uploads.writing import UploadWriter
+from jobs.database.connection import Database
+from jobs.database.outages import is_outage
+from jobs.errors import Stale
+from jobs.ledger import uploads
+from jobs.storage.storage import FolderStorage
+from tests.worker.bench import OWNER, Bench
+
+CONTENT = bytes(range(256)) * 100
+IDLE_SECONDS = 0.3
+
+
+class HangingStorage(FolderStorage):
+    """Its first write hangs until `go_on` is set."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench.settings.storage_root)
+        self.hangs = threading.Event()
+        self.go_on = threading.Event()
+
+    def append(self, key: str, offset: int, chunk: bytes) -> None:
+        if not self.hangs.is_set():
+            self.hangs.set()
+            assert self.go_on.wait(30)
+        super().append(key, offset, chunk)
+
+
+def write_whole(context: Context, upload: str, content: bytes) -> None:
+    writer = UploadWriter(context, OWNER, upload, 0)
+    writer.append(0, content)
+    writer.record(len(content))
+    writer.complete()
+
+
+def write_first_piece(context: Context, upload: str) -> None:
+    try:
+        with suppress(Stale):
+            UploadWriter(context, OWNER, upload, 0).append(0, CONTENT[:100])
+    except Exception as failure:
+        assert is_outage(failure)
+
+
+def test_a_write_that_hangs_cuts_nothing_off_that_a_newer_request_sends(api: TestClient, bench: Bench) -> None:
+    database = Database(bench.settings.database_url or "", idle_transaction_seconds=IDLE_SECONDS)
+    storage = HangingStorage(bench)
+    context = replace(api.app.state.context, database=database, storage=storage)  # type: ignore[attr-defined]
+    with database.session() as session:
+        upload = uploads.create(session, OWNER, "dataset", "d", len(CONTENT), None).id
+    older = threading.Thread(target=write_first_piece, args=(context, upload))
+    newer = threading.Thread(target=write_whole, args=(context, upload, CONTENT))
+    older.start()
+    assert storage.hangs.wait(10)
+    newer.start()
+    # Whether it waits for the older one or not.
+    newer.join(5 * IDLE_SECONDS)
+    storage.go_on.set()
+    for thread in (older, newer):
+        thread.join(20)
+        assert not thread.is_alive()
+    with database.session() as session:
+        row = uploads.get(session, OWNER, upload)
+    assert (row.state, row.sha256) == ("complete", hashlib.sha256(CONTENT).hexdigest())
+    with storage.open(f"uploads/{upload}/data") as file:
+        assert file.read() == CONTENT
+    database.close()
