@@ -13,7 +13,8 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from jobs.broker.queues import queues_for
@@ -37,6 +38,8 @@ T = TypeVar("T")
 LEDGER_LOCK = 0x4C4954  # "LIT"
 STORAGE_LOCK = LEDGER_LOCK + 1
 JOBS_PER_ROUND = 100
+STORAGE_LOCK_SECONDS = 3600.0
+"""For longer than this no round in storage keeps the others away. Storage may be slow, and nobody waits for it."""
 LEFTOVER_SECONDS = 86_400.0
 """Age from which a temporary file in storage is a leftover: no write or removal takes this long."""
 
@@ -105,7 +108,7 @@ class Housekeeper:
     """Two side tasks that do the housekeeping every few seconds, one in the ledger and one in storage.
 
     Each works only if it gets its lock, which belongs to a transaction. The database ends this transaction once it has
-    been idle for the length of a lease, so a process that stands still holds nobody up.
+    been idle for too long, so a process that stands still does not hold the others up for ever.
     """
 
     def __init__(self, database: Database, send_wakeup: SendWakeup, settings: Settings, storage: Storage) -> None:
@@ -143,26 +146,26 @@ class Housekeeper:
 
     def keep_ledger(self) -> bool:
         """Do everything in the ledger once. False if another process is doing it."""
-        with self._lock(LEDGER_LOCK) as held:
+        with self._lock(LEDGER_LOCK, self._lease_seconds) as held:
             if held:
                 self._keep_ledger()
         return held
 
     def keep_storage(self) -> bool:
         """Remove from storage what nobody needs. False if another process is doing it."""
-        with self._lock(STORAGE_LOCK) as held:
+        with self._lock(STORAGE_LOCK, STORAGE_LOCK_SECONDS) as held:
             if held:
                 self._keep_storage()
         return held
 
     @contextmanager
-    def _lock(self, number: int) -> Iterator[bool]:
-        """Whether this process got the lock. If it stands still, it loses the lock to another, which does no harm."""
+    def _lock(self, number: int, seconds: float) -> Iterator[bool]:
+        """Whether this process got the lock. After `seconds` it may lose it to another, which does no harm."""
         with ExitStack() as stack:
             with self._in_contact():
-                connection = stack.enter_context(self._database.engine.connect())
-                timeout = f"{self._lease_seconds * 1000:.0f}"
-                connection.execute(select(func.set_config(IDLE_TIMEOUT, timeout, True)))
+                connection = self._database.engine.connect()
+                stack.callback(_give_back, connection)
+                connection.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
                 held = bool(connection.scalar(select(func.pg_try_advisory_xact_lock(number))))
             yield held
 
@@ -252,3 +255,13 @@ class Housekeeper:
                 self._contact.lost()
             raise
         self._contact.made()
+
+
+def _give_back(connection: Connection) -> None:
+    """Give the lock back. What was done under it is done, also if the lock was lost meanwhile."""
+    try:
+        connection.close()
+    except DBAPIError as failure:
+        if not is_outage(failure):
+            raise
+        log.info("the lock of housekeeping was lost before its round ended", error=str(failure).splitlines()[0])

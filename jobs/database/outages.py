@@ -7,6 +7,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 DISK_FULL = "53100"
 READ_ONLY = "25006"
+IDLE_TOO_LONG = "25P03"
 MEANINGS = {
     DISK_FULL: "the database's disk is full",
     READ_ONLY: "the database can only be read",
@@ -18,7 +19,9 @@ MEANINGS = {
 
 def is_outage(failure: BaseException) -> bool:
     """Whether the same statement may succeed later, for example after a restart of the database."""
-    if isinstance(failure, DBAPIError) and (failure.connection_invalidated or sqlstate(failure) == READ_ONLY):
+    if isinstance(failure, DBAPIError) and failure.connection_invalidated:
+        return True
+    if sqlstate(failure) in {READ_ONLY, IDLE_TOO_LONG}:
         return True
     return isinstance(failure, OperationalError | InterfaceError | PoolTimeout | DisconnectionError)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -338,6 +339,55 @@ def test_the_threads_go_on_after_any_exception_and_end_when_stopped(
     finally:
         keeper.stop()
     assert not {"housekeeper", "storage-housekeeper"} & {thread.name for thread in threading.enumerate()}
+
+
+class SlowStorage(FolderStorage):
+    """A round in it ends when `go_on` is set."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.rounds = 0
+        self.go_on = threading.Event()
+
+    def remove_leftovers(self, seconds: float) -> None:
+        self.rounds += 1
+        assert self.go_on.wait(30)
+        super().remove_leftovers(seconds)
+
+
+def test_one_housekeeper_at_a_time_where_storage_is_slow(house: Household) -> None:
+    lease = 0.3
+    storage = SlowStorage(house.bench.settings.storage_root)
+    house.bench.storage = storage
+    keepers = [house.keeper(lease) for _ in range(3)]
+    try:
+        for keeper in keepers:
+            keeper.start()
+        wait_for(lambda: storage.rounds)
+        time.sleep(5 * lease)
+        assert storage.rounds == 1
+    finally:
+        storage.go_on.set()
+        for keeper in keepers:
+            keeper.stop()
+
+
+def test_a_round_that_outlasts_its_lock_has_done_its_work(house: Household) -> None:
+    bench = house.bench
+    bench.job()
+    with bench.database.engine.connect() as other:
+
+        def publish(queue: str) -> None:
+            house.publish(queue)
+            # Until the database has ended the transaction of the lock.
+            wait_for(lambda: other.scalar(select(func.pg_try_advisory_lock(housekeeping.LEDGER_LOCK))))
+
+        settings = bench.settings.model_copy(update={"lease_seconds": 0.2})
+        assert Housekeeper(bench.database, publish, settings, bench.storage).keep_ledger()
+        other.execute(select(func.pg_advisory_unlock(housekeeping.LEDGER_LOCK)))
+    assert house.wakeups == ["lit.cpu"]
+    # Its connection is not used again.
+    assert house.round() == ["lit.cpu"]
 
 
 def test_after_an_outage_every_worker_gets_the_length_of_a_lease(house: Household) -> None:
