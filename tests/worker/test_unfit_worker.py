@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,11 @@ import pytest
 
 from jobs import backoff
 from jobs.backoff import Backoff
-from jobs.ledger import workers
+from jobs.ledger import uploads, workers
 from jobs.storage.storage import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
-from tests.worker.bench import Bench, child, wait_for
+from tests.worker.bench import OWNER, Bench, child, wait_for
 from worker.host import registration
 from worker.training import supervisor
 
@@ -100,7 +101,41 @@ def test_a_file_that_storage_has_lost_is_looked_for_again_before_the_job_fails(b
     assert state(bench, job_id) == ("failed", 3)
     error = bench.row(job_id).error
     assert (error["type"], error["field"]) == ("worker-lost", "teacher")
-    assert f"storage has no file of the upload {teacher}" in error["detail"]
+    assert f"storage lacks bytes of the upload {teacher}" in error["detail"]
+
+
+def cut(bench: Bench, dataset: str) -> None:
+    bench.storage.append(f"uploads/{dataset}/data", 8, b"")
+
+
+def send_half_again(bench: Bench, dataset: str) -> None:
+    with bench.database.session() as session:
+        uploads.restart(session, uploads.get(session, OWNER, dataset, lock=True))
+        begun = uploads.open_writer(session, OWNER, dataset, 0)
+        uploads.record_progress(session, dataset, begun.writer, 8)
+    cut(bench, dataset)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("lose", "type", "detail"),
+    [
+        (cut, "worker-lost", "storage lacks bytes of the upload {dataset}"),
+        (send_half_again, "bad-dataset", "{dataset} has only 8 of its 16 bytes: finish the upload"),
+    ],
+)
+def test_no_job_is_trained_on_a_part_of_its_data_set(
+    bench: Bench, lose: Callable[[Bench, str], None], type: str, detail: str
+) -> None:
+    dataset = bench.dataset(b"x,y\n1,2\n3,4\n5,6\n")
+    job_id = bench.job(dataset=dataset, max_attempts=2)
+    lose(bench, dataset)
+    bench.work("succeed")
+    # The rest may have come until the next attempt.
+    assert state(bench, job_id) == ("failed", 2)
+    error = bench.row(job_id).error
+    assert (error["type"], error["field"]) == (type, "dataset.upload")
+    assert detail.format(dataset=dataset) in error["detail"]
 
 
 @pytest.mark.usefixtures("impatient")

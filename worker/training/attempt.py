@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
+from jobs.database.models import Upload
 from jobs.database.outages import is_outage
 from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
@@ -27,6 +28,7 @@ from jobs.storage import checkpoints, layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from lit_spec import ErrorType, JobError
+from lit_spec.states import UploadState
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, REQUIRED_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import (
@@ -114,7 +116,7 @@ class Attempt:
 
     def _run_trainer(self) -> AttemptResult:
         try:
-            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._upload_size)
+            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._size_of)
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = Trainer(self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
@@ -133,24 +135,29 @@ class Attempt:
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             return unfit(fault)
-        if self._upload_size(missing.upload) is None:
+        upload = self._find_upload(missing.upload)
+        if upload is None:
             return failed(missing.error)
+        if upload.state != UploadState.COMPLETE:
+            detail = f"{upload.id} has only {upload.received} of its {upload.size} bytes: finish the upload"
+            return lost(missing.error.type, detail, field=missing.error.field)
         fault = (
-            f"storage has no file of the upload {missing.upload}, or only a part of it, but the ledger has the upload: "
-            "if the file is lost, upload it again"
+            f"storage lacks bytes of the upload {upload.id}, which the ledger has: if they are lost, upload it again"
         )
         return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
 
-    def _upload_size(self, upload_id: str) -> int | None:
-        """How large the ledger knows an upload to be; None if it does not have the upload."""
-
-        def read(session: Session) -> int | None:
+    def _find_upload(self, upload_id: str) -> Upload | None:
+        def find(session: Session) -> Upload | None:
             try:
-                return uploads.get(session, self.claim.owner, upload_id).size
+                return uploads.get(session, self.claim.owner, upload_id)
             except NotFound:
                 return None
 
-        return self._write(read)
+        return self._write(find)
+
+    def _size_of(self, upload_id: str) -> int | None:
+        upload = self._find_upload(upload_id)
+        return upload.size if upload is not None and upload.state == UploadState.COMPLETE else None
 
     def _interrupted(self, reason: InterruptReason) -> AttemptResult:
         if reason is InterruptReason.CANCEL:

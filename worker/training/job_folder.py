@@ -33,7 +33,7 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
 
 
 class UploadMissing(Exception):
-    """Storage has no file of an upload. If the ledger does not have the upload either, the job fails with `error`."""
+    """Storage does not have all of an upload's file. If the ledger has no such upload, the job fails with `error`."""
 
     def __init__(self, upload: str, error: JobError) -> None:
         super().__init__(error.detail)
@@ -47,11 +47,11 @@ def prepare(
     storage: Storage,
     machine: TrainerMachine,
     check: Callable[[], None],
-    upload_size: Callable[[str], int | None],
+    size_of: Callable[[str], int | None],
 ) -> None:
     """Fill `folder` for the trainer. `check` is called between pieces of a file and may raise to interrupt.
 
-    `upload_size` says how large the ledger knows an upload to be; None if it does not have the upload.
+    `size_of` looks into the ledger: it gives the bytes of a complete upload, and None for any other.
 
     Raises UploadMissing, and OSError when something is wrong with this machine.
     """
@@ -64,13 +64,14 @@ def prepare(
         if network is not None:
             stored = layout.inspected_teacher(network.upload)
             missing = _upload_missing(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
-            _fetch_input(storage, stored, folder / file, check, missing, size=None)
+            _fetch_input(storage, stored, folder / file, check, missing)
     if spec.dataset.upload is not None:
         upload = spec.dataset.upload
         missing = _upload_missing(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
-        _fetch_input(
-            storage, layout.upload_data(upload), folder / DATASET_FILE, check, missing, size=upload_size(upload)
-        )
+        _fetch_input(storage, layout.upload_data(upload), folder / DATASET_FILE, check, missing)
+        # Asked afterwards: an upload whose file was lost may have begun again meanwhile.
+        if (folder / DATASET_FILE).stat().st_size != size_of(upload):
+            raise missing
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 
@@ -79,12 +80,10 @@ def _upload_missing(upload: str, type: ErrorType, field: str, what: str) -> Uplo
     return UploadMissing(upload, JobError(type=type, detail=f"{what} was deleted: upload it again", field=field))
 
 
-def _fetch_input(
-    storage: Storage, key: str, path: Path, check: Callable[[], None], refusal: UploadMissing, *, size: int | None
-) -> None:
-    """Raises `refusal` when storage does not have the key, or not with this size."""
+def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], refusal: UploadMissing) -> None:
+    """Raises `refusal` when storage does not have the key."""
     try:
-        fetch(storage, key, path, check, size)
+        fetch(storage, key, path, check)
     except StorageKeyMissing as missing:
         raise refusal from missing
 
