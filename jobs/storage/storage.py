@@ -106,11 +106,9 @@ class FolderStorage:
 
     @storage_faults()
     def size(self, key: str) -> int:
-        path = self._path(key)
-        if not path.is_file():
-            raise StorageKeyMissing(key)
-        with _missing_as(key):
-            return path.stat().st_size
+        # NFS brings what it knows of a file up to date when the file is opened.
+        with self.open(key) as file:
+            return os.fstat(file.fileno()).st_size
 
     @storage_faults()
     def exists(self, key: str) -> bool:

@@ -146,6 +146,18 @@ def test_appending_goes_on_where_it_is_told_and_cuts_off_the_rest(storage: Folde
     assert storage.size("up/1") == 0
 
 
+def test_the_size_is_right_where_the_attributes_of_files_are_old(
+    storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, which tells what it knew of a file until somebody opens it."""
+    storage.append("a/b", 0, b"12")
+    known = (storage.root / "a/b").stat()
+    storage.append("a/b", 2, b"345")
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: known)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: known)
+    assert storage.size("a/b") == 5
+
+
 def test_a_refused_first_piece_leaves_no_file(storage: FolderStorage) -> None:
     with pytest.raises(StorageBytesMissing):
         storage.append("up/1", 5, b"x")
