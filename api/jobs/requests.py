@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from fastapi.concurrency import run_in_threadpool
 
 from api.http.context import Context, in_transaction
 from api.http.problems import Problem
+from api.uploads.stored_bytes import read_upload
 from jobs.broker.queues import queues_for
 from jobs.database.models import Job
+from jobs.errors import NotFound
 from jobs.ledger import requests
 from jobs.ledger.idempotency import IdempotentRequest, find_job
 from lit_spec import Inspection, JobRequest
@@ -39,12 +44,21 @@ async def make_job(
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
     """The inspections of the networks that the request names; waits for them. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
+    await run_in_threadpool(_recover_uploads, context, owner, request)
     await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
         field: await _wait_for_inspection(context, owner, request, field, upload_id, end)
         for field, upload_id in requests.network_uploads(request).items()
     }
     return requests.Inspections(**found)
+
+
+def _recover_uploads(context: Context, owner: str, request: JobRequest) -> None:
+    """Let the ledger know which files are lost. An upload that begins again is refused like any that is unfinished."""
+    for upload_id in requests.upload_ids(request):
+        # One that doesn't exist is refused later, with its field.
+        with suppress(NotFound):
+            read_upload(context, owner, upload_id)
 
 
 async def _wait_for_inspection(

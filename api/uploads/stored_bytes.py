@@ -1,4 +1,4 @@
-"""Whether storage still has the bytes of an upload. If not, the upload begins again at offset 0."""
+"""Whether storage still has the files of an upload. If not, it begins again, or is inspected again."""
 
 from __future__ import annotations
 
@@ -32,43 +32,56 @@ def announce(
     with context.database.session() as session:
         upload = uploads.create(session, owner, kind, filename, size, sha256, architecture)
         session.refresh(upload)
-    return restart_lost(context, owner, upload.id) if is_lost(context.storage, upload) else upload
+    return recover(context, upload)
 
 
 def read_upload(context: Context, owner: str, upload_id: str) -> Upload:
-    """The upload. If its bytes are lost, it has begun again. Raises NotFound, and Problem 503 without storage."""
+    """The upload, recovered. Raises NotFound, and Problem 503 without storage."""
     with context.database.session() as session:
         upload = uploads.get(session, owner, upload_id)
-    return restart_lost(context, owner, upload_id) if is_lost(context.storage, upload) else upload
+    return recover(context, upload)
 
 
-def is_lost(storage: Storage, upload: Upload) -> bool:
-    """Whether storage has fewer bytes of the upload than the ledger says."""
-    if upload.received == 0:
-        return False
-    # Of an inspected teacher, jobs need only what the inspection has stored.
-    inspected = upload.inspection_state == InspectionState.DONE
-    if inspected and storage.exists(layout.inspected_teacher(upload.id)):
-        return False
-    try:
-        return storage.size(layout.upload_data(upload.id)) < upload.received
-    except StorageKeyMissing:
-        return True
+def recover(context: Context, upload: Upload) -> Upload:
+    """Let an upload whose bytes are lost begin again, and return it. Raises like `read_upload`.
 
-
-def restart_lost(context: Context, owner: str, upload_id: str) -> Upload:
-    """Let an upload whose bytes are lost begin again, and return it. Raises like `read_upload`."""
+    A teacher of which only the inspection's file is lost is inspected again.
+    """
+    if _is_stored(context.storage, upload):
+        return upload
     with context.database.session() as session:
         # Bytes are written under the same lock.
-        upload = uploads.get(session, owner, upload_id, lock=True)
-        if is_lost(context.storage, upload):
+        found = uploads.get(session, upload.owner, upload.id, lock=True)
+        if not _is_stored(context.storage, found):
             fault = storage_fault(context.storage, marker_key(session))
             if fault is not None:
                 log.error("storage is not the ledger's", fault=fault)
                 detail = "the storage of this service can't be reached: try again"
                 raise Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
-            uploads.restart(session, upload)
-        return upload
+            if _has_bytes(context.storage, found):
+                uploads.inspect_again(session, found)
+            else:
+                uploads.restart(session, found)
+        return found
+
+
+def _is_stored(storage: Storage, upload: Upload) -> bool:
+    """Whether storage has what the ledger says of the upload."""
+    # Of an inspected teacher, jobs need only what the inspection has stored.
+    if upload.inspection_state == InspectionState.DONE:
+        return _size(storage, layout.inspected_teacher(upload.id)) > 0
+    return _has_bytes(storage, upload)
+
+
+def _has_bytes(storage: Storage, upload: Upload) -> bool:
+    return upload.received == 0 or _size(storage, layout.upload_data(upload.id)) >= upload.received
+
+
+def _size(storage: Storage, key: str) -> int:
+    try:
+        return storage.size(key)
+    except StorageKeyMissing:
+        return 0
 
 
 def bytes_lost(upload: Upload) -> Problem:

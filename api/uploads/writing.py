@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.http.context import Context
 from api.http.problems import Problem
-from api.uploads.stored_bytes import bytes_lost, is_lost, restart_lost
+from api.uploads.stored_bytes import bytes_lost, recover
 from api.uploads.teacher_files import find_fault
 from jobs.database.connection import allow_idle
 from jobs.database.models import Upload
@@ -42,10 +42,9 @@ class UploadWriter:
         """`check` may refuse to write to the upload, by raising: then an earlier request goes on."""
         with context.database.session() as session:
             before = uploads.get(session, owner, upload_id)
-        if is_lost(context.storage, before):
-            restarted = restart_lost(context, owner, upload_id)
-            if offset > restarted.received:
-                raise bytes_lost(restarted)
+        recovered = recover(context, before)
+        if recovered.received < min(offset, before.received):
+            raise bytes_lost(recovered)
         with context.database.session() as session:
             self.upload = uploads.open_writer(session, owner, upload_id, offset)
             if check is not None:
@@ -102,7 +101,7 @@ class UploadWriter:
         try:
             yield
         except StorageKeyMissing as missing:
-            raise bytes_lost(restart_lost(self._context, self.upload.owner, self.upload.id)) from missing
+            raise bytes_lost(recover(self._context, self.upload)) from missing
 
     def _find_problem(self, file: BinaryIO, sha256: str) -> Problem | None:
         announced = self.upload.sha256

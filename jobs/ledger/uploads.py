@@ -192,14 +192,18 @@ def inspect_as(session: Session, owner: str, upload_id: str, architecture: Libra
     if upload.architecture == wanted and upload.inspection_state != InspectionState.FAILED:
         return
     upload.architecture = wanted
-    if upload.state != UploadState.COMPLETE:
-        return
+    if upload.state == UploadState.COMPLETE:
+        inspect_again(session, upload)
+
+
+def inspect_again(session: Session, upload: Upload) -> None:
+    """Let a complete teacher whose row is locked wait for another inspection."""
     _queue_inspection(session, upload)
     upload.inspection = upload.inspection_error = None
     upload.inspection_failures = 0
     # It joins the end of the queue, so that nobody delays others by having one teacher inspected again and again.
     upload.inspection_started_at = clock(session)
-    notify(session, upload_id)
+    notify(session, upload.id)
 
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:

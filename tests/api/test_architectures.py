@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from jobs.ledger import uploads
 from lit_spec import ErrorType, JobError
-from tests.worker.bench import INSPECTION, Bench, wait_for
+from tests.worker.bench import Bench, wait_for
 
 
 def test_a_network_shows_its_sections_and_what_each_depth_saves(api: TestClient) -> None:
@@ -94,8 +94,7 @@ def test_what_was_said_of_a_teacher_can_be_said_again_and_taken_back(api: TestCl
     taken_back = api.delete(path)
     assert (taken_back.status_code, taken_back.json()["architecture"]) == (202, None)
     assert state_of(api, teacher) == ("pending", None)
-    with bench.database.session() as session:
-        uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None)
+    bench.inspected(teacher)
     assert api.delete(path).json()["inspection_state"] == "done"
     assert api.delete("/v1/uploads/upl_none/architecture").status_code == 404
 
@@ -158,11 +157,9 @@ def test_jobs_that_divide_one_teacher_differently_at_once(api: TestClient, bench
         answer = pool.submit(lambda: api.post("/v1/jobs", json=body))
         wait_for(lambda: state_of(api, teacher) == ("pending", mine))
         assert api.put(f"/v1/uploads/{teacher}/architecture", json=other).status_code == 202
-        with bench.database.session() as session:
-            uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, architecture=mine)
+        bench.inspected(teacher, architecture=mine)
         assert state_of(api, teacher) == ("pending", other)
-        with bench.database.session() as session:
-            uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, architecture=other)
+        bench.inspected(teacher, architecture=other)
         refused = answer.result()
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/inspected-otherwise")
     assert api.get("/v1/jobs").json()["items"] == []

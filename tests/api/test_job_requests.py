@@ -273,8 +273,7 @@ def bench_teacher_with(api: TestClient, bench: Bench, content: bytes) -> str:
     upload = api.post("/v1/uploads", json={"kind": "teacher", "filename": "t.pt", "size": len(content)}).json()
     headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
     assert api.patch(f"/v1/uploads/{upload['id']}", content=content, headers=headers).status_code == 204
-    with bench.database.session() as session:
-        uploads.finish_inspection(session, upload["id"], inspection=INSPECTION, error=None)
+    bench.inspected(upload["id"])
     return str(upload["id"])
 
 

@@ -11,8 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs.ledger import uploads
+from tests.api.test_job_requests import request
 from tests.api.test_uploads import begin, patch, safetensors_file, send_part, status_line
-from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
+from tests.worker.bench import OWNER, Bench, wait_for
 
 CONTENT = bytes(range(256)) * 100
 
@@ -94,9 +95,7 @@ def complete(api: TestClient, bench: Bench, kind: str, inspected: bool) -> tuple
     upload = begin(api, content, kind=kind)
     assert patch(api, upload, 0, content).status_code == 204
     if inspected:
-        bench.storage.put_bytes(f"uploads/{upload}/teacher.safetensors", content)
-        with bench.database.session() as session:
-            uploads.finish_inspection(session, upload, inspection=INSPECTION, error=None)
+        bench.inspected(upload)
     return upload, content
 
 
@@ -130,6 +129,47 @@ def test_an_inspected_teacher_needs_no_more_than_what_was_stored(api: TestClient
     bench.storage.delete(f"uploads/{upload}/data")
     shown = api.get(f"/v1/uploads/{upload}").json()
     assert (shown["state"], shown["inspection_state"]) == ("complete", "done")
+
+
+def test_a_teacher_whose_inspected_file_is_lost_is_inspected_again(api: TestClient, bench: Bench) -> None:
+    upload, content = complete(api, bench, "teacher", inspected=True)
+    bench.storage.delete(f"uploads/{upload}/teacher.safetensors")
+    sha256 = hashlib.sha256(content).hexdigest()
+    announced = {"kind": "teacher", "filename": "f", "size": len(content), "sha256": sha256}
+    again = api.post("/v1/uploads", json=announced)
+    assert (again.status_code, again.json()["id"]) == (200, upload)
+    shown = api.get(f"/v1/uploads/{upload}").json()
+    assert (shown["state"], shown["inspection_state"]) == ("complete", "pending")
+    with bench.database.session() as session:
+        claimed = uploads.claim_inspection(session, 60)
+    assert claimed is not None
+    assert claimed.id == upload
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_jobs_and_studies_are_refused_when_a_file_is_lost(
+    api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]
+) -> None:
+    teacher, dataset = bench.teacher(), bench.dataset(CONTENT)
+    job = request(teacher, dataset={"upload": dataset})
+    before = api.post("/v1/jobs", json=job)
+    assert before.status_code == 202, before.text
+    lose(bench, dataset)
+    study = {"kind": "compare", "methods": ["lit"], "job": job}
+    for path, body, field in (
+        ("/v1/jobs", job, "dataset.upload"),
+        (f"/v1/jobs/{before.json()['id']}/rerun", {}, "dataset.upload"),
+        ("/v1/studies", study, "job.dataset.upload"),
+    ):
+        refused = api.post(path, json=body)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/upload-unfinished"), refused.text
+        assert f"{dataset} has only 0 of its {len(CONTENT)} bytes" in refused.json()["detail"]
+        assert [wrong["field"] for wrong in refused.json()["errors"]] == [field]
+    assert [made["id"] for made in api.get("/v1/jobs").json()["items"]] == [before.json()["id"]]
+    assert patch(api, dataset, 0, CONTENT).status_code == 204
+    assert api.post("/v1/jobs", json=job).status_code == 202
+    vanish(bench, teacher)
+    assert api.post("/v1/jobs", json=job).json()["type"] == "/problems/upload-unfinished"
 
 
 def test_no_upload_begins_again_because_storage_is_not_mounted(api: TestClient, bench: Bench) -> None:

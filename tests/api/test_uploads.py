@@ -13,9 +13,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.ledger import uploads
 from lit_spec.networks.teacher_files import HEADER_BYTES, TENSORS
-from tests.worker.bench import INSPECTION, Bench, wait_for
+from tests.worker.bench import Bench, wait_for
 
 BINARY = "application/octet-stream"
 
@@ -318,8 +317,7 @@ def test_waiting_for_an_inspection(api: TestClient, bench: Bench) -> None:
 
     def finish() -> None:
         time.sleep(0.5)
-        with bench.database.session() as session:
-            uploads.finish_inspection(session, upload, inspection=INSPECTION, error=None)
+        bench.inspected(upload)
 
     thread = threading.Thread(target=finish)
     thread.start()

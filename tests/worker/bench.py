@@ -75,10 +75,21 @@ class Bench:
             upload = uploads.create(session, OWNER, "teacher", "teacher.safetensors", len(content), None)
             upload_id = upload.id
             uploads.complete(session, upload_id, upload.writer, upload_id)
-            uploads.finish_inspection(session, upload_id, inspection=inspection, error=None)
-        for name in ("data", "teacher.safetensors"):
-            self.storage.put_bytes(f"uploads/{upload_id}/{name}", content)
+        self.storage.put_bytes(f"uploads/{upload_id}/data", content)
+        self.inspected(upload_id, inspection, content)
         return upload_id
+
+    def inspected(
+        self,
+        upload_id: str,
+        inspection: Inspection = INSPECTION,
+        content: bytes = b"a teacher",
+        architecture: dict[str, Any] | None = None,
+    ) -> None:
+        """Finish the inspection of an upload, in which `content` was found."""
+        self.storage.put_bytes(f"uploads/{upload_id}/teacher.safetensors", content)
+        with self.database.session() as session:
+            uploads.finish_inspection(session, upload_id, inspection=inspection, error=None, architecture=architecture)
 
     def dataset(self, content: bytes = b"a data set") -> str:
         with self.database.session() as session:
