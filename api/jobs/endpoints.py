@@ -21,7 +21,7 @@ from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.pages import InPages
 from api.http.wakeups import InBackground
-from api.jobs.forms import JobForm, upload_files
+from api.jobs.forms import FormUploads, JobForm
 from api.jobs.requests import make_job
 from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
@@ -61,7 +61,10 @@ async def create_job_with_files(
     """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
     hashes = await run_in_threadpool(form.hashes)
     repeated = idempotent_request(idempotency_key, {"job": form.job, "files": hashes})
-    return await _make(context, owner, repeated, lambda: upload_files(form, hashes, owner, context), response, wakeups)
+    uploads = FormUploads(context, owner)
+    job = await _make(context, owner, repeated, lambda: uploads.store(form, hashes), response, wakeups)
+    await run_in_threadpool(uploads.delete_unused, JobRequest.model_validate(job.request))
+    return job
 
 
 @router.post("", status_code=202)

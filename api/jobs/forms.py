@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import UploadFile
@@ -15,8 +17,8 @@ from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
 from api.uploads.stored_bytes import announce
 from api.uploads.writing import UploadWriter, sha256_of
+from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import requests, uploads
-from jobs.storage import layout
 from jobs.storage.faults import StorageFault
 from lit_spec import JobRequest, LibraryRequest
 from lit_spec.requests.dataset import DATASET_SOURCES
@@ -67,24 +69,76 @@ class JobForm(BaseModel):
         return {name: _sha256_of(file.file) for name, file in self.files().items()}
 
 
-async def upload_files(form: JobForm, hashes: dict[str, str], owner: str, context: Context) -> JobRequest:
-    """Make uploads of the form's files; returns the request with their ids. A wrong request leaves nothing behind.
+@dataclass
+class FormUploads:
+    """The uploads of the files in one form."""
 
-    Raises Problem and RequestRefused.
-    """
-    files = form.files()
-    for name, file in files.items():
-        check_size(file.size or 0, context, name)
-    request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
-    architectures = {"teacher": request.architecture}
-    ids = {
-        name: await run_in_threadpool(_upload, file, name, hashes[name], architectures.get(name), owner, context)
-        for name, file in files.items()
-    }
-    # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
-    for file in files.values():
-        await file.close()
-    return requests.parse(JobRequest, _with_uploads(form.job, ids))
+    context: Context
+    owner: str
+    _new: set[str] = field(default_factory=set)
+    """Those that this request made. Nobody else knows them."""
+
+    async def store(self, form: JobForm, hashes: dict[str, str]) -> JobRequest:
+        """Make uploads of the form's files; returns the request with their ids. A wrong request leaves nothing behind.
+
+        Raises Problem and RequestRefused.
+        """
+        files = form.files()
+        for name, file in files.items():
+            check_size(file.size or 0, self.context, name)
+        request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
+        architectures = {"teacher": request.architecture}
+        ids = {
+            name: await run_in_threadpool(self._upload, file, name, hashes[name], architectures.get(name))
+            for name, file in files.items()
+        }
+        # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
+        for file in files.values():
+            await file.close()
+        return requests.parse(JobRequest, _with_uploads(form.job, ids))
+
+    def delete_unused(self, request: JobRequest) -> None:
+        """Delete the uploads that were made for nothing, because the same form made the job with `request` earlier."""
+        for upload_id in self._new.difference(requests.upload_ids(request)):
+            # Another form of the owner may have found it.
+            with suppress(Conflict, NotFound):
+                self._delete(upload_id)
+
+    def _upload(self, file: UploadFile, part: str, sha256: str, architecture: LibraryRequest | None) -> str:
+        """Make an upload of a form's file, or find one with the same content. Returns its id."""
+        filename = (file.filename or part).replace("\0", "")[:255]
+        upload, new = announce(
+            self.context, self.owner, FORM_FILES[part], filename, file.size or 0, sha256, architecture
+        )
+        if upload.state == UploadState.COMPLETE:
+            return upload.id
+        try:
+            self._send(file.file, upload.id)
+        except (Problem, StorageFault):
+            # The caller doesn't know the upload's id, so nobody could complete it later.
+            if new:
+                self._delete(upload.id)
+            raise
+        except Stale:
+            # Another request found it too, when its bytes were lost, and sends them: it's no longer found.
+            return self._upload(file, part, sha256, architecture)
+        if new:
+            self._new.add(upload.id)
+        return upload.id
+
+    def _send(self, file: BinaryIO, upload_id: str) -> None:
+        writer = UploadWriter(self.context, self.owner, upload_id, 0)
+        file.seek(0)
+        offset = 0
+        while piece := file.read(PIECE_BYTES):
+            writer.append(offset, piece)
+            offset += len(piece)
+        writer.complete()
+
+    def _delete(self, upload_id: str) -> None:
+        with self.context.database.session() as session:
+            prefix = uploads.delete(session, self.owner, upload_id)
+        self.context.storage.delete_prefix(prefix)
 
 
 def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
@@ -101,36 +155,6 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
             raise invalid_field("dataset", "is given as a file: in the job's dataset, leave out the other source")
         result["dataset"] = {**dataset, "upload": ids["dataset"]}
     return result
-
-
-def _upload(
-    file: UploadFile,
-    part: str,
-    sha256: str,
-    architecture: LibraryRequest | None,
-    owner: str,
-    context: Context,
-) -> str:
-    """Make an upload of a form's file, or find one with the same content. Returns its id."""
-    filename = (file.filename or part).replace("\0", "")[:255]
-    upload = announce(context, owner, FORM_FILES[part], filename, file.size or 0, sha256, architecture)
-    if upload.state == UploadState.COMPLETE:
-        return upload.id
-    writer = UploadWriter(context, owner, upload.id, 0)
-    file.file.seek(0)
-    offset = 0
-    try:
-        while piece := file.file.read(PIECE_BYTES):
-            writer.append(offset, piece)
-            offset += len(piece)
-        writer.complete()
-    except (Problem, StorageFault):
-        # The caller doesn't know the upload's id, so nobody could complete it later.
-        with context.database.session() as session:
-            uploads.delete(session, owner, upload.id)
-        context.storage.delete_prefix(layout.upload_prefix(upload.id))
-        raise
-    return upload.id
 
 
 def _sha256_of(file: BinaryIO) -> str:

@@ -53,7 +53,7 @@ async def create_upload(
 ) -> Upload:
     """Announce a file; then send its bytes with PATCH. A file that the service already has need not be sent."""
     check_size(announced.size, context, "size")
-    upload = await run_in_threadpool(announce, context, owner, **vars(announced))
+    upload, _ = await run_in_threadpool(announce, context, owner, **vars(announced))
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
     response.headers["Location"] = f"/v1/uploads/{upload.id}"

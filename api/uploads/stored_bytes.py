@@ -12,7 +12,7 @@ from jobs.storage import layout
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import LibraryRequest
-from lit_spec.states import InspectionState, UploadKind
+from lit_spec.states import InspectionState, UploadKind, UploadState
 
 OFFSET = "Upload-Offset"
 
@@ -27,12 +27,16 @@ def announce(
     size: int,
     sha256: str | None,
     architecture: LibraryRequest | None,
-) -> Upload:
-    """A new upload, or the owner's complete one with the same content. Raises like `read_upload`."""
+) -> tuple[Upload, bool]:
+    """A new upload, or the owner's complete one with the same content; and whether it is new.
+
+    Raises like `read_upload`.
+    """
     with context.database.session() as session:
         upload = uploads.create(session, owner, kind, filename, size, sha256, architecture)
         session.refresh(upload)
-    return recover(context, upload)
+    new = upload.state != UploadState.COMPLETE
+    return recover(context, upload), new
 
 
 def read_upload(context: Context, owner: str, upload_id: str) -> Upload:

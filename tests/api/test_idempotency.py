@@ -101,7 +101,8 @@ def test_a_form_beside_its_first_transfer(api: TestClient, bench: Bench, monkeyp
         append(storage, key, offset, chunk)
 
     monkeypatch.setattr(FolderStorage, "append", slow_at_first)
-    sent = form({"teacher": bench.teacher(), "student": {"depth": 14}}, dataset=b"PK\x03\x04 arrays")
+    teacher = bench.teacher()
+    sent = form({"teacher": teacher, "student": {"depth": 14}}, dataset=b"PK\x03\x04 arrays")
     answers: list[httpx.Response] = []
     first = threading.Thread(target=lambda: answers.append(api.post("/v1/jobs", **sent)))
     first.start()
@@ -111,6 +112,10 @@ def test_a_form_beside_its_first_transfer(api: TestClient, bench: Bench, monkeyp
     first.join(30)
     assert (second.status_code, answers[0].status_code) == (202, 202), answers[0].text
     assert jobs(api) == [second.json()["id"]] == [answers[0].json()["id"]]
+    # What the first has stored is of no use to anybody.
+    stored = {upload["id"] for upload in api.get("/v1/uploads").json()["items"] if upload["kind"] == "dataset"}
+    assert stored == {second.json()["request"]["dataset"]["upload"]}
+    assert {key.split("/")[1] for key in bench.storage.list("uploads/")} == stored | {teacher}
 
 
 def test_a_rerun_is_the_same_after_its_job_was_deleted(api: TestClient, bench: Bench) -> None:

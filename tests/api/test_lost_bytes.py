@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from jobs.ledger import uploads
+from jobs.storage.storage import FolderStorage
 from tests.api.test_job_requests import request
 from tests.api.test_uploads import begin, patch, safetensors_file, send_part, status_line
+from tests.small_disks import files_up_to
 from tests.worker.bench import OWNER, Bench, wait_for
 
 CONTENT = bytes(range(256)) * 100
@@ -124,6 +128,61 @@ def test_a_form_sends_lost_bytes_again(api: TestClient, bench: Bench) -> None:
         assert file.read() == content
 
 
+def test_two_forms_send_the_same_lost_bytes_again(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has sent the file when another request writes to the same upload."""
+    known, content = complete(api, bench, "dataset", inspected=False)
+    vanish(bench, known)
+    append = FolderStorage.append
+
+    def overtaken(storage: FolderStorage, key: str, offset: int, chunk: bytes) -> None:
+        append(storage, key, offset, chunk)
+        if key == f"uploads/{known}/data":
+            monkeypatch.setattr(FolderStorage, "append", append)
+            overtake()
+
+    other: list[threading.Thread] = []
+
+    def overtake() -> None:
+        def write() -> None:
+            with bench.database.session() as session:
+                uploads.open_writer(session, OWNER, known, 0)
+
+        # It waits for the lock under which the form writes.
+        other.append(threading.Thread(target=write))
+        other[0].start()
+        wait_for(lambda: waits_for_a_lock(bench))
+
+    monkeypatch.setattr(FolderStorage, "append", overtaken)
+    job = {"teacher": bench.teacher(), "student": {"depth": 14}}
+    made = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"dataset": ("d.npz", content)})
+    other[0].join(30)
+    assert made.status_code == 202, made.text
+    with bench.storage.open(f"uploads/{made.json()['request']['dataset']['upload']}/data") as file:
+        assert file.read() == content
+
+
+def waits_for_a_lock(bench: Bench) -> bool:
+    with bench.database.session() as session:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(session.scalar(text(waiting)))
+
+
+def test_a_form_that_can_not_send_lost_bytes_leaves_the_upload(api: TestClient, bench: Bench) -> None:
+    known, content = complete(api, bench, "dataset", inspected=False)
+    teacher = bench.teacher()
+    vanish(bench, known)
+    job = {"teacher": teacher, "student": {"depth": 14}}
+    with files_up_to(len(content) // 2):
+        full = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"dataset": ("d.npz", content)})
+    assert (full.status_code, full.json()["type"]) == (507, "/problems/insufficient-storage")
+    assert api.get(f"/v1/uploads/{known}").json()["received"] == 0
+    assert patch(api, known, 0, content).status_code == 204
+
+
 def test_an_inspected_teacher_needs_no_more_than_what_was_stored(api: TestClient, bench: Bench) -> None:
     upload, _ = complete(api, bench, "teacher", inspected=True)
     bench.storage.delete(f"uploads/{upload}/data")
@@ -150,7 +209,8 @@ def test_a_teacher_whose_inspected_file_is_lost_is_inspected_again(api: TestClie
 def test_jobs_and_studies_are_refused_when_a_file_is_lost(
     api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]
 ) -> None:
-    teacher, dataset = bench.teacher(), bench.dataset(CONTENT)
+    teacher = bench.teacher()
+    dataset, _ = complete(api, bench, "dataset", inspected=False)
     job = request(teacher, dataset={"upload": dataset})
     before = api.post("/v1/jobs", json=job)
     assert before.status_code == 202, before.text
