@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import anyio.to_thread
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
@@ -15,7 +15,6 @@ from fastapi_offline import FastAPIOffline
 from api import broker, health, openapi
 from api.architectures import endpoints as architectures
 from api.http import problems, schemas
-from api.http.addresses import check_address
 from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
@@ -76,7 +75,6 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(check_address)],
     )
     app.add_middleware(HeaderChecks)
     problems.install(app)

@@ -9,12 +9,18 @@ import typing
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 WHOLE = "body"
 """The path of a mistake that concerns no single field."""
+LISTED = 20
+"""The most mistakes that are named: a request of 1 MiB has room for 100,000."""
+LONGEST_FIELD = 200
+_ENTRIES = 10 * LISTED
+"""The most errors of pydantic that are looked at. Several of them may be one mistake: one for each type of a union."""
 
 Models = Sequence[type[BaseModel]]
 """The models that a value may have: one, or the variants of a union."""
@@ -35,16 +41,27 @@ def as_text(found: Iterable[Mistake]) -> str:
     return "; ".join(f"{mistake.field}: {mistake.message}" for mistake in found)
 
 
+def listed(found: Iterable[Mistake], whole: str = WHOLE) -> list[Mistake]:
+    """The first mistakes, their fields shortened. If there are more, the last one says so, with `whole` as its field."""
+    first = list(islice(found, LISTED + 1))
+    shown = [Mistake(_shortened(mistake.field), mistake.message) for mistake in first[:LISTED]]
+    return [*shown, Mistake(whole, "has more mistakes: correct these first")] if len(first) > LISTED else shown
+
+
+def _shortened(field: str) -> str:
+    return field if len(field) <= LONGEST_FIELD else f"{field[:LONGEST_FIELD]}…"
+
+
 def mistakes(model: type[BaseModel], value: object, failure: ValidationError) -> list[Mistake]:
-    """Everything that `model` found wrong with `value`, in the order of the fields."""
+    """What `model` found wrong with `value`, in the order of the fields, as `listed`."""
     return mistakes_in(model, value, failure.errors(include_url=False))
 
 
 def mistakes_in(type_: Any, value: object, entries: Iterable[Mapping[str, Any]]) -> list[Mistake]:
     """The same from the entries of a ValidationError; `type_` may also be a union of models."""
     models = list(_models(type_))
-    errors = [_field_error(models, value, entry) for entry in entries]
-    return [Mistake(".".join(found.path) or WHOLE, found.message) for found in _once(errors, 0)]
+    errors = [_field_error(models, value, entry) for entry in islice(entries, _ENTRIES)]
+    return listed(Mistake(".".join(found.path) or WHOLE, found.message) for found in _once(errors, 0))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 from fastapi import Request
@@ -12,34 +12,34 @@ from fastapi.params import Query
 from fastapi.routing import APIRoute
 
 from api.http.problems import Problem, invalid
-from lit_spec.mistakes import Mistake
+from lit_spec.mistakes import Mistake, listed
 
 
-async def check_address(request: Request) -> None:
+def check_address(request: Request) -> None:
     """Refuse query parameters that the route doesn't take, or that come twice, and a NUL character anywhere.
 
     PostgreSQL can't store or look up NUL. Raises Problem 404 or 422.
     """
     if "\0" in request.scope["path"]:
         raise Problem(404, "not-found", "the path has a NUL character: leave it out")
-    wrong = list(_wrong_parameters(request))
+    wrong = listed(_wrong_parameters(request), whole="query")
     if wrong:
         raise invalid(wrong)
 
 
 def _wrong_parameters(request: Request) -> Iterator[Mistake]:
-    sent = request.query_params.multi_items()
-    if not sent:
-        return
-    known = _parameters(request.scope["route"])
-    for name, times in Counter(name for name, _ in sent).items():
+    sent: dict[str, list[str]] = defaultdict(list)
+    for name, value in request.query_params.multi_items():
+        sent[name].append(value)
+    known = _parameters(request.scope["route"]) if sent else []
+    for name, values in sent.items():
         field = name.replace("\0", "%00")
-        if any("\0" in text for text in (name, *request.query_params.getlist(name))):
+        if any("\0" in text for text in (name, *values)):
             yield Mistake(field, "has a NUL character: leave it out")
         elif name not in known:
             yield Mistake(field, _unknown(name, known))
-        elif times > 1:
-            yield Mistake(field, f"is given {times} times: give it once")
+        elif len(values) > 1:
+            yield Mistake(field, f"is given {len(values)} times: give it once")
 
 
 def _parameters(route: APIRoute) -> list[str]:

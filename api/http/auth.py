@@ -9,7 +9,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.http.context import InContext
+from api.http.addresses import check_address
+from api.http.context import Context, InContext
 from api.http.headers import host_name
 from api.http.problems import Problem
 from jobs.ledger import keys
@@ -23,8 +24,18 @@ _BEARER = HTTPBearer(
 )
 
 
-def authenticate(request: Request, context: InContext) -> str:
-    """The owner of this request. Raises Problem 401 or 403."""
+def check_caller(request: Request, context: Context) -> str:
+    """The owner of this request; only a caller with a key learns what is wrong with its path or parameters.
+
+    Raises Problem 401, 403, 404 or 422.
+    """
+    owner = _authenticate(request, context)
+    check_address(request)
+    return owner
+
+
+def _authenticate(request: Request, context: Context) -> str:
+    """Raises Problem 401 or 403."""
     header = request.headers.get("Authorization")
     # In its own session, because a request may wait for long and must not occupy a connection all the time.
     with context.database.session() as session:
@@ -43,7 +54,7 @@ def _get_owner(
     _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
 ) -> str:
     known: str | None = getattr(request.state, "owner", None)
-    return authenticate(request, context) if known is None else known
+    return check_caller(request, context) if known is None else known
 
 
 Owner = Annotated[str, Depends(_get_owner)]

@@ -11,8 +11,7 @@ from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from api.http.addresses import check_address
-from api.http.auth import authenticate
+from api.http import auth
 from api.http.context import get_context
 from api.http.problems import Problem
 from jobs.database import jsonb
@@ -42,7 +41,7 @@ class JsonRequest(Request):
 class JsonRoute(APIRoute):
     """A route with a typed JSON body. The body is read here: FastAPI would read it without a limit and accept NaN.
 
-    The checks are in this order: path, key, size of the body, JSON, fields.
+    The checks are in this order: key, path, size of the body, JSON, fields.
     """
 
     def get_route_handler(self) -> Handler:
@@ -65,9 +64,8 @@ class JsonRoute(APIRoute):
 
 
 async def check_caller(request: Request) -> None:
-    """Refuse a wrong path or a missing key before the body is read. FastAPI would read the body first."""
-    await check_address(request)
-    request.state.owner = await run_in_threadpool(authenticate, request, get_context(request))
+    """Refuse a missing key or a wrong path before the body is read. FastAPI would read the body first."""
+    request.state.owner = await run_in_threadpool(auth.check_caller, request, get_context(request))
 
 
 async def _sent_json(request: Request) -> dict[str, Any]:

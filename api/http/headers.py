@@ -1,4 +1,4 @@
-"""Checks headers before a request reaches its route: Host, headers that may come only once, and Range."""
+"""Checks headers before a request reaches its route, and gives each the one form that the routes read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[(?P<address>[0-9A-Fa-f:.]+)\])(?
 
 
 class HeaderChecks:
-    """ASGI middleware: answers a request with bad headers with a problem, and removes headers without a meaning."""
+    """ASGI middleware: answers a request with bad headers with a problem.
+
+    The others lose the blanks around their values, which are no part of them (RFC 9110, section 5.5), and headers
+    without a meaning.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,6 +41,7 @@ class HeaderChecks:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         problem = _find_problem(scope)
         if problem is not None:
             await problem.response()(scope, receive, send)

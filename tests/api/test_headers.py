@@ -63,6 +63,13 @@ def test_one_host_is_taken(address: tuple[str, int], host: str) -> None:
     assert raw(address, f"Host: {host}") == (200, "application/json")
 
 
+def test_blanks_around_a_value_are_no_part_of_it(address: tuple[str, int]) -> None:
+    host = "Host: \t 127.0.0.1:8000 \t "
+    assert raw(address, host) == (200, "application/json")
+    assert raw(address, host, "Origin: http://127.0.0.1:8000 \t") == (200, "application/json")
+    assert raw(address, host, "Origin: http://evil.example ")[0] == 403
+
+
 @pytest.mark.parametrize("host", ["evil.example", "api_1.internal:8000", "192.0.2.1", "[2001:db8::1]", "localhost."])
 def test_another_host_is_a_host(address: tuple[str, int], host: str) -> None:
     assert raw(address, f"Host: {host}") == (403, "application/problem+json")
