@@ -42,7 +42,7 @@ def as_text(found: Iterable[Mistake]) -> str:
 
 
 def listed(found: Iterable[Mistake], whole: str = WHOLE) -> list[Mistake]:
-    """The first mistakes, their fields shortened. If there are more, the last one says so, with `whole` as its field."""
+    """The first mistakes, their fields shortened. If there are more, a last one says so, with `whole` as its field."""
     first = list(islice(found, LISTED + 1))
     shown = [Mistake(_shortened(mistake.field), mistake.message) for mistake in first[:LISTED]]
     return [*shown, Mistake(whole, "has more mistakes: correct these first")] if len(first) > LISTED else shown

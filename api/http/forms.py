@@ -58,9 +58,12 @@ def _check_length(request: Request) -> None:
 
 
 async def _read_form(request: Request) -> None:
-    """Read the form, which FastAPI then finds read: it would turn a full disk into a form that can't be parsed."""
+    """Read the form, which FastAPI then finds read: it would turn a full disk into a form that can't be parsed.
+
+    So the limits are here, because those of FastAPI's `form_limits` come too late.
+    """
     try:
-        await request.form()
+        await request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=JSON_BYTES)
     except OSError as failure:
         raise disk_problem("the folder for temporary files (TMPDIR)", failure) from failure
 
@@ -73,7 +76,9 @@ async def refuse_repeated_parts(request: Request) -> None:
 
 
 def parse_json_part(part: Any) -> Any:
-    """The JSON object in a part of a form, whether it was sent as text or as a file. Raises Problem 400."""
+    """The JSON object in a part of a form, whether it was sent as text or as a file. Raises Problem 400 or 413."""
     if isinstance(part, UploadFile):
-        return parse_json(part.file.read(JSON_BYTES))
+        if (part.size or 0) > JSON_BYTES:
+            raise Problem(413, "too-large", f"the JSON has more than {JSON_BYTES} bytes: send a smaller one")
+        return parse_json(part.file.read())
     return parse_json(part.encode()) if isinstance(part, str) else part

@@ -12,11 +12,11 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
-from api.http.bodies import JSON_BYTES, JsonRoute, SentJson
+from api.http.bodies import JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, IfNoneMatch, answer_conditionally, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
-from api.http.forms import MAX_PARTS, MULTIPART, FormRoute, refuse_repeated_parts
+from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.pages import InPages
@@ -47,7 +47,6 @@ forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
 @forms.post(
     "",
     status_code=202,
-    form_limits={"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": JSON_BYTES},
     dependencies=[Depends(refuse_repeated_parts)],
 )
 async def create_job_with_files(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, BinaryIO, NoReturn
 
+import httpx
 import pytest
 from fastapi import UploadFile
 from fastapi.testclient import TestClient
@@ -351,6 +352,27 @@ def test_a_form_with_a_part_twice(api: TestClient) -> None:
     answer = api.post("/v1/jobs", files=[("job", ("job.json", b"{}")), ("job", ("job.json", b"{}"))])
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
     assert "part twice" in answer.json()["detail"]
+
+
+def test_the_parts_of_a_form_are_few_and_small(api: TestClient) -> None:
+    five = [f"part{number}" for number in range(5)]
+    files = api.post("/v1/jobs", files={name: (name, b"x") for name in five})
+    fields = api.post("/v1/jobs", files={name: (None, b"x") for name in five})
+    long = api.post("/v1/jobs", files={"job": (None, b" " * ((1 << 20) + 1))})
+    for answer, said in ((files, "files is 4"), (fields, "fields is 4"), (long, "size of 1024KB")):
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+        assert said in answer.json()["detail"]
+
+
+def test_the_json_of_a_form_may_have_one_mebibyte(api: TestClient) -> None:
+    def send(content: bytes) -> httpx.Response:
+        answer: httpx.Response = api.post("/v1/jobs", files={"job": ("job.json", content)})
+        return answer
+
+    largest = b"{}".ljust(1 << 20)
+    assert send(largest).status_code == 422
+    answer = send(largest + b" ")
+    assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
 
 
 def test_a_form_says_its_length(api: TestClient) -> None:
