@@ -17,11 +17,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
-from urllib.parse import quote
 
 import httpx
 
-from lit_client.connection import Connection, parse
+from lit_client.connection import Connection, parse, path_to
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
 from lit_client.models import (
@@ -123,7 +122,7 @@ class Client:
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
         """One upload; `wait` lets the service hold the answer until the inspection has finished, in seconds."""
-        return parse(Upload, self._get(f"/v1/uploads/{upload_id}", wait=wait))
+        return parse(Upload, self._get(path_to("uploads", upload_id), wait=wait))
 
     def uploads(self, *, limit: int | None = None) -> Iterator[Upload]:
         """The owner's uploads."""
@@ -131,7 +130,7 @@ class Client:
 
     def delete_upload(self, upload_id: str) -> None:
         """Remove an upload. Raises ProblemError `upload-in-use` while a job needs it."""
-        self._connection.request("DELETE", f"/v1/uploads/{upload_id}", repeatable=True)
+        self._connection.request("DELETE", path_to("uploads", upload_id), repeatable=True)
 
     def architectures(
         self, *, library: str | None = None, search: str | None = None, limit: int | None = None
@@ -142,8 +141,7 @@ class Client:
 
     def architecture(self, library: str, name: str) -> LibraryArchitecture:
         """A network's sections, and what each depth would save. Raises ProblemError `not-found`."""
-        path = f"/v1/architectures/{quote(library, safe='')}/{quote(name, safe='')}"
-        return parse(LibraryArchitecture, self._get(path))
+        return parse(LibraryArchitecture, self._get(path_to("architectures", library, name)))
 
     def inspect_as(self, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
         """Say which network of torchvision or timm a teacher is: {"library": …, "name": …, "kwargs": {…}}.
@@ -187,7 +185,7 @@ class Client:
         self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
     ) -> Job:
         """Run a job's request again as a new job; `changes` are merged into it (RFC 7396: null removes)."""
-        return self._post_job(f"/v1/jobs/{job_id}/rerun", changes or {}, idempotency_key)
+        return self._post_job(path_to("jobs", job_id, "rerun"), changes or {}, idempotency_key)
 
     @overload
     def job(self, job_id: str, *, wait: float | None = None) -> Job: ...
@@ -200,7 +198,7 @@ class Client:
         `wait` (seconds) lets the service hold the answer until the job has changed (with `etag`) or finished.
         """
         headers = {"If-None-Match": etag} if etag else {}
-        response = self._get(f"/v1/jobs/{job_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
+        response = self._get(path_to("jobs", job_id), wait=wait, headers=headers, accept={NOT_MODIFIED})
         if response.status_code == NOT_MODIFIED:
             return None
         job = parse(Job, response)
@@ -231,18 +229,18 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Raises ProblemError `job-finished` if it has succeeded or failed."""
-        return parse(Job, self._connection.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True))
+        return parse(Job, self._connection.request("POST", path_to("jobs", job_id, "cancel"), repeatable=True))
 
     def delete_job(self, job_id: str) -> None:
         """Remove a finished job and its files. Raises ProblemError `job-not-finished` if it has not finished."""
-        self._connection.request("DELETE", f"/v1/jobs/{job_id}", repeatable=True)
+        self._connection.request("DELETE", path_to("jobs", job_id), repeatable=True)
 
     # --- what a job tells --------------------------------------------------------------------------------
 
     def events(self, job_id: str, *, after: int = 0, wait: float | None = None, limit: int | None = None) -> EventPage:
         """Events after a number; `wait` (seconds) lets the service hold the answer until there is one."""
         params: dict[str, Any] = {"after": after} | ({} if limit is None else {"limit": limit})
-        return parse(EventPage, self._get(f"/v1/jobs/{job_id}/events", wait=wait, params=params))
+        return parse(EventPage, self._get(path_to("jobs", job_id, "events"), wait=wait, params=params))
 
     def follow(self, job_id: str, *, after: int = 0, on_job: Callable[[Job], None] | None = None) -> Iterator[Event]:
         """Every event after a number, as it happens, until the job has finished, also after a restart of the service.
@@ -264,15 +262,15 @@ class Client:
     def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
         """A job's numbers per phase and epoch."""
         params = {key: value for key, value in (("phase", phase), ("name", name)) if value is not None}
-        return parse(MetricPage, self._get(f"/v1/jobs/{job_id}/metrics", params=params)).items
+        return parse(MetricPage, self._get(path_to("jobs", job_id, "metrics"), params=params)).items
 
     def log(self, job_id: str, attempt: int | None = None) -> str:
         """What the trainer wrote in the newest attempt, or in the attempt with this number (from 1), as text."""
-        return self._get(f"/v1/jobs/{job_id}/log", params={} if attempt is None else {"attempt": attempt}).text
+        return self._get(path_to("jobs", job_id, "log"), params={} if attempt is None else {"attempt": attempt}).text
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that a job left, with their sha256."""
-        return parse(ArtifactPage, self._get(f"/v1/jobs/{job_id}/artifacts")).items
+        return parse(ArtifactPage, self._get(path_to("jobs", job_id, "artifacts"))).items
 
     def download(
         self,
@@ -316,7 +314,7 @@ class Client:
     def study(self, study_id: str, *, wait: float | None = None, etag: str | None = None) -> Study | None:
         """One study with its table so far. `wait` and `etag` work as in `job`."""
         headers = {"If-None-Match": etag} if etag else {}
-        response = self._get(f"/v1/studies/{study_id}", wait=wait, headers=headers, accept={NOT_MODIFIED})
+        response = self._get(path_to("studies", study_id), wait=wait, headers=headers, accept={NOT_MODIFIED})
         if response.status_code == NOT_MODIFIED:
             return None
         study = parse(Study, response)
@@ -352,26 +350,26 @@ class Client:
 
     def cancel_study(self, study_id: str) -> Study:
         """Cancel a study. Raises ProblemError `study-finished` if it has succeeded or failed."""
-        return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/cancel", repeatable=True))
+        return parse(Study, self._connection.request("POST", path_to("studies", study_id, "cancel"), repeatable=True))
 
     def resume_study(self, study_id: str) -> Study:
         """Continue a finished study: trials that failed or were cancelled are run again.
 
         Raises ProblemError `study-not-finished`, or `study-finished` if there is no trial to run again.
         """
-        return parse(Study, self._connection.request("POST", f"/v1/studies/{study_id}/resume", repeatable=False))
+        return parse(Study, self._connection.request("POST", path_to("studies", study_id, "resume"), repeatable=False))
 
     def delete_study(self, study_id: str) -> None:
         """Remove a finished study with its jobs. Raises ProblemError `study-not-finished` if it has not finished."""
-        self._connection.request("DELETE", f"/v1/studies/{study_id}", repeatable=True)
+        self._connection.request("DELETE", path_to("studies", study_id), repeatable=True)
 
     def study_table(self, study_id: str) -> StudyTable:
         """The table so far."""
-        return parse(StudyTable, self._get(f"/v1/studies/{study_id}/table"))
+        return parse(StudyTable, self._get(path_to("studies", study_id, "table")))
 
     def study_csv(self, study_id: str) -> str:
         """The table so far as CSV, with a header line."""
-        return self._get(f"/v1/studies/{study_id}/table", params={"format": "csv"}).text
+        return self._get(path_to("studies", study_id, "table"), params={"format": "csv"}).text
 
     # --- requests ----------------------------------------------------------------------------------------
 

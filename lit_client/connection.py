@@ -8,11 +8,19 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
-from lit_client.errors import KEY_VARIABLE, InvalidAddress, ProblemError, ServiceUnreachable, UnexpectedAnswer
+from lit_client.errors import (
+    KEY_VARIABLE,
+    InvalidAddress,
+    InvalidKey,
+    ProblemError,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+)
 from lit_spec.answers.base import Answer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -25,6 +33,8 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 8.0
 # A proxy may ask to wait for an hour. A caller who wants to wait that long can catch the error.
 LONGEST_RETRY_AFTER = 30.0
+# A URL with them as they are would mean another path (RFC 3986, section 5.2.4).
+_DOTS = {".": "%2E", "..": "%2E%2E"}
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
@@ -51,7 +61,7 @@ class Connection:
         self.timeout = timeout
         self._first_pause = first_pause
         self._reached = False
-        key = api_key or os.environ.get(KEY_VARIABLE)
+        key = _parse_key(api_key or os.environ.get(KEY_VARIABLE) or "")
         address = _parse_address(self.base_url)
         self._http = httpx.Client(
             base_url=address,
@@ -143,6 +153,19 @@ def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
             f"{response.request.url} answered {response.status_code}, but not as a LIT service does: "
             f"{where}: {first['msg']}."
         ) from error
+
+
+def path_to(*parts: str) -> str:
+    """The path /v1/… to a thing. Its parts may come from a command line, so none of them adds to the path or leaves it."""
+    return "/v1/" + "/".join(_DOTS.get(part) or quote(part, safe="") for part in parts)
+
+
+def _parse_key(key: str) -> str:
+    """The key without the blanks and newlines that a file or a variable may add. Raises InvalidKey."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidKey
+    return key
 
 
 def _parse_address(url: str) -> httpx.URL:

@@ -7,11 +7,10 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection
+from lit_client.connection import TEMPORARY, Connection, path_to
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.models import Artifact
 from lit_client.uploads import ProgressCallback, file_sha256
@@ -64,7 +63,7 @@ class _Fetch:
         self, connection: Connection, job_id: str, artifact: Artifact, part: Path, progress: ProgressCallback
     ) -> None:
         self.connection = connection
-        self.path = f"/v1/jobs/{job_id}/artifacts/{quote(artifact.name, safe='')}"
+        self.path = path_to("jobs", job_id, "artifacts", artifact.name)
         self.artifact = artifact
         self.part = part
         self.progress = progress

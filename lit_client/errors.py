@@ -32,6 +32,15 @@ class InvalidAddress(LitError):
         super().__init__(f"{url!r} is not the address of a service ({reason}): correct --url or LIT_URL.")
 
 
+class InvalidKey(LitError):
+    """What is given as an API key can't be one. The message does not show it, because most of it may be a secret."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The API key has characters other than printable ASCII: correct {KEY_VARIABLE}, or Client(api_key=…)."
+        )
+
+
 class ServiceUnreachable(LitError):
     """No answer came: nothing listens at the address, its name is unknown, or the connection broke for every try."""
 

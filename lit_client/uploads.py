@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection, parse
+from lit_client.connection import TEMPORARY, Connection, parse, path_to
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Page, Upload, UploadKind
 
@@ -59,7 +59,7 @@ def file_sha256(path: Path) -> str:
 
 def name_architecture(connection: Connection, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
     method, body = ("DELETE", None) if architecture is None else ("PUT", dict(architecture))
-    path = f"/v1/uploads/{upload_id}/architecture"
+    path = path_to("uploads", upload_id, "architecture")
     return parse(Upload, connection.request(method, path, json=body, repeatable=True))
 
 
@@ -131,7 +131,7 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
     headers = {OFFSET: str(offset), "Content-Type": "application/octet-stream"}
     try:
         response = connection.request_once(
-            "PATCH", f"/v1/uploads/{upload.id}", wait=COMPLETION_SECONDS, content=piece, headers=headers
+            "PATCH", path_to("uploads", upload.id), wait=COMPLETION_SECONDS, content=piece, headers=headers
         )
     except httpx.TransportError as error:
         raise _Interrupted(str(connection.unreachable(error))) from error
@@ -145,11 +145,11 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
 
 
 def _ask(connection: Connection, upload: Upload) -> Upload:
-    return parse(Upload, connection.request("GET", f"/v1/uploads/{upload.id}", repeatable=True))
+    return parse(Upload, connection.request("GET", path_to("uploads", upload.id), repeatable=True))
 
 
 def _ask_offset(connection: Connection, upload: Upload) -> int:
-    response = connection.request("HEAD", f"/v1/uploads/{upload.id}", repeatable=True)
+    response = connection.request("HEAD", path_to("uploads", upload.id), repeatable=True)
     return int(response.headers[OFFSET])
 
 

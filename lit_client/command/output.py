@@ -14,7 +14,7 @@ from lit_client.client import InspectionFailed
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest
 from lit_client.downloads import DownloadedFile
-from lit_client.errors import InvalidAddress, LitError, ProblemError
+from lit_client.errors import InvalidAddress, InvalidKey, LitError, ProblemError
 from lit_client.models import Job, Study
 from lit_spec.states import JobState, StudyState
 
@@ -49,7 +49,7 @@ def exit_code_of_study(study: Study) -> ExitCode:
 
 def exit_code_of_error(error: LitError) -> ExitCode:
     """2 where the request is to blame, 1 where the service or the connection is."""
-    if isinstance(error, BadRequest | InspectionFailed | InvalidAddress):
+    if isinstance(error, BadRequest | InspectionFailed | InvalidAddress | InvalidKey):
         return ExitCode.USAGE
     if isinstance(error, ProblemError) and 400 <= error.status < 500 and error.status != 429:
         return ExitCode.USAGE

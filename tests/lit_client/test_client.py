@@ -18,6 +18,7 @@ from lit_client import (
     Client,
     InspectedOtherwise,
     InspectionFailed,
+    InvalidKey,
     LitError,
     ProblemError,
     ServiceUnreachable,
@@ -28,6 +29,7 @@ from lit_client import client as client_module
 from lit_client import connection as connection_module
 from lit_spec import ErrorType, JobError, JobRequest
 from tests.jobs.study_bench import take
+from tests.lit_client.command import litc
 from tests.lit_client.faults import Fault, FaultyTransport, busy, lost_answer
 from tests.lit_client.scripted_worker import DIVERGED, RESULT, ScriptedWorker, store
 from tests.worker.bench import Bench
@@ -286,6 +288,46 @@ def test_key_and_url_come_from_the_environment(bench: Bench, url: str, monkeypat
     monkeypatch.setenv("LIT_API_KEY", secret)
     with Client() as other:
         assert list(other.jobs()) == []
+
+
+@pytest.mark.parametrize("around", ["{}\n", "\t{} \r\n", " {}"])
+def test_blanks_around_a_key_are_no_part_of_it(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    with bench.database.session() as session:
+        _, secret = keys.create(session, "mine")
+    monkeypatch.setenv("LIT_API_KEY", around.format(secret))
+    with Client(url) as other:
+        assert list(other.jobs()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", ["lit_sec\nret", "lit_sec\u200bret", "lit_secr\xe9t", "lit_sec\x7fret", "lit_sec\0ret"]
+)
+def test_a_key_that_is_none_is_not_shown(url: str, wrong: str) -> None:
+    with pytest.raises(InvalidKey, match="LIT_API_KEY") as refused:
+        Client(url, wrong)
+    assert "sec" not in str(refused.value)
+    if "\0" not in wrong:
+        command = litc(url, "list", LIT_API_KEY=wrong)
+        assert (command.returncode, command.stdout) == (2, "")
+        assert "LIT_API_KEY" in command.stderr
+        assert "sec" not in command.stderr
+
+
+@pytest.mark.parametrize("id", ["../uploads", "..", ".", "a b?limit=1", "a#b", "100%", "a%2Fb", "\xe9"])
+def test_an_id_stays_one_part_of_the_path(client: Client, id: str) -> None:
+    for ask in (client.job, client.study, client.get_upload, client.log, client.artifacts, client.delete_job):
+        with pytest.raises(ProblemError) as refused:
+            ask(id)
+        assert (refused.value.type, refused.value.status) == ("not-found", 404)
+
+
+def test_a_command_asks_for_no_other_thing(url: str) -> None:
+    for id in ("../uploads", ".."):
+        finished = litc(url, "job", id)
+        assert finished.returncode != 0
+        assert finished.stderr.startswith("Not found") or "there is no job" in finished.stderr.lower()
 
 
 def test_a_proxy_of_the_environment_does_not_catch_loopback(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
