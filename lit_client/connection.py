@@ -156,7 +156,7 @@ def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
 
 
 def path_to(*parts: str) -> str:
-    """The path /v1/… to a thing. Its parts may come from a command line, so none of them adds to the path or leaves it."""
+    """The path /v1/… to a thing. An id, whatever it contains, is one part of the path."""
     return "/v1/" + "/".join(_DOTS.get(part) or quote(part, safe="") for part in parts)
 
 

@@ -54,6 +54,7 @@ async def answer_conditionally(
     topic: str,
     wait: int,
     if_none_match: str | None,
+    if_match: str | None,
     read: Callable[[], AnswerT],
     is_finished: Callable[[AnswerT], bool],
     headers: Callable[[AnswerT], dict[str, str]] = lambda _: {},
@@ -76,7 +77,7 @@ async def answer_conditionally(
 
     found, content, etag = await context.long_polls.until(topic, wait, read_with_etag, is_worth_telling)
     sent = {"ETag": etag, "Cache-Control": "no-cache", **headers(found)}
-    if (if_match := request.headers.get("If-Match")) is not None:
+    if if_match is not None:
         require_match(if_match, etag)
     if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=sent)

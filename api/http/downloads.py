@@ -21,6 +21,8 @@ DIGITS = 30
 def send_bytes(
     request: Request,
     *,
+    if_none_match: str | None,
+    if_match: str | None,
     open_file: Callable[[], BinaryIO],
     size: int,
     sha256: str,
@@ -38,10 +40,9 @@ def send_bytes(
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}",
         "X-Content-Type-Options": "nosniff",
     }
-    if (if_match := request.headers.get("If-Match")) is not None:
+    if if_match is not None:
         require_match(if_match, etag)
-    known = request.headers.get("If-None-Match")
-    if known is not None and matches(known, etag):
+    if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     condition = request.headers.get("If-Range")
     wanted = request.headers.get("Range") if condition in (None, etag) else None

@@ -23,6 +23,8 @@ ONCE = frozenset(
     }
 )
 """Headers with a single value. Which of two values counts would depend on who reads the request."""
+LISTS = frozenset({b"if-match", b"if-none-match"})
+"""Headers that are lists. Several lines are one list (RFC 9110, section 5.3), but FastAPI reads only one of them."""
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?")
 
@@ -31,7 +33,7 @@ class HeaderChecks:
     """ASGI middleware: answers a request with bad headers with a problem.
 
     The others lose the blanks around their values, which are no part of them (RFC 9110, section 5.5), and headers
-    without a meaning.
+    without a meaning. The lines of a list become one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,6 +51,7 @@ class HeaderChecks:
         if scope["method"] != "GET":
             # Range has a meaning for GET only (RFC 9110, section 14.2).
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        _join_lists(scope)
         await self._app(scope, receive, send)
 
 
@@ -63,6 +66,14 @@ def host_name(host: str) -> str | None:
         return str(ipaddress.IPv6Address(match["address"]))
     except ValueError:
         return None
+
+
+def _join_lists(scope: Scope) -> None:
+    for list_name in LISTS:
+        lines = [value for name, value in scope["headers"] if name == list_name]
+        if len(lines) > 1:
+            others = [(name, value) for name, value in scope["headers"] if name != list_name]
+            scope["headers"] = [*others, (list_name, b", ".join(lines))]
 
 
 def _find_problem(scope: Scope) -> Problem | None:

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 from fastapi.concurrency import run_in_threadpool
 
+from api.http.numbers import WholeNumber
 from jobs.database.notifications import Listener
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ LOOK_SECONDS = 5.0
 """Some things change without a notification, as a position in the queue."""
 
 Wait = Annotated[
-    int,
+    WholeNumber,
     Query(ge=0, le=LONGEST_WAIT, description="Seconds to hold the answer until there is something new; 0 answers now."),
 ]
 

@@ -14,6 +14,7 @@ from fastapi import Depends, Query, Request
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 
 from api.http.auth import Owner
+from api.http.numbers import WholeNumber
 from api.http.problems import invalid_field
 from jobs.database.models import Job, Study, Upload
 from jobs.ledger.owned_rows import PageCursor
@@ -74,7 +75,7 @@ class PageRequest:
 def _page_request(
     request: Request,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=100, description="Items on a page.")] = 50,
+    limit: Annotated[WholeNumber, Query(ge=1, le=100, description="Items on a page.")] = 50,
     cursor: Annotated[
         str | None, Query(description="`next_cursor` of the page before; the other parameters must be the same.")
     ] = None,

@@ -19,6 +19,7 @@ from api.http.downloads import send_bytes, stream
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
+from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.wakeups import InBackground
 from api.jobs.forms import FormUploads, JobForm
@@ -151,6 +152,7 @@ async def get_job(
     context: InContext,
     wait: Wait = 0,
     if_none_match: IfNoneMatch = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """One job. `wait` holds the answer until the job is finished or, with If-None-Match, until it has changed."""
 
@@ -164,6 +166,7 @@ async def get_job(
         topic=job_id,
         wait=wait,
         if_none_match=if_none_match,
+        if_match=if_match,
         read=read,
         is_finished=lambda job: job.state.finished,
     )
@@ -190,8 +193,8 @@ async def list_events(
     job_id: str,
     owner: Owner,
     context: InContext,
-    after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that you have.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[WholeNumber, Query(ge=0, le=2**62, description="Number of the last event that you have.")] = 0,
+    limit: Annotated[WholeNumber, Query(ge=1, le=1000)] = 100,
     wait: Wait = 0,
 ) -> EventPage:
     """What happened to a job after event number `after`; `wait` holds the answer until there is something."""
@@ -222,7 +225,9 @@ def get_log(
     job_id: str,
     owner: Owner,
     context: InContext,
-    attempt: Annotated[int | None, Query(ge=1, description="Number of an attempt; the newest by default.")] = None,
+    attempt: Annotated[
+        WholeNumber | None, Query(ge=1, description="Number of an attempt; the newest by default.")
+    ] = None,
 ) -> Response:
     """What the trainer wrote; empty before the trainer has started."""
     with context.database.session() as session:
@@ -249,18 +254,28 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
     responses={
         200: {"content": {"application/octet-stream": {}}},
         206: {"description": "The requested range."},
-        304: {"description": "The caller already has this file."},
+        **NOT_MODIFIED,
         416: {"description": "The file has no such range."},
     },
 )
-@router.head("/{job_id}/artifacts/{name}", response_class=Response)
-def download_artifact(job_id: str, name: str, request: Request, owner: Owner, context: InContext) -> Response:
+@router.head("/{job_id}/artifacts/{name}", response_class=Response, responses=NOT_MODIFIED)
+def download_artifact(
+    job_id: str,
+    name: str,
+    request: Request,
+    owner: Owner,
+    context: InContext,
+    if_none_match: IfNoneMatch = None,
+    if_match: IfMatch = None,
+) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
         artifact = _find(owned_jobs.get(session, owner, job_id), name)
     try:
         return send_bytes(
             request,
+            if_none_match=if_none_match,
+            if_match=if_match,
             open_file=lambda: context.storage.open(artifact["key"]),
             size=artifact["size"],
             sha256=artifact["sha256"],

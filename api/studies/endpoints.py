@@ -82,6 +82,7 @@ async def get_study(
     context: InContext,
     wait: Wait = 0,
     if_none_match: IfNoneMatch = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """One study. `wait` holds the answer until it is finished or, with If-None-Match, until it has changed."""
     return await answer_conditionally(
@@ -90,6 +91,7 @@ async def get_study(
         topic=study_id,
         wait=wait,
         if_none_match=if_none_match,
+        if_match=if_match,
         read=lambda: _read(context, owner, study_id),
         is_finished=lambda study: study.state.finished,
     )

@@ -19,6 +19,7 @@ from api.http.conditional import (
 )
 from api.http.context import Context, InContext, InSession
 from api.http.long_polls import Wait
+from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
@@ -75,6 +76,7 @@ async def get_upload(
     context: InContext,
     wait: Wait = 0,
     if_none_match: IfNoneMatch = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """One upload, with its offset in the headers too. `wait` holds the answer until a teacher's inspection is finished
     or, with If-None-Match, until the upload has changed.
@@ -85,6 +87,7 @@ async def get_upload(
         topic=upload_id,
         wait=wait,
         if_none_match=if_none_match,
+        if_match=if_match,
         read=lambda: show_upload(read_upload(context, owner, upload_id)),
         is_finished=lambda upload: not upload.inspecting,
         headers=lambda upload: {**offset_headers(upload.received), LENGTH: str(upload.size)},
@@ -112,7 +115,9 @@ async def append_to_upload(
     request: Request,
     owner: Owner,
     context: InContext,
-    upload_offset: Annotated[int, Header(ge=0, description="Where these bytes begin: the upload's `received`.")],
+    upload_offset: Annotated[
+        WholeNumber, Header(ge=0, description="Where these bytes begin: the upload's `received`.")
+    ],
     if_match: IfMatch = None,
 ) -> Response:
     """Send the next bytes, as many as you like. After a broken connection, ask for `received` and continue there."""

@@ -78,6 +78,24 @@ def test_a_wrong_parameter_is_named(api: TestClient, path: str, errors: dict[str
     assert all(said is None or found[field] == said for field, said in errors.items())
 
 
+@pytest.mark.parametrize("number", ["1_0", "+1", "1.0", " 1", "1 ", "-1", "1e1", "\u0661", ""])
+@pytest.mark.parametrize(("path", "name"), [("", "limit"), ("/{job}/events", "after"), ("/{job}/log", "attempt")])
+def test_numbers_are_digits(api: TestClient, bench: Bench, path: str, name: str, number: str) -> None:
+    path = "/v1/jobs" + path.format(job=bench.job())
+    answer = api.get(path, params={name: number})
+    assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, [name])
+    assert answer.json()["errors"][0]["message"] == "Input should be a whole number in digits, such as 12"
+    assert api.get(path, params={name: "01"}).status_code != 422
+
+
+@pytest.mark.parametrize("number", ["0.0", "0_0", "+0", "-0"])
+def test_an_offset_is_digits(api: TestClient, number: str) -> None:
+    made = api.post("/v1/uploads", json={"kind": "dataset", "filename": "d.csv", "size": 3}).json()
+    headers = {"Upload-Offset": number, "Content-Type": "application/octet-stream"}
+    answer = api.patch(f"/v1/uploads/{made['id']}", content=b"abc", headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "upload-offset")
+
+
 @pytest.mark.parametrize(
     "path",
     [

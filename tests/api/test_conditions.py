@@ -130,6 +130,21 @@ def test_a_download_has_the_same_condition(api: TestClient, bench: Bench) -> Non
     ranged = api.get(path, headers={"If-Match": etag, "Range": "bytes=0-3"})
     assert (ranged.status_code, ranged.content) == (206, b"0123")
     assert told(api.get(path, headers={"If-Match": '"another"', "Range": "bytes=0-3"})) == FAILED
+    assert api.get(path, headers=[("If-Match", '"another"'), ("If-Match", etag)]).status_code == 200
+    assert api.get(path, headers=[("If-None-Match", '"another"'), ("If-None-Match", etag)]).status_code == 304
+
+
+@pytest.mark.parametrize("thing", [job, study, upload])
+def test_a_condition_may_have_several_lines(api: TestClient, bench: Bench, thing: Any) -> None:
+    path = thing(api, bench)
+    etag = api.get(path).headers["ETag"]
+    for lines in ([etag, '"another"'], ['"another"', etag], ['"a", "b"', etag, '"c"']):
+        assert api.get(path, headers=[("If-None-Match", line) for line in lines]).status_code == 304
+        assert api.get(path, headers=[("If-Match", line) for line in lines]).status_code == 200
+    assert api.get(path, headers=[("If-Match", '"a"'), ("If-Match", '"b"')]).status_code == 412
+    if thing is not upload:
+        lines = [("If-Match", '"another"'), ("If-Match", etag)]
+        assert api.post(f"{path}/cancel", headers=lines).status_code == 202
 
 
 def test_an_upload_tells_whether_it_has_changed(api: TestClient, bench: Bench) -> None:

@@ -230,6 +230,19 @@ def test_bodies_that_are_not_json_objects(api: TestClient, content: bytes, kind:
     assert said in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/studies", "/v1/uploads"])
+def test_the_answer_to_very_many_wrong_fields_is_short(api: TestClient, path: str) -> None:
+    answer = api.post(path, json={f"field{number}": number for number in range(40_000)})
+    errors = answer.json()["errors"]
+    assert answer.status_code == 422
+    assert len({error["field"] for error in errors}) == len(errors) <= 21
+    if path != "/v1/studies":  # the kind of a study is missing, which is its only mistake
+        assert errors[-1] == {"field": "body", "message": "has more mistakes: correct these first"}
+    assert len(answer.content) < 50_000
+    long = api.post(path, json={"x" * 1_000_000: 1})
+    assert (long.status_code, len(long.content) < 50_000) == (422, True)
+
+
 def test_a_backslash_before_u0000_is_no_nul(api: TestClient, bench: Bench) -> None:
     name = "C:\\u0000\\data"
     made = api.post("/v1/jobs", json=request(bench.teacher(), name=name))

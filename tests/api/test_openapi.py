@@ -105,6 +105,16 @@ def test_every_answer_and_error_is_described(document: dict[str, Any]) -> None:
         assert operation.get("security") == ([{"key": []}, {}] if path.startswith("/v1/") else None)
 
 
+def test_what_has_an_etag_takes_conditions(document: dict[str, Any]) -> None:
+    heads = {path for path, method, _ in operations(document) if method == "head"}
+    for path in heads:
+        for method in ("get", "head"):
+            operation = document["paths"][path][method]
+            headers = {each["name"].lower() for each in operation["parameters"] if each["in"] == "header"}
+            assert {"if-match", "if-none-match"} <= headers, (method, path)
+            assert "304" in operation["responses"], (method, path)
+
+
 def test_what_can_be_asked_for_by_head(document: dict[str, Any]) -> None:
     heads = {path for path, method, _ in operations(document) if method == "head"}
     assert heads == {
