@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, TEACHER_FILE
 
+TOP_FOLDERS = ("uploads", "jobs", "markers")
+
 
 def upload_prefix(upload_id: str) -> str:
     """Everything of one upload."""

@@ -19,9 +19,12 @@ from typing import BinaryIO, Protocol
 from jobs import disks
 from jobs.private_files import PRIVATE_FILE, close_to_others, make_private_folder
 from jobs.settings import Settings
+from jobs.storage import layout
 from jobs.storage.faults import storage_faults
 
 TEMPORARY = ".tmp"
+OWN_NAMES = {TEMPORARY, *layout.TOP_FOLDERS, "lost+found"}
+"""What may lie in the root: what we store, and what a disk of its own has there."""
 """The one folder for files that are being written or removed. Leftovers of killed processes are found there."""
 
 
@@ -89,7 +92,7 @@ class FolderStorage:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         make_private_folder(self.root)
-        close_to_others(self.root)
+        close_to_others(self.root, lambda path: path.name in OWN_NAMES)
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source, storage_faults():

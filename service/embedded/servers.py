@@ -25,6 +25,10 @@ LONGEST_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a Unix socket."""
 ADDRESS_FILE = "database-url"
 POSTGRES_FOLDER = "postgres"
+LOCK_NAME = "lock"
+VALKEY_FOLDER = "valkey"
+OWN_NAMES = {POSTGRES_FOLDER, VALKEY_FOLDER, LOCK_NAME, ADDRESS_FILE, "storage", "work"}
+"""What the service makes in a data folder."""
 
 
 def has_database(data_dir: Path) -> bool:
@@ -59,7 +63,7 @@ class EmbeddedServers:
         with ExitStack() as stack:
             self._lock(stack)
             # Under the lock: for root, PostgreSQL runs as another user, and needs the folder open while it runs.
-            close_to_others(self._folder)
+            close_to_others(self._folder, _is_ours)
             postgres = EmbeddedPostgres(self._folder / POSTGRES_FOLDER)
             valkey = self._valkey(stack) if self._broker else None
             stack.enter_context(self.minder)
@@ -78,7 +82,7 @@ class EmbeddedServers:
         self._stack.close()
 
     def _lock(self, stack: ExitStack) -> None:
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +103,7 @@ class EmbeddedServers:
         return None
 
     def _valkey(self, stack: ExitStack) -> EmbeddedValkey:
-        folder = self._folder / "valkey"
+        folder = self._folder / VALKEY_FOLDER
         make_private_folder(folder)
         socket = folder / "valkey.sock"
         if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
@@ -107,3 +111,7 @@ class EmbeddedServers:
             stack.callback(shutil.rmtree, short, ignore_errors=True)
             socket = short / "valkey.sock"
         return EmbeddedValkey(folder, socket)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name in OWN_NAMES or path.name.startswith(f"{POSTGRES_FOLDER}-new-")

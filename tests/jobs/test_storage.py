@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobs.settings import Settings
 from jobs.storage.faults import StorageFault
@@ -232,10 +233,30 @@ def test_others_can_read_nothing_whatever_the_umask(tmp_path: Path) -> None:
     assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in paths if path.is_file()} == {"0o600"}
 
 
-def test_a_folder_for_everyone_is_not_closed(tmp_path: Path) -> None:
-    tmp_path.chmod(0o1777)
-    FolderStorage(tmp_path)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+@pytest.mark.parametrize("mode", [0o1777, 0o2775])
+def test_a_folder_that_is_shared_on_purpose_is_not_closed(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "jobs").stat().st_mode) & 0o777 == 0o700
+
+
+def test_a_folder_with_files_of_others_is_not_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "letters").mkdir()
+    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
+    assert FolderStorage(tmp_path).exists("jobs/a/1/output/x")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "jobs").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_holds_only_what_is_stored_is_closed(tmp_path: Path) -> None:
+    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
+    tmp_path.chmod(0o755)
+    with capture_logs() as logs:
+        FolderStorage(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    assert [(entry["event"], entry["mode_before"]) for entry in logs] == [("folder closed to others", "0755")]
 
 
 def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:

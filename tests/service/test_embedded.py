@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,20 @@ def test_a_long_path_and_a_folder_in_use(tmp_path: Path) -> None:
             pass
         assert refused.value.database_url == servers.database_url
     assert not socket.parent.exists()
+
+
+def test_a_data_folder_with_files_of_others_stays_open_to_them(tmp_path: Path) -> None:
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for folder in (shared, own):
+        folder.mkdir()
+        folder.chmod(0o775)
+    (shared / "letters").mkdir()
+    for folder in (shared, own):
+        with EmbeddedServers(folder, broker=False):
+            pass
+    # For root, PostgreSQL runs as another user, and the folder is open to reading.
+    assert shared.stat().st_mode & stat.S_IWGRP
+    assert not own.stat().st_mode & stat.S_IWGRP
 
 
 def test_a_server_that_recovers_for_long_after_a_crash_is_waited_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_kept(tmp_path: Path) -
         other.send_signal(signal.SIGKILL)
     WorkFolder(tmp_path, "second").close()
     assert not (tmp_path / "other").exists()
+
+
+def test_files_of_others_are_neither_removed_nor_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one").write_text("Dear all")
+    WorkFolder(tmp_path, "first").close()
+    WorkFolder(tmp_path, "second").close()
+    assert (tmp_path / "letters" / "one").exists()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
 def test_a_folder_is_removed_also_after_an_error(tmp_path: Path) -> None:
