@@ -15,6 +15,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from jobs.broker.queues import DEVICE_QUEUES
 
 GIB = 1 << 30
+MOST_BYTES = 1 << 62
+"""The kernel and the database count in 64 bits, and sums of limits must fit too."""
+MOST_SECONDS = 1 << 30
+"""34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
+MOST_THREADS = 1 << 15
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
@@ -42,29 +47,29 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
-    lease_seconds: float = Field(60, ge=1)
+    lease_seconds: float = Field(60, ge=1, le=MOST_SECONDS)
     """A worker that has sent no heartbeat for this long loses its job. The interval of heartbeats follows from it."""
-    housekeeping_seconds: float = Field(5, gt=0)
+    housekeeping_seconds: float = Field(5, gt=0, le=MOST_SECONDS)
     """How often expired leases are taken back, and wake-ups for queued jobs sent again. Less with short leases."""
-    restart_seconds: float = Field(1, gt=0)
+    restart_seconds: float = Field(1, gt=0, le=MOST_SECONDS)
     """Pause before a child process that ended by itself is started again; it doubles with each further failure."""
-    max_upload_bytes: int = Field(8 * GIB, ge=1)
+    max_upload_bytes: int = Field(8 * GIB, ge=1, le=MOST_BYTES)
     worker_devices: str | None = None
     """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: detected."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """CPU threads of a trainer. None: torch's own choice."""
-    trainer_memory_bytes: int | None = Field(None, ge=1)
+    trainer_memory_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """Memory that a trainer may use, apart from a GPU's. None: what the machine has."""
-    trainer_data_bytes: int | None = Field(None, ge=1)
+    trainer_data_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """Private memory that a process of a trainer may allocate (RLIMIT_DATA), for `cpu` jobs only. None: no limit."""
-    trainer_cpu_seconds: int | None = Field(None, ge=1)
+    trainer_cpu_seconds: int | None = Field(None, ge=1, le=MOST_SECONDS)
     """Processor time of a trainer, over all its threads and for each attempt. None: no limit."""
-    trainer_file_bytes: int | None = Field(None, ge=1)
+    trainer_file_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """Largest file that a trainer may write. None: 8 GiB and 16 times the job's teacher and data set."""
-    trainer_disk_bytes: int | None = Field(None, ge=1)
+    trainer_disk_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """What a trainer may add to its job folder. None: as for one file."""
-    inspect_timeout_seconds: float = Field(120, gt=0)
-    inspect_memory_bytes: int = Field(4 * GIB, ge=1)
+    inspect_timeout_seconds: float = Field(120, gt=0, le=MOST_SECONDS)
+    inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
     """Memory that reading an uploaded teacher may take."""
     log_format: Literal["json", "console"] = "console"
 

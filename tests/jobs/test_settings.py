@@ -13,6 +13,7 @@ from jobs.database.connection import Database, connection_string, database_url
 from jobs.settings import Settings
 
 ROOT = Path.cwd()
+HUGE = str(2**63 - 1)
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,18 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_LEASE_SECONDS", "nan"),
         ("LIT_LEASE_SECONDS", "0.9"),
         ("LIT_LOG_FORMAT", "xml"),
+        ("LIT_THREADS", HUGE),
+        ("LIT_LEASE_SECONDS", HUGE),
+        ("LIT_HOUSEKEEPING_SECONDS", HUGE),
+        ("LIT_RESTART_SECONDS", HUGE),
+        ("LIT_INSPECT_TIMEOUT_SECONDS", HUGE),
+        ("LIT_INSPECT_MEMORY_BYTES", HUGE),
+        ("LIT_MAX_UPLOAD_BYTES", HUGE),
+        ("LIT_TRAINER_MEMORY_BYTES", HUGE),
+        ("LIT_TRAINER_DATA_BYTES", HUGE),
+        ("LIT_TRAINER_CPU_SECONDS", HUGE),
+        ("LIT_TRAINER_FILE_BYTES", HUGE),
+        ("LIT_TRAINER_DISK_BYTES", HUGE),
     ],
 )
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 import structlog
@@ -23,6 +24,8 @@ from jobs.settings import GIB, Settings
 from lit_spec import ErrorType, JobError
 
 LOOK_SECONDS = 0.2
+TIMES_DISK_LOOK = 10
+"""After the folder has been measured, it is left alone this many times as long as that took."""
 FREE_BYTES = 8 * GIB
 TIMES_INPUTS = 16
 """Without a setting, a trainer may write these bytes and this many times its inputs: checkpoints hold the networks,
@@ -49,7 +52,8 @@ class TrainerLimits:
     @classmethod
     def of(cls, settings: Settings, folder: Path, device: str) -> Self:
         """The limits of a job whose inputs are in `folder`."""
-        inputs = disk_usage(folder)
+        # Their sizes too, because some file systems count blocks late.
+        inputs = sum(max(file.st_size, _allocated(file)) for file in _files(folder))
         usual = FREE_BYTES + TIMES_INPUTS * inputs
         return cls(
             memory_bytes=settings.trainer_memory_bytes,
@@ -101,6 +105,7 @@ class LimitWatch:
         self._kill = kill
         self._limits = limits
         self._folder = folder
+        self._next_disk_look = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="trainer-limits", daemon=True)
 
@@ -127,7 +132,12 @@ class LimitWatch:
         if limits.memory_bytes is not None and memory_usage(self._pid) > limits.memory_bytes:
             detail = f"the trainer used more than the {limits.memory_bytes} bytes of memory that this worker allows"
             return _memory_error(detail, "LIT_TRAINER_MEMORY_BYTES")
-        if disk_usage(self._folder) > limits.disk_bytes:
+        if monotonic() < self._next_disk_look:
+            return None
+        began = monotonic()
+        usage = disk_usage(self._folder)
+        self._next_disk_look = monotonic() + TIMES_DISK_LOOK * (monotonic() - began)
+        if usage > limits.disk_bytes:
             detail = f"the job folder grew beyond the {limits.disk_bytes} bytes that this worker allows"
             return _error(ErrorType.DISK_LIMIT, detail, "use a smaller teacher", "LIT_TRAINER_DISK_BYTES")
         return None
@@ -140,12 +150,18 @@ def memory_usage(session: int) -> int:
 
 def disk_usage(folder: Path) -> int:
     """Bytes that the files in a folder take on its disk."""
-    usage = 0
+    return sum(map(_allocated, _files(folder)))
+
+
+def _allocated(file: os.stat_result) -> int:
+    return file.st_blocks * 512
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                usage += Path(parent, name).lstat().st_blocks * 512
-    return usage
+                yield Path(parent, name).lstat()
 
 
 def _processes() -> Iterator[int]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -39,22 +40,24 @@ class Trainer:
         self._abandoned = False
         # Appending, because lines of standard output that are not messages are added to the same file.
         self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log_file,
-                start_new_session=True,
-                bufsize=0,
-                umask=PRIVATE_UMASK,
+        with ExitStack() as on_failure:
+            on_failure.callback(os.close, self._log_file)
+            self._process = on_failure.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log_file,
+                    start_new_session=True,
+                    bufsize=0,
+                    umask=PRIVATE_UMASK,
+                )
             )
+            on_failure.callback(os.killpg, self._process.pid, signal.SIGKILL)
             limits.apply(self._process.pid)
-        except OSError:
-            os.close(self._log_file)
-            raise
+            on_failure.pop_all()
         assert self._process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
         assert self._process.stdout is not None  # noqa: S101
         self._deadlines = self._process.stdin.fileno()
