@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +19,7 @@ from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.output import show
-from lit_client.command.service_commands import add_service_commands
+from lit_client.command.service_commands import add_service_commands, asked_service_command
 from lit_client.command.study_commands import app as study_app
 from lit_client.command.transfers import check_input, fetch, send_teacher
 from lit_client.errors import LitError
@@ -151,8 +153,9 @@ def inspect_teacher(
 def main() -> None:
     """Run the command. Every expected failure ends with a sentence and an exit code."""
     try:
-        with _sigterm_as_ctrl_c():
-            add_service_commands(app, sys.argv[1:])
+        service = asked_service_command(sys.argv[1:])
+        with _stop_signals(_end_at_once if service else signal.default_int_handler):
+            add_service_commands(app, service)
             app()
     except LitError as error:
         display.stderr.print(str(error), soft_wrap=True)
@@ -164,15 +167,26 @@ def main() -> None:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Commands of the service have handlers of their own."""
+def _stop_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Handle SIGTERM and Ctrl-C alike."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number, earlier in before.items():
+        if earlier is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    """For the service's commands until they have handlers of their own: nothing has been started that must be stopped.
+
+    An exception would come out of an import, which shows a traceback, or is swallowed there. As a container's first
+    process this one would not get a signal that it doesn't handle.
+    """
+    os._exit(output.ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,16 @@ SUMMARIES = {
 PANEL = "The service (from a checkout or the container image)"
 
 
-def add_service_commands(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add the command that `arguments` ask for, or else a line for each in the help."""
+def asked_service_command(arguments: Sequence[str]) -> str | None:
+    """The command of the service that `arguments` ask for, if they do."""
     asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return asked if asked in SUMMARIES else None
+
+
+def add_service_commands(app: typer.Typer, asked: str | None) -> None:
+    """Add the command that is asked for, or else a line for each in the help."""
     root = checkout_root()
-    if asked in SUMMARIES and root is not None:
+    if asked is not None and root is not None:
         _add_real(app, asked, root)
         return
     for name, summary in SUMMARIES.items():
