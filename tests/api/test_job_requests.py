@@ -315,16 +315,16 @@ def test_the_temporary_files_of_a_form_go_before_the_inspection_is_awaited(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: list[BinaryIO] = []
-    upload = forms._upload
+    upload = forms.FormUploads._upload
 
-    def watched(file: UploadFile, *rest: Any) -> str:
+    def watched(stored: forms.FormUploads, file: UploadFile, *rest: Any) -> str:
         received.append(file.file)
-        return upload(file, *rest)
+        return upload(stored, file, *rest)
 
     async def waiting(*_: Any) -> NoReturn:
         raise Problem(503, "inspection-pending", f"closed: {[file.closed for file in received]}")
 
-    monkeypatch.setattr(forms, "_upload", watched)
+    monkeypatch.setattr(forms.FormUploads, "_upload", watched)
     monkeypatch.setattr(requests, "inspections_of", waiting)
     job = json.dumps({"student": {"depth": 14}})
     answer = api.post("/v1/jobs", data={"job": job}, files={"teacher": b"PK\x03\x04", "dataset": b"x"})

@@ -147,7 +147,7 @@ def test_a_file_that_storage_has_only_in_part_is_not_trained_on(bench: Bench) ->
     assert state(bench, job_id) == ("failed", 2)
     error = bench.row(job_id).error
     assert (error["type"], error["field"]) == ("worker-lost", "dataset.upload")
-    assert f"the upload {dataset}, or only a part of it" in error["detail"]
+    assert f"storage lacks bytes of the upload {dataset}" in error["detail"]
 
 
 @pytest.mark.usefixtures("impatient")
