@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, Request, Response
+from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
-from api.http.context import Context
+from api.http.context import Context, InContext
+from api.http.long_polls import Wait
 from api.http.problems import Problem
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -47,40 +49,76 @@ def matches(if_none_match: str, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-async def answer_conditionally(
-    request: Request,
-    context: Context,
-    *,
-    topic: str,
-    wait: int,
-    if_none_match: str | None,
-    if_match: str | None,
-    read: Callable[[], AnswerT],
-    is_finished: Callable[[AnswerT], bool],
-    headers: Callable[[AnswerT], dict[str, str]] = lambda _: {},
-) -> Response:
-    """Answer GET or HEAD with what `read` returns and its ETag, with 304, or with 412 for If-Match.
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a GET or HEAD."""
 
-    The answer is held back for up to `wait` seconds, until `is_finished` holds or, with If-None-Match, until the answer
-    has changed. `read` blocks and is called again at each change of `topic`. `headers` makes more headers for the
-    answer.
-    """
+    if_none_match: str | None
+    if_match: str | None
 
-    def read_with_etag() -> tuple[AnswerT, bytes, str]:
-        answer = read()
-        text = answer.model_dump_json()
-        return answer, text.encode(), etag_of(text)
+    def not_modified(self, etag: str, headers: dict[str, str]) -> Response | None:
+        """The answer 304, or None if the caller doesn't have this ETag. Raises Problem 412."""
+        if self.if_match is not None:
+            require_match(self.if_match, etag)
+        return Response(status_code=304, headers=headers) if self.knows(etag) else None
 
-    def is_worth_telling(seen: tuple[AnswerT, bytes, str]) -> bool:
-        answer, _, etag = seen
-        return is_finished(answer) if if_none_match is None else not matches(if_none_match, etag)
+    def knows(self, etag: str) -> bool:
+        """Whether the caller has what this ETag stands for."""
+        return self.if_none_match is not None and matches(self.if_none_match, etag)
 
-    found, content, etag = await context.long_polls.until(topic, wait, read_with_etag, is_worth_telling)
-    sent = {"ETag": etag, "Cache-Control": "no-cache", **headers(found)}
-    if if_match is not None:
-        require_match(if_match, etag)
-    if if_none_match is not None and matches(if_none_match, etag):
-        return Response(status_code=304, headers=sent)
-    sent["Content-Length"] = str(len(content))
-    shown = b"" if request.method == "HEAD" else content
-    return Response(shown, media_type="application/json", headers=sent)
+
+def _conditions(if_none_match: IfNoneMatch = None, if_match: IfMatch = None) -> Conditions:
+    return Conditions(if_none_match, if_match)
+
+
+UnderConditions = Annotated[Conditions, Depends(_conditions)]
+
+
+@dataclass(frozen=True)
+class ConditionalGet:
+    """A GET or HEAD of something that changes."""
+
+    request: Request
+    context: Context
+    conditions: Conditions
+    wait: int
+
+    async def answer(
+        self,
+        topic: str,
+        read: Callable[[], AnswerT],
+        is_finished: Callable[[AnswerT], bool],
+        headers: Callable[[AnswerT], dict[str, str]] = lambda _: {},
+    ) -> Response:
+        """What `read` returns, with its ETag; or 304, or 412 for If-Match.
+
+        The answer is held back for up to `wait` seconds, until `is_finished` holds or, with If-None-Match, until the
+        answer has changed. `read` blocks and is called again at each change of `topic`. `headers` makes more headers
+        for the answer.
+        """
+
+        def read_with_etag() -> tuple[AnswerT, bytes, str]:
+            answer = read()
+            text = answer.model_dump_json()
+            return answer, text.encode(), etag_of(text)
+
+        def is_worth_telling(seen: tuple[AnswerT, bytes, str]) -> bool:
+            answer, _, etag = seen
+            return is_finished(answer) if self.conditions.if_none_match is None else not self.conditions.knows(etag)
+
+        found, content, etag = await self.context.long_polls.until(topic, self.wait, read_with_etag, is_worth_telling)
+        sent = {"ETag": etag, "Cache-Control": "no-cache", **headers(found)}
+        if (not_modified := self.conditions.not_modified(etag, sent)) is not None:
+            return not_modified
+        sent["Content-Length"] = str(len(content))
+        shown = b"" if self.request.method == "HEAD" else content
+        return Response(shown, media_type="application/json", headers=sent)
+
+
+def _conditional_get(
+    request: Request, context: InContext, conditions: UnderConditions, wait: Wait = 0
+) -> ConditionalGet:
+    return ConditionalGet(request, context, conditions, wait)
+
+
+InConditionalGet = Annotated[ConditionalGet, Depends(_conditional_get)]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.http.conditional import matches, require_match
+from api.http.conditional import Conditions
 from api.http.problems import Problem
 
 CHUNK_BYTES = 1 << 20
@@ -21,8 +21,7 @@ DIGITS = 30
 def send_bytes(
     request: Request,
     *,
-    if_none_match: str | None,
-    if_match: str | None,
+    conditions: Conditions,
     open_file: Callable[[], BinaryIO],
     size: int,
     sha256: str,
@@ -40,10 +39,8 @@ def send_bytes(
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}",
         "X-Content-Type-Options": "nosniff",
     }
-    if if_match is not None:
-        require_match(if_match, etag)
-    if if_none_match is not None and matches(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
+    if (not_modified := conditions.not_modified(etag, headers)) is not None:
+        return not_modified
     condition = request.headers.get("If-Range")
     wanted = request.headers.get("Range") if condition in (None, etag) else None
     found = parse_range(wanted, size) if wanted is not None else None

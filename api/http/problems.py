@@ -115,8 +115,9 @@ def disk_full(detail: str) -> Problem:
     return Problem(507, "insufficient-storage", f"{detail}: free space on it, then send the request again")
 
 
-def unavailable(detail: str) -> Problem:
-    return Problem(503, "unavailable", detail, headers={"Retry-After": str(RETRY_SECONDS)})
+def unavailable(detail: str, seconds: int = RETRY_SECONDS) -> Problem:
+    """503. The caller may try again after so many seconds."""
+    return Problem(503, "unavailable", detail, headers={"Retry-After": str(seconds)})
 
 
 def install(app: FastAPI) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
 from api.http.bodies import JsonRoute, SentJson
-from api.http.conditional import NOT_MODIFIED, IfMatch, IfNoneMatch, answer_conditionally, require_unchanged
+from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
@@ -145,31 +145,14 @@ def list_jobs(
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
 @router.head("/{job_id}", response_class=Response, responses=NOT_MODIFIED)
-async def get_job(
-    job_id: str,
-    request: Request,
-    owner: Owner,
-    context: InContext,
-    wait: Wait = 0,
-    if_none_match: IfNoneMatch = None,
-    if_match: IfMatch = None,
-) -> Response:
+async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
     """One job. `wait` holds the answer until the job is finished or, with If-None-Match, until it has changed."""
 
     def read() -> Job:
         with context.database.session() as session:
             return _look(session, owner, job_id)
 
-    return await answer_conditionally(
-        request,
-        context,
-        topic=job_id,
-        wait=wait,
-        if_none_match=if_none_match,
-        if_match=if_match,
-        read=read,
-        is_finished=lambda job: job.state.finished,
-    )
+    return await get.answer(job_id, read, lambda job: job.state.finished)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -265,8 +248,7 @@ def download_artifact(
     request: Request,
     owner: Owner,
     context: InContext,
-    if_none_match: IfNoneMatch = None,
-    if_match: IfMatch = None,
+    conditions: UnderConditions,
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
@@ -274,8 +256,7 @@ def download_artifact(
     try:
         return send_bytes(
             request,
-            if_none_match=if_none_match,
-            if_match=if_match,
+            conditions=conditions,
             open_file=lambda: context.storage.open(artifact["key"]),
             size=artifact["size"],
             sha256=artifact["sha256"],

@@ -5,16 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
 from api.http.bodies import JsonRoute, SentJson
-from api.http.conditional import NOT_MODIFIED, IfMatch, IfNoneMatch, answer_conditionally, require_unchanged
+from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.idempotency import IdempotencyKey, idempotent_request
-from api.http.long_polls import Wait
 from api.http.pages import InPages
 from api.http.problems import Problem
 from api.http.wakeups import InBackground
@@ -75,26 +74,9 @@ def list_studies(
 
 @router.get("/{study_id}", response_model=Study, responses=NOT_MODIFIED)
 @router.head("/{study_id}", response_class=Response, responses=NOT_MODIFIED)
-async def get_study(
-    study_id: str,
-    request: Request,
-    owner: Owner,
-    context: InContext,
-    wait: Wait = 0,
-    if_none_match: IfNoneMatch = None,
-    if_match: IfMatch = None,
-) -> Response:
+async def get_study(study_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
     """One study. `wait` holds the answer until it is finished or, with If-None-Match, until it has changed."""
-    return await answer_conditionally(
-        request,
-        context,
-        topic=study_id,
-        wait=wait,
-        if_none_match=if_none_match,
-        if_match=if_match,
-        read=lambda: _read(context, owner, study_id),
-        is_finished=lambda study: study.state.finished,
-    )
+    return await get.answer(study_id, lambda: _read(context, owner, study_id), lambda study: study.state.finished)
 
 
 @router.get("/{study_id}/table", response_model=StudyTable, responses={200: {"content": {CSV: {}}}})

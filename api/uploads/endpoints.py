@@ -13,12 +13,10 @@ from api.http.bodies import JsonRoute, content_length, content_type
 from api.http.conditional import (
     NOT_MODIFIED,
     IfMatch,
-    IfNoneMatch,
-    answer_conditionally,
+    InConditionalGet,
     require_unchanged,
 )
 from api.http.context import Context, InContext, InSession
-from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
@@ -69,28 +67,15 @@ def list_uploads(owner: Owner, session: InSession, page: InPages) -> Page[Upload
 
 @router.get("/{upload_id}", response_model=Upload, responses=NOT_MODIFIED)
 @router.head("/{upload_id}", response_class=Response, responses={200: {"headers": _OFFSETS}, **NOT_MODIFIED})
-async def get_upload(
-    upload_id: str,
-    request: Request,
-    owner: Owner,
-    context: InContext,
-    wait: Wait = 0,
-    if_none_match: IfNoneMatch = None,
-    if_match: IfMatch = None,
-) -> Response:
+async def get_upload(upload_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
     """One upload, with its offset in the headers too. `wait` holds the answer until a teacher's inspection is finished
     or, with If-None-Match, until the upload has changed.
     """
-    return await answer_conditionally(
-        request,
-        context,
-        topic=upload_id,
-        wait=wait,
-        if_none_match=if_none_match,
-        if_match=if_match,
-        read=lambda: show_upload(read_upload(context, owner, upload_id)),
-        is_finished=lambda upload: not upload.inspecting,
-        headers=lambda upload: {**offset_headers(upload.received), LENGTH: str(upload.size)},
+    return await get.answer(
+        upload_id,
+        lambda: show_upload(read_upload(context, owner, upload_id)),
+        lambda upload: not upload.inspecting,
+        lambda upload: {**offset_headers(upload.received), LENGTH: str(upload.size)},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from api.http.context import Context
-from api.http.problems import Problem
+from api.http.problems import Problem, unavailable
 from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.storage import layout
@@ -61,7 +61,7 @@ def recover(context: Context, upload: Upload) -> Upload:
             if fault is not None:
                 log.error("storage is not the ledger's", fault=fault)
                 detail = "the storage of this service can't be reached: try again"
-                raise Problem(503, "unavailable", detail, headers={"Retry-After": "5"})
+                raise unavailable(detail, seconds=5)
             if _has_bytes(context.storage, found):
                 uploads.inspect_again(session, found)
             else:
