@@ -48,9 +48,14 @@ def top5(prediction: Prediction) -> float | None:
 
 def per_class(prediction: Prediction, classes: Sequence[str]) -> dict[str, float | None]:
     """Accuracy among the samples of each class; None for a class without any."""
-    samples = torch.bincount(prediction.labels, minlength=len(classes)).tolist()
-    right = torch.bincount(prediction.labels[_right(prediction)], minlength=len(classes)).tolist()
+    samples, right = (counts.tolist() for counts in _by_class(prediction, len(classes)))
     return {name: 100 * r / n if n else None for name, r, n in zip(classes, right, samples, strict=True)}
+
+
+def _by_class(prediction: Prediction, classes: int) -> tuple[Tensor, Tensor]:
+    """The samples of each class, and how many of them are right, both (classes,)."""
+    right = prediction.labels[_right(prediction)]
+    return torch.bincount(prediction.labels, minlength=classes), torch.bincount(right, minlength=classes)
 
 
 def calibration_error(prediction: Prediction) -> float:
@@ -132,14 +137,13 @@ def _is_useless_by_class(prediction: Prediction) -> bool:
     """Whether the mean accuracy of the classes that occur is significantly useless: always to answer the most frequent
     class is right only in that class. By Hoeffding's inequality, with the variance of each class's accuracy by its
     samples."""
-    labels = torch.bincount(prediction.labels, minlength=prediction.logits.shape[1]).double()
-    right = torch.bincount(prediction.labels[_right(prediction)], minlength=len(labels)).double()
-    labels, right = labels[labels > 0], right[labels > 0]
-    classes = len(labels)
+    samples, right = _by_class(prediction, prediction.logits.shape[1])
+    samples, right = samples[samples > 0].double(), right[samples > 0].double()
+    classes = len(samples)
     if classes < 2:
         return False
-    margin = math.sqrt(-math.log(SIGNIFICANCE) * float((1 / labels).sum()) / 2) / classes
-    return float((right / labels).mean()) + margin < _useful(1 / classes)
+    margin = math.sqrt(-math.log(SIGNIFICANCE) * float((1 / samples).sum()) / 2) / classes
+    return float((right / samples).mean()) + margin < _useful(1 / classes)
 
 
 def _right(prediction: Prediction) -> Tensor:

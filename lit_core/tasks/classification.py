@@ -74,12 +74,14 @@ class Classification:
         prediction = self._taught_validation()
         if prediction is None:
             return {"split": split, "accuracy": None, "chance": None}
-        scores = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
+        scores: dict[str, Any] = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
         found = skill(prediction)
         if found == Skill.AT_CHANCE:
             detail = _at_chance(prediction, self.dataset, self.spec.teacher.architecture)
             raise Refused(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
-        return scores if found == Skill.ABOVE_CHANCE else scores | {"note": self._skill_notes()[0]}
+        if found == Skill.UNCERTAIN:
+            scores["note"] = _uncertain(prediction, self.dataset, self.spec.teacher.architecture)
+        return scores
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
