@@ -15,7 +15,7 @@ from sqlalchemy import text
 from jobs.ledger import uploads
 from jobs.storage.storage import FolderStorage
 from tests.api.test_job_requests import request
-from tests.api.test_uploads import begin, patch, safetensors_file, send_part, status_line
+from tests.api.test_uploads import begin, patch, safetensors_file, send_first_part, status_line
 from tests.small_disks import files_up_to
 from tests.worker.bench import OWNER, Bench, wait_for
 
@@ -85,8 +85,7 @@ def test_bytes_that_are_lost_while_more_arrive(bench: Bench, address: tuple[str,
     content = bytes(range(256)) * 16384
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        sending = send_part(address, upload, 0, content[:2_500_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        sending = send_first_part(bench, address, upload, content, 2_500_000)
         vanish(bench, upload)
         sending.sendall(content[2_500_000:])
         assert b" 409 " in status_line(sending)

@@ -125,8 +125,7 @@ def test_a_request_that_is_too_long_takes_nothing_over(bench: Bench, address: tu
     content = bytes(range(256)) * 8192
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        sending = send_first_part(bench, address, upload, content, 1_200_000)
         assert patch(api, upload, 0, content + b"x").status_code == 413
         sending.sendall(content[1_200_000:])
         assert b" 204 " in status_line(sending)
@@ -232,6 +231,13 @@ def send_part(address: tuple[str, int], upload: str, offset: int, content: bytes
     return connection
 
 
+def send_first_part(bench: Bench, address: tuple[str, int], upload: str, content: bytes, size: int) -> socket.socket:
+    """Begin a PATCH of all the content, and leave it hanging when its first bytes are in storage."""
+    connection = send_part(address, upload, 0, content[:size], len(content))
+    wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+    return connection
+
+
 def status_line(connection: socket.socket) -> bytes:
     with connection:
         connection.settimeout(10)
@@ -256,8 +262,7 @@ def test_a_newer_request_takes_over_from_one_that_hangs(bench: Bench, address: t
     content = bytes(range(256)) * 8192
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        hanging = send_part(address, upload, 0, content[:1_200_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        hanging = send_first_part(bench, address, upload, content, 1_200_000)
         assert patch(api, upload, 0, content).status_code == 204
         # What the first still sends changes nothing.
         hanging.sendall(b"\0" * (len(content) - 1_200_000))
@@ -273,8 +278,7 @@ def test_a_newer_request_takes_over_from_another_process(
     content = bytes(range(256)) * 16384
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        older = send_part(address, upload, 0, content[:1_200_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        older = send_first_part(bench, address, upload, content, 1_200_000)
         newer = send_part(other_address, upload, 0, content[:3_000_000], len(content))
         wait_for(lambda: bench.storage.size(f"uploads/{upload}/data") > 2_000_000)
         # What the first still sends cuts nothing off.
@@ -291,8 +295,7 @@ def test_a_request_at_the_wrong_offset_takes_nothing_over(bench: Bench, address:
     content = bytes(range(256)) * 8192
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        sending = send_first_part(bench, address, upload, content, 1_200_000)
         assert patch(api, upload, 5, content[5:]).status_code == 409
         sending.sendall(content[1_200_000:])
         assert b" 204 " in status_line(sending)
@@ -302,8 +305,7 @@ def test_nothing_is_stored_for_an_upload_that_was_deleted(bench: Bench, address:
     content = bytes(range(256)) * 16384
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as api:
         upload = begin(api, content)
-        sending = send_part(address, upload, 0, content[:1_200_000], len(content))
-        wait_for(lambda: bench.storage.exists(f"uploads/{upload}/data"))
+        sending = send_first_part(bench, address, upload, content, 1_200_000)
         assert api.delete(f"/v1/uploads/{upload}").status_code == 204
         sending.sendall(content[1_200_000:])
         assert b" 404 " in status_line(sending)

@@ -28,11 +28,7 @@ SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 def test_the_trainer_of_a_frozen_worker_ends_by_itself_and_the_stale_one_changes_nothing(
     bench: Bench, machines: Machines
 ) -> None:
-    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
-    frozen = machines.start_worker()
-    first = machines.trainer_of(frozen)
-    second_worker = machines.start_worker()
-    wait_for_epochs(bench, job_id, 2)
+    job_id, frozen, first, second_worker = train_beside_an_idle_worker(bench, machines)
     with Watch(machines) as watch:
         freeze(bench, frozen)
         second = machines.trainer_of(second_worker)
@@ -59,11 +55,7 @@ def test_the_trainer_of_a_frozen_worker_ends_by_itself_and_the_stale_one_changes
 def test_where_worker_and_trainer_are_frozen_a_second_trainer_starts_and_only_it_writes(
     bench: Bench, machines: Machines
 ) -> None:
-    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
-    frozen = machines.start_worker()
-    first = machines.trainer_of(frozen)
-    second_worker = machines.start_worker()
-    wait_for_epochs(bench, job_id, 2)
+    job_id, frozen, first, second_worker = train_beside_an_idle_worker(bench, machines)
     freeze(bench, frozen)
     os.kill(first, signal.SIGSTOP)
     second = machines.trainer_of(second_worker)
@@ -119,6 +111,18 @@ def test_a_worker_that_was_suspended_gives_its_job_back_if_nobody_has_taken_it(
     end(bench, job_id)
     assert bench.row(job_id).failures == 0
     assert len(bench.events(job_id, "released")) == 1
+
+
+def train_beside_an_idle_worker(
+    bench: Bench, machines: Machines
+) -> tuple[str, subprocess.Popen[bytes], int, subprocess.Popen[bytes]]:
+    """A job that trains: its id, its worker and its trainer's process id. And another worker, with nothing to do."""
+    job_id = bench.job(teacher=machines.teacher(), **REQUEST)
+    worker = machines.start_worker()
+    trainer = machines.trainer_of(worker)
+    idle = machines.start_worker()
+    wait_for_epochs(bench, job_id, 2)
+    return job_id, worker, trainer, idle
 
 
 def freeze(bench: Bench, worker: subprocess.Popen[bytes]) -> None:
