@@ -19,9 +19,9 @@ from sqlalchemy.orm import Session
 
 from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
-from jobs.database.connection import IDLE_TIMEOUT, Database
+from jobs.database.connection import Database, allow_idle
 from jobs.database.models import Job
-from jobs.database.outages import is_down, is_outage
+from jobs.database.outages import first_line, is_down, is_outage
 from jobs.ledger import attempts, idempotency, uploads, workers
 from jobs.settings import Settings
 from jobs.side_task import SideTask
@@ -142,7 +142,7 @@ class Housekeeper:
                 # The next round may succeed, or another process takes over.
                 if not is_outage(failure) and not isinstance(failure, OSError):
                     raise
-                log.warning("housekeeping failed; trying again soon", error=str(failure).splitlines()[0])
+                log.warning("housekeeping failed; trying again soon", error=first_line(failure))
 
     def keep_ledger(self) -> bool:
         """Do everything in the ledger once. False if another process is doing it."""
@@ -165,7 +165,7 @@ class Housekeeper:
             with self._in_contact():
                 connection = self._database.engine.connect()
                 stack.callback(_give_back, connection)
-                connection.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
+                allow_idle(connection, seconds)
                 held = bool(connection.scalar(select(func.pg_try_advisory_xact_lock(number))))
             yield held
 
@@ -264,4 +264,4 @@ def _give_back(connection: Connection) -> None:
     except DBAPIError as failure:
         if not is_outage(failure):
             raise
-        log.info("the lock of housekeeping was lost before its round ended", error=str(failure).splitlines()[0])
+        log.info("the lock of housekeeping was lost before its round ended", error=first_line(failure))

@@ -125,8 +125,6 @@ def explain(wrong: ValidationError, options: Collection[str] = ()) -> str:
 
 
 def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
-    if not location:
-        return ""  # the message names the variables
     name = str(location[0])
     if name in options:
         return f"--{name.removeprefix('worker_')}: "

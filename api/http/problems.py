@@ -209,7 +209,7 @@ def _disconnected(_request: Request, _error: Exception) -> JSONResponse:
 def _outage(_request: Request, error: Exception) -> JSONResponse:
     if not outages.is_outage(error):
         raise error
-    log.warning("ledger out of reach", error=str(error).splitlines()[0])
+    log.warning("ledger out of reach", error=outages.first_line(error))
     meaning = outages.explain(error)
     if outages.is_disk_full(error):
         return disk_full(f"{meaning}, and only confirmed changes were made").response()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
@@ -83,9 +83,9 @@ class Database:
         self.engine.dispose()
 
 
-def allow_idle(session: Session, seconds: float) -> None:
+def allow_idle(transaction: Session | Connection, seconds: float) -> None:
     """Let this transaction be idle for so long, instead of what is usual for its database."""
-    session.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
+    transaction.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
 
 
 def clock(session: Session) -> datetime:

@@ -41,6 +41,11 @@ def is_disk_full(failure: BaseException) -> bool:
     return sqlstate(failure) == DISK_FULL
 
 
+def first_line(failure: BaseException) -> str:
+    """What a log says of a failure. The lines that follow are the statement and its parameters."""
+    return str(failure).splitlines()[0]
+
+
 def explain(failure: BaseException) -> str:
     """What an outage is, without names of hosts and users."""
     state = sqlstate(failure)

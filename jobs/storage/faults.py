@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobs.disks import is_full
-
 
 class StorageFault(OSError):
     """The storage can't be read or written. It has the errno of its cause."""
-
-
-class StorageFull(StorageFault):
-    """The storage's disk is full, or its quota is used up."""
 
 
 @contextmanager
@@ -24,5 +18,4 @@ def storage_faults() -> Iterator[None]:
     except StorageFault:
         raise
     except OSError as failure:
-        kind = StorageFull if is_full(failure) else StorageFault
-        raise kind(failure.errno, failure.strerror or str(failure), failure.filename) from failure
+        raise StorageFault(failure.errno, failure.strerror or str(failure), failure.filename) from failure

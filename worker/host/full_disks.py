@@ -6,10 +6,16 @@ from pathlib import Path
 
 from jobs import disks
 from jobs.storage.faults import StorageFault
+from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 
 
-def storage_disk_fault(storage: Storage) -> str | None:
+def storing_fault(storage: Storage, marker: str, folder: Path) -> str | None:
+    """Why a worker can't do its work: its storage isn't the ledger's, or it or this worker's `folder` takes nothing."""
+    return storage_fault(storage, marker) or _storage_disk_fault(storage) or work_disk_fault(folder)
+
+
+def _storage_disk_fault(storage: Storage) -> str | None:
     """Why nothing can be stored; None if something can."""
     try:
         storage.check()

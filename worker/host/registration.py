@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from jobs.database.connection import Database
-from jobs.database.outages import is_outage
+from jobs.database.outages import first_line, is_outage
 from jobs.ledger import workers
 from jobs.side_task import SideTask
 
@@ -60,7 +60,7 @@ class Registration:
         except Exception as failure:
             if not is_outage(failure):
                 raise
-            log.warning("registration not renewed: ledger out of reach", error=str(failure).splitlines()[0])
+            log.warning("registration not renewed: ledger out of reach", error=first_line(failure))
 
     def _register(self) -> None:
         with self._database.session() as session:

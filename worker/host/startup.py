@@ -19,7 +19,7 @@ from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 
 from jobs.database.connection import Database
-from jobs.database.outages import is_outage
+from jobs.database.outages import first_line, is_outage
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage, open_storage
@@ -81,7 +81,7 @@ def _read_marker(database: Database) -> str:
         except Exception as failure:
             if not is_outage(failure):
                 raise
-            log.warning("ledger out of reach; trying again", error=str(failure).splitlines()[0])
+            log.warning("ledger out of reach; trying again", error=first_line(failure))
         time.sleep(LEDGER_SECONDS)
 
 

@@ -24,7 +24,7 @@ from jobs.backoff import Backoff
 from jobs.database import jsonb
 from jobs.database.connection import Database
 from jobs.database.models import Upload
-from jobs.database.outages import is_outage
+from jobs.database.outages import first_line, is_outage
 from jobs.ledger import uploads
 from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
@@ -36,7 +36,7 @@ from lit_spec import ErrorType, Inspection, JobError
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.checkout import CHECKOUT
 from worker.host.fetching import fetch
-from worker.host.full_disks import storage_disk_fault, work_disk_fault
+from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
@@ -116,7 +116,7 @@ class Inspector:
             except Exception as failure:
                 if not is_outage(failure):
                     raise
-                log.warning("ledger out of reach", error=str(failure).splitlines()[0])
+                log.warning("ledger out of reach", error=first_line(failure))
                 self._stopped.wait(RETRY_SECONDS)
             else:
                 if not self._stopped.is_set():
@@ -169,11 +169,7 @@ class Inspector:
             seconds = self._backoff.next()
             log.error("this worker has a fault and inspects nothing for a while", fault=fault, seconds=seconds)
             self._stopped.wait(seconds)
-            fault = (
-                storage_fault(self._storage, self._marker)
-                or storage_disk_fault(self._storage)
-                or work_disk_fault(self._work_folder.path)
-            )
+            fault = storing_fault(self._storage, self._marker, self._work_folder.path)
 
     def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
         """Write the result. Retries during an outage, because the work is done and nobody else has its result."""

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
 from jobs.database.models import Upload
-from jobs.database.outages import is_outage
+from jobs.database.outages import first_line, is_outage
 from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import attempts, uploads
@@ -358,7 +358,7 @@ class Attempt:
             for key in keys:
                 self.storage.delete(key)
         except (SQLAlchemyError, OSError) as failure:
-            self.log.warning("checkpoints left to housekeeping", error=str(failure).splitlines()[0])
+            self.log.warning("checkpoints left to housekeeping", error=first_line(failure))
 
     def _write(self, action: Callable[[Session], T]) -> T:
         """Write to the ledger; during an outage, retry until the lease is lost.
@@ -393,7 +393,7 @@ class Attempt:
                 self._check_not_lost()
 
     def _pause(self, outage: Exception) -> None:
-        self.log.warning("ledger out of reach; trying again", error=str(outage).splitlines()[0])
+        self.log.warning("ledger out of reach; trying again", error=first_line(outage))
         time.sleep(RETRY_SECONDS)
 
     def _transact(self, action: Callable[[Session], T]) -> T:

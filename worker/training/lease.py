@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from jobs.database.connection import Database
-from jobs.database.outages import is_down, is_outage
+from jobs.database.outages import first_line, is_down, is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
@@ -186,7 +186,7 @@ class Lease:
                 if not is_outage(failure):
                     raise
                 self._cut_off = self._cut_off or is_down(failure)
-                self._log.warning("heartbeat failed; trying again", error=str(failure).splitlines()[0])
+                self._log.warning("heartbeat failed; trying again", error=first_line(failure))
                 return
         if not self.lost:
             self._cut_off = False

@@ -18,9 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Self
 
-import structlog
-
 from jobs.settings import GIB, Settings
+from jobs.side_task import SideTask
 from lit_spec import ErrorType, JobError
 
 LOOK_SECONDS = 0.2
@@ -32,8 +31,6 @@ TIMES_INPUTS = 16
 their best states and the optimizer's, exports are copies of the student, and Parquet files are unpacked."""
 SECONDS_TO_END = 5
 """Between the signal for too much processor time and SIGKILL."""
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class TrainerLimits:
 
 
 class LimitWatch:
-    """A thread that kills a trainer which uses too much memory or disk; `error` says which."""
+    """A side task that kills a trainer which uses too much memory or disk; `error` says which."""
 
     def __init__(self, pid: int, kill: Callable[[], None], limits: TrainerLimits, folder: Path) -> None:
         self.error: JobError | None = None
@@ -106,26 +103,20 @@ class LimitWatch:
         self._limits = limits
         self._folder = folder
         self._next_disk_look = 0.0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="trainer-limits", daemon=True)
+        self._task = SideTask("trainer-limits", self._watch, longest_pause=1.0)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._task.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._task.stop()
 
-    def _watch(self) -> None:
-        while not self._stopped.wait(LOOK_SECONDS):
-            try:
-                self.error = self._exceeded()
-            except Exception:
-                log.exception("limits of the trainer not checked")
-            if self.error is not None:
-                self._kill()
-                return
+    def _watch(self, stopped: threading.Event) -> None:
+        while self.error is None and not stopped.wait(LOOK_SECONDS):
+            self.error = self._exceeded()
+        if self.error is not None:
+            self._kill()
 
     def _exceeded(self) -> JobError | None:
         limits = self._limits

@@ -13,12 +13,11 @@ from jobs.backoff import Backoff
 from jobs.broker.queues import queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
-from jobs.database.outages import is_outage
+from jobs.database.outages import first_line, is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
-from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
 from lit_spec import ErrorType
@@ -26,7 +25,7 @@ from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
 from worker.host.checkout import CHECKOUT
 from worker.host.devices import device_fault
-from worker.host.full_disks import storage_disk_fault, work_disk_fault
+from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
@@ -110,7 +109,7 @@ class Supervisor:
             if not is_outage(failure):
                 raise
             # This wake-up is lost. Housekeeping sends another one when the ledger can be reached again.
-            log.warning("ledger out of reach: nothing claimed", error=str(failure).splitlines()[0])
+            log.warning("ledger out of reach: nothing claimed", error=first_line(failure))
             return None
 
     def _jobs_left_to_others(self) -> list[str]:
@@ -206,13 +205,6 @@ class Supervisor:
             seconds = self._backoff.next()
             log.error("this worker has a fault and claims no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
-            fault = self._find_fault()
+            place = self._work_folder.path
+            fault = storing_fault(self._storage, self._marker, place) or device_fault(self._devices)
         self.paused = False
-
-    def _find_fault(self) -> str | None:
-        return (
-            storage_fault(self._storage, self._marker)
-            or storage_disk_fault(self._storage)
-            or work_disk_fault(self._work_folder.path)
-            or device_fault(self._devices)
-        )
