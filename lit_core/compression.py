@@ -33,6 +33,7 @@ from lit_core.tasks.batches import (
 )
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
+from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_spec import Hyperparameters, Method, Phase, Select
 from lit_spec.mistakes import as_text, mistakes
@@ -42,6 +43,13 @@ from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.requests.then import INT8, prune_shares
 
 IMPORTANCE_BATCHES = 8
+NOT_VALIDATED = Judgement(
+    None,
+    [
+        "the student has the weights of the last epoch, and was not compared with the untrained one: give validation "
+        "data to keep the best epoch, and to learn whether the training was of use"
+    ],
+)
 METHODS = (Method.LIT, Method.KD, Method.AT)
 SERVICE_ONLY = {
     "n_random": "add batches of random noise to the data",
@@ -84,7 +92,8 @@ def compress(
     and once before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all) and `ratio` (how many
     times fewer parameters, at least). `sections` are module paths (docs/models.md); None: they are found. With
-    `validation`, data of the same kind, the best epoch gives the student; without it the last epoch does.
+    `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the untrained one;
+    without it the last epoch does, and nobody knows whether it is better than the untrained student.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
     with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
@@ -332,6 +341,7 @@ def _report(
                 epoch=best.epoch,
             )
         )
+    untrained, judgement = _before_and_after(trained)
     return CompressionReport(
         teacher=teacher,
         student=student,
@@ -339,10 +349,25 @@ def _report(
         sections=[list(paths) for paths in task.teacher.layout.sections],
         selection=selection_report(trained.selection, select),
         validation=_validated(task, task.student.network),
+        baselines=None if untrained is None else {"untrained": untrained},
+        outcome=judgement.outcome,
+        notes=judgement.notes,
         then=operations,
         epochs=trained.epochs,
         hyperparameters=task.hyperparameters.model_dump(mode="json"),
     )
+
+
+def _before_and_after(trained: TrainedStudent[IterableTask]) -> tuple[dict[str, float | None] | None, Judgement]:
+    """The scores of the untrained student, and what its training made of it."""
+    task = trained.task
+    # Cut from the teacher again, because the trained student may hold tensors that can't be copied.
+    network = shortened(task.teacher, task.student.kept_blocks).network
+    load_state(network, trained.untrained)
+    untrained = _validated(task, network)
+    if untrained is None:
+        return None, NOT_VALIDATED
+    return untrained, task.judge(task.student.network, untrained, trained.chosen[0])
 
 
 def _validated(task: IterableTask, network: nn.Module) -> dict[str, float | None] | None:

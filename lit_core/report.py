@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,21 @@ from torch import Tensor, nn
 from lit_core.measuring.cost import count_parameters, flops, latencies, ratio_of
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.state_dicts import load_state
 from lit_core.training.loop import TrainedStudent
+from lit_core.training.outcome import Judgement
 from lit_core.training.task import Task
 from lit_spec import JobSpec, Select, Split
 from lit_spec.trainer.report import (
+    Baselines,
+    Comparison,
     EpochReport,
     ExportReport,
     LatencyReport,
+    Measures,
     NetworkReport,
     OperationReport,
+    Outcome,
     Ratios,
     Report,
     ReportModel,
@@ -104,6 +111,15 @@ def measure_networks(task: Task, spec: JobSpec, files: Mapping[str, Path]) -> tu
     return teacher, student
 
 
+def measure_baselines(trained: TrainedStudent[Task]) -> Baselines:
+    """The student's weights are as they were afterwards."""
+    task, network = trained.task, trained.task.student.network
+    load_state(network, trained.untrained)
+    untrained = Measures(**_scores(task, task.student))
+    load_state(network, trained.chosen[0].state)
+    return Baselines(untrained=untrained)
+
+
 def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
     """By the names of `Measures`, each with its values by split."""
     by_split = {split: task.measure(network.network, split) for split in (Split.VALIDATION, Split.TEST)}
@@ -113,27 +129,33 @@ def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to four places, also those in dictionaries."""
+    """Floats to four places, also those in dictionaries; None for one that is not finite."""
     if isinstance(value, dict):
         return {name: rounded(inner) for name, inner in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def build_report(
     spec: JobSpec,
     trained: TrainedStudent[Task],
     networks: tuple[NetworkReport, NetworkReport],
+    baselines: Baselines,
     exports: list[ExportReport],
     operations: list[OperationReport],
     environment: dict[str, str],
 ) -> Report:
     """`networks` are teacher and student as they were measured."""
     task, (teacher, student), best = trained.task, networks, trained.chosen[0]
+    judgement = task.judge(teacher, student, baselines.untrained, best)
     return Report(
-        **task.compare(teacher, student).as_json(),
+        **_judged(task.compare(teacher, student), judgement).as_json(),
         method=spec.method,
         teacher=teacher,
         student=student,
+        baselines=baselines,
+        outcome=judgement.outcome,
         ratios=Ratios(
             parameters=ratio_of(teacher.parameters, student.parameters),
             flops=ratio_of(teacher.flops, student.flops),
@@ -166,6 +188,11 @@ def build_report(
         epochs=trained.epochs,
         specification=spec,
     )
+
+
+def _judged(comparison: Comparison, judgement: Judgement) -> Comparison:
+    accepted = None if comparison.accepted is None else comparison.accepted and judgement.acceptable
+    return comparison.model_copy(update={"accepted": accepted, "notes": [*comparison.notes, *judgement.notes]})
 
 
 def _latency_ratio(teacher: Mapping[str, LatencyReport], student: Mapping[str, LatencyReport], batch: str) -> float:
@@ -215,6 +242,12 @@ class CompressionReport(ReportModel):
     selection: SelectionReport
     validation: dict[str, float | None] | None
     """`agreement`, `teacher_accuracy` and `student_accuracy` in percent; None without validation data."""
+    baselines: dict[str, dict[str, float | None]] | None
+    """The same scores of `untrained`, the student before its training; None without validation data."""
+    outcome: Outcome | None
+    """What the training made of the student; None without validation data."""
+    notes: list[str]
+    """A sentence that says what is wrong with the student, if anything is, or that nothing was measured."""
     then: list[PruningReport]
     epochs: list[EpochReport]
     hyperparameters: dict[str, Any]

@@ -158,6 +158,7 @@ def job_table(job: Job) -> Table:
         ("study", job.study_id),
         ("trial", job.trial and ", ".join(f"{name} {value}" for name, value in job.trial.items())),
         ("accepted", job.accepted),
+        ("outcome", _value_at(job.result, "outcome")),
         ("device", job.device),
         ("attempt", f"{job.attempt} ({job.failures} failed)"),
         ("created", _format_time(job.created_at)),
@@ -193,16 +194,23 @@ RESULT_ROWS = (
 
 
 def result_table(result: dict[str, Any], title: str | None = None) -> Table:
-    """Teacher and student side by side, from a job's `result` or a report."""
-    table = Table("", "teacher", "student", "teacher / student", title=title)
+    """Teacher, student and untrained student side by side, from a job's `result` or a report."""
+    table = Table("", "teacher", "student", "untrained", "teacher / student", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for label, path, form, ratio_name in RESULT_ROWS:
         teacher, student = _value_at(result, "teacher", *path), _value_at(result, "student", *path)
+        untrained = _value_at(result, "baselines", "untrained", *path)
         ratio = _value_at(result, "ratios", ratio_name) if ratio_name else None
         if teacher is not None or student is not None:
-            table.add_row(label, _format(form, teacher), _format(form, student), _format("{:.2f}", ratio))
+            cells = [_format(form, value) for value in (teacher, student, untrained)]
+            table.add_row(label, *cells, _format("{:.2f}", ratio))
     return table
+
+
+def note_lines(result: dict[str, Any]) -> list[str]:
+    """What the report remarks. Last is what is wrong with the student, if anything is."""
+    return [f"Note: {note}." for note in result.get("notes", [])]
 
 
 def operations_table(rows: Iterable[dict[str, Any]]) -> Table:

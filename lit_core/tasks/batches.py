@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,11 +14,13 @@ from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import Prediction, agreement, class_logits, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
+from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.objectives import Batch
+from lit_core.training.outcome import Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import prune_by, spared_of
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater
-from lit_spec import Hyperparameters, Phase, Schedule
+from lit_spec import Hyperparameters, Phase, Schedule, Split
 
 Batches = Iterable[Any]
 """Batches `(x, y)`, `(x,)` or `x`. x (B, …) is the network's input; in `(x, y)` and `(x,)` it may also be a tuple of
@@ -81,9 +83,23 @@ class IterableTask:
             metrics |= {"teacher_accuracy": teacher, "student_accuracy": student}
         return Scores(agreed if student is None else student, metrics)
 
-    @torch.no_grad()
     def measure(self, network: nn.Module) -> dict[str, float | None]:
         """Scores on `validation` in percent. The accuracies are None if no sample has a label."""
+        return self._answers(network).scores()
+
+    def judge(self, trained: nn.Module, untrained: Mapping[str, float | None], best: BestEpoch) -> Judgement:
+        """By the accuracy on `validation` or, without labels there, by the agreement with the teacher."""
+        answers = self._answers(trained)
+        after = answers.scores()
+        name, metric, taught, split = "student_accuracy", "accuracy", after["teacher_accuracy"], Split.VALIDATION
+        if taught is None:
+            name, metric, taught = "agreement", "agreement", 100.0
+        at_chance = judged_at_chance(answers.to_judge(), metric, split)
+        score = Score(metric, "%", split, taught, after[name] or 0.0, untrained[name] or 0.0)
+        return at_chance or judged_by(score, best)
+
+    @torch.no_grad()
+    def _answers(self, network: nn.Module) -> _Answers:
         taught, made, truth = [], [], []
         with evaluating(network):
             for inputs, labels in map(split_batch, self.validation or ()):
@@ -92,14 +108,32 @@ class IterableTask:
                 taught.append(class_logits(self.teacher.network(*given)).float().cpu())
                 made.append(class_logits(network(*given)).float().cpu())
                 truth.append(labels.cpu())
-        logits, own, labels = torch.cat(taught), torch.cat(made), torch.cat(truth)
-        known = labels != NO_LABEL
+        return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth))
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Logits of the teacher and of another network (N, classes), and the labels (N,), on the CPU."""
+
+    taught: Tensor
+    made: Tensor
+    labels: Tensor
+
+    def scores(self) -> dict[str, float | None]:
+        known = self.labels != NO_LABEL
         labelled = bool(known.any())
         return {
-            "agreement": agreement(own, logits),
-            "teacher_accuracy": top1(Prediction(logits[known], labels[known])) if labelled else None,
-            "student_accuracy": top1(Prediction(own[known], labels[known])) if labelled else None,
+            "agreement": agreement(self.made, self.taught),
+            "teacher_accuracy": top1(Prediction(self.taught[known], self.labels[known])) if labelled else None,
+            "student_accuracy": top1(Prediction(self.made[known], self.labels[known])) if labelled else None,
         }
+
+    def to_judge(self) -> Prediction:
+        """The network's answers to the labelled samples or, if there are none, with the teacher's answers as labels."""
+        known = self.labels != NO_LABEL
+        if bool(known.any()):
+            return Prediction(self.made[known], self.labels[known])
+        return Prediction(self.made, self.taught.argmax(dim=1))
 
 
 @dataclass(frozen=True)

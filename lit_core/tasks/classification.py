@@ -26,7 +26,9 @@ from lit_core.measuring.scores import (
 )
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
+from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.objectives import Batch
+from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import check_prunable, parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
 from lit_core.training.updaters import Updater, distillation_updater
@@ -139,6 +141,19 @@ class Classification:
             ],
             accepted=None if accept is None or accept.max_accuracy_drop is None else drop <= accept.max_accuracy_drop,
         )
+
+    def judge(self, teacher: Measures, student: Measures, untrained: Measures, best: BestEpoch) -> Judgement:
+        """By the accuracy on the test split or, without labels there, by the agreement with the teacher."""
+        split, labelled = Split.TEST, self.dataset.splits[Split.TEST].labelled
+        metric = "accuracy" if labelled else "agreement"
+        taught, trained, before = (network.score(metric, split) for network in (teacher, student, untrained))
+        if taught is None or trained is None or before is None:
+            return NOT_COMPARABLE
+        prediction = self._predict(self.student.network, split)
+        if not labelled:
+            prediction = Prediction(prediction.logits, self._teacher_logits(split).argmax(dim=1))
+        at_chance = judged_at_chance(prediction, metric, split)
+        return at_chance or judged_by(Score(metric, "%", split, taught, trained, before), best)
 
     def _accuracy_drop(self, teacher: Measures, student: Measures) -> tuple[float, bool]:
         """In points, and whether it was measured. Without labels it is an upper bound: whatever the truth is, the

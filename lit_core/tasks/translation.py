@@ -17,8 +17,10 @@ from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.gan_scores import distribution_scores
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.adversarial import AdversarialUpdater
+from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.losses import IR_LOSSES
 from lit_core.training.objectives import Batch
+from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_by
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater, frozen_parts
 from lit_spec import Adversarial, JobSpec, Phase, SpecError, Split
@@ -139,6 +141,13 @@ class Translation:
             fine_tuning=self._fine_tuning(),
             domains=self._domains(),
         )
+
+    def judge(self, teacher: Measures, student: Measures, untrained: Measures, best: BestEpoch) -> Judgement:  # noqa: ARG002
+        """By the PSNR against the teacher, from which adversarial fine-tuning moves away."""
+        trained, before = student.score("psnr", Split.TEST), untrained.score("psnr", Split.TEST)
+        if trained is None or before is None or self.supersedes(best.phase):
+            return NOT_COMPARABLE
+        return judged_by(Score("PSNR to the teacher", "dB", Split.TEST, fidelity.MOST_PSNR, trained, before), best)
 
     def parameters(self, network: SectionedNetwork) -> int:
         return count_parameters(network.network)

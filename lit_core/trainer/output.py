@@ -16,7 +16,7 @@ from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
 from lit_core.model import ModelConfig, save
 from lit_core.networks.student import student_architecture
-from lit_core.report import build_report, measure_networks
+from lit_core.report import build_report, measure_baselines, measure_networks
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.task import Task
 from lit_spec import Export, JobSpec, Split
@@ -38,6 +38,7 @@ def write_output(
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
     save(student, config, output)
     networks = measure_networks(task, spec, {"teacher": teacher_file, "student": output / WEIGHTS_FILE})
+    baselines = measure_baselines(trained)
 
     def calibration() -> Iterator[tuple[Tensor, ...]]:
         return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
@@ -51,7 +52,7 @@ def write_output(
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
     operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration)
-    report = build_report(spec, trained, networks, exports, operations, environment)
+    report = build_report(spec, trained, networks, baselines, exports, operations, environment)
     if Export.HUGGING_FACE in spec.exports:
         # Last, because the model card shows the report.
         report.exports.append(export_folder(output, report, config, student, task.sample(2)))

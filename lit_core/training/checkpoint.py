@@ -34,7 +34,8 @@ class TrainingPosition:
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The epoch (from 1) that the validation split selects so far. Epoch 0 is the pruned student before fine-tuning."""
+    """The epoch (from 1) that the validation split selects so far. Epoch 0 is the student before the first phase, or
+    the pruned student before its fine-tuning."""
 
     phase: Phase
     epoch: int

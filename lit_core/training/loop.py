@@ -21,7 +21,7 @@ from lit_core.seeding import generator_of, mix, seed_globals, seeded
 from lit_core.training.checkpoint import BestEpoch, Checkpoint, State, TrainingPosition
 from lit_core.training.objectives import Batch
 from lit_core.training.steps import learning_rate, rows_of, steps_per_epoch
-from lit_core.training.task import Trainable
+from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase
 from lit_spec.requests.then import prune_shares
@@ -61,6 +61,8 @@ class TrainedStudent(Generic[TaskT]):
 
     task: TaskT
     selection: Selection
+    untrained: State
+    """The student's weights before its training."""
     chosen: list[BestEpoch]
     """The epoch whose weights the student has, then the epoch chosen after each pruning."""
     epochs: list[EpochReport]
@@ -77,18 +79,19 @@ def train_student(
     checkpoint: Checkpoint | None = None,
     attempt: int = 1,
 ) -> TrainedStudent[TaskT]:
-    """Train the task's student, which has the weights of its best epoch afterwards.
+    """Train the task's student, which has the weights of its best epoch afterwards. Epoch 0 is the untrained student.
 
     `selection` says which blocks the student has. With a checkpoint the training continues from there. `compress` and
     the service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
     """
+    untrained = _copied_state(task.student.network)
     training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
     with seeded(hyperparameters.seed):
         chosen = training.run()
     load_state(task.student.network, chosen[0].state)
-    return TrainedStudent(task, selection, chosen, training.epochs, training.resumes)
+    return TrainedStudent(task, selection, untrained, chosen, training.epochs, training.resumes)
 
 
 class Training:
@@ -147,14 +150,23 @@ class Training:
         """Run all phases. Returns the best epoch, then the best epoch after each pruning.
 
         Each pruning works on the result of the one before it. The best epoch has the best score on the validation
-        split; for some tasks it is the last epoch. Raises Diverged, and Drained after a stop was requested.
+        split, and may be epoch 0, the untrained student; for some tasks it is the last epoch. Raises Diverged, and
+        Drained after a stop was requested.
         """
+        if self._restored is None:
+            self._measure_untrained()
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
         for number in range(max(len(self.chosen_before) - 1, 0), len(self.prunings)):
             self._run_pruning(number)
         return [*self.chosen_before, self._chosen()]
+
+    def _measure_untrained(self) -> None:
+        """The untrained student is epoch 0 of the first phase, unless its output is not finite."""
+        scores = self.task.score()
+        if _are_finite(scores):
+            self.best = BestEpoch(self.phases[0], 0, scores.value, _copied_state(self.task.student.network))
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
         """All epochs of a phase; `first` is the number of the first one."""
@@ -197,7 +209,7 @@ class Training:
     def _end_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         metrics = self._mean_losses(updater)
         scores = self.task.score()
-        if not all(map(math.isfinite, scores.metrics.values())):
+        if not _are_finite(scores):
             raise Diverged(f"the student's output is no longer finite in epoch {epoch + 1} of the {phase} phase")
         metrics |= scores.metrics
         last_step = (passed + 1) * self.steps_per_epoch - 1
@@ -303,6 +315,10 @@ class Training:
         epochs = [self._epochs_of(phase) for phase in phases]
         before = sum(epochs[: phases.index(self.position.phase)])
         return (before + self.position.epoch) / sum(epochs)
+
+
+def _are_finite(scores: Scores) -> bool:
+    return all(map(math.isfinite, scores.metrics.values()))
 
 
 def _copied_state(network: nn.Module) -> State:

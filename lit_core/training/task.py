@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from lit_core.data import Dataset
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.objectives import Batch
+from lit_core.training.outcome import Judgement
 from lit_core.training.updaters import Updater
 from lit_spec import JobError, Phase, Split
 from lit_spec.trainer.report import Comparison, Measures
@@ -72,6 +74,9 @@ class Task(Trainable, Protocol):
         """Scores of a network on a split, by their names in the report's `Measures`; also `per_class`."""
 
     def compare(self, teacher: Measures, student: Measures) -> Comparison: ...
+
+    def judge(self, teacher: Measures, student: Measures, untrained: Measures, best: BestEpoch) -> Judgement:
+        """What the training made of the student. `best` is the epoch whose weights it has."""
 
     def parameters(self, network: SectionedNetwork) -> int:
         """The student's parameters, without those that are pruned."""

@@ -77,7 +77,8 @@ class Job(Answer):
     waiting: Waiting | None
     """Why a queued job waits; left out of lists."""
     accepted: bool | None
-    """Whether the student meets `accept`; null without `accept`, and before the job has finished."""
+    """Whether the student meets `accept`, and is neither at chance nor without a gain from its training; null without
+    `accept`, and before the job has finished."""
     result: dict[str, Any] | None
     """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
@@ -104,6 +105,24 @@ class NetworkReport(NetworkSummary):
     """Accuracy of a classifier among the samples of each class, in percent."""
 
 
+class Baselines(ReportModel):
+    """What the student's blocks are worth without the training: scores of networks of the student's shape."""
+
+    untrained: Measures
+    """The student before its training, epoch 0 of the first phase: blocks that were left out, cut back by pruning, or
+    have random weights."""
+
+
+class Outcome(StrEnum):
+    """What the training made of the student, by its scores on the test split (of `compress`: on `validation`)."""
+
+    BETTER = "better-than-untrained"
+    NO_BETTER = "no-better-than-untrained"
+    """Or the untrained student itself, because no epoch was better on the validation split."""
+    AT_CHANCE = "at-chance"
+    """Its answers are hardly better than guessing."""
+
+
 class Ratios(ReportModel):
     """Teacher / student."""
 
@@ -130,6 +149,7 @@ class SelectedEpoch(ReportModel):
 
     phase: Phase
     epoch: int
+    """Counted from 1 within the phase. 0: the untrained student."""
     by: str
     """What chose the epoch, as a phrase."""
     metric: str
@@ -146,9 +166,11 @@ class Comparison(ReportModel):
     accuracy_drop_is: Literal["measured", "bounded by agreement"] | None = None
     """For a classifier. `bounded by agreement`: the test split has samples without a label."""
     notes: list[str] = Field(default_factory=list)
-    """For a classifier: what could not be measured, and why; and whether the teacher may be no better than chance."""
+    """What could not be measured, and why; whether the teacher may be no better than chance; and last, whether the
+    student is, or is no better than before its training."""
     accepted: bool | None = None
-    """Whether the student meets the request's `accept`; null without it."""
+    """Whether the student meets the request's `accept`, and is better than before its training or as good as its
+    teacher; null without `accept`."""
     fine_tuning: str | None = None
     """For a generator: `adversarial`, or why fine-tuning was left out."""
     domains: Literal["exclusive", "attributes"] | None = None
@@ -237,6 +259,9 @@ class ReportSummary(Comparison):
     method: Method
     teacher: NetworkSummary
     student: NetworkSummary
+    baselines: Baselines
+    outcome: Outcome | None
+    """Null after adversarial fine-tuning, because closeness to the teacher doesn't measure it."""
     ratios: Ratios
     selection: SelectionReport
     selected: SelectedEpoch

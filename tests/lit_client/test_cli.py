@@ -184,6 +184,19 @@ def test_exit_codes_tell_how_the_job_ended(
     assert litc(url, "job", job.id).returncode == 0
 
 
+def test_the_last_line_says_what_is_wrong_with_the_student(
+    compress: Compress, worker: ScriptedWorker, url: str, teacher: Path, tmp_path: Path
+) -> None:
+    notes = ["2 samples have no label", "the student is no better than before its training"]
+    worker.result = RESULT | {"outcome": "no-better-than-untrained", "notes": notes}
+    words = ("--dataset", "digits", "--depth", 14)
+    done = compress(*words)
+    assert done.stdout.splitlines()[-1] == f"Note: {notes[1]}."
+    assert "no-better-than-untrained" in done.stdout
+    done = litc_process(url, "compress", teacher, "--output", tmp_path / "again", *words, "--json")
+    assert json.loads(done.stdout)["result"]["notes"] == notes
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -36,6 +36,12 @@ def test_scores_stand_in_rows_where_they_were_measured() -> None:
     assert row(table, "calibration error, test (%)")[1].strip() == "1.50"
 
 
+def test_the_untrained_student_stands_beside_the_trained_one() -> None:
+    table = result_table(result() | {"baselines": {"untrained": {"accuracy": {"test": 41.5}}}})
+    cells = [cell.strip() for cell in row(table, "accuracy, test (%)")]
+    assert cells == ["98.50", "97.00", "41.50", ""]
+
+
 def test_scores_that_were_not_measured_have_no_row() -> None:
     table = result_table(result(top5={"val": None, "test": None}))
     assert row(table, "accuracy, test (%)")[1].strip() == "97.00"

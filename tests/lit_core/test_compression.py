@@ -64,6 +64,49 @@ def trained() -> nn.Module:
     return network.eval()
 
 
+def misled(teacher: nn.Module, validation: Any, rate: float = 0.05) -> Compressed:
+    """A student that learns from wrong labels alone."""
+    loader, _ = digits()
+    wrong = [(x, (y + 1) % 10) for x, y in loader]
+    schedule = {"lit": {"epochs": 2, "learning_rate": rate}, "fine_tune": {"epochs": 0}}
+    changes = {"method": "kd", "alpha": 1, "schedule": schedule}
+    return lit_core.compress(teacher, wrong, blocks=[2, 2], validation=validation, **changes)
+
+
+def test_a_student_that_training_makes_worse_stays_untrained() -> None:
+    teacher = trained()
+    _, test = digits()
+    report = misled(teacher, test).report
+    assert report["epochs"][-1]["student_accuracy"] < report["validation"]["student_accuracy"]
+    assert report["baselines"] == {"untrained": report["validation"]}
+    assert report["outcome"] == "no-better-than-untrained"
+    assert report["notes"][-1].startswith("the student is the untrained one")
+    unlabelled = misled(teacher, [(x,) for x, _ in test]).report
+    assert unlabelled["baselines"]["untrained"]["agreement"] == report["validation"]["agreement"]
+    assert unlabelled["outcome"] == "no-better-than-untrained"
+
+
+def test_without_validation_data_the_last_epoch_stays_and_nothing_is_said_of_its_worth() -> None:
+    teacher = trained()
+    _, test = digits()
+    compressed = misled(teacher, None)
+    report = compressed.report
+    assert (report["baselines"], report["outcome"]) == (None, None)
+    assert "give validation data" in report["notes"][-1]
+    with torch.no_grad():
+        answers = compressed.student(test[0][0]).argmax(dim=1)
+    assert (answers == (test[0][1] + 1) % 10).float().mean() > 0.5, "the last epoch's, which has learnt what is wrong"
+
+
+def test_a_student_at_chance_is_said_to_be() -> None:
+    teacher = trained()
+    _, test = digits()
+    nn.init.zeros_(teacher.mine.head.weight)  # type: ignore[union-attr, arg-type]
+    report = misled(teacher, test, rate=1e-12).report
+    assert report["outcome"] == "at-chance"
+    assert report["notes"][-1].startswith("the student is at chance")
+
+
 def test_a_module_of_ones_own_on_real_data() -> None:
     teacher = trained()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}

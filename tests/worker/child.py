@@ -72,6 +72,8 @@ def result() -> dict[str, Any]:
         "method": "lit",
         "teacher": network(94.0),
         "student": network(53.0),
+        "baselines": {"untrained": {"accuracy": {"val": 41.0, "test": 40.0}}},
+        "outcome": "better-than-untrained",
         "ratios": dict.fromkeys(ratio_names, 1.0),
         "accepted": None,
         "selection": {"select": "even", "kept": [[0], [0], [0]], "importance": None},

@@ -311,13 +311,14 @@ def test_too_few_samples_to_judge_a_teacher_by_are_a_note(tmp_path: Path, teache
     result = run_job(tmp_path / "job", kept, DeadlineWatch()).summary()
     (measured,) = (message.data for message in kept.messages if isinstance(message, TeacherMeasured))
     assert measured["accuracy"] == pytest.approx(100 * right / 3)
-    assert result.notes == [measured["note"]]
+    assert result.notes[0] == measured["note"]
     assert "on the 3 samples of the validation split" in measured["note"]
     assert "dataset.class_order" in measured["note"]
 
 
 def test_a_teacher_above_chance_needs_no_note(tmp_path: Path, teacher_file: Path) -> None:
-    assert run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)["notes"] == []
+    notes = run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)["notes"]
+    assert not [note for note in notes if note.startswith("the teacher")]
 
 
 def test_labels_outside_the_teachers_classes_are_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:

@@ -263,6 +263,9 @@ def test_without_a_discriminator_the_report_says_what_was_left_out(taught: Ended
     assert report["selected"]["value"] == pytest.approx(max(e["psnr"] for e in report["epochs"]), abs=1e-3)
     assert {"reconstruction_l1", "psnr", "ssim", "l1"} <= report["student"].keys()
     assert "psnr" not in report["teacher"]
+    before = report["baselines"]["untrained"]
+    assert before["psnr"]["test"] < report["student"]["psnr"]["test"]
+    assert (report["outcome"], report["notes"]) == ("better-than-untrained", [])
     assert report["classes"] == list(COLOURS)
     assert report["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
     teacher, student = load_file(untrained[0]), load_file(taught.output / "model.safetensors")
@@ -290,8 +293,21 @@ def test_with_a_discriminator_the_last_epoch_is_put_out(tmp_path: Path, untraine
         report["selected"].items()
         >= {"phase": "fine_tune", "epoch": 2, "by": "the last epoch", "metric": "psnr"}.items()
     )
+    assert report["baselines"]["untrained"]["psnr"]["test"] > 0
+    assert report["outcome"] is None, "closeness to the teacher doesn't measure adversarial fine-tuning"
     changed = load_file(job.output / "model.safetensors")["main.0.weight"]
     assert not torch.equal(changed, load_file(untrained[0])["main.0.weight"])
+
+
+def test_a_generator_that_training_makes_no_better_stays_untrained(
+    tmp_path: Path, untrained: tuple[Path, Path]
+) -> None:
+    schedule = {**SCHEDULE, "lit": {"epochs": 1, "learning_rate": 100}, "steps_per_epoch": 2}
+    job = ended(job_folder(tmp_path / "job", (untrained[0], None), schedule=schedule, accept={"min_psnr": 1}))
+    report = job.report
+    assert (report["selected"]["phase"], report["selected"]["epoch"]) == ("lit", 0)
+    assert report["baselines"]["untrained"]["psnr"] == report["student"]["psnr"]
+    assert (report["outcome"], report["accepted"]) == ("no-better-than-untrained", False)
 
 
 class Stopping:
