@@ -35,6 +35,7 @@ from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
+from lit_core.training.setbacks import note_of
 from lit_spec import Hyperparameters, Method, Phase, Select
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.networks.catalogue import shares
@@ -351,7 +352,8 @@ def _report(
         validation=_validated(task, task.student.network),
         baselines=None if untrained is None else {"untrained": untrained},
         outcome=judgement.outcome,
-        notes=judgement.notes,
+        setbacks=trained.setbacks,
+        notes=[*map(note_of, trained.setbacks), *judgement.notes],
         then=operations,
         epochs=trained.epochs,
         hyperparameters=task.hyperparameters.model_dump(mode="json"),

@@ -18,6 +18,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.outcome import Judgement
+from lit_core.training.setbacks import note_of
 from lit_core.training.task import Task
 from lit_spec import JobSpec, Select, Split
 from lit_spec.trainer.report import (
@@ -35,6 +36,7 @@ from lit_spec.trainer.report import (
     ReportModel,
     SelectedEpoch,
     SelectionReport,
+    Setback,
 )
 
 LATENCY_BATCHES = (1, 32)
@@ -149,8 +151,9 @@ def build_report(
     """`networks` are teacher and student as they were measured."""
     task, (teacher, student), best = trained.task, networks, trained.chosen[0]
     judgement = task.judge(teacher, student, baselines.untrained, best)
+    setbacks = [note_of(setback) for setback in trained.setbacks]
     return Report(
-        **_judged(task.compare(teacher, student), judgement).as_json(),
+        **_judged(task.compare(teacher, student), judgement, setbacks).as_json(),
         method=spec.method,
         teacher=teacher,
         student=student,
@@ -185,14 +188,17 @@ def build_report(
         versions=versions(),
         seconds=round(sum(epoch.metrics["seconds"] for epoch in trained.epochs), 3),
         resumes=trained.resumes,
+        setbacks=trained.setbacks,
         epochs=trained.epochs,
         specification=spec,
     )
 
 
-def _judged(comparison: Comparison, judgement: Judgement) -> Comparison:
+def _judged(comparison: Comparison, judgement: Judgement, setbacks: list[str]) -> Comparison:
     accepted = None if comparison.accepted is None else comparison.accepted and judgement.acceptable
-    return comparison.model_copy(update={"accepted": accepted, "notes": [*comparison.notes, *judgement.notes]})
+    return comparison.model_copy(
+        update={"accepted": accepted, "notes": [*comparison.notes, *setbacks, *judgement.notes]}
+    )
 
 
 def _latency_ratio(teacher: Mapping[str, LatencyReport], student: Mapping[str, LatencyReport], batch: str) -> float:
@@ -246,6 +252,8 @@ class CompressionReport(ReportModel):
     """The same scores of `untrained`, the student before its training; None without validation data."""
     outcome: Outcome | None
     """What the training made of the student; None without validation data."""
+    setbacks: list[Setback]
+    """Where the training became unstable, in order."""
     notes: list[str]
     """A sentence that says what is wrong with the student, if anything is, or that nothing was measured."""
     then: list[PruningReport]

@@ -76,7 +76,9 @@ def calibration_error(prediction: Prediction) -> float:
 
 
 def agreement(logits: Tensor, others: Tensor) -> float:
-    """How often two networks give the same answer."""
+    """How often two networks give the same answer; NaN if one of them gives none, because its logits are NaN."""
+    if bool(logits.isnan().any()) or bool(others.isnan().any()):
+        return math.nan
     return _percent(logits.argmax(dim=1) == others.argmax(dim=1))
 
 

@@ -22,7 +22,8 @@ from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.layout import NoSections
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch, MessageWriter
-from lit_core.training.loop import Diverged, Drained
+from lit_core.training.loop import Drained
+from lit_core.training.setbacks import Diverged
 from lit_core.training.task import Refused
 from lit_spec import ErrorType, JobError, SpecError
 from lit_spec.trainer import messages

@@ -83,6 +83,8 @@ class AdversarialUpdater:
     The student's losses are those of its last step, or before the first one its losses at the beginning.
     """
 
+    watched: str | None = None
+    """The student's losses rise whenever the discriminator gets better."""
     names: Sequence[str] = ("loss", *GENERATOR_LOSSES, "discriminator_loss", *DISCRIMINATOR_LOSSES)
 
     def __init__(

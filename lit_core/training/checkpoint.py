@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
-from lit_spec.trainer.report import EpochReport, Resume
+from lit_spec.trainer.report import EpochReport, Resume, Setback
 
-FORMAT = 7
+FORMAT = 8
 
 State = dict[str, Tensor]
 
@@ -44,6 +44,15 @@ class BestEpoch:
     state: State
 
 
+@dataclass(frozen=True)
+class GoodState:
+    """What an unstable training goes back to: the end of a phase's last good epoch, or its start."""
+
+    position: TrainingPosition
+    student: State
+    updater: dict[str, Any]
+
+
 @dataclass
 class Checkpoint:
     position: TrainingPosition
@@ -57,6 +66,9 @@ class Checkpoint:
     seconds: float
     """Time spent in the current epoch."""
     best: BestEpoch | None
+    good: GoodState
+    first_loss: float | None
+    """The watched loss of the phase's first step; None before that step, and for updaters that have no such loss."""
     epochs: list[EpochReport]
     environment: dict[str, str]
     selection: Selection
@@ -64,24 +76,28 @@ class Checkpoint:
     chosen_before: list[BestEpoch] = field(default_factory=list)
     """What was chosen before: the student to be pruned, then each pruned student."""
     resumes: list[Resume] = field(default_factory=list)
+    setbacks: list[Setback] = field(default_factory=list)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write atomically: a reader finds the old file or the new one, also after a power failure."""
     data = {
         "format": FORMAT,
-        "position": [checkpoint.position.phase.value, checkpoint.position.epoch, checkpoint.position.step],
+        "position": _position_as_list(checkpoint.position),
         "student": checkpoint.student,
         "updater": checkpoint.updater,
         "loss_sums": checkpoint.loss_sums,
         "samples_seen": checkpoint.samples_seen,
         "seconds": checkpoint.seconds,
         "best": checkpoint.best and _as_list(checkpoint.best),
+        "good": [_position_as_list(checkpoint.good.position), checkpoint.good.student, checkpoint.good.updater],
+        "first_loss": checkpoint.first_loss,
         "chosen_before": [_as_list(best) for best in checkpoint.chosen_before],
         "epochs": [epoch.as_json() for epoch in checkpoint.epochs],
         "environment": checkpoint.environment,
         "selection": [checkpoint.selection.kept_blocks, checkpoint.selection.importance],
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
+        "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -101,21 +117,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
     data = torch.load(path, map_location="cpu", weights_only=True)
     if data["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {data['format']}, but this version reads format {FORMAT}")
-    phase, epoch, step = data["position"]
+    position, student, updater = data["good"]
     return Checkpoint(
-        position=TrainingPosition(Phase(phase), epoch, step),
+        position=_position_from_list(data["position"]),
         student=data["student"],
         updater=data["updater"],
         loss_sums=data["loss_sums"],
         samples_seen=data["samples_seen"],
         seconds=data["seconds"],
         best=data["best"] and _from_list(data["best"]),
+        good=GoodState(_position_from_list(position), student, updater),
+        first_loss=data["first_loss"],
         chosen_before=[_from_list(best) for best in data["chosen_before"]],
         epochs=[EpochReport.model_validate(epoch) for epoch in data["epochs"]],
         environment=data["environment"],
         selection=Selection(*data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
+        setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
     )
+
+
+def _position_as_list(position: TrainingPosition) -> list[Any]:
+    return [position.phase.value, position.epoch, position.step]
+
+
+def _position_from_list(data: list[Any]) -> TrainingPosition:
+    phase, epoch, step = data
+    return TrainingPosition(Phase(phase), epoch, step)
 
 
 def _as_list(best: BestEpoch) -> list[Any]:

@@ -6,6 +6,7 @@ through `Training._run_step`: the rows of the step -> `task.batch` -> `updater.s
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -18,14 +19,26 @@ from torch import Tensor, nn
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals, seeded
-from lit_core.training.checkpoint import BestEpoch, Checkpoint, State, TrainingPosition
+from lit_core.training.checkpoint import BestEpoch, Checkpoint, GoodState, State, TrainingPosition
 from lit_core.training.objectives import Batch
+from lit_core.training.setbacks import (
+    MOST_SETBACKS,
+    RATE_CUT,
+    Unstable,
+    copied,
+    cuts_of,
+    diverged,
+    finite_or_none,
+    has_collapsed,
+    has_risen,
+    note_of,
+)
 from lit_core.training.steps import learning_rate, rows_of, steps_per_epoch
 from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
-from lit_spec import Hyperparameters, Phase
+from lit_spec import Hyperparameters, Phase, PhaseSchedule
 from lit_spec.requests.then import prune_shares
-from lit_spec.trainer.report import EpochReport, Resume
+from lit_spec.trainer.report import EpochReport, Resume, Setback
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
 STEPS_BETWEEN_FINITE_CHECKS = 25
@@ -33,9 +46,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 TaskT = TypeVar("TaskT", bound=Trainable)
 
-
-class Diverged(Exception):
-    """A loss is no longer finite."""
+log = logging.getLogger(__name__)
 
 
 class Drained(Exception):
@@ -67,6 +78,7 @@ class TrainedStudent(Generic[TaskT]):
     """The epoch whose weights the student has, then the epoch chosen after each pruning."""
     epochs: list[EpochReport]
     resumes: list[Resume]
+    setbacks: list[Setback]
 
 
 def train_student(
@@ -91,7 +103,7 @@ def train_student(
     with seeded(hyperparameters.seed):
         chosen = training.run()
     load_state(task.student.network, chosen[0].state)
-    return TrainedStudent(task, selection, untrained, chosen, training.epochs, training.resumes)
+    return TrainedStudent(task, selection, untrained, chosen, training.epochs, training.resumes, training.setbacks)
 
 
 class Training:
@@ -121,6 +133,7 @@ class Training:
         self.chosen_before: list[BestEpoch] = []
         self.epochs: list[EpochReport] = []
         self.resumes: list[Resume] = []
+        self.setbacks: list[Setback] = []
         self._restored: Checkpoint | None = None
         self._begin_epoch(losses=0)
 
@@ -130,7 +143,7 @@ class Training:
         load_state(self.task.student.network, checkpoint.student)
         self.position = checkpoint.position
         self.best, self.chosen_before = checkpoint.best, checkpoint.chosen_before
-        self.epochs = checkpoint.epochs
+        self.epochs, self.setbacks = checkpoint.epochs, checkpoint.setbacks
         self._restored = checkpoint
         before = checkpoint.environment
         differences = {k: [before.get(k), v] for k, v in self.environment.items() if before.get(k) != v}
@@ -169,16 +182,25 @@ class Training:
             self.best = BestEpoch(self.phases[0], 0, scores.value, _copied_state(self.task.student.network))
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
-        """All epochs of a phase; `first` is the number of the first one."""
+        """All epochs of a phase; `first` is the number of the first one. An unstable training goes back."""
         schedule = self.spec.schedule.of(phase)
         if self.position.phase != phase:
             self.position = TrainingPosition(phase, first, 0)
         updater = self.task.updater(phase)
         self._begin_epoch(losses=len(updater.names))
-        if self._restored is not None:
+        if self._restored is None:
+            self._first_loss: float | None = None
+            self._keep_good_state(_copied_state(self.task.student.network), updater)
+        else:
             self._resume(updater, self._restored)
-        for epoch in range(self.position.epoch, first + schedule.epochs):
-            self._run_epoch(phase, epoch, epoch - first, updater)
+        self._cuts = cuts_of(self.setbacks, phase, first)
+        while self.position.epoch < first + schedule.epochs:
+            try:
+                self._run_epoch(phase, self.position.epoch, self.position.epoch - first, updater)
+            except Unstable as unstable:
+                self._go_back(unstable, updater)
+            self._checkpoint(updater)
+            self._drain_if_requested()
 
     def _run_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         """`passed` is the number of epochs since the learning rate's schedule began."""
@@ -190,11 +212,9 @@ class Training:
             self._checkpoint_if_due(updater)
         self._check_finite()
         self._end_epoch(phase, epoch, passed, updater)
-        self._checkpoint(updater)
-        self._drain_if_requested()
 
     def _run_step(self, phase: Phase, epoch: int, step: int, passed: int, updater: Updater) -> None:
-        schedule, seed = self.spec.schedule.of(phase), self.spec.seed
+        schedule, seed, names = self.spec.schedule.of(phase), self.spec.seed, list(updater.names)
         step_of_phase = passed * self.steps_per_epoch + step
         progress = step_of_phase / (schedule.epochs * self.steps_per_epoch)
         rows = rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step)
@@ -202,23 +222,26 @@ class Training:
         generator = generator_of(seed, "step", phase.value, epoch, step)
         seed_globals(mix(seed, "modules", phase.value, epoch, step))
         batch = self.task.batch(rows, progress, augmentation, generator)
-        losses = updater.step(batch, learning_rate(schedule, step_of_phase, self.steps_per_epoch))
+        losses = updater.step(batch, self._rate(schedule, step_of_phase))
+        if step_of_phase == 0 and updater.watched is not None:
+            self._first_loss = float(losses[names.index(updater.watched)])
         self._add_losses(losses, batch)
         self.position = TrainingPosition(phase, epoch, step + 1)
 
     def _end_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         metrics = self._mean_losses(updater)
         scores = self.task.score()
-        if not _are_finite(scores):
-            raise Diverged(f"the student's output is no longer finite in epoch {epoch + 1} of the {phase} phase")
+        self._check_stable(metrics, scores, updater)
         metrics |= scores.metrics
-        last_step = (passed + 1) * self.steps_per_epoch - 1
-        rate = learning_rate(self.spec.schedule.of(phase), last_step, self.steps_per_epoch)
+        rate = self._rate(self.spec.schedule.of(phase), (passed + 1) * self.steps_per_epoch - 1)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
-        if self.best is None or self.task.supersedes(phase) or scores.value >= self.best.score:
-            self.best = BestEpoch(phase, epoch + 1, scores.value, _copied_state(self.task.student.network))
+        state, supersedes = _copied_state(self.task.student.network), self.task.supersedes(phase)
+        if self.best is None or supersedes or scores.value >= self.best.score:
+            self.best = BestEpoch(phase, epoch + 1, scores.value, state)
         self.epochs.append(EpochReport(phase=phase, epoch=epoch + 1, **metrics))
         self.position = TrainingPosition(phase, epoch + 1, 0)
+        if supersedes or not has_collapsed(scores, self.best):
+            self._keep_good_state(state, updater)
         self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics)
         self._begin_epoch(losses=len(updater.names))
 
@@ -245,6 +268,56 @@ class Training:
             raise ValueError("the schedule has no epochs: give at least one phase an epoch")
         return self.best
 
+    # --- unstable epochs ---
+
+    def _rate(self, schedule: PhaseSchedule, step_of_phase: int) -> float:
+        rate: float = learning_rate(schedule, step_of_phase, self.steps_per_epoch) / RATE_CUT**self._cuts
+        return rate
+
+    def _keep_good_state(self, student: State, updater: Updater) -> None:
+        self._good = GoodState(self.position, student, copied(updater.state()))
+
+    def _go_back(self, unstable: Unstable, updater: Updater) -> None:
+        """Continue from the last good state at a lower learning rate. Raises Diverged after too many setbacks."""
+        position, good = self.position, self._good
+        rate = self.spec.schedule.of(position.phase).learning_rate
+        setback = Setback(
+            phase=position.phase,
+            epoch=position.epoch + 1,
+            loss=finite_or_none(unstable.loss),
+            loss_before=None if self._first_loss is None else finite_or_none(self._first_loss),
+            back_to=good.position.epoch,
+            learning_rate_before=rate / RATE_CUT**self._cuts,
+            learning_rate=rate / RATE_CUT ** (self._cuts + 1),
+        )
+        self.setbacks.append(setback)
+        if self._cuts == MOST_SETBACKS:
+            raise diverged(self.setbacks[-1 - MOST_SETBACKS :])
+        log.warning(note_of(setback))
+        self._cuts += 1
+        load_state(self.task.student.network, good.student)
+        updater.restore(copied(good.updater))
+        self.position = good.position
+        self.epochs = [
+            epoch for epoch in self.epochs if epoch.phase != position.phase or epoch.epoch <= setback.back_to
+        ]
+        self._begin_epoch(losses=len(updater.names))
+
+    def _check_finite(self) -> None:
+        if not torch.isfinite(self._loss_sums).all():
+            raise Unstable(math.nan)
+
+    def _check_stable(self, metrics: Mapping[str, float], scores: Scores, updater: Updater) -> None:
+        """`metrics` are the epoch's losses."""
+        parameters = self.task.student.network.parameters()
+        if not _are_finite(scores) or not all(bool(parameter.isfinite().all()) for parameter in parameters):
+            raise Unstable(math.nan)
+        if updater.watched is None or self._first_loss is None:
+            return
+        loss = metrics[updater.watched]
+        if has_risen(loss, self._first_loss, scores, self.best):
+            raise Unstable(loss)
+
     # --- checkpoints ---
 
     def _checkpoint_if_due(self, updater: Updater) -> None:
@@ -263,11 +336,14 @@ class Training:
                 samples_seen=self._samples_seen,
                 seconds=time.monotonic() - self._epoch_started,
                 best=self.best,
+                good=self._good,
+                first_loss=self._first_loss,
                 chosen_before=self.chosen_before,
                 epochs=self.epochs,
                 environment=self.environment,
                 selection=self.selection,
                 resumes=self.resumes,
+                setbacks=self.setbacks,
             )
         )
         self._saved = time.monotonic()
@@ -278,6 +354,7 @@ class Training:
 
     def _resume(self, updater: Updater, checkpoint: Checkpoint) -> None:
         updater.restore(checkpoint.updater)
+        self._good, self._first_loss = checkpoint.good, checkpoint.first_loss
         if checkpoint.position.step:
             self._loss_sums, self._samples_seen = checkpoint.loss_sums.to(self.device), checkpoint.samples_seen
             self._epoch_started = time.monotonic() - checkpoint.seconds
@@ -300,11 +377,6 @@ class Training:
         named = dict(zip(updater.names, means, strict=True))
         sections = [value for name, value in named.items() if name.startswith("ir_loss_")]
         return named | ({"ir_loss": math.fsum(sections)} if sections else {})
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self._loss_sums).all():
-            position = self.position
-            raise Diverged(f"the loss is no longer finite in epoch {position.epoch + 1} of the {position.phase} phase")
 
     def _epochs_of(self, phase: Phase) -> int:
         epochs = self.spec.schedule.of(phase).epochs

@@ -45,6 +45,10 @@ class Objective(Protocol):
     def names(self) -> Sequence[str]:
         """Names of the parts, in order; the same for every batch."""
 
+    @property
+    def watched(self) -> str | None:
+        """`loss` or one of the names: see `Updater.watched`."""
+
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses: ...
 
 
@@ -52,6 +56,7 @@ class LabelObjective:
     """`H(y, σ(z_S))`: training without a teacher."""
 
     names = ("label_loss",)
+    watched = "loss"
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:  # noqa: ARG002
         loss = label_loss(student.run(*batch.inputs), batch.labels)
@@ -65,6 +70,7 @@ class KdObjective:
     alpha: float
     tau: float
     names: Sequence[str] = ("kd_loss",)
+    watched: str | None = "loss"
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
@@ -81,6 +87,7 @@ class AttentionObjective:
     tau: float
     weight: float
     names: Sequence[str] = ("kd_loss", "attention_loss")
+    watched: str | None = "loss"
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
@@ -120,6 +127,7 @@ class LitObjective:
         self.stem_is_frozen = Part.STEM in frozen
         self.ir_names = [f"ir_loss_{n}" for n in range(1, sections + 1)] if beta < 1 else []
         self.names = [*(["kd_loss"] if beta > 0 else []), *self.ir_names]
+        self.watched = self._watched()
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
@@ -137,6 +145,12 @@ class LitObjective:
             parts |= dict(zip(self.ir_names, ir, strict=True))
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)
+
+    def _watched(self) -> str | None:
+        """With a scheduled feed the IR losses rise as the student's errors pass from section to section."""
+        if self.feed != Feed.SCHEDULED or self.beta == 1:
+            return "loss"
+        return "kd_loss" if self.beta > 0 else None
 
     def _ir_by_section(
         self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch

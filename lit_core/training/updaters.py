@@ -21,6 +21,11 @@ class Updater(Protocol):
     def names(self) -> Sequence[str]:
         """Names of the losses that `step` returns; the minimised one (`loss`) comes first."""
 
+    @property
+    def watched(self) -> str | None:
+        """The loss that a stable training does not raise far above that of its first step. None if each may rise by
+        design."""
+
     def begin_epoch(self) -> None:
         """Put the networks into their training modes."""
 
@@ -47,6 +52,7 @@ class DistillationUpdater:
         masks: Mapping[str, Tensor],
     ) -> None:
         self.names: Sequence[str] = ("loss", *objective.names)
+        self.watched = objective.watched
         self.objective, self.teacher, self.student = objective, teacher, student
         self.frozen, self.precision, self.masks = list(frozen), precision, dict(masks)
         self.begin_epoch()

@@ -238,6 +238,23 @@ class Resume(ReportModel):
     """What changed in the environment and the versions: by name, the values before and now."""
 
 
+class Setback(ReportModel):
+    """The training became unstable, went back to its last good state, and went on at a lower learning rate."""
+
+    phase: Phase
+    epoch: int
+    """The epoch that was given up. It and those after `back_to` were run again."""
+    loss: float | None
+    """The loss that gave it away; null if it, or the student, was not finite."""
+    loss_before: float | None
+    """The same loss in the first step of the phase; null if it was not finite."""
+    back_to: int
+    """The last good epoch, after which the training went on. 0: the start of the phase."""
+    learning_rate_before: float
+    learning_rate: float
+    """From then on, in this phase. The phase's schedule multiplies it."""
+
+
 class EpochReport(ReportModel):
     """One epoch, with its metrics by name."""
 
@@ -285,6 +302,8 @@ class ReportSummary(Comparison):
     seconds: float
     """Training time: the sum over all epochs, including their validation."""
     resumes: list[Resume]
+    setbacks: list[Setback]
+    """Where the training became unstable, in order."""
 
     @field_serializer("augmentation")
     def _whole_augmentation(self, augmentation: Augmentation) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from lit_core.data import Interface, load_dataset
 from lit_core.measuring.scores import class_logits
 from lit_core.networks.layout import NoSections
 from lit_core.training.losses import kd_loss
+from lit_core.training.setbacks import Diverged
 from lit_spec import DatasetRequest, Schedule, Split
 from lit_spec.requests.presets import Preset
 from tests.lit_core.networks.test_discovery import Mine, sectioned
@@ -96,6 +98,28 @@ def test_without_validation_data_the_last_epoch_stays_and_nothing_is_said_of_its
     with torch.no_grad():
         answers = compressed.student(test[0][0]).argmax(dim=1)
     assert (answers == (test[0][1] + 1) % 10).float().mean() > 0.5, "the last epoch's, which has learnt what is wrong"
+
+
+def test_data_that_no_rate_can_learn_from_is_a_failure_with_figures() -> None:
+    teacher = trained()
+    loader, _ = digits()
+    (x, y), *_ = loader
+    schedule = {"lit": {"epochs": 1, "learning_rate": 0.5}, "fine_tune": {"epochs": 0}}
+    with pytest.raises(Diverged, match=r"in epoch 1 of the lit phase: .* 0.0005, .* rates 0.5, 0.05, 0.005"):
+        lit_core.compress(teacher, [(x, y), (x * math.nan, y)], blocks=[2, 2], schedule=schedule)
+
+
+def test_an_unstable_training_goes_back_without_validation_data() -> None:
+    teacher = trained()
+    loader, test = digits()
+    lit = {"epochs": 2, "learning_rate": 30.0, "schedule": {"kind": "constant"}}
+    schedule = {"lit": lit, "fine_tune": {"epochs": 0}}
+    compressed = lit_core.compress(teacher, loader, blocks=[2, 2], method="kd", schedule=schedule)
+    assert compressed.report["setbacks"]
+    assert [epoch["epoch"] for epoch in compressed.report["epochs"]] == [1, 2]
+    with torch.no_grad():
+        answers = compressed.student(test[0][0]).argmax(dim=1)
+    assert (answers == test[0][1]).float().mean() > 0.5
 
 
 def test_a_student_at_chance_is_said_to_be() -> None:

@@ -96,6 +96,7 @@ def result() -> dict[str, Any]:
         "versions": {},
         "seconds": 1.5,
         "resumes": [],
+        "setbacks": [],
     }
 
 

@@ -194,12 +194,15 @@ def failed(folder: Path) -> dict[str, Any]:
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path, teacher_file: Path) -> None:
-    schedule = {"lit": {"epochs": 3, "learning_rate": 90, "frozen": [], "schedule": {"kind": "constant"}}}
-    folder = job_folder(tmp_path / "job", teacher_file, schedule=schedule, tau=1000, alpha=0)
+    lit = {"epochs": 3, "learning_rate": 100, "schedule": {"kind": "constant"}}
+    changes = {"method": "at", "attention_weight": 1e6, "tau": 1000, "alpha": 0}
+    folder = job_folder(tmp_path / "job", teacher_file, schedule={"lit": lit, "momentum": 0.999}, **changes)
     code, events = run(folder)
     assert code == 1
     assert events[-1]["error"]["type"] == "diverged"
-    assert "learning_rate" in events[-1]["error"]["detail"]
+    assert "at the learning rate 0.1" in events[-1]["error"]["detail"]
+    assert "after the same at the learning rates 100, 10, 1: lower" in events[-1]["error"]["detail"]
+    assert "lower schedule.lit.learning_rate" in events[-1]["error"]["detail"]
 
 
 def test_cuda_without_a_gpu_is_a_typed_error(tmp_path: Path, teacher_file: Path) -> None:
