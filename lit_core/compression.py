@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
-from lit_core.networks.block_selection import select_blocks
+from lit_core.networks.block_selection import Selection, first_blocks_stay, select_blocks
 from lit_core.networks.discovery import check_composition, check_trains, find_layout
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork, has_batch_norm
@@ -36,11 +36,12 @@ from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
-from lit_spec import Hyperparameters, Method, Phase, Select
+from lit_spec import Hyperparameters, Method, Phase, Select, StudentRequest
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.networks.catalogue import shares
 from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
+from lit_spec.requests.student import check_kept
 from lit_spec.requests.then import INT8, prune_shares
 
 IMPORTANCE_BATCHES = 8
@@ -79,8 +80,9 @@ def compress(
     blocks: Sequence[int] | None = None,
     depth: int | None = None,
     ratio: float | None = None,
+    kept: Sequence[Sequence[int]] | None = None,
     sections: Sequence[str | Sequence[str]] | None = None,
-    select: Select | str = Select.EVEN,
+    select: Select | str | None = None,
     validation: Batches | None = None,
     preset: Preset | str | None = None,
     device: torch.device | str | None = None,
@@ -91,10 +93,12 @@ def compress(
 
     `data` gives `(x, y)` batches with labels, or `(x,)` or `x` only if `alpha=0`. It is iterated over once per epoch,
     and once before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
-    iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all) and `ratio` (how many
-    times fewer parameters, at least). `sections` are module paths (docs/models.md); None: they are found. With
-    `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the untrained one;
-    without it the last epoch does, and nobody knows whether it is better than the untrained student.
+    iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
+    times fewer parameters, at least) and `kept` (of each section the indices of the blocks that stay, from 0). Unless
+    `kept` names them, `select` chooses the blocks: "even" (the default), "first" or "importance". `sections` are module
+    paths (docs/models.md); None: they are found. With `validation`, data of the same kind, the best epoch gives the
+    student, and that may be epoch 0, the untrained one; without it the last epoch does, and nobody knows whether it is
+    better than the untrained student.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
     with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
@@ -102,9 +106,9 @@ def compress(
     it, and have their old states afterwards. Raises NoSections for a model that can't be divided, ValueError for wrong
     arguments, and Diverged.
     """
-    if sum(value is not None for value in (blocks, depth, ratio)) != 1:
-        raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6) and ratio (as 2.5)")
-    chosen_by = _select(select)
+    if sum(value is not None for value in (blocks, depth, ratio, kept)) != 1:
+        raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6), ratio (as 2.5) and kept (as [[0], [0, 2]])")
+    chosen_by = _select(select, kept)
     asked = _asked(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
@@ -118,9 +122,11 @@ def compress(
         teacher = _teacher(model, place, inputs, sections or ())
         outputs = _outputs(teacher, inputs)
         _check(teacher, inputs, outputs, given, asked)
-        wanted = _blocks(teacher, blocks, depth, ratio)
-        importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
-        selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
+        if chosen_by is None:
+            selection = _kept(teacher, kept or (), inputs)
+        else:
+            importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
+            selection = select_blocks(teacher, _blocks(teacher, blocks, depth, ratio), chosen_by, importance_inputs)
         student = shortened(teacher, selection.kept_blocks)
         task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
@@ -142,7 +148,14 @@ class SilentObserver:
         return False
 
 
-def _select(select: Select | str) -> Select:
+def _select(select: Select | str | None, kept: Sequence[Sequence[int]] | None) -> Select | None:
+    """None if `kept` names the blocks."""
+    if kept is not None:
+        if select is not None:
+            raise ValueError("kept names the blocks, and select chooses them: leave out one of them")
+        return None
+    if select is None:
+        return Select.EVEN
     if select not in list(Select):
         raise ValueError(f"select is {select!r}: give one of {', '.join(Select)}")
     return Select(select)
@@ -280,6 +293,20 @@ def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperpar
     return asked.model_copy(update={"schedule": asked.schedule.model_copy(update=update)})
 
 
+def _kept(teacher: SectionedNetwork, kept: Sequence[Sequence[int]], inputs: tuple[Tensor, ...]) -> Selection:
+    """The named blocks. Raises ValueError where they don't fit the model."""
+    whole = [len(section) for section in teacher.sections]
+    given = {"kept": [list(indices) for indices in kept]}
+    try:
+        indices = StudentRequest.model_validate(given).kept or []
+    except ValidationError as failure:
+        raise ValueError(as_text(mistakes(StudentRequest, given, failure))) from failure
+    check_kept(indices, whole, first_blocks_stay(teacher, inputs), "kept")
+    if [len(of_section) for of_section in indices] == whole:
+        raise ValueError("kept names all blocks of the model: leave out at least one")
+    return Selection(indices)
+
+
 def _blocks(
     teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None, ratio: float | None
 ) -> list[int]:
@@ -326,7 +353,10 @@ def _pruned_networks(trained: TrainedStudent[IterableTask]) -> dict[str, nn.Modu
 
 
 def _report(
-    trained: TrainedStudent[IterableTask], select: Select, pruned: Mapping[str, nn.Module], inputs: tuple[Tensor, ...]
+    trained: TrainedStudent[IterableTask],
+    select: Select | None,
+    pruned: Mapping[str, nn.Module],
+    inputs: tuple[Tensor, ...],
 ) -> CompressionReport:
     task = trained.task
     teacher, student, ratios = compare_networks(task.teacher, task.student, tuple(x[:1] for x in inputs))

@@ -77,7 +77,7 @@ def measure_costs(networks: Sequence[nn.Module], sample: Sample, batches: Sequen
     ]
 
 
-def selection_report(selection: Selection, select: Select) -> SelectionReport:
+def selection_report(selection: Selection, select: Select | None) -> SelectionReport:
     return SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance)
 
 

@@ -23,7 +23,8 @@ from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Pre
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_spec.requests.presets import Preset, merged
-from lit_spec.requests.resolve import check_depth, resolve
+from lit_spec.requests.resolve import resolve
+from lit_spec.requests.student import check_depth
 from lit_spec.requests.training import (
     Acceptance,
     Adversarial,

@@ -19,6 +19,7 @@ from lit_client.command.job_request import (
     check_student,
     parse_architecture,
     parse_blocks,
+    parse_kept,
 )
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
@@ -49,6 +50,10 @@ def compress_command(
     depth: Annotated[int | None, typer.Option(help="The student's depth, for example 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, for example 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or at least how many times fewer parameters it has.")] = None,
+    kept: Annotated[
+        str | None,
+        typer.Option(help="Or which of the teacher's blocks it keeps, by section, from 0, for example 0/0,2."),
+    ] = None,
     select: Annotated[Select | None, typer.Option(help="How the blocks to keep are chosen.")] = None,
     then: Annotated[
         list[str] | None,
@@ -117,13 +122,16 @@ def compress_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
-    if sum(value is not None for value in (depth, blocks, ratio)) > 1:
-        raise BadRequest("More than one of --depth, --blocks and --ratio is given: give one of them.")
+    if sum(value is not None for value in (depth, blocks, ratio, kept)) > 1:
+        raise BadRequest("More than one of --depth, --blocks, --ratio and --kept is given: give one of them.")
+    if kept is not None and select is not None:
+        raise BadRequest("--kept names the blocks, and --select chooses them: leave out one of them.")
     dataset_file = dataset_to_upload(dataset)
     options = {
         "student.depth": depth,
         "student.blocks": None if blocks is None else parse_blocks(blocks),
         "student.ratio": ratio,
+        "student.kept": None if kept is None else parse_kept(kept),
         "student.select": select,
         "architecture": None if architecture is None else parse_architecture(architecture),
         "then": then or None,

@@ -13,6 +13,7 @@ from lit_client.errors import LitError
 from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
+from lit_spec.requests.job import STUDENT_FORMS
 
 Body = dict[str, Any]
 
@@ -86,6 +87,16 @@ def parse_blocks(text: str) -> list[int]:
         raise BadRequest(f"--blocks {text!r} is not a list of numbers: write one for each section, as 2,2,2.") from None
 
 
+def parse_kept(text: str) -> list[list[int]]:
+    """`0/0,2` as a list for each section. Raises BadRequest."""
+    try:
+        return [[int(index) for index in section.split(",")] for section in text.split("/")]
+    except ValueError:
+        raise BadRequest(
+            f"--kept {text!r} is not a list of numbers for each section: write the blocks to keep, as 0/0,2."
+        ) from None
+
+
 def parse_architecture(text: str) -> Body:
     """`torchvision/resnet50`, or the whole object as JSON. Raises BadRequest."""
     if not text.startswith("{"):
@@ -144,16 +155,17 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         return path, text  # a bare word is a string: --set ir_loss=l1
 
 
-# A request has exactly one field of each group, so that setting one removes the others.
-GROUPS = (("student", ("depth", "blocks", "ratio")), ("dataset", DATASET_SOURCES))
+# A request has at most one field of each group, so that setting one removes the others.
+GROUPS = (("student", tuple(STUDENT_FORMS)), ("student", ("kept", "select")), ("dataset", DATASET_SOURCES))
 
 
 def _rivals(path: str, value: object) -> list[str]:
     """The fields that a request can't have together with `path`."""
-    for parent, names in GROUPS:
-        if value is not None and path in {f"{parent}.{name}" for name in names}:
-            return [name for name in names if path != f"{parent}.{name}"]
-    return []
+    if value is None:
+        return []
+    parent, _, name = path.rpartition(".")
+    groups = [names for of, names in GROUPS if of == parent and name in names]
+    return [rival for names in groups for rival in names if rival != name]
 
 
 def _assign(body: Body, path: str, value: object) -> Body:

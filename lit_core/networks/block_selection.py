@@ -102,16 +102,36 @@ def importances(teacher: SectionedNetwork, batches: Iterable[Inputs]) -> list[li
         raise ValueError("importance needs data: give at least one batch")
     return [
         [
-            None if total is None or _stands_out(section, place) else round(float(total) / samples, 6)
+            None if total is None or (place == 0 and first_stands_out(section)) else round(float(total) / samples, 6)
             for place, total in enumerate(totals)
         ]
         for section, totals in zip(teacher.sections, sums, strict=True)
     ]
 
 
-def _stands_out(section: nn.Sequential, place: int) -> bool:
-    """Whether it is the first block and has other tensors than the second."""
-    if place > 0 or len(section) < 2:
+@torch.no_grad()
+def first_blocks_stay(teacher: SectionedNetwork, inputs: Inputs) -> list[bool]:
+    """For each section whether its first block can't be left out, because it changes the shape or stands out."""
+    stay = [first_stands_out(section) for section in teacher.sections]
+
+    def after(section: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            stay[section] |= args[0].shape != output.shape
+
+        return hook
+
+    handles = [section[0].register_forward_hook(after(n)) for n, section in enumerate(teacher.sections)]
+    try:
+        teacher.network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return stay
+
+
+def first_stands_out(section: nn.Sequential) -> bool:
+    """Whether the first block has other tensors than the second."""
+    if len(section) < 2:
         return False
     first, second = ({name: tensor.shape for name, tensor in section[number].state_dict().items()} for number in (0, 1))
     return first != second

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, family_of, recognise
 from lit_core.networks.families.library import as_shapes
@@ -110,9 +111,15 @@ def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
 def inspect_teacher(teacher: Teacher) -> Inspection:
     architecture = teacher.recognised.architecture
     family = teacher.recognised.family
-    counts = parameter_counts(meta_network(architecture), family.layout(architecture).sections)
-    students = [counts.student(depth, blocks) for depth, blocks in family.students(architecture)]
-    return Inspection(format=teacher.format, architecture=architecture, parameters=counts.total, students=students)
+    network = SectionedNetwork(meta_network(architecture), family.layout(architecture))
+    counts = parameter_counts(network.network, network.layout.sections)
+    return Inspection(
+        format=teacher.format,
+        architecture=architecture,
+        parameters=counts.total,
+        students=[counts.student(depth, blocks) for depth, blocks in family.students(architecture)],
+        first_blocks_stay=[first_stands_out(section) for section in network.sections],
+    )
 
 
 def build_teacher(architecture: Architecture, path: Path) -> SectionedNetwork:

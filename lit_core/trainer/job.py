@@ -13,7 +13,7 @@ import torch
 from lit_core.data import Dataset, Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
-from lit_core.networks.block_selection import Selection, select_blocks
+from lit_core.networks.block_selection import Selection, first_blocks_stay, select_blocks
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student, student_architecture
@@ -27,6 +27,7 @@ from lit_core.training.loop import train_student
 from lit_core.training.task import Refused, Task
 from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
 from lit_spec import Task as TaskKind
+from lit_spec.requests.student import check_kept
 from lit_spec.trainer.folder import (
     CHECKPOINT_FILE,
     DATASET_FILE,
@@ -170,8 +171,14 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
+    """Raises SpecError if the specification names blocks of which one that must stay is missing."""
+    student = spec.student
     inputs = _importance_inputs(spec, dataset, device)
-    return select_blocks(teacher, spec.student.blocks, spec.student.select, inputs)
+    if student.select is not None:
+        return select_blocks(teacher, student.blocks, student.select, inputs)
+    kept = student.kept or []
+    check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, next(inputs)), "student.kept")
+    return Selection(kept)
 
 
 def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:

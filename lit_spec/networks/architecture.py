@@ -125,6 +125,9 @@ class Inspection(SpecModel):
     students: list[StudentOption]
     """One for each depth that a student may have, shallowest first, the teacher's own depth last. Empty for a
     discriminator."""
+    first_blocks_stay: list[bool] | None = None
+    """For each section whether its first block can't be left out, because it has other tensors than the second. None:
+    an older version of LIT has inspected the teacher."""
 
 
 def layers_per_block(inspection: Inspection) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Architecture, LibraryRequest
@@ -13,9 +13,25 @@ from lit_spec.requests.exports import Export
 from lit_spec.requests.presets import Preset
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+def _ascending(indices: list[int]) -> list[int]:
+    if indices != sorted(set(indices)):
+        raise ValueError(f"is not ascending, each index once: write {sorted(set(indices))}")
+    return indices
+
+
+BlockIndex = Annotated[int, Field(ge=0)]
+KeptOfSection = Annotated[list[BlockIndex], Field(min_length=1, max_length=1000), AfterValidator(_ascending)]
+Kept = Annotated[list[KeptOfSection], Field(min_length=1, max_length=100)]
+"""For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
+
+STUDENT_FORMS = {"depth": "14", "blocks": "[2, 2, 2]", "kept": "[[0], [0, 2]]", "ratio": "2.5"}
+"""The fields of which a request has one, with examples."""
+STUDENT_FORMS_SHOWN = ", ".join(f'"{name}" (as {example})' for name, example in STUDENT_FORMS.items())
 
 
 class StudentRequest(SpecModel):
@@ -23,16 +39,22 @@ class StudentRequest(SpecModel):
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
     """At least how many times fewer parameters than the teacher. The deepest student that has so few is trained."""
+    kept: Kept | None = None
+    """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
     select: Select = Select.EVEN
-    """Which of the teacher's blocks are inherited."""
+    """Which of the teacher's blocks are inherited, unless `kept` names them."""
     init: Init | None = None
     """None: `inherit`, but `random` for the methods scratch and born-again."""
     allow_same_depth: bool = False
 
     @model_validator(mode="after")
     def _gives_depth_once(self) -> Self:
-        if sum(value is not None for value in (self.depth, self.blocks, self.ratio)) > 1:
-            raise ValueError('give one of "depth" (as 14), "blocks" (as [2, 2, 2]) and "ratio" (as 2.5), not several')
+        if sum(getattr(self, name) is not None for name in STUDENT_FORMS) > 1:
+            raise ValueError(f"give one of {STUDENT_FORMS_SHOWN}, not several")
+        if self.kept is not None and "select" in self.model_fields_set:
+            raise ValueError(
+                'has "kept", which names the blocks, and "select", which chooses them: leave out one of them'
+            )
         return self
 
 
@@ -63,7 +85,10 @@ class StudentSpec(SpecModel):
     depth: int
     blocks: list[int]
     init: Init
-    select: Select = Select.EVEN
+    select: Select | None = Select.EVEN
+    """None: `kept` names the blocks."""
+    kept: Kept | None = None
+    """None: the trainer chooses the blocks, by `select`."""
 
 
 class TeacherSpec(SpecModel):

@@ -9,24 +9,23 @@ from pydantic import ValidationError
 
 from lit_spec.base import SpecError
 from lit_spec.mistakes import WHOLE, mistakes
-from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task, layers_per_block
+from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_spec.requests.exports import DEFAULT_EXPORTS
-from lit_spec.requests.job import JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
+from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
 from lit_spec.requests.presets import PRESETS, merged, preset_values, with_rates
+from lit_spec.requests.student import resolve_student
 from lit_spec.requests.then import prune_shares
 from lit_spec.requests.training import (
     Acceptance,
     Adversarial,
     Feed,
     Hyperparameters,
-    Init,
     Method,
     Optimizer,
     Part,
     Precision,
     Schedule,
-    Select,
 )
 
 
@@ -56,7 +55,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
         discriminator=discriminator_spec,
         dataset=_resolve_dataset(request.dataset, teacher),
-        student=_resolve_student(request.student, request.method, inspection),
+        student=resolve_student(request.student, request.method, inspection),
         augmentation=request.augmentation,
         exports=list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports)),
         preset=request.preset,
@@ -260,95 +259,3 @@ def _resolve_discriminator(
             "dataset.size", f"is {request.dataset.size}, but the discriminator needs another: give {[side, side]}"
         )
     return TeacherSpec(upload=request.discriminator, architecture=found)
-
-
-def _resolve_student(student: StudentRequest, method: Method, inspection: Inspection) -> StudentSpec:
-    teacher = inspection.architecture
-    fresh = method == Method.SCRATCH or method.born_again
-    init = student.init or (Init.RANDOM if fresh else Init.INHERIT)
-    if method.born_again:
-        _check_born_again(student, method, teacher)
-        return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
-    check_depth(student, method)
-    if student.select != Select.EVEN and init == Init.RANDOM:
-        raise SpecError("student.select", "chooses the blocks to inherit, but init is random: leave it out")
-    chosen = _student_depth(student, init, inspection)
-    return chosen.model_copy(update={"select": student.select})
-
-
-def _student_depth(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
-    if student.ratio is not None:
-        return _student_of_ratio(student.ratio, init, inspection)
-    if student.depth is not None:
-        return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
-    return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
-
-
-def check_depth(student: StudentRequest, method: Method) -> None:
-    """Raises SpecError if the request does not give the student's depth."""
-    named = (student.depth, student.blocks, student.ratio)
-    if all(value is None for value in named) and not method.born_again:
-        raise SpecError("student", 'give exactly one of "depth" (as 14), "blocks" (as [2, 2, 2]) or "ratio" (as 2.5)')
-
-
-def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
-    if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
-        raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
-    for name in ("ratio", "select"):
-        if name in student.model_fields_set and getattr(student, name) is not None:
-            raise SpecError(
-                f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"
-            )
-
-
-def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
-    small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
-    if not small:
-        most = max((option.parameters_ratio for option in inspection.students), default=1.0)
-        raise SpecError(
-            "student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters: lower it"
-        )
-    option = small[-1]
-    return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
-
-
-def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
-    teacher = inspection.architecture
-    by_depth = {option.depth: option.blocks for option in inspection.students}
-    smaller = [d for d in by_depth if d < teacher.depth]
-    if not smaller and not allow_same_depth:
-        raise SpecError(
-            "student.depth",
-            f"the teacher's depth {teacher.depth} is the smallest of the family {teacher.family}: give a deeper "
-            "teacher, or set allow_same_depth",
-        )
-    if depth >= teacher.depth and not (allow_same_depth and depth == teacher.depth):
-        raise SpecError(
-            "student.depth",
-            f"{depth} is not smaller than the teacher's depth {teacher.depth}: choose one of {smaller}"
-            ' (or set "allow_same_depth" to use the teacher\'s own depth)',
-        )
-    if depth not in by_depth:
-        raise SpecError("student.depth", f"no student of this teacher has the depth {depth}: choose one of {smaller}")
-    return StudentSpec(depth=depth, blocks=by_depth[depth], init=init)
-
-
-def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
-    teacher = inspection.architecture
-    if len(blocks) != len(teacher.blocks):
-        raise SpecError(
-            "student.blocks",
-            f"has {len(blocks)} sections, but the teacher has {teacher.blocks}: give {len(teacher.blocks)} numbers",
-        )
-    if any(s > t for s, t in zip(blocks, teacher.blocks, strict=True)):
-        raise SpecError(
-            "student.blocks",
-            f"{blocks} has more blocks in a section than the teacher: give at most {teacher.blocks}",
-        )
-    if blocks == teacher.blocks and not allow_same_depth:
-        raise SpecError(
-            "student.blocks",
-            f"{blocks} is the teacher's own depth: use fewer blocks in at least one section, or set allow_same_depth",
-        )
-    removed = sum(teacher.blocks) - sum(blocks)
-    return StudentSpec(depth=teacher.depth - layers_per_block(inspection) * removed, blocks=blocks, init=init)

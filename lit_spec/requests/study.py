@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lit_spec.base import OpenEnum, SpecModel
-from lit_spec.requests.job import JobRequest, Tag
+from lit_spec.requests.job import STUDENT_FORMS, JobRequest, Tag
 from lit_spec.requests.training import Init, Method
 
 STUDY_VERSION = 1
@@ -31,7 +31,7 @@ class StudyKind(OpenEnum):
 
 
 # A born-again student has the teacher's depth, so the base request's depth must be removed.
-_OWN_DEPTH = {"student": {"depth": None, "blocks": None, "ratio": None}}
+_OWN_DEPTH = {"student": dict.fromkeys(STUDENT_FORMS)}
 ARM_WORDS: dict[str, dict[str, Any]] = {
     **{method.value: {"method": method.value, **(_OWN_DEPTH if method.born_again else {})} for method in Method},
     "lit-teacher": {"method": "lit", "feed": "teacher"},

@@ -25,7 +25,12 @@ def _with_method_and_feed(job: Stored) -> Stored:
     return {**job, "spec_version": 2, "method": "lit", "feed": "teacher"}
 
 
-JOB_STEPS: Steps = {1: _with_method_and_feed}
+def _without_kept(job: Stored) -> Stored:
+    """Version 2 knew no `student.kept`. Its workers would fail a job that has the field."""
+    return {**job, "spec_version": 3}
+
+
+JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {}
 """The same for the specifications of studies, below STUDY_VERSION."""

@@ -137,7 +137,8 @@ class Ratios(ReportModel):
 class SelectionReport(ReportModel):
     """Which of the teacher's blocks the student keeps."""
 
-    select: Select
+    select: Select | None
+    """Null: the request's `kept` names the blocks."""
     kept: list[list[int]]
     """For each section: the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None

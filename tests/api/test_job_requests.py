@@ -30,7 +30,13 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
     assert job["state"] == "queued"
     assert job["spec"]["spec_version"] == job["spec_version"] == SPEC_VERSION
-    assert job["spec"]["student"] == {"depth": 14, "blocks": [2, 2, 2], "init": "inherit", "select": "even"}
+    assert job["spec"]["student"] == {
+        "depth": 14,
+        "blocks": [2, 2, 2],
+        "init": "inherit",
+        "select": "even",
+        "kept": None,
+    }
     assert job["spec"]["teacher"]["architecture"]["depth"] == 38
     assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
     assert job["request"] == request(teacher)
@@ -59,13 +65,26 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
     }
     job = api.post("/v1/jobs", json={"teacher": bench.teacher(), **wanted}).json()
     spec = job["spec"]
-    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random", "select": "even"}
+    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random", "select": "even", "kept": None}
     assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
     assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
     assert spec["schedule"]["batch_size"] == 16
     assert (job["device"], spec["seed"], spec["accept"]) == ("cuda", 7, {"max_accuracy_drop": 1.0, "min_psnr": None})
     assert spec["dataset"]["class_order"] == list("abcdefghij")
     assert (job["name"], job["tags"]) == ("a job", ["x", "y"])
+
+
+def test_the_named_blocks_reach_the_specification(api: TestClient, bench: Bench) -> None:
+    kept = [[1, 5], [0, 2, 5], [0]]
+    job = api.post("/v1/jobs", json=request(bench.teacher(), student={"kept": kept})).json()
+    assert job["spec"]["student"] == {
+        "depth": 14,
+        "blocks": [2, 3, 1],
+        "init": "inherit",
+        "select": None,
+        "kept": kept,
+    }
+    assert job["request"]["student"] == {"kept": kept}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +108,10 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
             "student.blocks",
             "more blocks in a section than the teacher: give at most [6, 6, 6]",
         ),
+        ({"student": {"kept": [[0], [0], [3, 1]]}}, "student.kept.2", "write [1, 3]"),
+        ({"student": {"kept": [[0], [0], [6]]}}, "student.kept.2", "give 0 to 5"),
+        ({"student": {"kept": [[0], [0], [2]]}}, "student.kept.2", "keep block 0"),
+        ({"student": {"kept": [[0], [0], [0]], "select": "even"}}, "student", "leave out one of them"),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
         ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
         ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),
@@ -192,6 +215,7 @@ def test_run_again_with_changes(api: TestClient, bench: Bench) -> None:
     ("settings", "section", "field", "left"),
     [
         (["student.blocks=[2,2,1]"], "student", "blocks", [2, 2, 1]),
+        (["student.kept=[[0],[0,2],[0]]"], "student", "kept", [[0], [0, 2], [0]]),
         (["dataset.upload={dataset}"], "dataset", "upload", "{dataset}"),
     ],
 )

@@ -13,7 +13,7 @@ from jobs.ledger import attempts, owned_jobs, workers
 from jobs.studies import studies
 from jobs.studies.advance import due
 from jobs.studies.status import read_status
-from lit_spec import SPEC_VERSION, Feed, JobSpec, Method
+from lit_spec import SPEC_VERSION, Feed, JobSpec, Method, Select
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.requests.upgrades import JOB_STEPS, READABLE_SPEC_VERSIONS, STUDY_STEPS, UnknownVersion, upgrade
 from lit_spec.states import JobState
@@ -120,6 +120,17 @@ def test_a_queued_job_of_the_first_version_runs_with_the_meaning_that_it_had(ben
     assert kept["schedule"]["fine_tune"] == VERSION_1["schedule"]["fine_tune"]
     row = bench.row(old)
     assert (row.state, row.spec_version, row.spec) == (JobState.RUNNING, 1, VERSION_1)
+
+
+def test_a_job_from_before_blocks_could_be_named_chooses_them_as_it_did(bench: Bench) -> None:
+    old = bench.job()
+    spec = bench.row(old).spec
+    student = {"depth": 14, "blocks": [2, 2, 2], "init": "inherit", "select": "first"}
+    store(bench, old, spec_version=2, spec={**spec, "spec_version": 2, "student": student})
+    read = claimed_spec(bench)
+    assert read is not None
+    assert (read.spec_version, read.student.select, read.student.kept) == (SPEC_VERSION, Select.FIRST, None)
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None}}
 
 
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])

@@ -460,6 +460,7 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
         ("search", {"tau": 3}, {}, "job.tau", "`taus`"),
         ("search", {"preset": "nonsense"}, {}, None, ""),
         ("depth", {"student": {"depth": 8}}, {"front": True}, "job.student.depth", "varies"),
+        ("depth", {"student": {"kept": [[0]] * 3}}, {"front": True}, "job.student.kept", "varies"),
         ("depth", {"method": "born-again-kd"}, {"front": True}, "job.method", "depth"),
     ],
 )

@@ -112,6 +112,12 @@ def test_compress_uploads_a_dataset_and_keeps_its_settings(
     assert kinds_of_uploads(url) == ["dataset", "teacher"]
 
 
+def test_compress_names_the_blocks_to_keep(compress: Compress, url: str) -> None:
+    done = compress("--dataset", "digits", "--kept", "1,5/0,2,5/0")
+    assert done.returncode == 0, done.stderr
+    assert the_request(url)["student"] == {"kept": [[1, 5], [0, 2, 5], [0]]}
+
+
 def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(
     compress: Compress, worker: ScriptedWorker, url: str
 ) -> None:
@@ -209,6 +215,10 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
+        (("--dataset", "digits", "--kept", "0/0,2/0", "--ratio", 2), "give one of them"),
+        (("--dataset", "digits", "--kept", "0/0;2"), "write the blocks to keep, as 0/0,2"),
+        (("--dataset", "digits", "--kept", "0/2,0"), "student.kept.1"),
+        (("--dataset", "digits", "--kept", "0/0", "--select", "first"), "leave out one of them"),
         (
             ("--dataset", ROOT / "pyproject.toml", "--depth", 14, "--set", "dataset.builtin=digits"),
             "give one of them",

@@ -64,11 +64,22 @@ def test_one_source_of_data_takes_back_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "patch"),
     [
-        (["student.blocks=[2,2,2]"], {"student": {"blocks": [2, 2, 2], "depth": None, "ratio": None}}),
-        (["student.depth=14", "seed=1"], {"student": {"depth": 14, "blocks": None, "ratio": None}, "seed": 1}),
+        (["student.blocks=[2,2,2]"], {"student": {"blocks": [2, 2, 2], "depth": None, "kept": None, "ratio": None}}),
+        (
+            ["student.depth=14", "seed=1"],
+            {"student": {"depth": 14, "blocks": None, "kept": None, "ratio": None}, "seed": 1},
+        ),
+        (
+            ["student.kept=[[0],[0,2]]"],
+            {"student": {"kept": [[0], [0, 2]], "depth": None, "blocks": None, "ratio": None, "select": None}},
+        ),
+        (["student.select=first"], {"student": {"select": "first", "kept": None}}),
         (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", "builtin": None, "mounted": None}}),
         (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
-        (["student.blocks=[2]", "student.depth=null"], {"student": {"blocks": [2], "depth": None, "ratio": None}}),
+        (
+            ["student.blocks=[2]", "student.depth=null"],
+            {"student": {"blocks": [2], "depth": None, "kept": None, "ratio": None}},
+        ),
         (["accept=null", "student.init=random"], {"accept": None, "student": {"init": "random"}}),
     ],
 )

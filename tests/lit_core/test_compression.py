@@ -166,6 +166,50 @@ def test_unlabelled_batches_of_a_list() -> None:
     assert losses[-1] < losses[0]
 
 
+def test_the_named_blocks_stay() -> None:
+    torch.manual_seed(0)
+    model = Mine().eval()
+    still = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
+    made = lit_core.compress(model, [torch.randn(4, 3)], kept=[[1, 3]], alpha=0.0, schedule=still)
+    assert made.report["selection"] == {"select": None, "kept": [[1, 3]], "importance": None}
+    assert made.report["student"]["blocks"] == [2]
+    student, teacher = made.student.state_dict(), model.state_dict()
+    for own, named in ((0, 1), (1, 3)):
+        key = "second.weight"
+        torch.testing.assert_close(student[f"layers.{own}.{key}"], teacher[f"layers.{named}.{key}"])
+
+
+class Halving(nn.Module):
+    """The first block halves the images, which no tensor shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Halved(2 if number == 0 else 1) for number in range(3)))
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.layers(x).mean(dim=(2, 3)))
+        return logits
+
+
+class Halved(nn.Module):
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 2, 3, stride, 1), nn.Conv2d(2, 2, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.second(self.first(x).relu())
+        return y
+
+
+def test_a_first_block_that_changes_the_shape_must_be_named() -> None:
+    data = [torch.randn(4, 2, 8, 8)]
+    with pytest.raises(ValueError, match=r"^kept\.0: leaves out the first block"):
+        lit_core.compress(Halving(), data, kept=[[1]], alpha=0.0, schedule=SCHEDULE)
+    made = lit_core.compress(Halving(), data, kept=[[0, 2]], alpha=0.0, schedule=SCHEDULE)
+    assert made.report["selection"]["kept"] == [[0, 2]]
+
+
 class OfTwo(nn.Module):
     """Takes two inputs."""
 
@@ -195,6 +239,12 @@ def test_networks_of_several_inputs() -> None:
         ({"blocks": [2], "select": "best"}, "give one of even, first, importance"),
         ({"blocks": [2], "taau": 4.0}, "taau: .*did you mean tau"),
         ({"blocks": [9], "alpha": 0.0}, r"the model has \[4\]"),
+        ({"kept": [[0]], "ratio": 2.0}, "give one of blocks"),
+        ({"kept": [[0]], "select": "even", "alpha": 0.0}, "leave out one of them"),
+        ({"kept": [[2, 0]], "alpha": 0.0}, r"kept.0: .*write \[0, 2\]"),
+        ({"kept": [[0], [0]], "alpha": 0.0}, "kept: has 2 sections"),
+        ({"kept": [[4]], "alpha": 0.0}, "kept.0: has the index 4"),
+        ({"kept": [[0, 1, 2, 3]], "alpha": 0.0}, "kept names all blocks"),
         ({"ratio": 100.0, "alpha": 0.0}, r"the shallowest student has only 2\.\d+ times"),
         ({"blocks": [2], "method": "scratch"}, "for the service"),
         ({"blocks": [2], "alpha": 2.0}, "alpha"),

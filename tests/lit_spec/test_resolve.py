@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, JobSpec, SpecError, StudentOption, resolve
+from lit_spec import (
+    SPEC_VERSION,
+    Architecture,
+    Init,
+    Inspection,
+    JobRequest,
+    JobSpec,
+    SpecError,
+    StudentOption,
+    StudentSpec,
+    resolve,
+)
 from lit_spec.networks.architecture import TeacherFormat
 
 SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
@@ -32,7 +43,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 2
+    assert spec.spec_version == SPEC_VERSION == 3
     assert spec.student.blocks == [2, 2, 2]
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
@@ -108,7 +119,7 @@ def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: 
     assert says in failure.value.message
 
 
-@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}])
+@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}, {"kept": [[0], [0], [0]]}])
 def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"student.{next(iter(given))}: has no effect"):
         resolve(request(student=given, method="born-again-kd"), inspection())
@@ -125,6 +136,65 @@ def test_a_ratio_is_reached_to_the_last_parameter() -> None:
     found = found.model_copy(update={"parameters": 30_000, "students": students})
     assert resolve(request(student={"ratio": 3.0}), found).student.depth == 8
     assert resolve(request(student={"ratio": 2.9997}), found).student.depth == 14
+
+
+KEPT = [[0], [0, 2], [0, 4, 5]]
+
+
+def test_named_blocks_are_stored_with_their_number_per_section() -> None:
+    spec = resolve(request(student={"kept": KEPT}), inspection())
+    assert spec.student == StudentSpec(depth=14, blocks=[1, 2, 3], init=Init.INHERIT, select=None, kept=KEPT)
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert resolve(request(student={"kept": KEPT}, method="scratch"), inspection()).student.kept == KEPT
+
+
+@pytest.mark.parametrize(
+    ("kept", "field", "says"),
+    [
+        ([[0], [0]], "student.kept", "has 2 sections, but the teacher has 3"),
+        ([[0], [0, 6], [0]], "student.kept.1", "has the index 6, but the section has 6 blocks: give 0 to 5"),
+        ([[0], [1, 2], [0]], "student.kept.1", "keep block 0"),
+        ([[*range(6)]] * 3, "student.kept", "leave out at least one"),
+    ],
+)
+def test_named_blocks_that_the_teacher_does_not_have_or_needs_are_refused(
+    kept: list[list[int]], field: str, says: str
+) -> None:
+    found = inspection().model_copy(update={"first_blocks_stay": [False, True, True]})
+    with pytest.raises(SpecError) as failure:
+        resolve(request(student={"kept": kept}), found)
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+def test_a_first_block_may_go_where_nothing_says_that_it_must_stay() -> None:
+    found = inspection().model_copy(update={"first_blocks_stay": [False, True, True]})
+    assert resolve(request(student={"kept": [[1], [0], [0]]}), found).student.kept == [[1], [0], [0]]
+    # An inspection by an older version doesn't tell: the trainer looks.
+    assert resolve(request(student={"kept": [[1], [1], [1]]}), inspection()).student.kept == [[1], [1], [1]]
+    everything = {"kept": [[*range(6)]] * 3, "allow_same_depth": True}
+    assert resolve(request(student=everything), found).student.depth == 38
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"kept": [[0], [2, 0]]},
+        {"kept": [[0], [0, 0]]},
+        {"kept": [[0], []]},
+        {"kept": []},
+        {"kept": [[-1, 0]]},
+        {"kept": [["0"]]},
+        {"kept": KEPT, "depth": 14},
+        {"kept": KEPT, "blocks": [1, 2, 3]},
+        {"kept": KEPT, "ratio": 2},
+        {"kept": KEPT, "select": "even"},
+    ],
+)
+def test_named_blocks_are_ascending_and_stand_alone(student: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as failure:
+        request(student=student)
+    assert failure.value.errors()[0]["loc"][0] == "student"
 
 
 def test_the_same_depth_is_allowed_when_asked_for() -> None:

@@ -42,6 +42,7 @@ INSPECTION = Inspection(
         StudentOption(depth=2 + 6 * n, blocks=[n, n, n], parameters=1000 * n, parameters_ratio=6 / n)
         for n in range(1, 7)
     ],
+    first_blocks_stay=[False, True, True],
 )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lit_core
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks.block_selection import importances, select_blocks
+from lit_core.networks.block_selection import first_blocks_stay, importances, select_blocks
 from lit_core.networks.discovery import check_composition, find_layout
 from lit_core.networks.layout import NoSections
 from lit_core.networks.parameters import parameter_counts
@@ -551,6 +551,7 @@ def test_a_block_that_changes_the_shape_always_stays() -> None:
     assert chosen.importance is not None
     assert chosen.importance[1][0] is None
     assert chosen.kept_blocks[1:] == [[0], [0], [0]]
+    assert first_blocks_stay(teacher, (x,)) == [False, True, True, True]
 
 
 class Shared(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import lit_core
 from lit_core.networks.families.resnet_cifar import ResNet
@@ -297,6 +297,35 @@ def test_a_network_too_narrow_for_a_pruning_of_filters_fails_with_what_to_change
     error = events[-1]["error"]
     assert (error["type"], error["field"]) == ("bad-specification", "pruning")
     assert "use weights, or ask for a larger student" in error["detail"]
+
+
+def test_a_job_keeps_the_named_blocks(tmp_path: Path, teacher_file: Path) -> None:
+    none = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
+    folder = job_folder(tmp_path / "job", teacher_file, student={"kept": [[1], [0, 2], [0]]}, schedule=none)
+    code, _ = run(folder)
+    assert code == TrainerExit.DONE
+    report = Report.model_validate_json((folder / "output" / "report.json").read_bytes())
+    assert (report.selection.select, report.selection.kept) == (None, [[1], [0, 2], [0]])
+    assert (report.student.depth, report.student.blocks) == (10, [1, 2, 1])
+    teacher, student = load_file(teacher_file), load_file(folder / "output" / "model.safetensors")
+    for own, named in (("layer1.0", "layer1.1"), ("layer2.0", "layer2.0"), ("layer2.1", "layer2.2")):
+        key = "conv2.weight"
+        torch.testing.assert_close(student[f"{own}.{key}"], teacher[f"{named}.{key}"])
+    assert "layer1.1.conv2.weight" not in student
+    # A student that is loaded again has the same blocks.
+    assert lit_core.load(folder / "output").network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_a_named_block_that_must_stay_and_does_not_fails_the_first_attempt(tmp_path: Path, teacher_file: Path) -> None:
+    """As with the inspection of an older version, which does not say which first blocks must stay."""
+    assert inspect_teacher(read_teacher(teacher_file)).first_blocks_stay == [False, True, True]
+    folder = job_folder(tmp_path / "job", teacher_file, student={"kept": [[0], [0], [0]]})
+    spec = json.loads((folder / "spec.json").read_text())
+    spec["student"]["kept"] = [[1], [0], [2]]
+    (folder / "spec.json").write_text(json.dumps(spec))
+    error = failed(folder)
+    assert (error["type"], error["field"]) == ("bad-specification", "student.kept.2")
+    assert "keep block 0" in error["detail"]
 
 
 @pytest.mark.parametrize(
