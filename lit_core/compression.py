@@ -38,7 +38,7 @@ from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
 from lit_spec import Hyperparameters, Method, Phase, Select, StudentRequest
 from lit_spec.mistakes import as_text, mistakes
-from lit_spec.networks.catalogue import shares
+from lit_spec.networks.students import evenly, least_reduced, shares
 from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.requests.student import check_kept
@@ -329,16 +329,12 @@ def _blocks(
 
 
 def _blocks_of_ratio(teacher: SectionedNetwork, ratio: float) -> list[int]:
-    """Of the deepest student that has so many times fewer parameters."""
     counts = parameter_counts(teacher.network, teacher.layout.sections)
-    whole = [len(section) for section in teacher.sections]
-    depths = range(sum(whole) - 1, len(whole) - 1, -1)
-    students = [counts.student(depth, shares(whole, depth)) for depth in depths]
-    for student in students:
-        if counts.total >= ratio * student.parameters:
-            return student.blocks
-    most = counts.total / students[-1].parameters
-    raise ValueError(f"ratio is {ratio:g}, but the shallowest student has only {most:.3f} times fewer parameters")
+    blocks = least_reduced(counts, ratio)
+    if blocks is None:
+        most = counts.total / counts.left([evenly(len(section), 1) for section in teacher.sections])
+        raise ValueError(f"ratio is {ratio:g}, but the shallowest student has only {most:.3f} times fewer parameters")
+    return blocks
 
 
 def _pruned_networks(trained: TrainedStudent[IterableTask]) -> dict[str, nn.Module]:

@@ -15,10 +15,10 @@ from lit_spec.networks.architecture import (
     LibraryNetwork,
     LibraryRequest,
     Modality,
-    StudentOption,
     Task,
     layers_per_block,
 )
+from lit_spec.networks.students import StudentOption
 from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec

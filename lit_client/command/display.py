@@ -259,9 +259,7 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
     table = _students_table(inspection.students)
-    if found.choices:
-        table.caption, table.caption_justify = _open_choices(found), "left"
-    return Group(title, table)
+    return Group(title, table, _open_choices(found)) if found.choices else Group(title, table)
 
 
 def _family_and_name(upload: Upload, found: Architecture) -> str:
@@ -290,12 +288,13 @@ def architecture_table(found: LibraryArchitecture) -> Group | str:
 
 
 def _students_table(options: Iterable[StudentOption]) -> Table:
-    table = Table("depth", "blocks", "parameters", "teacher / student")
+    caption = "Blocks shared evenly. --ratio compares all shares; --blocks and --kept name others."
+    table = Table("depth", "blocks", "parameters", "teacher / student", caption=caption, caption_justify="left")
     for column in table.columns[2:]:
         column.justify = "right"
     for option in options:
         blocks = ", ".join(map(str, option.blocks))
-        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.2f}")
+        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.3f}")
     return table
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_spec import Select
-from lit_spec.networks.catalogue import evenly
+from lit_spec.networks.students import evenly
 
 Inputs = tuple[Tensor, ...]
 LEAST_NORM = 1e-12

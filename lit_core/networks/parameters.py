@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lit_core.measuring.cost import count_parameters
-from lit_spec.networks.catalogue import ParameterCounts, SharedParameters
+from lit_spec.networks.students import ParameterCounts, SharedParameters
 
 Block = tuple[int, int]
 """Section and index."""

@@ -118,6 +118,7 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
         architecture=architecture,
         parameters=counts.total,
         students=[counts.student(depth, blocks) for depth, blocks in family.students(architecture)],
+        parameter_counts=counts,
         first_blocks_stay=[first_stands_out(section) for section in network.sections],
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lit_spec.answers.base import Answer
-from lit_spec.networks.architecture import Library, StudentOption
+from lit_spec.networks.architecture import Library
+from lit_spec.networks.students import StudentOption
 
 
 class ArchitectureItem(Answer):

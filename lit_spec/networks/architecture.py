@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from lit_spec.base import OpenEnum, SpecModel
+from lit_spec.networks.students import ParameterCounts, StudentOption
 
 
 class Modality(OpenEnum):
@@ -101,16 +102,6 @@ class Architecture(SpecModel):
     otherwise in `teacher_options`."""
 
 
-class StudentOption(SpecModel):
-    """A possible student, and what it would save."""
-
-    depth: int
-    blocks: list[int]
-    parameters: int
-    parameters_ratio: float
-    """Teacher / student."""
-
-
 class TeacherFormat(OpenEnum):
     SAFETENSORS = "safetensors"
     PT = "pt"
@@ -125,9 +116,11 @@ class Inspection(SpecModel):
     students: list[StudentOption]
     """One for each depth that a student may have, shallowest first, the teacher's own depth last. Empty for a
     discriminator."""
+    parameter_counts: ParameterCounts | None = None
+    """None: an older version of LIT has inspected the teacher."""
     first_blocks_stay: list[bool] | None = None
     """For each section whether its first block can't be left out, because it has other tensors than the second. None:
-    an older version of LIT has inspected the teacher."""
+    as for `parameter_counts`."""
 
 
 def layers_per_block(inspection: Inspection) -> int:

@@ -15,46 +15,10 @@ from typing import Any
 from pydantic import Field
 
 from lit_spec.base import SpecModel
-from lit_spec.networks.architecture import Library, StudentOption
+from lit_spec.networks.architecture import Library
+from lit_spec.networks.students import ParameterCounts, SharedParameters, StudentOption, shares
 
 CATALOGUE = Path(__file__).with_name("architectures.json")
-
-
-class SharedParameters(SpecModel):
-    """Parameters that several blocks have in common, and nothing outside of these blocks has."""
-
-    blocks: list[tuple[int, int]]
-    """Section and index of each block."""
-    parameters: int
-
-
-class ParameterCounts(SpecModel):
-    """Where a network's parameters are, each counted once."""
-
-    total: int
-    blocks: list[list[int]]
-    """Of each block of each section the parameters that only this block has."""
-    shared: list[SharedParameters] = Field(default_factory=list)
-
-    def left(self, kept_blocks: Sequence[Sequence[int]]) -> int:
-        """How many parameters are left in a student with these blocks of each section."""
-        gone = sum(
-            count
-            for counts, kept in zip(self.blocks, kept_blocks, strict=True)
-            for index, count in enumerate(counts)
-            if index not in kept
-        )
-        for group in self.shared:
-            if not any(index in kept_blocks[section] for section, index in group.blocks):
-                gone += group.parameters
-        return self.total - gone
-
-    def student(self, depth: int, blocks: Sequence[int]) -> StudentOption:
-        """What a student of evenly spaced blocks saves."""
-        left = self.left([evenly(len(counts), wanted) for counts, wanted in zip(self.blocks, blocks, strict=True)])
-        # Rounded down, so that a request for this ratio gets this student.
-        ratio = self.total * 1000 // left / 1000
-        return StudentOption(depth=depth, blocks=list(blocks), parameters=left, parameters_ratio=ratio)
 
 
 class CatalogueEntry(SpecModel):
@@ -87,23 +51,6 @@ class CatalogueEntry(SpecModel):
         counts = ParameterCounts(total=self.parameters, blocks=self.block_parameters, shared=self.shared_parameters)
         depths = range(len(self.blocks), sum(self.blocks) + 1)
         return [counts.student(depth, shares(self.blocks, depth)) for depth in depths]
-
-
-def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
-    """Indices of evenly spaced blocks, the first block included."""
-    return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
-
-
-def shares(blocks: list[int], total: int) -> list[int]:
-    """Distribute `total` blocks over the sections in proportion to the teacher's, with at least one per section.
-
-    By highest averages: with a larger total no section gets fewer blocks.
-    """
-    given = [1] * len(blocks)
-    for _ in range(total - len(blocks)):
-        not_full = [n for n, count in enumerate(blocks) if given[n] < count]
-        given[max(not_full, key=lambda n: (blocks[n] / given[n], -n))] += 1
-    return given
 
 
 @cache

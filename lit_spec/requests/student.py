@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lit_spec.base import SpecError
 from lit_spec.networks.architecture import Architecture, Inspection, layers_per_block
+from lit_spec.networks.students import least_reduced
 from lit_spec.requests.job import STUDENT_FORMS, STUDENT_FORMS_SHOWN, StudentRequest, StudentSpec
 from lit_spec.requests.training import Init, Method, Select
 
@@ -52,14 +53,22 @@ def _check_born_again(student: StudentRequest, method: Method, teacher: Architec
 
 
 def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
-    small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
-    if not small:
+    blocks = _blocks_of_ratio(ratio, inspection)
+    if blocks is None:
         most = max((option.parameters_ratio for option in inspection.students), default=1.0)
         raise SpecError(
             "student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters: lower it"
         )
-    option = small[-1]
-    return StudentSpec(depth=option.depth, blocks=option.blocks, init=init)
+    return StudentSpec(depth=_depth(blocks, inspection), blocks=blocks, init=init)
+
+
+def _blocks_of_ratio(ratio: float, inspection: Inspection) -> list[int] | None:
+    """None if no student has so few parameters."""
+    if inspection.parameter_counts is not None:
+        return least_reduced(inspection.parameter_counts, ratio)
+    # Stored by an older version. A study that it began also gets the students that it would have got from it.
+    small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
+    return small[-1].blocks if small else None
 
 
 def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:

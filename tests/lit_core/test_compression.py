@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -17,10 +19,12 @@ import lit_core
 from lit_core.compression import Compressed
 from lit_core.data import Interface, load_dataset
 from lit_core.measuring.scores import class_logits
+from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.layout import NoSections
+from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.training.losses import kd_loss
 from lit_core.training.setbacks import Diverged
-from lit_spec import DatasetRequest, Schedule, Split
+from lit_spec import DatasetRequest, JobRequest, Schedule, Split, resolve
 from lit_spec.requests.presets import Preset
 from tests.lit_core.networks.test_discovery import Mine, sectioned
 
@@ -445,6 +449,19 @@ def test_a_ratio_counts_what_blocks_share_once() -> None:
         lit_core.compress(model, [torch.randn(4, 3)], ratio=2.0, alpha=0.0, schedule=SCHEDULE)
     made = lit_core.compress(model, [torch.randn(4, 3)], ratio=1.3, alpha=0.0, schedule=SCHEDULE)
     assert made.report["ratios"]["parameters"] >= 1.3
+
+
+def test_a_ratio_gives_the_blocks_that_the_service_would_train(tmp_path: Path) -> None:
+    network = ResNet([4, 4, 4], 4, 1, 3, "A", "fc", "downsample")
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    found = inspect_teacher(read_teacher(tmp_path / "teacher.safetensors"))
+    once = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
+    for ratio, blocks in ((1.1, [4, 2, 4]), (1.25, [4, 4, 3])):
+        request = {"teacher": "upl_t", "dataset": {"upload": "upl_d"}, "student": {"ratio": ratio}}
+        spec = resolve(JobRequest.model_validate(request), found)
+        made = lit_core.compress(network, [torch.randn(4, 1, 8, 8)], ratio=ratio, alpha=0.0, schedule=once)
+        assert made.report["student"]["blocks"] == spec.student.blocks == blocks
+        assert made.report["ratios"]["parameters"] >= ratio
 
 
 class Checkpointed(Mine):

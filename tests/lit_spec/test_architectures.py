@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from lit_core.networks.families.library import create
 from lit_spec import Architecture, JobRequest, Library, LibraryRequest, SpecError
-from lit_spec.networks.catalogue import evenly, find_entry, nearest, shares
+from lit_spec.networks.catalogue import find_entry, nearest
+from lit_spec.networks.students import evenly, shares
 from lit_spec.requests.resolve import with_preset
 
 

@@ -24,6 +24,7 @@ from lit_spec import (
     resolve,
 )
 from lit_spec.networks.architecture import TeacherFormat
+from lit_spec.networks.students import ParameterCounts
 
 SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 
@@ -126,7 +127,7 @@ def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
 
 
 def test_a_ratio_is_reached_to_the_last_parameter() -> None:
-    """`parameters_ratio` is rounded down for people."""
+    """`parameters_ratio` is rounded down for people. The inspection of an older version has only these students."""
     found = inspection()
     students = [
         StudentOption(depth=8, blocks=[1, 1, 1], parameters=1000, parameters_ratio=6.0),
@@ -136,6 +137,16 @@ def test_a_ratio_is_reached_to_the_last_parameter() -> None:
     found = found.model_copy(update={"parameters": 30_000, "students": students})
     assert resolve(request(student={"ratio": 3.0}), found).student.depth == 8
     assert resolve(request(student={"ratio": 2.9997}), found).student.depth == 14
+
+
+def test_a_ratio_gives_the_least_reduced_student_of_all() -> None:
+    counts = ParameterCounts(total=1000, blocks=[[10] * 6, [40] * 6, [100] * 6])
+    found = inspection().model_copy(update={"parameters": 1000, "parameter_counts": counts})
+    student = resolve(request(student={"ratio": 1.12}), found).student
+    assert (student.blocks, student.depth) == ([5, 6, 5], 34)
+    with pytest.raises(SpecError, match=r"is 7, but the smallest student") as failure:
+        resolve(request(student={"ratio": 7}), found)
+    assert failure.value.field == "student.ratio"
 
 
 KEPT = [[0], [0, 2], [0, 4, 5]]

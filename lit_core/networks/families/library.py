@@ -20,7 +20,8 @@ from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.sections import has_batch_norm
 from lit_core.networks.surgery import cut
 from lit_spec import Architecture, Library, LibraryNetwork, LibraryRequest, SpecError
-from lit_spec.networks.catalogue import nearest, shares
+from lit_spec.networks.catalogue import nearest
+from lit_spec.networks.students import shares
 
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
 """Image sizes with which a network is tried, smallest first."""
