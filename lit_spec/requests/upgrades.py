@@ -30,9 +30,14 @@ def _without_kept(job: Stored) -> Stored:
     return {**job, "spec_version": 3}
 
 
+def _with_the_inspected_students(study: Stored) -> Stored:
+    """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
+    return study
+
+
 JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {}
+STUDY_STEPS: Steps = {1: _with_the_inspected_students}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

@@ -13,12 +13,14 @@ from jobs.ledger import attempts, owned_jobs, workers
 from jobs.studies import studies
 from jobs.studies.advance import due
 from jobs.studies.status import read_status
-from lit_spec import SPEC_VERSION, Feed, JobSpec, Method, Select
+from jobs.studies.stored_specs import read_study
+from lit_spec import SPEC_VERSION, Feed, JobRequest, JobSpec, Method, Select, resolve
+from lit_spec.networks.students import ParameterCounts
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.requests.upgrades import JOB_STEPS, READABLE_SPEC_VERSIONS, STUDY_STEPS, UnknownVersion, upgrade
 from lit_spec.states import JobState
 from tests.jobs.study_bench import look, make_study, states, study_row, take
-from tests.worker.bench import OWNER, Bench
+from tests.worker.bench import INSPECTION, OWNER, Bench
 
 VERSION_1: dict[str, Any] = {
     "alpha": 0.25,
@@ -216,6 +218,24 @@ def test_a_study_that_cannot_be_read_ends_once_its_trials_have(bench: Bench, wro
     with bench.database.session() as session, pytest.raises(Conflict, match="can't be resumed") as refused:
         studies.resume(session, OWNER, study)
     assert refused.value.type == "study-outdated"
+
+
+def test_a_study_from_before_all_shares_were_compared_goes_on_with_even_ones(bench: Bench) -> None:
+    study = make_study(bench, "compare", {"student": {"ratio": 1.2}}, methods=["lit", "kd"])
+    counts = ParameterCounts(total=1000, blocks=[[10] * 6, [40] * 6, [100] * 6])
+    inspected = INSPECTION.model_copy(update={"parameters": 6000, "parameter_counts": counts}).model_dump(mode="json")
+    spec = dict(study_row(bench, study).spec)
+
+    def blocks() -> list[int]:
+        read, kind = read_study(study_row(bench, study))
+        trial = JobRequest.model_validate(kind.request(kind.plan({}, 1).new[0]))
+        return resolve(trial, read.inspection).student.blocks
+
+    store_study(bench, study, spec={**spec, "inspection": inspected})
+    assert blocks() == [3, 5, 5]
+    del inspected["parameter_counts"], inspected["first_blocks_stay"]
+    store_study(bench, study, study_version=1, spec={**spec, "inspection": inspected})
+    assert blocks() == [5, 5, 5]
 
 
 def test_a_study_of_a_newer_version_is_left_to_newer_processes(bench: Bench) -> None:
