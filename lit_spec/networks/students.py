@@ -87,10 +87,10 @@ def shares(blocks: list[int], total: int) -> list[int]:
 class _Reduction(NamedTuple):
     """Blocks that some of the sections lose. Of two reductions the smaller one is preferred."""
 
-    removed: int
-    """Parameters."""
     dropped: int
     """Blocks."""
+    removed: int
+    """Parameters."""
     unevenness: float
     """Σ d² / t over the sections, d of whose t blocks are dropped: the least for an equal share of each section."""
     by_section: tuple[int, ...]
@@ -98,19 +98,20 @@ class _Reduction(NamedTuple):
 
     def plus(self, other: _Reduction) -> _Reduction:
         return _Reduction(
-            self.removed + other.removed,
             self.dropped + other.dropped,
+            self.removed + other.removed,
             self.unevenness + other.unevenness,
             self.by_section + other.by_section,
         )
 
 
 def least_reduced(counts: ParameterCounts, ratio: float) -> list[int] | None:
-    """The blocks per section of the student that has the most parameters of all that have at least `ratio` times fewer
-    than the network. Of each section the blocks are evenly spaced. None if the smallest student has more.
+    """The blocks per section of the deepest student that has at least `ratio` times fewer parameters than the network,
+    of several the one with the most parameters. Of each section the blocks are evenly spaced. None if the smallest
+    student has more.
 
-    All numbers of blocks per section are compared. Of several students with equally many parameters it is the deepest,
-    then the one whose blocks are shared as for a `depth`, then the one with the most even shares. In networks with very
+    All numbers of blocks per section are compared. Of several students with equally many blocks and parameters it is
+    the one whose blocks are shared as for a `depth`, then the one with the most even shares. In networks with very
     many sections and sizes of blocks, some sums of parameters are left out of the search, so another student may have a
     few more parameters. The same holds where blocks of several sections share parameters, which the search counts as
     kept.
@@ -134,7 +135,7 @@ def _evenly_shared(counts: ParameterCounts, blocks: list[int]) -> Iterator[_Redu
         student = counts.student(depth, own := shares(blocks, depth))
         by_section = tuple(whole - left for whole, left in zip(blocks, own, strict=True))
         # Less than any unevenness, so that it is taken where others have as many parameters.
-        yield _Reduction(counts.total - student.parameters, sum(by_section), -1.0, by_section)
+        yield _Reduction(sum(by_section), counts.total - student.parameters, -1.0, by_section)
 
 
 def _reductions_by_section(counts: ParameterCounts, blocks: list[int]) -> list[list[_Reduction]]:
@@ -145,7 +146,7 @@ def _reductions_by_section(counts: ParameterCounts, blocks: list[int]) -> list[l
         ways.append([])
         for dropped in range(whole):
             kept[section] = evenly(whole, whole - dropped)
-            ways[-1].append(_Reduction(counts.total - counts.left(kept), dropped, dropped**2 / whole, (dropped,)))
+            ways[-1].append(_Reduction(dropped, counts.total - counts.left(kept), dropped**2 / whole, (dropped,)))
     return ways
 
 

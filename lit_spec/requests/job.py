@@ -38,8 +38,8 @@ class StudentRequest(SpecModel):
     depth: int | None = Field(None, ge=1)
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
-    """At least how many times fewer parameters than the teacher. Of all such students, the one with the most parameters
-    is trained."""
+    """At least how many times fewer parameters than the teacher. Of all such students, the deepest is trained, of
+    several the one with the most parameters."""
     kept: Kept | None = None
     """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
     select: Select = Select.EVEN

@@ -232,7 +232,7 @@ def test_a_study_from_before_all_shares_were_compared_goes_on_with_even_ones(ben
         return resolve(trial, read.inspection).student.blocks
 
     store_study(bench, study, spec={**spec, "inspection": inspected})
-    assert blocks() == [3, 5, 5]
+    assert blocks() == [6, 6, 4]
     del inspected["parameter_counts"], inspected["first_blocks_stay"]
     store_study(bench, study, study_version=1, spec={**spec, "inspection": inspected})
     assert blocks() == [5, 5, 5]

@@ -456,7 +456,7 @@ def test_a_ratio_gives_the_blocks_that_the_service_would_train(tmp_path: Path) -
     save_file(network.state_dict(), tmp_path / "teacher.safetensors")
     found = inspect_teacher(read_teacher(tmp_path / "teacher.safetensors"))
     once = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
-    for ratio, blocks in ((1.1, [4, 2, 4]), (1.25, [4, 4, 3])):
+    for ratio, blocks in ((1.25, [4, 4, 3]), (1.3, [4, 3, 3])):
         request = {"teacher": "upl_t", "dataset": {"upload": "upl_d"}, "student": {"ratio": ratio}}
         spec = resolve(JobRequest.model_validate(request), found)
         made = lit_core.compress(network, [torch.randn(4, 1, 8, 8)], ratio=ratio, alpha=0.0, schedule=once)

@@ -1,4 +1,4 @@
-"""Which student a ratio gives: of all that are small enough, the least reduced one."""
+"""Which student a ratio gives: of all that are small enough, the deepest, and of those the least reduced one."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ def test_no_student_that_is_small_enough_is_less_reduced(counts: ParameterCounts
         assert enough == []
         return
     assert found in enough
-    most = max(left_in(counts, blocks) for blocks in enough)
+    deepest = [blocks for blocks in enough if sum(blocks) == max(map(sum, enough))]
+    assert found in deepest
+    most = max(left_in(counts, blocks) for blocks in deepest)
     assert left_in(counts, found) == most
-    tied = [blocks for blocks in enough if left_in(counts, blocks) == most]
-    assert sum(found) == max(map(sum, tied))
+    tied = [blocks for blocks in deepest if left_in(counts, blocks) == most]
     even = shares([len(sizes) for sizes in counts.blocks], sum(found))
     assert found == even or even not in tied
 
@@ -66,13 +67,13 @@ def test_parameters_that_sections_share_count_in_favour_of_the_ratio_only(
 ) -> None:
     whole = [len(sizes) for sizes in counts.blocks]
     even = [shares(whole, depth) for depth in range(len(whole), sum(whole) + 1)]
-    enough = [left_in(counts, blocks) for blocks in even if fits(counts, blocks, ratio)]
+    enough = [(sum(blocks), left_in(counts, blocks)) for blocks in even if fits(counts, blocks, ratio)]
     found = least_reduced(counts, ratio)
     if found is None:
         assert enough == []
         return
     assert fits(counts, found, ratio)
-    assert left_in(counts, found) >= max(enough, default=0)
+    assert (sum(found), left_in(counts, found)) >= max(enough, default=(0, 0))
 
 
 @given(counts=networks(), ratio=RATIOS, most_sums=st.integers(1, 6))
@@ -104,10 +105,10 @@ def test_a_real_network_loses_no_more_than_the_ratio_asks_for() -> None:
     assert entry is not None
     counts = ParameterCounts(total=entry.parameters, blocks=entry.block_parameters)
     found = least_reduced(counts, 1.3)
-    assert found is not None
-    assert 1.3 <= counts.total / left_in(counts, found) < 1.318
+    assert found == [2, 2, 3, 2, 2]
+    assert counts.total / left_in(counts, found) == pytest.approx(1.318, abs=1e-3)
     even = next(option for option in reversed(entry.students) if option.parameters_ratio >= 1.3)
-    assert even.parameters_ratio > 1.34
+    assert (even.depth, even.parameters_ratio) == (10, 1.349)
 
 
 def test_the_largest_networks_take_a_moment_only() -> None:
