@@ -112,9 +112,9 @@ def least_reduced(counts: ParameterCounts, ratio: float) -> list[int] | None:
 
     All numbers of blocks per section are compared. Of several students with equally many blocks and parameters it is
     the one whose blocks are shared as for a `depth`, then the one with the most even shares. In networks with very
-    many sections and sizes of blocks, some sums of parameters are left out of the search, so another student may have a
-    few more parameters. The same holds where blocks of several sections share parameters, which the search counts as
-    kept.
+    many sections and sizes of blocks, some sums of parameters are left out of the search, so another student may be a
+    little deeper or have a few more parameters. The same holds where blocks of several sections share parameters, which
+    the search counts as kept.
     """
     total, blocks = counts.total, [len(section) for section in counts.blocks]
     needed = bisect_left(range(total + 1), True, key=lambda removed: total >= ratio * (total - removed))
