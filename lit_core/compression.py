@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
-from lit_core.networks.block_selection import Selection, first_blocks_stay, select_blocks
+from lit_core.networks.block_selection import FixedBlocks, Selection, first_blocks_stay, select_blocks
 from lit_core.networks.discovery import check_composition, check_trains, find_layout
-from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
+from lit_core.networks.targets import Measurements, select_for_target
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
 from lit_core.seeding import seeded
 from lit_core.tasks.batches import (
@@ -30,15 +30,16 @@ from lit_core.tasks.batches import (
     look_through,
     repeatable,
     split_batch,
+    validation_drop,
 )
 from lit_core.training.checkpoint import Checkpoint
 from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
-from lit_spec import Hyperparameters, Method, Phase, Select, StudentRequest
+from lit_spec import Hyperparameters, Method, Phase, Select, StudentRequest, Target
 from lit_spec.mistakes import as_text, mistakes
-from lit_spec.networks.students import evenly, least_reduced, shares
+from lit_spec.networks.students import shares
 from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.requests.student import check_kept
@@ -81,6 +82,7 @@ def compress(
     depth: int | None = None,
     ratio: float | None = None,
     kept: Sequence[Sequence[int]] | None = None,
+    target: Mapping[str, Any] | None = None,
     sections: Sequence[str | Sequence[str]] | None = None,
     select: Select | str | None = None,
     validation: Batches | None = None,
@@ -94,11 +96,11 @@ def compress(
     `data` gives `(x, y)` batches with labels, or `(x,)` or `x` only if `alpha=0`. It is iterated over once per epoch,
     and once before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
-    times fewer parameters, at least) and `kept` (of each section the indices of the blocks that stay, from 0). Unless
-    `kept` names them, `select` chooses the blocks: "even" (the default), "first" or "importance". `sections` are module
-    paths (docs/models.md); None: they are found. With `validation`, data of the same kind, the best epoch gives the
-    student, and that may be epoch 0, the untrained one; without it the last epoch does, and nobody knows whether it is
-    better than the untrained student.
+    times fewer parameters, at least), `target` (as {"latency_ratio": 1.5}: the fields of `lit_spec.Target`) and `kept`
+    (of each section the indices of the blocks that stay, from 0). Unless `kept` names them, `select` chooses the
+    blocks: "even" (the default), "first" or "importance". `sections` are module paths (docs/models.md); None: they are
+    found. With `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the
+    untrained one; without it the last epoch does, and nobody knows whether it is better than the untrained student.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
     with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
@@ -106,8 +108,12 @@ def compress(
     it, and have their old states afterwards. Raises NoSections for a model that can't be divided, ValueError for wrong
     arguments, and Diverged.
     """
-    if sum(value is not None for value in (blocks, depth, ratio, kept)) != 1:
-        raise ValueError("give one of blocks (as [2, 2, 2]), depth (as 6), ratio (as 2.5) and kept (as [[0], [0, 2]])")
+    if sum(value is not None for value in (blocks, depth, ratio, kept, target)) != 1:
+        raise ValueError(
+            "give one of blocks (as [2, 2, 2]), depth (as 6), ratio (as 2.5), kept (as [[0], [0, 2]]) and target (as "
+            '{"latency_ratio": 1.5})'
+        )
+    parsed_target = _target(target, ratio, validation)
     chosen_by = _select(select, kept)
     asked = _asked(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
@@ -126,7 +132,17 @@ def compress(
             selection = _kept(teacher, kept or (), inputs)
         else:
             importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
-            selection = select_blocks(teacher, _blocks(teacher, blocks, depth, ratio), chosen_by, importance_inputs)
+            if parsed_target is None:
+                wanted = FixedBlocks(_blocks(teacher, blocks, depth))
+                selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
+            else:
+                measurements = Measurements(
+                    sample=lambda batch: tuple(_repeated(x, batch) for x in inputs),
+                    precision=asked.precision,
+                    drop=lambda network: validation_drop(teacher.network, network, given.validation or (), outputs),
+                )
+                field = "target" if ratio is None else "ratio"
+                selection = select_for_target(teacher, parsed_target, chosen_by, importance_inputs, measurements, field)
         student = shortened(teacher, selection.kept_blocks)
         task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
@@ -282,6 +298,11 @@ def _outputs(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
     )
 
 
+def _repeated(x: Tensor, batch: int) -> Tensor:
+    """A batch of this size of the first sample."""
+    return x[:1].repeat(batch, *[1] * (x.ndim - 1))
+
+
 def _first_inputs(data: Batches) -> Iterator[tuple[Tensor, ...]]:
     for batch in islice(data, IMPORTANCE_BATCHES):
         yield split_batch(batch)[0]
@@ -307,9 +328,24 @@ def _kept(teacher: SectionedNetwork, kept: Sequence[Sequence[int]], inputs: tupl
     return Selection(indices)
 
 
-def _blocks(
-    teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None, ratio: float | None
-) -> list[int]:
+def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: Batches | None) -> Target | None:
+    """Raises ValueError for a target that doesn't fit the other arguments."""
+    if target is None and ratio is None:
+        return None
+    if target is None:
+        if ratio is None or not ratio > 1:
+            raise ValueError(f"ratio is {ratio}: it must be greater than 1 (how many times fewer parameters)")
+        return Target(parameters_ratio=ratio)
+    try:
+        found = Target.model_validate(dict(target))
+    except ValidationError as failure:
+        raise ValueError(f"target: {as_text(mistakes(Target, dict(target), failure))}") from failure
+    if found.max_accuracy_drop is not None and validation is None:
+        raise ValueError("target has max_accuracy_drop, which is measured on validation data: give validation")
+    return found
+
+
+def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None) -> list[int]:
     whole = [len(section) for section in teacher.sections]
     if blocks is not None:
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
@@ -317,24 +353,11 @@ def _blocks(
         if list(blocks) == whole:
             raise ValueError(f"blocks is {whole}, all that the model has: use fewer in at least one section")
         return list(blocks)
-    if depth is not None:
-        if not len(whole) <= depth < sum(whole):
-            raise ValueError(
-                f"depth is {depth}, but a student of a model with blocks {whole} has {len(whole)} to {sum(whole) - 1}"
-            )
-        return shares(whole, depth)
-    if ratio is None or not ratio > 1:
-        raise ValueError(f"ratio is {ratio}: it must be greater than 1 (how many times fewer parameters)")
-    return _blocks_of_ratio(teacher, ratio)
-
-
-def _blocks_of_ratio(teacher: SectionedNetwork, ratio: float) -> list[int]:
-    counts = parameter_counts(teacher.network, teacher.layout.sections)
-    blocks = least_reduced(counts, ratio)
-    if blocks is None:
-        most = counts.total / counts.left([evenly(len(section), 1) for section in teacher.sections])
-        raise ValueError(f"ratio is {ratio:g}, but the shallowest student has only {most:.3f} times fewer parameters")
-    return blocks
+    if depth is None or not len(whole) <= depth < sum(whole):
+        raise ValueError(
+            f"depth is {depth}, but a student of a model with blocks {whole} has {len(whole)} to {sum(whole) - 1}"
+        )
+    return shares(whole, depth)
 
 
 def _pruned_networks(trained: TrainedStudent[IterableTask]) -> dict[str, nn.Module]:

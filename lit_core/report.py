@@ -16,11 +16,13 @@ from lit_core.measuring.cost import count_parameters, flops, latencies, ratio_of
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
+from lit_core.networks.student import shallow_architecture
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.outcome import Judgement
 from lit_core.training.setbacks import note_of
 from lit_core.training.task import Task
-from lit_spec import JobSpec, Select, Split
+from lit_spec import JobSpec, Precision, Select, Split
+from lit_spec.requests.target import LATENCIES
 from lit_spec.trainer.report import (
     Baselines,
     Comparison,
@@ -37,6 +39,7 @@ from lit_spec.trainer.report import (
     SelectedEpoch,
     SelectionReport,
     Setback,
+    TargetReport,
 )
 
 LATENCY_BATCHES = (1, 32)
@@ -78,19 +81,25 @@ def measure_costs(networks: Sequence[nn.Module], sample: Sample, batches: Sequen
 
 
 def selection_report(selection: Selection, select: Select | None) -> SelectionReport:
-    return SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance)
+    target = {} if selection.target is None else {"target": selection.target}
+    return SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance, **target)
 
 
 # --- a job ---
 
 
-def measure_networks(task: Task, spec: JobSpec, files: Mapping[str, Path]) -> tuple[NetworkReport, NetworkReport]:
+def measure_networks(
+    task: Task, spec: JobSpec, kept_blocks: Sequence[Sequence[int]], files: Mapping[str, Path]
+) -> tuple[NetworkReport, NetworkReport]:
     """Teacher and student. This is the only time that the test split is used. `files` are their weights by name."""
     for network in (task.teacher, task.student):
         network.network.eval()
     teacher_scores, student_scores = _scores(task, task.teacher), _scores(task, task.student)
-    costs = measure_costs([task.teacher.network, task.student.network], task.sample, LATENCY_BATCHES)
+    target = spec.student.target
+    batches = {*LATENCY_BATCHES, *([target.batch] if target is not None and target.name in LATENCIES else [])}
+    costs = measure_costs([task.teacher.network, task.student.network], task.sample, sorted(batches))
     architecture = spec.teacher.architecture
+    shallow = shallow_architecture(architecture, kept_blocks)
     teacher = NetworkReport(
         depth=architecture.depth,
         blocks=architecture.blocks,
@@ -101,8 +110,8 @@ def measure_networks(task: Task, spec: JobSpec, files: Mapping[str, Path]) -> tu
         latency=costs[0].latency,
     )
     student = NetworkReport(
-        depth=spec.student.depth,
-        blocks=spec.student.blocks,
+        depth=shallow.depth,
+        blocks=shallow.blocks,
         **student_scores,
         # Method `prune` leaves zeros, which do not count.
         parameters=task.parameters(task.student),
@@ -151,9 +160,10 @@ def build_report(
     """`networks` are teacher and student as they were measured."""
     task, (teacher, student), best = trained.task, networks, trained.chosen[0]
     judgement = task.judge(teacher, student, baselines.untrained, best)
-    setbacks = [note_of(setback) for setback in trained.setbacks]
+    before = [note_of(setback) for setback in trained.setbacks]
+    before += missed_latency(trained.selection.target, spec.precision, teacher.latency, student.latency)
     return Report(
-        **_judged(task.compare(teacher, student), judgement, setbacks).as_json(),
+        **_judged(task.compare(teacher, student), judgement, before).as_json(),
         method=spec.method,
         teacher=teacher,
         student=student,
@@ -194,11 +204,30 @@ def build_report(
     )
 
 
-def _judged(comparison: Comparison, judgement: Judgement, setbacks: list[str]) -> Comparison:
+def _judged(comparison: Comparison, judgement: Judgement, notes: list[str]) -> Comparison:
+    """`notes` stand before those of the judgement."""
     accepted = None if comparison.accepted is None else comparison.accepted and judgement.acceptable
-    return comparison.model_copy(
-        update={"accepted": accepted, "notes": [*comparison.notes, *setbacks, *judgement.notes]}
-    )
+    return comparison.model_copy(update={"accepted": accepted, "notes": [*comparison.notes, *notes, *judgement.notes]})
+
+
+def missed_latency(
+    target: TargetReport | None,
+    precision: Precision,
+    teacher: Mapping[str, LatencyReport],
+    student: Mapping[str, LatencyReport],
+) -> list[str]:
+    """A sentence if the student was measured to be slower than its target asks for. That is done in float32 only."""
+    if target is None or target.asked.name not in LATENCIES or precision != Precision.FLOAT32:
+        return []
+    asked, batch = target.asked, f"batch_{target.asked.batch}"
+    ratio, ms = _latency_ratio(teacher, student, batch), student[batch].p50_ms
+    missed = ratio < asked.value if asked.latency_ratio is not None else ms > asked.value
+    if not missed:
+        return []
+    return [
+        f"the student was chosen for {asked} and expected to take {target.expected:.3f} ms, but took {ms:.3f} ms, "
+        f"{ratio:.2f} times less than its teacher. Ask for a little more"
+    ]
 
 
 def _latency_ratio(teacher: Mapping[str, LatencyReport], student: Mapping[str, LatencyReport], batch: str) -> float:

@@ -16,7 +16,6 @@ from lit_spec.networks.architecture import (
     LibraryRequest,
     Modality,
     Task,
-    layers_per_block,
 )
 from lit_spec.networks.students import StudentOption
 from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
@@ -25,6 +24,7 @@ from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequ
 from lit_spec.requests.presets import Preset, merged
 from lit_spec.requests.resolve import resolve
 from lit_spec.requests.student import check_depth
+from lit_spec.requests.target import Target
 from lit_spec.requests.training import (
     Acceptance,
     Adversarial,
@@ -99,10 +99,10 @@ __all__ = [
     "StudentOption",
     "StudentRequest",
     "StudentSpec",
+    "Target",
     "Task",
     "TeacherSpec",
     "check_depth",
-    "layers_per_block",
     "merged",
     "resolve",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_spec import Select
-from lit_spec.networks.students import evenly
+from lit_spec.networks.students import BlockCosts, Keep, evenly, first, least_reduced, shares
+from lit_spec.trainer.report import TargetReport
 
 Inputs = tuple[Tensor, ...]
 LEAST_NORM = 1e-12
@@ -24,20 +25,94 @@ class Selection:
     importance: list[list[float | None]] | None = None
     """For each block of the teacher: how much it changes its representation. None for a block that must stay because it
     changes the shape."""
+    target: TargetReport | None = None
+    """What was expected of these blocks, if they were chosen for a target."""
 
 
-def select_blocks(
-    teacher: SectionedNetwork, blocks: Sequence[int], select: Select, batches: Iterable[Inputs]
-) -> Selection:
-    """Choose this many `blocks` of each section. `batches` of inputs are used only for `importance`."""
+@dataclass(frozen=True)
+class FixedBlocks:
+    """A student with this many blocks of each section."""
+
+    by_section: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The deepest student that costs at most `most`."""
+
+    costs: BlockCosts
+    most: int
+
+
+@dataclass(frozen=True)
+class AllowedDrop:
+    """The shallowest student that loses at most `most` points before its training."""
+
+    most: float
+    drop: Callable[[list[list[int]]], float]
+    """What a student with these blocks of each section loses."""
+
+
+Wanted = FixedBlocks | Budget | AllowedDrop
+
+
+class Unreachable(Exception):
+    """No student is as it is wanted. `nearest` is the cost of the cheapest one, or the drop of the deepest one."""
+
+    def __init__(self, nearest: float) -> None:
+        super().__init__(f"the nearest student reaches {nearest:g}")
+        self.nearest = nearest
+
+
+def select_blocks(teacher: SectionedNetwork, wanted: Wanted, select: Select, batches: Iterable[Inputs]) -> Selection:
+    """The blocks of the student that is wanted. This is the one place where a job and `compress` choose them.
+
+    `batches` of inputs are used only for `importance`. Raises Unreachable.
+    """
     whole = [len(section) for section in teacher.sections]
-    if select == Select.EVEN:
-        return Selection([evenly(count, wanted) for count, wanted in zip(whole, blocks, strict=True)])
-    if select == Select.FIRST:
-        return Selection([list(range(wanted)) for wanted in blocks])
-    importance = importances(teacher, batches)
-    kept_blocks = [_most_important(values, wanted) for values, wanted in zip(importance, blocks, strict=True)]
-    return Selection(kept_blocks, importance)
+    importance = importances(teacher, batches) if select == Select.IMPORTANCE else None
+
+    def keep(section: int, count: int) -> list[int]:
+        if importance is not None:
+            return _most_important(importance[section], count)
+        return first(whole[section], count) if select == Select.FIRST else evenly(whole[section], count)
+
+    blocks = _blocks(whole, wanted, keep)
+    return Selection(_kept(keep, blocks), importance)
+
+
+def _blocks(whole: list[int], wanted: Wanted, keep: Keep) -> Sequence[int]:
+    """How many blocks of each section. Raises Unreachable."""
+    match wanted:
+        case FixedBlocks(by_section):
+            return by_section
+        case Budget(costs, most):
+            blocks = least_reduced(costs, most, keep)
+            if blocks is None:
+                raise Unreachable(costs.left(_kept(keep, [1] * len(whole))))
+            return blocks
+        case AllowedDrop():
+            return _shallowest(whole, wanted, keep)
+
+
+def _shallowest(whole: list[int], allowed: AllowedDrop, keep: Keep) -> list[int]:
+    """One block less at a time, until that loses too much."""
+    best: list[int] | None = None
+    for depth in reversed(range(len(whole), sum(whole))):
+        blocks = shares(whole, depth)
+        drop = allowed.drop(_kept(keep, blocks))
+        if drop > allowed.most:
+            if best is None:
+                raise Unreachable(drop)
+            break
+        best = blocks
+    if best is None:
+        raise Unreachable(0.0)
+    return best
+
+
+def _kept(keep: Keep, blocks: Sequence[int]) -> list[list[int]]:
+    return [keep(section, count) for section, count in enumerate(blocks)]
 
 
 def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_core.networks.block_selection import select_blocks
+from lit_core.networks.block_selection import FixedBlocks, select_blocks
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import cut
 from lit_core.seeding import seeded
 from lit_spec import Architecture, Init, JobSpec, Method, Select
+from lit_spec.networks.students import depth_of
 
 
 def build_student(
@@ -24,7 +25,8 @@ def build_student(
     if spec.method == Method.PRUNE:
         return copy_of(teacher)
     if kept_blocks is None:
-        kept_blocks = select_blocks(teacher, spec.student.blocks, Select.EVEN, ()).kept_blocks
+        wanted = FixedBlocks(spec.student.blocks or [])
+        kept_blocks = select_blocks(teacher, wanted, Select.EVEN, ()).kept_blocks
     student = shortened(teacher, kept_blocks)
     if spec.student.init == Init.INHERIT:
         return student
@@ -54,9 +56,12 @@ def shortened(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -
 def student_architecture(spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) -> Architecture:
     """The architecture of the network that the job produces. Pruning keeps the teacher's."""
     teacher = spec.teacher.architecture
-    if spec.method == Method.PRUNE:
-        return teacher
+    return teacher if spec.method == Method.PRUNE else shallow_architecture(teacher, kept_blocks)
+
+
+def shallow_architecture(teacher: Architecture, kept_blocks: Sequence[Sequence[int]]) -> Architecture:
+    """The architecture of the teacher with only these blocks of each section."""
+    blocks = [len(kept) for kept in kept_blocks]
     network = teacher.network and teacher.network.model_copy(update={"kept": [list(kept) for kept in kept_blocks]})
-    return teacher.model_copy(
-        update={"depth": spec.student.depth, "blocks": list(spec.student.blocks), "network": network}
-    )
+    depth = depth_of(blocks, family_of(teacher).students(teacher))
+    return teacher.model_copy(update={"depth": depth, "blocks": blocks, "network": network})

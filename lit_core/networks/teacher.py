@@ -22,6 +22,7 @@ from lit_core.networks.catalogue import propose
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, family_of, recognise
 from lit_core.networks.families.library import as_shapes
 from lit_core.networks.families.shapes import NOT_AT_ALL
+from lit_core.networks.inspected_costs import count_flops, input_shape, measure_latency
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
@@ -113,13 +114,21 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     family = teacher.recognised.family
     network = SectionedNetwork(meta_network(architecture), family.layout(architecture))
     counts = parameter_counts(network.network, network.layout.sections)
+    students = family.students(architecture)
+    # Where there are no students, nobody asks what they cost.
+    flops = count_flops(architecture, network) if students else None
+    latency = measure_latency(architecture, counts.total, flops)
+    measured = None if latency is None else latency.nanoseconds
     return Inspection(
         format=teacher.format,
         architecture=architecture,
         parameters=counts.total,
-        students=[counts.student(depth, blocks) for depth, blocks in family.students(architecture)],
+        students=[counts.student(depth, blocks, flops, measured) for depth, blocks in students],
         parameter_counts=counts,
         first_blocks_stay=[first_stands_out(section) for section in network.sections],
+        input_shape=None if flops is None else input_shape(architecture),
+        flops=flops,
+        latency=latency,
     )
 
 

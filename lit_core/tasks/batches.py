@@ -98,17 +98,8 @@ class IterableTask:
         score = Score(metric, "%", split, taught, after[name] or 0.0, untrained[name] or 0.0)
         return at_chance or judged_by(score, best)
 
-    @torch.no_grad()
     def _answers(self, network: nn.Module) -> _Answers:
-        taught, made, truth = [], [], []
-        with evaluating(network):
-            for inputs, labels in map(split_batch, self.validation or ()):
-                check_labels(labels, self.outputs, "validation")
-                given = tuple(x.to(self.device) for x in inputs)
-                taught.append(class_logits(self.teacher.network(*given)).float().cpu())
-                made.append(class_logits(network(*given)).float().cpu())
-                truth.append(labels.cpu())
-        return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth))
+        return _answers(self.teacher.network, network, self.validation or (), self.outputs, self.device)
 
 
 @dataclass(frozen=True)
@@ -134,6 +125,31 @@ class _Answers:
         if bool(known.any()):
             return Prediction(self.made[known], self.labels[known])
         return Prediction(self.made, self.taught.argmax(dim=1))
+
+
+@torch.no_grad()
+def _answers(
+    teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, device: torch.device
+) -> _Answers:
+    taught, made, truth = [], [], []
+    with evaluating(network):
+        for inputs, labels in map(split_batch, validation):
+            check_labels(labels, outputs, "validation")
+            given = tuple(x.to(device) for x in inputs)
+            taught.append(class_logits(teacher(*given)).float().cpu())
+            made.append(class_logits(network(*given)).float().cpu())
+            truth.append(labels.cpu())
+    return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth))
+
+
+def validation_drop(teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int) -> float:
+    """Points of accuracy that the network loses against the teacher; without labels, points of agreement."""
+    device = next(teacher.parameters()).device
+    scores = _answers(teacher, network, validation, outputs, device).scores()
+    before, after = scores["teacher_accuracy"], scores["student_accuracy"]
+    if before is not None and after is not None:
+        return before - after
+    return 100 - (scores["agreement"] or 0.0)
 
 
 @dataclass(frozen=True)

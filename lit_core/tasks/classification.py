@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,23 @@ def predict(
         for raw in torch.split(arrays.x, min(batch, EVALUATION_BATCH)):
             logits.append(network(dataset.preprocessing.apply(raw.to(device))).float().cpu())
     return Prediction(torch.cat(logits), arrays.y)
+
+
+def validation_drop(
+    teacher: nn.Module, dataset: Dataset, device: torch.device, batch: int
+) -> Callable[[nn.Module], float]:
+    """Points of accuracy that a network loses against the teacher on the validation split; without labels there, points
+    of agreement."""
+    split = Split.VALIDATION
+    taught = cache(lambda: predict(teacher, dataset, split, device, batch))
+
+    def drop(network: nn.Module) -> float:
+        made = predict(network, dataset, split, device, batch)
+        if dataset.splits[split].labelled:
+            return top1(taught()) - top1(made)
+        return 100 - agreement(made.logits, taught().logits)
+
+    return drop
 
 
 @contextmanager

@@ -13,13 +13,14 @@ import torch
 from lit_core.data import Dataset, Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
-from lit_core.networks.block_selection import Selection, first_blocks_stay, select_blocks
+from lit_core.networks.block_selection import FixedBlocks, Selection, first_blocks_stay, select_blocks
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import build_student, student_architecture
+from lit_core.networks.student import build_student, shallow_architecture, student_architecture
+from lit_core.networks.targets import Measurements, select_for_target
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import versions
-from lit_core.tasks.classification import Classification
+from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.trainer.environment import environment_of, prepare_torch
 from lit_core.trainer.output import write_output
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -37,7 +38,14 @@ from lit_spec.trainer.folder import (
     SPEC_FILE,
     TEACHER_FILE,
 )
-from lit_spec.trainer.messages import CheckpointWritten, EpochDone, Started, TeacherMeasured, TrainerMessage
+from lit_spec.trainer.messages import (
+    CheckpointWritten,
+    EpochDone,
+    Started,
+    StudentChosen,
+    TeacherMeasured,
+    TrainerMessage,
+)
 from lit_spec.trainer.report import Report
 from lit_spec.trainer.run import TrainerRun
 
@@ -100,6 +108,10 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
 
     selection = _select_blocks(spec, teacher, dataset, device) if checkpoint is None else checkpoint.selection
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
+    spec = _with_student(spec, selection)
+    if checkpoint is None and selection.target is not None:
+        chosen = {"kept": selection.kept_blocks, "target": selection.target.as_json()}
+        messages.emit(StudentChosen(data={"depth": spec.student.depth, "blocks": spec.student.blocks, **chosen}))
     student = build_student(teacher, spec, selection.kept_blocks)
     student.network.to(device)
 
@@ -171,14 +183,38 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
-    """Raises SpecError if the specification names blocks of which one that must stay is missing."""
+    """Raises SpecError for blocks of which one that must stay is missing, and for a target that no student reaches."""
     student = spec.student
     inputs = _importance_inputs(spec, dataset, device)
-    if student.select is not None:
-        return select_blocks(teacher, student.blocks, student.select, inputs)
-    kept = student.kept or []
-    check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, next(inputs)), "student.kept")
-    return Selection(kept)
+    if student.select is None:
+        kept = student.kept or []
+        check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, next(inputs)), "student.kept")
+        return Selection(kept)
+    if student.blocks is not None:
+        return select_blocks(teacher, FixedBlocks(student.blocks), student.select, inputs)
+    if student.target is None:
+        raise AssertionError("a specification without blocks has a target")
+    measurements = Measurements(
+        sample=lambda batch: _sample(spec, dataset, device, batch),
+        precision=spec.precision,
+        drop=validation_drop(teacher.network, dataset, device, 4 * spec.schedule.batch_size),
+    )
+    return select_for_target(teacher, student.target, student.select, inputs, measurements, "student.target")
+
+
+def _sample(spec: JobSpec, dataset: Dataset, device: torch.device, batch: int) -> tuple[torch.Tensor, ...]:
+    """Inputs as those of the task, which can't be made before the student is."""
+    x = dataset.preprocessing.sample(batch).to(device)
+    if spec.teacher.architecture.task != TaskKind.TRANSLATION:
+        return (x,)
+    return x, torch.zeros(batch, len(dataset.classes), device=device)
+
+
+def _with_student(spec: JobSpec, selection: Selection) -> JobSpec:
+    """The specification with the student that was chosen."""
+    chosen = shallow_architecture(spec.teacher.architecture, selection.kept_blocks)
+    update = {"depth": chosen.depth, "blocks": chosen.blocks}
+    return spec.model_copy(update={"student": spec.student.model_copy(update=update)})
 
 
 def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -37,7 +37,8 @@ def write_output(
     architecture = student_architecture(spec, trained.selection.kept_blocks)
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
     save(student, config, output)
-    networks = measure_networks(task, spec, {"teacher": teacher_file, "student": output / WEIGHTS_FILE})
+    files = {"teacher": teacher_file, "student": output / WEIGHTS_FILE}
+    networks = measure_networks(task, spec, trained.selection.kept_blocks, files)
     baselines = measure_baselines(trained)
 
     def calibration() -> Iterator[tuple[Tensor, ...]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
-from lit_spec.trainer.report import EpochReport, Resume, Setback
+from lit_spec.trainer.report import EpochReport, Resume, Setback, TargetReport
 
 FORMAT = 8
 
@@ -95,7 +95,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "chosen_before": [_as_list(best) for best in checkpoint.chosen_before],
         "epochs": [epoch.as_json() for epoch in checkpoint.epochs],
         "environment": checkpoint.environment,
-        "selection": [checkpoint.selection.kept_blocks, checkpoint.selection.importance],
+        "selection": _selection_as_list(checkpoint.selection),
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
     }
@@ -131,7 +131,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         chosen_before=[_from_list(best) for best in data["chosen_before"]],
         epochs=[EpochReport.model_validate(epoch) for epoch in data["epochs"]],
         environment=data["environment"],
-        selection=Selection(*data["selection"]),
+        selection=_selection_from_list(data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
     )
@@ -144,6 +144,15 @@ def _position_as_list(position: TrainingPosition) -> list[Any]:
 def _position_from_list(data: list[Any]) -> TrainingPosition:
     phase, epoch, step = data
     return TrainingPosition(Phase(phase), epoch, step)
+
+
+def _selection_as_list(selection: Selection) -> list[Any]:
+    return [selection.kept_blocks, selection.importance, selection.target and selection.target.as_json()]
+
+
+def _selection_from_list(data: list[Any]) -> Selection:
+    kept_blocks, importance, target = data
+    return Selection(kept_blocks, importance, target and TargetReport.model_validate(target))
 
 
 def _as_list(best: BestEpoch) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from lit_spec.base import OpenEnum, SpecModel
-from lit_spec.networks.students import ParameterCounts, StudentOption
+from lit_spec.networks.students import BlockCosts, ParameterCounts, StudentOption
 
 
 class Modality(OpenEnum):
@@ -107,6 +107,14 @@ class TeacherFormat(OpenEnum):
     PT = "pt"
 
 
+class InspectedLatency(SpecModel):
+    """How long a forward pass of one input took on the machine that inspected the teacher, in float32."""
+
+    device: str
+    threads: int
+    nanoseconds: BlockCosts
+
+
 class Inspection(SpecModel):
     """What the upload of a teacher contains."""
 
@@ -121,11 +129,8 @@ class Inspection(SpecModel):
     first_blocks_stay: list[bool] | None = None
     """For each section whether its first block can't be left out, because it has other tensors than the second. None:
     as for `parameter_counts`."""
-
-
-def layers_per_block(inspection: Inspection) -> int:
-    """Weighted layers per block, computed from two of the depths that the family offers."""
-    if len(inspection.students) < 2:
-        return 0
-    first, last = inspection.students[0], inspection.students[-1]
-    return (last.depth - first.depth) // (sum(last.blocks) - sum(first.blocks))
+    input_shape: list[int] | None = None
+    """Of the input for which FLOPs and latency were measured, without the batch. None: they were not."""
+    flops: BlockCosts | None = None
+    latency: InspectedLatency | None = None
+    """None: the network is too large to measure it within seconds, or as for `parameter_counts`."""

@@ -1,10 +1,10 @@
-"""The students that a network may have, and how many parameters each has."""
+"""The students that a network may have, and what each costs: parameters, FLOPs or latency."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -16,6 +16,12 @@ MOST_SUMS = 4_000
 """Up to this many different sums in each half of the sections, the search of `least_reduced` is exact."""
 
 
+Rule = Callable[[int, int], list[int]]
+"""(blocks of the teacher's section, of the student's) -> the indices of the blocks that are kept."""
+Keep = Callable[[int, int], list[int]]
+"""(section, blocks) -> the indices of the blocks of that section that a student with so many of them has."""
+
+
 class StudentOption(SpecModel):
     """A possible student, and what it would save."""
 
@@ -24,6 +30,10 @@ class StudentOption(SpecModel):
     parameters: int
     parameters_ratio: float
     """Teacher / student."""
+    flops: int | None = None
+    """Of one input. None: they are not known."""
+    latency_ms: float | None = None
+    """Of one input, as expected from the latency of the teacher's blocks. None: that was not measured."""
 
 
 class SharedParameters(SpecModel):
@@ -34,42 +44,74 @@ class SharedParameters(SpecModel):
     parameters: int
 
 
-class ParameterCounts(SpecModel):
-    """Where a network's parameters are, each counted once."""
+class BlockCosts(SpecModel):
+    """What a network costs, and how much of that each of its blocks. Whole numbers, so that sums are exact: parameters,
+    FLOPs, or nanoseconds of a forward pass."""
 
     total: int
     blocks: list[list[int]]
-    """Of each block of each section the parameters that only this block has."""
-    shared: list[SharedParameters] = Field(default_factory=list)
+    """Of each block of each section."""
 
     def left(self, kept_blocks: Sequence[Sequence[int]]) -> int:
-        """How many parameters are left in a student with these blocks of each section."""
+        """What a student with these blocks of each section costs."""
         gone = sum(
-            count
-            for counts, kept in zip(self.blocks, kept_blocks, strict=True)
-            for index, count in enumerate(counts)
+            cost
+            for costs, kept in zip(self.blocks, kept_blocks, strict=True)
+            for index, cost in enumerate(costs)
             if index not in kept
         )
-        for group in self.shared:
-            if not any(index in kept_blocks[section] for section, index in group.blocks):
-                gone += group.parameters
         return self.total - gone
 
     def evenly_left(self, blocks: Sequence[int]) -> int:
-        """How many are left in a student with so many evenly spaced blocks of each section."""
-        return self.left([evenly(len(counts), wanted) for counts, wanted in zip(self.blocks, blocks, strict=True)])
+        """What a student with so many evenly spaced blocks of each section costs."""
+        return self.left([evenly(len(costs), wanted) for costs, wanted in zip(self.blocks, blocks, strict=True)])
 
-    def student(self, depth: int, blocks: Sequence[int]) -> StudentOption:
+
+class ParameterCounts(BlockCosts):
+    """Where a network's parameters are, each counted once. `blocks` are those that only one block has."""
+
+    shared: list[SharedParameters] = Field(default_factory=list)
+
+    def left(self, kept_blocks: Sequence[Sequence[int]]) -> int:
+        unused = (
+            group.parameters
+            for group in self.shared
+            if not any(index in kept_blocks[section] for section, index in group.blocks)
+        )
+        return super().left(kept_blocks) - sum(unused)
+
+    def student(
+        self, depth: int, blocks: Sequence[int], flops: BlockCosts | None = None, latency: BlockCosts | None = None
+    ) -> StudentOption:
         """What a student of evenly spaced blocks saves."""
         left = self.evenly_left(blocks)
-        # Rounded down, so that this student satisfies a request for this ratio.
-        ratio = self.total * 1000 // left / 1000
-        return StudentOption(depth=depth, blocks=list(blocks), parameters=left, parameters_ratio=ratio)
+        return StudentOption(
+            depth=depth,
+            blocks=list(blocks),
+            parameters=left,
+            # Rounded down, so that this student satisfies a request for this ratio.
+            parameters_ratio=self.total * 1000 // left / 1000,
+            flops=None if flops is None else flops.evenly_left(blocks),
+            latency_ms=None if latency is None else round(latency.evenly_left(blocks) / NANOSECONDS_PER_MS, 4),
+        )
+
+
+NANOSECONDS_PER_MS = 1_000_000
 
 
 def evenly(teacher_blocks: int, student_blocks: int) -> list[int]:
     """Indices of evenly spaced blocks, the first block included."""
     return [i * teacher_blocks // student_blocks for i in range(student_blocks)]
+
+
+def first(_teacher_blocks: int, student_blocks: int) -> list[int]:
+    """Indices of the first blocks."""
+    return list(range(student_blocks))
+
+
+def most_left(total: int, ratio: float) -> int:
+    """The most that a student may cost that costs at least `ratio` times less than `total`."""
+    return total - bisect_left(range(total + 1), True, key=lambda removed: total >= ratio * (total - removed))
 
 
 def shares(blocks: list[int], total: int) -> list[int]:
@@ -90,7 +132,7 @@ class _Reduction(NamedTuple):
     dropped: int
     """Blocks."""
     removed: int
-    """Parameters."""
+    """Of the cost."""
     unevenness: float
     """Σ d² / t over the sections, d of whose t blocks are dropped: the least for an equal share of each section."""
     by_section: tuple[int, ...]
@@ -105,53 +147,61 @@ class _Reduction(NamedTuple):
         )
 
 
-def least_reduced(counts: ParameterCounts, ratio: float) -> list[int] | None:
-    """The blocks per section of the deepest student that has at least `ratio` times fewer parameters than the network,
-    of several the one with the most parameters. Of each section the blocks are evenly spaced. None if the smallest
-    student has more.
+def least_reduced(costs: BlockCosts, most: int, keep: Keep | None = None) -> list[int] | None:
+    """The blocks per section of the deepest student that costs at most `most`, of several the one that costs the most.
+    `keep` says which blocks of a section a student has; None: evenly spaced ones. None if every student costs more.
 
-    All numbers of blocks per section are compared. Of several students with equally many blocks and parameters it is
+    All numbers of blocks per section are compared. Of several students with equally many blocks and equal costs it is
     the one whose blocks are shared as for a `depth`, then the one with the most even shares. In networks with very
-    many sections and sizes of blocks, some sums of parameters are left out of the search, so another student may be a
-    little deeper or have a few more parameters. The same holds where blocks of several sections share parameters, which
-    the search counts as kept.
+    many sections and sizes of blocks, some sums of costs are left out of the search, so another student may be a little
+    deeper or cost a little more. The same holds where blocks of several sections share parameters, which the search
+    counts as kept.
     """
-    total, blocks = counts.total, [len(section) for section in counts.blocks]
-    needed = bisect_left(range(total + 1), True, key=lambda removed: total >= ratio * (total - removed))
-    enough = [reduction for reduction in _evenly_shared(counts, blocks) if reduction.removed >= needed]
-    least = min(_reductions(_reductions_by_section(counts, blocks), needed), default=None)
+    blocks = [len(section) for section in costs.blocks]
+    search = _Search(costs, blocks, keep or (lambda section, wanted: evenly(blocks[section], wanted)))
+    needed = costs.total - most
+    enough = [reduction for reduction in search.evenly_shared() if reduction.removed >= needed]
+    least = min(_reductions(search.by_section(), needed), default=None)
     if least is not None:
         # Without what its sections share, if that goes as well.
-        enough.append(least._replace(removed=total - counts.evenly_left(_without(blocks, least))))
-    return _without(blocks, min(enough)) if enough else None
+        enough.append(least._replace(removed=search.removed(search.without(least))))
+    return search.without(min(enough)) if enough else None
 
 
-def _without(blocks: list[int], reduction: _Reduction) -> list[int]:
-    return [whole - dropped for whole, dropped in zip(blocks, reduction.by_section, strict=True)]
+class _Search(NamedTuple):
+    costs: BlockCosts
+    blocks: list[int]
+    keep: Keep
 
+    def removed(self, blocks: Sequence[int]) -> int:
+        kept = [self.keep(section, wanted) for section, wanted in enumerate(blocks)]
+        return self.costs.total - self.costs.left(kept)
 
-def _evenly_shared(counts: ParameterCounts, blocks: list[int]) -> Iterator[_Reduction]:
-    for depth in range(len(blocks), sum(blocks) + 1):
-        student = counts.student(depth, own := shares(blocks, depth))
-        by_section = tuple(whole - left for whole, left in zip(blocks, own, strict=True))
-        # Less than any unevenness, so that it is taken where others have as many parameters.
-        yield _Reduction(sum(by_section), counts.total - student.parameters, -1.0, by_section)
+    def without(self, reduction: _Reduction) -> list[int]:
+        return [whole - dropped for whole, dropped in zip(self.blocks, reduction.by_section, strict=True)]
 
+    def evenly_shared(self) -> Iterator[_Reduction]:
+        for depth in range(len(self.blocks), sum(self.blocks) + 1):
+            own = shares(self.blocks, depth)
+            by_section = tuple(whole - left for whole, left in zip(self.blocks, own, strict=True))
+            # Less than any unevenness, so that it is taken where others cost as much.
+            yield _Reduction(sum(by_section), self.removed(own), -1.0, by_section)
 
-def _reductions_by_section(counts: ParameterCounts, blocks: list[int]) -> list[list[_Reduction]]:
-    """For each section the loss of 0, 1, … of its blocks."""
-    ways: list[list[_Reduction]] = []
-    for section, whole in enumerate(blocks):
-        kept = [list(range(count)) for count in blocks]
-        ways.append([])
-        for dropped in range(whole):
-            kept[section] = evenly(whole, whole - dropped)
-            ways[-1].append(_Reduction(dropped, counts.total - counts.left(kept), dropped**2 / whole, (dropped,)))
-    return ways
+    def by_section(self) -> list[list[_Reduction]]:
+        """For each section the loss of 0, 1, … of its blocks."""
+        ways: list[list[_Reduction]] = []
+        for section, whole in enumerate(self.blocks):
+            kept = [list(range(count)) for count in self.blocks]
+            ways.append([])
+            for dropped in range(whole):
+                kept[section] = self.keep(section, whole - dropped)
+                removed = self.costs.total - self.costs.left(kept)
+                ways[-1].append(_Reduction(dropped, removed, dropped**2 / whole, (dropped,)))
+        return ways
 
 
 def _reductions(ways: list[list[_Reduction]], needed: int) -> Iterator[_Reduction]:
-    """Reductions of all sections by at least `needed` parameters. For each number of blocks, the least is among them.
+    """Reductions of all sections by at least `needed`. For each number of blocks, the least is among them.
 
     The sums of all sections would be too many, so those of two halves are made, and to each sum of the one half the
     smallest fitting sum of the other is looked up.
@@ -169,7 +219,7 @@ def _reductions(ways: list[list[_Reduction]], needed: int) -> Iterator[_Reductio
 
 
 def _sums(ways: list[list[_Reduction]]) -> list[_Reduction]:
-    """The combinations of the sections' ways; of those with equal numbers of parameters and blocks the most even."""
+    """The combinations of the sections' ways; of those with equal costs and numbers of blocks the most even."""
     sums = [_Reduction(0, 0, 0.0, ())]
     for way in ways:
         best: dict[tuple[int, int], _Reduction] = {}
@@ -180,3 +230,11 @@ def _sums(ways: list[list[_Reduction]]) -> list[_Reduction]:
         if len(sums) > MOST_SUMS:
             sums = sorted(sums)[:: -(-len(sums) // MOST_SUMS)]
     return sums
+
+
+def depth_of(blocks: Sequence[int], students: Sequence[tuple[int, list[int]]]) -> int:
+    """The depth of a student with these blocks per section. `students` are the depths and blocks of some students, the
+    network itself last."""
+    (least, fewest), (whole, most) = students[0], students[-1]
+    layers_per_block = (whole - least) // max(sum(most) - sum(fewest), 1)
+    return whole - layers_per_block * (sum(most) - sum(blocks))

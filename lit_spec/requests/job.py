@@ -11,6 +11,7 @@ from lit_spec.networks.architecture import Architecture, LibraryRequest
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
 from lit_spec.requests.presets import Preset
+from lit_spec.requests.target import Target
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
 SPEC_VERSION = 3
@@ -29,7 +30,13 @@ KeptOfSection = Annotated[list[BlockIndex], Field(min_length=1, max_length=1000)
 Kept = Annotated[list[KeptOfSection], Field(min_length=1, max_length=100)]
 """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
 
-STUDENT_FORMS = {"depth": "14", "blocks": "[2, 2, 2]", "kept": "[[0], [0, 2]]", "ratio": "2.5"}
+STUDENT_FORMS = {
+    "depth": "14",
+    "blocks": "[2, 2, 2]",
+    "kept": "[[0], [0, 2]]",
+    "ratio": "2.5",
+    "target": '{"latency_ratio": 1.5}',
+}
 """The fields of which a request has one, with examples."""
 STUDENT_FORMS_SHOWN = ", ".join(f'"{name}" (as {example})' for name, example in STUDENT_FORMS.items())
 
@@ -38,8 +45,10 @@ class StudentRequest(SpecModel):
     depth: int | None = Field(None, ge=1)
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     ratio: float | None = Field(None, gt=1, le=1000)
-    """At least how many times fewer parameters than the teacher. Of all such students, the deepest is trained, of
-    several the one with the most parameters."""
+    """The same as the target `parameters_ratio`."""
+    target: Target | None = None
+    """What the student must reach. Of all such students, the deepest is trained, of several the one that saves the
+    least."""
     kept: Kept | None = None
     """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
     select: Select = Select.EVEN
@@ -83,13 +92,22 @@ class JobRequest(Hyperparameters):
 
 
 class StudentSpec(SpecModel):
-    depth: int
-    blocks: list[int]
+    depth: int | None
+    blocks: list[int] | None
+    """Of each section; None, as `depth`: the trainer finds it by `target`."""
     init: Init
     select: Select | None = Select.EVEN
     """None: `kept` names the blocks."""
     kept: Kept | None = None
     """None: the trainer chooses the blocks, by `select`."""
+    target: Target | None = None
+    """What the request's `target` or `ratio` asks for."""
+
+    @model_validator(mode="after")
+    def _has_blocks_or_target(self) -> Self:
+        if self.blocks is None and self.target is None:
+            raise ValueError("has neither blocks nor a target: give one of them")
+        return self
 
 
 class TeacherSpec(SpecModel):

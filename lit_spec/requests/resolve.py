@@ -55,7 +55,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
         discriminator=discriminator_spec,
         dataset=_resolve_dataset(request.dataset, teacher),
-        student=resolve_student(request.student, request.method, inspection),
+        student=resolve_student(request.student, request.method, inspection, request.dataset),
         augmentation=request.augmentation,
         exports=list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports)),
         preset=request.preset,

@@ -1,17 +1,24 @@
-"""Resolves the student of a request: blocks per section, whichever of its forms the request uses."""
+"""Resolves the student of a request: blocks per section, or a target that only the trainer can turn into them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lit_spec.base import SpecError
-from lit_spec.networks.architecture import Architecture, Inspection, layers_per_block
-from lit_spec.networks.students import least_reduced
+from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task
+from lit_spec.networks.students import BlockCosts, Rule, depth_of, evenly, first, least_reduced
+from lit_spec.requests.dataset import DatasetRequest
 from lit_spec.requests.job import STUDENT_FORMS, STUDENT_FORMS_SHOWN, StudentRequest, StudentSpec
+from lit_spec.requests.target import Target
 from lit_spec.requests.training import Init, Method, Select
 
+FIXED_RULES: dict[Select, Rule] = {Select.EVEN: evenly, Select.FIRST: first}
+"""Which blocks of a section a student has, where that doesn't depend on the data."""
 
-def resolve_student(student: StudentRequest, method: Method, inspection: Inspection) -> StudentSpec:
+
+def resolve_student(
+    student: StudentRequest, method: Method, inspection: Inspection, dataset: DatasetRequest
+) -> StudentSpec:
     """Raises SpecError if the request does not fit its teacher."""
     teacher = inspection.architecture
     fresh = method == Method.SCRATCH or method.born_again
@@ -24,13 +31,16 @@ def resolve_student(student: StudentRequest, method: Method, inspection: Inspect
         return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
     if student.select != Select.EVEN and init == Init.RANDOM:
         raise SpecError("student.select", "chooses the blocks to inherit, but init is random: leave it out")
-    chosen = _student_depth(student, init, inspection)
+    if student.target is not None:
+        return _student_of_target(student.target, "student.target", student.select, init, inspection, dataset)
+    if student.ratio is not None:
+        target = Target(parameters_ratio=student.ratio)
+        return _student_of_target(target, "student.ratio", student.select, init, inspection, dataset)
+    chosen = _student_of_size(student, init, inspection)
     return chosen.model_copy(update={"select": student.select})
 
 
-def _student_depth(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
-    if student.ratio is not None:
-        return _student_of_ratio(student.ratio, init, inspection)
+def _student_of_size(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
     if student.depth is not None:
         return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
@@ -45,30 +55,72 @@ def check_depth(student: StudentRequest, method: Method) -> None:
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
-    for name in ("kept", "ratio", "select"):
+    for name in ("kept", "ratio", "target", "select"):
         if name in student.model_fields_set and getattr(student, name) is not None:
             raise SpecError(
                 f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"
             )
 
 
-def _student_of_ratio(ratio: float, init: Init, inspection: Inspection) -> StudentSpec:
-    blocks = _blocks_of_ratio(ratio, inspection)
-    if blocks is None:
-        most = max((option.parameters_ratio for option in inspection.students), default=1.0)
+def _student_of_target(
+    target: Target, field: str, select: Select, init: Init, inspection: Inspection, dataset: DatasetRequest
+) -> StudentSpec:
+    """Without blocks where the data, or a measurement, decides which student reaches the target."""
+    if target.max_accuracy_drop is not None:
+        _check_accuracy_target(field, init, inspection.architecture)
+    costs, rule = _known_costs(target, inspection, dataset), FIXED_RULES.get(select)
+    open_student = StudentSpec(depth=None, blocks=None, init=init, select=select, target=target)
+    if target.parameters_ratio is not None and inspection.parameter_counts is None:
+        blocks = _inspected_student(target.parameters_ratio, field, inspection)
+    elif costs is None or rule is None:
+        return open_student
+    else:
+        blocks = _blocks_within(target, costs, rule, field)
+    return open_student.model_copy(update={"depth": _depth(blocks, inspection), "blocks": blocks})
+
+
+def _check_accuracy_target(field: str, init: Init, teacher: Architecture) -> None:
+    if teacher.task != Task.CLASSIFICATION:
+        raise SpecError(field, "has max_accuracy_drop, which is for classifiers: give another target for a generator")
+    if init == Init.RANDOM:
         raise SpecError(
-            "student.ratio", f"is {ratio:g}, but the smallest student has {most:g} times fewer parameters: lower it"
+            field, "has max_accuracy_drop, which measures inherited blocks, but init is random: give another target"
         )
-    return StudentSpec(depth=_depth(blocks, inspection), blocks=blocks, init=init)
 
 
-def _blocks_of_ratio(ratio: float, inspection: Inspection) -> list[int] | None:
-    """None if no student has so few parameters."""
-    if inspection.parameter_counts is not None:
-        return least_reduced(inspection.parameter_counts, ratio)
-    # Stored by an older version. A study that it began also gets the students that it would have got from it.
+def _known_costs(target: Target, inspection: Inspection, dataset: DatasetRequest) -> BlockCosts | None:
+    """What the target is about, as far as the inspection knows it."""
+    if target.parameters_ratio is not None or target.size_mb is not None:
+        return inspection.parameter_counts
+    if target.flops_ratio is not None and _input_shape(inspection.architecture, dataset) == inspection.input_shape:
+        return inspection.flops
+    return None
+
+
+def _input_shape(teacher: Architecture, dataset: DatasetRequest) -> list[int] | None:
+    """Of one input; None if only the data tells."""
+    if teacher.modality == Modality.TEXT:
+        return [dataset.length]
+    return None if dataset.size is None or teacher.channels is None else [teacher.channels, *dataset.size]
+
+
+def _blocks_within(target: Target, costs: BlockCosts, rule: Rule, field: str) -> list[int]:
+    """The blocks per section of the deepest student that reaches the target. Raises SpecError if there is none."""
+    whole = [len(section) for section in costs.blocks]
+    target.check_asks_for_less(costs.total, field)
+    blocks = least_reduced(costs, target.most(costs.total), lambda section, wanted: rule(whole[section], wanted))
+    if blocks is None:
+        raise SpecError(field, target.unreachable(costs.total, costs.left([rule(count, 1) for count in whole])))
+    return blocks
+
+
+def _inspected_student(ratio: float, field: str, inspection: Inspection) -> list[int]:
+    """Of a teacher that an older version inspected. A study that it began also gets the students of that version."""
     small = [option for option in inspection.students if inspection.parameters >= ratio * option.parameters]
-    return small[-1].blocks if small else None
+    if not small:
+        least = min((option.parameters for option in inspection.students), default=inspection.parameters)
+        raise SpecError(field, Target(parameters_ratio=ratio).unreachable(inspection.parameters, least))
+    return small[-1].blocks
 
 
 def _student_of_depth(depth: int, allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:
@@ -114,8 +166,7 @@ def _student_of_blocks(blocks: list[int], allow_same_depth: bool, init: Init, in
 
 def _depth(blocks: list[int], inspection: Inspection) -> int:
     """The depth of a student with these blocks per section."""
-    teacher = inspection.architecture
-    return teacher.depth - layers_per_block(inspection) * (sum(teacher.blocks) - sum(blocks))
+    return depth_of(blocks, [(option.depth, option.blocks) for option in inspection.students])
 
 
 def _student_of_kept(kept: list[list[int]], allow_same_depth: bool, init: Init, inspection: Inspection) -> StudentSpec:

@@ -39,6 +39,13 @@ class TeacherMeasured(_Message):
     """The teacher's scores on the validation split; which ones depends on the task."""
 
 
+class StudentChosen(_Message):
+    type: Literal["student_chosen"] = "student_chosen"
+    data: dict[str, Any] = Field(default_factory=dict)
+    """`depth`, `blocks` and `kept` of the student that was chosen for a target, and `target` as in the report's
+    `selection`."""
+
+
 class EpochDone(_Message):
     type: Literal["epoch"] = "epoch"
     phase: Phase
@@ -80,7 +87,7 @@ class Drained(_Message):
     type: Literal["drained"] = "drained"
 
 
-TrainerMessage = Started | TeacherMeasured | EpochDone | CheckpointWritten | Finished | Failed | Drained
+TrainerMessage = Started | TeacherMeasured | StudentChosen | EpochDone | CheckpointWritten | Finished | Failed | Drained
 TRAINER_MESSAGE: TypeAdapter[TrainerMessage] = TypeAdapter(Annotated[TrainerMessage, Field(discriminator="type")])
 
 

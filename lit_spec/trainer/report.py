@@ -17,6 +17,7 @@ from lit_spec.base import Split
 from lit_spec.requests.dataset import Augmentation
 from lit_spec.requests.exports import Export
 from lit_spec.requests.job import JobSpec
+from lit_spec.requests.target import Target
 from lit_spec.requests.training import Method, Phase, Select
 
 
@@ -134,6 +135,18 @@ class Ratios(ReportModel):
     latency_batch_32: float
 
 
+class TargetReport(ReportModel):
+    """What was expected of the student when its blocks were chosen for the request's target."""
+
+    asked: Target
+    unit: Literal["ms", "FLOPs", "parameters", "points"]
+    """Of the next two. Milliseconds are those of one forward pass at the target's batch and the job's precision."""
+    teacher: float
+    expected: float
+    """Of the student, as the teacher's value without the blocks that are left out. Points are those that the untrained
+    student lost on the validation split."""
+
+
 class SelectionReport(ReportModel):
     """Which of the teacher's blocks the student keeps."""
 
@@ -143,6 +156,8 @@ class SelectionReport(ReportModel):
     """For each section: the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None
     """With `select: importance`: the importance of each of the teacher's blocks; null for a block that must stay."""
+    target: TargetReport | None = None
+    """Absent if the blocks, or their numbers, stood in the specification."""
 
 
 class SelectedEpoch(ReportModel):

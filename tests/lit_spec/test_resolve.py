@@ -144,7 +144,7 @@ def test_a_ratio_gives_the_least_reduced_student_of_all() -> None:
     found = inspection().model_copy(update={"parameters": 1000, "parameter_counts": counts})
     student = resolve(request(student={"ratio": 1.12}), found).student
     assert (student.blocks, student.depth) == ([5, 6, 5], 34)
-    with pytest.raises(SpecError, match=r"is 7, but the smallest student") as failure:
+    with pytest.raises(SpecError, match=r"asks for parameters_ratio 7, but the smallest student reaches only 4") as failure:
         resolve(request(student={"ratio": 7}), found)
     assert failure.value.field == "student.ratio"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lit_spec.networks import students
 from lit_spec.networks.catalogue import find_entry
-from lit_spec.networks.students import ParameterCounts, SharedParameters, evenly, least_reduced, shares
+from lit_spec.networks.students import ParameterCounts, SharedParameters, evenly, least_reduced, most_left, shares
 
 RATIOS = st.floats(1.0, 4.0, exclude_min=True)
 SIZES = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=5), min_size=1, max_size=4)
@@ -47,7 +47,7 @@ def networks(draw: st.DrawFn, *, shared_between_sections: bool = False) -> Param
 @given(counts=networks(), ratio=RATIOS)
 def test_no_student_that_is_small_enough_is_less_reduced(counts: ParameterCounts, ratio: float) -> None:
     enough = [blocks for blocks in all_blocks(counts) if fits(counts, blocks, ratio)]
-    found = least_reduced(counts, ratio)
+    found = least_reduced(counts, most_left(counts.total, ratio))
     if found is None:
         assert enough == []
         return
@@ -68,7 +68,7 @@ def test_parameters_that_sections_share_count_in_favour_of_the_ratio_only(
     whole = [len(sizes) for sizes in counts.blocks]
     even = [shares(whole, depth) for depth in range(len(whole), sum(whole) + 1)]
     enough = [(sum(blocks), left_in(counts, blocks)) for blocks in even if fits(counts, blocks, ratio)]
-    found = least_reduced(counts, ratio)
+    found = least_reduced(counts, most_left(counts.total, ratio))
     if found is None:
         assert enough == []
         return
@@ -82,7 +82,7 @@ def test_a_search_that_leaves_sums_out_finds_a_student_wherever_there_is_one(
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(students, "MOST_SUMS", most_sums)
-        found = least_reduced(counts, ratio)
+        found = least_reduced(counts, most_left(counts.total, ratio))
     assert (found is None) == (not any(fits(counts, blocks, ratio) for blocks in all_blocks(counts)))
     assert found is None or fits(counts, found, ratio)
 
@@ -97,14 +97,14 @@ def test_equal_blocks_are_shared_as_for_a_depth(sizes: list[int], parameters: in
     depth = sum(sizes) - dropped
     if depth >= len(sizes):
         ratio = counts.total / (counts.total - parameters * dropped)
-        assert least_reduced(counts, ratio * (1 - 1e-9)) == shares(sizes, depth)
+        assert least_reduced(counts, most_left(counts.total, ratio * (1 - 1e-9))) == shares(sizes, depth)
 
 
 def test_a_real_network_loses_no_more_than_the_ratio_asks_for() -> None:
     entry = find_entry("timm", "tf_efficientnet_lite0")
     assert entry is not None
     counts = ParameterCounts(total=entry.parameters, blocks=entry.block_parameters)
-    found = least_reduced(counts, 1.3)
+    found = least_reduced(counts, most_left(counts.total, 1.3))
     assert found == [2, 2, 3, 2, 2]
     assert counts.total / left_in(counts, found) == pytest.approx(1.318, abs=1e-3)
     even = next(option for option in reversed(entry.students) if option.parameters_ratio >= 1.3)
@@ -116,6 +116,6 @@ def test_the_largest_networks_take_a_moment_only() -> None:
     entry = find_entry("timm", "hrnet_w64")
     assert entry is not None
     counts = ParameterCounts(total=entry.parameters, blocks=entry.block_parameters)
-    found = least_reduced(counts, 1.3)
+    found = least_reduced(counts, most_left(counts.total, 1.3))
     assert found is not None
     assert 1.3 <= counts.total / left_in(counts, found) < 1.301

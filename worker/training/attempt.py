@@ -37,6 +37,7 @@ from lit_spec.trainer.messages import (
     Failed,
     Finished,
     Started,
+    StudentChosen,
     TeacherMeasured,
     TrainerMessage,
 )
@@ -238,7 +239,7 @@ class Attempt:
                     values = message.metrics.items()
                     metrics += [Metric(message.phase.value, message.epoch, name, value) for name, value in values]
                     progress = message.model_dump(mode="json", exclude={"type", "metrics"})
-                case Started() | TeacherMeasured():
+                case Started() | TeacherMeasured() | StudentChosen():
                     events.append(Event(message.type, message.data))
                 case CheckpointWritten():
                     self._checkpoints.append(message)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_core.networks.families.library import LibraryFamily, identify
 from lit_core.networks.families.resnet_cifar import ResNetCifar
@@ -39,6 +39,10 @@ class Family(Protocol):
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         """(depth, blocks) of every student, shallowest first, the architecture itself last."""
+        ...
+
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        """One input of the usual size, for which an inspection counts FLOPs and measures latency."""
         ...
 
 

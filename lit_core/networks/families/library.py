@@ -53,6 +53,10 @@ class LibraryFamily:
         own = architecture.blocks
         return [(depth, shares(own, depth)) for depth in range(len(own), sum(own) + 1)]
 
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        """An image of the size with which the sections were found."""
+        return (torch.zeros(1, int(architecture.channels or 0), *network_of(architecture).size),)
+
 
 def network_of(architecture: Architecture) -> LibraryNetwork:
     if architecture.network is None:

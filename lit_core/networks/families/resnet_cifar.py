@@ -18,6 +18,7 @@ from lit_spec import Architecture
 SECTIONS = ("layer1", "layer2", "layer3")
 HEADS = ("fc", "linear")
 PROJECTIONS = ("downsample", "shortcut")
+USUAL_SIZE = (32, 32)
 
 
 class BasicBlock(nn.Module):
@@ -126,6 +127,9 @@ class ResNetCifar:
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         return [(_depth(blocks), blocks) for blocks in shortened(architecture.blocks)]
+
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        return (torch.zeros(1, int(architecture.channels or 0), *USUAL_SIZE),)
 
 
 def _depth(blocks: list[int]) -> int:

@@ -21,6 +21,7 @@ from lit_spec import Architecture
 
 HEADS = ("fc", "linear", "classifier")
 PROJECTIONS = ("downsample", "shortcut")
+USUAL_SIZE = (32, 32)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,9 @@ class ResNeXtCifar:
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         return [(_depth(blocks), blocks) for blocks in shortened(architecture.blocks)]
+
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        return (torch.zeros(1, int(architecture.channels or 0), *USUAL_SIZE),)
 
 
 def _expanding(names: Names) -> str:

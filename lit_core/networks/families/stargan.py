@@ -24,6 +24,7 @@ STEM_MODULES, HEAD_MODULES = 9, 8
 OUTPUT = 6
 """Index of the last convolution in the head."""
 SLOPE = 0.01
+USUAL_SIZE = (128, 128)
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -164,6 +165,10 @@ class StarGan:
         """1 … n residual blocks."""
         return [(_depth(blocks), [blocks]) for blocks in range(1, architecture.blocks[0] + 1)]
 
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        """An image of the paper's size, and its target domains."""
+        return torch.zeros(1, int(architecture.channels or 0), *USUAL_SIZE), torch.zeros(1, architecture.classes)
+
 
 class StarGanDiscriminator:
     name = "stargan_discriminator"
@@ -204,6 +209,10 @@ class StarGanDiscriminator:
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:  # noqa: ARG002
         """None: a discriminator only helps to train a generator and is never made shallower."""
         return []
+
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        side = int(architecture.options["image_size"])
+        return (torch.zeros(1, int(architecture.channels or 0), side, side),)
 
 
 def _layout(names: str, blocks: int) -> Layout:

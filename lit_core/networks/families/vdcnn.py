@@ -10,6 +10,7 @@ from collections import OrderedDict
 from enum import StrEnum
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ SECTIONS = tuple(f"sections.section_{section}" for section in range(4))
 PREFIX = "block_"
 NAMED = ([1, 1, 1, 1], [2, 2, 2, 2], [5, 5, 2, 2], [8, 8, 5, 3])
 """The blocks of the paper's depths: 9, 17, 29 and 49."""
+USUAL_LENGTH = 1014
 
 
 class Downsampling(StrEnum):
@@ -212,6 +214,10 @@ class Vdcnn:
         named = [blocks for blocks in NAMED if all(n <= count for n, count in zip(blocks, own, strict=True))]
         by_depth = {_depth(blocks): blocks for blocks in [*shortened(own), *named]}
         return sorted(by_depth.items())
+
+    def sample(self, architecture: Architecture) -> tuple[Tensor, ...]:
+        length = max(USUAL_LENGTH, int(architecture.options["least_length"]))
+        return (torch.zeros(1, length, dtype=torch.int64),)
 
 
 def _depth(blocks: list[int]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lit_core
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks.block_selection import first_blocks_stay, importances, select_blocks
+from lit_core.networks.block_selection import FixedBlocks, first_blocks_stay, importances, select_blocks
 from lit_core.networks.discovery import check_composition, find_layout
 from lit_core.networks.layout import NoSections
 from lit_core.networks.parameters import parameter_counts
@@ -535,19 +535,19 @@ def test_the_blocks_that_change_most_are_kept() -> None:
     whole = importances(teacher, [(x,)])[0]
     assert importance == pytest.approx(whole, rel=1e-4)
     assert max(range(4), key=lambda place: importance[place] or 0) == 1
-    chosen = select_blocks(teacher, [1], Select.IMPORTANCE, batches)
+    chosen = select_blocks(teacher, FixedBlocks([1]), Select.IMPORTANCE, batches)
     assert chosen.kept_blocks == [[1]]
-    assert select_blocks(teacher, [2], Select.FIRST, ()).kept_blocks == [[0, 1]]
-    assert select_blocks(teacher, [2], Select.EVEN, ()).kept_blocks == [[0, 2]]
+    assert select_blocks(teacher, FixedBlocks([2]), Select.FIRST, ()).kept_blocks == [[0, 1]]
+    assert select_blocks(teacher, FixedBlocks([2]), Select.EVEN, ()).kept_blocks == [[0, 2]]
     with pytest.raises(ValueError, match="needs data"):
-        select_blocks(teacher, [1], Select.IMPORTANCE, ())
+        select_blocks(teacher, FixedBlocks([1]), Select.IMPORTANCE, ())
 
 
 def test_a_block_that_changes_the_shape_always_stays() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 3, 32, 32)
     teacher = sectioned(torchvision.models.resnet18(), x)
-    chosen = select_blocks(teacher, [1, 1, 1, 1], Select.IMPORTANCE, [(x,)])
+    chosen = select_blocks(teacher, FixedBlocks([1, 1, 1, 1]), Select.IMPORTANCE, [(x,)])
     assert chosen.importance is not None
     assert chosen.importance[1][0] is None
     assert chosen.kept_blocks[1:] == [[0], [0], [0]]
@@ -581,7 +581,7 @@ def test_shared_weights_count_once_wherever_parameters_are_counted() -> None:
     assert (counts.total, counts.blocks) == (80, [[24, 12, 12, 12]])
     assert [(group.blocks, group.parameters) for group in counts.shared] == [([(0, 1), (0, 2), (0, 3)], 12)]
     for blocks, left in (([1], 32), ([2], 56), ([3], 68), ([4], 80)):
-        student = shortened(teacher, select_blocks(teacher, blocks, Select.EVEN, ()).kept_blocks)
+        student = shortened(teacher, select_blocks(teacher, FixedBlocks(blocks), Select.EVEN, ()).kept_blocks)
         assert counts.student(sum(blocks), blocks).parameters == count_parameters(student.network) == left
     schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
     made = lit_core.compress(Shared(), [x], ratio=80 / 56, sections=["layers"], alpha=0.0, schedule=schedule)
