@@ -20,8 +20,9 @@ from lit_client.command.job_request import (
     parse_architecture,
     parse_blocks,
     parse_kept,
+    target_option,
 )
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import ProblemError
@@ -50,6 +51,10 @@ def compress_command(
     depth: Annotated[int | None, typer.Option(help="The student's depth, for example 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, for example 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or at least how many times fewer parameters it has.")] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Or at least how many times faster it is, for example 1.5.")
+    ] = None,
+    target: TargetOption = None,
     kept: Annotated[
         str | None,
         typer.Option(help="Or which of the teacher's blocks it keeps, by section, from 0, for example 0/0,2."),
@@ -122,8 +127,10 @@ def compress_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong use or request, 3 not accepted, 130 interrupted.
     """
-    if sum(value is not None for value in (depth, blocks, ratio, kept)) > 1:
-        raise BadRequest("More than one of --depth, --blocks, --ratio and --kept is given: give one of them.")
+    if sum(value is not None for value in (depth, blocks, ratio, kept, speedup, target)) > 1:
+        raise BadRequest(
+            "More than one of --depth, --blocks, --ratio, --kept, --speedup and --target is given: give one of them."
+        )
     if kept is not None and select is not None:
         raise BadRequest("--kept names the blocks, and --select chooses them: leave out one of them.")
     dataset_file = dataset_to_upload(dataset)
@@ -132,6 +139,8 @@ def compress_command(
         "student.blocks": None if blocks is None else parse_blocks(blocks),
         "student.ratio": ratio,
         "student.kept": None if kept is None else parse_kept(kept),
+        "student.target.latency_ratio": speedup,
+        **target_option(target),
         "student.select": select,
         "architecture": None if architecture is None else parse_architecture(architecture),
         "then": then or None,

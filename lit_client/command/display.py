@@ -78,6 +78,8 @@ class EpochBar:
             self._show_epoch(event.data)
         elif event.type == "teacher_measured":
             self._describe(measured_line(event.data))
+        elif event.type == "student_chosen":
+            self._describe(chosen_line(event.data))
         elif event.type not in {"checkpoint", "started"}:
             self._describe(event.type.replace("_", " "))
 
@@ -118,21 +120,43 @@ def measured_line(data: dict[str, Any]) -> str:
     return f"{line}. Warning: {data['note']}" if data.get("note") else line
 
 
+def chosen_line(data: dict[str, Any]) -> str:
+    """Which student was chosen for a target, and what is expected of it."""
+    target = data.get("target", {})
+    teacher, expected = (_format("{:,.4g}", target.get(name)) for name in ("teacher", "expected"))
+    asked = target_text(target.get("asked", {}))
+    blocks = ", ".join(map(str, data.get("blocks", [])))
+    return f"student for {asked}: blocks {blocks}, expected {expected} {target.get('unit')} (teacher {teacher})"
+
+
 def jobs_table(jobs: Iterable[Job]) -> Table:
     table = Table("id", "name", "state", "progress", "student", "test", "created")
     table.columns[0].no_wrap = True
     for job in jobs:
-        depth = job.spec.get("student", {}).get("depth")
         table.add_row(
             job.id,
             job.name or "",
             job.state,
             _format_percent(None if job.progress is None else job.progress.fraction * 100),
-            "" if depth is None else f"depth {depth}",
+            _student_of(job),
             _test_score(job),
             _format_time(job.created_at),
         )
     return table
+
+
+def _student_of(job: Job) -> str:
+    """Its depth, or what it is to reach as long as only the trainer knows the depth."""
+    depth = _value_at(job.result, "student", "depth") or _value_at(job.spec, "student", "depth")
+    if depth is not None:
+        return f"depth {depth}"
+    target = _value_at(job.spec, "student", "target")
+    return target_text(target) if isinstance(target, dict) else ""
+
+
+def target_text(target: dict[str, Any]) -> str:
+    """A request's target, also one of a newer service."""
+    return ", ".join(f"{name} {value:g}" for name, value in target.items() if value is not None and name != "batch")
 
 
 def _test_score(job: Job) -> str:
@@ -258,8 +282,20 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{inspection.parameters:,} parameters, {_input_description(found)}, "
         f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
-    table = _students_table(inspection.students)
-    return Group(title, table, _open_choices(found)) if found.choices else Group(title, table)
+    lines = [line for line in (_measured_with(inspection), _open_choices(found)) if line]
+    return Group(title, _students_table(inspection.students), *lines)
+
+
+def _measured_with(inspection: Inspection) -> str:
+    """For what input FLOPs and latency are, and on which machine the latency was measured."""
+    if inspection.input_shape is None:
+        return ""
+    line = f"FLOPs of one input of {'x'.join(map(str, inspection.input_shape))}"
+    latency = inspection.latency
+    if latency is None:
+        return f"{line}; its latency is only measured in smaller networks."
+    machine = f"on the inspecting machine ({latency.device}, {latency.threads} threads)"
+    return f"{line}. Latency of one such input {machine}, expected from the latency of each block."
 
 
 def _family_and_name(upload: Upload, found: Architecture) -> str:
@@ -284,17 +320,31 @@ def architecture_table(found: LibraryArchitecture) -> Group | str:
     sections = Table("section", "blocks", "from", "to")
     for number, paths in enumerate(found.sections, start=1):
         sections.add_row(str(number), str(len(paths)), paths[0], paths[-1])
-    return Group(title, sections, _students_table(found.students))
+    table = _students_table(found.students)
+    if found.size is None or found.students[-1].flops is None:
+        return Group(title, sections, table)
+    return Group(title, sections, table, f"FLOPs of one image of {'x'.join(map(str, found.size))} pixels.")
 
 
-def _students_table(options: Iterable[StudentOption]) -> Table:
-    caption = "Blocks shared evenly. --ratio compares all shares; --blocks and --kept name others."
-    table = Table("depth", "blocks", "parameters", "teacher / student", caption=caption, caption_justify="left")
+def _students_table(options: Sequence[StudentOption]) -> Table:
+    """What each depth would save. The last one is the network itself."""
+    caption = (
+        "Blocks shared evenly. --ratio, --speedup and --target compare all shares; --blocks and --kept name others."
+    )
+    columns = ["depth", "blocks", "parameters", "teacher / student"]
+    columns += ["MFLOPs", "teacher / student"] * any(option.flops for option in options)
+    columns += ["latency (ms)", "teacher / student"] * any(option.latency_ms for option in options)
+    table = Table(*columns, caption=caption, caption_justify="left")
     for column in table.columns[2:]:
         column.justify = "right"
     for option in options:
-        blocks = ", ".join(map(str, option.blocks))
-        table.add_row(str(option.depth), blocks, f"{option.parameters:,}", f"{option.parameters_ratio:.3f}")
+        row = [str(option.depth), ", ".join(map(str, option.blocks))]
+        row += [f"{option.parameters:,}", f"{option.parameters_ratio:.3f}"]
+        if option.flops and options[-1].flops:
+            row += [f"{option.flops / 1e6:,.1f}", f"{options[-1].flops / option.flops:.3f}"]
+        if option.latency_ms and options[-1].latency_ms:
+            row += [f"{option.latency_ms:,.2f}", f"{options[-1].latency_ms / option.latency_ms:.3f}"]
+        table.add_row(*row)
     return table
 
 

@@ -14,6 +14,7 @@ from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError,
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.job import STUDENT_FORMS
+from lit_spec.requests.target import TARGETS
 
 Body = dict[str, Any]
 
@@ -33,9 +34,9 @@ def build_body(request_file: Path | None, options: Mapping[str, object | None], 
     body = read_json_object(request_file) if request_file else {}
     given = [(path, value) for path, value in options.items() if value is not None]
     for path, value in [*given, *map(_parse_setting, settings)]:
-        place = _assign(body, path, value)
         for rival in _rivals(path, value):
-            place.pop(rival, None)
+            _remove(body, rival)
+        _assign(body, path, value)
     return body
 
 
@@ -97,6 +98,19 @@ def parse_kept(text: str) -> list[list[int]]:
         ) from None
 
 
+def target_option(text: str | None) -> dict[str, float]:
+    """`size_mb=5` as a path into the request with its value. Raises BadRequest."""
+    if text is None:
+        return {}
+    name, _, value = text.partition("=")
+    if name not in TARGETS:
+        raise BadRequest(f"--target {text!r}: write NAME=VALUE with one of {', '.join(TARGETS)}, as size_mb=5.")
+    try:
+        return {f"student.target.{name}": float(value)}
+    except ValueError:
+        raise BadRequest(f"--target {text!r}: {value!r} is not a number: write it as {name}={TARGETS[name]}.") from None
+
+
 def parse_architecture(text: str) -> Body:
     """`torchvision/resnet50`, or the whole object as JSON. Raises BadRequest."""
     if not text.startswith("{"):
@@ -125,8 +139,9 @@ def parse_changes(settings: Sequence[str]) -> Body:
     """`--set` options as a merge patch (RFC 7396), which also removes the fields that exclude what they set."""
     patch: Body = {}
     for path, value in map(_parse_setting, settings):
-        place = _assign(patch, path, value)
-        place.update(dict.fromkeys(_rivals(path, value)))
+        for rival in _rivals(path, value):
+            _assign(patch, rival, None)
+        _assign(patch, path, value)
     return patch
 
 
@@ -156,20 +171,40 @@ def _parse_setting(setting: str) -> tuple[str, object]:
 
 
 # A request has at most one field of each group, so that setting one removes the others.
-GROUPS = (("student", tuple(STUDENT_FORMS)), ("student", ("kept", "select")), ("dataset", DATASET_SOURCES))
+GROUPS = (
+    ("student", tuple(STUDENT_FORMS)),
+    ("student", ("kept", "select")),
+    ("student.target", tuple(TARGETS)),
+    ("dataset", DATASET_SOURCES),
+)
 
 
 def _rivals(path: str, value: object) -> list[str]:
-    """The fields that a request can't have together with `path`."""
+    """The paths of the fields that a request can't have together with `path`, or with an object that it is in."""
     if value is None:
         return []
+    names = path.split(".")
+    given = [".".join(names[: length + 1]) for length in range(len(names))]
+    return [
+        f"{parent}.{rival}"
+        for parent, group in GROUPS
+        for name in group
+        if f"{parent}.{name}" in given
+        for rival in group
+        if rival != name
+    ]
+
+
+def _remove(body: Body, path: str) -> None:
     parent, _, name = path.rpartition(".")
-    groups = [names for of, names in GROUPS if of == parent and name in names]
-    return [rival for names in groups for rival in names if rival != name]
+    place: Any = body
+    for part in parent.split("."):
+        place = place.get(part) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        place.pop(name, None)
 
 
-def _assign(body: Body, path: str, value: object) -> Body:
-    """Set the value and return the object that has it now."""
+def _assign(body: Body, path: str, value: object) -> None:
     *parents, name = path.split(".")
     place = body
     for parent in parents:
@@ -178,4 +213,3 @@ def _assign(body: Body, path: str, value: object) -> Body:
             raise BadRequest(f"{path} can't be set, because {parent} is {inner!r}: set {parent} to an object.")
         place = inner
     place[name] = value
-    return place

@@ -31,3 +31,11 @@ SetOption = Annotated[
         help="Any field of the request, as schedule.batch_size=64; may be repeated.",
     ),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Or what it must reach, as size_mb=5: latency_ratio, latency_ms, size_mb, flops_ratio, parameters_ratio, "
+        "max_accuracy_drop.",
+    ),
+]

@@ -10,8 +10,8 @@ import typer
 
 from lit_client.client import Client
 from lit_client.command import display, study_display
-from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture, target_option
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
@@ -72,6 +72,7 @@ def compare(
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
     depth: DepthOption = None,
+    target: TargetOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
@@ -85,7 +86,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    job = _job_request(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    student = _student(depth, target)
+    job = _job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = _study_request("compare", job, fields, seeds, name, tags)
     _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
@@ -101,6 +103,7 @@ def search(
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
     depth: DepthOption = None,
+    target: TargetOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
@@ -114,7 +117,8 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    job = _job_request(request_file, settings, dataset, architecture, depth, epochs, fine_tune_epochs, device)
+    student = _student(depth, target)
+    job = _job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
     body = _study_request("search", job, fields, seeds, name, tags)
@@ -148,7 +152,7 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    job = _job_request(request_file, settings, dataset, architecture, None, epochs, fine_tune_epochs, device)
+    job = _job_request(request_file, settings, dataset, architecture, {}, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
@@ -252,19 +256,26 @@ def delete_study(study_id: StudyArgument, url: UrlOption = None) -> None:
         client.delete_study(study_id)
 
 
+def _student(depth: int | None, target: str | None) -> dict[str, float]:
+    """Paths into the request with their values."""
+    if depth is not None and target is not None:
+        raise BadRequest("Both --depth and --target are given: give one of them.")
+    return target_option(target) if depth is None else {"student.depth": depth}
+
+
 def _job_request(
     request_file: Path | None,
     settings: list[str] | None,
     dataset: str | None,
     architecture: str | None,
-    depth: int | None,
+    student: dict[str, float],
     epochs: int | None,
     fine_tune_epochs: int | None,
     device: Device | None,
 ) -> Body:
     options = {
         "architecture": None if architecture is None else parse_architecture(architecture),
-        "student.depth": depth,
+        **student,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
         "device": device,

@@ -10,7 +10,7 @@ from lit_spec.base import OpenEnum, SpecModel
 from lit_spec.requests.job import STUDENT_FORMS, JobRequest, Tag
 from lit_spec.requests.training import Init, Method
 
-STUDY_VERSION = 2
+STUDY_VERSION = 3
 """Raise it with every change that makes a stored study create other trials than before."""
 MOST_TRIALS = 10_000
 

@@ -30,14 +30,24 @@ def _without_kept(job: Stored) -> Stored:
     return {**job, "spec_version": 3}
 
 
+def _without_target(job: Stored) -> Stored:
+    """Version 3 knew no `student.target`: each student had its blocks. Its workers would fail a job without them."""
+    return {**job, "spec_version": 4}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
 
 
-JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept}
+def _without_costs(study: Stored) -> Stored:
+    """The inspections of version 2 had neither FLOPs nor latency. Its processes can't read newer ones."""
+    return study
+
+
+JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {1: _with_the_inspected_students}
+STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _without_costs}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

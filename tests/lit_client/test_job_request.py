@@ -15,9 +15,11 @@ from lit_client.command.job_request import (
     parse_architecture,
     parse_blocks,
     parse_changes,
+    target_option,
 )
 from lit_client.models import Inspection
 from lit_spec.base import READING_ANSWER
+from lit_spec.requests.target import TARGETS
 
 GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 INSPECTION = {
@@ -51,7 +53,22 @@ def test_blocks_take_back_the_files_depth(tmp_path):
     file = tmp_path / "request.json"
     file.write_text(json.dumps(GOOD))
     assert build_body(file, {"student.blocks": [1, 2, 3]}, [])["student"] == {"blocks": [1, 2, 3]}
+    assert build_body(file, target_option("size_mb=5"), [])["student"] == {"target": {"size_mb": 5}}
     assert build_body(file, {}, ["dataset.upload=upl_x"])["dataset"] == {"upload": "upl_x"}
+
+
+def test_one_target_takes_back_another(tmp_path):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"student": {"target": {"latency_ms": 3, "batch": 8}}}))
+    settings = ["student.target.latency_ratio=1.5"]
+    assert build_body(file, {}, settings)["student"] == {"target": {"latency_ratio": 1.5, "batch": 8}}
+    assert build_body(file, {"student.depth": 14}, [])["student"] == {"depth": 14}
+
+
+@pytest.mark.parametrize("text", ["size=5", "size_mb", "size_mb=small", "size_mb:5"])
+def test_an_unknown_target_is_named_with_an_example(text):
+    with pytest.raises(BadRequest, match=r"--target .*size_mb=5"):
+        target_option(text)
 
 
 def test_one_source_of_data_takes_back_the_others(tmp_path):
@@ -64,21 +81,42 @@ def test_one_source_of_data_takes_back_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "patch"),
     [
-        (["student.blocks=[2,2,2]"], {"student": {"blocks": [2, 2, 2], "depth": None, "kept": None, "ratio": None}}),
+        (
+            ["student.blocks=[2,2,2]"],
+            {"student": {"blocks": [2, 2, 2], "depth": None, "kept": None, "ratio": None, "target": None}},
+        ),
         (
             ["student.depth=14", "seed=1"],
-            {"student": {"depth": 14, "blocks": None, "kept": None, "ratio": None}, "seed": 1},
+            {"student": {"depth": 14, "blocks": None, "kept": None, "ratio": None, "target": None}, "seed": 1},
         ),
         (
             ["student.kept=[[0],[0,2]]"],
-            {"student": {"kept": [[0], [0, 2]], "depth": None, "blocks": None, "ratio": None, "select": None}},
+            {
+                "student": {
+                    "kept": [[0], [0, 2]],
+                    "depth": None,
+                    "blocks": None,
+                    "ratio": None,
+                    "target": None,
+                    "select": None,
+                }
+            },
         ),
         (["student.select=first"], {"student": {"select": "first", "kept": None}}),
+        (
+            ["student.target.size_mb=5"],
+            {
+                "student": {
+                    "target": {"size_mb": 5, **dict.fromkeys(name for name in TARGETS if name != "size_mb")},
+                    **dict.fromkeys(["depth", "blocks", "kept", "ratio"]),
+                }
+            },
+        ),
         (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", "builtin": None, "mounted": None}}),
         (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
         (
             ["student.blocks=[2]", "student.depth=null"],
-            {"student": {"blocks": [2], "depth": None, "kept": None, "ratio": None}},
+            {"student": {"blocks": [2], "depth": None, "kept": None, "ratio": None, "target": None}},
         ),
         (["accept=null", "student.init=random"], {"accept": None, "student": {"init": "random"}}),
     ],

@@ -44,7 +44,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 3
+    assert spec.spec_version == SPEC_VERSION == 4
     assert spec.student.blocks == [2, 2, 2]
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
@@ -144,7 +144,9 @@ def test_a_ratio_gives_the_least_reduced_student_of_all() -> None:
     found = inspection().model_copy(update={"parameters": 1000, "parameter_counts": counts})
     student = resolve(request(student={"ratio": 1.12}), found).student
     assert (student.blocks, student.depth) == ([5, 6, 5], 34)
-    with pytest.raises(SpecError, match=r"asks for parameters_ratio 7, but the smallest student reaches only 4") as failure:
+    with pytest.raises(
+        SpecError, match=r"asks for parameters_ratio 7, but the smallest student reaches only 4"
+    ) as failure:
         resolve(request(student={"ratio": 7}), found)
     assert failure.value.field == "student.ratio"
 
