@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_spec import Precision
-from lit_spec.networks.students import BlockCosts
+from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts
 
 Blocks = Sequence[nn.Sequential | Sequence[nn.Module]]
 """The blocks of each section."""
@@ -53,8 +53,7 @@ def block_flops(network: nn.Module, blocks: Blocks, sample: tuple[Tensor, ...]) 
     """`flops` of a network in eval mode, and of each block. They can also be on the meta device."""
     with _counting_flops() as counter, _marked(blocks, counter.get_total_flops) as runs:
         network(*sample)
-    spent = _by_block(runs, lambda start, end: float(end - start))
-    return _block_costs(blocks, counter.get_total_flops(), spent)
+    return _block_costs(blocks, counter.get_total_flops(), _by_block(runs, _difference))
 
 
 @contextmanager
@@ -73,6 +72,7 @@ def _counting_flops() -> Iterator[FlopCounterMode]:
 class Latency:
     """Milliseconds of one forward pass."""
 
+    least_ms: float
     p50_ms: float
     p95_ms: float
 
@@ -95,43 +95,50 @@ def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list
 def block_latencies(
     network: nn.Module,
     blocks: Blocks,
+    shortest: nn.Module,
     sample: tuple[Tensor, ...],
     precision: Precision = Precision.FLOAT32,
     *,
     seconds: float = BLOCK_LATENCY_SECONDS,
 ) -> BlockCosts:
-    """Nanoseconds of one forward pass of a network in eval mode, and of each block in it.
+    """Nanoseconds of one forward pass, and how many fewer it takes without each of the blocks.
 
-    Passes in which the blocks are timed, which takes time itself, alternate with passes that are only timed as a
-    whole. A block's latency is the median of its share of the former, times the median of the latter. So what a student
-    is expected to take is what the whole network takes, without the blocks that it lacks.
+    `shortest` is the network with only the first block of each section. Both are in eval mode. They run in turns, and
+    between them the network with a clock at each of its blocks. The blocks' times are then scaled, because what lies
+    outside of the blocks is faster in a small network, which stays in the caches: so that the network without all
+    blocks that `shortest` lacks takes what `shortest` took. Of many times the least counts, because any pass may be
+    interrupted, but the total is the median.
     """
     whole: list[float] = []
-    shares: dict[Place, list[float]] = defaultdict(list)
+    short: list[float] = []
+    inside: dict[Place, list[float]] = defaultdict(list)
     with torch.autocast(sample[0].device.type, dtype=torch.bfloat16, enabled=precision == Precision.BFLOAT16):
-        for _ in range(LATENCY_WARM_UP):
-            _timed(network, sample)
+        for one in (network, shortest):
+            for _ in range(LATENCY_WARM_UP):
+                _timed(one, sample)
         end = time.monotonic() + seconds
         while len(whole) < LATENCY_RUNS and (time.monotonic() < end or len(whole) < LEAST_RUNS):
             whole.append(_timed(network, sample))
-            for place, share in _timed_blocks(network, blocks, sample).items():
-                shares[place].append(share)
-    total = 1e6 * statistics.median(whole)
-    return _block_costs(blocks, total, {place: total * statistics.median(found) for place, found in shares.items()})
+            short.append(_timed(shortest, sample))
+            for place, spent in _timed_blocks(network, blocks, sample).items():
+                inside[place].append(spent)
+    least = {place: min(times) for place, times in inside.items()}
+    droppable = sum(spent for (_, index), spent in least.items() if index > 0)
+    total = NANOSECONDS_PER_MS * statistics.median(whole)
+    saved = total * max(1 - min(short) / min(whole), 0.0)
+    scale = saved / droppable if droppable else 0.0
+    return _block_costs(blocks, total, {place: scale * spent for place, spent in least.items()})
 
 
 def _timed_blocks(network: nn.Module, blocks: Blocks, sample: tuple[Tensor, ...]) -> dict[Place, float]:
-    """Each block's share of one forward pass. On a GPU it is not halted between the blocks, as it is not otherwise."""
+    """What each block takes in one forward pass. On a GPU the pass is not halted between the blocks."""
     cuda = sample[0].is_cuda
-    mark, between = (_cuda_event, _milliseconds) if cuda else (time.perf_counter_ns, lambda start, end: end - start)
-    start = mark()
+    mark, between = (_cuda_event, _milliseconds) if cuda else (time.perf_counter_ns, _difference)
     with _marked(blocks, mark) as runs:
         network(*sample)
-    end = mark()
     if cuda:
         torch.cuda.synchronize(sample[0].device)
-    whole = between(start, end)
-    return {place: spent / whole for place, spent in _by_block(runs, between).items()}
+    return _by_block(runs, between)
 
 
 def _cuda_event() -> Any:
@@ -143,6 +150,10 @@ def _cuda_event() -> Any:
 def _milliseconds(start: Any, end: Any) -> float:
     elapsed: float = start.elapsed_time(end)
     return elapsed
+
+
+def _difference(start: int, end: int) -> float:
+    return end - start
 
 
 @contextmanager
@@ -181,7 +192,7 @@ def _marked(blocks: Blocks, mark: Callable[[], Any]) -> Iterator[list[tuple[Plac
 
 
 def _by_block(runs: Sequence[tuple[Place, Any, Any]], between: Callable[[Any, Any], float]) -> dict[Place, float]:
-    """A block that is run several times spends them all."""
+    """A block may be run several times."""
     spent: dict[Place, float] = defaultdict(float)
     for place, start, end in runs:
         spent[place] += between(start, end)
@@ -208,4 +219,4 @@ def _timed(network: nn.Module, sample: tuple[Tensor, ...]) -> float:
 
 def _summary(times: list[float]) -> Latency:
     cuts = statistics.quantiles(times, n=20, method="inclusive")
-    return Latency(round(statistics.median(times), 4), round(cuts[18], 4))
+    return Latency(round(min(times), 4), round(statistics.median(times), 4), round(cuts[18], 4))

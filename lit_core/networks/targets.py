@@ -65,8 +65,9 @@ def _report(target: Target, total: int, left: int) -> TargetReport:
 def block_costs(teacher: SectionedNetwork, target: Target, measurements: Measurements) -> BlockCosts:
     """What the target is about: parameters, FLOPs or nanoseconds."""
     if target.name in LATENCIES:
+        shortest = shortened(teacher, [[0] for _ in teacher.sections]).network.eval()
         sample = measurements.sample(target.batch)
-        return block_latencies(teacher.network, teacher.sections, sample, measurements.precision)
+        return block_latencies(teacher.network, teacher.sections, shortest, sample, measurements.precision)
     if target.flops_ratio is not None:
         return block_flops(teacher.network, teacher.sections, measurements.sample(1))
     return parameter_counts(teacher.network, teacher.layout.sections)
