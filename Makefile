@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test evidence evidence-tuning models lint format serve clean
+.PHONY: help install demo test evidence evidence-tuning models bench-latency lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ evidence-tuning: $(INSTALLED) ## Choose what the evidence's arms leave open, fir
 
 models: $(INSTALLED) ## Try the method on torchvision's and timm's networks and write docs/models.md (20 minutes; ONLY=library/name)
 	@$(BIN)/python -m benchmarks.models.run --only "$(ONLY)"
+
+bench-latency: $(INSTALLED) ## Compare students' expected latency with their measured one (2 minutes, on a quiet machine)
+	@$(BIN)/python -m benchmarks.latency.run
 
 lint: $(INSTALLED) ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -1,9 +1,8 @@
 """`make bench-latency`: the latency that is expected of students, against the one that they are measured to have.
 
-For each network, rounds of: measure the teacher's blocks, then time the teacher and shortened networks in turns. Compared
-are the ratios of latencies, student / teacher, within one round, so the machine's load counts as little as possible. The
-least of many times counts, for the same reason; the medians are told beside it. Prints a table and, as the last line, a
-JSON object.
+For each network, rounds of: measure the teacher's blocks, then time teacher and shortened networks in turns. Compared
+are ratios of latencies, student / teacher, within one round, and the least of many times, so that the machine's load
+counts as little as possible; the medians are told beside it. Prints a table and, as the last line, a JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
 
 from lit_core.measuring.cost import block_latencies, latencies
 from lit_core.networks.families import family_of

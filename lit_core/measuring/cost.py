@@ -43,7 +43,7 @@ def ratio_of(teacher: float, student: float) -> float:
 @torch.no_grad()
 def flops(network: nn.Module, sample: tuple[Tensor, ...]) -> int:
     """FLOPs of one input (batch 1) as torch counts them: convolutions and matrix products, two per multiply-add."""
-    with _counting_flops() as counter:
+    with _counting_flops(network) as counter:
         network(*sample)
     return counter.get_total_flops()
 
@@ -51,21 +51,26 @@ def flops(network: nn.Module, sample: tuple[Tensor, ...]) -> int:
 @torch.no_grad()
 def block_flops(network: nn.Module, blocks: Blocks, sample: tuple[Tensor, ...]) -> BlockCosts:
     """`flops` of a network in eval mode, and of each block. They can also be on the meta device."""
-    with _counting_flops() as counter, _marked(blocks, counter.get_total_flops) as runs:
+    with _counting_flops(network) as counter, _marked(blocks, counter.get_total_flops) as runs:
         network(*sample)
     return _block_costs(blocks, counter.get_total_flops(), _by_block(runs, _difference))
 
 
 @contextmanager
-def _counting_flops() -> Iterator[FlopCounterMode]:
+def _counting_flops(network: nn.Module) -> Iterator[FlopCounterMode]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fused kernels of attention on the CPU are not counted, so it is done in its single steps.
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    # The fused kernels of attention on the CPU are not counted, so it is done in its single steps. And the counter
+    # fails where a module is given a parameter that has gradients.
     torch.backends.mha.set_fastpath_enabled(False)
+    network.requires_grad_(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ def _within_drop(
     except Unreachable as failure:
         raise SpecError(
             field,
-            f"asks for {target}, but a student of one block less loses {failure.nearest:.2f} points before its training: "
-            "give more than that, or a depth, because training may make up for it",
+            f"asks for {target}, but the untrained student of one block less loses {failure.nearest:.2f} points: raise "
+            "it, or give a depth, because training may make up for that",
         ) from failure
     expected = drop(selection.kept_blocks)
     return replace(selection, target=TargetReport(asked=target, unit="points", teacher=0.0, expected=expected))
