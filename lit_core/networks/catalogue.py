@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks.families.library import as_shapes, create, describe, identify
+from lit_core.networks.families import FAMILIES
+from lit_core.networks.families.library import as_shapes, create, describe, identify, network_of
 from lit_core.networks.families.shapes import Shapes, Unrecognised
+from lit_core.networks.inspected_costs import count_flops
 from lit_core.networks.parameters import parameter_counts
+from lit_core.networks.sections import SectionedNetwork
 from lit_spec import Library, LibraryRequest, SpecError
 from lit_spec.networks.catalogue import CATALOGUE, catalogue
 
@@ -75,18 +78,19 @@ def _entry(library: Library, name: str) -> dict[str, Any] | None:
         "names_digest": names_digest(network.state_dict()),
     }
     try:
-        found = describe(request, network).network
+        architecture = describe(request, network)
     except Unrecognised as failure:
         return {**entry, "refused": str(failure)}
-    if found is None:
-        raise AssertionError("describe names the network")
+    found = network_of(architecture)
     counts = parameter_counts(network, found.sections)
+    flops = count_flops(architecture, SectionedNetwork(network, FAMILIES[library.value].layout(architecture)))
     return {
         **entry,
         "size": found.size,
         "sections": found.sections,
         "block_parameters": counts.blocks,
         **({"shared_parameters": [group.model_dump(mode="json") for group in counts.shared]} if counts.shared else {}),
+        **({"flops": flops.total, "block_flops": flops.blocks} if flops is not None else {}),
     }
 
 

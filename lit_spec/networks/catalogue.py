@@ -16,7 +16,7 @@ from pydantic import Field
 
 from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Library
-from lit_spec.networks.students import ParameterCounts, SharedParameters, StudentOption, shares
+from lit_spec.networks.students import BlockCosts, ParameterCounts, SharedParameters, StudentOption, shares
 
 CATALOGUE = Path(__file__).with_name("architectures.json")
 
@@ -36,6 +36,9 @@ class CatalogueEntry(SpecModel):
     block_parameters: list[list[int]] = Field(default_factory=list)
     """As in `ParameterCounts.blocks`."""
     shared_parameters: list[SharedParameters] = Field(default_factory=list)
+    flops: int | None = None
+    """Of one image of `size`."""
+    block_flops: list[list[int]] = Field(default_factory=list)
     refused: str | None = None
     """Why it can't be made shallower."""
 
@@ -49,8 +52,9 @@ class CatalogueEntry(SpecModel):
         if self.refused is not None:
             return []
         counts = ParameterCounts(total=self.parameters, blocks=self.block_parameters, shared=self.shared_parameters)
+        flops = None if self.flops is None else BlockCosts(total=self.flops, blocks=self.block_flops)
         depths = range(len(self.blocks), sum(self.blocks) + 1)
-        return [counts.student(depth, shares(self.blocks, depth)) for depth in depths]
+        return [counts.student(depth, shares(self.blocks, depth), flops) for depth in depths]
 
 
 @cache

@@ -61,6 +61,23 @@ def test_no_student_that_is_small_enough_is_less_reduced(counts: ParameterCounts
     assert found == even or even not in tied
 
 
+@given(counts=networks(), ratio=RATIOS)
+def test_the_rule_that_chooses_blocks_decides_what_is_saved(counts: ParameterCounts, ratio: float) -> None:
+    """Here the last blocks stay."""
+
+    def keep(section: int, count: int) -> list[int]:
+        whole = len(counts.blocks[section])
+        return list(range(whole - count, whole))
+
+    def cost(blocks: list[int]) -> int:
+        return counts.left([keep(section, count) for section, count in enumerate(blocks)])
+
+    most = most_left(counts.total, ratio)
+    enough = [(sum(blocks), cost(blocks)) for blocks in all_blocks(counts) if cost(blocks) <= most]
+    found = least_reduced(counts, most, keep)
+    assert (None if found is None else (sum(found), cost(found))) == max(enough, default=None)
+
+
 @given(counts=networks(shared_between_sections=True), ratio=RATIOS)
 def test_parameters_that_sections_share_count_in_favour_of_the_ratio_only(
     counts: ParameterCounts, ratio: float
