@@ -37,7 +37,7 @@ from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
-from lit_spec import Hyperparameters, Method, Phase, Select, StudentRequest, Target
+from lit_spec import Hyperparameters, Method, Output, Phase, Select, StudentRequest, Target
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.networks.students import shares
 from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
@@ -53,7 +53,7 @@ NOT_VALIDATED = Judgement(
         "data to keep the best epoch, and to learn whether the training was of use"
     ],
 )
-METHODS = (Method.LIT, Method.KD, Method.AT)
+METHODS = (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
 SERVICE_ONLY = {
     "n_random": "add batches of random noise to the data",
     "accept": "compare the numbers in the report",
@@ -101,6 +101,7 @@ def compress(
     blocks: "even" (the default), "first" or "importance". `sections` are module paths (docs/models.md); None: they are
     found. With `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the
     untrained one; without it the last epoch does, and nobody knows whether it is better than the untrained student.
+    With `output="embedding"` the model's output is an embedding (B, D), of which the direction counts.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
     with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
@@ -139,7 +140,9 @@ def compress(
                 measurements = Measurements(
                     sample=lambda batch: tuple(_repeated(x, batch) for x in inputs),
                     precision=asked.precision,
-                    drop=lambda network: validation_drop(teacher.network, network, given.validation or (), outputs),
+                    drop=lambda network: validation_drop(
+                        teacher.network, network, given.validation or (), outputs, asked.output
+                    ),
                 )
                 field = "target" if ratio is None else "ratio"
                 selection = select_for_target(teacher, parsed_target, chosen_by, importance_inputs, measurements, field)
@@ -230,7 +233,7 @@ def _given_data(data: Batches, validation: Batches | None, asked: Hyperparameter
     """Raises ValueError for data that can't be used, whatever the model is."""
     training = repeatable(data, asked.schedule)
     first = look_through(training, "data", asked.schedule)
-    if asked.alpha > 0 and bool((first.labels == NO_LABEL).all()):
+    if asked.learns_labels and bool((first.labels == NO_LABEL).all()):
         raise ValueError(f"the first batch has no labels, but alpha is {asked.alpha:g}: give labels, or alpha=0")
     if validation is None:
         return _GivenData(training, first, None, None)
@@ -262,9 +265,10 @@ def _check(
     asked: Hyperparameters,
 ) -> None:
     """Raises ValueError where model, data and hyperparameters don't fit together."""
-    check_labels(given.first.extreme_labels, outputs, "data")
-    if given.first_of_validation is not None:
-        check_labels(given.first_of_validation.extreme_labels, outputs, "validation")
+    if asked.output == Output.LOGITS:
+        check_labels(given.first.extreme_labels, outputs, "data")
+        if given.first_of_validation is not None:
+            check_labels(given.first_of_validation.extreme_labels, outputs, "validation")
     if asked.method == Method.LIT and asked.beta < 1:
         # Other methods run only whole networks.
         check_composition(teacher, *inputs)
@@ -294,7 +298,8 @@ def _outputs(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
         return output.shape[1]
     shown = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ValueError(
-        f"the model's output in eval mode is {shown}, not logits (B, classes): wrap it in a module that returns logits"
+        f"the model's output in eval mode is {shown}, not logits (B, classes) or an embedding (B, D): wrap it in a "
+        "module that returns one of them"
     )
 
 

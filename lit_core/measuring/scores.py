@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Binomial
 
+from lit_spec import Output
+
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
 USEFUL = 0.1
@@ -33,6 +35,19 @@ def class_logits(output: Tensor) -> Tensor:
     is 1 - sigmoid(z) and sigmoid(z).
     """
     return F.pad(output, (1, 0)) if output.ndim == 2 and output.shape[1] == 1 else output
+
+
+def divergence(made: Tensor, taught: Tensor, output: Output) -> Tensor:
+    """How far a network's outputs (B, classes) are from the teacher's: the mean KL divergence, in nats; for embeddings
+    1 - cosine. 0 for equal outputs. A scalar."""
+    if output == Output.EMBEDDING:
+        return 1 - mean_cosine(made, taught)
+    return F.kl_div(made.log_softmax(1), taught.log_softmax(1), log_target=True, reduction="batchmean")
+
+
+def mean_cosine(embeddings: Tensor, others: Tensor) -> Tensor:
+    """The mean cosine of two embeddings (B, D) of the same samples, a scalar."""
+    return F.cosine_similarity(embeddings, others, dim=1).mean()
 
 
 def top1(prediction: Prediction) -> float:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from lit_core.measuring.scores import class_logits
 from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.watching import SavedTensor, saved, value_of
-from lit_spec import Part
+from lit_spec import BatchNorm, Part
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,11 @@ class SectionedNetwork:
         found: nn.Module | nn.Parameter = getattr(self.network.get_submodule(parent), name)
         return found
 
-    def train(self, frozen: list[Part]) -> None:
+    def train(self, frozen: list[Part], *, batch_norm: BatchNorm = BatchNorm.TRAIN, dropout: bool = True) -> None:
         """Put all parts except the frozen ones into training mode. Frozen parts are in eval mode without gradients.
 
-        Parameters without gradients when this object was made, such as fixed embeddings, still have none.
+        Parameters without gradients when this object was made, such as fixed embeddings, still have none. Without
+        `dropout` all modules but BatchNorm are in eval mode, and with `batch_norm` frozen so are those.
         """
         self.network.train()
         if {Part.STEM, Part.HEAD} <= set(frozen):
@@ -176,6 +177,10 @@ class SectionedNetwork:
             self.network.eval()
             for section in self.sections:
                 section.train()
+        for module in self.network.modules():
+            is_batch_norm = isinstance(module, _BatchNorm)
+            if (is_batch_norm and batch_norm == BatchNorm.FROZEN) or not (is_batch_norm or dropout):
+                module.training = False
         self.freeze_parameters()
         for parameter in self._trainable:
             parameter.requires_grad_(True)

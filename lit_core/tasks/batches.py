@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
-from lit_core.measuring.scores import Prediction, agreement, class_logits, top1
+from lit_core.measuring.scores import Prediction, agreement, class_logits, mean_cosine, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
 from lit_core.training.checkpoint import BestEpoch
@@ -20,7 +20,7 @@ from lit_core.training.outcome import Judgement, Score, judged_at_chance, judged
 from lit_core.training.pruning import prune_by, spared_of
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater
-from lit_spec import Hyperparameters, Phase, Schedule, Split
+from lit_spec import Hyperparameters, Output, Phase, Schedule, Split
 
 Batches = Iterable[Any]
 """Batches `(x, y)`, `(x,)` or `x`. x (B, …) is the network's input; in `(x, y)` and `(x,)` it may also be a tuple of
@@ -29,8 +29,6 @@ several inputs. y (B,) are class numbers, -1 for a sample without a label."""
 
 class IterableTask:
     """Trains a classifier's student on batches in the order in which the data gives them."""
-
-    selection = "accuracy"
 
     def __init__(
         self,
@@ -42,11 +40,13 @@ class IterableTask:
         steps: int,
         outputs: int,
     ) -> None:
-        """`outputs` are those of the teacher; one is the logit of a binary classifier."""
+        """`outputs` is the number of the teacher's outputs. One logit is that of a binary classifier."""
         self.hyperparameters, self.teacher, self.student = hyperparameters, teacher, student
         self.data, self.validation, self.outputs = data, validation, outputs
         self.device = next(teacher.network.parameters()).device
         self.samples = steps * hyperparameters.schedule.batch_size
+        self.output = hyperparameters.output
+        self.selection = "cosine" if self.output == Output.EMBEDDING else "accuracy"
         self.masks: dict[str, Tensor] = {}
         self._iterator: Iterator[Any] = iter(())
 
@@ -68,7 +68,7 @@ class IterableTask:
         except StopIteration:
             self._iterator = iter(self.data)
             inputs, labels = split_batch(next(self._iterator))
-        check_labels(labels, self.outputs, "data")
+        self._check_labels(labels, "data")
         given = tuple(x.to(self.device) for x in inputs)
         return Batch(given, labels.to(self.device), progress, generator)
 
@@ -76,6 +76,9 @@ class IterableTask:
         if self.validation is None:
             return Scores(0.0, {})
         found = self.measure(self.student.network)
+        if self.output == Output.EMBEDDING:
+            cosine = found["cosine"] or 0.0
+            return Scores(cosine, {"cosine": cosine})
         teacher, student = found["teacher_accuracy"], found["student_accuracy"]
         agreed = found["agreement"] or 0.0
         metrics = {"agreement": agreed}
@@ -84,13 +87,18 @@ class IterableTask:
         return Scores(agreed if student is None else student, metrics)
 
     def measure(self, network: nn.Module) -> dict[str, float | None]:
-        """Scores on `validation` in percent. The accuracies are None if no sample has a label."""
+        """Scores on `validation`: in percent, for embeddings the mean cosine. The accuracies are None if no sample has a
+        label."""
         return self._answers(network).scores()
 
     def judge(self, trained: nn.Module, untrained: Mapping[str, float | None], best: BestEpoch) -> Judgement:
-        """By the accuracy on `validation` or, without labels there, by the agreement with the teacher."""
+        """By the accuracy on `validation` or, without labels there, by the agreement with the teacher; for embeddings
+        by the cosine."""
         answers = self._answers(trained)
         after = answers.scores()
+        if self.output == Output.EMBEDDING:
+            cosine = Score("cosine", "", Split.VALIDATION, 1.0, after["cosine"] or 0.0, untrained["cosine"] or 0.0)
+            return judged_by(cosine, best)
         name, metric, taught, split = "student_accuracy", "accuracy", after["teacher_accuracy"], Split.VALIDATION
         if taught is None:
             name, metric, taught = "agreement", "agreement", 100.0
@@ -99,7 +107,11 @@ class IterableTask:
         return at_chance or judged_by(score, best)
 
     def _answers(self, network: nn.Module) -> _Answers:
-        return _answers(self.teacher.network, network, self.validation or (), self.outputs, self.device)
+        return _answers(self.teacher.network, network, self.validation or (), self.outputs, self.output, self.device)
+
+    def _check_labels(self, labels: Tensor, name: str) -> None:
+        if self.output == Output.LOGITS:
+            check_labels(labels, self.outputs, name)
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,11 @@ class _Answers:
     taught: Tensor
     made: Tensor
     labels: Tensor
+    output: Output
 
     def scores(self) -> dict[str, float | None]:
+        if self.output == Output.EMBEDDING:
+            return {"cosine": float(mean_cosine(self.made, self.taught))}
         known = self.labels != NO_LABEL
         labelled = bool(known.any())
         return {
@@ -129,23 +144,29 @@ class _Answers:
 
 @torch.no_grad()
 def _answers(
-    teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, device: torch.device
+    teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, output: Output, device: torch.device
 ) -> _Answers:
     taught, made, truth = [], [], []
     with evaluating(network):
         for inputs, labels in map(split_batch, validation):
-            check_labels(labels, outputs, "validation")
+            if output == Output.LOGITS:
+                check_labels(labels, outputs, "validation")
             given = tuple(x.to(device) for x in inputs)
             taught.append(class_logits(teacher(*given)).float().cpu())
             made.append(class_logits(network(*given)).float().cpu())
             truth.append(labels.cpu())
-    return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth))
+    return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth), output)
 
 
-def validation_drop(teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int) -> float:
-    """Points of accuracy that the network loses against the teacher; without labels, points of agreement."""
+def validation_drop(
+    teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, output: Output
+) -> float:
+    """Points of accuracy that the network loses against the teacher; without labels, points of agreement; for
+    embeddings 100 times 1 - cosine."""
     device = next(teacher.parameters()).device
-    scores = _answers(teacher, network, validation, outputs, device).scores()
+    scores = _answers(teacher, network, validation, outputs, output, device).scores()
+    if output == Output.EMBEDDING:
+        return 100 * (1 - (scores["cosine"] or 0.0))
     before, after = scores["teacher_accuracy"], scores["student_accuracy"]
     if before is not None and after is not None:
         return before - after

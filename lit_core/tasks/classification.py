@@ -266,7 +266,7 @@ def _check_labels(spec: JobSpec, train: Arrays) -> None:
             "the training split has no labels, which method scratch needs: give labels, or use another method",
             field="method",
         )
-    if spec.alpha > 0:
+    if spec.learns_labels:
         raise DatasetError(
             f"the training split has no labels, but alpha is {spec.alpha:g}: set alpha to 0 to learn from the teacher "
             "alone, or give labels",

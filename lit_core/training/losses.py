@@ -35,12 +35,35 @@ def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(student.flatten(1), teacher.flatten(1), dim=1)).mean()
 
 
-IR_LOSSES: dict[IrLoss, Callable[[Tensor, Tensor], Tensor]] = {
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""A loss between the student's representation and the teacher's, a scalar."""
+
+LEAST_SPREAD = 1e-12
+"""Instead of the loss of a constant where all samples of a batch are alike."""
+
+IR_LOSSES: dict[IrLoss, Measure] = {
     IrLoss.MSE: F.mse_loss,
     IrLoss.L1: F.l1_loss,
     IrLoss.SMOOTH_L1: F.smooth_l1_loss,
     IrLoss.COSINE: _cosine,
 }
+
+
+def relative_to_mean(measure: Measure, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss between two representations (B, …), divided by the loss of the teacher's mean over the batch: 1 for a
+    student that does not look at its input."""
+    mean = teacher.mean(dim=0, keepdim=True).expand_as(teacher)
+    return measure(student, teacher) / measure(mean, teacher).clamp_min(LEAST_SPREAD)
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Feature mimicking: the relative MSE of two features (B, …)."""
+    return relative_to_mean(F.mse_loss, student, teacher)
+
+
+def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine of two embeddings (B, D), the mean over the batch."""
+    return _cosine(student, teacher)
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -8,14 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lit_core.networks.features import FeatureReader
 from lit_core.networks.sections import SectionedNetwork, Trace, untracked_statistics
-from lit_core.training.losses import IR_LOSSES, attention_loss, kd_loss, label_loss, total_of
-from lit_spec import Feed, Hyperparameters, IrLoss, Method, Part, Phase
+from lit_core.training.losses import (
+    IR_LOSSES,
+    Measure,
+    attention_loss,
+    embedding_loss,
+    feature_loss,
+    kd_loss,
+    label_loss,
+    relative_to_mean,
+    total_of,
+)
+from lit_spec import Feed, Hyperparameters, Method, Output, Part, Phase
 
 
 @dataclass(frozen=True)
@@ -64,27 +76,77 @@ class LabelObjective:
 
 
 @dataclass(frozen=True)
-class KdObjective:
-    """KD without a loss between representations."""
+class OutputLoss:
+    """The loss between outputs, which is KD for logits and 1 - cosine for embeddings."""
 
     alpha: float
     tau: float
+    output: Output = Output.LOGITS
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        if self.output == Output.EMBEDDING:
+            return embedding_loss(student, teacher)
+        return kd_loss(student, teacher, labels, self.alpha, self.tau)
+
+
+class FeatureLoss:
+    """The loss between features, with the reader that gets them. For embeddings the features are the outputs."""
+
+    def __init__(self, output: Output) -> None:
+        self.reader = FeatureReader(output)
+        self._measure = embedding_loss if output == Output.EMBEDDING else feature_loss
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self._measure(student, teacher)
+
+
+@dataclass(frozen=True)
+class KdObjective:
+    """KD without a loss between representations."""
+
+    output_loss: OutputLoss
     names: Sequence[str] = ("kd_loss",)
     watched: str | None = "loss"
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
             taught = teacher.run(*batch.inputs)
-        kd = kd_loss(student.run(*batch.inputs), taught, batch.labels, self.alpha, self.tau)
+        kd = self.output_loss(student.run(*batch.inputs), taught, batch.labels)
         return Losses(kd, {"kd_loss": kd})
+
+
+@dataclass(frozen=True)
+class FeatureObjective:
+    """`u·KD + w·F` with F the loss between features; u = 0 is feature mimicking."""
+
+    feature_loss: FeatureLoss
+    feature_weight: float = 1.0
+    output_loss: OutputLoss | None = None
+    """None: u is 0, otherwise 1."""
+    watched: str | None = "loss"
+
+    @property
+    def names(self) -> Sequence[str]:
+        return ["feature_loss", *(["kd_loss"] if self.output_loss is not None else [])]
+
+    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
+        reader = self.feature_loss.reader
+        with torch.no_grad():
+            taught, wanted = reader.run(teacher, *batch.inputs)
+        made, own = reader.run(student, *batch.inputs)
+        parts = {"feature_loss": self.feature_loss(own, wanted)}
+        total = self.feature_weight * parts["feature_loss"]
+        if self.output_loss is not None:
+            parts["kd_loss"] = self.output_loss(made, taught, batch.labels)
+            total = total + parts["kd_loss"]
+        return Losses(total, parts)
 
 
 @dataclass(frozen=True)
 class AttentionObjective:
     """`KD + w/2 · Σ_n AT(S_n, T_n)` over the sections (Zagoruyko and Komodakis, ICLR 2017, equation 2)."""
 
-    alpha: float
-    tau: float
+    output_loss: OutputLoss
     weight: float
     names: Sequence[str] = ("kd_loss", "attention_loss")
     watched: str | None = "loss"
@@ -93,14 +155,15 @@ class AttentionObjective:
         with torch.no_grad():
             taught = teacher.trace(*batch.inputs)
         made = student.trace(*batch.inputs)
-        kd = kd_loss(made.output, taught.output, batch.labels, self.alpha, self.tau)
+        kd = self.output_loss(made.output, taught.output, batch.labels)
         pairs = zip(made.outputs, taught.outputs, strict=True)
         attention = total_of([attention_loss(own, wanted) for own, wanted in pairs])
         return Losses(kd + self.weight / 2 * attention, {"kd_loss": kd, "attention_loss": attention})
 
 
 class LitObjective:
-    """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(·))` (Koratana et al., ICML 2019, section 3.2).
+    """`β·KD + (1-β)·IR` with `IR = Σ_n ℓ(T_n(x), S_n(·))` (Koratana et al., ICML 2019, section 3.2), and with a
+    `feature_weight` w also `w·F`, the loss between features.
 
     On the IR path, `feed` chooses the input of each section of the student: the teacher's representation, or the output
     of the student's previous section on this path. If the KD path has already run the section on the same tensor, that
@@ -111,32 +174,38 @@ class LitObjective:
     def __init__(
         self,
         *,
-        alpha: float,
+        output_loss: OutputLoss,
         beta: float,
-        tau: float,
-        ir_loss: IrLoss,
+        measure: Measure,
         sections: int,
         frozen: Sequence[Part],
         feed: Feed = Feed.TEACHER,
         feed_until: float = 0.8,
         noise: float = 0.0,
+        feature_weight: float = 0.0,
     ) -> None:
-        self.alpha, self.beta, self.tau, self.noise = alpha, beta, tau, noise
-        self.measure = IR_LOSSES[ir_loss]
+        """`measure` is the loss ℓ between two representations."""
+        self.output_loss, self.beta, self.noise = output_loss, beta, noise
+        self.measure = measure
+        self.feature_weight, self.feature_loss = feature_weight, FeatureLoss(output_loss.output)
         self.feed, self.feed_until = feed, feed_until
         self.stem_is_frozen = Part.STEM in frozen
         self.ir_names = [f"ir_loss_{n}" for n in range(1, sections + 1)] if beta < 1 else []
-        self.names = [*(["kd_loss"] if beta > 0 else []), *self.ir_names]
+        own = [*(["kd_loss"] if beta > 0 else []), *(["feature_loss"] if feature_weight > 0 else [])]
+        self.names = [*own, *self.ir_names]
         self.watched = self._watched()
 
     def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
         with torch.no_grad():
-            taught = teacher.trace(*batch.inputs)
-        traced = student.trace(*batch.inputs) if self.beta > 0 else None
+            taught, wanted = self._trace(teacher, batch)
+        traced, own = self._trace(student, batch) if self.beta > 0 or self.feature_weight > 0 else (None, None)
         terms, parts = [], {}
-        if traced is not None:
-            parts["kd_loss"] = kd_loss(traced.output, taught.output, batch.labels, self.alpha, self.tau)
+        if traced is not None and self.beta > 0:
+            parts["kd_loss"] = self.output_loss(traced.output, taught.output, batch.labels)
             terms.append(self.beta * parts["kd_loss"])
+        if own is not None and wanted is not None:
+            parts["feature_loss"] = self.feature_loss(own, wanted)
+            terms.append(self.feature_weight * parts["feature_loss"])
         if self.beta < 1:
             feeds = draw_feeds(self.feed, len(self.ir_names), batch.progress, self.feed_until, batch.generator)
             section_by_section = taught.is_chain or all(feeds)
@@ -146,11 +215,19 @@ class LitObjective:
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)
 
+    def _trace(self, network: SectionedNetwork, batch: Batch) -> tuple[Trace, Tensor | None]:
+        """The features are None where they have no weight."""
+        if self.feature_weight == 0:
+            return network.trace(*batch.inputs), None
+        return self.feature_loss.reader.trace(network, *batch.inputs)
+
     def _watched(self) -> str | None:
         """With a scheduled feed the IR losses rise as the student's errors pass from section to section."""
         if self.feed != Feed.SCHEDULED or self.beta == 1:
             return "loss"
-        return "kd_loss" if self.beta > 0 else None
+        if self.beta > 0:
+            return "kd_loss"
+        return "feature_loss" if self.feature_weight > 0 else None
 
     def _ir_by_section(
         self, taught: Trace, student: SectionedNetwork, traced: Trace | None, feeds: list[bool], batch: Batch
@@ -212,18 +289,23 @@ def objective_of(spec: Hyperparameters, phase: Phase, sections: int) -> Objectiv
     """The objective of a classifier's student in a phase."""
     if spec.method == Method.SCRATCH:
         return LabelObjective()
+    output_loss = OutputLoss(spec.alpha, spec.tau, spec.output)
     if spec.method == Method.AT:
-        return AttentionObjective(spec.alpha, spec.tau, spec.attention_weight)
+        return AttentionObjective(output_loss, spec.attention_weight)
+    if spec.method == Method.MIMIC:
+        return FeatureObjective(FeatureLoss(spec.output))
     if spec.method.uses_representations and phase == Phase.LIT:
         return LitObjective(
-            alpha=spec.alpha,
+            output_loss=output_loss,
             beta=spec.beta,
-            tau=spec.tau,
-            ir_loss=spec.ir_loss,
+            measure=partial(relative_to_mean, IR_LOSSES[spec.ir_loss]) if spec.ir_relative else IR_LOSSES[spec.ir_loss],
             sections=sections,
             frozen=[Part(part) for part in spec.schedule.lit.frozen or []],
             feed=spec.feed,
             feed_until=spec.feed_until,
             noise=spec.noise,
+            feature_weight=spec.feature_weight,
         )
-    return KdObjective(spec.alpha, spec.tau)
+    if spec.method == Method.LIT and spec.feature_weight > 0:
+        return FeatureObjective(FeatureLoss(spec.output), spec.feature_weight, output_loss)
+    return KdObjective(output_loss)

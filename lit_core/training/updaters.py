@@ -52,6 +52,11 @@ class DistillationUpdater:
         masks: Mapping[str, Tensor],
     ) -> None:
         self.names: Sequence[str] = ("loss", *objective.names)
+        self.batch_norm, self.dropout, self.gradient_clip = (
+            schedule.batch_norm,
+            schedule.dropout,
+            schedule.gradient_clip,
+        )
         self.watched = objective.watched
         self.objective, self.teacher, self.student = objective, teacher, student
         self.frozen, self.precision, self.masks = list(frozen), precision, dict(masks)
@@ -59,13 +64,13 @@ class DistillationUpdater:
         self.optimizer = make_optimizer(student.network, schedule)
 
     def begin_epoch(self) -> None:
-        self.student.train(self.frozen)
+        self.student.train(self.frozen, batch_norm=self.batch_norm, dropout=self.dropout)
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
         half = self.precision == Precision.BFLOAT16
         with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
             losses = self.objective(self.teacher, self.student, batch)
-        minimise(losses.total, self.optimizer, learning_rate)
+        minimise(losses.total, self.optimizer, learning_rate, self.gradient_clip)
         if self.masks:
             apply_masks(self.student.network, self.masks)
         row = [losses.total, *(losses.parts[name] for name in self.objective.names)]
@@ -125,10 +130,15 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
     )
 
 
-def minimise(loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def minimise(
+    loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float, gradient_clip: float | None = None
+) -> None:
     """Take one optimiser step with this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if gradient_clip is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, gradient_clip)
     optimizer.step()

@@ -47,6 +47,10 @@ class Method(StrEnum):
     """Only labels, without a teacher; all weights start at random values."""
     PRUNE = "prune"
     """The teacher with its smallest weights set to zero until it has as many as the student; KD in both phases."""
+    MIMIC = "mimic"
+    """Feature mimicking in both phases, without labels: the student's features, the input of the layer that puts out
+    the logits, follow the teacher's (Wang et al., "Compressing Models with Few Samples: Mimicking then Replacing", CVPR
+    2022)."""
     BORN_AGAIN_KD = "born-again-kd"
     """KD at the teacher's own depth (Furlanello et al., ICML 2018)."""
     BORN_AGAIN_LIT = "born-again-lit"
@@ -96,6 +100,24 @@ class Pruning(StrEnum):
     FILTERS = "filters"
     """Whole filters (rows of linear layers) with the smallest L1 norm, the same share in every layer (Li et al., ICLR
     2017)."""
+
+
+class BatchNorm(StrEnum):
+    """What BatchNorm normalises the student's representations with during training."""
+
+    TRAIN = "train"
+    """The batch's statistics; the running statistics follow them."""
+    FROZEN = "frozen"
+    """The teacher's running statistics, which stay as they are. Scale and shift are trained."""
+
+
+class Output(StrEnum):
+    """What a network puts out."""
+
+    LOGITS = "logits"
+    """Class logits (B, classes)."""
+    EMBEDDING = "embedding"
+    """An embedding (B, D), of which the direction counts. The loss between outputs is 1 - cosine, not KD."""
 
 
 class Feed(StrEnum):
@@ -198,6 +220,11 @@ class Schedule(SpecModel):
     """Whether SGD uses Nesterov momentum."""
     adam_betas: list[Decay] = Field([0.9, 0.999], min_length=2, max_length=2)
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    gradient_clip: float | None = Field(None, gt=0, le=1e6)
+    """The largest L2 norm of all gradients of a step together; larger ones are scaled down. None: no limit."""
+    batch_norm: BatchNorm = BatchNorm.TRAIN
+    dropout: bool = True
+    """Whether dropout and stochastic depth of the student are on in training."""
 
     def of(self, phase: Phase) -> PhaseSchedule:
         """The schedule of a phase. The phase after a pruning has the schedule of fine-tuning."""
@@ -248,7 +275,14 @@ class Hyperparameters(SpecModel):
     """Weight of the KD loss against the IR loss in the LIT phase."""
     tau: float = Field(4.0, gt=0, le=1000)
     """Temperature of the KD loss."""
+    output: Output = Output.LOGITS
     ir_loss: IrLoss = IrLoss.MSE
+    ir_relative: bool = False
+    """Whether each section's IR loss is divided by the loss of a constant, the teacher's mean representation of the
+    batch. Sections then have like weights, whatever the scale of their representations."""
+    feature_weight: float = Field(0.0, ge=0, le=1e6)
+    """For method `lit`: the weight of the loss between features, as method `mimic` has it alone, beside the losses of
+    both phases."""
     feed: Feed = Feed.SCHEDULED
     feed_until: float = Field(0.8, gt=0, le=1)
     """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
@@ -274,3 +308,8 @@ class Hyperparameters(SpecModel):
     """How often the job may lose its trainer or worker before it fails."""
     time_limit_s: int | None = Field(None, ge=1)
     """Seconds of training after which the job fails with `time-limit`; None: no limit."""
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the loss has a term for the labels."""
+        return self.alpha > 0 and self.method != Method.MIMIC and self.output == Output.LOGITS

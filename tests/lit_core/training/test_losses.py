@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
-from lit_core.training.losses import kd_loss
+from lit_core.training.losses import IR_LOSSES, kd_loss
 from lit_core.training.objectives import (
     AttentionObjective,
     Batch,
@@ -19,6 +19,7 @@ from lit_core.training.objectives import (
     LabelObjective,
     LitObjective,
     Losses,
+    OutputLoss,
     draw_feeds,
 )
 from lit_spec import Architecture, DatasetRequest, Feed, Init, IrLoss, JobSpec, Part, StudentSpec, TeacherSpec
@@ -64,7 +65,14 @@ def networks(
 def lit_objective(
     alpha: float, beta: float, tau: float, ir_loss: IrLoss, frozen: list[Part], **options: Any
 ) -> LitObjective:
-    return LitObjective(alpha=alpha, beta=beta, tau=tau, ir_loss=ir_loss, sections=3, frozen=frozen, **options)
+    return LitObjective(
+        output_loss=OutputLoss(alpha, tau),
+        beta=beta,
+        measure=IR_LOSSES[ir_loss],
+        sections=3,
+        frozen=frozen,
+        **options,
+    )
 
 
 def as_naive(net: SectionedNetwork, blocks: list[int], shortcut: str, frozen_stem: bool, training: bool) -> naive.Net:
@@ -232,7 +240,7 @@ def test_attention_transfer_equals_the_naive_formulas(alpha: float, dtype: torch
     reference_teacher = as_naive(teacher, [3, 3, 3], "B", True, training=False)
     reference = as_naive(student, [2, 2, 2], "B", False, training=True)
     x, y = batch(dtype)
-    losses = AttentionObjective(alpha, 4.0, 1000.0)(teacher, student, Batch((x,), y))
+    losses = AttentionObjective(OutputLoss(alpha, 4.0), 1000.0)(teacher, student, Batch((x,), y))
     losses.total.backward()
     wanted = naive.at(reference_teacher, reference, x, y, alpha=alpha, tau=4.0, weight=1000.0)
     wanted.backward()
@@ -292,7 +300,7 @@ def test_a_fine_tuning_step_equals_the_naive_formulas(alpha: float, tau: float, 
     reference_teacher = as_naive(teacher, [3, 3, 3], "A", True, training=False)
     reference = as_naive(student, [2, 2, 2], "A", False, training=True)
     x, y = batch(dtype)
-    losses = KdObjective(alpha, tau)(teacher, student, Batch((x,), y))
+    losses = KdObjective(OutputLoss(alpha, tau))(teacher, student, Batch((x,), y))
     losses.total.backward()
     wanted = naive.kd(naive.logits(reference, x), naive.logits(reference_teacher, x, False).detach(), y, alpha, tau)
     wanted.backward()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
-from lit_core.training.objectives import Batch, LitObjective, draw_feeds
-from lit_spec import Feed, IrLoss, Part
+from lit_core.training.objectives import Batch, LitObjective, OutputLoss, draw_feeds
+from lit_spec import Feed, Part
 from tests.lit_core.networks.test_discovery import Residual, sectioned
 
 PROGRESS = 0.4
@@ -57,7 +57,13 @@ def networks(frozen: list[Part]) -> tuple[SectionedNetwork, SectionedNetwork]:
 
 def objective(beta: float, feed: Feed, frozen: list[Part]) -> LitObjective:
     return LitObjective(
-        alpha=0, beta=beta, tau=2, ir_loss=IrLoss.MSE, sections=2, frozen=frozen, feed=feed, feed_until=0.8
+        output_loss=OutputLoss(0, 2),
+        beta=beta,
+        measure=F.mse_loss,
+        sections=2,
+        frozen=frozen,
+        feed=feed,
+        feed_until=0.8,
     )
 
 

@@ -6,13 +6,21 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
-from lit_core.training.objectives import AttentionObjective, Batch, KdObjective, LabelObjective, LitObjective
-from lit_spec import Architecture, DatasetRequest, Feed, IrLoss, JobSpec, Modality, Part, StudentSpec, TeacherSpec
+from lit_core.training.objectives import (
+    AttentionObjective,
+    Batch,
+    KdObjective,
+    LabelObjective,
+    LitObjective,
+    OutputLoss,
+)
+from lit_spec import Architecture, DatasetRequest, Feed, JobSpec, Modality, Part, StudentSpec, TeacherSpec
 from tests.lit_core import naive, naive_resnext, naive_vdcnn
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -187,7 +195,12 @@ def test_a_lit_step_equals_the_naive_formulas(
     step = prepare(case, dtype, frozen)
     sections = len(case.student)
     objective = LitObjective(
-        alpha=0.3, beta=beta, tau=4.0, ir_loss=IrLoss.MSE, sections=sections, frozen=frozen, feed=feed
+        output_loss=OutputLoss(0.3, 4.0),
+        beta=beta,
+        measure=F.mse_loss,
+        sections=sections,
+        frozen=frozen,
+        feed=feed,
     )
     losses = objective(step.teacher, step.student, step.batch)
     losses.total.backward()
@@ -218,7 +231,7 @@ def test_a_lit_step_equals_the_naive_formulas(
 @by_case
 def test_a_kd_step_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> None:
     step = prepare(case, dtype, [])
-    losses = KdObjective(0.4, 3.0)(step.teacher, step.student, step.batch)
+    losses = KdObjective(OutputLoss(0.4, 3.0))(step.teacher, step.student, step.batch)
     losses.total.backward()
     z_t = naive.logits(step.naive_teacher, step.x, False, case.parts).detach()
     wanted = naive.kd(naive.logits(step.naive_student, step.x, True, case.parts), z_t, step.y, 0.4, 3.0)
@@ -231,7 +244,7 @@ def test_a_kd_step_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> 
 @by_case
 def test_attention_transfer_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> None:
     step = prepare(case, dtype, [])
-    losses = AttentionObjective(0.5, 4.0, 1000.0)(step.teacher, step.student, step.batch)
+    losses = AttentionObjective(OutputLoss(0.5, 4.0), 1000.0)(step.teacher, step.student, step.batch)
     losses.total.backward()
     wanted = naive.at(
         step.naive_teacher,
