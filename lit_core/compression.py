@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
-from lit_core.networks.block_selection import FixedBlocks, Selection, first_blocks_stay, select_blocks
+from lit_core.networks.block_selection import Selection, first_blocks_stay
 from lit_core.networks.discovery import check_composition, check_trains, find_layout
 from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
-from lit_core.networks.targets import Measurements, select_for_target
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
 from lit_core.seeding import seeded
+from lit_core.selection.blocks import FixedBlocks, select_blocks
+from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.batches import (
     Batches,
     FirstBatch,

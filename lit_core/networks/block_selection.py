@@ -1,21 +1,30 @@
-"""Choosing the teacher's blocks that a student keeps."""
+"""Which of the teacher's blocks a student keeps, and how important each of them is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
-from lit_spec import Select
-from lit_spec.networks.students import BlockCosts, Keep, evenly, first, least_reduced, shares
 from lit_spec.trainer.report import TargetReport
 
 Inputs = tuple[Tensor, ...]
 LEAST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class TriedBlocks:
+    """A student that was repaired for a comparison."""
+
+    kept_blocks: list[list[int]]
+    damage: float
+    """How far its outputs are from the teacher's when blocks are left out."""
+    repaired: float
+    """The same after the repair."""
 
 
 @dataclass(frozen=True)
@@ -27,102 +36,12 @@ class Selection:
     changes the shape."""
     target: TargetReport | None = None
     """What was expected of these blocks, if they were chosen for a target."""
-
-
-@dataclass(frozen=True)
-class FixedBlocks:
-    """A student with this many blocks of each section."""
-
-    by_section: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The deepest student that costs at most `most`."""
-
-    costs: BlockCosts
-    most: int
-
-
-@dataclass(frozen=True)
-class AllowedDrop:
-    """The shallowest student that loses at most `most` points before its training."""
-
-    most: float
-    drop: Callable[[list[list[int]]], float]
-    """What a student with these blocks of each section loses."""
-
-
-Wanted = FixedBlocks | Budget | AllowedDrop
-
-
-class Unreachable(Exception):
-    """No student is as it is wanted. `nearest` is the cost of the cheapest one, or the drop of the deepest one."""
-
-    def __init__(self, nearest: float) -> None:
-        super().__init__(f"the nearest student reaches {nearest:g}")
-        self.nearest = nearest
-
-
-def select_blocks(teacher: SectionedNetwork, wanted: Wanted, select: Select, batches: Iterable[Inputs]) -> Selection:
-    """The blocks of the student that is wanted. This is the one place where a job and `compress` choose them.
-
-    `batches` of inputs are used only for `importance`. Raises Unreachable.
-    """
-    whole = [len(section) for section in teacher.sections]
-    importance = importances(teacher, batches) if select == Select.IMPORTANCE else None
-
-    def keep(section: int, count: int) -> list[int]:
-        if importance is not None:
-            return _most_important(importance[section], count)
-        return first(whole[section], count) if select == Select.FIRST else evenly(whole[section], count)
-
-    blocks = _blocks(whole, wanted, keep)
-    return Selection(_kept(keep, blocks), importance)
-
-
-def _blocks(whole: list[int], wanted: Wanted, keep: Keep) -> Sequence[int]:
-    """How many blocks of each section. Raises Unreachable."""
-    match wanted:
-        case FixedBlocks(by_section):
-            return by_section
-        case Budget(costs, most):
-            blocks = least_reduced(costs, most, keep)
-            if blocks is None:
-                raise Unreachable(costs.left(_kept(keep, [1] * len(whole))))
-            return blocks
-        case AllowedDrop():
-            return _shallowest(whole, wanted, keep)
-
-
-def _shallowest(whole: list[int], allowed: AllowedDrop, keep: Keep) -> list[int]:
-    """One block less at a time, until that loses too much."""
-    best: list[int] | None = None
-    for depth in reversed(range(len(whole), sum(whole))):
-        blocks = shares(whole, depth)
-        drop = allowed.drop(_kept(keep, blocks))
-        if drop > allowed.most:
-            if best is None:
-                raise Unreachable(drop)
-            break
-        best = blocks
-    if best is None:
-        raise Unreachable(0.0)
-    return best
-
-
-def _kept(keep: Keep, blocks: Sequence[int]) -> list[list[int]]:
-    return [keep(section, count) for section, count in enumerate(blocks)]
-
-
-def _most_important(values: Sequence[float | None], wanted: int) -> list[int]:
-    """The indices of the most important blocks, ascending. Of equally important blocks, the earlier ones are taken."""
-    ranked = sorted(range(len(values)), key=lambda place: (-_rank(values[place]), place))
-    return sorted(ranked[:wanted])
-
-
-def _rank(value: float | None) -> float:
-    return float("inf") if value is None else value
+    damages: list[list[float | None]] | None = None
+    """For each block of the teacher: the damage of leaving it out alone. None for a block that must stay."""
+    tried: list[TriedBlocks] = field(default_factory=list)
+    """The students that were repaired for the choice."""
+    repaired: dict[str, Tensor] | None = None
+    """The weights of the chosen student after its repair, on the CPU."""
 
 
 @torch.no_grad()

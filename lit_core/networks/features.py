@@ -1,4 +1,7 @@
-"""The features of a classifier: the input of the layer that puts out its logits."""
+"""The features of a classifier: the input of the layer that puts out its logits.
+
+Where the output is not that of one layer, and in an embedding network, the features are the output itself.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,24 @@ from lit_spec import Output
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class NoFeatures(Exception):
-    """The network's output is not that of one layer."""
-
-
 class FeatureReader:
     """Runs networks and reads their features, (B, features) or with axes for positions after it.
 
-    Each network's last layer is looked for once, in its first forward pass. The features of an embedding network are
-    its output.
+    Each network's last layer is looked for once, in its first forward pass.
     """
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._layers: dict[int, nn.Module] = {}
+        self._layers: dict[int, nn.Module | None] = {}
 
     def run(self, network: SectionedNetwork, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's output and its features. Raises NoFeatures."""
+        """The network's output and its features."""
         with self._reading(network, inputs) as features:
             output = network.run(*inputs)
         return output, features[0] if features else output
 
     def trace(self, network: SectionedNetwork, *inputs: Tensor) -> tuple[Trace, Tensor]:
-        """The network's trace and its features. Raises NoFeatures."""
+        """The network's trace and its features."""
         with self._reading(network, inputs) as features:
             traced = network.trace(*inputs)
         return traced, features[0] if features else traced.output
@@ -54,7 +52,11 @@ class FeatureReader:
         def save(_module: nn.Module, args: tuple[Any, ...]) -> None:
             features.append(args[0])
 
-        handle = self._layers[id(network)].register_forward_pre_hook(save)
+        layer = self._layers[id(network)]
+        if layer is None:
+            yield features
+            return
+        handle = layer.register_forward_pre_hook(save)
         try:
             yield features
         finally:
@@ -62,8 +64,8 @@ class FeatureReader:
 
 
 @torch.no_grad()
-def last_layer(network: SectionedNetwork, *inputs: Tensor) -> nn.Module:
-    """The linear layer or convolution whose output is the network's. Raises NoFeatures. The network runs once, in eval
+def last_layer(network: SectionedNetwork, *inputs: Tensor) -> nn.Module | None:
+    """The linear layer or convolution whose output is the network's, if there is one. The network runs once, in eval
     mode."""
     outputs: list[tuple[nn.Module, Tensor]] = []
 
@@ -87,7 +89,4 @@ def last_layer(network: SectionedNetwork, *inputs: Tensor) -> nn.Module:
             and torch.equal(own.flatten(), output.flatten())
         ):
             return module
-    raise NoFeatures(
-        "the model's output is not that of one linear layer or convolution, so it has no features to mimic: use "
-        "feature_weight 0 and method lit or kd"
-    )
+    return None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_core.networks.block_selection import FixedBlocks, select_blocks
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import cut
 from lit_core.seeding import seeded
-from lit_spec import Architecture, Init, JobSpec, Method, Select
-from lit_spec.networks.students import depth_of
+from lit_spec import Architecture, Init, JobSpec, Method
+from lit_spec.networks.students import depth_of, evenly
 
 
 def build_student(
@@ -25,8 +24,8 @@ def build_student(
     if spec.method == Method.PRUNE:
         return copy_of(teacher)
     if kept_blocks is None:
-        wanted = FixedBlocks(spec.student.blocks or [])
-        kept_blocks = select_blocks(teacher, wanted, Select.EVEN, ()).kept_blocks
+        whole = [len(section) for section in teacher.sections]
+        kept_blocks = [evenly(count, wanted) for count, wanted in zip(whole, spec.student.blocks or [], strict=True)]
     student = shortened(teacher, kept_blocks)
     if spec.student.init == Init.INHERIT:
         return student

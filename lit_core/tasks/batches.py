@@ -87,7 +87,7 @@ class IterableTask:
         return Scores(agreed if student is None else student, metrics)
 
     def measure(self, network: nn.Module) -> dict[str, float | None]:
-        """Scores on `validation`: in percent, for embeddings the mean cosine. The accuracies are None if no sample has a
+        """Scores on `validation`, in percent; of embeddings the mean cosine. The accuracies are None if no sample has a
         label."""
         return self._answers(network).scores()
 
@@ -158,9 +158,7 @@ def _answers(
     return _Answers(torch.cat(taught), torch.cat(made), torch.cat(truth), output)
 
 
-def validation_drop(
-    teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, output: Output
-) -> float:
+def validation_drop(teacher: nn.Module, network: nn.Module, validation: Batches, outputs: int, output: Output) -> float:
     """Points of accuracy that the network loses against the teacher; without labels, points of agreement; for
     embeddings 100 times 1 - cosine."""
     device = next(teacher.parameters()).device

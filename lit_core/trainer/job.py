@@ -13,13 +13,14 @@ import torch
 from lit_core.data import Dataset, Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
-from lit_core.networks.block_selection import FixedBlocks, Selection, first_blocks_stay, select_blocks
+from lit_core.networks.block_selection import Selection, first_blocks_stay
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student, shallow_architecture, student_architecture
-from lit_core.networks.targets import Measurements, select_for_target
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import versions
+from lit_core.selection.blocks import FixedBlocks, select_blocks
+from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.trainer.environment import environment_of, prepare_torch
 from lit_core.trainer.output import write_output

@@ -83,6 +83,8 @@ class Select(StrEnum):
     """The first blocks of each section."""
     IMPORTANCE = "importance"
     """The blocks that change their representation most, measured on training data."""
+    RECOVER = "recover"
+    """The blocks without which the damage is least after a short repair, measured on training data without labels."""
 
 
 class IrLoss(StrEnum):

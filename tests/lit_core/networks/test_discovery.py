@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import lit_core
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks.block_selection import FixedBlocks, first_blocks_stay, importances, select_blocks
+from lit_core.networks.block_selection import first_blocks_stay, importances
 from lit_core.networks.discovery import check_composition, find_layout
 from lit_core.networks.layout import NoSections
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.networks.surgery import cut
+from lit_core.selection.blocks import FixedBlocks, select_blocks
 from lit_spec import Part, Select
 
 VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 24, "num_heads": 2, "num_classes": 5}

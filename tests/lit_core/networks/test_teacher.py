@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks.block_selection import evenly
 from lit_core.networks.families import family_of
 from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.teacher import TeacherError, build_teacher, inspect_teacher, read_teacher
 from lit_spec import Architecture, Inspection, JobError
+from lit_spec.networks.students import evenly
 
 
 def network(

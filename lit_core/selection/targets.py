@@ -9,10 +9,11 @@ from typing import Literal
 from torch import nn
 
 from lit_core.measuring.cost import block_flops, block_latencies
-from lit_core.networks.block_selection import AllowedDrop, Budget, Inputs, Selection, Unreachable, select_blocks
+from lit_core.networks.block_selection import Inputs, Selection
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
+from lit_core.selection.blocks import AllowedDrop, Budget, Unreachable, select_blocks
 from lit_spec import Precision, Select, SpecError, Target
 from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts
 from lit_spec.requests.target import LATENCIES

@@ -1,0 +1,1 @@
+"""Choosing the teacher's blocks that a student keeps."""
