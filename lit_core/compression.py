@@ -21,7 +21,7 @@ from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
 from lit_core.seeding import seeded
-from lit_core.selection.blocks import FixedBlocks, select_blocks
+from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.batches import (
     Batches,
@@ -40,7 +40,6 @@ from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
 from lit_spec import Hyperparameters, Method, Output, Phase, Select, StudentRequest, Target
 from lit_spec.mistakes import as_text, mistakes
-from lit_spec.networks.students import shares
 from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
 from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.requests.student import check_kept
@@ -99,7 +98,7 @@ def compress(
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
     times fewer parameters, at least), `target` (as {"latency_ratio": 1.5}: the fields of `lit_spec.Target`) and `kept`
     (of each section the indices of the blocks that stay, from 0). Unless `kept` names them, `select` chooses the
-    blocks: "even" (the default), "first" or "importance". `sections` are module paths (docs/models.md); None: they are
+    blocks: "recover" (the default), "even", "first" or "importance". `sections` are module paths (docs/models.md); None: they are
     found. With `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the
     untrained one; without it the last epoch does, and nobody knows whether it is better than the untrained student.
     With `output="embedding"` the model's output is an embedding (B, D), of which the direction counts.
@@ -135,8 +134,8 @@ def compress(
         else:
             importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
             if parsed_target is None:
-                wanted = FixedBlocks(_blocks(teacher, blocks, depth))
-                selection = select_blocks(teacher, wanted, chosen_by, importance_inputs)
+                wanted = _wanted(teacher, blocks, depth)
+                selection = select_blocks(teacher, wanted, chosen_by, importance_inputs, asked.output)
             else:
                 measurements = Measurements(
                     sample=lambda batch: tuple(_repeated(x, batch) for x in inputs),
@@ -146,7 +145,9 @@ def compress(
                     ),
                 )
                 field = "target" if ratio is None else "ratio"
-                selection = select_for_target(teacher, parsed_target, chosen_by, importance_inputs, measurements, field)
+                selection = select_for_target(
+                    teacher, parsed_target, chosen_by, importance_inputs, measurements, field, asked.output
+                )
         student = shortened(teacher, selection.kept_blocks)
         task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
@@ -175,7 +176,7 @@ def _select(select: Select | str | None, kept: Sequence[Sequence[int]] | None) -
             raise ValueError("kept names the blocks, and select chooses them: leave out one of them")
         return None
     if select is None:
-        return Select.EVEN
+        return Select.RECOVER
     if select not in list(Select):
         raise ValueError(f"select is {select!r}: give one of {', '.join(Select)}")
     return Select(select)
@@ -351,19 +352,19 @@ def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: B
     return found
 
 
-def _blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None) -> list[int]:
+def _wanted(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None) -> FixedBlocks | Depth:
     whole = [len(section) for section in teacher.sections]
     if blocks is not None:
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
             raise ValueError(f"blocks must give the number of blocks to keep in each section; the model has {whole}")
         if list(blocks) == whole:
             raise ValueError(f"blocks is {whole}, all that the model has: use fewer in at least one section")
-        return list(blocks)
+        return FixedBlocks(list(blocks))
     if depth is None or not len(whole) <= depth < sum(whole):
         raise ValueError(
             f"depth is {depth}, but a student of a model with blocks {whole} has {len(whole)} to {sum(whole) - 1}"
         )
-    return shares(whole, depth)
+    return Depth(depth)
 
 
 def _pruned_networks(trained: TrainedStudent[IterableTask]) -> dict[str, nn.Module]:
@@ -397,7 +398,7 @@ def _report(
                 epoch=best.epoch,
             )
         )
-    untrained, judgement = _before_and_after(trained)
+    baselines, judgement = _before_and_after(trained)
     return CompressionReport(
         teacher=teacher,
         student=student,
@@ -405,7 +406,7 @@ def _report(
         sections=[list(paths) for paths in task.teacher.layout.sections],
         selection=selection_report(trained.selection, select),
         validation=_validated(task, task.student.network),
-        baselines=None if untrained is None else {"untrained": untrained},
+        baselines=baselines,
         outcome=judgement.outcome,
         setbacks=trained.setbacks,
         notes=[*map(note_of, trained.setbacks), *judgement.notes],
@@ -415,16 +416,22 @@ def _report(
     )
 
 
-def _before_and_after(trained: TrainedStudent[IterableTask]) -> tuple[dict[str, float | None] | None, Judgement]:
-    """The scores of the untrained student, and what its training made of it."""
+def _before_and_after(
+    trained: TrainedStudent[IterableTask],
+) -> tuple[dict[str, dict[str, float | None]] | None, Judgement]:
+    """The scores of the untrained student and of the repaired one, and what the training made of it."""
     task = trained.task
+    if task.validation is None:
+        return None, NOT_VALIDATED
     # Cut from the teacher again, because the trained student may hold tensors that can't be copied.
     network = shortened(task.teacher, task.student.kept_blocks).network
-    load_state(network, trained.untrained)
-    untrained = _validated(task, network)
-    if untrained is None:
-        return None, NOT_VALIDATED
-    return untrained, task.judge(task.student.network, untrained, trained.chosen[0])
+    states = {"untrained": trained.untrained, "repaired": trained.selection.repaired}
+    baselines = {}
+    for name, state in states.items():
+        if state is not None:
+            load_state(network, state)
+            baselines[name] = task.measure(network)
+    return baselines, task.judge(task.student.network, baselines["untrained"], trained.chosen[0])
 
 
 def _validated(task: IterableTask, network: nn.Module) -> dict[str, float | None] | None:

@@ -40,6 +40,7 @@ from lit_spec.trainer.report import (
     SelectionReport,
     Setback,
     TargetReport,
+    TriedStudent,
 )
 
 LATENCY_BATCHES = (1, 32)
@@ -81,8 +82,16 @@ def measure_costs(networks: Sequence[nn.Module], sample: Sample, batches: Sequen
 
 
 def selection_report(selection: Selection, select: Select | None) -> SelectionReport:
-    target = {} if selection.target is None else {"target": selection.target}
-    return SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance, **target)
+    report = SelectionReport(select=select, kept=selection.kept_blocks, importance=selection.importance)
+    if selection.target is not None:
+        report.target = selection.target
+    if selection.damages is not None:
+        report.damages = rounded(selection.damages)
+        report.tried = [
+            TriedStudent(kept=one.kept_blocks, damage=rounded(one.damage), repaired=rounded(one.repaired))
+            for one in selection.tried
+        ]
+    return report
 
 
 # --- a job ---
@@ -126,9 +135,12 @@ def measure_baselines(trained: TrainedStudent[Task]) -> Baselines:
     """The student's weights are as they were afterwards."""
     task, network = trained.task, trained.task.student.network
     load_state(network, trained.untrained)
-    untrained = Measures(**_scores(task, task.student))
+    measured = Baselines(untrained=Measures(**_scores(task, task.student)))
+    if trained.selection.repaired is not None:
+        load_state(network, trained.selection.repaired)
+        measured.repaired = Measures(**_scores(task, task.student))
     load_state(network, trained.chosen[0].state)
-    return Baselines(untrained=untrained)
+    return measured
 
 
 def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
@@ -140,7 +152,9 @@ def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to four places, also those in dictionaries; None for one that is not finite."""
+    """Floats to four places, also those in dictionaries and lists; None for one that is not finite."""
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
     if isinstance(value, dict):
         return {name: rounded(inner) for name, inner in value.items()}
     if not isinstance(value, float):
@@ -278,7 +292,8 @@ class CompressionReport(ReportModel):
     validation: dict[str, float | None] | None
     """`agreement`, `teacher_accuracy` and `student_accuracy` in percent; None without validation data."""
     baselines: dict[str, dict[str, float | None]] | None
-    """The same scores of `untrained`, the student before its training; None without validation data."""
+    """The same scores of `untrained`, the student before its training, and of `repaired`, if the blocks were chosen by
+    `recover`; None without validation data."""
     outcome: Outcome | None
     """What the training made of the student; None without validation data."""
     setbacks: list[Setback]

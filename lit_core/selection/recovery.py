@@ -37,9 +37,9 @@ MOST_COMPARED = 200
 """Students whose damage is measured before any repair. Deep networks lose several blocks at once to stay below it."""
 BEAM = 3
 """Students that are kept from round to round, where that does not need more measurements."""
-FINALISTS = 3
+FINALISTS = 2
 """Students that are repaired, beside the evenly spaced one and the best one that keeps the last block."""
-REPAIR_STEPS = 30
+REPAIR_STEPS = 20
 REPAIR_RATE = 2e-4
 REPAIR = Schedule(
     optimizer=Optimizer.ADAM, weight_decay=0.0, batch_norm=BatchNorm.FROZEN, dropout=False, gradient_clip=1.0

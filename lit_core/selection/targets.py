@@ -14,7 +14,7 @@ from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.selection.blocks import AllowedDrop, Budget, Unreachable, select_blocks
-from lit_spec import Precision, Select, SpecError, Target
+from lit_spec import Output, Precision, Select, SpecError, Target
 from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts
 from lit_spec.requests.target import LATENCIES
 from lit_spec.trainer.report import TargetReport
@@ -38,17 +38,18 @@ def select_for_target(
     batches: Iterable[Inputs],
     measurements: Measurements,
     field: str,
+    output: Output = Output.LOGITS,
 ) -> Selection:
     """The blocks of the deepest student that reaches the target; for `max_accuracy_drop` of the shallowest one.
 
     `batches` are those of `select_blocks`. Raises SpecError for `field` if no student reaches the target.
     """
     if target.max_accuracy_drop is not None:
-        return _within_drop(teacher, target, select, batches, measurements, field)
+        return _within_drop(teacher, target, select, batches, measurements, field, output)
     costs = block_costs(teacher, target, measurements)
     target.check_asks_for_less(costs.total, field)
     try:
-        selection = select_blocks(teacher, Budget(costs, target.most(costs.total)), select, batches)
+        selection = select_blocks(teacher, Budget(costs, target.most(costs.total)), select, batches, output)
     except Unreachable as failure:
         raise SpecError(field, target.unreachable(costs.total, int(failure.nearest))) from failure
     return replace(selection, target=_report(target, costs.total, costs.left(selection.kept_blocks)))
@@ -81,6 +82,7 @@ def _within_drop(
     batches: Iterable[Inputs],
     measurements: Measurements,
     field: str,
+    output: Output = Output.LOGITS,
 ) -> Selection:
     drops: dict[str, float] = {}
 
@@ -91,7 +93,7 @@ def _within_drop(
         return drops[key]
 
     try:
-        selection = select_blocks(teacher, AllowedDrop(target.value, drop), select, batches)
+        selection = select_blocks(teacher, AllowedDrop(target.value, drop), select, batches, output)
     except Unreachable as failure:
         raise SpecError(
             field,

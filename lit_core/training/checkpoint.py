@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_core.networks.block_selection import Selection
+from lit_core.networks.block_selection import Selection, TriedBlocks
 from lit_spec import Phase
 from lit_spec.trainer.report import EpochReport, Resume, Setback, TargetReport
 
@@ -95,7 +95,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "chosen_before": [_as_list(best) for best in checkpoint.chosen_before],
         "epochs": [epoch.as_json() for epoch in checkpoint.epochs],
         "environment": checkpoint.environment,
-        "selection": _selection_as_list(checkpoint.selection),
+        "selection": _selection_as_dict(checkpoint.selection),
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
     }
@@ -131,7 +131,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         chosen_before=[_from_list(best) for best in data["chosen_before"]],
         epochs=[EpochReport.model_validate(epoch) for epoch in data["epochs"]],
         environment=data["environment"],
-        selection=_selection_from_list(data["selection"]),
+        selection=_selection_from_dict(data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
     )
@@ -146,13 +146,24 @@ def _position_from_list(data: list[Any]) -> TrainingPosition:
     return TrainingPosition(Phase(phase), epoch, step)
 
 
-def _selection_as_list(selection: Selection) -> list[Any]:
-    return [selection.kept_blocks, selection.importance, selection.target and selection.target.as_json()]
+def _selection_as_dict(selection: Selection) -> dict[str, Any]:
+    return {
+        "kept_blocks": selection.kept_blocks,
+        "importance": selection.importance,
+        "target": selection.target and selection.target.as_json(),
+        "damages": selection.damages,
+        "tried": [[one.kept_blocks, one.damage, one.repaired] for one in selection.tried],
+        "repaired": selection.repaired,
+    }
 
 
-def _selection_from_list(data: list[Any]) -> Selection:
-    kept_blocks, importance, target = data
-    return Selection(kept_blocks, importance, target and TargetReport.model_validate(target))
+def _selection_from_dict(data: dict[str, Any]) -> Selection:
+    target, tried = data["target"], data["tried"]
+    parsed = {
+        "target": target and TargetReport.model_validate(target),
+        "tried": [TriedBlocks(*one) for one in tried],
+    }
+    return Selection(**data | parsed)
 
 
 def _as_list(best: BestEpoch) -> list[Any]:

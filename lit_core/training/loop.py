@@ -91,7 +91,9 @@ def train_student(
     checkpoint: Checkpoint | None = None,
     attempt: int = 1,
 ) -> TrainedStudent[TaskT]:
-    """Train the task's student, which has the weights of its best epoch afterwards. Epoch 0 is the untrained student.
+    """Train the task's student, which has the weights of its best epoch afterwards.
+
+    Epoch 0 is the untrained student, or the repaired one if the selection has one that is no worse.
 
     `selection` says which blocks the student has. With a checkpoint the training continues from there. `compress` and
     the service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
@@ -167,7 +169,7 @@ class Training:
         Drained after a stop was requested.
         """
         if self._restored is None:
-            self._measure_untrained()
+            self._measure_start()
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
@@ -175,11 +177,24 @@ class Training:
             self._run_pruning(number)
         return [*self.chosen_before, self._chosen()]
 
-    def _measure_untrained(self) -> None:
-        """The untrained student is epoch 0 of the first phase, unless its output is not finite."""
+    def _measure_start(self) -> None:
+        """Epoch 0 of the first phase is the untrained student or, if that is no worse, the repaired one. One whose
+        output is not finite is neither."""
+        network, repaired = self.task.student.network, self.selection.repaired
+        self._measure_as_start()
+        if repaired is not None:
+            untrained = _copied_state(network)
+            load_state(network, repaired)
+            if not self._measure_as_start():
+                load_state(network, untrained)
+
+    def _measure_as_start(self) -> bool:
+        """Whether the student as it is now is the best start so far."""
         scores = self.task.score()
-        if _are_finite(scores):
-            self.best = BestEpoch(self.phases[0], 0, scores.value, _copied_state(self.task.student.network))
+        if not _are_finite(scores) or (self.best is not None and scores.value < self.best.score):
+            return False
+        self.best = BestEpoch(self.phases[0], 0, scores.value, _copied_state(self.task.student.network))
+        return True
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
         """All epochs of a phase; `first` is the number of the first one. An unstable training goes back."""

@@ -50,9 +50,9 @@ def judged_at_chance(prediction: Prediction, metric: str, split: Split) -> Judge
 
 def judged_by(score: Score, best: BestEpoch) -> Judgement:
     """`best` is the epoch whose weights the student has."""
-    if best.epoch > 0 and score.trained > score.untrained:
-        return Judgement(Outcome.BETTER, [])
     reached = f"its {score.metric} on the {score.split.value} split is {score.trained:.2f} {score.unit}"
+    if score.trained > score.untrained:
+        return Judgement(Outcome.BETTER, [] if best.epoch > 0 else [_only_repaired(reached)])
     acceptable = score.trained >= score.teacher
     advice = "" if acceptable else ". Lower the learning rates, or give more data"
     if best.epoch == 0:
@@ -62,3 +62,11 @@ def judged_by(score: Score, best: BestEpoch) -> Judgement:
         was = f"and was {score.untrained:.2f} {score.unit}"
         note = f"the student is no better than before its training: {reached}, {was}{advice}"
     return Judgement(Outcome.NO_BETTER, [note], acceptable=acceptable)
+
+
+def _only_repaired(reached: str) -> str:
+    by = Split.VALIDATION.value
+    return (
+        f"the student is the repaired one, because no epoch was better on the {by} split: {reached}. Lower the "
+        "learning rates, or give more data"
+    )

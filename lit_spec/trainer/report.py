@@ -110,8 +110,11 @@ class Baselines(ReportModel):
     """What the student's blocks are worth without the training: scores of networks of the student's shape."""
 
     untrained: Measures
-    """The student before its training, epoch 0 of the first phase: blocks that were left out, cut back by pruning, or
-    have random weights."""
+    """The student before its training and any repair: blocks that were left out, cut back by pruning, or have random
+    weights."""
+    repaired: Measures | None = None
+    """With `select: recover`: the same student after its repair. The training begins with it, unless the untrained one
+    is better."""
 
 
 class Outcome(StrEnum):
@@ -147,6 +150,16 @@ class TargetReport(ReportModel):
     student lost on the validation split."""
 
 
+class TriedStudent(ReportModel):
+    """A student that was repaired, to see what its blocks are worth."""
+
+    kept: list[list[int]]
+    damage: float
+    """Before the repair, in the unit of `damages`."""
+    repaired: float
+    """After the repair."""
+
+
 class SelectionReport(ReportModel):
     """Which of the teacher's blocks the student keeps."""
 
@@ -156,6 +169,11 @@ class SelectionReport(ReportModel):
     """For each section: the indices of the teacher's blocks, from 0, ascending."""
     importance: list[list[float | None]] | None
     """With `select: importance`: the importance of each of the teacher's blocks; null for a block that must stay."""
+    damages: list[list[float | None]] | None = None
+    """With `select: recover`: how far the outputs are from the teacher's on training inputs where one block alone is
+    left out: mean KL divergence in nats (embeddings: 1 - cosine); null for a block that must stay."""
+    tried: list[TriedStudent] | None = None
+    """With `select: recover`: the students that were repaired and compared."""
     target: TargetReport | None = None
     """Absent if the blocks, or their numbers, stood in the specification."""
 
