@@ -19,7 +19,7 @@ from lit_core.networks.discovery import check_composition, check_trains, find_la
 from lit_core.networks.sections import SectionedNetwork, has_batch_norm
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
-from lit_core.report import CompressionReport, PruningReport, compare_networks, selection_report
+from lit_core.report import CompressionReport, PruningReport, compare_networks, race_notes, selection_report
 from lit_core.seeding import seeded
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.targets import Measurements, select_for_target
@@ -98,9 +98,10 @@ def compress(
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
     times fewer parameters, at least), `target` (as {"latency_ratio": 1.5}: the fields of `lit_spec.Target`) and `kept`
     (of each section the indices of the blocks that stay, from 0). Unless `kept` names them, `select` chooses the
-    blocks: "recover" (the default), "even", "first" or "importance". `sections` are module paths (docs/models.md); None: they are
-    found. With `validation`, data of the same kind, the best epoch gives the student, and that may be epoch 0, the
-    untrained one; without it the last epoch does, and nobody knows whether it is better than the untrained student.
+    blocks: "recover" (the default), "even", "first" or "importance". `sections` are module paths (docs/models.md);
+    None: they are found. With `validation`, data of the same kind, the best epoch gives the student, and that may be
+    epoch 0, the untrained or repaired one; without it the last epoch does, and nobody knows whether it is better than
+    the untrained student.
     With `output="embedding"` the model's output is an embedding (B, D), of which the direction counts.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
@@ -409,7 +410,8 @@ def _report(
         baselines=baselines,
         outcome=judgement.outcome,
         setbacks=trained.setbacks,
-        notes=[*map(note_of, trained.setbacks), *judgement.notes],
+        race=trained.race,
+        notes=[*race_notes(trained, task.hyperparameters), *map(note_of, trained.setbacks), *judgement.notes],
         then=operations,
         epochs=trained.epochs,
         hyperparameters=task.hyperparameters.model_dump(mode="json"),

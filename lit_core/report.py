@@ -17,11 +17,12 @@ from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shallow_architecture
+from lit_core.training import recipe
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.outcome import Judgement
 from lit_core.training.setbacks import note_of
 from lit_core.training.task import Task
-from lit_spec import JobSpec, Precision, Select, Split
+from lit_spec import Hyperparameters, JobSpec, Precision, Select, Split
 from lit_spec.requests.target import LATENCIES
 from lit_spec.trainer.report import (
     Baselines,
@@ -33,6 +34,7 @@ from lit_spec.trainer.report import (
     NetworkReport,
     OperationReport,
     Outcome,
+    Race,
     Ratios,
     Report,
     ReportModel,
@@ -174,9 +176,11 @@ def build_report(
     """`networks` are teacher and student as they were measured."""
     task, (teacher, student), best = trained.task, networks, trained.chosen[0]
     judgement = task.judge(teacher, student, baselines.untrained, best)
-    before = [note_of(setback) for setback in trained.setbacks]
+    before = [*race_notes(trained, spec), *(note_of(setback) for setback in trained.setbacks)]
     before += missed_latency(trained.selection.target, spec.precision, teacher.latency, student.latency)
+    race = {} if trained.race is None else {"race": trained.race}
     return Report(
+        **race,
         **_judged(task.compare(teacher, student), judgement, before).as_json(),
         method=spec.method,
         teacher=teacher,
@@ -216,6 +220,11 @@ def build_report(
         epochs=trained.epochs,
         specification=spec,
     )
+
+
+def race_notes(trained: TrainedStudent[Any], asked: Hyperparameters) -> list[str]:
+    note = None if trained.race is None else recipe.note_of(trained.race, asked)
+    return [] if note is None else [note]
 
 
 def _judged(comparison: Comparison, judgement: Judgement, notes: list[str]) -> Comparison:
@@ -298,6 +307,8 @@ class CompressionReport(ReportModel):
     """What the training made of the student; None without validation data."""
     setbacks: list[Setback]
     """Where the training became unstable, in order."""
+    race: Race | None
+    """Which method and learning rate won before the training; None without `race`."""
     notes: list[str]
     """A sentence that says what is wrong with the student, if anything is, or that nothing was measured."""
     then: list[PruningReport]

@@ -24,7 +24,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.shift import gaps_of, shift
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
-from lit_core.training.checkpoint import State
+from lit_core.training.checkpoint import copy_of_state
 from lit_core.training.objectives import Batch, FeatureLoss, FeatureObjective
 from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
@@ -95,7 +95,7 @@ class Recovery:
             student = shortened(self.teacher, kept)
             self.repair(student)
             tried.append(TriedBlocks(kept, self.damage(kept), self._damage_of(student)))
-            states.append(_state_of(student))
+            states.append(copy_of_state(student.network))
         if not tried:
             return None
         best = min(range(len(tried)), key=lambda place: tried[place].repaired)
@@ -129,7 +129,7 @@ class Recovery:
         """The shift of each gap stays where it lessens the damage."""
         damage = self._damage_of(student)
         for gap in gaps_of(self.teacher, student):
-            before = _state_of(student)
+            before = copy_of_state(student.network)
             if not shift(self.teacher, student, gap, self._measured):
                 continue
             shifted = self._damage_of(student)
@@ -267,7 +267,3 @@ def _first_samples(batches: Sequence[Inputs]) -> Iterator[Inputs]:
             return
         yield tuple(x[:left] for x in inputs)
         left -= len(inputs[0])
-
-
-def _state_of(student: SectionedNetwork) -> State:
-    return {name: tensor.detach().cpu().clone() for name, tensor in student.network.state_dict().items()}

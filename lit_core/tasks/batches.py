@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
-from lit_core.measuring.scores import Prediction, agreement, class_logits, mean_cosine, top1
+from lit_core.measuring.scores import Prediction, agreement, class_logits, divergence, mean_cosine, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
 from lit_core.training.checkpoint import BestEpoch
@@ -25,6 +25,10 @@ from lit_spec import Hyperparameters, Output, Phase, Schedule, Split
 Batches = Iterable[Any]
 """Batches `(x, y)`, `(x,)` or `x`. x (B, …) is the network's input; in `(x, y)` and `(x,)` it may also be a tuple of
 several inputs. y (B,) are class numbers, -1 for a sample without a label."""
+
+
+DIVERGENCE_BATCHES = 16
+"""Training batches that are looked at where there is no validation data."""
 
 
 class IterableTask:
@@ -53,8 +57,8 @@ class IterableTask:
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return self.validation is None
 
-    def updater(self, phase: Phase) -> Updater:
-        return distillation_updater(self.hyperparameters, phase, self.teacher, self.student, self.masks)
+    def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
+        return distillation_updater(hyperparameters, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
         pruning = self.hyperparameters.pruning
@@ -85,6 +89,11 @@ class IterableTask:
         if teacher is not None and student is not None:
             metrics |= {"teacher_accuracy": teacher, "student_accuracy": student}
         return Scores(agreed if student is None else student, metrics)
+
+    def divergence(self) -> float:
+        data = islice(self.data, DIVERGENCE_BATCHES) if self.validation is None else self.validation
+        found = _answers(self.teacher.network, self.student.network, data, self.outputs, self.output, self.device)
+        return float(divergence(found.made, found.taught, self.output))
 
     def measure(self, network: nn.Module) -> dict[str, float | None]:
         """Scores on `validation`, in percent; of embeddings the mean cosine. The accuracies are None if no sample has a

@@ -20,6 +20,7 @@ from lit_core.measuring.scores import (
     agreement,
     calibration_error,
     chance,
+    divergence,
     per_class,
     skill,
     top1,
@@ -33,7 +34,7 @@ from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_a
 from lit_core.training.pruning import check_prunable, parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
 from lit_core.training.updaters import Updater, distillation_updater
-from lit_spec import Architecture, ErrorType, JobError, JobSpec, Method, Phase, Split
+from lit_spec import Architecture, ErrorType, Hyperparameters, JobError, JobSpec, Method, Output, Phase, Split
 from lit_spec.requests.then import prune_shares
 from lit_spec.trainer.report import Comparison, Measures
 
@@ -89,8 +90,8 @@ class Classification:
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
 
-    def updater(self, phase: Phase) -> Updater:
-        return distillation_updater(self.spec, phase, self.teacher, self.student, self.masks)
+    def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
+        return distillation_updater(hyperparameters, phase, self.teacher, self.student, self.masks)
 
     def prune(self, share: float) -> None:
         self.masks = prune_by(self.student.network, share, self.spec.pruning, self._spared())
@@ -114,6 +115,10 @@ class Classification:
             teacher = Prediction(self._teacher_logits(Split.VALIDATION), prediction.labels)
             metrics |= {"student_accuracy": top1(prediction), "teacher_accuracy": top1(teacher)}
         return Scores(metrics["student_accuracy"] if self.labelled else agreed, metrics)
+
+    def divergence(self) -> float:
+        made = self._predict(self.student.network, Split.VALIDATION).logits
+        return float(divergence(made, self._teacher_logits(Split.VALIDATION), Output.LOGITS))
 
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         prediction = self._predict(network, split)

@@ -23,7 +23,7 @@ from lit_core.training.objectives import Batch
 from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_by
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater, frozen_parts
-from lit_spec import Adversarial, JobSpec, Phase, SpecError, Split
+from lit_spec import Adversarial, Hyperparameters, JobSpec, Phase, SpecError, Split
 from lit_spec.trainer.folder import PICTURE_FILE
 from lit_spec.trainer.report import Comparison, Measures
 
@@ -70,14 +70,19 @@ class Translation:
         """Adversarial fine-tuning moves away from the teacher's output, so closeness to it can't choose the epoch."""
         return phase == Phase.FINE_TUNE
 
-    def updater(self, phase: Phase) -> Updater:
-        spec, schedule = self.spec, self.spec.schedule
+    def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
+        schedule = hyperparameters.schedule
         if phase == Phase.LIT or self.discriminator is None:
-            return distillation_updater(spec, phase, self.teacher, self.student, masks={})
-        weights, frozen = spec.adversarial or Adversarial(), frozen_parts(schedule.of(phase))
+            return distillation_updater(hyperparameters, phase, self.teacher, self.student, masks={})
+        weights, frozen = self.spec.adversarial or Adversarial(), frozen_parts(schedule.of(phase))
         return AdversarialUpdater(
             self.student, self.discriminator, weights, schedule, frozen=frozen, exclusive=self.exclusive
         )
+
+    def divergence(self) -> float:
+        """The mean absolute difference between the two generators' images."""
+        measured = self.measure(self.student.network, Split.VALIDATION)
+        return float(measured["l1"])
 
     def prune(self, share: float) -> None:
         """Raises SpecError: a pruned student is fine-tuned by KD, which generators do not have."""

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_core.networks.block_selection import Selection, TriedBlocks
 from lit_spec import Phase
-from lit_spec.trainer.report import EpochReport, Resume, Setback, TargetReport
+from lit_spec.trainer.report import EpochReport, Race, Resume, Setback, TargetReport
 
-FORMAT = 8
+FORMAT = 9
 
 State = dict[str, Tensor]
+
+
+def copy_of_state(network: nn.Module) -> State:
+    """A copy of the network's weights on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Checkpoint:
     """What was chosen before: the student to be pruned, then each pruned student."""
     resumes: list[Resume] = field(default_factory=list)
     setbacks: list[Setback] = field(default_factory=list)
+    race: Race | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -98,6 +104,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "selection": _selection_as_dict(checkpoint.selection),
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
+        "race": checkpoint.race and checkpoint.race.as_json(),
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -134,6 +141,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         selection=_selection_from_dict(data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
+        race=data["race"] and Race.model_validate(data["race"]),
     )
 
 

@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals, seeded
-from lit_core.training.checkpoint import BestEpoch, Checkpoint, GoodState, State, TrainingPosition
+from lit_core.training.checkpoint import (
+    BestEpoch,
+    Checkpoint,
+    GoodState,
+    State,
+    TrainingPosition,
+    copy_of_state,
+)
 from lit_core.training.objectives import Batch
+from lit_core.training.recipe import race, with_winner
 from lit_core.training.setbacks import (
     MOST_SETBACKS,
     RATE_CUT,
@@ -38,7 +46,7 @@ from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase, PhaseSchedule
 from lit_spec.requests.then import prune_shares
-from lit_spec.trainer.report import EpochReport, Resume, Setback
+from lit_spec.trainer.report import EpochReport, Race, Resume, Setback
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
 STEPS_BETWEEN_FINITE_CHECKS = 25
@@ -79,6 +87,7 @@ class TrainedStudent(Generic[TaskT]):
     epochs: list[EpochReport]
     resumes: list[Resume]
     setbacks: list[Setback]
+    race: Race | None
 
 
 def train_student(
@@ -98,14 +107,16 @@ def train_student(
     `selection` says which blocks the student has. With a checkpoint the training continues from there. `compress` and
     the service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
     """
-    untrained = _copied_state(task.student.network)
+    untrained = copy_of_state(task.student.network)
     training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
     with seeded(hyperparameters.seed):
         chosen = training.run()
     load_state(task.student.network, chosen[0].state)
-    return TrainedStudent(task, selection, untrained, chosen, training.epochs, training.resumes, training.setbacks)
+    return TrainedStudent(
+        task, selection, untrained, chosen, training.epochs, training.resumes, training.setbacks, training.race
+    )
 
 
 class Training:
@@ -136,6 +147,7 @@ class Training:
         self.epochs: list[EpochReport] = []
         self.resumes: list[Resume] = []
         self.setbacks: list[Setback] = []
+        self.race: Race | None = None
         self._restored: Checkpoint | None = None
         self._begin_epoch(losses=0)
 
@@ -145,6 +157,8 @@ class Training:
         load_state(self.task.student.network, checkpoint.student)
         self.position = checkpoint.position
         self.best, self.chosen_before = checkpoint.best, checkpoint.chosen_before
+        if checkpoint.race is not None:
+            self._use(checkpoint.race)
         self.epochs, self.setbacks = checkpoint.epochs, checkpoint.setbacks
         self._restored = checkpoint
         before = checkpoint.environment
@@ -170,6 +184,8 @@ class Training:
         """
         if self._restored is None:
             self._measure_start()
+            if self.spec.race:
+                self._use(race(self.task, self.spec, self._drain_if_requested))
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
@@ -183,17 +199,20 @@ class Training:
         network, repaired = self.task.student.network, self.selection.repaired
         self._measure_as_start()
         if repaired is not None:
-            untrained = _copied_state(network)
+            untrained = copy_of_state(network)
             load_state(network, repaired)
             if not self._measure_as_start():
                 load_state(network, untrained)
+
+    def _use(self, found: Race) -> None:
+        self.race, self.spec = found, with_winner(self.spec, found)
 
     def _measure_as_start(self) -> bool:
         """Whether the student as it is now is the best start so far."""
         scores = self.task.score()
         if not _are_finite(scores) or (self.best is not None and scores.value < self.best.score):
             return False
-        self.best = BestEpoch(self.phases[0], 0, scores.value, _copied_state(self.task.student.network))
+        self.best = BestEpoch(self.phases[0], 0, scores.value, copy_of_state(self.task.student.network))
         return True
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
@@ -201,11 +220,11 @@ class Training:
         schedule = self.spec.schedule.of(phase)
         if self.position.phase != phase:
             self.position = TrainingPosition(phase, first, 0)
-        updater = self.task.updater(phase)
+        updater = self.task.updater(phase, self.spec)
         self._begin_epoch(losses=len(updater.names))
         if self._restored is None:
             self._first_loss: float | None = None
-            self._keep_good_state(_copied_state(self.task.student.network), updater)
+            self._keep_good_state(copy_of_state(self.task.student.network), updater)
         else:
             self._resume(updater, self._restored)
         self._cuts = cuts_of(self.setbacks, phase, first)
@@ -250,7 +269,7 @@ class Training:
         metrics |= scores.metrics
         rate = self._rate(self.spec.schedule.of(phase), (passed + 1) * self.steps_per_epoch - 1)
         metrics |= {"learning_rate": rate, "seconds": time.monotonic() - self._epoch_started}
-        state, supersedes = _copied_state(self.task.student.network), self.task.supersedes(phase)
+        state, supersedes = copy_of_state(self.task.student.network), self.task.supersedes(phase)
         if self.best is None or supersedes or scores.value >= self.best.score:
             self.best = BestEpoch(phase, epoch + 1, scores.value, state)
         self.epochs.append(EpochReport(phase=phase, epoch=epoch + 1, **metrics))
@@ -273,7 +292,7 @@ class Training:
         first = number * self._epochs_of(Phase.FINE_TUNE)
         if restored is None:
             self.position = TrainingPosition(Phase.PRUNE, first, 0)
-            self.best = BestEpoch(Phase.PRUNE, 0, self.task.score().value, _copied_state(network))
+            self.best = BestEpoch(Phase.PRUNE, 0, self.task.score().value, copy_of_state(network))
         else:
             load_state(network, restored.student)
         self._run_phase(Phase.PRUNE, first)
@@ -359,6 +378,7 @@ class Training:
                 selection=self.selection,
                 resumes=self.resumes,
                 setbacks=self.setbacks,
+                race=self.race,
             )
         )
         self._saved = time.monotonic()
@@ -406,10 +426,6 @@ class Training:
 
 def _are_finite(scores: Scores) -> bool:
     return all(map(math.isfinite, scores.metrics.values()))
-
-
-def _copied_state(network: nn.Module) -> State:
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 def _state_on_cpu(network: nn.Module) -> State:

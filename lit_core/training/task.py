@@ -16,7 +16,7 @@ from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.objectives import Batch
 from lit_core.training.outcome import Judgement
 from lit_core.training.updaters import Updater
-from lit_spec import JobError, Phase, Split
+from lit_spec import Hyperparameters, JobError, Phase, Split
 from lit_spec.trainer.report import Comparison, Measures
 
 
@@ -49,7 +49,13 @@ class Trainable(Protocol):
     def supersedes(self, phase: Phase) -> bool:
         """Whether each epoch of the phase is better than all before it, whatever the scores say."""
 
-    def updater(self, phase: Phase) -> Updater: ...
+    def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
+        """What changes the student in this phase. The hyperparameters may have another method or other learning rates
+        than the task was made with."""
+
+    def divergence(self) -> float:
+        """How far the student's outputs are from the teacher's: the mean KL divergence in nats, for embeddings 1 -
+        cosine. On validation samples, or on training samples where there are none. The student's mode is restored."""
 
     def prune(self, share: float) -> None:
         """Set this share (0 to 1) of the student's weights to zero; updaters made after this keep them at zero."""

@@ -302,6 +302,9 @@ class Hyperparameters(SpecModel):
     adversarial: Adversarial | None = None
     """For a GAN's fine-tuning. None: the defaults, if a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)
+    race: bool = False
+    """For classifiers: whether methods (the one asked for, mimic, kd) and learning rates (a third and three times those
+    asked for) compete for a few steps before the training, which goes on with the winner."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = Device.AUTO
     precision: Precision = Precision.FLOAT32

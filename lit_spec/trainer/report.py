@@ -289,6 +289,29 @@ class Setback(ReportModel):
     """From then on, in this phase. The phase's schedule multiplies it."""
 
 
+class Racer(ReportModel):
+    """A candidate of the race before the training."""
+
+    method: Method
+    learning_rate: float
+    divergence: float | None
+    """How far the student's outputs were from the teacher's after it: mean KL divergence in nats (embeddings: 1 -
+    cosine); null if it was not finite."""
+
+
+class Race(ReportModel):
+    """Which method and learning rate the student was trained with, and what decided it."""
+
+    method: Method
+    learning_rate: float
+    """Of the first phase. The one of fine-tuning was changed by the same factor."""
+    steps: int
+    """That each candidate took from the same start."""
+    before: float | None
+    """The divergence of that start."""
+    racers: list[Racer]
+
+
 class EpochReport(ReportModel):
     """One epoch, with its metrics by name."""
 
@@ -338,6 +361,8 @@ class ReportSummary(Comparison):
     resumes: list[Resume]
     setbacks: list[Setback]
     """Where the training became unstable, in order."""
+    race: Race | None = None
+    """Which method and learning rate won before the training; absent if the specification did not ask for it."""
 
     @field_serializer("augmentation")
     def _whole_augmentation(self, augmentation: Augmentation) -> dict[str, Any]:
