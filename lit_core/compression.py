@@ -125,7 +125,7 @@ def compress(
     with seeded(asked.seed):
         given = _given_data(data, validation, asked)
         first = given.first
-        asked = _with_steps(asked, first.batches, len(first.labels))
+        asked = _with_steps(_with_mixing(asked, first, "mixing" in hyperparameters), first.batches, len(first.labels))
         inputs = tuple(x[:2].to(place) for x in first.inputs)
         teacher = _teacher(model, place, inputs, sections or ())
         outputs = _outputs(teacher, inputs)
@@ -351,6 +351,15 @@ def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: B
     if found.max_accuracy_drop is not None and validation is None:
         raise ValueError("target has max_accuracy_drop, which is measured on validation data: give validation")
     return found
+
+
+def _with_mixing(asked: Hyperparameters, first: FirstBatch, is_given: bool) -> Hyperparameters:
+    """A preset's mixing is left out where the inputs are not numbers that can be mixed. Raises ValueError."""
+    if asked.mixing == 0 or all(x.is_floating_point() for x in first.inputs):
+        return asked
+    if is_given:
+        raise ValueError("mixing is for inputs of floats, but the data has integers: leave it out")
+    return asked.model_copy(update={"mixing": 0.0})
 
 
 def _wanted(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None) -> FixedBlocks | Depth:

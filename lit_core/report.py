@@ -42,7 +42,6 @@ from lit_spec.trainer.report import (
     SelectionReport,
     Setback,
     TargetReport,
-    TriedStudent,
 )
 
 LATENCY_BATCHES = (1, 32)
@@ -89,10 +88,6 @@ def selection_report(selection: Selection, select: Select | None) -> SelectionRe
         report.target = selection.target
     if selection.damages is not None:
         report.damages = rounded(selection.damages)
-        report.tried = [
-            TriedStudent(kept=one.kept_blocks, damage=rounded(one.damage), repaired=rounded(one.repaired))
-            for one in selection.tried
-        ]
     return report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +17,6 @@ LEAST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
-class TriedBlocks:
-    """A student that was repaired for a comparison."""
-
-    kept_blocks: list[list[int]]
-    damage: float
-    """How far its outputs are from the teacher's when blocks are left out."""
-    repaired: float
-    """The same after the repair."""
-
-
-@dataclass(frozen=True)
 class Selection:
     kept_blocks: list[list[int]]
     """For each section: the indices of the teacher's blocks, from 0, ascending."""
@@ -38,8 +27,6 @@ class Selection:
     """What was expected of these blocks, if they were chosen for a target."""
     damages: list[list[float | None]] | None = None
     """For each block of the teacher: the damage of leaving it out alone. None for a block that must stay."""
-    tried: list[TriedBlocks] = field(default_factory=list)
-    """The students that were repaired for the choice."""
     repaired: dict[str, Tensor] | None = None
     """The weights of the chosen student after its repair, on the CPU."""
 

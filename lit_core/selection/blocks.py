@@ -84,19 +84,27 @@ def _recover(teacher: SectionedNetwork, wanted: Wanted, batches: Iterable[Inputs
     """Raises Unreachable."""
     recovery = Recovery(teacher, list(batches), output)
     whole = [len(section) for section in teacher.sections]
-
-    def even(section: int, count: int) -> list[int]:
-        return evenly(whole[section], count)
-
     if isinstance(wanted, AllowedDrop):
-        found = recovery.descend(lambda kept: wanted.drop(kept) <= wanted.most)
-        if found is None:
-            raise Unreachable(min(map(wanted.drop, recovery.single_removals())))
-        return found
-    found = recovery.choose(_goal(whole, wanted), _kept(even, _blocks(whole, wanted, even)))
+        allowed = _Allowed(wanted)
+        found = recovery.descend(allowed)
+        nearest = allowed.last
+    else:
+        found = recovery.choose(_goal(whole, wanted))
+        nearest = wanted.costs.left([[0] for _ in whole]) if isinstance(wanted, Budget) else len(whole)
     if found is None:
-        raise AssertionError("the evenly spaced student meets the goal")
+        raise Unreachable(nearest)
     return found
+
+
+class _Allowed:
+    """Whether a student's drop is allowed. Remembers the drop that it was asked about last."""
+
+    def __init__(self, wanted: AllowedDrop) -> None:
+        self.wanted, self.last = wanted, 0.0
+
+    def __call__(self, kept: list[list[int]]) -> bool:
+        self.last = self.wanted.drop(kept)
+        return self.last <= self.wanted.most
 
 
 def _goal(whole: Sequence[int], wanted: FixedBlocks | Depth | Budget) -> Goal:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_core.networks.block_selection import Selection, TriedBlocks
+from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
 from lit_spec.trainer.report import EpochReport, Race, Resume, Setback, TargetReport
 
@@ -160,18 +160,13 @@ def _selection_as_dict(selection: Selection) -> dict[str, Any]:
         "importance": selection.importance,
         "target": selection.target and selection.target.as_json(),
         "damages": selection.damages,
-        "tried": [[one.kept_blocks, one.damage, one.repaired] for one in selection.tried],
         "repaired": selection.repaired,
     }
 
 
 def _selection_from_dict(data: dict[str, Any]) -> Selection:
-    target, tried = data["target"], data["tried"]
-    parsed = {
-        "target": target and TargetReport.model_validate(target),
-        "tried": [TriedBlocks(*one) for one in tried],
-    }
-    return Selection(**data | parsed)
+    target = data["target"]
+    return Selection(**data | {"target": target and TargetReport.model_validate(target)})
 
 
 def _as_list(best: BestEpoch) -> list[Any]:

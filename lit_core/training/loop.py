@@ -27,6 +27,7 @@ from lit_core.training.checkpoint import (
     TrainingPosition,
     copy_of_state,
 )
+from lit_core.training.mixing import mixed
 from lit_core.training.objectives import Batch
 from lit_core.training.recipe import race, with_winner
 from lit_core.training.setbacks import (
@@ -255,7 +256,7 @@ class Training:
         augmentation = generator_of(seed, "augment", phase.value, epoch, step)
         generator = generator_of(seed, "step", phase.value, epoch, step)
         seed_globals(mix(seed, "modules", phase.value, epoch, step))
-        batch = self.task.batch(rows, progress, augmentation, generator)
+        batch = mixed(self.task.batch(rows, progress, augmentation, generator), self.spec.mixing)
         losses = updater.step(batch, self._rate(schedule, step_of_phase))
         if step_of_phase == 0 and updater.watched is not None:
             self._first_loss = float(losses[names.index(updater.watched)])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals
 from lit_core.training.checkpoint import copy_of_state
+from lit_core.training.mixing import mixed
 from lit_core.training.setbacks import finite_or_none
 from lit_core.training.steps import rows_of, steps_per_epoch
 from lit_core.training.task import Trainable
@@ -21,8 +22,8 @@ from lit_spec.trainer.report import Race, Racer
 
 RIVALS = (Method.MIMIC, Method.KD)
 """Methods that compete with the one that was asked for."""
-RATE_FACTORS = (1 / 3, 3.0)
-"""Learning rates that compete with the one that was asked for, as multiples of it."""
+RATE_FACTOR, MOST_CLIMBS = 3.0, 3
+"""Learning rates compete by this factor, up as long as that helps, or down once."""
 SHARE = 0.03
 """The part of the training's steps that each candidate takes."""
 LEAST_STEPS, MOST_STEPS = 10, 50
@@ -49,7 +50,12 @@ def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None
     best, least = asked, reached_by(asked)
     rivals = [asked.model_copy(update={"method": method}) for method in RIVALS if method != asked.method]
     best, least = _best(best, least, rivals, reached_by)
-    best, least = _best(best, least, [at_rate(best, factor) for factor in RATE_FACTORS], reached_by)
+    for _ in range(MOST_CLIMBS):
+        below, (best, least) = best, _best(best, least, [at_rate(best, RATE_FACTOR)], reached_by)
+        if best is below:
+            break
+    if best.schedule.lit.learning_rate <= asked.schedule.lit.learning_rate:
+        best, least = _best(best, least, [at_rate(best, 1 / RATE_FACTOR)], reached_by)
     load_state(task.student.network, start)
     rate = best.schedule.lit.learning_rate
     return Race(method=best.method, learning_rate=rate, steps=steps, before=finite_or_none(before), racers=racers)
@@ -114,7 +120,7 @@ def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
         place = (phase.value, 0, step)
         seed_globals(mix(seed, "race modules", *place))
         batch = task.batch(rows, 0.0, generator_of(seed, "race augment", *place), generator_of(seed, "race", *place))
-        updater.step(batch, rate)
+        updater.step(mixed(batch, candidate.mixing), rate)
 
 
 def _first_phase(asked: Hyperparameters) -> Phase:

@@ -18,7 +18,8 @@ class Preset(StrEnum):
     QUICK = "quick"
     """Few epochs, for a first look: minutes instead of hours."""
     FEW = "few"
-    """50 to 2,000 samples, labelled or not: first β = 0 with scheduled feeding, then KD without labels."""
+    """50 to 2,000 samples, labelled or not: IR losses and feature mimicking at learning rates that keep what is
+    pretrained, BatchNorm as it is, and a race of methods and rates before the training."""
 
 
 def preset_values(preset: Preset | None, family: str) -> Values:
@@ -29,11 +30,13 @@ def preset_values(preset: Preset | None, family: str) -> Values:
 def with_rates(values: Values, asked: Values, *, batch_norm: bool) -> Values:
     """The values; for a network without BatchNorm with Adam and learning rates for it.
 
-    With SGD's rates large transformers diverge. If the request names an optimizer or a rate, the values stay.
+    With SGD's rates large transformers diverge. If the request names an optimizer or a rate, or the values an optimizer,
+    they stay.
     """
     own = asked.get("schedule", {})
     rates = [phase for phase in ("lit", "fine_tune") if "learning_rate" in own.get(phase, {})]
-    return values if batch_norm or rates or "optimizer" in own else merged(values, _WITHOUT_BATCH_NORM)
+    chosen = rates or "optimizer" in own or "optimizer" in values.get("schedule", {})
+    return values if batch_norm or chosen else merged(values, _WITHOUT_BATCH_NORM)
 
 
 def merged(base: Values, over: Values) -> dict[str, Any]:
@@ -69,14 +72,29 @@ _FEW: Values = {
     "alpha": 0.0,
     "beta": 0.0,
     "tau": 4.0,
-    "feed": "scheduled",
+    # One pass of the student, in which each section sees the errors of those before it, and the features that follow
+    # from them: docs/evidence.md compares it with the teacher's feed.
+    "feed": "student",
+    "ir_relative": True,
+    "feature_weight": 1.0,
+    "mixing": 0.5,
+    "race": True,
     "schedule": {
         "steps_per_epoch": 20,
-        "lit": {"epochs": 13, "learning_rate": 0.1, "schedule": _ONE_CYCLE},
-        "fine_tune": {"epochs": 7, "learning_rate": 0.03, "schedule": _ONE_CYCLE},
+        "lit": {"epochs": 20, "learning_rate": 2e-4, "schedule": _ONE_CYCLE, "frozen": ["stem"]},
+        "fine_tune": {"epochs": 0, "learning_rate": 2e-5, "frozen": ["stem"]},
         "batch_size": 32,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "gradient_clip": 1.0,
+        # What is pretrained has seen far more data than these samples, so its statistics stay.
+        "batch_norm": "frozen",
+        "dropout": False,
     },
 }
+
+_FEW_TEXTS: Values = {**_FEW, "mixing": 0.0}
+"""Characters can't be mixed."""
 
 _QUICK: Values = {"schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 1}}}
 
@@ -158,7 +176,7 @@ PRESETS: Mapping[str, Mapping[Preset | None, Values]] = {
     "resnext_cifar": ANY_NETWORK,
     "torchvision": _LIBRARY,
     "timm": _LIBRARY,
-    "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW},
+    "vdcnn": {None: _PLAIN, Preset.PAPER: _PAPER_VDCNN, Preset.QUICK: _QUICK, Preset.FEW: _FEW_TEXTS},
     "stargan": {
         None: _stargan(100, 100, 500, 3e-3),
         Preset.PAPER: _PAPER_STARGAN,

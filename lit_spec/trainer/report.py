@@ -150,16 +150,6 @@ class TargetReport(ReportModel):
     student lost on the validation split."""
 
 
-class TriedStudent(ReportModel):
-    """A student that was repaired, to see what its blocks are worth."""
-
-    kept: list[list[int]]
-    damage: float
-    """Before the repair, in the unit of `damages`."""
-    repaired: float
-    """After the repair."""
-
-
 class SelectionReport(ReportModel):
     """Which of the teacher's blocks the student keeps."""
 
@@ -172,8 +162,6 @@ class SelectionReport(ReportModel):
     damages: list[list[float | None]] | None = None
     """With `select: recover`: how far the outputs are from the teacher's on training inputs where one block alone is
     left out: mean KL divergence in nats (embeddings: 1 - cosine); null for a block that must stay."""
-    tried: list[TriedStudent] | None = None
-    """With `select: recover`: the students that were repaired and compared."""
     target: TargetReport | None = None
     """Absent if the blocks, or their numbers, stood in the specification."""
 
