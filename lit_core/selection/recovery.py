@@ -4,8 +4,8 @@ The damage of a block is how far the network's outputs are from the teacher's on
 this block alone is left out. The student lacks the blocks with the least damage for what they save. It is then repaired
 without labels: a shift in closed form, and a few steps of feature mimicking.
 
-The sum of single damages is used, not the damage of whole students: after a repair that was measured on few samples, whole
-students looked best that were worst on other samples (docs/method.md).
+The sum of single damages is used, not the damage of whole students: after a repair that was measured on few samples,
+whole students looked best that were worst on other samples (docs/method.md).
 """
 
 from __future__ import annotations

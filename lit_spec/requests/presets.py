@@ -30,8 +30,8 @@ def preset_values(preset: Preset | None, family: str) -> Values:
 def with_rates(values: Values, asked: Values, *, batch_norm: bool) -> Values:
     """The values; for a network without BatchNorm with Adam and learning rates for it.
 
-    With SGD's rates large transformers diverge. If the request names an optimizer or a rate, or the values an optimizer,
-    they stay.
+    With SGD's rates large transformers diverge. If the request names an optimizer or a rate, or the values
+    name an optimizer, they stay.
     """
     own = asked.get("schedule", {})
     rates = [phase for phase in ("lit", "fine_tune") if "learning_rate" in own.get(phase, {})]
