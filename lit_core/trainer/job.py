@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,11 +15,12 @@ from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import Selection, first_blocks_stay
 from lit_core.networks.discovery import check_trains
+from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student, shallow_architecture, student_architecture
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import versions
-from lit_core.selection.blocks import FixedBlocks, select_blocks
+from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.trainer.environment import environment_of, prepare_torch
@@ -29,6 +30,7 @@ from lit_core.training.loop import train_student
 from lit_core.training.task import Refused, Task
 from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
 from lit_spec import Task as TaskKind
+from lit_spec.networks.students import blocks_in_all
 from lit_spec.requests.student import check_kept
 from lit_spec.trainer.folder import (
     CHECKPOINT_FILE,
@@ -109,9 +111,11 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
 
     selection = _select_blocks(spec, teacher, dataset, device) if checkpoint is None else checkpoint.selection
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
-    spec = _with_student(spec, selection)
-    if checkpoint is None and selection.target is not None:
-        chosen = {"kept": selection.kept_blocks, "target": selection.target.as_json()}
+    is_chosen_here, spec = spec.student.blocks is None, _with_student(spec, selection)
+    if checkpoint is None and is_chosen_here:
+        chosen: dict[str, Any] = {"kept": selection.kept_blocks}
+        if selection.target is not None:
+            chosen["target"] = selection.target.as_json()
         messages.emit(StudentChosen(data={"depth": spec.student.depth, "blocks": spec.student.blocks, **chosen}))
     student = build_student(teacher, spec, selection.kept_blocks)
     student.network.to(device)
@@ -194,7 +198,9 @@ def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, d
     if student.blocks is not None:
         return select_blocks(teacher, FixedBlocks(student.blocks), student.select, inputs)
     if student.target is None:
-        raise AssertionError("a specification without blocks has a target")
+        architecture = spec.teacher.architecture
+        total = blocks_in_all(student.depth or 0, family_of(architecture).students(architecture))
+        return select_blocks(teacher, Depth(total), student.select, inputs)
     measurements = Measurements(
         sample=lambda batch: _sample(spec, dataset, device, batch),
         precision=spec.precision,

@@ -232,6 +232,13 @@ def _sums(ways: list[list[_Reduction]]) -> list[_Reduction]:
     return sums
 
 
+def blocks_in_all(depth: int, students: Sequence[tuple[int, list[int]]]) -> int:
+    """How many blocks a student of this depth has; the inverse of `depth_of`."""
+    whole, most = students[-1]
+    layers_per_block = whole - depth_of([sum(most) - 1], students)
+    return sum(most) - (whole - depth) // max(layers_per_block, 1)
+
+
 def depth_of(blocks: Sequence[int], students: Sequence[tuple[int, list[int]]]) -> int:
     """The depth of a student with these blocks per section. `students` are the depths and blocks of some students, the
     network itself last."""

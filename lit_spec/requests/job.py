@@ -51,8 +51,9 @@ class StudentRequest(SpecModel):
     least."""
     kept: Kept | None = None
     """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
-    select: Select = Select.EVEN
-    """Which of the teacher's blocks are inherited, unless `kept` names them."""
+    select: Select | None = None
+    """Which of the teacher's blocks are inherited, unless `kept` names them. None: `recover` for a
+    classifier's student that inherits blocks, by a method that compares it with the teacher; otherwise `even`."""
     init: Init | None = None
     """None: `inherit`, but `random` for the methods scratch and born-again."""
     allow_same_depth: bool = False
@@ -61,7 +62,7 @@ class StudentRequest(SpecModel):
     def _gives_depth_once(self) -> Self:
         if sum(getattr(self, name) is not None for name in STUDENT_FORMS) > 1:
             raise ValueError(f"give one of {STUDENT_FORMS_SHOWN}, not several")
-        if self.kept is not None and "select" in self.model_fields_set:
+        if self.kept is not None and self.select is not None:
             raise ValueError(
                 'has "kept", which names the blocks, and "select", which chooses them: leave out one of them'
             )
@@ -93,8 +94,9 @@ class JobRequest(Hyperparameters):
 
 class StudentSpec(SpecModel):
     depth: int | None
+    """None: the trainer finds it, by `target`."""
     blocks: list[int] | None
-    """Of each section; None, as `depth`: the trainer finds it by `target`."""
+    """Of each section. None: the trainer chooses them, for `depth` or for `target`."""
     init: Init
     select: Select | None = Select.EVEN
     """None: `kept` names the blocks."""
@@ -104,9 +106,9 @@ class StudentSpec(SpecModel):
     """What the request's `target` or `ratio` asks for."""
 
     @model_validator(mode="after")
-    def _has_blocks_or_target(self) -> Self:
-        if self.blocks is None and self.target is None:
-            raise ValueError("has neither blocks nor a target: give one of them")
+    def _has_a_size(self) -> Self:
+        if self.blocks is None and self.depth is None and self.target is None:
+            raise ValueError("has neither blocks nor a depth nor a target: give one of them")
         return self
 
 

@@ -12,6 +12,8 @@ from lit_spec.requests.job import STUDENT_FORMS, STUDENT_FORMS_SHOWN, StudentReq
 from lit_spec.requests.target import Target
 from lit_spec.requests.training import Init, Method, Select
 
+RECOVERING = (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
+"""Methods whose students may have the blocks that `recover` chooses."""
 FIXED_RULES: dict[Select, Rule] = {Select.EVEN: evenly, Select.FIRST: first}
 """Which blocks of a section a student has, where that doesn't depend on the data."""
 
@@ -29,21 +31,32 @@ def resolve_student(
     check_depth(student, method)
     if student.kept is not None:
         return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
-    if student.select != Select.EVEN and init == Init.RANDOM:
-        raise SpecError("student.select", "chooses the blocks to inherit, but init is random: leave it out")
+    select = _select(student.select, method, init, teacher.task)
     if student.target is not None:
-        return _student_of_target(student.target, "student.target", student.select, init, inspection, dataset)
+        return _student_of_target(student.target, "student.target", select, init, inspection, dataset)
     if student.ratio is not None:
         target = Target(parameters_ratio=student.ratio)
-        return _student_of_target(target, "student.ratio", student.select, init, inspection, dataset)
-    chosen = _student_of_size(student, init, inspection)
-    return chosen.model_copy(update={"select": student.select})
+        return _student_of_target(target, "student.ratio", select, init, inspection, dataset)
+    if student.depth is None:
+        chosen = _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+        return chosen.model_copy(update={"select": select})
+    chosen = _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
+    # How many blocks of each section stay is chosen together with which ones.
+    blocks = None if select == Select.RECOVER and chosen.blocks != teacher.blocks else chosen.blocks
+    return chosen.model_copy(update={"select": select, "blocks": blocks})
 
 
-def _student_of_size(student: StudentRequest, init: Init, inspection: Inspection) -> StudentSpec:
-    if student.depth is not None:
-        return _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
-    return _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
+def _select(asked: Select | None, method: Method, init: Init, task: Task) -> Select:
+    """Raises SpecError if the blocks can't be chosen so."""
+    recovers = init == Init.INHERIT and task == Task.CLASSIFICATION and method in RECOVERING
+    if asked is None:
+        return Select.RECOVER if recovers else Select.EVEN
+    if asked != Select.EVEN and init == Init.RANDOM:
+        raise SpecError("student.select", "chooses the blocks to inherit, but init is random: leave it out")
+    if asked == Select.RECOVER and not recovers:
+        what = f"method {method}" if task == Task.CLASSIFICATION else "generators"
+        raise SpecError("student.select", f"is recover, which is not for {what}: give even, first or importance")
+    return asked
 
 
 def check_depth(student: StudentRequest, method: Method) -> None:

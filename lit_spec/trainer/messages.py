@@ -42,7 +42,7 @@ class TeacherMeasured(_Message):
 class StudentChosen(_Message):
     type: Literal["student_chosen"] = "student_chosen"
     data: dict[str, Any] = Field(default_factory=dict)
-    """`depth`, `blocks` and `kept` of the student that was chosen for a target, and `target` as in the report's
+    """`depth`, `blocks` and `kept` of the student that the trainer chose, and for a target `target` as in the report's
     `selection`."""
 
 
