@@ -118,7 +118,7 @@ SHIFT = {"augmentation": {"shift": 1}}
 HARDER = {"augmentation": HARD.model_dump(exclude_unset=True), "dataset": {"mean": [0.0], "std": [1.0]}}
 THREE_EPOCHS = steps(330, 10)
 """3.02 passes over 3,500 images: whole epochs would not part them as the others are parted."""
-TO_14, TO_9, TO_8 = ({"student": {"depth": depth}} for depth in (14, 9, 8))
+TO_14, TO_9, TO_8 = ({"student": {"depth": depth, "select": "even"}} for depth in (14, 9, 8))
 NO_LABELS = {"alpha": 0.0, "dataset": {"labels": False}}
 
 
@@ -215,7 +215,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "resnext",
         "resnext",
         "mnist5k",
-        _of(SHIFT, {"student": {"depth": 11}}, THREE_EPOCHS),
+        _of(SHIFT, {"student": {"depth": 11, "select": "even"}}, THREE_EPOCHS),
         ("lit", "kd", "scratch"),
         3,
         rates_of="mnist5k-short",

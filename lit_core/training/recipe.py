@@ -26,8 +26,8 @@ RATE_FACTOR, MOST_CLIMBS = 3.0, 3
 """Learning rates compete by this factor, up as long as that helps, or down once."""
 SHARE = 0.03
 """The part of the training's steps that each candidate takes."""
-LEAST_STEPS, MOST_STEPS = 10, 50
-LEAD = 0.02
+LEAST_STEPS, MOST_STEPS = 20, 50
+LEAD = 0.1
 """The part by which a rival must be closer to the teacher than the best so far: less is chance."""
 
 
@@ -110,7 +110,7 @@ def _steps(task: Trainable, asked: Hyperparameters) -> int:
 
 
 def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
-    """A few steps at a constant learning rate, with the same samples for every candidate."""
+    """A few steps with a learning rate that falls to zero, with the same samples for every candidate."""
     phase, seed = _first_phase(candidate), candidate.seed
     updater = task.updater(phase, candidate)
     updater.begin_epoch()
@@ -120,7 +120,7 @@ def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
         place = (phase.value, 0, step)
         seed_globals(mix(seed, "race modules", *place))
         batch = task.batch(rows, 0.0, generator_of(seed, "race augment", *place), generator_of(seed, "race", *place))
-        updater.step(mixed(batch, candidate.mixing), rate)
+        updater.step(mixed(batch, candidate.mixing), rate * (1 - step / steps))
 
 
 def _first_phase(asked: Hyperparameters) -> Phase:

@@ -85,7 +85,11 @@ def _student_of_target(
     open_student = StudentSpec(depth=None, blocks=None, init=init, select=select, target=target)
     if target.parameters_ratio is not None and inspection.parameter_counts is None:
         blocks = _inspected_student(target.parameters_ratio, field, inspection)
-    elif costs is None or rule is None:
+    elif costs is None:
+        return open_student
+    elif rule is None:
+        # Whichever blocks are chosen, the smallest student has one block of each section.
+        _blocks_within(target, costs, first, field)
         return open_student
     else:
         blocks = _blocks_within(target, costs, rule, field)

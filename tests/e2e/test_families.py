@@ -131,7 +131,7 @@ def test_a_vdcnn_on_real_sentences(client: Client, tmp_path: Path) -> None:
     request = {
         "teacher": teacher,
         "dataset": {"upload": client.upload(tmp_path / "reviews.csv", "dataset").id, "length": LENGTH},
-        "student": {"depth": 9},
+        "student": {"depth": 9, "select": "even"},
         "exports": [],
     }
     with pytest.raises(LitError, match=r"teacher_options\.downsampling"):

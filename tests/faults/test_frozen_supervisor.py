@@ -19,7 +19,7 @@ from tests.worker.bench import Bench, wait_for
 
 # Long enough that neither worker is done before the test is.
 REQUEST: dict[str, Any] = {
-    "student": {"depth": 14},
+    "student": {"depth": 14, "select": "even"},
     "schedule": {"lit": {"epochs": 200}, "fine_tune": {"epochs": 0}, "batch_size": 32},
 }
 SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}

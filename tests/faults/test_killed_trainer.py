@@ -12,7 +12,7 @@ from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 
 REQUEST: dict[str, Any] = {
-    "student": {"depth": 8},
+    "student": {"depth": 8, "select": "even"},
     "schedule": {"lit": {"epochs": 3}, "fine_tune": {"epochs": 2}, "batch_size": 32},
     "exports": [],
     "seed": 3,

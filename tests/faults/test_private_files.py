@@ -11,7 +11,7 @@ from tests.modes import open_to_others
 from tests.worker.bench import Bench, wait_for
 
 REQUEST: dict[str, Any] = {
-    "student": {"depth": 8},
+    "student": {"depth": 8, "select": "even"},
     "schedule": {"lit": {"epochs": 2}, "fine_tune": {"epochs": 1}, "batch_size": 64},
     "exports": [],
 }

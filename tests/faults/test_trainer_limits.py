@@ -20,7 +20,7 @@ from worker.training.trainer_process import Trainer
 
 MIB = 1 << 20
 REQUEST: dict[str, Any] = {
-    "student": {"depth": 8},
+    "student": {"depth": 8, "select": "even"},
     "schedule": {"lit": {"epochs": 50}, "fine_tune": {"epochs": 50}, "batch_size": 256},
     "exports": [],
 }

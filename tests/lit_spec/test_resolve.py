@@ -45,10 +45,30 @@ def request(**changes: Any) -> JobRequest:
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
     assert spec.spec_version == SPEC_VERSION == 4
-    assert spec.student.blocks == [2, 2, 2]
+    assert (spec.student.depth, spec.student.blocks, spec.student.select) == (14, None, "recover")
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "scratch"},
+        {"method": "prune"},
+        {"method": "born-again-kd", "student": {}},
+        {"student": {"depth": 14, "init": "random"}},
+    ],
+)
+def test_blocks_that_can_not_be_recovered_are_evenly_spaced(changes: dict[str, Any]) -> None:
+    spec = resolve(request(**changes), inspection())
+    assert (spec.student.select, spec.student.blocks is not None) == ("even", True)
+    if changes.get("method", "").startswith("born-again"):
+        return
+    asked = {**changes, "student": {**SMALLEST["student"], **changes.get("student", {}), "select": "recover"}}
+    with pytest.raises(SpecError) as failure:
+        resolve(request(**asked), inspection())
+    assert failure.value.field == "student.select"
 
 
 def test_the_default_recipe_feeds_by_schedule_and_fine_tunes_briefly() -> None:
@@ -142,7 +162,7 @@ def test_a_ratio_is_reached_to_the_last_parameter() -> None:
 def test_a_ratio_gives_the_least_reduced_student_of_all() -> None:
     counts = ParameterCounts(total=1000, blocks=[[10] * 6, [40] * 6, [100] * 6])
     found = inspection().model_copy(update={"parameters": 1000, "parameter_counts": counts})
-    student = resolve(request(student={"ratio": 1.12}), found).student
+    student = resolve(request(student={"ratio": 1.12, "select": "even"}), found).student
     assert (student.blocks, student.depth) == ([5, 6, 5], 34)
     with pytest.raises(
         SpecError, match=r"asks for parameters_ratio 7, but the smallest student reaches only 4"

@@ -43,6 +43,8 @@ def inspection(**changes: Any) -> Inspection:
 
 
 def student(of: dict[str, Any], found: Inspection | None = None, **changes: Any) -> StudentSpec:
+    """Of evenly spaced blocks, unless `of` says otherwise."""
+    of = of if changes.get("method", "").startswith("born-again") else {"select": "even", **of}
     request = {"teacher": "upl_t", "dataset": {"builtin": "digits"}, "student": of, **changes}
     spec = resolve(JobRequest.model_validate(request), found or inspection())
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
@@ -103,9 +105,16 @@ def test_what_must_be_measured_is_left_to_the_trainer(target: dict[str, Any]) ->
     assert found.target == Target.model_validate(target)
 
 
-def test_blocks_that_the_data_chooses_are_left_to_the_trainer() -> None:
+@pytest.mark.parametrize("select", ["importance", "recover", None])
+def test_blocks_that_the_data_chooses_are_left_to_the_trainer(select: str | None) -> None:
     """Which blocks stay decides how many parameters do."""
-    assert student({"ratio": 1.5, "select": "importance"}).blocks is None
+    found = student({"ratio": 1.5, "select": select})
+    assert (found.depth, found.blocks, found.select) == (None, None, select or "recover")
+    with pytest.raises(SpecError, match="the smallest student reaches only 4"):
+        student({"ratio": 4.5, "select": select})
+
+
+def test_blocks_of_fixed_rules_are_known_at_once() -> None:
     # To leave out the largest block, of the first ones four are kept and of evenly spaced ones two.
     uneven = COUNTS.model_copy(update={"blocks": [[10_000] * 6, [40_000] * 6, [10_000] * 4 + [500_000, 10_000]]})
     found = inspection(parameter_counts=uneven)
@@ -134,8 +143,8 @@ def test_a_target_that_means_nothing_is_refused(changes: dict[str, Any], says: s
     assert failure.value.field == "student.target"
 
 
-def test_a_stored_student_has_blocks_or_a_target() -> None:
-    with pytest.raises(ValueError, match="neither blocks nor a target"):
+def test_a_stored_student_has_blocks_a_depth_or_a_target() -> None:
+    with pytest.raises(ValueError, match="neither blocks nor a depth nor a target"):
         StudentSpec(depth=None, blocks=None, init=Init.INHERIT)
 
 

@@ -81,7 +81,7 @@ def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, *
     request = {
         "teacher": "upl_t",
         "dataset": {"upload": "upl_d"},
-        "student": {"depth": 14},
+        "student": {"depth": 14, "select": "even"},
         "schedule": ONE_EACH,
         "exports": [],
         **changes,
@@ -209,7 +209,7 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
         schedule=short,
     )
     spec = report["specification"]
-    assert (spec["alpha"], spec["beta"], spec["feed"]) == (0, 0, "scheduled")
+    assert (spec["alpha"], spec["beta"], spec["feed"], spec["race"]) == (0, 0, "student", True)
     assert report["samples"]["train"] == 20
     assert [e["phase"] for e in report["epochs"]] == ["lit", "lit", "fine_tune"]
 

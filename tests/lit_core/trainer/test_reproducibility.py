@@ -74,7 +74,7 @@ def job_folder(folder: Path, teacher: Path, **changes: Any) -> Path:
         "teacher": "upl_t",
         "architecture": LIBRARY,
         "dataset": {"upload": "upl_d"},
-        "student": {"depth": 2},
+        "student": {"depth": 2, "select": "even"},
         "schedule": SCHEDULE,
         "precision": "bfloat16",
         "exports": [],

@@ -23,7 +23,7 @@ __all__ = ["teacher_file"]  # a fixture
 DIGITS = Path(__file__).parents[3] / "examples/digits/teacher.safetensors"
 UNSTABLE: dict[str, Any] = {
     "dataset": {"builtin": "digits", "train_samples": 200},
-    "student": {"depth": 32},
+    "student": {"depth": 32, "select": "even"},
     "method": "kd",
     "schedule": {"lit": {"epochs": 4, "learning_rate": 2.0}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}},
 }

@@ -81,7 +81,7 @@ def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
     request: dict[str, Any] = {
         "teacher": "upl_t",
         "dataset": {"upload": "upl_d"},
-        "student": {"depth": 14},
+        "student": {"depth": 14, "select": "even"},
         "schedule": SCHEDULE,
         "exports": [],  # they would take most of a test's time
         **changes,

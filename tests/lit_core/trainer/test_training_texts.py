@@ -70,7 +70,7 @@ def run(folder: Path, teacher_file: Path, data: list[tuple[str, str]], **changes
         "teacher": "upl_t",
         "teacher_options": {"downsampling": "kmaxpool"},
         "dataset": {"upload": "upl_d", "length": LENGTH},
-        "student": {"depth": 9},
+        "student": {"depth": 9, "select": "even"},
         "schedule": {"lit": {"epochs": 1, "learning_rate": 0.02}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}},
         "exports": [],
         **changes,
