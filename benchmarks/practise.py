@@ -348,13 +348,14 @@ class _Features:
 
 @torch.no_grad()
 def _before_pooling(network: nn.Module, sample: Inputs) -> nn.Module:
-    """The module with parameters whose output is the last one with several positions; if there is none, the last one
-    (B, C, …). Raises ValueError for a network without such an output."""
+    """The module with parameters that is the last to give an output (B, C, …) and has several positions there or in its
+    input; without such a one, the last to give such an output. Raises ValueError if no module does."""
     found: dict[bool, nn.Module] = {}
 
-    def save(module: nn.Module, _args: object, output: object) -> None:
+    def save(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor) and output.ndim > 2:
-            found[math.prod(output.shape[2:]) > 1] = module
+            # The input too, because a small image may have a single position before it is pooled.
+            found[any(_has_positions(tensor) for tensor in (output, *args[:1]))] = module
 
     with_parameters = [module for module in network.modules() if any(True for _ in module.parameters())]
     handles = [module.register_forward_hook(save) for module in with_parameters if module is not network]
@@ -366,6 +367,10 @@ def _before_pooling(network: nn.Module, sample: Inputs) -> nn.Module:
     if not found:
         raise ValueError("the network has no features (B, C, …) before its head: PRACTISE can't be used on it")
     return found[True in found]
+
+
+def _has_positions(tensor: object) -> bool:
+    return isinstance(tensor, Tensor) and math.prod(tensor.shape[2:]) > 1
 
 
 def endless(batches: Batches, network: nn.Module) -> Iterator[Inputs]:
