@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test evidence evidence-tuning models bench-latency lint format serve clean
+.PHONY: help install demo test evidence evidence-tuning imagenet models bench-latency lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,11 @@ evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours;
 evidence-tuning: $(INSTALLED) ## Choose what the evidence's arms leave open, first of all learning rates (an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
 	@$(BIN)/python -m benchmarks.evidence.tune --only "$(ONLY)"
+
+imagenet: $(INSTALLED) ## Compare LIT and PRACTISE on your ImageNet, on a GPU (IMAGENET=/path; days; IMAGENET_ARGS=... for a part)
+	@test -n "$(IMAGENET)" \
+		|| { echo "IMAGENET is not set: make imagenet IMAGENET=/path/with/train/and/val"; exit 1; }
+	@$(BIN)/python -m benchmarks.imagenet.run --imagenet "$(IMAGENET)" $(IMAGENET_ARGS)
 
 models: $(INSTALLED) ## Try the method on torchvision's and timm's networks and write docs/models.md (20 minutes; ONLY=library/name)
 	@$(BIN)/python -m benchmarks.models.run --only "$(ONLY)"

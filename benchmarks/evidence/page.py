@@ -24,6 +24,7 @@ This page shows where LIT helps, how much, and where it does not.
 `make evidence` produces everything on this page. It posts one compare study for each experiment to the service, with
 two workers of one thread each, and writes [evidence.json](evidence.json). The page is made from that file alone.
 `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
+[imagenet.md](imagenet.md) is a benchmark on ImageNet for whoever has it and a GPU; it has not been run.
 
 How to read the tables:
 

@@ -41,6 +41,7 @@ from benchmarks.practise import Candidate, Recipe, latency_reductions, rated_blo
 from lit_core.measuring.cost import latencies
 from lit_core.networks.discovery import find_layout
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.setbacks import Diverged
 
 ROOT = Path(__file__).resolve().parents[2]
 DROPPED = {"resnet34": (2, 3), "mobilenet_v2": (1, 2)}
@@ -61,11 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
         results = Results.open(asked.results, _settings(asked, images))
         for network in asked.networks:
             _run_network(network, asked, images, results)
-    except (UnusableFolder, OtherSettings) as failure:
+    except (UnusableFolder, OtherSettings, ValueError) as failure:
         parser.error(str(failure))
     print(table(results.runs, results.teachers))
-    print(json.dumps({"runs": len(results.runs), "results": str(results.file), "cells": summary(results.runs)}))
-    return 0
+    cells = product(asked.networks, asked.samples, asked.seeds)
+    missing = sum(len(_missing(*cell, asked, results)) for cell in cells)
+    told = {"runs": len(results.runs), "missing": missing, "results": str(results.file), "cells": summary(results.runs)}
+    print(json.dumps(told))
+    return int(missing > 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,30 +128,45 @@ def _run_network(name: str, asked: argparse.Namespace, images: ImageNet, results
         results.add_teacher(name, Teacher(top1, top5, latency_reductions(teacher, (sample,))))
         print(f"{name}: the teacher has {top1:.2f} % top-1 and {top5:.2f} % top-5", flush=True)
     for samples, seed in product(asked.samples, asked.seeds):
-        todo = [
-            (drop, arm, rate)
-            for drop in DROPPED[name]
-            for arm in Arm
-            if arm in asked.arms
-            for rate in (KD_RATES if arm == Arm.KD else (None,))
-            if results.run(name, drop, samples, seed, arm, rate) is None
-        ]
-        few = _FewImages(name, teacher, images.few_images(samples, seed) if todo else [], seed, asked, results)
-        for drop, arm, rate in todo:
+        missing = _missing(name, samples, seed, asked, results)
+        few = _FewImages(name, teacher, images.few_images(samples, seed) if missing else [], seed, asked, results)
+        for drop, arm, rate in missing:
+            shown = f"{name}, {drop} dropped, {samples} images, seed {seed}, {arm}"
+            shown += "" if rate is None else f", rate {rate:g}"
             start = time.monotonic()
-            student = few.student(drop, arm, rate)
+            try:
+                student = few.student(drop, arm, rate)
+            except (Diverged, _NoBlocks) as failure:
+                print(f"{shown}: {failure}", flush=True)
+                continue
             seconds = round(time.monotonic() - start, 1)
             ratio = results.latency_ratio(name, student.kept) or _latency_ratio(teacher, student, sample)
             top1, top5 = validated(student.network, validation, asked.device)
             device = _device_name(asked.device)
             results.add_run(Run(name, drop, samples, seed, arm, rate, student.kept, top1, top5, ratio, seconds, device))
-            at_rate = "" if rate is None else f", rate {rate:g}"
-            print(f"{name}, {drop} dropped, {samples} images, seed {seed}, {arm}{at_rate}: {top1:.2f} %", flush=True)
+            print(f"{shown}: {top1:.2f} %", flush=True)
+
+
+def _missing(
+    network: str, samples: int, seed: int, asked: argparse.Namespace, results: Results
+) -> list[tuple[int, Arm, float | None]]:
+    return [
+        (drop, arm, rate)
+        for drop in DROPPED[network]
+        for arm in Arm
+        if arm in asked.arms
+        for rate in (KD_RATES if arm == Arm.KD else (None,))
+        if results.run(network, drop, samples, seed, arm, rate) is None
+    ]
 
 
 def _latency_ratio(teacher: SectionedNetwork, student: Student, sample: Tensor) -> float:
     whole, short = latencies([teacher.network, student.network], (sample,))
     return round(whole.p50_ms / short.p50_ms, 4)
+
+
+class _NoBlocks(Exception):
+    """The arm starts from another arm's blocks, and that arm has failed."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +192,7 @@ class _FewImages:
     def _lits_blocks(self, drop: int) -> Kept:
         run = self.results.run(self.network, drop, len(self.images), self.seed, Arm.LIT)
         if run is None:
-            raise AssertionError("lit is the first arm")
+            raise _NoBlocks("there is no student of LIT, whose blocks this arm starts from")
         return run.kept
 
     def _candidates(self) -> list[Candidate]:

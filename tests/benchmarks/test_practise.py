@@ -245,8 +245,8 @@ def test_fine_tuning_brings_the_features_nearer_and_leaves_the_classifier(
     assert before.keys() == frozen.keys() == updated.keys() == {running[1]}
     assert torch.equal(before[running[1]], frozen[running[1]])
     assert not torch.equal(before[running[1]], updated[running[1]])
-    with torch.no_grad():
-        assert torch.equal(tuned(images), trained(training_mode=False)(images))
+    again = trained(training_mode=False)
+    assert all(map(torch.equal, tuned.state_dict().values(), again.state_dict().values()))
 
 
 def test_an_encoder_has_linear_adaptors_and_padding_does_not_count() -> None:
