@@ -340,14 +340,12 @@ def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: B
     """Raises ValueError for a target that doesn't fit the other arguments."""
     if target is None and ratio is None:
         return None
-    if target is None:
-        if ratio is None or not ratio > 1:
-            raise ValueError(f"ratio is {ratio}: it must be greater than 1 (how many times fewer parameters)")
-        return Target(parameters_ratio=ratio)
+    given = {"parameters_ratio": ratio} if target is None else dict(target)
     try:
-        found = Target.model_validate(dict(target))
+        found = Target.model_validate(given)
     except ValidationError as failure:
-        raise ValueError(f"target: {as_text(mistakes(Target, dict(target), failure))}") from failure
+        field = "ratio" if target is None else "target"
+        raise ValueError(f"{field}: {as_text(mistakes(Target, given, failure))}") from failure
     if found.max_accuracy_drop is not None and validation is None:
         raise ValueError("target has max_accuracy_drop, which is measured on validation data: give validation")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -249,13 +250,13 @@ def test_networks_of_several_inputs() -> None:
         ({"kept": [[0], [0]], "alpha": 0.0}, "kept: has 2 sections"),
         ({"kept": [[4]], "alpha": 0.0}, "kept.0: has the index 4"),
         ({"kept": [[0, 1, 2, 3]], "alpha": 0.0}, "kept names all blocks"),
-        ({"ratio": 100.0, "alpha": 0.0}, r"the shallowest student has only 2\.\d+ times"),
+        ({"ratio": 100.0, "alpha": 0.0}, r"ratio: asks for parameters_ratio 100, .* only 2\.\d+"),
         ({"blocks": [2], "method": "scratch"}, "for the service"),
         ({"blocks": [2], "alpha": 2.0}, "alpha"),
         ({"blocks": [2], "gamma": 1}, "gamma"),
         ({"blocks": [2], "alpha": 0.5}, "labels"),
         ({"blocks": [4], "alpha": 0.0}, "all that the model has"),
-        ({"ratio": 0.9, "alpha": 0.0}, "ratio is 0.9: it must be greater than 1"),
+        ({"ratio": 0.9, "alpha": 0.0}, "ratio: parameters_ratio: .*greater than 1"),
         ({"blocks": [2], "alpha": 0.0, "n_random": 8}, "n_random is only for the service"),
         ({"blocks": [2], "alpha": 0.0, "accept": {"max_accuracy_drop": 1.0}}, "accept is only for the service"),
         ({"blocks": [2], "alpha": 0.0, "time_limit_s": 5}, "time_limit_s is only for the service"),
@@ -445,7 +446,7 @@ def test_a_ratio_counts_what_blocks_share_once() -> None:
     model: Any = Mine()
     for layer in model.layers:
         layer.second = model.layers[0].second
-    with pytest.raises(ValueError, match="the shallowest student has only"):
+    with pytest.raises(ValueError, match="ratio: asks for parameters_ratio 2, but the smallest student reaches only"):
         lit_core.compress(model, [torch.randn(4, 3)], ratio=2.0, alpha=0.0, schedule=SCHEDULE)
     made = lit_core.compress(model, [torch.randn(4, 3)], ratio=1.3, alpha=0.0, schedule=SCHEDULE)
     assert made.report["ratios"]["parameters"] >= 1.3
@@ -462,6 +463,48 @@ def test_a_ratio_gives_the_blocks_that_the_service_would_train(tmp_path: Path) -
         made = lit_core.compress(network, [torch.randn(4, 1, 8, 8)], ratio=ratio, alpha=0.0, schedule=once)
         assert made.report["student"]["blocks"] == spec.student.blocks == blocks
         assert made.report["ratios"]["parameters"] >= ratio
+
+
+class Slow(Mine):
+    """Its blocks take so long that nothing else counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in self.layers:
+            layer.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+
+
+def test_a_model_is_made_faster_by_what_its_blocks_take() -> None:
+    made = lit_core.compress(
+        Slow(), [torch.randn(4, 3)], target={"latency_ratio": 1.6, "batch": 2}, alpha=0.0, schedule=SCHEDULE
+    )
+    found = made.report["selection"]["target"]
+    assert made.report["selection"]["kept"] == [[0, 2]]
+    assert (found["asked"], found["unit"]) == ({"latency_ratio": 1.6, "batch": 2}, "ms")
+    assert found["teacher"] / found["expected"] >= 1.6
+
+
+def test_an_accuracy_drop_is_measured_on_the_validation_data() -> None:
+    data = [torch.randn(16, 3, generator=torch.Generator().manual_seed(0))]
+    most = {"max_accuracy_drop": 100}
+    made = lit_core.compress(Mine(), data, target=most, validation=data, alpha=0.0, schedule=SCHEDULE)
+    assert made.report["student"]["blocks"] == [1]
+    assert made.report["selection"]["target"]["expected"] == 100 - made.report["baselines"]["untrained"]["agreement"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": {"latency_ratio": 1.5}, "depth": 2}, r"give one of blocks .* and target"),
+        ({"target": {"latency": 3}}, "target: latency: unknown field: did you mean latency_ms"),
+        ({"target": {}}, "target: .*give exactly one of"),
+        ({"target": {"max_accuracy_drop": 3}}, "measured on validation data: give validation"),
+        ({"target": {"flops_ratio": 900}}, "target: asks for flops_ratio 900, but the smallest student reaches only"),
+    ],
+)
+def test_a_target_that_means_nothing_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lit_core.compress(Mine(), [torch.randn(4, 3)], alpha=0.0, schedule=SCHEDULE, **arguments)
 
 
 class Checkpointed(Mine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from lit_core.networks.families.library import create
@@ -109,3 +110,18 @@ def test_the_catalogue_counts_weights_that_blocks_share_once() -> None:
     network = create(Library.TIMM, "coat_lite_tiny", {})
     cut(network, Layout((), tuple(map(tuple, entry.sections)), ()), [[0] for _ in entry.sections])
     assert least.parameters == count_parameters(network)
+
+
+def test_the_catalogue_shows_the_flops_that_a_student_has() -> None:
+    from lit_core.measuring.cost import flops
+    from lit_core.networks.layout import Layout
+    from lit_core.networks.surgery import cut
+
+    entry = find_entry("timm", "tf_efficientnet_lite0")
+    assert entry is not None
+    assert entry.size is not None
+    network = create(Library.TIMM, "tf_efficientnet_lite0", {}).eval()
+    sample = (torch.zeros(1, 3, *entry.size),)
+    assert entry.students[-1].flops == flops(network, sample)
+    cut(network, Layout((), tuple(map(tuple, entry.sections)), ()), [[0] for _ in entry.sections])
+    assert entry.students[0].flops == flops(network, sample)
