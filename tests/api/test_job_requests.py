@@ -65,7 +65,14 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
     }
     job = api.post("/v1/jobs", json={"teacher": bench.teacher(), **wanted}).json()
     spec = job["spec"]
-    assert spec["student"] == {"depth": 14, "blocks": [3, 2, 1], "init": "random", "select": "even", "kept": None}
+    assert spec["student"] == {
+        "depth": 14,
+        "blocks": [3, 2, 1],
+        "init": "random",
+        "select": "even",
+        "kept": None,
+        "target": None,
+    }
     assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
     assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
     assert spec["schedule"]["batch_size"] == 16
@@ -83,8 +90,23 @@ def test_the_named_blocks_reach_the_specification(api: TestClient, bench: Bench)
         "init": "inherit",
         "select": None,
         "kept": kept,
+        "target": None,
     }
     assert job["request"]["student"] == {"kept": kept}
+
+
+def test_a_target_waits_for_the_worker_without_blocks(api: TestClient, bench: Bench) -> None:
+    target = {"latency_ratio": 1.5, "batch": 8}
+    answer = api.post("/v1/jobs", json=request(bench.teacher(), student={"target": target}))
+    assert answer.status_code == 202
+    job = answer.json()
+    stored = job["spec"]["student"]
+    assert (stored["depth"], stored["blocks"], stored["select"]) == (None, None, "even")
+    assert {name: value for name, value in stored["target"].items() if value is not None} == target
+    # Another target in a rerun.
+    changes = {"student": {"target": {"latency_ratio": None, "latency_ms": 4}}}
+    again = api.post(f"/v1/jobs/{job['id']}/rerun", json=changes).json()
+    assert again["request"]["student"] == {"target": {"batch": 8, "latency_ms": 4}}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +134,10 @@ def test_the_named_blocks_reach_the_specification(api: TestClient, bench: Bench)
         ({"student": {"kept": [[0], [0], [6]]}}, "student.kept.2", "give 0 to 5"),
         ({"student": {"kept": [[0], [0], [2]]}}, "student.kept.2", "keep block 0"),
         ({"student": {"kept": [[0], [0], [0]], "select": "even"}}, "student", "leave out one of them"),
+        ({"student": {"target": {"parameters_ratio": 7}}}, "student.target", "smallest student reaches only 6"),
+        ({"student": {"target": {"size_mb": 5, "latency_ms": 3}}}, "student.target", "give exactly one of"),
+        ({"student": {"target": {"size_mb": 5}, "depth": 14}}, "student", "not several"),
+        ({"student": {"target": {"latency_ratio": 1.0}}}, "student.target.latency_ratio", "greater than 1"),
         ({"dataset": {}}, "dataset", 'exactly one of "upload"'),
         ({"dataset": {"builtin": "mnist"}}, "dataset.builtin", "'digits'"),
         ({"dataset": {"builtin": "digits", "mean": [0.1, 0.2]}}, "dataset.mean", "takes 1 input channels"),

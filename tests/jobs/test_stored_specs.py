@@ -132,7 +132,17 @@ def test_a_job_from_before_blocks_could_be_named_chooses_them_as_it_did(bench: B
     read = claimed_spec(bench)
     assert read is not None
     assert (read.spec_version, read.student.select, read.student.kept) == (SPEC_VERSION, Select.FIRST, None)
-    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None}}
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None, "target": None}}
+
+
+def test_a_job_from_before_targets_keeps_its_blocks(bench: Bench) -> None:
+    old = bench.job()
+    spec = bench.row(old).spec
+    student = {"depth": 14, "blocks": [2, 2, 2], "init": "inherit", "select": None, "kept": [[0, 1]] * 3}
+    store(bench, old, spec_version=3, spec={**spec, "spec_version": 3, "student": student})
+    read = claimed_spec(bench)
+    assert read is not None
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "target": None}}
 
 
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])

@@ -20,7 +20,8 @@ from lit_client import Client
 from lit_client.command.compress import create_job
 from lit_spec import Architecture, Inspection, Modality, StudentOption
 from lit_spec.answers.jobs import Job
-from lit_spec.networks.architecture import TeacherFormat
+from lit_spec.networks.architecture import InspectedLatency, TeacherFormat
+from lit_spec.networks.students import BlockCosts
 from lit_spec.states import JobState
 from tests.jobs.study_bench import take
 from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc, litc_process
@@ -216,6 +217,9 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
         (("--dataset", "digits", "--kept", "0/0,2/0", "--ratio", 2), "give one of them"),
+        (("--dataset", "digits", "--speedup", 1.5, "--target", "size_mb=5"), "give one of them"),
+        (("--dataset", "digits", "--target", "size=5"), "write NAME=VALUE"),
+        (("--dataset", "digits", "--speedup", 0.9), "student.target.latency_ratio"),
         (("--dataset", "digits", "--kept", "0/0;2"), "write the blocks to keep, as 0/0,2"),
         (("--dataset", "digits", "--kept", "0/2,0"), "student.kept.1"),
         (("--dataset", "digits", "--kept", "0/0", "--select", "first"), "leave out one of them"),
@@ -423,10 +427,43 @@ def test_inspection_in_a_pipe_has_the_upload_in_its_first_line(url: str, worker:
     assert any("3, 3, 3" in line for line in table)
 
 
+def test_an_inspection_shows_flops_and_latency_where_they_were_measured(
+    url: str, worker: ScriptedWorker, teacher: Path
+) -> None:
+    found = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
+    small, whole = found.students
+    costs = BlockCosts(total=1, blocks=[])
+    worker.inspection = found.model_copy(
+        update={
+            "students": [
+                small.model_copy(update={"flops": 20_000_000, "latency_ms": 2.0}),
+                whole.model_copy(update={"flops": 30_000_000, "latency_ms": 5.0}),
+            ],
+            "input_shape": [1, 32, 32],
+            "flops": costs,
+            "latency": InspectedLatency(device="cpu", threads=2, nanoseconds=costs),
+        }
+    )
+    shown = litc(url, "inspect", teacher).stdout
+    (row,) = [line.split("│")[1:-1] for line in shown.splitlines() if "2, 2, 2" in line]
+    assert [cell.strip() for cell in row] == ["14", "2, 2, 2", "9", "1.000", "20.0", "1.500", "2.00", "2.500"]
+    assert (
+        "FLOPs of one input of 1x32x32. Latency of one such input on the inspecting machine (cpu, 2 threads)" in shown
+    )
+
+
+def test_a_speedup_is_a_target_of_the_request(compress: Compress, url: str) -> None:
+    done = compress("--dataset", "digits", "--speedup", 1.5)
+    assert done.returncode == 0, done.stderr
+    assert the_request(url)["student"] == {"target": {"latency_ratio": 1.5}}
+
+
 def test_sections_of_a_network_and_of_names(url: str) -> None:
     assert "timm/resnet18" in litc(url, "sections", "resnet18").stdout
     shown = litc(url, "sections", "torchvision/resnet18").stdout
     assert "layer1.0" in shown
+    assert "MFLOPs" in shown
+    assert "FLOPs of one image of 64x64 pixels." in shown
     wrong = litc(url, "sections", "resnot")
     assert (wrong.returncode, "did you mean" in wrong.stderr) == (1, True)
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_client.command.display import EpochBar, exports_table, operations_table, result_table
+from lit_client.command.display import EpochBar, chosen_line, exports_table, jobs_table, operations_table, result_table
 from tests.lit_client.made_answers import make_event, make_job
 
 
@@ -87,3 +87,17 @@ def test_the_bar_goes_over_all_phases() -> None:
     for phase, epoch, done in (("lit", 3, 3), ("fine_tune", 1, 6), ("prune", 1, 8), ("prune", 4, 11)):
         bar.show_event(make_event(data={"phase": phase, "epoch": epoch, "epochs": 9}))
         assert bar.progress.tasks[0].completed == done
+
+
+def test_a_student_that_is_still_to_be_chosen_is_shown_by_its_target() -> None:
+    target = {"latency_ratio": 1.5, "latency_ms": None, "batch": 8}
+    open_job = make_job(spec={"student": {"depth": None, "blocks": None, "target": target}})
+    assert any("latency_ratio 1.5" in line for line in lines(jobs_table([open_job])))
+    done = make_job(spec=open_job.spec, result=result(depth=14))
+    assert any("depth 14" in line for line in lines(jobs_table([done])))
+
+
+def test_a_chosen_student_is_told_with_what_is_expected_of_it() -> None:
+    chosen = {"asked": {"latency_ratio": 1.5}, "unit": "ms", "teacher": 12.3456, "expected": 8.1}
+    line = chosen_line({"blocks": [2, 2, 1], "kept": [[0, 1], [0, 1], [0]], "target": chosen})
+    assert line == "student for latency_ratio 1.5: blocks 2, 2, 1, expected 8.1 ms (teacher 12.35)"
