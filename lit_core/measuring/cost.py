@@ -28,6 +28,7 @@ LATENCY_RUNS = 100
 LATENCY_WARM_UP = 5
 LEAST_RUNS = 5
 BLOCK_LATENCY_SECONDS = 3.0
+LEAST_BLOCK_RUNS = 3
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -119,10 +120,9 @@ def block_latencies(
     inside: dict[Place, list[float]] = defaultdict(list)
     with torch.autocast(sample[0].device.type, dtype=torch.bfloat16, enabled=precision == Precision.BFLOAT16):
         for one in (network, shortest):
-            for _ in range(LATENCY_WARM_UP):
-                _timed(one, sample)
+            _warm_up(one, sample, seconds / 10)
         end = time.monotonic() + seconds
-        while len(whole) < LATENCY_RUNS and (time.monotonic() < end or len(whole) < LEAST_RUNS):
+        while len(whole) < LATENCY_RUNS and (time.monotonic() < end or len(whole) < LEAST_BLOCK_RUNS):
             whole.append(_timed(network, sample))
             short.append(_timed(shortest, sample))
             for place, spent in _timed_blocks(network, blocks, sample).items():
@@ -133,6 +133,13 @@ def block_latencies(
     saved = total * max(1 - min(short) / min(whole), 0.0)
     scale = saved / droppable if droppable else 0.0
     return _block_costs(blocks, total, {place: scale * spent for place, spent in least.items()})
+
+
+def _warm_up(network: nn.Module, sample: tuple[Tensor, ...], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    for run in range(LATENCY_WARM_UP):
+        if run == 0 or time.monotonic() < end:
+            _timed(network, sample)
 
 
 def _timed_blocks(network: nn.Module, blocks: Blocks, sample: tuple[Tensor, ...]) -> dict[Place, float]:

@@ -13,10 +13,11 @@ from lit_spec.networks.architecture import InspectedLatency
 from lit_spec.networks.students import BlockCosts
 
 MOST_PARAMETERS = 100_000_000
-MOST_FLOPS = 40_000_000_000
+MOST_FLOPS = 10_000_000_000
 """Larger networks would take more than a few seconds to build and to run."""
-MOST_THREADS = 4
-"""All threads together count against the processor time that an inspection may use."""
+THREADS = 1
+"""With several, a pass may take hundreds of times longer while others use the processors, and their time together counts
+against what an inspection may use."""
 SECONDS = 1.0
 
 
@@ -42,14 +43,14 @@ def measure_latency(architecture: Architecture, parameters: int, flops: BlockCos
     if flops is None or flops.total > MOST_FLOPS or parameters > MOST_PARAMETERS:
         return None
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, MOST_THREADS))
+    torch.set_num_threads(THREADS)
     try:
         family = family_of(architecture)
         network = SectionedNetwork(family.build(architecture).eval(), family.layout(architecture))
         shortest = shortened(network, [[0] for _ in network.sections]).network.eval()
         sample = family.sample(architecture)
         measured = block_latencies(network.network, network.sections, shortest, sample, seconds=SECONDS)
-        return InspectedLatency(device="cpu", threads=torch.get_num_threads(), nanoseconds=measured)
+        return InspectedLatency(device="cpu", threads=THREADS, nanoseconds=measured)
     except (MemoryError, RuntimeError):
         # The inspection's memory is limited. What it is for has been read.
         return None
