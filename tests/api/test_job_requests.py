@@ -36,6 +36,7 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
         "init": "inherit",
         "select": "even",
         "kept": None,
+        "target": None,
     }
     assert job["spec"]["teacher"]["architecture"]["depth"] == 38
     assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
@@ -134,7 +135,7 @@ def test_a_target_waits_for_the_worker_without_blocks(api: TestClient, bench: Be
         ({"student": {"kept": [[0], [0], [6]]}}, "student.kept.2", "give 0 to 5"),
         ({"student": {"kept": [[0], [0], [2]]}}, "student.kept.2", "keep block 0"),
         ({"student": {"kept": [[0], [0], [0]], "select": "even"}}, "student", "leave out one of them"),
-        ({"student": {"target": {"parameters_ratio": 7}}}, "student.target", "smallest student reaches only 6"),
+        ({"student": {"target": {"parameters_ratio": 999}}}, "student.target", "smallest student reaches only 300"),
         ({"student": {"target": {"size_mb": 5, "latency_ms": 3}}}, "student.target", "give exactly one of"),
         ({"student": {"target": {"size_mb": 5}, "depth": 14}}, "student", "not several"),
         ({"student": {"target": {"latency_ratio": 1.0}}}, "student.target.latency_ratio", "greater than 1"),
