@@ -16,8 +16,8 @@ MOST_PARAMETERS = 100_000_000
 MOST_FLOPS = 10_000_000_000
 """Larger networks would take more than a few seconds to build and to run."""
 THREADS = 1
-"""With several, a pass may take hundreds of times longer while others use the processors, and their time together counts
-against what an inspection may use."""
+"""With several, a pass may take hundreds of times longer while others use the processors, and all their time together
+counts against what an inspection may use."""
 SECONDS = 1.0
 
 
