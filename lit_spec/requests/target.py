@@ -75,13 +75,17 @@ class Target(SpecModel):
         return total / left if unit is None else left / unit
 
     def check_asks_for_less(self, total: int, field: str) -> None:
-        """Raises SpecError if the teacher itself costs no more."""
+        """Raises SpecError if the teacher itself costs no more, or nothing at all."""
+        if total == 0:
+            raise SpecError(field, f"asks for {self}, but none are counted in the teacher: give another target")
         if self.most(total) >= total:
             own = _rounded(self.reached(total, total), math.ceil)
             raise SpecError(field, f"asks for {self}, but the teacher itself has only {own}: give less")
 
     def unreachable(self, total: int, least: int) -> str:
         """Why no student reaches it, the cheapest of which costs `least`."""
+        if least >= total:
+            return f"asks for {self}, but no student costs less than the teacher: give a deeper teacher"
         if self.name in _UNITS:
             reached = _rounded(self.reached(total, least), math.ceil)
             return f"asks for {self}, but the smallest student has {reached}: give at least that"

@@ -98,6 +98,12 @@ def test_what_no_student_reaches_is_refused_with_what_one_does(target: dict[str,
     )
 
 
+def test_a_teacher_without_a_block_to_spare_has_no_student() -> None:
+    one_each = COUNTS.model_copy(update={"blocks": [[10_000], [40_000], [100_000]]})
+    with pytest.raises(SpecError, match="no student costs less than the teacher: give a deeper teacher"):
+        student({"ratio": 1.1}, inspection(parameter_counts=one_each))
+
+
 @pytest.mark.parametrize("target", [{"latency_ratio": 1.5}, {"latency_ms": 3, "batch": 8}, {"max_accuracy_drop": 2}])
 def test_what_must_be_measured_is_left_to_the_trainer(target: dict[str, Any]) -> None:
     found = student({"target": target, "select": "first"})

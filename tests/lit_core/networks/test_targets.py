@@ -8,6 +8,7 @@ from torch import nn
 
 from lit_core.measuring.cost import count_parameters, flops
 from lit_core.networks.block_selection import AllowedDrop, Budget, Unreachable, select_blocks
+from lit_core.networks.layout import Layout
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.networks.targets import Measurements, select_for_target
@@ -82,6 +83,17 @@ def test_a_target_that_no_student_reaches_is_refused_with_what_one_does(teacher:
         )
     with pytest.raises(SpecError, match="the teacher itself has only"):
         select_for_target(teacher, Target(latency_ms=1e6), Select.FIRST, (), MEASUREMENTS, "target")
+
+
+class Adds(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+def test_a_target_of_which_the_teacher_has_nothing_is_refused() -> None:
+    teacher = SectionedNetwork(nn.Sequential(Adds(), Adds(), Adds()), Layout((), (("0", "1"),), ()))
+    with pytest.raises(SpecError, match="asks for flops_ratio 2, but none are counted in the teacher"):
+        select_for_target(teacher, Target(flops_ratio=2), Select.EVEN, (), MEASUREMENTS, "target")
 
 
 def test_the_last_student_before_too_much_is_lost_is_taken(teacher: SectionedNetwork) -> None:
