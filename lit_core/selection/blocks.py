@@ -9,7 +9,8 @@ from lit_core.networks.block_selection import Inputs, Selection, importances
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.selection.recovery import Goal, Recovery
 from lit_spec import Output, Select
-from lit_spec.networks.students import BlockCosts, Keep, evenly, first, least_reduced, shares
+from lit_spec.networks.students import BlockCosts, Keep, least_reduced, shares
+from lit_spec.requests.student import FIXED_RULES
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def select_blocks(
     def keep(section: int, count: int) -> list[int]:
         if importance is not None:
             return _most_important(importance[section], count)
-        return first(whole[section], count) if select == Select.FIRST else evenly(whole[section], count)
+        return FIXED_RULES[select](whole[section], count)
 
     blocks = _blocks(whole, wanted, keep)
     return Selection(_kept(keep, blocks), importance)
