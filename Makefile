@@ -26,13 +26,17 @@ demo: $(INSTALLED) ## Compress a real network through the running service
 test: $(INSTALLED) ## Run all tests, against a real PostgreSQL and a real Valkey
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; ONLY=experiment/arm/seed for a part)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
-	@$(BIN)/python -m benchmarks.evidence.run --only "$(ONLY)"
+REAL ?=
+EXTRAS = core,service,$(if $(REAL),evidence-real,evidence)
+EVIDENCE = benchmarks.$(if $(REAL),real,evidence)
 
-evidence-tuning: $(INSTALLED) ## Choose what the evidence's arms leave open, first of all learning rates (an hour)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,evidence]'
-	@$(BIN)/python -m benchmarks.evidence.tune --only "$(ONLY)"
+evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; REAL=1 on real networks; ONLY=experiment/arm/seed)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m $(EVIDENCE).run --only "$(ONLY)"
+
+evidence-tuning: $(INSTALLED) ## Choose what the evidence's arms leave open, first of all learning rates (an hour; REAL=1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m $(EVIDENCE).tune --only "$(ONLY)"
 
 imagenet: $(INSTALLED) ## Compare LIT and PRACTISE on your ImageNet, on a GPU (IMAGENET=/path; days; IMAGENET_ARGS=... for a part)
 	@test -n "$(IMAGENET)" \

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.experiments import EXPERIMENTS
-from jobs.studies.plans.statistics import describe
+from benchmarks.intervals import shown_difference, spread
+from benchmarks.real.page import real_networks
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = "mnist5k-hard-steps-"
@@ -19,10 +20,16 @@ Run = Mapping[str, Any]
 
 INTRODUCTION = """# Evidence
 
-This page shows where LIT helps, how much, and where it does not.
+This page shows where LIT helps, how much, and where it does not: first on real pretrained networks, then on small ones
+that were trained for this page.
 
-`make evidence` produces everything on this page. It posts one compare study for each experiment to the service, with
-two workers of one thread each, and writes [evidence.json](evidence.json). The page is made from that file alone.
+`make evidence REAL=1` produces the first part and writes [evidence-real.json](evidence-real.json), `make evidence`
+produces the rest and writes [evidence.json](evidence.json). The page is made from these files alone.
+"""
+
+SMALL = """## Small networks
+
+`make evidence` posts one compare study for each experiment to the service, with two workers of one thread each.
 `make evidence ONLY=experiment/arm/seed` runs one cell again and prints its row.
 [imagenet.md](imagenet.md) is a benchmark on ImageNet for whoever has it and a GPU; it has not been run.
 
@@ -94,20 +101,27 @@ COMPARED = (
 )
 
 
-def write_page(evidence: Mapping[str, Any], docs: Path) -> None:
+def write_page(docs: Path) -> None:
     """Write evidence.md and the plots beside it."""
     from benchmarks.evidence.plots import draw  # plots imports this module
 
-    draw(list(evidence["runs"]), docs / "evidence")
-    (docs / "evidence.md").write_text(page(evidence))
+    draw(json.loads((docs / "evidence.json").read_text())["runs"], docs / "evidence")
+    write_text(docs)
 
 
-def page(evidence: Mapping[str, Any]) -> str:
-    """The text of evidence.md."""
+def write_text(docs: Path) -> None:
+    """Write evidence.md from evidence.json and evidence-real.json."""
+    real = docs / "evidence-real.json"
+    text = page(json.loads((docs / "evidence.json").read_text()), json.loads(real.read_text()) if real.exists() else {})
+    (docs / "evidence.md").write_text(text)
+
+
+def page(evidence: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> str:
+    """The text of evidence.md. `real` are the runs on real networks."""
     runs: list[Run] = list(evidence["runs"])
     done = {run["experiment"] for run in runs}
     missing = [experiment.name for experiment in EXPERIMENTS if experiment.name not in done]
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, *real_networks(real or {}), SMALL]
     if missing:
         parts.append(f"Not run yet: {', '.join(missing)}.\n")
     parts += [*_summary(runs), CONCLUSIONS]
@@ -131,7 +145,7 @@ def _compared(runs: Sequence[Run], heading: str, base: str, names: Sequence[str]
         if base not in arms or not any(name in arms for name in names):
             continue
         plain = arms[base]
-        cells = [_interval(_differences(arms[name], plain)) if name in arms else "" for name in names]
+        cells = [shown_difference(_differences(arms[name], plain)) if name in arms else "" for name in names]
         teacher, accuracy = plain[0]["teacher_accuracy"], statistics.mean(run["accuracy"] for run in plain)
         rows.append(f"| {experiment} | {teacher:.2f} | {accuracy:.2f} | {' | '.join(cells)} |")
     if not rows:
@@ -163,10 +177,10 @@ def _classifiers(runs: Sequence[Run]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for arm, own in arms.items():
-        shown = "" if arm == base else _interval(_differences(own, arms[base]))
+        shown = "" if arm == base else shown_difference(_differences(own, arms[base]))
         rate = own[0]["specification"]["schedule"]["lit"]["learning_rate"]
         lines.append(
-            f"| {arm} | {_spread([run['accuracy'] for run in own])} | {shown} | {own[0]['parameters']:,} | {rate:g} | "
+            f"| {arm} | {spread([run['accuracy'] for run in own])} | {shown} | {own[0]['parameters']:,} | {rate:g} | "
             f"{_seconds(own)} | {len(own)} |"
         )
     return lines
@@ -181,7 +195,7 @@ def _generators(runs: Sequence[Run]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm, own in _by_arm(runs).items():
-        scores = [_spread([run[name] for run in own], digits) for name, digits in (("psnr", 2), ("ssim", 4), ("l1", 4))]
+        scores = [spread([run[name] for run in own], digits) for name, digits in (("psnr", 2), ("ssim", 4), ("l1", 4))]
         firsts, lasts = ([run["curve"]["ir_loss"][place] for run in own] for place in (0, -1))
         falls = [before / after for before, after in zip(firsts, lasts, strict=True)]
         lines.append(
@@ -205,27 +219,6 @@ def _seconds(runs: Sequence[Run]) -> str:
     return f"{statistics.median(run['seconds'] for run in runs):.0f}"
 
 
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of at least two values, as in the tables of studies."""
-    found = describe(values)
-    if found.low is None or found.high is None:
-        raise ValueError("an interval needs at least two values")
-    return found.low, found.high
-
-
-def _interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{statistics.mean(values):+.2f}"
-    low, high = interval(values)
-    shown = f"{statistics.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
-    return f"**{shown}**" if low > 0 or high < 0 else shown
-
-
 if __name__ == "__main__":
-    write_page(json.loads((ROOT / "docs/evidence.json").read_text()), ROOT / "docs")
+    write_page(ROOT / "docs")
     sys.exit()

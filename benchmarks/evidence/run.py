@@ -55,7 +55,7 @@ def main() -> int:
             runs = run_experiment(client, experiment)
             keep(experiment.name, runs)
             print(f"{experiment.name}: {len(runs)} runs", flush=True)
-    write_page(json.loads(RESULTS.read_text()), ROOT / "docs")
+    write_page(ROOT / "docs")
     print(json.dumps({"experiments": len(chosen), "runs": len(read_runs())}))
     return 0
 

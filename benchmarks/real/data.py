@@ -29,6 +29,7 @@ class Draw:
     seed: int
     steps: int
     batch: int = 32
+    augmented: bool = True
     tuning: bool = False
     """Tuning trains and is measured on parts of the training samples; the test samples are for the tables alone."""
 

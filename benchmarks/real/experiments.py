@@ -1,0 +1,152 @@
+"""What is compared on real networks: experiments, arms, rates and seeds. Data only.
+
+`tuned.json` holds the learning rates that `tune.py` chose for each tuned arm, with seeds of its own and on a validation
+part of the training samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+Patch = Mapping[str, Any]
+
+TUNED = Path(__file__).with_name("tuned.json")
+TUNING_SEEDS = (100, 101)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+"""Of Adam."""
+SEEDS = 3
+STEPS, BATCH = 200, 32
+
+
+class Maker(StrEnum):
+    """What makes an arm's student."""
+
+    COMPRESS = "compress"
+    PRACTISE = "practise"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Arm:
+    maker: Maker
+    meaning: str
+    """For the page."""
+    select: str | None = None
+    """Of `lit_core.compress`; None: the arm keeps the blocks that `default` kept with the same seed."""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """Of `lit_core.compress`. The number of steps comes with the experiment."""
+    phases: Mapping[str, Phase] = field(default_factory=dict)
+    """Of an arm whose schedule is not a preset's, by name. Their learning rate is tuned."""
+
+    @property
+    def tuned(self) -> bool:
+        return bool(self.phases)
+
+    @property
+    def follows_default(self) -> bool:
+        return self.maker != Maker.PRACTISE and self.select is None
+
+
+@dataclass(frozen=True)
+class Phase:
+    share: float
+    """Of the steps."""
+    frozen: tuple[str, ...]
+    """Parts that keep the teacher's weights."""
+
+
+DEFAULT, EVEN = "default", "lit-even"
+RECIPE: Patch = {"preset": "few", "alpha": 0.0}
+"""Its optimizer, its rates and whatever else it decides are the preset's."""
+BY_HAND: Patch = {
+    "alpha": 0.0,
+    "schedule": {
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "batch_norm": "frozen",
+        "dropout": False,
+        "gradient_clip": 1.0,
+    },
+}
+"""What the arms that the recipe is compared with share."""
+NOT_TRAINED: Patch = {"steps_per_epoch": 1, "lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
+"""A step that changes nothing: a training has at least one."""
+
+ARMS: Mapping[str, Arm] = {
+    DEFAULT: Arm(Maker.COMPRESS, "`preset: few` with `select: recover`", "recover", RECIPE),
+    EVEN: Arm(Maker.COMPRESS, "`preset: few` with `select: even`", "even", RECIPE),
+    "kd": Arm(
+        Maker.COMPRESS,
+        "Distillation; for embeddings 1 - cosine",
+        hyperparameters={**BY_HAND, "method": "kd", "tau": 2.0},
+        phases={"lit": Phase(1.0, ("stem",))},
+    ),
+    "hint": Arm(
+        Maker.COMPRESS,
+        "Hints: the IR loss of sections that the student itself feeds, then distillation",
+        hyperparameters={
+            **BY_HAND,
+            **{"method": "lit", "feed": "student", "beta": 0.0, "ir_relative": True, "tau": 2.0},
+        },
+        phases={"lit": Phase(0.65, ("stem", "head")), "fine_tune": Phase(0.35, ("stem",))},
+    ),
+    "mimic": Arm(
+        Maker.COMPRESS,
+        "Feature mimicking: the MSE at the input of the classifier",
+        hyperparameters={**BY_HAND, "method": "mimic"},
+        phases={"lit": Phase(1.0, ("stem", "head"))},
+    ),
+    "practise": Arm(Maker.PRACTISE, "The published procedure PRACTISE, with its own choice of blocks"),
+    "repaired": Arm(
+        Maker.COMPRESS,
+        "The blocks of `default`, repaired but not trained",
+        "recover",
+        {**RECIPE, "schedule": NOT_TRAINED},
+    ),
+    "untrained": Arm(Maker.NOBODY, "The blocks of `default`, and nothing else"),
+}
+ADAPTOR_STEPS = 40
+"""Of PRACTISE, for each block that can be left out. The published code takes 2,000."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    name: str
+    network: str
+    """A name in `networks.NETWORKS`."""
+    depth: int
+    """Blocks of the student."""
+    samples: int
+    steps: int = STEPS
+    seeds: int = SEEDS
+    rates_of: str | None = None
+    """The experiment whose rates are used, instead of tuning this one."""
+
+
+def _experiments(prefix: str, network: str, depth: int, sizes: tuple[int, ...], tuned: int) -> list[Experiment]:
+    return [
+        Experiment(
+            f"{prefix}-{samples}", network, depth, samples, rates_of=None if samples == tuned else f"{prefix}-{tuned}"
+        )
+        for samples in sizes
+    ]
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *_experiments("lite0", "efficientnet-lite0", 10, (50, 100, 500), tuned=100),
+    # Deeper, and with the rates of its smaller sister.
+    Experiment("lite1-100", "efficientnet-lite1", 14, 100, rates_of="lite0-100"),
+    *_experiments("minilm-3", "minilm-l6", 3, (100, 1000), tuned=100),
+    *_experiments("minilm-2", "minilm-l6", 2, (100, 1000), tuned=100),
+)
+
+
+def tuned(file: Path = TUNED) -> Mapping[str, Mapping[str, float]]:
+    """By experiment and arm the learning rate."""
+    found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
+    return found
