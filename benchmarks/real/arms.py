@@ -35,7 +35,7 @@ class Asked:
     depth: int
     draw: Draw
     kept: Kept | None = None
-    """The blocks that `default` kept, for arms that follow it."""
+    """The blocks that `default` kept, for an arm that follows it."""
     rate: float | None = None
     """Of a tuned arm."""
 
@@ -60,8 +60,10 @@ def make(arm: Arm, network: Network, teacher: nn.Module, data: Data, asked: Aske
 
 
 def arguments(arm: Arm, network: Network, asked: Asked) -> dict[str, Any]:
-    """Those of `lit_core.compress` without model and data: all that makes an arm what it is."""
-    blocks: Patch = {"kept": asked.kept} if arm.follows_default else {"depth": asked.depth, "select": arm.select}
+    """All that makes an arm what it is: of `lit_core.compress` without model and data, or PRACTISE's settings."""
+    blocks: Patch = {"depth": asked.depth, "select": arm.select} if asked.kept is None else {"kept": asked.kept}
+    if arm.maker != Maker.COMPRESS:
+        return {**blocks, "iterations": ADAPTOR_STEPS, "rate": asked.rate}
     output: Patch = {"output": "embedding"} if network.output == Output.EMBEDDING else {}
     given = {**blocks, **output, "seed": asked.draw.seed, "sections": network.sections or None}
     return merged({"schedule": _schedule(arm, asked)}, merged(arm.hyperparameters, given))
@@ -91,22 +93,28 @@ def _compressed(arm: Arm, network: Network, teacher: nn.Module, batches: Batches
 
 
 def _practised(network: Network, teacher: nn.Module, data: Data, asked: Asked) -> Made:
-    from benchmarks.practise import Recipe, practise
+    from benchmarks.practise import Recipe, mimicking_student, practise
 
+    if asked.rate is None:
+        raise ValueError("PRACTISE needs a learning rate")
     draw = asked.draw
     # PRACTISE freezes the teacher that it is given.
     sectioned = _sectioned(network, copy.deepcopy(teacher), data.training(draw))
+    training = _InputsOnly(data.training(draw))
     recipe = Recipe(
         iterations=min(ADAPTOR_STEPS, draw.steps),
         fine_tuning_iterations=draw.steps,
+        fine_tuning_rate=asked.rate,
         training_mode=False,  # as in all arms
         seed=draw.seed,
         positions=(lambda inputs: inputs[1]) if network.output == Output.EMBEDDING else None,
     )
+    if asked.kept is not None:
+        return Made(mimicking_student(sectioned, asked.kept, training, recipe), asked.kept, [])
     drop = sum(len(section) for section in sectioned.sections) - asked.depth
     plain = data.training(replace(draw, augmented=False))
     measured = [inputs for (inputs,) in islice(plain, MEASURED_BATCHES)]
-    made = practise(sectioned, drop, _InputsOnly(data.training(draw)), measured, recipe)
+    made = practise(sectioned, drop, training, measured, recipe)
     return Made(made.student, made.kept, [])
 
 

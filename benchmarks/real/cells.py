@@ -39,6 +39,10 @@ class Cell:
     def key(self) -> Key:
         return self.experiment.name, self.arm, self.seed, self.rate if self.tuning else None
 
+    @property
+    def follows_default(self) -> bool:
+        return ARMS[self.arm].follows_default(tuning=self.tuning)
+
     def __str__(self) -> str:
         return f"{self.experiment.name}/{self.arm}/{self.seed}" + ("" if self.rate is None else f" at {self.rate:g}")
 
@@ -96,7 +100,7 @@ def bench_of(network: str, cache: Path) -> Bench:
 def asked_of(cell: Cell, kept: Sequence[Sequence[int]] | None) -> Asked:
     experiment = cell.experiment
     draw = Draw(experiment.samples, cell.seed, cell.steps, BATCH, tuning=cell.tuning)
-    return Asked(experiment.depth, draw, kept if ARMS[cell.arm].follows_default else None, cell.rate)
+    return Asked(experiment.depth, draw, kept if cell.follows_default else None, cell.rate)
 
 
 def configuration(cell: Cell, kept: Sequence[Sequence[int]] | None) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def configuration(cell: Cell, kept: Sequence[Sequence[int]] | None) -> dict[str,
         "depth": cell.experiment.depth,
         "steps": cell.steps,
         "batch": BATCH,
-        "arm": arguments(arm, network, asked) | {"maker": arm.maker},
+        "arm": {"maker": arm.maker, **arguments(arm, network, asked)},
     }
     as_json: dict[str, Any] = json.loads(json.dumps(found))
     return as_json
@@ -173,11 +177,10 @@ def run_all(
         for cell in list(waiting):
             if len(running) == workers:
                 break
-            follows = ARMS[cell.arm].follows_default
-            if follows and _group(cell) in open_defaults:
+            if cell.follows_default and _group(cell) in open_defaults:
                 continue
             waiting.remove(cell)
-            if follows and kept_of(cell) is None:
+            if cell.follows_default and kept_of(cell) is None:
                 problems.append(f"{cell}: needs the blocks of {_default_of(cell)}, which has not been run")
             elif not is_done(cell):
                 running[executor.submit(run_cell, cell, kept_of(cell), cache)] = cell

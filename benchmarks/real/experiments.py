@@ -17,8 +17,8 @@ Patch = Mapping[str, Any]
 
 TUNED = Path(__file__).with_name("tuned.json")
 TUNING_SEEDS = (100, 101)
-RATES = (3e-5, 1e-4, 3e-4, 1e-3)
-"""Of Adam."""
+ADAM_RATES, SGD_RATES = (3e-5, 1e-4, 3e-4, 1e-3), (1e-3, 5e-3, 2e-2)
+"""PRACTISE is published with SGD and the last of these."""
 SEEDS = 3
 STEPS, BATCH = 200, 32
 
@@ -41,15 +41,14 @@ class Arm:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Of `lit_core.compress`. The number of steps comes with the experiment."""
     phases: Mapping[str, Phase] = field(default_factory=dict)
-    """Of an arm whose schedule is not a preset's, by name. Their learning rate is tuned."""
+    """Of an arm whose schedule is not a preset's, by name."""
+    rates: tuple[float, ...] = ()
+    """What its learning rate is chosen from; none: it has a recipe's."""
 
-    @property
-    def tuned(self) -> bool:
-        return bool(self.phases)
-
-    @property
-    def follows_default(self) -> bool:
-        return self.maker != Maker.PRACTISE and self.select is None
+    def follows_default(self, *, tuning: bool) -> bool:
+        """Whether it keeps the blocks that `default` kept. PRACTISE chooses its own, which takes long, so that only its
+        training is tuned."""
+        return self.select is None and (tuning or self.maker != Maker.PRACTISE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ ARMS: Mapping[str, Arm] = {
         "Distillation; for embeddings 1 - cosine",
         hyperparameters={**BY_HAND, "method": "kd", "tau": 2.0},
         phases={"lit": Phase(1.0, ("stem",))},
+        rates=ADAM_RATES,
     ),
     "hint": Arm(
         Maker.COMPRESS,
@@ -94,14 +94,16 @@ ARMS: Mapping[str, Arm] = {
             **{"method": "lit", "feed": "student", "beta": 0.0, "ir_relative": True, "tau": 2.0},
         },
         phases={"lit": Phase(0.65, ("stem", "head")), "fine_tune": Phase(0.35, ("stem",))},
+        rates=ADAM_RATES,
     ),
     "mimic": Arm(
         Maker.COMPRESS,
         "Feature mimicking: the MSE at the input of the classifier",
         hyperparameters={**BY_HAND, "method": "mimic"},
         phases={"lit": Phase(1.0, ("stem", "head"))},
+        rates=ADAM_RATES,
     ),
-    "practise": Arm(Maker.PRACTISE, "The published procedure PRACTISE, with its own choice of blocks"),
+    "practise": Arm(Maker.PRACTISE, "The published procedure PRACTISE, with its own choice of blocks", rates=SGD_RATES),
     "repaired": Arm(
         Maker.COMPRESS,
         "The blocks of `default`, repaired but not trained",
@@ -110,7 +112,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     "untrained": Arm(Maker.NOBODY, "The blocks of `default`, and nothing else"),
 }
-ADAPTOR_STEPS = 40
+ADAPTOR_STEPS = 25
 """Of PRACTISE, for each block that can be left out. The published code takes 2,000."""
 
 

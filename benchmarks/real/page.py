@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.intervals import shown_difference, spread
-from benchmarks.real.experiments import ADAPTOR_STEPS, ARMS, BATCH, DEFAULT, EVEN, EXPERIMENTS, RATES, STEPS, Experiment
+from benchmarks.real.experiments import ADAPTOR_STEPS, ARMS, BATCH, DEFAULT, EVEN, EXPERIMENTS, STEPS, Experiment
 
 Run = Mapping[str, Any]
 
@@ -63,8 +63,8 @@ How to read the tables:
   same augmentation (random resized crops and mirroring; sentences stay as they are), and leave the statistics of
   BatchNorm alone. What an arm does before its training (the choice of blocks, repairs, adaptors) is not counted in
   steps, but is in the seconds. PRACTISE trains {adaptor} steps for each block that it could leave out.
-- **Learning rates** of `kd`, `hint` and `mimic` were chosen among {rates} by two other seeds on a validation part of
-  the training samples; those of `default`, `lit-even` and `practise` are their recipes' own.
+- **Learning rates** of {tuned} were chosen by two other seeds on a validation part of the training samples, for some
+  experiments together; `default` and `lit-even` have their recipe's own.
 """
 LIMITS = """### What this can't say
 
@@ -108,9 +108,9 @@ def by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _introduction() -> str:
-    rates = ", ".join(f"{rate:g}" for rate in RATES)
+    tuned = ", ".join(f"`{name}`" for name, arm in ARMS.items() if arm.rates)
     arms = "\n".join(f"| `{name}` | {arm.meaning} |" for name, arm in ARMS.items())
-    text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptor=ADAPTOR_STEPS, rates=rates)
+    text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptors=ADAPTOR_STEPS, tuned=tuned)
     same = "`kd`, `hint` and `mimic` keep the blocks that `default` keeps."
     return f"{text}\n| Arm | What it is |\n|---|---|\n{arms}\n\n{same}\n"
 

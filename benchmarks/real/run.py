@@ -21,7 +21,7 @@ import torch
 from benchmarks.evidence.page import write_text
 from benchmarks.packages import FetchFailed
 from benchmarks.real.cells import Cell, Results, Run, remaining, run_all
-from benchmarks.real.experiments import ARMS, EXPERIMENTS, RATES, Experiment, tuned
+from benchmarks.real.experiments import ARMS, EXPERIMENTS, Experiment, tuned
 from benchmarks.real.networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,11 +76,11 @@ def cells_of(only: str, steps: int | None) -> list[Cell]:
 
 def rate_of(experiment: Experiment, arm: str, *, rehearsal: bool = False) -> float | None:
     """Raises SystemExit for a tuned arm whose rate has not been chosen."""
-    if not ARMS[arm].tuned:
+    if not ARMS[arm].rates:
         return None
     rates = tuned().get(experiment.rates_of or experiment.name, {})
     if rehearsal:
-        return rates.get(arm, RATES[0])
+        return rates.get(arm, ARMS[arm].rates[0])
     if arm not in rates:
         tuned_as = experiment.rates_of or experiment.name
         raise SystemExit(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.real.cells import Cell, Results, Run, remaining, run_all
-from benchmarks.real.experiments import ARMS, DEFAULT, EXPERIMENTS, RATES, TUNED, TUNING_SEEDS, Experiment, tuned
+from benchmarks.real.experiments import ARMS, DEFAULT, EXPERIMENTS, TUNED, TUNING_SEEDS, Experiment, tuned
 from benchmarks.real.run import WORKERS, fetch, names, one_thread_each, parsed, place_of
 
 LOWER_IS_BETTER = ("kl",)
@@ -50,7 +50,7 @@ def cells_of(experiment: Experiment, steps: int) -> list[Cell]:
     for seed in TUNING_SEEDS:
         default = Cell(experiment, DEFAULT, seed, steps, tuning=True)
         cells.append(default)
-        cells += [replace(default, arm=arm, rate=rate) for arm in ARMS if ARMS[arm].tuned for rate in RATES]
+        cells += [replace(default, arm=arm, rate=rate) for arm in ARMS for rate in ARMS[arm].rates]
     return cells
 
 
