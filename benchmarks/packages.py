@@ -83,7 +83,7 @@ def _pip_download(package: Package, folder: Path) -> Path:
     wanted.write_text(f"{package} --hash=sha256:{package.sha256}\n")
     form = ["--no-binary" if package.kind == Kind.SDIST else "--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", *form]
-    _run([*command, "--require-hashes", "-r", str(wanted), "-d", str(folder)], package, folder, "is PyPI reachable?")
+    _run([*command, "--require-hashes", "-r", str(wanted), "-d", str(folder)], package, folder, "its message says why")
     wanted.unlink()
     return _only_file(folder, package)
 
@@ -96,7 +96,7 @@ def _apt_download(package: Package, folder: Path) -> Path:
 
 def _unpack(package: Package, file: Path, target: Path) -> None:
     if package.kind == Kind.DEBIAN:
-        _run(["dpkg-deb", "--extract", str(file), str(target)], package, file.parent, "is the disk full?")
+        _run(["dpkg-deb", "--extract", str(file), str(target)], package, file.parent, "its message says why")
         return
     with zipfile.ZipFile(file) as archive:
         archive.extractall(target)  # noqa: S202 - its hash is known

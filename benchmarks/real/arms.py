@@ -62,8 +62,10 @@ def make(arm: Arm, network: Network, teacher: nn.Module, data: Data, asked: Aske
 def arguments(arm: Arm, network: Network, asked: Asked) -> dict[str, Any]:
     """All that makes an arm what it is: of `lit_core.compress` without model and data, or PRACTISE's settings."""
     blocks: Patch = {"depth": asked.depth, "select": arm.select} if asked.kept is None else {"kept": asked.kept}
-    if arm.maker != Maker.COMPRESS:
-        return {**blocks, "iterations": ADAPTOR_STEPS, "rate": asked.rate}
+    if arm.maker == Maker.NOBODY:
+        return dict(blocks)
+    if arm.maker == Maker.PRACTISE:
+        return {**blocks, "iterations": ADAPTOR_STEPS, "fine_tuning_rate": asked.rate}
     output: Patch = {"output": "embedding"} if network.output == Output.EMBEDDING else {}
     given = {**blocks, **output, "seed": asked.draw.seed, "sections": network.sections or None}
     return merged({"schedule": _schedule(arm, asked)}, merged(arm.hyperparameters, given))

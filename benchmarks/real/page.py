@@ -62,7 +62,7 @@ How to read the tables:
 - **Budget**: all trained arms take {steps} steps of {batch} samples, see the same samples in the same order with the
   same augmentation (random resized crops and mirroring; sentences stay as they are), and leave the statistics of
   BatchNorm alone. What an arm does before its training (the choice of blocks, repairs, adaptors) is not counted in
-  steps, but is in the seconds. PRACTISE trains {adaptor} steps for each block that it could leave out.
+  steps, but is in the seconds. PRACTISE trains {adaptors} steps for each block that it could leave out.
 - **Learning rates** of {tuned} were chosen by two other seeds on a validation part of the training samples, for some
   experiments together; `default` and `lit-even` have their recipe's own.
 """
