@@ -132,7 +132,12 @@ def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_ser
         assert set(before) == {"postgres", "valkey", "training", "inspecting"}
 
         def post_job(seed: int) -> str:
-            request = {"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 8, "select": "even"}, "seed": seed}
+            request = {
+                "teacher": teacher.id,
+                "dataset": {"builtin": "digits"},
+                "student": {"depth": 8, "select": "even"},
+                "seed": seed,
+            }
             return client.create_job(request | {"schedule": SHORT, "exports": []}).id
 
         def are_replaced(*names: str) -> bool:

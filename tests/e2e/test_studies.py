@@ -133,7 +133,12 @@ def test_a_comparison_in_which_a_worker_is_killed(service: Service, joined: subp
     with Client(service.url) as client:
         teacher = client.upload(TEACHER, "teacher")
         client.wait_inspection(teacher.id)
-        job = {"teacher": teacher.id, "dataset": {"builtin": "digits"}, "student": {"depth": 8, "select": "even"}, "schedule": SHORT}
+        job = {
+            "teacher": teacher.id,
+            "dataset": {"builtin": "digits"},
+            "student": {"depth": 8, "select": "even"},
+            "schedule": SHORT,
+        }
         study = client.create_study(
             {"kind": "compare", "job": job | {"device": "cpu"}, "methods": ["lit", "kd", "hint"]}
         )

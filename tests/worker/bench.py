@@ -110,7 +110,13 @@ class Bench:
         teacher = teacher or self.teacher()
         source = {"upload": dataset} if dataset else {"mounted": mounted} if mounted else {"builtin": "digits"}
         asked = JobRequest.model_validate(
-            {"teacher": teacher, "dataset": source, "student": {"depth": 14, "select": "even"}, "device": "cpu", **request}
+            {
+                "teacher": teacher,
+                "dataset": source,
+                "student": {"depth": 14, "select": "even"},
+                "device": "cpu",
+                **request,
+            }
         )
         upload_ids = [teacher, *([dataset] if dataset else [])]
         with self.database.session() as session:
