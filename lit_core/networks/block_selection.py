@@ -28,7 +28,8 @@ class Selection:
     damages: list[list[float | None]] | None = None
     """For each block of the teacher: the damage of leaving it out alone. None for a block that must stay."""
     repaired: dict[str, Tensor] | None = None
-    """The weights of the chosen student after its repair, on the CPU."""
+    """The weights of the chosen student after its repair, on the CPU. None if it was not repaired, or if that did not
+    bring it closer to the teacher."""
 
 
 @torch.no_grad()

@@ -5,8 +5,10 @@ Where the output is not that of one layer, and in an embedding network, the feat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,52 +23,65 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class FeatureReader:
     """Runs networks and reads their features, (B, features) or with axes for positions after it.
 
-    Each network's last layer is looked for once, in its first forward pass.
+    Each network's last layer is looked for once, before its first forward pass.
     """
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._layers: dict[int, nn.Module | None] = {}
+        self._layers: dict[int, LastLayer | None] = {}
 
     def run(self, network: SectionedNetwork, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The network's output and its features."""
         with self._reading(network, inputs) as features:
             output = network.run(*inputs)
-        return output, features[0] if features else output
+        return output, self._features(network, features, output)
 
     def trace(self, network: SectionedNetwork, *inputs: Tensor) -> tuple[Trace, Tensor]:
         """The network's trace and its features."""
         with self._reading(network, inputs) as features:
             traced = network.trace(*inputs)
-        return traced, features[0] if features else traced.output
+        return traced, self._features(network, features, traced.output)
+
+    def _features(self, network: SectionedNetwork, inputs_of_layer: list[Tensor], output: Tensor) -> Tensor:
+        """Of the inputs that the last layer had in one forward pass, the one that gave the output."""
+        layer = self._layers.get(id(network))
+        return output if layer is None else inputs_of_layer[-1 - layer.later_calls]
 
     @contextmanager
     def _reading(self, network: SectionedNetwork, inputs: tuple[Tensor, ...]) -> Iterator[list[Tensor]]:
-        features: list[Tensor] = []
+        """The inputs of the last layer in a forward pass."""
+        given: list[Tensor] = []
         if self.output == Output.EMBEDDING:
-            yield features
+            yield given
             return
         if id(network) not in self._layers:
             self._layers[id(network)] = last_layer(network, *inputs)
 
-        def save(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            features.append(args[0])
+        def save(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            given.append(args[0] if args else named["input"])
 
         layer = self._layers[id(network)]
         if layer is None:
-            yield features
+            yield given
             return
-        handle = layer.register_forward_pre_hook(save)
+        handle = layer.module.register_forward_pre_hook(save, with_kwargs=True)
         try:
-            yield features
+            yield given
         finally:
             handle.remove()
 
 
+@dataclass(frozen=True)
+class LastLayer:
+    module: nn.Module
+    later_calls: int
+    """How often the network runs this layer again after the call that gave its output."""
+
+
 @torch.no_grad()
-def last_layer(network: SectionedNetwork, *inputs: Tensor) -> nn.Module | None:
+def last_layer(network: SectionedNetwork, *inputs: Tensor) -> LastLayer | None:
     """The linear layer or convolution whose output is the network's, if there is one. The network runs once, in eval
-    mode."""
+    mode, on two samples."""
     outputs: list[tuple[nn.Module, Tensor]] = []
 
     def save(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
@@ -76,17 +91,20 @@ def last_layer(network: SectionedNetwork, *inputs: Tensor) -> nn.Module | None:
     handles = [module.register_forward_hook(save) for module in network.network.modules() if isinstance(module, LAYERS)]
     network.network.eval()
     try:
-        output = network.network(*inputs)
+        # Few samples, because the outputs of all layers are kept.
+        output = network.network(*(x[:2] for x in inputs))
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
+    later: Counter[nn.Module] = Counter()
     for module, own in reversed(outputs):
         if (
             isinstance(output, Tensor)
             and own.numel() == output.numel()
             and torch.equal(own.flatten(), output.flatten())
         ):
-            return module
+            return LastLayer(module, later[module])
+        later[module] += 1
     return None

@@ -202,6 +202,11 @@ class SectionedNetwork:
         """Whether the tensor is a parameter that had gradients when this object was made."""
         return any(tensor is parameter for parameter in self._trainable)
 
+    @property
+    def sections_learn(self) -> bool:
+        """Whether a block has a parameter that had gradients when this object was made."""
+        return any(self.learns(parameter) for section in self.sections for parameter in section.parameters())
+
     def copy_of_network(self) -> nn.Module:
         """A copy of the network with its weights. Parameters have gradients if they had some at first."""
         copied = copy.deepcopy(self.network)

@@ -59,7 +59,7 @@ def shift(teacher: SectionedNetwork, student: SectionedNetwork, gap: Gap, batche
 
 
 def _last_bias(student: SectionedNetwork, block: nn.Module, inputs: Inputs) -> tuple[nn.Parameter, int] | None:
-    """The bias that shifts the block's output, and the output's axis of channels."""
+    """The bias that shifts the block's output, and the output's axis of channels. Not one that the model fixes."""
     few = tuple(x[:2] for x in inputs)
     ran: list[nn.Module] = []
     handles = [
@@ -73,7 +73,7 @@ def _last_bias(student: SectionedNetwork, block: nn.Module, inputs: Inputs) -> t
     for module in reversed(ran):
         bias = getattr(module, "bias", None)
         if isinstance(bias, nn.Parameter) and bias.ndim == 1:
-            axis = _moved_axis(student, block, bias, before, few)
+            axis = _moved_axis(student, block, bias, before, few) if student.learns(bias) else None
             return None if axis is None else (bias, axis)
     return None
 

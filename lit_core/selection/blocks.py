@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lit_core.networks.block_selection import Inputs, Selection, importances
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.seeding import seeded
 from lit_core.selection.recovery import Goal, Recovery
 from lit_spec import Output, Select
 from lit_spec.networks.students import BlockCosts, Keep, least_reduced, shares
@@ -83,7 +84,14 @@ def select_blocks(
 
 def _recover(teacher: SectionedNetwork, wanted: Wanted, batches: Iterable[Inputs], output: Output) -> Selection:
     """Raises Unreachable."""
-    recovery = Recovery(teacher, list(batches), output)
+    batches = list(batches)
+    with seeded(0):
+        # Networks and repairs may draw random numbers, and nothing that is drawn later depends on that.
+        return _recovered(teacher, wanted, batches, output)
+
+
+def _recovered(teacher: SectionedNetwork, wanted: Wanted, batches: Sequence[Inputs], output: Output) -> Selection:
+    recovery = Recovery(teacher, batches, output)
     whole = [len(section) for section in teacher.sections]
     if isinstance(wanted, AllowedDrop):
         allowed = _Allowed(wanted)

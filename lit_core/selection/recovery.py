@@ -90,7 +90,10 @@ class Recovery:
         return None if kept == self.whole else self._repaired(kept)
 
     def repair(self, student: SectionedNetwork) -> None:
-        """In closed form where that helps, then by some steps of feature mimicking."""
+        """In closed form where that helps, then by some steps of feature mimicking. Blocks that the model fixes stay as
+        they are."""
+        if not student.sections_learn:
+            return
         self._shift(student)
         updater = DistillationUpdater(
             FeatureObjective(FeatureLoss(self.output)),
@@ -125,8 +128,10 @@ class Recovery:
 
     def _repaired(self, kept: Kept) -> Selection:
         student = shortened(self.teacher, kept)
+        before = self.damage_of(student)
         self.repair(student)
-        return Selection(kept, damages=self.damages, repaired=copy_of_state(student.network))
+        helped = self.damage_of(student) < before
+        return Selection(kept, damages=self.damages, repaired=copy_of_state(student.network) if helped else None)
 
     def _shift(self, student: SectionedNetwork) -> None:
         """The shift of each gap stays where it lessens the damage."""

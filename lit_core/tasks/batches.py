@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -76,6 +77,9 @@ class IterableTask:
         given = tuple(x.to(self.device) for x in inputs)
         return Batch(given, labels.to(self.device), progress, generator)
 
+    def rewind(self) -> None:
+        self._iterator = iter(())
+
     def score(self) -> Scores:
         if self.validation is None:
             return Scores(0.0, {})
@@ -91,9 +95,15 @@ class IterableTask:
         return Scores(agreed if student is None else student, metrics)
 
     def divergence(self) -> float:
-        data = islice(self.data, DIVERGENCE_BATCHES) if self.validation is None else self.validation
-        found = _answers(self.teacher.network, self.student.network, data, self.outputs, self.output, self.device)
+        found = _answers(
+            self.teacher.network, self.student.network, self._compared, self.outputs, self.output, self.device
+        )
         return float(divergence(found.made, found.taught, self.output))
+
+    @cached_property
+    def _compared(self) -> Batches:
+        """Batches on which students are compared. Training data may have another order in each pass, so it is kept."""
+        return list(islice(self.data, DIVERGENCE_BATCHES)) if self.validation is None else self.validation
 
     def measure(self, network: nn.Module) -> dict[str, float | None]:
         """Scores on `validation`, in percent; of embeddings the mean cosine. The accuracies are None if no sample has a

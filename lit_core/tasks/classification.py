@@ -107,6 +107,9 @@ class Classification:
             labels = torch.cat([labels, labels.new_full((made,), NO_LABEL)])
         return Batch((x,), labels, progress, generator)
 
+    def rewind(self) -> None:
+        """The rows of a batch are its order."""
+
     def score(self) -> Scores:
         prediction = self._predict(self.student.network, Split.VALIDATION)
         agreed = agreement(prediction.logits, self._teacher_logits(Split.VALIDATION))

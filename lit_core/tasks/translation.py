@@ -96,6 +96,9 @@ class Translation:
         target = own[torch.randperm(len(rows), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
 
+    def rewind(self) -> None:
+        """The rows of a batch are its order."""
+
     @torch.no_grad()
     def score(self) -> Scores:
         """Compare with the teacher; each image is translated into one other domain, the same in every epoch."""

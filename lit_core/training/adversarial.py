@@ -98,7 +98,7 @@ class AdversarialUpdater:
         exclusive: bool,
     ) -> None:
         self.student, self.discriminator, self.weights = student, discriminator, weights
-        self.frozen, self.exclusive = list(frozen), exclusive
+        self.schedule, self.frozen, self.exclusive = schedule, list(frozen), exclusive
         self.begin_epoch()
         self.optimizer = make_optimizer(student.network, schedule)
         self.discriminator_optimizer = make_optimizer(discriminator, schedule)
@@ -106,7 +106,7 @@ class AdversarialUpdater:
         self._students: Tensor | None = None
 
     def begin_epoch(self) -> None:
-        self.student.train(self.frozen)
+        self.student.train(self.frozen, batch_norm=self.schedule.batch_norm, dropout=self.schedule.dropout)
         self.discriminator.train().requires_grad_(True)
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
@@ -116,7 +116,7 @@ class AdversarialUpdater:
         self.discriminator.requires_grad_(False)
         if self._steps % self.weights.n_critic == 0:
             losses = self._student_losses(batch)
-            minimise(losses.total, self.optimizer, learning_rate)
+            minimise(losses.total, self.optimizer, learning_rate, self.schedule.gradient_clip)
             self._students = _row(losses)
         elif self._students is None:
             with torch.no_grad():
@@ -149,7 +149,7 @@ class AdversarialUpdater:
         losses = discriminator_losses(
             self.discriminator, real, fake, batch.labels, mix, self.weights, exclusive=self.exclusive
         )
-        minimise(losses.total, self.discriminator_optimizer, learning_rate)
+        minimise(losses.total, self.discriminator_optimizer, learning_rate, self.schedule.gradient_clip)
         return _row(losses)
 
     def _student_losses(self, batch: Batch) -> Losses:

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 class Drained(Exception):
-    """The training was asked to stop and has written its checkpoint."""
+    """The training was asked to stop. It has written its checkpoint, unless it had not begun."""
 
 
 class Observer(Protocol):

@@ -51,9 +51,15 @@ IR_LOSSES: dict[IrLoss, Measure] = {
 
 def relative_to_mean(measure: Measure, student: Tensor, teacher: Tensor) -> Tensor:
     """The loss between two representations (B, …), divided by the loss of the teacher's mean over the batch: 1 for a
-    student that does not look at its input."""
-    mean = teacher.mean(dim=0, keepdim=True).expand_as(teacher)
-    return measure(student, teacher) / measure(mean, teacher).clamp_min(LEAST_SPREAD)
+    student that does not look at its input. A batch of one sample has no spread, so there 0 stands for the mean."""
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    constant = teacher.mean(dim=0, keepdim=True).expand_as(teacher) if len(teacher) > 1 else torch.zeros_like(teacher)
+    return measure(student, teacher) / measure(constant, teacher).clamp_min(LEAST_SPREAD)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """In bfloat16 the mean of a representation may be off by more than its spread."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

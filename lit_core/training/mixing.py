@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.training.objectives import Batch
@@ -16,18 +17,21 @@ MOST = 0.5
 def mixed(batch: Batch, share: float) -> Batch:
     """The batch with this share of its samples mixed, each with another of the batch: `(1 - λ)·x_i + λ·x_j` (mixup,
     Zhang et al., ICLR 2018). They have no label, so only the teacher teaches them. Inputs are floats."""
-    number = round(share * len(batch.labels))
-    if number == 0:
+    samples = len(batch.labels)
+    number = round(share * samples)
+    if number == 0 or samples == 1:
         return batch
+    # Drawn, because data may give its samples in the same order in every epoch.
+    order = torch.randperm(samples, generator=batch.generator)
+    own, others = order[:number], order.roll(-1)[:number]
     weights = MOST * torch.rand(number, generator=batch.generator)
-    others = torch.randperm(len(batch.labels), generator=batch.generator)[:number]
-    inputs = tuple(_mixed(x, weights, others) for x in batch.inputs)
     labels = batch.labels.clone()
-    labels[:number] = NO_LABEL
-    return replace(batch, inputs=inputs, labels=labels)
+    labels[own.to(labels.device)] = NO_LABEL
+    return replace(batch, inputs=tuple(_mixed(x, own, others, weights) for x in batch.inputs), labels=labels)
 
 
-def _mixed(x: torch.Tensor, weights: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    shape = (-1, *(1 for _ in x.shape[1:]))
-    own, weight = x[: len(weights)], weights.to(x).view(shape)
-    return torch.cat([torch.lerp(own, x[others.to(x.device)], weight), x[len(weights) :]])
+def _mixed(x: Tensor, own: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    own, others, weight = own.to(x.device), others.to(x.device), weights.to(x).view(-1, *(1 for _ in x.shape[1:]))
+    mixtures = x.clone()
+    mixtures[own] = torch.lerp(x[own], x[others], weight)
+    return mixtures

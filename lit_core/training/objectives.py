@@ -167,8 +167,8 @@ class LitObjective:
 
     On the IR path, `feed` chooses the input of each section of the student: the teacher's representation, or the output
     of the student's previous section on this path. If the KD path has already run the section on the same tensor, that
-    output is used again. The KD path updates the student's BatchNorm statistics. The IR path leaves them as they are,
-    except at β = 0, where it is the only path.
+    output is used again. The KD path, which the features are read on too, updates the student's BatchNorm statistics.
+    The IR path leaves them as they are, unless it is the only path.
     """
 
     def __init__(
@@ -306,6 +306,6 @@ def objective_of(spec: Hyperparameters, phase: Phase, sections: int) -> Objectiv
             noise=spec.noise,
             feature_weight=spec.feature_weight,
         )
-    if spec.method == Method.LIT and spec.feature_weight > 0:
+    if spec.method.uses_representations and spec.feature_weight > 0:
         return FeatureObjective(FeatureLoss(spec.output), spec.feature_weight, output_loss)
     return KdObjective(output_loss)

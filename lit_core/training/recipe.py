@@ -2,13 +2,15 @@
 
 What is pretrained is soon destroyed by too high a learning rate, and which loss suits it depends on the network and on
 the data. So candidates take a few steps each from the same start, and the one that is then closest to the teacher is
-used for the training. First methods compete at the learning rate that was asked for, then the winner's learning rates.
+used for the training. First the learning rate that was asked for is cut until it does no harm, then methods compete at
+that rate, and then the winner's learning rates if the one that was asked for did no harm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals
@@ -17,13 +19,13 @@ from lit_core.training.mixing import mixed
 from lit_core.training.setbacks import finite_or_none
 from lit_core.training.steps import rows_of, steps_per_epoch
 from lit_core.training.task import Trainable
-from lit_spec import Hyperparameters, Method, Phase
+from lit_spec import Hyperparameters, Method, Output, Phase
 from lit_spec.trainer.report import Race, Racer
 
 RIVALS = (Method.MIMIC, Method.KD)
 """Methods that compete with the one that was asked for."""
-RATE_FACTOR, MOST_CLIMBS = 3.0, 3
-"""Learning rates compete by this factor, up as long as that helps, or down once."""
+RATE_FACTOR, MOST_CLIMBS, MOST_CUTS = 3.0, 3, 6
+"""Learning rates compete by this factor."""
 SHARE = 0.03
 """The part of the training's steps that each candidate takes."""
 LEAST_STEPS, MOST_STEPS = 20, 50
@@ -47,31 +49,68 @@ def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None
         racers.append(_racer(candidate, reached))
         return reached
 
-    best, least = asked, reached_by(asked)
-    rivals = [asked.model_copy(update={"method": method}) for method in RIVALS if method != asked.method]
-    best, least = _best(best, least, rivals, reached_by)
+    best = Ranked(asked, reached_by(asked))
+    best = _without_harm(best, before, reached_by)
+    for method in _rivals(task, asked):
+        best = best.or_better(best.candidate.model_copy(update={"method": method}), reached_by)
+    if _rate(best.candidate) == _rate(asked):
+        best = _at_best_rate(best, reached_by)
+    load_state(task.student.network, start)
+    task.rewind()
+    return Race(
+        method=best.candidate.method,
+        learning_rate=_rate(best.candidate),
+        steps=steps,
+        before=finite_or_none(before),
+        racers=racers,
+    )
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate, and how far from the teacher the student was after its steps."""
+
+    candidate: Hyperparameters
+    divergence: float
+
+    def or_better(self, rival: Hyperparameters, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
+        reached = reached_by(rival)
+        wins = reached < (1 - LEAD) * self.divergence or not math.isfinite(self.divergence)
+        return Ranked(rival, reached) if wins else self
+
+
+def _without_harm(best: Ranked, before: float, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
+    """The learning rate is cut until the steps don't take the student away from the teacher."""
+    tried = best.candidate
+    for _ in range(MOST_CUTS):
+        if best.divergence < before:
+            break
+        tried = at_rate(tried, 1 / RATE_FACTOR)
+        best = best.or_better(tried, reached_by)
+    return best
+
+
+def _at_best_rate(best: Ranked, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
+    """Learning rates up as long as that helps, or down once."""
+    first = best
     for _ in range(MOST_CLIMBS):
-        below, (best, least) = best, _best(best, least, [at_rate(best, RATE_FACTOR)], reached_by)
+        below, best = best, best.or_better(at_rate(best.candidate, RATE_FACTOR), reached_by)
         if best is below:
             break
-    if best.schedule.lit.learning_rate <= asked.schedule.lit.learning_rate:
-        best, least = _best(best, least, [at_rate(best, 1 / RATE_FACTOR)], reached_by)
-    load_state(task.student.network, start)
-    rate = best.schedule.lit.learning_rate
-    return Race(method=best.method, learning_rate=rate, steps=steps, before=finite_or_none(before), racers=racers)
+    return best if best is not first else best.or_better(at_rate(best.candidate, 1 / RATE_FACTOR), reached_by)
 
 
-def _best(
-    best: Hyperparameters,
-    least: float,
-    rivals: Sequence[Hyperparameters],
-    reached_by: Callable[[Hyperparameters], float],
-) -> tuple[Hyperparameters, float]:
-    for rival in rivals:
-        reached = reached_by(rival)
-        if reached < (1 - LEAD) * least or not math.isfinite(least):
-            best, least = rival, reached
-    return best, least
+def _rivals(task: Trainable, asked: Hyperparameters) -> list[Method]:
+    """Methods that train something else than the one that was asked for: features depend on the blocks alone, and those
+    of an embedding network are its output."""
+    if asked.output == Output.EMBEDDING:
+        return [] if asked.method in RIVALS else [Method.KD]
+    able = RIVALS if task.student.sections_learn else (Method.KD,)
+    return [method for method in able if method != asked.method]
+
+
+def _rate(candidate: Hyperparameters) -> float:
+    return candidate.schedule.lit.learning_rate
 
 
 def with_winner(asked: Hyperparameters, found: Race) -> Hyperparameters:
@@ -92,8 +131,7 @@ def at_rate(asked: Hyperparameters, factor: float) -> Hyperparameters:
 
 def note_of(found: Race, asked: Hyperparameters) -> str | None:
     """A sentence that says what won; None if it is what was asked for."""
-    rate = asked.schedule.lit.learning_rate
-    if (found.method, found.learning_rate) == (asked.method, rate):
+    if (found.method, found.learning_rate) == (asked.method, _rate(asked)):
         return None
     first = found.racers[0]
     won = next(r for r in found.racers if (r.method, r.learning_rate) == (found.method, found.learning_rate))
@@ -110,17 +148,21 @@ def _steps(task: Trainable, asked: Hyperparameters) -> int:
 
 
 def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
-    """A few steps with a learning rate that falls to zero, with the same samples for every candidate."""
+    """A few steps with a learning rate that falls to zero, with the same samples for every candidate, if the task's data
+    has the same order whenever it begins again."""
     phase, seed = _first_phase(candidate), candidate.seed
     updater = task.updater(phase, candidate)
     updater.begin_epoch()
+    task.rewind()
     rate = candidate.schedule.of(phase).learning_rate
-    for step in range(steps):
-        rows = rows_of(task.samples, candidate.schedule, seed, phase, 0, step)
-        place = (phase.value, 0, step)
+    per_epoch = steps_per_epoch(task.samples, candidate.schedule)
+    for number in range(steps):
+        epoch, step = divmod(number, per_epoch)
+        rows = rows_of(task.samples, candidate.schedule, seed, phase, epoch, step)
+        place = (phase.value, epoch, step)
         seed_globals(mix(seed, "race modules", *place))
         batch = task.batch(rows, 0.0, generator_of(seed, "race augment", *place), generator_of(seed, "race", *place))
-        updater.step(mixed(batch, candidate.mixing), rate * (1 - step / steps))
+        updater.step(mixed(batch, candidate.mixing), rate * (1 - number / steps))
 
 
 def _first_phase(asked: Hyperparameters) -> Phase:
@@ -128,8 +170,7 @@ def _first_phase(asked: Hyperparameters) -> Phase:
 
 
 def _racer(candidate: Hyperparameters, reached: float) -> Racer:
-    rate = candidate.schedule.lit.learning_rate
-    return Racer(method=candidate.method, learning_rate=rate, divergence=finite_or_none(reached))
+    return Racer(method=candidate.method, learning_rate=_rate(candidate), divergence=finite_or_none(reached))
 
 
 def _shown(value: float | None) -> str:

@@ -63,6 +63,9 @@ class Trainable(Protocol):
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """The samples `rows` of the training split, augmented. Row numbers beyond the split give random noise."""
 
+    def rewind(self) -> None:
+        """Let data that has its own order begin again; the next batch is the first of a pass."""
+
     def score(self) -> Scores:
         """Measure the student on the validation split. Its mode is restored."""
 

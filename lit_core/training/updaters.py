@@ -133,7 +133,14 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
 def minimise(
     loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float, gradient_clip: float | None = None
 ) -> None:
-    """Take one optimiser step with this learning rate."""
+    """Take one optimiser step with this learning rate. Raises SpecError if nothing that is trained changes the loss."""
+    if not loss.requires_grad:
+        raise SpecError(
+            "method",
+            "has a loss that no trained parameter of the student changes, because its blocks are frozen or have "
+            "requires_grad=False in the model: use method kd with a head that is trained, or call "
+            "model.requires_grad_(True)",
+        )
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)

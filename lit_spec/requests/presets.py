@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from lit_spec.requests.training import Method
+
 Values = Mapping[str, Any]
 
 
@@ -37,6 +39,23 @@ def with_rates(values: Values, asked: Values, *, batch_norm: bool) -> Values:
     rates = [phase for phase in ("lit", "fine_tune") if "learning_rate" in own.get(phase, {})]
     chosen = rates or "optimizer" in own or "optimizer" in values.get("schedule", {})
     return values if batch_norm or chosen else merged(values, _WITHOUT_BATCH_NORM)
+
+
+def suited(values: Values, method: Method, *, inherits: bool) -> Values:
+    """The values without those that are of no use to the method, or to a student that does not inherit the teacher's
+    blocks, whose BatchNorm statistics are then no one's."""
+    taught, schedule = method != Method.SCRATCH, dict(values.get("schedule", {}))
+    if not inherits:
+        schedule.pop("batch_norm", None)
+    if not taught:
+        phases = ("lit", "fine_tune")
+        schedule = {n: _without(v, "frozen") if n in phases else v for n, v in schedule.items()}
+    own = _without(values, "schedule", *([] if method.races else ["race"]), *([] if taught else ["mixing"]))
+    return {**own, "schedule": schedule} if schedule else own
+
+
+def _without(values: Values, *names: str) -> Values:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def merged(base: Values, over: Values) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lit_spec.networks.architecture import Architecture, Inspection, Modality, T
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_spec.requests.exports import DEFAULT_EXPORTS
 from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
-from lit_spec.requests.presets import PRESETS, merged, preset_values, with_rates
+from lit_spec.requests.presets import PRESETS, Values, merged, preset_values, suited, with_rates
 from lit_spec.requests.student import resolve_student
 from lit_spec.requests.then import prune_shares
 from lit_spec.requests.training import (
@@ -21,8 +21,10 @@ from lit_spec.requests.training import (
     Adversarial,
     Feed,
     Hyperparameters,
+    Init,
     Method,
     Optimizer,
+    Output,
     Part,
     Precision,
     Schedule,
@@ -86,6 +88,7 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
     values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
     asked = request.model_dump(exclude_unset=True)
     values = with_rates(values, asked, batch_norm=teacher.options.get("normalisation") != "other")
+    values = suited(values, request.method, inherits=_inherits(request, values))
     completed = merged(values, asked)
     try:
         return JobRequest.model_validate(completed)
@@ -95,6 +98,13 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         field = "preset" if first.field == WHOLE else first.field
         origin = f"the preset {request.preset}" if request.preset else f"the defaults of the family {teacher.family}"
         raise SpecError(field, f"{first.message} (together with {origin})") from failure
+
+
+def _inherits(request: JobRequest, values: Values) -> bool:
+    """Whether the student's blocks begin with the teacher's weights."""
+    init = request.student.init or values.get("student", {}).get("init")
+    fresh = request.method == Method.SCRATCH or request.method.born_again
+    return not fresh if init is None else init == Init.INHERIT
 
 
 def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
@@ -170,12 +180,21 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         _check_acceptance(request.accept, teacher)
     if request.method == Method.PRUNE and prune_shares(request.then):
         raise SpecError("then", "prunes again what method prune has pruned: leave those operations out")
+    if request.output == Output.EMBEDDING:
+        raise SpecError(
+            "output", "is embedding, but the service trains classifiers and generators: use lit_core.compress"
+        )
     if teacher.task != Task.TRANSLATION:
         if request.schedule.batch_size < 2:
             raise SpecError("schedule.batch_size", "is 1, but BatchNorm needs at least 2 samples: give 2 or more")
         if request.adversarial is not None:
             raise SpecError("adversarial", "is for GANs, but the teacher is a classifier: leave it out")
-        return
+        _check_recipe(request, teacher)
+    else:
+        _check_generator(request)
+
+
+def _check_generator(request: JobRequest) -> None:
     if request.method not in (Method.LIT, Method.BORN_AGAIN_LIT):
         raise SpecError("method", f"{request.method} needs a classifier, but the teacher is a generator: use lit")
     if request.beta != 0:
@@ -184,8 +203,21 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("then", "is for classifiers, but the teacher is a generator: leave it out")
     if request.n_random != 0:
         raise SpecError("n_random", "is for classifiers, but the teacher is a generator: leave it out")
+    for name in ("race", "mixing", "feature_weight"):
+        if getattr(request, name):
+            raise SpecError(name, "is for classifiers, but the teacher is a generator: leave it out")
     if request.dataset.size is not None:
         _check_image_size(request.dataset.size)
+
+
+def _check_recipe(request: JobRequest, teacher: Architecture) -> None:
+    if request.mixing > 0 and teacher.modality == Modality.TEXT:
+        raise SpecError("mixing", "is for images, but the teacher takes texts, which can't be mixed: leave it out")
+    if request.mixing > 0 and request.method == Method.SCRATCH:
+        raise SpecError("mixing", "makes samples that only a teacher can label, but method is scratch: leave it out")
+    if request.race and not request.method.races:
+        able = ", ".join(method for method in Method if method.races)
+        raise SpecError("race", f"is for the methods {able}, but method is {request.method}: leave it out")
 
 
 def _check_image_size(size: list[int]) -> None:

@@ -65,6 +65,11 @@ class Method(StrEnum):
         """Whether the first phase has the IR loss, and with it the teacher's stem and head."""
         return self in (Method.LIT, Method.BORN_AGAIN_LIT)
 
+    @property
+    def races(self) -> bool:
+        """Whether it can compete with other methods before the training, for the same student of the same teacher."""
+        return self in (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
+
 
 class Init(StrEnum):
     INHERIT = "inherit"
@@ -283,8 +288,8 @@ class Hyperparameters(SpecModel):
     """Whether each section's IR loss is divided by the loss of a constant, the teacher's mean representation of the
     batch. Sections then have like weights, whatever the scale of their representations."""
     feature_weight: float = Field(0.0, ge=0, le=1e6)
-    """For method `lit`: the weight of the loss between features, as method `mimic` has it alone, beside the losses of
-    both phases."""
+    """For the methods with an IR loss: the weight of the loss between features, as method `mimic` has it alone, beside
+    the losses of both phases."""
     feed: Feed = Feed.SCHEDULED
     feed_until: float = Field(0.8, gt=0, le=1)
     """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
@@ -306,8 +311,9 @@ class Hyperparameters(SpecModel):
     """For a GAN's fine-tuning. None: the defaults, if a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)
     race: bool = False
-    """For classifiers: whether methods (the one asked for, mimic, kd) and learning rates (a third and three times those
-    asked for) compete for a few steps before the training, which goes on with the winner."""
+    """For classifiers, with the methods lit, kd, at and mimic: whether methods (the one asked for, mimic, kd) and
+    learning rates (those asked for, times powers of three) compete for a few steps before the training, which goes on
+    with the winner."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = Device.AUTO
     precision: Precision = Precision.FLOAT32
