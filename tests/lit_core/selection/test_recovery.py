@@ -1,0 +1,190 @@
+"""Select `recover`: which blocks go by the damage that leaving them out does, and the repair of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import shortened
+from lit_core.selection.blocks import AllowedDrop, Budget, Depth, FixedBlocks, Unreachable, select_blocks
+from lit_core.selection.recovery import Goal, Recovery
+from lit_spec import Output, Select
+from lit_spec.networks.students import BlockCosts
+from tests.lit_core.networks.test_discovery import Mine, sectioned
+
+
+class Residual(nn.Module):
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.strength = strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.strength * self.second(torch.tanh(self.first(x)))
+        return out
+
+
+class TwoSections(nn.Module):
+    """Blocks whose strength says how much is lost without them."""
+
+    def __init__(self, *strengths: Sequence[float]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(3, 8)
+        self.lower, self.upper = (nn.ModuleList(map(Residual, of_section)) for of_section in strengths)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for block in (*self.lower, *self.upper):
+            x = block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+USELESS = 0.01
+
+
+def teacher(*strengths: Sequence[float]) -> SectionedNetwork:
+    return sectioned(TwoSections(*strengths), torch.zeros(2, 3), ["lower", "upper"])
+
+
+def samples(batches: int = 4) -> list[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(16, 3, generator=generator),) for _ in range(batches)]
+
+
+def kept(network: SectionedNetwork, wanted: Any) -> list[list[int]]:
+    return select_blocks(network, wanted, Select.RECOVER, samples()).kept_blocks
+
+
+@pytest.mark.parametrize("useless", [(0, 0), (0, 1), (1, 2)])
+def test_a_block_that_is_close_to_identity_goes(useless: tuple[int, int]) -> None:
+    """Whichever it is; the last block too, and also the first, which other rules always keep."""
+    strengths = [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
+    strengths[useless[0]][useless[1]] = USELESS
+    network = teacher(*strengths)
+    found = select_blocks(network, Depth(5), Select.RECOVER, samples())
+    assert found.kept_blocks == [[i for i in range(3) if (n, i) != useless] for n in range(2)]
+    assert found.damages is not None
+    damages = [damage for section in found.damages for damage in section if damage is not None]
+    assert len(damages) == 6
+    assert found.damages[useless[0]][useless[1]] == min(damages)
+    assert min(damages) < 0.01 * sorted(damages)[1]
+
+
+def test_the_number_of_blocks_of_each_section_is_obeyed() -> None:
+    network = teacher([USELESS, 2.0, USELESS], [2.0, USELESS, 2.0])
+    assert kept(network, FixedBlocks([2, 2])) in ([[0, 1], [0, 2]], [[1, 2], [0, 2]])
+    assert kept(network, FixedBlocks([1, 3])) == [[1], [0, 1, 2]]
+    assert [len(section) for section in kept(network, FixedBlocks([3, 1]))] == [3, 1]
+    assert kept(network, Depth(3)) == [[1], [0, 2]], "all of the useless ones, wherever they are"
+
+
+def test_a_budget_is_met_by_what_saves_most_for_its_damage() -> None:
+    """The damage counts for each unit that is saved."""
+    network = teacher([2.0, USELESS, 2.0], [2.0, 2.0, USELESS])
+    cheap = BlockCosts(total=100, blocks=[[10, 10, 10], [10, 10, 40]])
+    assert kept(network, Budget(cheap, 60)) == [[0, 1, 2], [0, 1]]
+    assert kept(network, Budget(cheap, 50)) == [[0, 2], [0, 1]]
+    with pytest.raises(Unreachable) as failure:
+        kept(network, Budget(cheap, 5))
+    assert failure.value.nearest == cheap.left([[0], [0]])
+
+
+def test_blocks_that_need_not_go_come_back() -> None:
+    """The cheap blocks go first, for nothing once the expensive one has to go."""
+    network = teacher([2.0, USELESS], [2.0, 2 * USELESS])
+    costs = BlockCosts(total=100, blocks=[[20, 20], [20, 30]])
+    recovery = Recovery(network, samples(), Output.LOGITS)
+    damages = recovery.damages
+    assert damages[0][1] is not None
+    assert damages[1][1] is not None
+    assert damages[0][1] / 20 < damages[1][1] / 30
+    assert kept(network, Budget(costs, 72)) == [[0, 1], [0]]
+
+
+def test_an_allowed_drop_is_used_as_far_as_it_goes() -> None:
+    network = teacher([2.0, USELESS, 2.0], [USELESS, 2.0, 2.0])
+    asked = []
+
+    def drop(blocks: list[list[int]]) -> float:
+        asked.append(blocks)
+        return 1.0 if blocks in ([[0, 1, 2], [1, 2]], [[0, 2], [0, 1, 2]], [[0, 2], [1, 2]]) else 7.5
+
+    assert kept(network, AllowedDrop(5.0, drop)) == [[0, 2], [1, 2]]
+    assert len(asked) == 3
+    with pytest.raises(Unreachable) as failure:
+        kept(network, AllowedDrop(0.5, drop))
+    assert failure.value.nearest == 1.0
+
+
+def test_the_first_block_stays_where_it_must() -> None:
+    network = Mine()
+    network.layers[0].second = nn.Sequential(nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 6))  # type: ignore[union-attr]
+    found = select_blocks(sectioned(network, torch.zeros(2, 3), ["layers"]), Depth(1), Select.RECOVER, samples())
+    assert found.kept_blocks == [[0]]
+    assert found.damages is not None
+    assert found.damages[0][0] is None
+
+
+def test_the_repair_brings_the_student_closer_on_samples_that_it_has_not_seen() -> None:
+    network = teacher([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    found = select_blocks(network, FixedBlocks([2, 2]), Select.RECOVER, samples(8))
+    student = shortened(network, found.kept_blocks)
+    others = (torch.randn(256, 3, generator=torch.Generator().manual_seed(5)),)
+    elsewhere = Recovery(network, [others], Output.LOGITS)
+    before = elsewhere.damage_of(student)
+    assert found.repaired is not None
+    student.network.load_state_dict(found.repaired)
+    assert elsewhere.damage_of(student) < 0.9 * before
+
+
+def test_the_same_student_comes_out_again_and_nothing_else_is_drawn() -> None:
+    network = teacher([1.0, 1.0], [1.0, 1.0])
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found = select_blocks(network, Depth(3), Select.RECOVER, samples())
+        drawn = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(drawn, torch.rand(1))
+        assert found.repaired is not None
+        states.append(found.repaired)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_network_whose_blocks_are_fixed_is_not_repaired() -> None:
+    fixed = TwoSections([1.0, 1.0], [1.0, 1.0])
+    fixed.requires_grad_(False)
+    fixed.head.requires_grad_(True)
+    found = select_blocks(
+        sectioned(fixed, torch.zeros(2, 3), ["lower", "upper"]), Depth(3), Select.RECOVER, samples()
+    )
+    assert found.repaired is None
+
+
+def test_a_repair_that_does_not_help_is_not_kept() -> None:
+    """The whole teacher has nothing to be repaired."""
+    recovery = Recovery(teacher([1.0, 1.0], [1.0, 1.0]), samples(), Output.LOGITS)
+    found = recovery.choose(Goal(lambda _: True, lambda _: 0.0))
+    assert found is not None
+    assert (found.kept_blocks, found.repaired) == ([[0, 1], [0, 1]], None)
+
+
+def test_blocks_with_arguments_of_their_own_and_several_inputs() -> None:
+    class Added(Mine):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x + y)
+
+    torch.manual_seed(0)
+    network = SectionedNetwork(Added(), sectioned(Mine(), torch.zeros(2, 3), ["layers"]).layout)
+    network.freeze()
+    found = select_blocks(network, Depth(2), Select.RECOVER, [(torch.randn(8, 3), torch.randn(8, 3))])
+    assert len(found.kept_blocks[0]) == 2
+    assert found.repaired is not None
