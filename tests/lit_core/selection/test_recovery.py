@@ -163,9 +163,7 @@ def test_a_network_whose_blocks_are_fixed_is_not_repaired() -> None:
     fixed = TwoSections([1.0, 1.0], [1.0, 1.0])
     fixed.requires_grad_(False)
     fixed.head.requires_grad_(True)
-    found = select_blocks(
-        sectioned(fixed, torch.zeros(2, 3), ["lower", "upper"]), Depth(3), Select.RECOVER, samples()
-    )
+    found = select_blocks(sectioned(fixed, torch.zeros(2, 3), ["lower", "upper"]), Depth(3), Select.RECOVER, samples())
     assert found.repaired is None
 
 

@@ -1,0 +1,196 @@
+"""The race before the training: which method, and which learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import lit_core
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import shortened
+from lit_core.tasks.batches import IterableTask
+from lit_core.training import recipe
+from lit_core.training.recipe import note_of, race, with_winner
+from lit_spec import Feed, Hyperparameters, Method, Optimizer, Output, Phase, Schedule
+from lit_spec.trainer.report import Race
+from tests.lit_core.networks.test_discovery import sectioned
+from tests.lit_core.selection.test_recovery import TwoSections
+
+
+def asked(rate: float, **changes: Any) -> Hyperparameters:
+    schedule = Schedule(
+        lit={"epochs": 20, "learning_rate": rate, "frozen": ["stem"]},
+        fine_tune={"epochs": 10, "learning_rate": rate / 10, "frozen": ["stem"]},
+        optimizer=Optimizer.ADAM,
+        batch_size=16,
+        steps_per_epoch=20,
+        weight_decay=0.0,
+    )
+    plain = {"alpha": 0.0, "beta": 0.0, "feed": Feed.STUDENT, "ir_relative": True, "feature_weight": 1.0}
+    return Hyperparameters(**{**plain, "schedule": schedule, **changes})
+
+
+def task(given: Hyperparameters, data: Any = None, *, fixed: bool = False) -> IterableTask:
+    network = TwoSections([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    if fixed:
+        network.requires_grad_(False)
+        network.head.requires_grad_(True)
+    teacher = sectioned(network, torch.zeros(2, 3), ["lower", "upper"])
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randn(16, 3, generator=generator) for _ in range(6)] if data is None else data
+    validation = [torch.randn(64, 3, generator=generator)]
+    return IterableTask(given, teacher, shortened(teacher, [[0, 2], [0, 2]]), batches, validation, 20, 4)
+
+
+def state_of(network: SectionedNetwork) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.network.state_dict().items()}
+
+
+def found_for(given: Hyperparameters, **options: Any) -> Race:
+    """The student is as before, whatever the candidates made of it."""
+    one = task(given, **options)
+    before = state_of(one.student)
+    found = race(one, given, lambda: None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one.student.network.state_dict().items())
+    return found
+
+
+@pytest.mark.parametrize("rate", [30.0, 1e30])
+def test_a_rate_that_destroys_the_student_is_cut_until_it_does_not(rate: float) -> None:
+    found = found_for(asked(1.0))
+    first = next(racer for racer in found.racers if racer.learning_rate == 1.0)
+    assert first.divergence is not None
+    assert found.before is not None
+    assert first.divergence > found.before
+    assert found.learning_rate < 0.05
+    won = [r for r in found.racers if (r.method, r.learning_rate) == (found.method, found.learning_rate)]
+    assert won[0].divergence is not None
+    assert won[0].divergence < found.before
+    # Too high for any of the cuts: it does not climb from there.
+    hopeless = found_for(asked(rate))
+    assert hopeless.learning_rate <= rate
+
+
+def test_a_rate_that_is_too_low_is_raised() -> None:
+    found = found_for(asked(3e-5))
+    assert found.learning_rate == pytest.approx(27 * 3e-5)
+
+
+def test_a_rate_that_is_right_stays_or_has_a_neighbour() -> None:
+    found = found_for(asked(5e-3))
+    assert 1e-3 < found.learning_rate < 0.05
+    assert {racer.method for racer in found.racers} == {Method.LIT, Method.MIMIC, Method.KD}
+
+
+def test_the_winner_is_the_closest_to_the_teacher() -> None:
+    found = found_for(asked(1e-3, method=Method.AT, attention_weight=1e-6), data=None)
+    measured = [racer.divergence for racer in found.racers if racer.divergence is not None]
+    (won,) = {r.divergence for r in found.racers if (r.method, r.learning_rate) == (found.method, found.learning_rate)}
+    assert won is not None
+    assert won <= min(measured) / (1 - recipe.LEAD)
+
+
+def test_the_same_race_has_the_same_result() -> None:
+    given = asked(1e-3, mixing=0.5)
+    assert found_for(given) == found_for(given)
+    assert found_for(given).racers != found_for(asked(1e-3, mixing=0.5, seed=1)).racers
+
+
+class Counting:
+    """Data with an order of its own."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def __len__(self) -> int:
+        return 20
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(20):
+            self.given.append(number)
+            yield torch.randn(16, 3, generator=torch.Generator().manual_seed(number))
+
+
+def test_every_candidate_and_the_training_get_the_data_from_its_start() -> None:
+    data, given = Counting(), asked(1e-3)
+    one = task(given, data)
+    found = race(one, given, lambda: None)
+    runs = "".join(chr(97 + number) for number in data.given).split("a")[1:]
+    # 600 steps, of which a candidate takes 3 %.
+    assert (found.steps, len(runs)) == (18, len(found.racers))
+    assert {len(run) for run in runs} == {17}
+    data.given.clear()
+    one.batch(torch.arange(16), 0.0, torch.Generator(), torch.Generator())
+    assert data.given == [0]
+
+
+def test_without_validation_data_candidates_are_compared_on_the_same_samples() -> None:
+    """The data gives another order in each pass."""
+    x = torch.randn(320, 3, generator=torch.Generator().manual_seed(4))
+    loader = DataLoader(TensorDataset(x), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
+    one = task(asked(1e-3), loader)
+    one.validation = None
+    assert one.divergence() == one.divergence() > 0
+
+
+def test_short_data_is_gone_through_several_times() -> None:
+    """A job's epoch has three steps here, of which the last has few samples; a race has ten at least."""
+    given = asked(1e-3)
+    schedule = given.schedule.model_copy(update={"steps_per_epoch": None})
+    rows = []
+
+    class Watched(IterableTask):
+        def batch(self, asked_rows: Tensor, *rest: Any) -> Any:
+            rows.append(asked_rows)
+            return super().batch(asked_rows, *rest)
+
+    given = given.model_copy(update={"schedule": schedule})
+    one = task(given)
+    one.__class__ = Watched
+    one.samples = 40
+    found = race(one, given, lambda: None)
+    assert found.steps > 3
+    assert min(len(some) for some in rows) == 8
+
+
+def test_only_methods_that_can_train_something_compete() -> None:
+    """Features don't depend on the head; those of an embedding network are its output."""
+    fixed = found_for(asked(1e-3, method=Method.KD), fixed=True)
+    assert {racer.method for racer in fixed.racers} == {Method.KD}
+    embedding = found_for(asked(1e-3, output=Output.EMBEDDING))
+    assert {racer.method for racer in embedding.racers} == {Method.LIT, Method.KD}
+
+
+def test_the_winners_rates_are_used_in_both_phases() -> None:
+    given = asked(1e-3)
+    found = Race(method=Method.KD, learning_rate=3e-3, steps=10, before=1.0, racers=[])
+    used = with_winner(given, found)
+    assert used.method == Method.KD
+    assert used.schedule.of(Phase.LIT).learning_rate == pytest.approx(3e-3)
+    assert used.schedule.of(Phase.FINE_TUNE).learning_rate == pytest.approx(3e-4)
+    same = Race(method=Method.LIT, learning_rate=1e-3, steps=10, before=1.0, racers=[])
+    assert with_winner(given, same) == given
+    assert note_of(same, given) is None
+
+
+def test_compress_says_what_it_used_instead() -> None:
+    generator = torch.Generator().manual_seed(1)
+    data = [torch.randn(16, 3, generator=generator) for _ in range(6)]
+    made = lit_core.compress(
+        TwoSections([1.0, 1.0], [1.0, 1.0]),
+        data,
+        depth=3,
+        sections=["lower", "upper"],
+        preset="few",
+        validation=[torch.randn(64, 3, generator=generator)],
+        schedule={"lit": {"epochs": 2, "learning_rate": 10.0}},
+    )
+    assert made.report["race"]["learning_rate"] < 10
+    (note,) = [note for note in made.report["notes"] if "because after" in note]
+    assert "than with lit at 10" in note
+    assert made.report["epochs"][0]["learning_rate"] < 10
