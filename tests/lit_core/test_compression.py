@@ -77,7 +77,7 @@ def misled(teacher: nn.Module, validation: Any, rate: float = 0.05) -> Compresse
     wrong = [(x, (y + 1) % 10) for x, y in loader]
     schedule = {"lit": {"epochs": 2, "learning_rate": rate}, "fine_tune": {"epochs": 0}}
     changes = {"method": "kd", "alpha": 1, "schedule": schedule}
-    return lit_core.compress(teacher, wrong, blocks=[2, 2], validation=validation, **changes)
+    return lit_core.compress(teacher, wrong, blocks=[2, 2], select="even", validation=validation, **changes)
 
 
 def test_a_student_that_training_makes_worse_stays_untrained() -> None:
@@ -85,7 +85,7 @@ def test_a_student_that_training_makes_worse_stays_untrained() -> None:
     _, test = digits()
     report = misled(teacher, test).report
     assert report["epochs"][-1]["student_accuracy"] < report["validation"]["student_accuracy"]
-    assert report["baselines"] == {"untrained": report["validation"]}
+    assert report["baselines"] == {"untrained": report["validation"]}, "the blocks of the rule are not repaired"
     assert report["outcome"] == "no-better-than-untrained"
     assert report["notes"][-1].startswith("the student is the untrained one")
     unlabelled = misled(teacher, [(x,) for x, _ in test]).report
@@ -156,6 +156,55 @@ def test_a_module_of_ones_own_on_real_data() -> None:
     assert report["validation"]["student_accuracy"] == max(epoch["student_accuracy"] for epoch in report["epochs"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_an_embedding_network_follows_its_teachers_direction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    data = [torch.randn(16, 3, generator=generator) for _ in range(8)]
+    validation = [torch.randn(64, 3, generator=generator)]
+    model = Mine().eval()
+    for layer in model.layers:
+        nn.init.normal_(layer.second.weight)  # type: ignore[union-attr, arg-type]
+    model.head = nn.Linear(6, 5)
+    made = lit_core.compress(
+        model,
+        data,
+        depth=2,
+        sections=["layers"],
+        output="embedding",
+        preset="few",
+        validation=validation,
+        schedule={"lit": {"epochs": 5, "learning_rate": 5e-3}},
+    )
+    report = made.report
+    before, after = report["baselines"]["untrained"]["cosine"], report["validation"]["cosine"]
+    assert set(report["validation"]) == {"cosine"}
+    assert before < report["baselines"]["repaired"]["cosine"] <= after
+    assert after > before + 0.02
+    with torch.no_grad():
+        own, taught = made.student(validation[0]), model(validation[0])
+    assert after == pytest.approx(float(nn.functional.cosine_similarity(own, taught).mean()), abs=1e-5)
+    assert report["outcome"] == "better-than-untrained"
+    assert report["epochs"][0]["cosine"] < 1
+
+
+def test_the_repaired_student_is_the_start_without_validation_data() -> None:
+    torch.manual_seed(0)
+    model = Mine().eval()
+    data = [torch.randn(16, 3) for _ in range(4)]
+    still = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
+    states = []
+    for arguments in ({"kept": [[0, 3]]}, {"depth": 2}):
+        made = lit_core.compress(model, data, sections=["layers"], alpha=0.0, schedule=still, **arguments)
+        assert made.report["baselines"] is None
+        states.append((made.report["selection"]["kept"], made.student.state_dict()))
+    (_, named), (kept, repaired) = states
+    teacher = model.state_dict()
+    assert torch.allclose(named["layers.1.first.weight"], teacher["layers.3.first.weight"], atol=1e-6)
+    place = kept[0].index(kept[0][-1])
+    key = f"layers.{place}.second.weight"
+    assert not torch.allclose(repaired[key], teacher[f"layers.{kept[0][-1]}.second.weight"], atol=1e-6)
 
 
 def test_unlabelled_batches_of_a_list() -> None:
@@ -257,6 +306,7 @@ def test_networks_of_several_inputs() -> None:
         ({"blocks": [2], "alpha": 0.5}, "labels"),
         ({"blocks": [4], "alpha": 0.0}, "all that the model has"),
         ({"ratio": 0.9, "alpha": 0.0}, "ratio: parameters_ratio: .*greater than 1"),
+        ({"blocks": [2], "alpha": 0.0, "select": "best"}, "select is 'best': give one of even"),
         ({"blocks": [2], "alpha": 0.0, "n_random": 8}, "n_random is only for the service"),
         ({"blocks": [2], "alpha": 0.0, "accept": {"max_accuracy_drop": 1.0}}, "accept is only for the service"),
         ({"blocks": [2], "alpha": 0.0, "time_limit_s": 5}, "time_limit_s is only for the service"),
@@ -595,7 +645,8 @@ def test_a_preset_sets_what_is_not_given() -> None:
         Mine(), data, blocks=[2], preset="few", schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 2}}
     ).report["hyperparameters"]
     schedule = asked["schedule"]
-    assert (asked["alpha"], asked["beta"], asked["feed"], schedule["steps_per_epoch"]) == (0, 0, "scheduled", 20)
+    assert (asked["alpha"], asked["beta"], asked["feed"], schedule["steps_per_epoch"]) == (0, 0, "student", 20)
+    assert (schedule["batch_norm"], schedule["lit"]["learning_rate"], asked["race"]) == ("frozen", 2e-4, True)
     assert (schedule["lit"]["epochs"], schedule["fine_tune"]["epochs"]) == (1, 2)
     assert schedule["optimizer"] == "adam"
     assert schedule["batch_size"] == 4
@@ -612,6 +663,24 @@ def test_a_preset_sets_what_is_not_given() -> None:
 def test_a_preset_of_steps_looks_at_all_of_the_data() -> None:
     with pytest.raises(ValueError, match="a batch of one sample"):
         lit_core.compress(Normalised(), [torch.randn(4, 3), torch.randn(1, 3)], blocks=[2], preset="few")
+
+
+def test_a_presets_mixing_is_left_out_where_inputs_are_integers() -> None:
+    class Looking(Mine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.table(x))
+
+    torch.manual_seed(0)
+    data = [torch.randint(0, 10, (4,)) for _ in range(2)]
+    short = {"lit": {"epochs": 1}}
+    made = lit_core.compress(Looking(), data, blocks=[2], sections=["layers"], preset="few", schedule=short)
+    assert made.report["hyperparameters"]["mixing"] == 0
+    with pytest.raises(ValueError, match="mixing is for inputs of floats"):
+        lit_core.compress(Looking(), data, blocks=[2], sections=["layers"], preset="few", mixing=0.5)
 
 
 class Added(Mine):

@@ -338,3 +338,42 @@ def test_texts_must_fit_the_teacher(dataset: dict[str, Any], options: dict[str, 
         resolve(text_request(dataset={"upload": "upl_d", **dataset}), text_inspection({}, **options))
     assert failure.value.field == field
     assert resolve(text_request(dataset={"upload": "upl_d", "length": 64}), text_inspection({})).dataset.length == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"output": "embedding"}, "output", "lit_core.compress"),
+        ({"race": True, "method": "scratch", "student": {"depth": 8}}, "race", "lit, kd, at, mimic"),
+        ({"race": True, "method": "prune"}, "race", "method is prune"),
+        ({"race": True, "method": "born-again-kd", "student": {}}, "race", "born-again-kd"),
+        ({"mixing": 0.5, "method": "scratch"}, "mixing", "only a teacher can label"),
+    ],
+)
+def test_parts_of_the_recipe_that_the_job_has_no_use_for_are_refused(
+    changes: dict[str, Any], field: str, says: str
+) -> None:
+    with pytest.raises(SpecError) as failure:
+        resolve(request(**changes), inspection())
+    assert failure.value.field == field
+    assert says in failure.value.message
+
+
+def test_texts_are_not_mixed() -> None:
+    with pytest.raises(SpecError, match="texts") as failure:
+        resolve(text_request(mixing=0.5), text_inspection({}))
+    assert failure.value.field == "mixing"
+    assert resolve(text_request(preset="few"), text_inspection({})).mixing == 0
+
+
+@pytest.mark.parametrize("method", ["scratch", "prune", "born-again-kd", "born-again-lit"])
+def test_the_preset_for_few_samples_leaves_out_what_a_method_has_no_use_for(method: str) -> None:
+    """Studies compare methods with one preset."""
+    student = {} if method.startswith("born") else {"depth": 14}
+    spec = resolve(request(preset="few", method=method, student=student), inspection())
+    assert not spec.race
+    assert (spec.mixing == 0) == (method == "scratch")
+    fresh = method != "prune"
+    assert (spec.schedule.batch_norm == "train") == fresh, "random blocks have no statistics that are worth keeping"
+    asked = resolve(request(preset="few"), inspection())
+    assert (asked.race, asked.mixing, asked.schedule.batch_norm) == (True, 0.5, "frozen")

@@ -585,6 +585,8 @@ def test_shared_weights_count_once_wherever_parameters_are_counted() -> None:
         student = shortened(teacher, select_blocks(teacher, FixedBlocks(blocks), Select.EVEN, ()).kept_blocks)
         assert counts.student(sum(blocks), blocks).parameters == count_parameters(student.network) == left
     schedule = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
-    made = lit_core.compress(Shared(), [x], ratio=80 / 56, sections=["layers"], alpha=0.0, schedule=schedule)
+    made = lit_core.compress(
+        Shared(), [x], ratio=80 / 56, sections=["layers"], select="even", alpha=0.0, schedule=schedule
+    )
     assert (made.report["student"]["blocks"], made.report["student"]["parameters"]) == ([2], 56)
     assert made.report["ratios"]["parameters"] == pytest.approx(counts.student(2, [2]).parameters_ratio, abs=1e-3)

@@ -210,6 +210,8 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
     )
     spec = report["specification"]
     assert (spec["alpha"], spec["beta"], spec["feed"], spec["race"]) == (0, 0, "student", True)
+    assert report["race"]["racers"][0]["method"] == "lit"
+    assert set(report["baselines"]) == {"untrained", "repaired"}
     assert report["samples"]["train"] == 20
     assert [e["phase"] for e in report["epochs"]] == ["lit", "lit", "fine_tune"]
 
