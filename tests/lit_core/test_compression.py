@@ -181,7 +181,7 @@ def test_an_embedding_network_follows_its_teachers_direction() -> None:
     before, after = report["baselines"]["untrained"]["cosine"], report["validation"]["cosine"]
     assert set(report["validation"]) == {"cosine"}
     assert before < report["baselines"]["repaired"]["cosine"] <= after
-    assert after > before + 0.02
+    assert 1 - after < 0.1 * (1 - before)
     with torch.no_grad():
         own, taught = made.student(validation[0]), model(validation[0])
     assert after == pytest.approx(float(nn.functional.cosine_similarity(own, taught).mean()), abs=1e-5)
@@ -508,9 +508,11 @@ def test_a_ratio_gives_the_blocks_that_the_service_would_train(tmp_path: Path) -
     found = inspect_teacher(read_teacher(tmp_path / "teacher.safetensors"))
     once = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
     for ratio, blocks in ((1.25, [4, 4, 3]), (1.3, [4, 3, 3])):
-        request = {"teacher": "upl_t", "dataset": {"upload": "upl_d"}, "student": {"ratio": ratio}}
+        student = {"ratio": ratio, "select": "even"}
+        request = {"teacher": "upl_t", "dataset": {"upload": "upl_d"}, "student": student}
         spec = resolve(JobRequest.model_validate(request), found)
-        made = lit_core.compress(network, [torch.randn(4, 1, 8, 8)], ratio=ratio, alpha=0.0, schedule=once)
+        data = [torch.randn(4, 1, 8, 8)]
+        made = lit_core.compress(network, data, ratio=ratio, select="even", alpha=0.0, schedule=once)
         assert made.report["student"]["blocks"] == spec.student.blocks == blocks
         assert made.report["ratios"]["parameters"] >= ratio
 

@@ -50,7 +50,7 @@ def test_a_job_that_is_broken_off_after_its_race_ends_with_the_same_bits(
     assert (found["race"]["learning_rate"] < rate) == (rate == 1.0)
     assert found["selection"] == whole["selection"]
     assert found["baselines"] == whole["baselines"]
-    assert found["baselines"]["repaired"]["agreement"]["validation"] > 0
+    assert found["baselines"]["repaired"]["agreement"]["val"] > 0
     states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "broken")]
     assert all(torch.equal(tensor, states[1].student[name]) for name, tensor in states[0].student.items())
     timeless = [[{**epoch, "seconds": 0} for epoch in report["epochs"]] for report in (whole, found)]
