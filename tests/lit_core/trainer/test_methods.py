@@ -206,6 +206,7 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
         teacher_file,
         preset="few",
         dataset={"upload": "upl_d", "train_samples": 20, "labels": False},
+        student={"depth": 14},
         schedule=short,
     )
     spec = report["specification"]
