@@ -31,6 +31,9 @@ SHARE = 0.03
 LEAST_STEPS, MOST_STEPS = 20, 50
 LEAD = 0.1
 """The part by which a rival must be closer to the teacher than the best so far: less is chance."""
+HARM = 1.5
+"""Times the divergence of the start: a learning rate that leads there destroys what is pretrained. Less is normal after
+so few steps, and made up for by the training."""
 
 
 def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None]) -> Race:
@@ -80,10 +83,10 @@ class Ranked:
 
 
 def _without_harm(best: Ranked, before: float, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
-    """The learning rate is cut until the steps don't take the student away from the teacher."""
+    """The learning rate is cut until the steps don't take the student far away from the teacher."""
     tried = best.candidate
     for _ in range(MOST_CUTS):
-        if best.divergence < before:
+        if best.divergence < HARM * before:
             break
         tried = at_rate(tried, 1 / RATE_FACTOR)
         best = best.or_better(tried, reached_by)
@@ -148,7 +151,7 @@ def _steps(task: Trainable, asked: Hyperparameters) -> int:
 
 
 def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
-    """A few steps with a learning rate that falls to zero. All candidates get the same samples, if the task's data has
+    """A few steps with a learning rate that falls to zero. Every candidate gets the same samples, if the task's data has
     the same order whenever it begins again."""
     phase, seed = _first_phase(candidate), candidate.seed
     updater = task.updater(phase, candidate)
