@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from lit_core.measuring.cost import count_parameters, flops
-from lit_core.networks.block_selection import AllowedDrop, Budget, Unreachable, select_blocks
 from lit_core.networks.layout import Layout
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
-from lit_core.networks.targets import Measurements, select_for_target
+from lit_core.selection.blocks import AllowedDrop, Budget, Unreachable, select_blocks
+from lit_core.selection.targets import Measurements, select_for_target
 from lit_spec import Precision, Select, SpecError, Target
 from lit_spec.networks.students import BlockCosts
 from tests.lit_core.networks.test_discovery import Mine, Residual, sectioned
