@@ -108,7 +108,7 @@ ARMS: Mapping[str, Arm] = {
         Maker.COMPRESS,
         "The blocks of `default`, repaired but not trained",
         "recover",
-        {**RECIPE, "schedule": NOT_TRAINED},
+        {**RECIPE, "race": False, "schedule": NOT_TRAINED},
     ),
     "untrained": Arm(Maker.NOBODY, "The blocks of `default`, and nothing else"),
 }

@@ -13,8 +13,9 @@ from torch import nn
 
 from benchmarks.evidence.data import DATASETS, labelled, write_texts
 from benchmarks.evidence.experiments import ARMS, EXPERIMENTS, RATES, Experiment, at_rate
-from benchmarks.evidence.page import interval, page
+from benchmarks.evidence.page import page
 from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
+from benchmarks.intervals import interval
 from lit_core.networks.families import FAMILIES, family_of
 from lit_spec import Architecture, Inspection, JobRequest, JobSpec, StudentOption, merged, resolve
 from lit_spec.networks.architecture import TeacherFormat
