@@ -151,7 +151,7 @@ def _steps(task: Trainable, asked: Hyperparameters) -> int:
 
 
 def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
-    """A few steps with a learning rate that falls to zero. Every candidate gets the same samples, if the task's data has
+    """A few steps with a learning rate that falls to zero. All candidates get the same samples, if the task's data has
     the same order whenever it begins again."""
     phase, seed = _first_phase(candidate), candidate.seed
     updater = task.updater(phase, candidate)
