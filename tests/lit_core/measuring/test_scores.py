@@ -123,7 +123,12 @@ def test_no_heavy_library_is_loaded_for_it() -> None:
 
 def classification(**dataset: Any) -> Classification:
     inspection = inspect_teacher(read_teacher(TEACHER))
-    request = {"teacher": "upl_t", "dataset": {"builtin": "digits", **dataset}, "student": {"depth": 8}, "alpha": 0}
+    request = {
+        "teacher": "upl_t",
+        "dataset": {"builtin": "digits", **dataset},
+        "student": {"depth": 8, "select": "even"},
+        "alpha": 0,
+    }
     spec = resolve(JobRequest.model_validate(request), inspection)
     teacher = build_teacher(spec.teacher.architecture, TEACHER)
     student = build_student(teacher, spec)

@@ -65,17 +65,16 @@ def test_a_rate_that_destroys_the_student_is_cut_until_it_does_not() -> None:
     first = next(racer for racer in found.racers if racer.learning_rate == 1.0)
     assert first.divergence is not None
     assert found.before is not None
-    assert first.divergence > found.before
-    assert found.learning_rate < 0.05
+    assert first.divergence > recipe.HARM * found.before
+    assert found.learning_rate < 1
     won = [r for r in found.racers if (r.method, r.learning_rate) == (found.method, found.learning_rate)]
     assert won[0].divergence is not None
-    assert won[0].divergence < found.before
+    assert won[0].divergence < recipe.HARM * found.before
     assert max(racer.learning_rate for racer in found.racers) == 1.0, "it does not climb from there"
 
 
 def test_a_rate_that_is_too_low_is_raised() -> None:
-    found = found_for(asked(3e-5))
-    assert found.learning_rate == pytest.approx(27 * 3e-5)
+    assert found_for(asked(3e-4)).learning_rate == pytest.approx(9 * 3e-4)
 
 
 def test_a_rate_that_is_right_stays_or_has_a_neighbour() -> None:
@@ -118,9 +117,9 @@ def test_every_candidate_and_the_training_get_the_data_from_its_start() -> None:
     one = task(given, data)
     found = race(one, given, lambda: None)
     runs = "".join(chr(97 + number) for number in data.given).split("a")[1:]
-    # 600 steps, of which a candidate takes 3 %.
-    assert (found.steps, len(runs)) == (18, len(found.racers))
-    assert {len(run) for run in runs} == {17}
+    # 600 steps, of which a candidate takes 3 %, but not fewer than 20: a pass over the data.
+    assert (found.steps, len(runs)) == (20, len(found.racers))
+    assert {len(run) for run in runs} == {19}
     data.given.clear()
     one.batch(torch.arange(16), 0.0, torch.Generator(), torch.Generator())
     assert data.given == [0]
