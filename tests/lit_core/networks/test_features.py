@@ -85,7 +85,7 @@ class AlsoBefore(Mine):
         x = self.embed(x) + self.token
         self.first = self.head(input=x)
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, 0.5)
         self.seen = x
         logits: Tensor = self.head(input=x)
         self.later = self.head(input=torch.zeros_like(x))
