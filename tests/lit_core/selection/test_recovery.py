@@ -97,6 +97,17 @@ def test_a_budget_is_met_by_what_saves_most_for_its_damage() -> None:
     assert failure.value.nearest == cheap.left([[0], [0]])
 
 
+def test_one_block_that_saves_much_goes_rather_than_two_that_save_little() -> None:
+    network = teacher([0.5] * 3, [0.5] * 3)
+    damages = Recovery(network, samples(), Output.LOGITS).damages
+    ranked = sorted((damage or 0.0, n, i) for n, section in enumerate(damages) for i, damage in enumerate(section))
+    (least, *_), _, (third, section, index), *_ = ranked
+    assert third < 8 * least
+    costs = [[80 if (n, i) == (section, index) else 10 for i in range(3)] for n in range(2)]
+    found = kept(network, Budget(BlockCosts(total=130, blocks=costs), 110))
+    assert found == [[i for i in range(3) if (n, i) != (section, index)] for n in range(2)]
+
+
 def test_blocks_that_need_not_go_come_back() -> None:
     """The cheap blocks go first, for nothing once the expensive one has to go."""
     network = teacher([2.0, USELESS], [2.0, 2 * USELESS])
@@ -134,7 +145,8 @@ def test_the_first_block_stays_where_it_must() -> None:
 
 
 def test_the_repair_brings_the_student_closer_on_samples_that_it_has_not_seen() -> None:
-    network = teacher([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    # These strengths scale the last bias, so no shift applies.
+    network = teacher([0.7, 0.7, 0.7], [0.7, 0.7, 0.7])
     found = select_blocks(network, FixedBlocks([2, 2]), Select.RECOVER, samples(8))
     student = shortened(network, found.kept_blocks)
     others = (torch.randn(256, 3, generator=torch.Generator().manual_seed(5)),)
