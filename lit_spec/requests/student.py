@@ -69,7 +69,7 @@ def _check_born_again(student: StudentRequest, method: Method, teacher: Architec
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
     for name in ("kept", "ratio", "target", "select"):
-        if name in student.model_fields_set and getattr(student, name) is not None:
+        if getattr(student, name) not in (None, Select.EVEN):
             raise SpecError(
                 f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"
             )

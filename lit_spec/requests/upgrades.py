@@ -40,14 +40,19 @@ def _with_the_inspected_students(study: Stored) -> Stored:
     return study
 
 
-def _without_costs(study: Stored) -> Stored:
-    """The inspections of version 2 had neither FLOPs nor latency. Its processes can't read newer ones."""
-    return study
+def _with_even_blocks(study: Stored) -> Stored:
+    """In version 2 the default of `select` was `even`. The study's later trials choose blocks as its first ones did."""
+    job = study["request"]["job"]
+    student = job.get("student", {})
+    if student.get("kept") is not None or student.get("select") is not None:
+        return study
+    job = {**job, "student": {**student, "select": "even"}}
+    return {**study, "request": {**study["request"], "job": job}}
 
 
 JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _without_costs}
+STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

@@ -22,7 +22,19 @@ def test_a_network_shows_its_sections_and_what_each_depth_saves(api: TestClient)
     students = shown["students"]
     assert [student["depth"] for student in students] == list(range(4, 17))
     assert students[0]["blocks"] == [1, 1, 1, 1]
-    assert students[-1] == {"depth": 16, "blocks": [3, 4, 6, 3], "parameters": 25557032, "parameters_ratio": 1.0}
+    assert students[-1] == {
+        "depth": 16,
+        "blocks": [3, 4, 6, 3],
+        "parameters": 25557032,
+        "parameters_ratio": 1.0,
+        "flops": shown["students"][-1]["flops"],
+        "latency_ms": None,
+    }
+    flops = [student["flops"] for student in students]
+    assert flops == sorted(flops)
+    # 4.09 G multiply-adds with 224 pixels.
+    assert shown["size"] == [64, 64]
+    assert flops[-1] == pytest.approx(2 * 4.09e9 * (64 / 224) ** 2, rel=0.02)
     ratios = [student["parameters_ratio"] for student in students]
     assert ratios == sorted(ratios, reverse=True)
 

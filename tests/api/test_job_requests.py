@@ -32,9 +32,9 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
     assert job["spec"]["spec_version"] == job["spec_version"] == SPEC_VERSION
     assert job["spec"]["student"] == {
         "depth": 14,
-        "blocks": [2, 2, 2],
+        "blocks": None,
         "init": "inherit",
-        "select": "even",
+        "select": "recover",
         "kept": None,
         "target": None,
     }
@@ -102,7 +102,7 @@ def test_a_target_waits_for_the_worker_without_blocks(api: TestClient, bench: Be
     assert answer.status_code == 202
     job = answer.json()
     stored = job["spec"]["student"]
-    assert (stored["depth"], stored["blocks"], stored["select"]) == (None, None, "even")
+    assert (stored["depth"], stored["blocks"], stored["select"]) == (None, None, "recover")
     assert {name: value for name, value in stored["target"].items() if value is not None} == target
     # Another target in a rerun.
     changes = {"student": {"target": {"latency_ratio": None, "latency_ms": 4}}}

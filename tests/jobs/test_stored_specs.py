@@ -236,12 +236,14 @@ def test_a_study_from_before_all_shares_were_compared_goes_on_with_even_ones(ben
     inspected = INSPECTION.model_copy(update={"parameters": 6000, "parameter_counts": counts}).model_dump(mode="json")
     spec = dict(study_row(bench, study).spec)
 
-    def blocks() -> list[int]:
+    def blocks() -> list[int] | None:
         read, kind = read_study(study_row(bench, study))
         trial = JobRequest.model_validate(kind.request(kind.plan({}, 1).new[0]))
         return resolve(trial, read.inspection).student.blocks
 
     store_study(bench, study, spec={**spec, "inspection": inspected})
+    assert blocks() is None, "a new study lets the trainer choose"
+    store_study(bench, study, study_version=2, spec={**spec, "inspection": inspected})
     assert blocks() == [6, 6, 4]
     del inspected["parameter_counts"], inspected["first_blocks_stay"]
     store_study(bench, study, study_version=1, spec={**spec, "inspection": inspected})

@@ -11,7 +11,7 @@ import pytest
 
 import lit_core
 from lit_core.measuring.cost import count_parameters
-from lit_core.networks import targets
+from lit_core.selection import targets
 from lit_core.trainer.job import run_job
 from lit_core.training.checkpoint import load_checkpoint
 from lit_core.training.loop import Drained
