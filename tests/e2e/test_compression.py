@@ -67,8 +67,12 @@ def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teach
     }
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["student"]["accuracy"]["test"] > 90
-    assert report["ratios"]["parameters"] == pytest.approx(3.254, abs=1e-3)
-    assert report["specification"]["student"]["blocks"] == [2, 2, 2]
+    blocks = report["specification"]["student"]["blocks"]
+    assert (sum(blocks), blocks) == (6, report["student"]["blocks"]), "the trainer shares them over the sections"
+    assert [len(kept) for kept in report["selection"]["kept"]] == blocks
+    (chosen,) = [event.data for event in events if event.type == "student_chosen"]
+    assert chosen == {"depth": 14, "blocks": blocks, "kept": report["selection"]["kept"]}
+    assert report["ratios"]["parameters"] > 3
     assert len(report["epochs"]) == 5
     for network in ("teacher", "student"):
         for batch in ("batch_1", "batch_32"):
