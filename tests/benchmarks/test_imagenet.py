@@ -78,7 +78,7 @@ def command(folder: Path, weights: Path, results: Path, *arguments: str) -> list
         *("--imagenet", str(folder), "--device", "cpu", "--workers", "0", "--results", str(results)),
         *("--networks", "mobilenet_v2", "--weights", f"mobilenet_v2={weights}", "--samples", "6", "--seeds", "2021"),
         *("--crop", str(CROP), "--iterations", "2", "--batch-size", "4"),
-        *("--lit", json.dumps({"select": "importance", "schedule": {"steps_per_epoch": 1, **rates(1e-4)}})),
+        *("--lit", json.dumps({"schedule": {"steps_per_epoch": 1, **rates(1e-4)}})),
         *arguments,
     ]
 
@@ -121,7 +121,7 @@ def test_a_stopped_benchmark_goes_on(
 def test_the_others_are_run_where_lit_fails(
     folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lit = json.dumps({"select": "importance", "schedule": {"steps_per_epoch": 1, **rates(100.0)}})
+    lit = json.dumps({"schedule": {"steps_per_epoch": 1, **rates(100.0)}})
     arguments = ("--arms", "lit", "practise", "untrained", "--lit", lit)
     assert main(command(folder, weights, tmp_path / "results.json", *arguments)) == 1
     *told, last = capsys.readouterr().out.splitlines()
