@@ -121,11 +121,12 @@ def measured_line(data: dict[str, Any]) -> str:
 
 
 def chosen_line(data: dict[str, Any]) -> str:
-    """Which student was chosen for a target, and what is expected of it."""
-    target = data.get("target", {})
+    """Which student the trainer chose, and for a target what is expected of it."""
+    blocks, target = ", ".join(map(str, data.get("blocks", []))), data.get("target")
+    if not target:
+        return f"student: depth {data.get('depth')}, blocks {blocks}"
     teacher, expected = (_format("{:,.4g}", target.get(name)) for name in ("teacher", "expected"))
     asked = target_text(target.get("asked", {}))
-    blocks = ", ".join(map(str, data.get("blocks", [])))
     return f"student for {asked}: blocks {blocks}, expected {expected} {target.get('unit')} (teacher {teacher})"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_core.data import ImagePreprocessing
 from lit_core.model import ModelConfig
-from lit_spec import Modality, Split, Task
+from lit_spec import Method, Modality, Split, Task
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 from lit_spec.trainer.report import EpochReport, ExportReport, NetworkSummary, OperationReport, Report
 
@@ -141,11 +141,15 @@ def _name(config: ModelConfig) -> str:
 
 
 def _described(report: Report) -> str:
-    spec = report.specification
+    spec, method = report.specification, report.method if report.race is None else report.race.method
+    weights = (
+        ""
+        if method == Method.MIMIC
+        else f", with α = {spec.alpha:g}, β = {spec.beta:g} and τ = {spec.tau:g}: α weighs the labels against the "
+        "teacher's softened output, β the output against the intermediate representations, τ is the temperature"
+    )
     return (
-        f"Compressed from a deeper network by LIT-Compress, method `{report.method}`, with α = {spec.alpha:g}, "
-        f"β = {spec.beta:g} and τ = {spec.tau:g}: α weighs the labels against the teacher's softened output, β "
-        "the output against the intermediate representations, τ is the temperature. Blocks per section: "
+        f"Compressed from a deeper network by LIT-Compress, method `{method}`{weights}. Blocks per section: "
         f"{report.teacher.blocks} of the teacher, {report.student.blocks} of the student."
     )
 

@@ -98,8 +98,9 @@ def _recovered(teacher: SectionedNetwork, wanted: Wanted, batches: Sequence[Inpu
         found = recovery.descend(allowed)
         nearest = allowed.last
     else:
-        found = recovery.choose(_goal(whole, wanted))
-        nearest = wanted.costs.left([[0] for _ in whole]) if isinstance(wanted, Budget) else len(whole)
+        goal = _goal(whole, wanted)
+        found = recovery.choose(goal)
+        nearest = wanted.costs.left(recovery.smallest(goal.saved)) if isinstance(wanted, Budget) else len(whole)
     if found is None:
         raise Unreachable(nearest)
     return found

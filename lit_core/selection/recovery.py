@@ -75,9 +75,22 @@ class Recovery:
         while not goal.is_met(kept):
             following = self._one_less(kept, goal.least)
             if not following:
-                return None
+                # One block of each section is left, but another one may be smaller.
+                kept = self.smallest(goal.saved)
+                if not goal.is_met(kept):
+                    return None
+                break
             kept = min(following, key=lambda less: self._price(kept, less, goal))
         return self._repaired(self._with_what_may_stay(kept, goal))
+
+    def smallest(self, saved: Callable[[Kept], float]) -> Kept:
+        """The student with one block of each section that saves most."""
+        kept: Kept = [[0] for _ in self.whole]
+        for section, indices in enumerate(self.whole):
+            able = [0] if self.first_stays[section] else indices
+            alone = [[[index] if n == section else own for n, own in enumerate(kept)] for index in able]
+            kept = max(alone, key=saved)
+        return kept
 
     def descend(self, is_allowed: Callable[[Kept], bool]) -> Selection | None:
         """The smallest student that is allowed when the least damaging blocks go first. None if there is none."""

@@ -40,7 +40,8 @@ def select_for_target(
     field: str,
     output: Output = Output.LOGITS,
 ) -> Selection:
-    """The blocks of the deepest student that reaches the target; for `max_accuracy_drop` of the shallowest one.
+    """The blocks of a student that reaches the target: by `recover` with the least damage for what it saves, otherwise
+    of the deepest one; for `max_accuracy_drop` of the shallowest one.
 
     `batches` are those of `select_blocks`. Raises SpecError for `field` if no student reaches the target.
     """

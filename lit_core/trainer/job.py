@@ -206,7 +206,9 @@ def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, d
         precision=spec.precision,
         drop=validation_drop(teacher.network, dataset, device, 4 * spec.schedule.batch_size),
     )
-    return select_for_target(teacher, student.target, student.select, inputs, measurements, "student.target")
+    # The request may have named a ratio of parameters in two ways.
+    field = "student" if student.target.parameters_ratio is not None else "student.target"
+    return select_for_target(teacher, student.target, student.select, inputs, measurements, field)
 
 
 def _sample(spec: JobSpec, dataset: Dataset, device: torch.device, batch: int) -> tuple[torch.Tensor, ...]:

@@ -47,8 +47,8 @@ class StudentRequest(SpecModel):
     ratio: float | None = Field(None, gt=1, le=1000)
     """The same as the target `parameters_ratio`."""
     target: Target | None = None
-    """What the student must reach. Of all such students, the deepest is trained, of several the one that saves the
-    least."""
+    """What the student must reach. Of all such students, `recover` takes the one with the least damage for what it
+    saves, other rules the deepest one, of several the one that saves the least."""
     kept: Kept | None = None
     """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
     select: Select | None = None

@@ -33,6 +33,7 @@ def resolve_student(
         return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
     select = _select(student.select, method, init, teacher.task)
     if student.target is not None:
+        _check_target_of(method, student.target)
         return _student_of_target(student.target, "student.target", select, init, inspection, dataset)
     if student.ratio is not None:
         target = Target(parameters_ratio=student.ratio)
@@ -44,6 +45,16 @@ def resolve_student(
     # How many blocks of each section stay is chosen together with which ones.
     blocks = None if select == Select.RECOVER and chosen.blocks != teacher.blocks else chosen.blocks
     return chosen.model_copy(update={"select": select, "blocks": blocks})
+
+
+def _check_target_of(method: Method, target: Target) -> None:
+    """Raises SpecError for a target that the method can't reach."""
+    if method == Method.PRUNE and target.parameters_ratio is None and target.size_mb is None:
+        raise SpecError(
+            "student.target",
+            f"has {target.name}, but method prune sets weights to zero in the teacher's own architecture: give "
+            "parameters_ratio or size_mb",
+        )
 
 
 def _select(asked: Select | None, method: Method, init: Init, task: Task) -> Select:

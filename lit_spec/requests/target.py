@@ -29,7 +29,7 @@ _UNITS = {"latency_ms": NANOSECONDS_PER_MS, "size_mb": PARAMETERS_PER_MB}
 
 
 class Target(SpecModel):
-    """The deepest student that reaches it is trained; of several the one that saves the least."""
+    """What a student must reach, in one of these terms."""
 
     latency_ratio: float | None = Field(None, gt=1, le=1000)
     """At least how many times faster than the teacher on the worker's device."""

@@ -42,12 +42,26 @@ def _with_the_inspected_students(study: Stored) -> Stored:
 
 def _with_even_blocks(study: Stored) -> Stored:
     """In version 2 the default of `select` was `even`. The study's later trials choose blocks as its first ones did."""
-    job = study["request"]["job"]
-    student = job.get("student", {})
+    request = study["request"]
+    student = request["job"].get("student", {})
     if student.get("kept") is not None or student.get("select") is not None:
         return study
-    job = {**job, "student": {**student, "select": "even"}}
-    return {**study, "request": {**study["request"], "job": job}}
+    job = {**request["job"], "student": {**student, "select": "even"}}
+    return {**study, "request": {**request, "job": job, **_arms_with_kept(request)}}
+
+
+def _arms_with_kept(request: Stored) -> Stored:
+    """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
+    if "methods" not in request:
+        return {}
+    arms = request["methods"]
+    return {"methods": [_without_rule(arm) if isinstance(arm, dict) else arm for arm in arms]}
+
+
+def _without_rule(arm: Stored) -> Stored:
+    student = arm.get("student") or {}
+    names_blocks = student.get("kept") is not None and "select" not in student
+    return {**arm, "student": {**student, "select": None}} if names_blocks else arm
 
 
 JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target}

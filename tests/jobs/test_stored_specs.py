@@ -250,6 +250,16 @@ def test_a_study_from_before_all_shares_were_compared_goes_on_with_even_ones(ben
     assert blocks() == [5, 5, 5]
 
 
+def test_arms_that_name_their_blocks_stay_as_they_are(bench: Bench) -> None:
+    arms = [{"name": "ends", "student": {"depth": None, "kept": [[0, 5]] * 3}}, "kd"]
+    study = make_study(bench, "compare", {"student": {"depth": 14}}, methods=arms)
+    store_study(bench, study, study_version=2)
+    _, kind = read_study(study_row(bench, study))
+    ends, kd = (JobRequest.model_validate(kind.request(key)).student for key in kind.plan({}, 1).new)
+    assert (ends.kept, ends.select) == ([[0, 5]] * 3, None)
+    assert (kd.depth, kd.select) == (14, "even")
+
+
 def test_a_study_of_a_newer_version_is_left_to_newer_processes(bench: Bench) -> None:
     study = make_study(bench, "compare", methods=["lit", "kd"], seeds=[0, 1])
     store_study(bench, study, study_version=STUDY_VERSION + 1, spec={"request": {"of": "tomorrow"}})

@@ -294,6 +294,19 @@ def test_a_grid_of_one_is_no_search_and_the_preset_says_the_alpha() -> None:
     assert {row.stage for row in kind.table({})} == {Stage.TAU}  # type: ignore[attr-defined]
 
 
+def test_trials_that_stand_for_a_method_or_a_value_do_not_race() -> None:
+    """A race would train another method than the table says."""
+    search = make_kind("search", {"preset": "few"}, taus=[1, 2])
+    assert {search.request(key)["race"] for key in search.plan({}, 1).new} == {False}
+    with pytest.raises(SpecError) as failure:
+        make_kind("search", {"preset": "few", "race": True}, taus=[1, 2])
+    assert failure.value.field == "job.race"
+    arms = ["kd", {"name": "slow", "method": "lit", "race": True}, {"name": "few", "preset": "few"}]
+    compare = make_kind("compare", {"preset": "few"}, methods=arms)
+    races = {key.arm: compare.request(key).get("race") for key in compare.plan({}, 1).new}
+    assert races == {"kd": False, "slow": True, "few": None}
+
+
 def test_a_value_with_a_failed_trial_is_passed_over() -> None:
     kind = make_kind("search", taus=[1, 2, 4], alphas=[0.5], betas=[0.5], seeds=[0, 1])
     broken = {"method": "kd", "tau": 4.0, "alpha": 0.5, "seed": 1}

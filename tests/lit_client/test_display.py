@@ -101,3 +101,5 @@ def test_a_chosen_student_is_told_with_what_is_expected_of_it() -> None:
     chosen = {"asked": {"latency_ratio": 1.5}, "unit": "ms", "teacher": 12.3456, "expected": 8.1}
     line = chosen_line({"blocks": [2, 2, 1], "kept": [[0, 1], [0, 1], [0]], "target": chosen})
     assert line == "student for latency_ratio 1.5: blocks 2, 2, 1, expected 8.1 ms (teacher 12.35)"
+    line = chosen_line({"depth": 14, "blocks": [4, 1, 1], "kept": [[0, 1, 2, 3], [0], [0]]})
+    assert line == "student: depth 14, blocks 4, 1, 1"

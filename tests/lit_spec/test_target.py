@@ -141,6 +141,8 @@ def test_flops_are_decided_for_the_inspected_size_only() -> None:
     [
         ({"student": {"target": {"max_accuracy_drop": 2}, "init": "random"}}, "init is random"),
         ({"student": {"target": {"size_mb": 3}}, "method": "born-again-kd"}, "keeps all blocks"),
+        ({"student": {"target": {"latency_ratio": 2}}, "method": "prune"}, "give parameters_ratio or size_mb"),
+        ({"student": {"target": {"flops_ratio": 2}}, "method": "prune"}, "give parameters_ratio or size_mb"),
     ],
 )
 def test_a_target_that_means_nothing_is_refused(changes: dict[str, Any], says: str) -> None:

@@ -141,6 +141,9 @@ def _check_patch(arm: Arm, field: str) -> None:
 
 def _with_inits(job: dict[str, Any], arm: Arm, field: str, request: CompareRequest) -> list[_Arm]:
     patched = merge_patch(job, arm.patch)
+    if "method" in arm.patch:
+        # A preset's race would train another method than the arm is named after.
+        patched.setdefault("race", False)
     origins = {path: f"{field}.{path}" for path in _paths(arm.patch)}
     if request.inits is None:
         return [_Arm(arm.name, Template(patched, job, origins))]

@@ -97,7 +97,12 @@ class Search:
                     f"job.{name}",
                     f"is what the study searches for: leave it out, or give the values to try in `{name}s`",
                 )
-        self._job = spec.job
+        if job.race:
+            raise SpecError(
+                "job.race", "lets methods compete inside of each trial, which hides what a value does: leave it out"
+            )
+        # A preset's race would train another method than the table says.
+        self._job = {**spec.job, "race": False}
         self._seeds = request.explicit_seeds
         self._grids = {Stage.TAU: request.taus, Stage.ALPHA: request.alphas, Stage.BETA: request.betas}
         self._method = job.method

@@ -97,6 +97,17 @@ def test_a_budget_is_met_by_what_saves_most_for_its_damage() -> None:
     assert failure.value.nearest == cheap.left([[0], [0]])
 
 
+def test_a_budget_that_only_another_block_meets_is_met() -> None:
+    """What does the most damage is also the largest block."""
+    network = teacher([USELESS, USELESS, 2.0], [2.0])
+    costs = BlockCosts(total=100, blocks=[[20, 15, 50], [10]])
+    assert kept(network, Budget(costs, 65)) == [[2], [0]]
+    assert kept(network, Budget(costs, 30)) == [[1], [0]]
+    with pytest.raises(Unreachable) as failure:
+        kept(network, Budget(costs, 29))
+    assert failure.value.nearest == 30
+
+
 def test_one_block_that_saves_much_goes_rather_than_two_that_save_little() -> None:
     network = teacher([0.5] * 3, [0.5] * 3)
     damages = Recovery(network, samples(), Output.LOGITS).damages
