@@ -103,7 +103,8 @@ def last_layer(network: SectionedNetwork, *inputs: Tensor) -> LastLayer | None:
         if (
             isinstance(output, Tensor)
             and own.numel() == output.numel()
-            and torch.equal(own.flatten(), output.flatten())
+            # An output that is not finite is equal to itself, too.
+            and torch.allclose(own.flatten(), output.flatten(), rtol=0, atol=0, equal_nan=True)
         ):
             return LastLayer(module, later[module])
         later[module] += 1

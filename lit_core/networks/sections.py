@@ -169,7 +169,8 @@ class SectionedNetwork:
         """Put all parts except the frozen ones into training mode. Frozen parts are in eval mode without gradients.
 
         Parameters without gradients when this object was made, such as fixed embeddings, still have none. Without
-        `dropout` all modules but BatchNorm are in eval mode, and with `batch_norm` frozen so are those.
+        `dropout` all modules but BatchNorm and recurrent layers are in eval mode, and with `batch_norm` frozen so is
+        BatchNorm.
         """
         self.network.train()
         if {Part.STEM, Part.HEAD} <= set(frozen):
@@ -179,6 +180,9 @@ class SectionedNetwork:
                 section.train()
         for module in self.network.modules():
             is_batch_norm = isinstance(module, _BatchNorm)
+            if isinstance(module, nn.RNNBase):
+                # On CUDA, cuDNN has no backward pass of recurrent layers in eval mode.
+                continue
             if (is_batch_norm and batch_norm == BatchNorm.FROZEN) or not (is_batch_norm or dropout):
                 module.training = False
         self.freeze_parameters()

@@ -30,7 +30,8 @@ class Depth:
 
 @dataclass(frozen=True)
 class Budget:
-    """The deepest student that costs at most `most`."""
+    """A student that costs at most `most`: by `recover` the one with the least damage for what it saves, otherwise the
+    deepest one."""
 
     costs: BlockCosts
     most: int

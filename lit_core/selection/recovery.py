@@ -32,7 +32,11 @@ from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 Inputs = tuple[torch.Tensor, ...]
 Kept = list[list[int]]
 
-DAMAGE_SAMPLES = 256
+DAMAGE_SAMPLES, LEAST_SAMPLES, MOST_PASSES = 256, 32, 2048
+"""Samples on which each damage is measured. Networks of many blocks have fewer, so that all damages together take at
+most so many passes of one sample, where that leaves enough of them."""
+SHIFT_BATCHES = 2
+"""Batches of which the means of a shift are taken."""
 REPAIR_STEPS = 30
 REPAIR_RATE = 2e-4
 REPAIR = Schedule(
@@ -62,7 +66,8 @@ class Recovery:
         self.teacher, self.batches, self.output = teacher, list(batches), output
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]
         self.first_stays = first_blocks_stay(teacher, tuple(x[:2] for x in batches[0]))
-        self._measured = list(_first_samples(batches))
+        blocks = sum(map(len, self.whole))
+        self._measured = list(_first_samples(batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
         with torch.no_grad():
             self._taught = [teacher.run(*inputs).float() for inputs in self._measured]
         self.damages = [
@@ -142,8 +147,10 @@ class Recovery:
     def _repaired(self, kept: Kept) -> Selection:
         student = shortened(self.teacher, kept)
         before = self.damage_of(student)
-        self.repair(student)
-        helped = self.damage_of(student) < before
+        helped = False
+        if math.isfinite(before):
+            self.repair(student)
+            helped = self.damage_of(student) < before
         return Selection(kept, damages=self.damages, repaired=copy_of_state(student.network) if helped else None)
 
     def _shift(self, student: SectionedNetwork) -> None:
@@ -151,7 +158,7 @@ class Recovery:
         damage = self.damage_of(student)
         for gap in gaps_of(self.teacher, student):
             before = copy_of_state(student.network)
-            if not shift(self.teacher, student, gap, self._measured):
+            if not shift(self.teacher, student, gap, self._measured[:SHIFT_BATCHES]):
                 continue
             shifted = self.damage_of(student)
             if shifted < damage:
@@ -199,8 +206,8 @@ def _without(kept: Kept, section: int, index: int) -> Kept:
     return [[i for i in own if (n, i) != (section, index)] for n, own in enumerate(kept)]
 
 
-def _first_samples(batches: Sequence[Inputs]) -> Iterator[Inputs]:
-    left = DAMAGE_SAMPLES
+def _first_samples(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:
+    left = number
     for inputs in batches:
         if left <= 0:
             return

@@ -226,6 +226,9 @@ class Training:
         if self._restored is None:
             self._first_loss: float | None = None
             self._keep_good_state(copy_of_state(self.task.student.network), updater)
+            if self.race is not None or self.selection.repaired is not None:
+                # The race and the repair took their time, so another attempt goes on from here.
+                self._checkpoint(updater)
         else:
             self._resume(updater, self._restored)
         self._cuts = cuts_of(self.setbacks, phase, first)

@@ -56,8 +56,8 @@ def judged_by(score: Score, best: BestEpoch) -> Judgement:
     acceptable = score.trained >= score.teacher
     advice = "" if acceptable else ". Lower the learning rates, or give more data"
     if best.epoch == 0:
-        by = Split.VALIDATION.value
-        note = f"the student is the untrained one, because no epoch was better on the {by} split: {reached}{advice}"
+        by, which = Split.VALIDATION.value, "untrained" if score.trained == score.untrained else "repaired"
+        note = f"the student is the {which} one, because no epoch was better on the {by} split: {reached}{advice}"
     else:
         was = f"and was {score.untrained:.2f} {score.unit}"
         note = f"the student is no better than before its training: {reached}, {was}{advice}"

@@ -113,12 +113,13 @@ def _rivals(task: Trainable, asked: Hyperparameters) -> list[Method]:
 
 
 def _rate(candidate: Hyperparameters) -> float:
-    return candidate.schedule.lit.learning_rate
+    """Of the phase that is raced."""
+    return candidate.schedule.of(_first_phase(candidate)).learning_rate
 
 
 def with_winner(asked: Hyperparameters, found: Race) -> Hyperparameters:
     """The hyperparameters with the winner's method and learning rates."""
-    factor = found.learning_rate / asked.schedule.lit.learning_rate
+    factor = found.learning_rate / _rate(asked)
     return at_rate(asked.model_copy(update={"method": found.method}), factor)
 
 

@@ -73,8 +73,7 @@ class Method(StrEnum):
 
 class Init(StrEnum):
     INHERIT = "inherit"
-    """Blocks, stem and head are copied from the teacher; by default the first block of each section and evenly spaced
-    others."""
+    """Blocks, stem and head are copied from the teacher; `select` says which blocks."""
     RANDOM = "random"
     """The blocks start at random values, as in the paper; with method `scratch` also stem and head."""
 
@@ -89,7 +88,8 @@ class Select(StrEnum):
     IMPORTANCE = "importance"
     """The blocks that change their representation most, measured on training data."""
     RECOVER = "recover"
-    """The blocks without which the damage is least after a short repair, measured on training data without labels."""
+    """The blocks that do the most damage when they are left out, measured on training data without labels. The student
+    is then repaired by a few steps."""
 
 
 class IrLoss(StrEnum):
