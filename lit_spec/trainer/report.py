@@ -161,8 +161,8 @@ class SelectionReport(ReportModel):
     """With `select: importance`: the importance of each of the teacher's blocks; null for a block that must stay."""
     damages: list[list[float | None]] | None = None
     """With `select: recover`: how far the outputs are from the teacher's on training inputs where one block alone is
-    left out: mean KL divergence in nats (embeddings: 1 - cosine); null for a block that must stay, and where the outputs
-    are not finite."""
+    left out: mean KL divergence in nats (embeddings: 1 - cosine); null for a block that must stay, and where the
+    outputs are not finite."""
     target: TargetReport | None = None
     """Absent if the blocks, or their numbers, stood in the specification."""
 

@@ -125,3 +125,9 @@ def test_features_have_gradients_from_the_first_step_in_bfloat16() -> None:
     first = network.network.get_submodule("conv1")
     assert isinstance(first.weight, Tensor)
     assert first.weight.grad is not None
+
+
+def test_outputs_that_are_not_finite_have_features_all_the_same() -> None:
+    network, x = resnet()
+    network.network.eval()
+    assert FeatureReader(Output.LOGITS).run(network, x * torch.nan)[1].shape == (3, 16)

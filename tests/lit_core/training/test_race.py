@@ -190,3 +190,16 @@ def test_compress_says_what_it_used_instead() -> None:
     (note,) = [note for note in made.report["notes"] if "because after" in note]
     assert "than with lit at 10" in note
     assert made.report["epochs"][0]["learning_rate"] < 10
+
+
+def test_without_a_lit_phase_the_rates_are_those_of_fine_tuning() -> None:
+    given = asked(1e-3)
+    last = given.schedule.fine_tune.model_copy(update={"epochs": 20, "learning_rate": 1e-3})
+    lit = given.schedule.lit.model_copy(update={"epochs": 0, "learning_rate": 50.0})
+    given = given.model_copy(
+        update={"method": Method.KD, "schedule": given.schedule.model_copy(update={"lit": lit, "fine_tune": last})}
+    )
+    found = found_for(given)
+    assert found.racers[0].learning_rate == 1e-3
+    factor = found.learning_rate / 1e-3
+    assert with_winner(given, found).schedule.fine_tune.learning_rate == pytest.approx(1e-3 * factor)
