@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_core.networks.modes import in_eval_mode
 from lit_core.networks.sections import SectionedNetwork, Trace
 from lit_spec import Output
 
@@ -87,17 +88,14 @@ def last_layer(network: SectionedNetwork, *inputs: Tensor) -> LastLayer | None:
     def save(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         outputs.append((module, output))
 
-    modes = {module: module.training for module in network.network.modules()}
     handles = [module.register_forward_hook(save) for module in network.network.modules() if isinstance(module, LAYERS)]
-    network.network.eval()
     try:
-        # Few samples, because the outputs of all layers are kept.
-        output = network.network(*(x[:2] for x in inputs))
+        with in_eval_mode(network.network):
+            # Few samples, because the outputs of all layers are kept.
+            output = network.network(*(x[:2] for x in inputs))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     later: Counter[nn.Module] = Counter()
     for module, own in reversed(outputs):
         if (

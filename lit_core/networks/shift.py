@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_core.networks.block_selection import Inputs
 from lit_core.networks.sections import SectionedNetwork
-
-Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

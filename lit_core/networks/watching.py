@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lit_core.networks.layout import NoSections
+from lit_core.networks.modes import in_eval_mode
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -137,19 +138,15 @@ def watch(network: nn.Module, inputs: tuple[Tensor, ...]) -> ForwardPass:
 
         return hook
 
-    modes = {module: module.training for module in network.modules()}
     for path, module in network.named_modules(remove_duplicate=True):
         handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
         handles.append(module.register_forward_hook(after(path)))
     try:
-        network.eval()
-        with torch.no_grad():
+        with in_eval_mode(network), torch.no_grad():
             network(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return ForwardPass({path: call for path, call in calls.items() if path not in called_again}, order)
 
 

@@ -119,17 +119,16 @@ class _Allowed:
 
 
 def _goal(whole: Sequence[int], wanted: FixedBlocks | Depth | Budget) -> Goal:
+    def left_out(kept: list[list[int]]) -> float:
+        return sum(whole) - sum(map(len, kept))
+
     match wanted:
         case Budget(costs, most):
             return Goal(lambda kept: costs.left(kept) <= most, lambda kept: costs.total - costs.left(kept))
         case Depth(total):
-            return Goal(lambda kept: sum(map(len, kept)) <= total, lambda kept: sum(whole) - sum(map(len, kept)))
+            return Goal(lambda kept: sum(map(len, kept)) <= total, left_out)
         case FixedBlocks(by_section):
-            return Goal(
-                lambda kept: [len(indices) for indices in kept] == list(by_section),
-                lambda kept: sum(whole) - sum(map(len, kept)),
-                least=by_section,
-            )
+            return Goal(lambda kept: [len(indices) for indices in kept] == list(by_section), left_out, least=by_section)
 
 
 def _blocks(whole: list[int], wanted: Wanted, keep: Keep) -> Sequence[int]:

@@ -19,7 +19,7 @@ import torch
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import divergence
-from lit_core.networks.block_selection import Selection, first_blocks_stay
+from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.shift import gaps_of, shift
 from lit_core.networks.state_dicts import load_state
@@ -29,7 +29,6 @@ from lit_core.training.objectives import Batch, FeatureLoss, FeatureObjective
 from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 
-Inputs = tuple[torch.Tensor, ...]
 Kept = list[list[int]]
 
 DAMAGE_SAMPLES, LEAST_SAMPLES, MOST_PASSES = 256, 32, 2048
@@ -107,12 +106,15 @@ class Recovery:
             kept = less
         return None if kept == self.whole else self._repaired(kept)
 
-    def repair(self, student: SectionedNetwork) -> None:
-        """In closed form where that helps, then by some steps of feature mimicking. Blocks that the model fixes stay as
-        they are."""
-        if not student.sections_learn:
-            return
-        self._shift(student)
+    def repair(self, student: SectionedNetwork) -> bool:
+        """In closed form where that helps, then by some steps of feature mimicking; whether that lessened the damage.
+
+        Blocks that the model fixes, and students whose outputs are not finite, stay as they are.
+        """
+        before = self.damage_of(student)
+        if not (student.sections_learn and math.isfinite(before)):
+            return False
+        self._shift(student, before)
         updater = DistillationUpdater(
             FeatureObjective(FeatureLoss(self.output)),
             self.teacher,
@@ -125,7 +127,7 @@ class Recovery:
         for step, inputs in enumerate(islice(cycle(self.batches), REPAIR_STEPS)):
             batch = Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL))
             updater.step(batch, REPAIR_RATE * (1 - step / REPAIR_STEPS))
-        student.network.eval()
+        return self.damage_of(student) < before
 
     def damage_of(self, student: SectionedNetwork) -> float:
         """How far the student's outputs are from the teacher's: the mean KL divergence in nats, for embeddings 1 -
@@ -146,25 +148,21 @@ class Recovery:
 
     def _repaired(self, kept: Kept) -> Selection:
         student = shortened(self.teacher, kept)
-        before = self.damage_of(student)
-        helped = False
-        if math.isfinite(before):
-            self.repair(student)
-            helped = self.damage_of(student) < before
+        helped = self.repair(student)
         return Selection(kept, damages=self.damages, repaired=copy_of_state(student.network) if helped else None)
 
-    def _shift(self, student: SectionedNetwork) -> None:
+    def _shift(self, student: SectionedNetwork, damage: float) -> None:
         """The shift of each gap stays where it lessens the damage."""
-        damage = self.damage_of(student)
         for gap in gaps_of(self.teacher, student):
-            before = copy_of_state(student.network)
+            block = student.sections[gap.section][gap.place]
+            before = copy_of_state(block)
             if not shift(self.teacher, student, gap, self._measured[:SHIFT_BATCHES]):
                 continue
             shifted = self.damage_of(student)
             if shifted < damage:
                 damage = shifted
             else:
-                load_state(student.network, before)
+                load_state(block, before)
 
     # --- which blocks go ---
 

@@ -26,6 +26,7 @@ from lit_core.measuring.scores import (
     top1,
     top5,
 )
+from lit_core.networks.modes import in_eval_mode
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
 from lit_core.training.checkpoint import BestEpoch
@@ -256,14 +257,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
     Afterwards each module has the mode that it had before.
     """
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with seeded(0):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with in_eval_mode(network), seeded(0):
+        yield
 
 
 def _check_labels(spec: JobSpec, train: Arrays) -> None:
