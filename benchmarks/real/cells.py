@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.real.arms import Asked, arguments, make
 from benchmarks.real.data import Data, Draw
 from benchmarks.real.experiments import ARMS, BATCH, DEFAULT, Experiment, Maker
-from benchmarks.real.networks import NETWORKS
+from benchmarks.real.networks import NETWORKS, Output
 from benchmarks.real.scores import outputs_of, scores
 
 Run = dict[str, Any]
@@ -76,6 +76,11 @@ class Results:
 
 def key_of(run: Run) -> Key:
     return run["experiment"], run["arm"], run["seed"], run["rate"] if run["tuning"] else None
+
+
+def arms_of(experiment: Experiment) -> list[str]:
+    embedding = NETWORKS[experiment.network].output == Output.EMBEDDING
+    return [name for name, arm in ARMS.items() if arm.embeddings or not embedding]
 
 
 # --- one cell ------------------------------------------------------------------------------------------------

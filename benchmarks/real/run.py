@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.evidence.page import write_text
 from benchmarks.packages import FetchFailed
-from benchmarks.real.cells import Cell, Results, Run, remaining, run_all
+from benchmarks.real.cells import Cell, Results, Run, arms_of, remaining, run_all
 from benchmarks.real.experiments import ARMS, EXPERIMENTS, Experiment, tuned
 from benchmarks.real.networks import NETWORKS
 
@@ -69,7 +69,7 @@ def cells_of(only: str, steps: int | None) -> list[Cell]:
         if name in ("", experiment.name)
         for number in range(experiment.seeds)
         if seed in ("", str(number))
-        for own in ARMS
+        for own in arms_of(experiment)
         if arm in ("", own)
     ]
 
@@ -78,13 +78,13 @@ def rate_of(experiment: Experiment, arm: str, *, rehearsal: bool = False) -> flo
     """Raises SystemExit for a tuned arm whose rate has not been chosen."""
     if not ARMS[arm].rates:
         return None
-    rates = tuned().get(experiment.rates_of or experiment.name, {})
+    rates = tuned().get(experiment.rates_of, {})
     if rehearsal:
         return rates.get(arm, ARMS[arm].rates[0])
     if arm not in rates:
-        tuned_as = experiment.rates_of or experiment.name
         raise SystemExit(
-            f"benchmarks/real/tuned.json has no learning rate of {arm} for {tuned_as}: run make evidence-tuning REAL=1"
+            f"benchmarks/real/tuned.json has no learning rate of {arm} for {experiment.rates_of}: "
+            "run make evidence-tuning REAL=1"
         )
     return rates[arm]
 

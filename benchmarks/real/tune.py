@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.real.cells import Cell, Results, Run, remaining, run_all
+from benchmarks.real.cells import Cell, Results, Run, arms_of, remaining, run_all
 from benchmarks.real.experiments import ARMS, DEFAULT, EXPERIMENTS, TUNED, TUNING_SEEDS, Experiment, tuned
 from benchmarks.real.run import WORKERS, fetch, names, one_thread_each, parsed, place_of
 
@@ -23,7 +23,7 @@ JUDGED_BY = ("kl", "cosine")
 
 def main() -> int:
     arguments = parsed(__doc__, "tune")
-    chosen = [e for e in EXPERIMENTS if e.rates_of is None and arguments.only in ("", e.name)]
+    chosen = [e for e in EXPERIMENTS if e.rates_of == e.name and arguments.only in ("", e.name)]
     if not chosen:
         raise SystemExit(f"{arguments.only} is no experiment with rates of its own: choose of {names()}")
     rehearsal = arguments.steps is not None
@@ -50,7 +50,7 @@ def cells_of(experiment: Experiment, steps: int) -> list[Cell]:
     for seed in TUNING_SEEDS:
         default = Cell(experiment, DEFAULT, seed, steps, tuning=True)
         cells.append(default)
-        cells += [replace(default, arm=arm, rate=rate) for arm in ARMS for rate in ARMS[arm].rates]
+        cells += [replace(default, arm=arm, rate=rate) for arm in arms_of(experiment) for rate in ARMS[arm].rates]
     return cells
 
 
