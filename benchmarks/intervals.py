@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from jobs.studies.plans.statistics import describe
+from jobs.studies.kinds.statistics import describe
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from api.studies.schemas import show_study
 from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
 from jobs.studies import studies
-from jobs.studies.plans.table import as_csv
+from jobs.studies.kinds.table import as_csv
 from jobs.studies.status import read_status
 from jobs.studies.trial_rows import read_progress
 from lit_spec.answers.pages import Page

@@ -10,7 +10,7 @@ from api.http.context import Context, in_transaction
 from api.jobs.requests import inspections_of
 from jobs.database.models import Study
 from jobs.ledger.idempotency import IdempotentRequest, find_study
-from jobs.studies.requests import create_study, field_of_job, plan_study, renaming
+from jobs.studies.requests import create_study, field_of_job, renaming, specify_study
 from lit_spec.requests.study import StudyRequest
 
 
@@ -26,5 +26,5 @@ async def make_study(
         return earlier, []
     with renaming(field_of_job):
         inspections = await inspections_of(context, owner, request.job)
-    spec = await run_in_threadpool(plan_study, request, inspections)
+    spec = await run_in_threadpool(specify_study, request, inspections)
     return await in_transaction(context, lambda session: create_study(session, owner, body, spec, repeated))

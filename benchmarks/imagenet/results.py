@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.imagenet.arms import Arm, Kept
 from benchmarks.practise import Block, Candidate
-from jobs.studies.plans.statistics import describe
+from jobs.studies.kinds.statistics import describe
 
 
 class OtherSettings(Exception):

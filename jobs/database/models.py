@@ -126,7 +126,7 @@ class Study(Base):
     round: Mapped[int] = mapped_column(server_default="1")
     """Grows when the study is resumed: trials that failed or were cancelled in an earlier round are made again."""
     reads_curves: Mapped[bool] = mapped_column(server_default="false")
-    """Whether its plan reads the curves of running trials, so that any epoch may change what comes next."""
+    """Whether its kind reads the curves of running trials, so that any epoch may change what comes next."""
     planned: Mapped[int]
     """The largest possible number of trials."""
     finished_jobs: Mapped[int] = mapped_column(server_default="0")

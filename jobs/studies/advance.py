@@ -1,4 +1,4 @@
-"""Advances studies: stops and creates trials as the study's plan says, and finishes the study.
+"""Advances studies: stops and creates trials as its kind says, and finishes the study.
 
 Any process may call `advance` at any time and any number of times. If there is nothing to do, it changes nothing. A
 worker calls it when a trial has finished. Housekeeping calls it too, in case the worker died before it could. So no
@@ -25,11 +25,11 @@ from jobs.ledger import owned_jobs, workers
 from jobs.ledger.owned_jobs import TrialOfStudy
 from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
-from jobs.studies.plans.table import make_table
-from jobs.studies.plans.trials import (
+from jobs.studies.kinds.table import make_table
+from jobs.studies.kinds.trials import (
     Key,
     Kind,
-    Plan,
+    NextSteps,
     StudySpec,
     Trial,
     TrialStopReason,
@@ -65,7 +65,7 @@ def due(session: Session) -> list[str]:
 
 
 def advance(session: Session, study_id: str) -> list[str]:
-    """Stop, create and finish what the study's plan says. Returns a queue for each new job, to wake as many workers.
+    """Stop, create and finish what its kind says. Returns a queue for each new job, to wake as many workers.
 
     Does nothing if the study is finished or deleted.
     """
@@ -89,17 +89,17 @@ def advance_locked(session: Session, study: Study) -> list[str]:
     finished_jobs = count_finished(session, study.id)
     trials = read_trials(session, study, kind)
     width = max(len(workers.live(session)), 1)
-    plan = Plan[Key]() if study.cancel_requested_at is not None else kind.plan(trials, width)
+    steps = NextSteps[Key]() if study.cancel_requested_at is not None else kind.next_steps(trials, width)
     try:
-        new = [_resolved(spec, kind, key) for key in plan.new[: _room(trials.values(), width)]]
+        new = [_resolved(spec, kind, key) for key in steps.new[: _room(trials.values(), width)]]
     except (SpecError, ValidationError) as refused:
         detail = f"this version of LIT refuses a trial of the study ({refused}): create the study again"
-        plan, new = Plan(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []
-    stopped = _stop(session, plan, trials)
+        steps, new = NextSteps(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []
+    stopped = _stop(session, steps, trials)
     jobs = [_create(session, study, trial) for trial in new]
-    finishes = (plan.decided or study.cancel_requested_at is not None) and not _has_live_trials(session, study.id)
+    finishes = (steps.decided or study.cancel_requested_at is not None) and not _has_live_trials(session, study.id)
     if finishes:
-        _finish(session, study, kind, plan)
+        _finish(session, study, kind, steps)
     if jobs or stopped or finishes or finished_jobs != study.finished_jobs:
         study.finished_jobs = finished_jobs
         study.version += 1
@@ -137,10 +137,10 @@ def _create(session: Session, study: Study, new: _NewTrial) -> Job:
     )
 
 
-def _stop(session: Session, plan: Plan[Key], trials: Mapping[Key, Trial]) -> bool:
-    """Stop the trials that the plan names, or all live ones if the plan is decided. Returns whether any was stopped."""
-    reasons = dict(plan.stop)
-    if plan.decided:
+def _stop(session: Session, steps: NextSteps[Key], trials: Mapping[Key, Trial]) -> bool:
+    """Stop the trials that `steps` names, or all live ones if the study is decided. Returns whether any was stopped."""
+    reasons = dict(steps.stop)
+    if steps.decided:
         reasons = dict.fromkeys(trials, TrialStopReason.UNNEEDED) | reasons
     to_stop = [key for key in reasons if trials[key].live and trials[key].stopped is None]
     for key in to_stop:
@@ -182,18 +182,18 @@ def _has_live_trials(session: Session, study_id: str) -> bool:
     return session.scalars(query).one_or_none() is not None
 
 
-def _finish(session: Session, study: Study, kind: Kind[Any], plan: Plan[Key]) -> None:
+def _finish(session: Session, study: Study, kind: Kind[Any], steps: NextSteps[Key]) -> None:
     table = make_table(kind, read_trials(session, study, kind))
     study.finished_at = clock(session)
     study.result = {
-        "choice": plan.choice.values if plan.choice else None,
-        "best_job": plan.choice.job_id if plan.choice else None,
+        "choice": steps.choice.values if steps.choice else None,
+        "best_job": steps.choice.job_id if steps.choice else None,
         "table": table.model_dump(mode="json"),
     }
-    if plan.choice is not None:
+    if steps.choice is not None:
         study.state = StudyState.SUCCEEDED
-    elif plan.failure is not None:
+    elif steps.failure is not None:
         study.state = StudyState.FAILED
-        study.error = plan.failure.model_dump(mode="json")
+        study.error = steps.failure.model_dump(mode="json")
     else:
         study.state = StudyState.CANCELLED

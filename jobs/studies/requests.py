@@ -16,13 +16,13 @@ from jobs.errors import NotFound, RequestRefused
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import Inspections, parse, refuse_deleted_upload, specify
 from jobs.studies import studies
-from jobs.studies.plans.plan_of import kind_of
-from jobs.studies.plans.trials import StudySpec
+from jobs.studies.kinds.kind_of import kind_of
+from jobs.studies.kinds.trials import StudySpec
 from lit_spec import JobRequest, SpecError
-from lit_spec.requests.study import MOST_TRIALS, StudyRequest
+from lit_spec.requests.study import MOST_TRIALS, PlanRequest, StudyRequest
 
 
-def plan_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
+def specify_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
     """The study's specification. Every trial that it may make is checked like a job of its own."""
     spec = StudySpec(request=request, inspection=inspections.teacher, discriminator=inspections.discriminator)
     try:
@@ -35,7 +35,11 @@ def plan_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
         )
     for template in kind.templates():
         with renaming(template.blame):
-            specify(parse(JobRequest, template.request), inspections)
+            student = specify(parse(JobRequest, template.request), inspections).student
+            if student.plan is not None and not isinstance(request, PlanRequest):
+                raise RequestRefused.invalid_field(
+                    "student.plan", 'trains no student that could be compared: make a study of kind "plan"'
+                )
     return spec
 
 

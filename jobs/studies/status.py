@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from jobs.database.models import Study
 from jobs.ledger import workers
 from jobs.ledger.stored_specs import Unreadable
-from jobs.studies.plans.table import make_table
+from jobs.studies.kinds.table import make_table
 from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_trials
 from lit_spec.answers.studies import StudyTable
@@ -44,7 +44,7 @@ def read_status(session: Session, study: Study) -> StudyStatus:
     except Unreadable:
         return StudyStatus(None, None, [], _EMPTY_TABLE)
     trials = read_trials(session, study, kind)
-    new = [] if study.cancel_requested_at else kind.plan(trials, max(len(workers.live(session)), 1)).new
+    new = [] if study.cancel_requested_at else kind.next_steps(trials, max(len(workers.live(session)), 1)).new
     table = make_table(kind, trials)
     chosen = [row["job_id"] for row in table.rows if row["chosen"]]
     return StudyStatus(None, chosen[-1] if chosen else None, [key.stored() for key in new[:NEXT_SHOWN]], table)

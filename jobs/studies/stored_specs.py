@@ -6,8 +6,8 @@ from typing import Any
 
 from jobs.database.models import Study
 from jobs.ledger.stored_specs import Unreadable, read_stored
-from jobs.studies.plans.plan_of import kind_of
-from jobs.studies.plans.trials import Kind, StudySpec
+from jobs.studies.kinds.kind_of import kind_of
+from jobs.studies.kinds.trials import Kind, StudySpec
 from lit_spec import SpecError
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.requests.upgrades import upgrade_study

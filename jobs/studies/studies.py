@@ -19,8 +19,8 @@ from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
 from jobs.storage import layout
 from jobs.studies.advance import advance_locked, cancel_live_trials
-from jobs.studies.plans.plan_of import kind_of
-from jobs.studies.plans.trials import StudySpec
+from jobs.studies.kinds.kind_of import kind_of
+from jobs.studies.kinds.trials import StudySpec
 from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_progress
 from lit_spec.requests.study import STUDY_VERSION

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, TableValuedAlias, column, func, or_, select, true
+from sqlalchemy import ColumnElement, TableValuedAlias, case, column, func, or_, select, true
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Job, Metric, Study
-from jobs.studies.plans.trial_results import MEASURES, trial_result_of
-from jobs.studies.plans.trials import EpochKey, Key, Kind, Trial, TrialStopReason
+from jobs.studies.kinds.trial_results import MEASURES, plan_of, trial_result_of
+from jobs.studies.kinds.trials import EpochKey, Key, Kind, Trial, TrialStopReason
 from lit_spec import Phase
 from lit_spec.states import FINISHED_STATES, JobState
 
@@ -41,7 +41,9 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
     """The trials that count: all but the failed and cancelled ones of earlier rounds."""
     report = _report()
     query = (
-        select(Job.id, Job.trial, Job.state, Job.trial_stopped, _parts(report).label("result"))
+        select(
+            Job.id, Job.trial, Job.state, Job.trial_stopped, _parts(report).label("result"), _plan(report).label("plan")
+        )
         .outerjoin(report, true())
         .where(Job.study_id == study.id, _counts(study.round))
         .order_by(Job.trial_round, Job.created_at)
@@ -54,6 +56,7 @@ def read_trials(session: Session, study: Study, kind: Kind[Any]) -> dict[Key, Tr
             state=JobState(row.state),
             stopped=None if row.trial_stopped is None else TrialStopReason(row.trial_stopped),
             result=trial_result_of(row.result) if row.state == JobState.SUCCEEDED else None,
+            plan=plan_of(row.plan) if row.state == JobState.SUCCEEDED else None,
             curve=curves.get(row.id, {}),
         )
         for row in rows
@@ -84,7 +87,7 @@ def read_progress(session: Session, studies: Iterable[Study]) -> dict[str, Progr
 
 def _report() -> TableValuedAlias:
     """A job's result, taken apart once by the database, because it is large and a study may have thousands."""
-    columns = [column(name, JSONB) for name in ("selected", "student", "teacher", "seconds")]
+    columns = [column(name, JSONB) for name in ("selected", "student", "students", "teacher", "seconds")]
     return func.jsonb_to_record(Job.result).table_valued(*columns, name="report").render_derived(with_types=True)
 
 
@@ -96,6 +99,11 @@ def _parts(report: TableValuedAlias) -> ColumnElement[Any]:
     ]
     kept = [(name, report.c[name]) for name in ("selected", "seconds")]
     return func.jsonb_build_object(*(part for pair in (*kept, *networks) for part in pair))
+
+
+def _plan(report: TableValuedAlias) -> ColumnElement[Any]:
+    """The whole result of a job that measured a range of students."""
+    return case((report.c.students.is_not(None), Job.result))
 
 
 def _counts(round: Any) -> ColumnElement[bool]:

@@ -19,6 +19,7 @@ from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.output import show
+from lit_client.command.plan import plan_command
 from lit_client.command.service_commands import add_service_commands, asked_service_command
 from lit_client.command.study_commands import app as study_app
 from lit_client.command.transfers import check_input, fetch, send_teacher
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("compress")(compress_command)
+app.command("plan")(plan_command)
 app.add_typer(study_app, name="study")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]

@@ -55,7 +55,7 @@ class EpochBar:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} epochs"),
+            TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
         )
         self.progress = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
@@ -78,6 +78,8 @@ class EpochBar:
             self._show_epoch(event.data)
         elif event.type == "teacher_measured":
             self._describe(measured_line(event.data))
+        elif event.type == "student_measured":
+            self._show_student(event.data)
         elif event.type == "student_chosen":
             self._describe(chosen_line(event.data))
         elif event.type not in {"checkpoint", "started"}:
@@ -88,6 +90,10 @@ class EpochBar:
         done = sum(self.epochs[phase] for phase in before) + int(data.get("epoch", 0))
         self.progress.update(self.task, completed=done)
         self._describe(epoch_line(data))
+
+    def _show_student(self, data: dict[str, Any]) -> None:
+        self.progress.update(self.task, completed=data.get("number"), total=data.get("students"))
+        self._describe(student_line(data))
 
     def _describe(self, text: str) -> None:
         self.progress.update(self.task, description=text)
@@ -102,6 +108,15 @@ EPOCH_METRICS = (
     ("psnr", "PSNR {:.2f} dB"),
     ("validation_ir_loss", "IR loss {:.4g}"),
 )
+
+
+def student_line(data: dict[str, Any]) -> str:
+    """One student of a plan in a line."""
+    parts = [f"student {data.get('number')} of {data.get('students')}: {sum(data.get('blocks', []))} blocks"]
+    for name in ("untrained", "repaired"):
+        if (agreed := _value_at(data, name, "agreement", "val")) is not None:
+            parts.append(f"{name} agreement {agreed:.2f} %")
+    return ", ".join(parts)
 
 
 def epoch_line(data: dict[str, Any]) -> str:

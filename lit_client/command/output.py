@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from lit_client.client import InspectionFailed
-from lit_client.command import display
+from lit_client.command import display, study_display
 from lit_client.command.job_request import BadRequest
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import InvalidAddress, InvalidKey, LitError, ProblemError
@@ -70,7 +70,9 @@ def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> N
     show(answer | {"files": files_json(files)} if files else answer, display.job_table(job), as_json)
     if as_json:
         return
-    if job.result:
+    if job.result and "students" in job.result:
+        display.stdout.print(study_display.plan_table(job.result))
+    elif job.result:
         display.stdout.print(display.result_table(job.result))
         if exports := job.result.get("exports"):
             display.stdout.print(display.exports_table(exports))

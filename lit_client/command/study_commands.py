@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,10 +87,10 @@ def compare(
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
     student = _student(depth, target)
-    job = _job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
-    body = _study_request("compare", job, fields, seeds, name, tags)
-    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
+    body = study_request("compare", job, fields, seeds, name, tags)
+    end(send_and_follow(url, body, teacher, dataset, folder, detach, as_json))
 
 
 @app.command("search")
@@ -118,11 +118,11 @@ def search(
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
     student = _student(depth, target)
-    job = _job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
-    body = _study_request("search", job, fields, seeds, name, tags)
-    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
+    body = study_request("search", job, fields, seeds, name, tags)
+    end(send_and_follow(url, body, teacher, dataset, folder, detach, as_json))
 
 
 @app.command("depth")
@@ -152,15 +152,15 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    job = _job_request(request_file, settings, dataset, architecture, {}, epochs, fine_tune_epochs, device)
+    job = job_request(request_file, settings, dataset, architecture, {}, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
         "depths": None if depths is None else parse_numbers("--depths", depths, int),
         "stop_early": None if stop_early else False,
     }
-    body = _study_request("depth", job, fields, seeds, name, tags)
-    _send_and_follow(url, body, teacher, dataset, folder, detach, as_json)
+    body = study_request("depth", job, fields, seeds, name, tags)
+    end(send_and_follow(url, body, teacher, dataset, folder, detach, as_json))
 
 
 @app.command("run")
@@ -182,7 +182,7 @@ def run_file(
     if source is None:
         raise BadRequest(f"{file} names no teacher: add job.teacher, or give --teacher.")
     check_study(body)
-    _send_and_follow(url, body, source, dataset, folder, detach, as_json)
+    end(send_and_follow(url, body, source, dataset, folder, detach, as_json))
 
 
 @app.command("list")
@@ -263,12 +263,12 @@ def _student(depth: int | None, target: str | None) -> dict[str, float]:
     return target_option(target) if depth is None else {"student.depth": depth}
 
 
-def _job_request(
+def job_request(
     request_file: Path | None,
     settings: list[str] | None,
     dataset: str | None,
     architecture: str | None,
-    student: dict[str, float],
+    student: Mapping[str, float],
     epochs: int | None,
     fine_tune_epochs: int | None,
     device: Device | None,
@@ -284,7 +284,7 @@ def _job_request(
     return build_body(request_file, options, settings or [])
 
 
-def _study_request(
+def study_request(
     kind: str, job: Body, fields: dict[str, Any], seeds: str | None, name: str | None, tags: list[str] | None
 ) -> Body:
     given = {
@@ -298,7 +298,7 @@ def _study_request(
     return body
 
 
-def _send_and_follow(
+def send_and_follow(
     url: str | None,
     body: Body,
     teacher: str,
@@ -306,8 +306,8 @@ def _send_and_follow(
     folder: Path | None,
     detach: bool,
     as_json: bool,
-) -> None:
-    """Upload the files, make the study and, unless detached, follow it, show it and fetch its best student."""
+) -> Study:
+    """Upload the files, make the study and, unless detached, follow it, show it and fetch its best job's files."""
     inputs = Inputs(teacher, dataset_to_upload(dataset))
     inputs.check(body["job"])
     if folder is not None:
@@ -318,11 +318,16 @@ def _send_and_follow(
         display.stderr.print(f"study {study.id}")
         if detach:
             show(study.model_dump(mode="json"), study.id, as_json)
-            return
+            return study
         study = _follow(client, study.id)
         files = [] if folder is None or study.best_job is None else fetch(client, study.best_job, folder)
     _show(study, as_json, files)
-    raise typer.Exit(exit_code_of_study(study))
+    return study
+
+
+def end(study: Study) -> None:
+    """Exit with what a study means to a pipeline, if it has finished."""
+    raise typer.Exit(exit_code_of_study(study) if study.finished else ExitCode.OK)
 
 
 def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from lit_client.command import display
 from lit_client.models import Study
+from lit_spec import Split
+from lit_spec.answers.studies import TeacherRow
+from lit_spec.trainer.plan import PlanSummary
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -42,6 +45,11 @@ def _trials(row: Row) -> str:
     return ", ".join([f"{row.get('succeeded', 0)}/{row.get('trials', 0)}", *others])
 
 
+def kept_text(kept: Sequence[Sequence[int]]) -> str:
+    """As `litc compress --kept` takes it: `0/0,2`."""
+    return "/".join(",".join(map(str, section)) for section in kept)
+
+
 def _yes_or_no(name: str) -> Callable[[Row], str]:
     def show(row: Row) -> str:
         value = row.get(name)
@@ -55,6 +63,17 @@ _TEST: Column = ("test, 95 % interval", _interval("test_mean", "test_low", "test
 _PARAMETERS: Column = ("parameters", _number("parameters", "{:,}"))
 _SECONDS: Column = ("seconds", _number("seconds", "{:.1f}"))
 _TRIALS: Column = ("trials", _trials)
+PLAN: tuple[Column, ...] = (
+    ("depth", _text("depth")),
+    ("kept", lambda row: kept_text(row["kept"])),
+    ("size (MB)", lambda row: f"{row['file_size'] / 1e6:.2f}"),
+    ("latency (ms)", _number("latency_ms", "{:.3f}")),
+    ("speedup", _number("speedup")),
+    ("damage", _number("damage", "{:.3f}")),
+    ("untrained", _number("untrained")),
+    ("repaired", _number("repaired")),
+    ("front", _yes_or_no("front")),
+)
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "compare": (
         ("arm", _text("arm")),
@@ -88,6 +107,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("front", _yes_or_no("front")),
         _SECONDS,
     ),
+    "plan": PLAN,
 }
 
 
@@ -101,13 +121,28 @@ def study_table(study: Study) -> Table:
     for row in found.rows:
         table.add_row("*" if row.get("chosen") else "", *(show(row) for _, show in columns))
     if found.teacher is not None:
-        metric = found.test_metric or "accuracy"
-        table.caption = (
-            f"{metric}; the teacher: {_format('{:.2f}', found.teacher.test)} test, "
-            f"{_format('{:.2f}', found.teacher.validation)} val, {_format('{:,}', found.teacher.parameters)} parameters"
-        )
+        table.caption = f"{found.test_metric or found.validation_metric}; the teacher: {_teacher(found.teacher)}"
         table.caption_justify = "left"
     return table
+
+
+def plan_table(result: dict[str, Any]) -> Table:
+    """The students of a plan, from its job's `result`."""
+    found = PlanSummary.model_validate(result)
+    table = Table(*(label for label, _ in PLAN), caption=f"{found.metric}, {Split.VALIDATION}", caption_justify="left")
+    for row in found.rows:
+        table.add_row(*(show(row) for _, show in PLAN))
+    return table
+
+
+def _teacher(row: TeacherRow) -> str:
+    parts = [
+        ("{:.2f} test", row.test),
+        ("{:.2f} val", row.validation),
+        ("{:,} parameters", row.parameters),
+        ("{:.3f} ms", row.latency_ms),
+    ]
+    return ", ".join(_format(form, value) for form, value in parts if value is not None)
 
 
 def title(study: Study) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 
 import torch
 
@@ -75,17 +75,22 @@ class Recovery:
 
     def choose(self, goal: Goal) -> Selection | None:
         """The student that meets the goal with the least damage for what it saves. None if no student meets it."""
-        kept = self.whole
-        while not goal.is_met(kept):
-            following = self._one_less(kept, goal.least)
-            if not following:
-                # One block of each section is left, but another one may be smaller.
-                kept = self.smallest(goal.saved)
-                if not goal.is_met(kept):
-                    return None
-                break
-            kept = min(following, key=lambda less: self._price(kept, less, goal))
+        descent = chain([self.whole], self.descent(goal.saved, goal.least))
+        kept = next(filter(goal.is_met, descent), None)
+        if kept is None:
+            # One block of each section is left, but another one may be smaller.
+            kept = self.smallest(goal.saved)
+            if not goal.is_met(kept):
+                return None
         return self._repaired(self._with_what_may_stay(kept, goal))
+
+    def descent(self, saved: Callable[[Kept], float], least: Sequence[int] | None = None) -> Iterator[Kept]:
+        """Students of one block less each, the one with the least damage for what it saves first, down to `least`
+        blocks of each section, or to one."""
+        kept = self.whole
+        while following := self._one_less(kept, least):
+            kept = min(following, key=lambda less: self._price(kept, less, saved))
+            yield kept
 
     def smallest(self, saved: Callable[[Kept], float]) -> Kept:
         """The student with one block of each section that saves most."""
@@ -166,11 +171,11 @@ class Recovery:
 
     # --- which blocks go ---
 
-    def _price(self, kept: Kept, less: Kept, goal: Goal) -> float:
+    def _price(self, kept: Kept, less: Kept, saved: Callable[[Kept], float]) -> float:
         """The damage for each unit that the missing block saves."""
         damage = self._total_damage(less) - self._total_damage(kept)
-        saved = goal.saved(less) - goal.saved(kept)
-        return damage / saved if saved > 0 else math.inf
+        gain = saved(less) - saved(kept)
+        return damage / gain if gain > 0 else math.inf
 
     def _with_what_may_stay(self, kept: Kept, goal: Goal) -> Kept:
         """Take back the most damaging blocks without which the goal is met all the same."""

@@ -75,18 +75,7 @@ class Classification:
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
-        split = Split.VALIDATION.value
-        prediction = self._taught_validation()
-        if prediction is None:
-            return {"split": split, "accuracy": None, "chance": None}
-        scores: dict[str, Any] = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
-        found = skill(prediction)
-        if found == Skill.AT_CHANCE:
-            detail = _at_chance(prediction, self.dataset, self.spec.teacher.architecture)
-            raise Refused(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
-        if found == Skill.UNCERTAIN:
-            scores["note"] = _uncertain(prediction, self.dataset, self.spec.teacher.architecture)
-        return scores
+        return check_teacher(self._taught_validation(), self.dataset, self.spec.teacher.architecture)
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
@@ -219,6 +208,22 @@ class Classification:
 
     def _answers(self, network: nn.Module, split: Split) -> Prediction:
         return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
+
+
+def check_teacher(prediction: Prediction | None, dataset: Dataset, teacher: Architecture) -> dict[str, Any]:
+    """The scores of a teacher's answers to the validation split (None: it has no labels), with a `note` if they don't
+    show that it is better than chance. Raises Refused if they show that it isn't."""
+    split = Split.VALIDATION.value
+    if prediction is None:
+        return {"split": split, "accuracy": None, "chance": None}
+    scores: dict[str, Any] = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
+    found = skill(prediction)
+    if found == Skill.AT_CHANCE:
+        detail = _at_chance(prediction, dataset, teacher)
+        raise Refused(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
+    if found == Skill.UNCERTAIN:
+        scores["note"] = _uncertain(prediction, dataset, teacher)
+    return scores
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,6 +25,8 @@ from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.trainer.environment import environment_of, prepare_torch
 from lit_core.trainer.output import write_output
+from lit_core.trainer.plan import Planning, run_plan
+from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import train_student
 from lit_core.training.task import Refused, Task
@@ -47,25 +49,14 @@ from lit_spec.trainer.messages import (
     Started,
     StudentChosen,
     TeacherMeasured,
-    TrainerMessage,
 )
+from lit_spec.trainer.plan import PlanReport
 from lit_spec.trainer.report import Report
 from lit_spec.trainer.run import TrainerRun
 
 IMPORTANCE_SAMPLES = 512
 
 log = logging.getLogger("trainer")
-
-
-class MessageSink(Protocol):
-    """Takes the messages for the worker: `MessageWriter`, or a list in tests."""
-
-    def emit(self, message: TrainerMessage) -> None: ...
-
-
-class StopSignal(Protocol):
-    @property
-    def stop_requested(self) -> bool: ...
 
 
 class JobObserver:
@@ -92,7 +83,7 @@ class JobObserver:
         return self.stop.stop_requested
 
 
-def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
+def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | PlanReport:
     """Run the job in `folder`, write its output, and return the report.
 
     Raises Refused, DatasetError, SpecError, NoSections and Diverged, and Drained after `stop` requested a stop.
@@ -107,6 +98,10 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report:
     teacher.network.to(device)
     dataset = _load_dataset(spec, run, folder)
     _check_size(teacher, dataset)
+    if spec.student.plan is not None:
+        planning = Planning(spec, spec.student.plan, teacher, dataset, device)
+        inputs = _importance_inputs(spec, dataset, device)
+        return run_plan(planning, inputs, messages, stop, environment, folder / OUTPUT_FOLDER)
     checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)
 
     selection = _select_blocks(spec, teacher, dataset, device) if checkpoint is None else checkpoint.selection

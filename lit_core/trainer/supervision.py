@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
@@ -22,6 +22,17 @@ from lit_spec.trainer.messages import Deadline, TrainerMessage
 FIRST_DEADLINE_SECONDS = 30.0
 WATCH_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
+
+
+class MessageSink(Protocol):
+    """Takes the messages for the worker: `MessageWriter`, or a list in tests."""
+
+    def emit(self, message: TrainerMessage) -> None: ...
+
+
+class StopSignal(Protocol):
+    @property
+    def stop_requested(self) -> bool: ...
 
 
 class MessageWriter:

@@ -10,11 +10,12 @@ from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Architecture, LibraryRequest
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
+from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.presets import Preset
 from lit_spec.requests.target import Target
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
-SPEC_VERSION = 4
+SPEC_VERSION = 5
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -36,6 +37,7 @@ STUDENT_FORMS = {
     "kept": "[[0], [0, 2]]",
     "ratio": "2.5",
     "target": '{"latency_ratio": 1.5}',
+    "plan": '{"students": 6}',
 }
 """The fields of which a request has one, with examples."""
 STUDENT_FORMS_SHOWN = ", ".join(f'"{name}" (as {example})' for name, example in STUDENT_FORMS.items())
@@ -51,6 +53,8 @@ class StudentRequest(SpecModel):
     saves, other rules the deepest one, of several the one that saves the least."""
     kept: Kept | None = None
     """For each section the indices of the teacher's blocks that the student keeps: from 0, ascending."""
+    plan: PlanOptions | None = None
+    """Measure a range of students instead of training one."""
     select: Select | None = None
     """Which of the teacher's blocks are inherited, unless `kept` names them. None: `recover` for a
     classifier's student that inherits blocks, by a method that compares it with the teacher; otherwise `even`."""
@@ -94,7 +98,7 @@ class JobRequest(Hyperparameters):
 
 class StudentSpec(SpecModel):
     depth: int | None
-    """None: the trainer finds it, by `target`."""
+    """None: the trainer finds it, by `target`, or there is a `plan`."""
     blocks: list[int] | None
     """Of each section. None: the trainer chooses them, for `depth` or for `target`."""
     init: Init
@@ -104,11 +108,13 @@ class StudentSpec(SpecModel):
     """None: the trainer chooses the blocks, by `select`."""
     target: Target | None = None
     """What the request's `target` or `ratio` asks for."""
+    plan: PlanOptions | None = None
+    """The job measures a range of students, and trains none."""
 
     @model_validator(mode="after")
     def _has_a_size(self) -> Self:
-        if self.blocks is None and self.depth is None and self.target is None:
-            raise ValueError("has neither blocks nor a depth nor a target: give one of them")
+        if self.blocks is None and self.depth is None and self.target is None and self.plan is None:
+            raise ValueError("has neither blocks nor a depth nor a target nor a plan: give one of them")
         return self
 
 

@@ -11,7 +11,7 @@ from lit_spec.base import SpecError
 from lit_spec.mistakes import WHOLE, mistakes
 from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
-from lit_spec.requests.exports import DEFAULT_EXPORTS
+from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
 from lit_spec.requests.presets import PRESETS, Values, merged, preset_values, suited, with_rates
 from lit_spec.requests.student import resolve_student
@@ -46,6 +46,8 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     request = with_preset(request, teacher)
     _check_preprocessing(request.dataset, teacher)
     _check_task(request, teacher)
+    if request.student.plan is not None:
+        _check_plan(request)
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
     shared["schedule"] = resolve_schedule(request.schedule, request.method)
     discriminator_spec = _resolve_discriminator(request, teacher, discriminator)
@@ -59,7 +61,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         dataset=_resolve_dataset(request.dataset, teacher),
         student=resolve_student(request.student, request.method, inspection, request.dataset),
         augmentation=request.augmentation,
-        exports=list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports)),
+        exports=_exports(request),
         preset=request.preset,
         **shared,
     )
@@ -192,6 +194,18 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         _check_recipe(request, teacher)
     else:
         _check_generator(request)
+
+
+def _check_plan(request: JobRequest) -> None:
+    for name in ("exports", "then", "accept"):
+        if getattr(request, name):
+            raise SpecError(name, "is for a trained student, but student.plan trains none: leave it out")
+
+
+def _exports(request: JobRequest) -> list[Export]:
+    if request.student.plan is not None:
+        return []
+    return list(DEFAULT_EXPORTS) if request.exports is None else list(dict.fromkeys(request.exports))
 
 
 def _check_generator(request: JobRequest) -> None:

@@ -32,12 +32,14 @@ def resolve_student(
     if student.kept is not None:
         return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
     select = _select(student.select, method, init, teacher.task)
-    if student.target is not None:
-        _check_target_of(method, student.target)
-        return _student_of_target(student.target, "student.target", select, init, inspection, dataset)
-    if student.ratio is not None:
-        target = Target(parameters_ratio=student.ratio)
-        return _student_of_target(target, "student.ratio", select, init, inspection, dataset)
+    if student.plan is not None:
+        _check_plan(student, select, teacher)
+        return StudentSpec(depth=None, blocks=None, init=init, select=select, plan=student.plan)
+    if student.target is not None or student.ratio is not None:
+        target = student.target or Target(parameters_ratio=student.ratio)
+        field = "ratio" if student.target is None else "target"
+        _check_target_of(method, target)
+        return _student_of_target(target, f"student.{field}", select, init, inspection, dataset)
     if student.depth is None:
         chosen = _student_of_blocks(student.blocks or [], student.allow_same_depth, init, inspection)
         return chosen.model_copy(update={"select": select})
@@ -45,6 +47,23 @@ def resolve_student(
     # How many blocks of each section stay is chosen together with which ones.
     blocks = None if select == Select.RECOVER and chosen.blocks != teacher.blocks else chosen.blocks
     return chosen.model_copy(update={"select": select, "blocks": blocks})
+
+
+def _check_plan(student: StudentRequest, select: Select, teacher: Architecture) -> None:
+    """Raises SpecError where blocks can't be left out one after the other by their damage."""
+    if student.select not in (None, Select.RECOVER):
+        raise SpecError("student.select", f"is {student.select}, but a plan measures what recover does: leave it out")
+    if select != Select.RECOVER:
+        methods = ", ".join(RECOVERING)
+        raise SpecError(
+            "student.plan",
+            "measures the blocks that a classifier's student inherits: give a classifier, one of the methods "
+            f"{methods}, and no random init",
+        )
+    if sum(teacher.blocks) == len(teacher.blocks):
+        raise SpecError(
+            "student.plan", "has nothing to measure: the teacher has one block in each section. Give a deeper teacher"
+        )
 
 
 def _check_target_of(method: Method, target: Target) -> None:
@@ -79,7 +98,7 @@ def check_depth(student: StudentRequest, method: Method) -> None:
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
-    for name in ("kept", "ratio", "target", "select"):
+    for name in ("kept", "ratio", "target", "plan", "select"):
         if getattr(student, name) not in (None, Select.EVEN):
             raise SpecError(
                 f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"

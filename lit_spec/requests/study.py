@@ -8,9 +8,10 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_va
 
 from lit_spec.base import OpenEnum, SpecModel
 from lit_spec.requests.job import STUDENT_FORMS, JobRequest, Tag
+from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.training import Init, Method
 
-STUDY_VERSION = 3
+STUDY_VERSION = 4
 """Raise it with every change that makes a stored study create other trials than before."""
 MOST_TRIALS = 10_000
 
@@ -28,6 +29,8 @@ class StudyKind(OpenEnum):
     """τ, then α, then β, each chosen on the validation split, in the paper's order."""
     DEPTH = "depth"
     """How shallow a student may be, and what each depth costs and saves."""
+    PLAN = "plan"
+    """What a range of students would cost and keep, measured without any training."""
 
 
 # A born-again student has the teacher's depth, so the base request's depth must be removed.
@@ -139,9 +142,23 @@ class DepthRequest(StudyRequest):
         return front
 
 
-STUDY_REQUESTS: dict[StudyKind, type[CompareRequest | SearchRequest | DepthRequest]] = {
+class PlanRequest(StudyRequest, PlanOptions):
+    """A range of students, measured by one job that trains nothing."""
+
+    kind: Literal[StudyKind.PLAN]
+
+    @field_validator("seeds")
+    @classmethod
+    def _has_one_trial(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None:
+            raise ValueError("repeat trainings, but a plan trains nothing: leave it out")
+        return seeds
+
+
+STUDY_REQUESTS: dict[StudyKind, type[CompareRequest | SearchRequest | DepthRequest | PlanRequest]] = {
     StudyKind.COMPARE: CompareRequest,
     StudyKind.SEARCH: SearchRequest,
     StudyKind.DEPTH: DepthRequest,
+    StudyKind.PLAN: PlanRequest,
 }
-AnyStudyRequest = Annotated[CompareRequest | SearchRequest | DepthRequest, Field(discriminator="kind")]
+AnyStudyRequest = Annotated[CompareRequest | SearchRequest | DepthRequest | PlanRequest, Field(discriminator="kind")]

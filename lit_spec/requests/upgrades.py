@@ -35,6 +35,11 @@ def _without_target(job: Stored) -> Stored:
     return {**job, "spec_version": 4}
 
 
+def _without_plan(job: Stored) -> Stored:
+    """Version 4 knew no `student.plan`. Its workers would fail a job that has the field."""
+    return {**job, "spec_version": 5}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
@@ -48,6 +53,11 @@ def _with_even_blocks(study: Stored) -> Stored:
         return study
     job = {**request["job"], "student": {**student, "select": "even"}}
     return {**study, "request": {**request, "job": job, **_arms_with_kept(request)}}
+
+
+def _without_plans(study: Stored) -> Stored:
+    """Version 3 knew no studies of kind `plan`, and would fail them."""
+    return study
 
 
 def _arms_with_kept(request: Stored) -> Stored:
@@ -64,9 +74,9 @@ def _without_rule(arm: Stored) -> Stored:
     return {**arm, "student": {**student, "select": None}} if names_blocks else arm
 
 
-JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target}
+JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target, 4: _without_plan}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks}
+STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks, 3: _without_plans}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

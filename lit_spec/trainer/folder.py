@@ -29,7 +29,10 @@ BUNDLE_FILE = "bundle.zip"
 PICTURE_FILE = "translations.png"
 """Of a generator's job only."""
 REQUIRED_OUTPUT = (WEIGHTS_FILE, CONFIG_FILE, REPORT_FILE)
-"""Every job that succeeds has these in its output folder."""
+"""Every job that trains a student has these in its output folder when it succeeds."""
+PLAN_PICTURE_FILE = "plan.svg"
+PLAN_OUTPUT = (REPORT_FILE, PLAN_PICTURE_FILE)
+"""The same of a plan, whose report is a `PlanReport`."""
 
 
 class TrainerExit(IntEnum):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
 
 from lit_spec.errors import JobError
 from lit_spec.requests.training import Phase
+from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.report import ReportSummary
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -46,6 +47,18 @@ class StudentChosen(_Message):
     `selection`."""
 
 
+class StudentMeasured(_Message):
+    """A student of a plan."""
+
+    type: Literal["student_measured"] = "student_measured"
+    number: Count
+    """Counted from 1."""
+    students: Count
+    """All students of the plan."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """As in the report's `students`; `front` is known only at the end."""
+
+
 class EpochDone(_Message):
     type: Literal["epoch"] = "epoch"
     phase: Phase
@@ -69,10 +82,10 @@ class CheckpointWritten(_Message):
 
 class Finished(_Message):
     type: Literal["finished"] = "finished"
-    result: ReportSummary
+    result: ReportSummary | PlanSummary
 
     @field_serializer("result")
-    def _only_set_keys(self, result: ReportSummary) -> dict[str, Any]:
+    def _only_set_keys(self, result: ReportSummary | PlanSummary) -> dict[str, Any]:
         return result.as_json()
 
 
@@ -87,7 +100,17 @@ class Drained(_Message):
     type: Literal["drained"] = "drained"
 
 
-TrainerMessage = Started | TeacherMeasured | StudentChosen | EpochDone | CheckpointWritten | Finished | Failed | Drained
+TrainerMessage = (
+    Started
+    | TeacherMeasured
+    | StudentChosen
+    | StudentMeasured
+    | EpochDone
+    | CheckpointWritten
+    | Finished
+    | Failed
+    | Drained
+)
 TRAINER_MESSAGE: TypeAdapter[TrainerMessage] = TypeAdapter(Annotated[TrainerMessage, Field(discriminator="type")])
 
 

@@ -147,6 +147,15 @@ def test_what_comes_next_is_told(api: TestClient, bench: Bench) -> None:
             "choose one of [8, 14, 20, 26, 32]",
         ),
         ({"kind": "depth", "front": True, "job": {"student": {"depth": 8}}}, "job.student.depth", "varies"),
+        ({"methods": ["lit"], "job": {"student": {"plan": {}}}}, "job.student.plan", 'a study of kind "plan"'),
+        ({"methods": [{"name": "x", "student": {"depth": None, "plan": {}}}]}, "methods.0.student.plan", '"plan"'),
+        ({"kind": "plan"}, "job.student.depth", "varies"),
+        ({"kind": "plan", "job": {"student": {}}, "students": 1}, "students", "greater than or equal to 2"),
+        ({"kind": "plan", "job": {"student": {}}, "seeds": [0, 1]}, "seeds", "trains nothing"),
+        ({"kind": "plan", "job": {"student": {"select": "even"}}}, "job.student.select", "recover"),
+        ({"kind": "plan", "job": {"student": {}, "method": "scratch"}}, "kind", "lit, kd, at, mimic"),
+        ({"kind": "plan", "job": {"student": {}, "exports": ["onnx"]}}, "job.exports", "trains none"),
+        ({"kind": "plan", "job": {"student": {}, "accept": {"max_accuracy_drop": 1}}}, "job.accept", "trains none"),
     ],
 )
 def test_a_bad_request_names_the_field_and_keeps_nothing(
@@ -162,6 +171,16 @@ def test_a_bad_request_names_the_field_and_keeps_nothing(
     assert field in answer.json()["detail"]
     assert api.get("/v1/studies").json()["items"] == []
     assert api.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_plan_is_made(api: TestClient, bench: Bench) -> None:
+    study = make(api, bench.teacher(), "plan", job={"student": {}}, students=3)
+    assert (study["spec"]["students"], study["spec"]["batch"], study["spec"]["repair"]) == (3, 1, True)
+    assert (study["progress"]["planned"], study["progress"]["queued"]) == (1, 1)
+    [job] = api.get("/v1/jobs").json()["items"]
+    assert job["spec"]["student"]["plan"] == {"students": 3, "batch": 1, "repair": True}
+    assert job["spec"]["exports"] == []
+    assert study["table"]["columns"][:2] == ["depth", "kept"]
 
 
 def test_too_many_trials_are_refused(api: TestClient, bench: Bench) -> None:

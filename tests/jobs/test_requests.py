@@ -21,7 +21,7 @@ from jobs.ledger.requests import (
     specify,
     upload_ids,
 )
-from jobs.studies.requests import create_study, field_of_job, plan_study, renaming
+from jobs.studies.requests import create_study, field_of_job, renaming, specify_study
 from lit_spec import ErrorType, JobError, JobRequest
 from lit_spec.requests.study import CompareRequest
 from tests.worker.bench import INSPECTION, OWNER, Bench
@@ -133,7 +133,7 @@ def test_nothing_is_stored_for_an_upload_that_was_deleted_meanwhile(bench: Bench
         create_job(session, OWNER, request, INSPECTIONS, None)
     assert fields(refused) == ("invalid-request", ["dataset.upload"])
     study = {"kind": "compare", "methods": ["lit", "kd"], "job": body("upl_deleted")}
-    spec = plan_study(CompareRequest.model_validate(study), INSPECTIONS)
+    spec = specify_study(CompareRequest.model_validate(study), INSPECTIONS)
     with bench.database.session() as session, pytest.raises(RequestRefused) as refused:
         create_study(session, OWNER, study, spec, None)
     assert fields(refused) == ("invalid-request", ["job.teacher"])
@@ -153,5 +153,5 @@ def test_nothing_is_stored_for_an_upload_that_was_deleted_meanwhile(bench: Bench
 def test_a_study_with_a_wrong_trial_is_refused(changes: dict[str, Any], blamed: str) -> None:
     study = {"kind": "compare", "methods": ["lit", "kd"], "job": body("upl_x"), **changes}
     with pytest.raises(RequestRefused) as refused:
-        plan_study(CompareRequest.model_validate(study), INSPECTIONS)
+        specify_study(CompareRequest.model_validate(study), INSPECTIONS)
     assert fields(refused) == ("invalid-request", [blamed])

@@ -132,7 +132,7 @@ def test_a_job_from_before_blocks_could_be_named_chooses_them_as_it_did(bench: B
     read = claimed_spec(bench)
     assert read is not None
     assert (read.spec_version, read.student.select, read.student.kept) == (SPEC_VERSION, Select.FIRST, None)
-    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None, "target": None}}
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None, "target": None, "plan": None}}
 
 
 def test_a_job_from_before_targets_keeps_its_blocks(bench: Bench) -> None:
@@ -142,7 +142,7 @@ def test_a_job_from_before_targets_keeps_its_blocks(bench: Bench) -> None:
     store(bench, old, spec_version=3, spec={**spec, "spec_version": 3, "student": student})
     read = claimed_spec(bench)
     assert read is not None
-    assert read.model_dump(mode="json") == {**spec, "student": {**student, "target": None}}
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "target": None, "plan": None}}
 
 
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])
@@ -238,7 +238,7 @@ def test_a_study_from_before_all_shares_were_compared_goes_on_with_even_ones(ben
 
     def blocks() -> list[int] | None:
         read, kind = read_study(study_row(bench, study))
-        trial = JobRequest.model_validate(kind.request(kind.plan({}, 1).new[0]))
+        trial = JobRequest.model_validate(kind.request(kind.next_steps({}, 1).new[0]))
         return resolve(trial, read.inspection).student.blocks
 
     store_study(bench, study, spec={**spec, "inspection": inspected})
@@ -255,7 +255,7 @@ def test_arms_that_name_their_blocks_stay_as_they_are(bench: Bench) -> None:
     study = make_study(bench, "compare", {"student": {"depth": 14}}, methods=arms)
     store_study(bench, study, study_version=2)
     _, kind = read_study(study_row(bench, study))
-    ends, kd = (JobRequest.model_validate(kind.request(key)).student for key in kind.plan({}, 1).new)
+    ends, kd = (JobRequest.model_validate(kind.request(key)).student for key in kind.next_steps({}, 1).new)
     assert (ends.kept, ends.select) == ([[0, 5]] * 3, None)
     assert (kd.depth, kd.select) == (14, "even")
 

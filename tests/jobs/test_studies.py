@@ -20,6 +20,7 @@ from jobs.studies import studies
 from jobs.studies.advance import QUEUED_PER_WORKER, due
 from jobs.studies.trial_rows import read_progress
 from lit_spec import SPEC_VERSION
+from lit_spec.requests.plan import PlanOptions
 from lit_spec.states import FINISHED_STATES, JobState
 from tests.jobs.racing import together
 from tests.jobs.study_bench import (
@@ -29,11 +30,13 @@ from tests.jobs.study_bench import (
     states,
     study_row,
     succeed,
+    succeed_with,
     take,
     tell,
     trials,
     work,
 )
+from tests.jobs.study_specs import make_plan
 from tests.worker.bench import OWNER, Bench, child
 
 TWO_ARMS = {"methods": ["lit", "kd"], "seeds": [0, 1]}
@@ -79,6 +82,20 @@ def test_a_study_is_made_with_its_first_trials(bench: Bench) -> None:
     with bench.database.session() as session:
         assert len(owned_jobs.list_page(session, OWNER, study_id=study)) == 4
         assert owned_jobs.list_page(session, OWNER, study_id="study_other") == []
+
+
+def test_a_plan_reads_the_result_of_its_job_and_keeps_it(bench: Bench) -> None:
+    study = make_study(bench, "plan", {"dataset": {"builtin": "digits"}}, students=3)
+    claim = take(bench)
+    assert claim.spec.student.plan == PlanOptions(students=3)
+    planned = make_plan([[[0, 1], [0, 1]], [[0], [0]]])
+    succeed_with(bench, claim, planned.as_json())
+    look(bench, study)
+    row = study_row(bench, study)
+    assert row.state == "succeeded"
+    assert row.result is not None
+    assert (row.result["choice"], row.result["best_job"]) == ({"front": [10, 6]}, claim.job_id)
+    assert [line["kept"] for line in row.result["table"]["rows"]] == [[[0, 1], [0, 1]], [[0], [0]]]
 
 
 def test_advancing_again_changes_nothing(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from lit_client.command.job_request import (
 )
 from lit_client.models import Inspection
 from lit_spec.base import READING_ANSWER
+from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.target import TARGETS
 
 GOOD = {"dataset": {"builtin": "digits"}, "student": {"depth": 14}}
@@ -78,29 +79,37 @@ def test_one_source_of_data_takes_back_the_others(tmp_path):
     assert check_body(build_body(file, {}, []) | {"student": {"depth": 14}}).dataset.mounted == "cifar10"
 
 
+def only(form: str, value: Any) -> dict[str, Any]:
+    """A student in one of its forms, without all others."""
+    return dict.fromkeys(STUDENT_FORMS) | {form: value}
+
+
 @pytest.mark.parametrize(
     ("settings", "patch"),
     [
         (
             ["student.blocks=[2,2,2]"],
-            {"student": {"blocks": [2, 2, 2], "depth": None, "kept": None, "ratio": None, "target": None}},
+            {
+                "student": {
+                    "blocks": [2, 2, 2],
+                    "depth": None,
+                    "kept": None,
+                    "ratio": None,
+                    "target": None,
+                    "plan": None,
+                }
+            },
         ),
         (
             ["student.depth=14", "seed=1"],
-            {"student": {"depth": 14, "blocks": None, "kept": None, "ratio": None, "target": None}, "seed": 1},
+            {
+                "student": {"depth": 14, "blocks": None, "kept": None, "ratio": None, "target": None, "plan": None},
+                "seed": 1,
+            },
         ),
         (
             ["student.kept=[[0],[0,2]]"],
-            {
-                "student": {
-                    "kept": [[0], [0, 2]],
-                    "depth": None,
-                    "blocks": None,
-                    "ratio": None,
-                    "target": None,
-                    "select": None,
-                }
-            },
+            {"student": {**only("kept", [[0], [0, 2]]), "select": None}},
         ),
         (["student.select=first"], {"student": {"select": "first", "kept": None}}),
         (
@@ -108,7 +117,7 @@ def test_one_source_of_data_takes_back_the_others(tmp_path):
             {
                 "student": {
                     "target": {"size_mb": 5, **dict.fromkeys(name for name in TARGETS if name != "size_mb")},
-                    **dict.fromkeys(["depth", "blocks", "kept", "ratio"]),
+                    **dict.fromkeys(["depth", "blocks", "kept", "ratio", "plan"]),
                 }
             },
         ),
@@ -116,7 +125,7 @@ def test_one_source_of_data_takes_back_the_others(tmp_path):
         (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
         (
             ["student.blocks=[2]", "student.depth=null"],
-            {"student": {"blocks": [2], "depth": None, "kept": None, "ratio": None, "target": None}},
+            {"student": only("blocks", [2])},
         ),
         (["accept=null", "student.init=random"], {"accept": None, "student": {"init": "random"}}),
     ],

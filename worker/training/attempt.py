@@ -30,7 +30,7 @@ from jobs.storage.storage import Storage
 from lit_spec import ErrorType, JobError
 from lit_spec.states import UploadState
 from lit_spec.trainer.clock import boottime
-from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, REQUIRED_OUTPUT, TrainerExit
+from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, PLAN_OUTPUT, REQUIRED_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import (
     CheckpointWritten,
     EpochDone,
@@ -38,9 +38,11 @@ from lit_spec.trainer.messages import (
     Finished,
     Started,
     StudentChosen,
+    StudentMeasured,
     TeacherMeasured,
     TrainerMessage,
 )
+from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.run import TrainerMachine
 from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
@@ -63,6 +65,8 @@ from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
 LOG_SECONDS = 2.0
+PLAN = "plan"
+"""The phase in the progress of a plan, whose epochs are students."""
 
 T = TypeVar("T")
 
@@ -241,6 +245,9 @@ class Attempt:
                     progress = message.model_dump(mode="json", exclude={"type", "metrics"})
                 case Started() | TeacherMeasured() | StudentChosen():
                     events.append(Event(message.type, message.data))
+                case StudentMeasured(number=number, students=students):
+                    events.append(Event(message.type, {"number": number, "students": students, **message.data}))
+                    progress = {"phase": PLAN, "epoch": number, "epochs": students, "fraction": number / students}
                 case CheckpointWritten():
                     self._checkpoints.append(message)
                 case Finished() | Failed():
@@ -319,7 +326,8 @@ class Attempt:
         except OSError as failure:
             fault = f"the worker could not store the output: {failure}"
             return lost(ErrorType.WORKER_LOST, fault, fault=fault)
-        missing = [name for name in REQUIRED_OUTPUT if name not in {artifact.name for artifact in manifest}]
+        required = PLAN_OUTPUT if isinstance(message.result, PlanSummary) else REQUIRED_OUTPUT
+        missing = [name for name in required if name not in {artifact.name for artifact in manifest}]
         if missing:
             return lost(ErrorType.TRAINER_CRASHED, f"the trainer finished without writing {', '.join(missing)}")
         return succeeded(message.result.as_json(), manifest)

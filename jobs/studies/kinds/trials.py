@@ -1,4 +1,4 @@
-"""The input and the output of a study's plan."""
+"""What a kind of study is given and what it answers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lit_spec import Inspection, SpecModel
 from lit_spec.errors import StudyError
 from lit_spec.requests.study import AnyStudyRequest, StudyRequest
 from lit_spec.states import JobState
+from lit_spec.trainer.plan import PlanSummary
 
 
 class Key(BaseModel):
@@ -63,13 +64,15 @@ EpochKey = tuple[int, int]
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial's job, as a plan sees it."""
+    """A trial's job, as a kind of study sees it."""
 
     job_id: str
     state: JobState
     stopped: TrialStopReason | None = None
     """Set as soon as the study stops the trial. The trial may still succeed."""
     result: TrialResult | None = None
+    plan: PlanSummary | None = None
+    """Instead of a result, of a job that measured a range of students."""
     curve: Mapping[EpochKey, float] = field(default_factory=dict)
     """After each epoch: the metric that selects the best epoch. Only for studies that stop trials early."""
 
@@ -92,7 +95,7 @@ class Choice(SpecModel):
 
 
 @dataclass(frozen=True)
-class Plan(Generic[KeyT]):
+class NextSteps(Generic[KeyT]):
     """What the study does next."""
 
     new: Sequence[KeyT] = ()
@@ -110,7 +113,15 @@ class Plan(Generic[KeyT]):
 
 
 class Row(SpecModel):
-    """One line of a study's table. Means, deviations and intervals are over the seeds of succeeded trials."""
+    """One line of a study's table."""
+
+    chosen: bool
+    job_id: str | None
+    """Of a row with several trials the one that is best on the validation split."""
+
+
+class TrialsRow(Row):
+    """A line for trials that differ in their seeds. Means, deviations and intervals are over the succeeded ones."""
 
     trials: int
     succeeded: int
@@ -128,13 +139,10 @@ class Row(SpecModel):
     parameters: int | None
     seconds: float | None
     """Mean training time."""
-    chosen: bool
-    job_id: str | None
-    """Of this row, the trial that is best on the validation split."""
 
 
 class StudySpec(SpecModel):
-    """Everything that a plan needs, so that deleted uploads don't change its answer."""
+    """Everything that a kind of study needs, so that deleted uploads don't change its answer."""
 
     request: AnyStudyRequest
     inspection: Inspection
@@ -196,7 +204,7 @@ class Kind(Protocol[KeyT]):
 
     @property
     def reads_curves(self) -> bool:
-        """Whether a plan reads the curves of running trials, so that any epoch may change it."""
+        """Whether `next_steps` reads the curves of running trials, so that any epoch may change it."""
 
     def key(self, stored: Mapping[str, Any]) -> KeyT: ...
 
@@ -206,7 +214,7 @@ class Kind(Protocol[KeyT]):
     def templates(self) -> Iterator[Template]:
         """One for each different request. All are checked before the study is made."""
 
-    def plan(self, trials: Trials[KeyT], width: int, /) -> Plan[KeyT]:
+    def next_steps(self, trials: Trials[KeyT], width: int, /) -> NextSteps[KeyT]:
         """What to do next. `width`: how many trials can run at once, at least 1."""
 
     def table(self, trials: Trials[KeyT]) -> Sequence[Row]: ...

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.studies.plans.configurations import Configuration, best
-from jobs.studies.plans.statistics import Sample, describe
-from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
+from jobs.studies.kinds.configurations import Configuration, best
+from jobs.studies.kinds.statistics import Sample, describe
+from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow
 from lit_spec import SpecError
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
@@ -20,7 +20,7 @@ class CompareKey(Key):
     arm: str
 
 
-class CompareRow(Row):
+class CompareRow(TrialsRow):
     arm: str
     difference_mean: float | None
     """Test accuracy minus that of the first arm, of pairs with the same seed."""
@@ -59,19 +59,19 @@ class Compare:
     def templates(self) -> Iterator[Template]:
         return (arm.template for arm in self._arms.values())
 
-    def plan(self, trials: Trials[CompareKey], _width: int, /) -> Plan[CompareKey]:
+    def next_steps(self, trials: Trials[CompareKey], _width: int, /) -> NextSteps[CompareKey]:
         # Seed by seed, so that the table so far is a fair one.
         keys = [CompareKey(arm=name, seed=seed) for seed in self._seeds for name in self._arms]
         new = [key for key in keys if key not in trials]
         configurations = self._configurations(trials)
         if new or not all(found.finished for _, found in configurations):
-            return Plan(new=new)
+            return NextSteps(new=new)
         winner = best(configurations)
         if winner is None:
             detail = "no arm has a succeeded trial for every seed: see the jobs' errors, then resume the study"
-            return Plan(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
+            return NextSteps(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
         name, found = winner
-        return Plan(choice=Choice(values={"arm": name}, job_id=found.best_job))
+        return NextSteps(choice=Choice(values={"arm": name}, job_id=found.best_job))
 
     def table(self, trials: Trials[CompareKey]) -> list[CompareRow]:
         configurations = self._configurations(trials)

@@ -14,17 +14,17 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from jobs.studies.plans.configurations import Configuration, numbers
-from jobs.studies.plans.early_stopping import hopeless
-from jobs.studies.plans.trials import (
+from jobs.studies.kinds.configurations import Configuration, numbers
+from jobs.studies.kinds.early_stopping import hopeless
+from jobs.studies.kinds.trials import (
     Choice,
     Key,
-    Plan,
-    Row,
+    NextSteps,
     StudySpec,
     Template,
     TrialResult,
     Trials,
+    TrialsRow,
     TrialStopReason,
 )
 from lit_spec import SpecError, Task
@@ -41,7 +41,7 @@ class DepthKey(Key):
     depth: int
 
 
-class DepthRow(Row):
+class DepthRow(TrialsRow):
     depth: int
     validation_drop: float | None
     """Percentage points of accuracy lost on the validation split; without labels, of agreement with the teacher."""
@@ -107,7 +107,7 @@ class Depth:
 
     # --- what is to be done next ---
 
-    def plan(self, trials: Trials[DepthKey], width: int, /) -> Plan[DepthKey]:
+    def next_steps(self, trials: Trials[DepthKey], width: int, /) -> NextSteps[DepthKey]:
         stop = self._hopeless(trials)
         # Trials that are being stopped decide as much as if they were finished already.
         trials = {**trials, **{key: replace(trials[key], stopped=reason) for key, reason in stop.items()}}
@@ -120,9 +120,9 @@ class Depth:
         }
         if open_depths:
             chosen = open_depths if self._all else self._spread(open_depths, trials, width)
-            return Plan(new=self._missing(chosen, trials), stop={**stop, **unneeded})
+            return NextSteps(new=self._missing(chosen, trials), stop={**stop, **unneeded})
         decided = self._decide(trials, verdicts)
-        return Plan(
+        return NextSteps(
             stop={**stop, **unneeded},
             choice=decided if isinstance(decided, Choice) else None,
             failure=decided if isinstance(decided, StudyError) else None,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Self, TypedDict
 
-from jobs.studies.plans.statistics import describe
-from jobs.studies.plans.trials import KeyT, Trial, TrialResult, Trials
+from jobs.studies.kinds.statistics import describe
+from jobs.studies.kinds.trials import KeyT, Trial, TrialResult, Trials
 from lit_spec.states import JobState
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jobs.studies.plans.trials import EpochKey
+from jobs.studies.kinds.trials import EpochKey
 
 WARM_UP = 0.5
 """Share of all epochs before which nothing is judged."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.studies.plans.trials import TrialResult
+from jobs.studies.kinds.trials import TrialResult
 from lit_spec import Split
+from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel
 
 LATENCY = "batch_1"
@@ -47,6 +48,11 @@ class ResultOfTrial(ReportModel):
     teacher: MeasuredNetwork
     student: MeasuredNetwork
     seconds: float | None = None
+
+
+def plan_of(result: dict[str, Any] | None) -> PlanSummary | None:
+    """Read the result of a job that measured a range of students."""
+    return None if result is None else PlanSummary.model_validate(result)
 
 
 def trial_result_of(result: dict[str, Any]) -> TrialResult | None:

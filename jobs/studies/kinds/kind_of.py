@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from jobs.studies.plans.compare import Compare
-from jobs.studies.plans.depth import Depth
-from jobs.studies.plans.search import Search
-from jobs.studies.plans.trials import Kind, StudySpec
-from lit_spec.requests.study import CompareRequest, DepthRequest, SearchRequest
+from jobs.studies.kinds.compare import Compare
+from jobs.studies.kinds.depth import Depth
+from jobs.studies.kinds.plan import Plan
+from jobs.studies.kinds.search import Search
+from jobs.studies.kinds.trials import Kind, StudySpec
+from lit_spec.requests.study import CompareRequest, DepthRequest, PlanRequest, SearchRequest
 
 
 def kind_of(spec: StudySpec) -> Kind[Any]:
@@ -20,5 +21,7 @@ def kind_of(spec: StudySpec) -> Kind[Any]:
             return Search(spec, spec.request)
         case DepthRequest():
             return Depth(spec, spec.request)
+        case PlanRequest():
+            return Plan(spec, spec.request)
         case _:
             assert_never(spec.request)

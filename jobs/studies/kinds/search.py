@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jobs.studies.plans.configurations import Configuration, best
-from jobs.studies.plans.trials import Choice, Key, Plan, Row, StudySpec, Template, Trials
+from jobs.studies.kinds.configurations import Configuration, best
+from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow
 from lit_spec import Method, SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
@@ -36,7 +36,7 @@ class SearchKey(Key):
     """None for distillation, which has no β."""
 
 
-class SearchRow(Row):
+class SearchRow(TrialsRow):
     stage: Stage
     method: Method
     tau: float
@@ -134,21 +134,21 @@ class Search:
                 origins = {step.stage.value: f"{step.stage}s.{number}", "method": "kind"}
                 yield Template(self.request(keys[0]), self._job, origins)
 
-    def plan(self, trials: Trials[SearchKey], _width: int, /) -> Plan[SearchKey]:
+    def next_steps(self, trials: Trials[SearchKey], _width: int, /) -> NextSteps[SearchKey]:
         steps = self._steps(trials)
         last = steps[-1]
         # Seed by seed, because no value is known to be better before the first trial has finished.
         new = [key for keys in zip(*last.candidates.values(), strict=True) for key in keys if key not in trials]
         if new or not all(found.finished for _, found in last.configurations(trials)):
-            return Plan(new=new)
+            return NextSteps(new=new)
         winner = last.winner(trials)
         if winner is None:
             detail = (
                 f"no {last.stage} has a succeeded trial for every seed: see the jobs' errors, then resume the study"
             )
-            return Plan(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
+            return NextSteps(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
         values = {step.stage.value: step.value(trials) for step in steps}
-        return Plan(choice=Choice(values=values, job_id=winner[1].best_job))
+        return NextSteps(choice=Choice(values=values, job_id=winner[1].best_job))
 
     def table(self, trials: Trials[SearchKey]) -> list[SearchRow]:
         return [

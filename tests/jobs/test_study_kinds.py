@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.studies.plans.search import Stage
-from jobs.studies.plans.trials import Key, Kind, Plan, Trial, TrialStopReason
+from jobs.studies.kinds.search import Stage
+from jobs.studies.kinds.table import make_table
+from jobs.studies.kinds.trials import Key, Kind, NextSteps, Trial, TrialStopReason
 from lit_spec import JobRequest, SpecError, resolve
 from lit_spec.errors import StudyErrorType
 from lit_spec.requests.study import DEFAULT_ALPHAS, DEFAULT_BETAS, DEFAULT_TAUS
 from lit_spec.states import JobState
-from tests.jobs.study_specs import DEPTHS, TEACHER, make_kind, make_outcome, succeeded
+from tests.jobs.study_specs import DEPTHS, TEACHER, make_kind, make_outcome, make_plan, succeeded
 from tests.worker.bench import INSPECTION
 
 Reached = Callable[[Key], float | None]
@@ -25,7 +26,7 @@ Reached = Callable[[Key], float | None]
 
 @dataclass
 class Run:
-    """Workers that take what the plan wants and end it in any order."""
+    """Workers that take what the kind wants and end it in any order."""
 
     kind: Kind[Any]
     reached: Reached
@@ -35,16 +36,16 @@ class Run:
     trials: dict[Key, Trial] = field(default_factory=dict)
     made: list[Key] = field(default_factory=list)
 
-    def to_the_end(self) -> Plan[Any]:
+    def to_the_end(self) -> NextSteps[Any]:
         for _ in range(4 * self.kind.planned + 4):
-            plan = self.kind.plan(self.trials, self.width)
-            self._stop(plan)
+            steps = self.kind.next_steps(self.trials, self.width)
+            self._stop(steps)
             live = [key for key, trial in self.trials.items() if trial.live]
-            if plan.decided and not live:
-                return plan
-            assert not plan.decided or not plan.new
-            # A queue that is shorter than what the plan names: any number may be made.
-            for key in plan.new[: 1 + self.draw(self.width + 1)]:
+            if steps.decided and not live:
+                return steps
+            assert not steps.decided or not steps.new
+            # A queue that is shorter than what the kind names: any number may be made.
+            for key in steps.new[: 1 + self.draw(self.width + 1)]:
                 assert key not in self.made
                 JobRequest.model_validate(self.kind.request(key))
                 self.made.append(key)
@@ -63,8 +64,8 @@ class Run:
         else:
             self.trials[key] = replace(trial, state=JobState.SUCCEEDED, result=make_outcome(value))
 
-    def _stop(self, plan: Plan[Any]) -> None:
-        for key, reason in plan.stop.items():
+    def _stop(self, steps: NextSteps[Any]) -> None:
+        for key, reason in steps.stop.items():
             assert self.trials[key].live
             self.trials[key] = replace(self.trials[key], stopped=reason)
 
@@ -115,14 +116,14 @@ def any_kind(name: str) -> Kind[Any]:
 def test_it_ends_repeats_no_trial_and_keeps_to_what_was_planned(name: str, data: st.DataObject) -> None:
     kind = any_kind(name)
     run = Run(kind, reaches(data, failures=True), draws(data), width=data.draw(st.integers(1, 5)))
-    plan = run.to_the_end()
+    steps = run.to_the_end()
     assert len(run.made) == len(set(run.made)) <= kind.planned
-    assert (plan.choice is None) != (plan.failure is None)
-    if plan.choice is not None and plan.choice.job_id is not None:
-        [winner] = [trial for trial in run.trials.values() if trial.job_id == plan.choice.job_id]
+    assert (steps.choice is None) != (steps.failure is None)
+    if steps.choice is not None and steps.choice.job_id is not None:
+        [winner] = [trial for trial in run.trials.values() if trial.job_id == steps.choice.job_id]
         assert winner.state is JobState.SUCCEEDED
     # The same question gets the same answer.
-    assert kind.plan(dict(reversed(run.trials.items())), run.width) == plan
+    assert kind.next_steps(dict(reversed(run.trials.items())), run.width) == steps
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -146,7 +147,7 @@ def test_every_request_is_one_that_the_service_takes(name: str) -> None:
 
 def test_arms_times_inits_times_seeds() -> None:
     kind = make_kind("compare", methods=["lit", "hint"], inits=["inherit", "random"], seeds=[5, 6])
-    keys = kind.plan({}, 1).new
+    keys = kind.next_steps({}, 1).new
     assert [key.stored() for key in keys[:5]] == [
         {"arm": "lit-inherit", "seed": 5},
         {"arm": "lit-random", "seed": 5},
@@ -164,7 +165,7 @@ def test_an_arm_is_a_merge_patch_of_the_base_request() -> None:
     arm = {"name": "mine", "tau": 2, "student": {"blocks": [2, 2, 2], "depth": None}, "schedule": {"batch_size": 8}}
     base = {"tau": 6, "alpha": 0.3, "schedule": {"lit": {"epochs": 2}, "batch_size": 32}, "seed": 9}
     kind = make_kind("compare", base, methods=[arm, "born-again-kd"])
-    own, again = (kind.request(key) for key in kind.plan({}, 1).new)
+    own, again = (kind.request(key) for key in kind.next_steps({}, 1).new)
     assert (own["tau"], own["alpha"], own["student"], own["seed"]) == (2, 0.3, {"blocks": [2, 2, 2]}, 9)
     assert own["schedule"] == {"lit": {"epochs": 2}, "batch_size": 8}
     assert again["student"] == {}
@@ -185,7 +186,9 @@ def test_the_best_arm_is_best_on_validation_over_all_seeds(data: st.DataObject) 
 
 def test_an_arm_with_a_failed_seed_does_not_win() -> None:
     run = Run(any_kind("compare"), lambda key: None if key.stored() == {"arm": "kd", "seed": 1} else 99.0, lambda _: 0)
-    run.trials = {key: succeeded("job_kd", 100.0) for key in run.kind.plan({}, 1).new if key.stored()["arm"] == "kd"}
+    run.trials = {
+        key: succeeded("job_kd", 100.0) for key in run.kind.next_steps({}, 1).new if key.stored()["arm"] == "kd"
+    }
     assert run.to_the_end().choice.values == {"arm": "kd"}  # type: ignore[union-attr]
     run.trials = {}
     run.made = []
@@ -197,7 +200,7 @@ def test_the_table_of_a_comparison() -> None:
     tests = {"lit": [96.0, 97.0, 98.0], "kd": [95.0, 96.5, None]}
     trials = {
         key: succeeded(f"job_{key.arm}_{key.seed}", 90.0 + key.seed, test=value, seconds=2.0 + key.seed)
-        for key in kind.plan({}, 1).new
+        for key in kind.next_steps({}, 1).new
         if (value := tests[key.arm][key.seed]) is not None
     }
     lit, kd = (row.model_dump() for row in kind.table(trials))
@@ -284,26 +287,26 @@ def test_a_grid_of_one_is_no_search_and_the_preset_says_the_alpha() -> None:
     base = {"preset": "paper", "method": "born-again-lit", "student": {}}
     kind = make_kind("search", base, taus=[3], alphas=[0.5, 1], betas=[0])
     assert kind.planned == 3
-    keys = kind.plan({}, 1).new
+    keys = kind.next_steps({}, 1).new
     assert {(key.tau, key.alpha, key.method) for key in keys} == {
         (3.0, 0.5, "born-again-kd"),
         (3.0, 1.0, "born-again-kd"),
     }
     kind = make_kind("search", {"preset": "paper"}, taus=[3, 4])
-    assert {key.alpha for key in kind.plan({}, 1).new} == {0.95}
+    assert {key.alpha for key in kind.next_steps({}, 1).new} == {0.95}
     assert {row.stage for row in kind.table({})} == {Stage.TAU}  # type: ignore[attr-defined]
 
 
 def test_trials_that_stand_for_a_method_or_a_value_do_not_race() -> None:
     """A race would train another method than the table says."""
     search = make_kind("search", {"preset": "few"}, taus=[1, 2])
-    assert {search.request(key)["race"] for key in search.plan({}, 1).new} == {False}
+    assert {search.request(key)["race"] for key in search.next_steps({}, 1).new} == {False}
     with pytest.raises(SpecError) as failure:
         make_kind("search", {"preset": "few", "race": True}, taus=[1, 2])
     assert failure.value.field == "job.race"
     arms = ["kd", {"name": "slow", "method": "lit", "race": True}, {"name": "few", "preset": "few"}]
     compare = make_kind("compare", {"preset": "few"}, methods=arms)
-    races = {key.arm: compare.request(key).get("race") for key in compare.plan({}, 1).new}
+    races = {key.arm: compare.request(key).get("race") for key in compare.next_steps({}, 1).new}
     assert races == {"kd": False, "slow": True, "few": None}
 
 
@@ -340,22 +343,22 @@ def test_the_shallowest_that_keeps_to_the_bound(data: st.DataObject, bound: floa
 
 def test_a_bisection_keeps_all_workers_busy() -> None:
     kind = make_kind("depth", max_accuracy_drop=1)
-    assert [key.depth for key in kind.plan({}, 1).new] == [20]
-    assert [key.depth for key in kind.plan({}, 2).new] == [20, 8]
-    assert sorted(key.depth for key in kind.plan({}, 9).new) == DEPTHS
-    assert len(make_kind("depth", max_accuracy_drop=1, seeds=[0, 1]).plan({}, 2).new) == 2
+    assert [key.depth for key in kind.next_steps({}, 1).new] == [20]
+    assert [key.depth for key in kind.next_steps({}, 2).new] == [20, 8]
+    assert sorted(key.depth for key in kind.next_steps({}, 9).new) == DEPTHS
+    assert len(make_kind("depth", max_accuracy_drop=1, seeds=[0, 1]).next_steps({}, 2).new) == 2
 
 
 def test_what_a_bisection_has_answered_is_stopped() -> None:
     kind = make_kind("depth", max_accuracy_drop=1)
-    keys = {key.depth: key for key in kind.plan({}, 9).new}
+    keys = {key.depth: key for key in kind.next_steps({}, 9).new}
     trials = {key: Trial(f"job_{depth}", JobState.RUNNING) for depth, key in keys.items()}
     trials[keys[20]] = succeeded("job_20", 97.5)
     trials[keys[8]] = succeeded("job_8", 90.0)
-    plan = kind.plan(trials, 9)
-    assert plan.stop == {keys[26]: TrialStopReason.UNNEEDED, keys[32]: TrialStopReason.UNNEEDED}
-    assert not plan.decided
-    assert plan.new == []
+    steps = kind.next_steps(trials, 9)
+    assert steps.stop == {keys[26]: TrialStopReason.UNNEEDED, keys[32]: TrialStopReason.UNNEEDED}
+    assert not steps.decided
+    assert steps.new == []
 
 
 def curve(*values: float) -> dict[tuple[int, int], float]:
@@ -375,36 +378,36 @@ def curve(*values: float) -> dict[tuple[int, int], float]:
 )
 def test_a_hopeless_trial_is_stopped_and_counts_as_failed(so_far: dict[Any, float], stopped: bool) -> None:
     kind = make_kind("depth", max_accuracy_drop=1, depths=[8, 14], seeds=[0, 1])
-    keys = kind.plan({}, 9).new
+    keys = kind.next_steps({}, 9).new
     done = replace(succeeded("job_done", 97.5), curve=curve(80, 90, 93.5, 97.5, 97.0, 97.0))
     trials: dict[Key, Trial] = {key: done for key in keys if key.depth == 14}
     running, waiting = (key for key in keys if key.depth == 8)
     trials[running] = Trial("job_r", JobState.RUNNING, curve=so_far)
     trials[waiting] = Trial("job_w", JobState.QUEUED)
-    plan = kind.plan(trials, 9)
-    assert set(plan.stop) == ({running, waiting} if stopped else set())
+    steps = kind.next_steps(trials, 9)
+    assert set(steps.stop) == ({running, waiting} if stopped else set())
     if stopped:
-        assert set(plan.stop.values()) == {TrialStopReason.HOPELESS}
-        assert plan.choice is not None
-        assert plan.choice.values == {"depth": 14}
+        assert set(steps.stop.values()) == {TrialStopReason.HOPELESS}
+        assert steps.choice is not None
+        assert steps.choice.values == {"depth": 14}
         # Later, when their end has come, the answer is the same.
         ended = {
-            key: replace(trials[key], state=JobState.CANCELLED, stopped=TrialStopReason.HOPELESS) for key in plan.stop
+            key: replace(trials[key], state=JobState.CANCELLED, stopped=TrialStopReason.HOPELESS) for key in steps.stop
         }
-        assert kind.plan(trials | ended, 9).choice == plan.choice
+        assert kind.next_steps(trials | ended, 9).choice == steps.choice
     lenient = make_kind("depth", max_accuracy_drop=1, depths=[8, 14], seeds=[0, 1], stop_early=False)
-    assert lenient.plan(trials, 9).stop == {}
+    assert lenient.next_steps(trials, 9).stop == {}
 
 
 def test_the_front_is_what_no_other_depth_beats_in_both() -> None:
     kind = make_kind("depth", front=True, max_accuracy_drop=2, depths=[32, 8, 14, 20])
-    keys = {key.depth: key for key in kind.plan({}, 1).new}
+    keys = {key.depth: key for key in kind.next_steps({}, 1).new}
     assert sorted(keys) == [8, 14, 20, 32]
     reached = {8: (93.0, 0.5), 14: (96.5, 1.0), 20: (96.0, 1.5), 32: (97.5, 2.0)}
     trials = {
         keys[depth]: succeeded(f"job_{depth}", value, latency_ms=latency) for depth, (value, latency) in reached.items()
     }
-    choice = kind.plan(trials, 1).choice
+    choice = kind.next_steps(trials, 1).choice
     assert choice is not None
     assert choice.values == {"depth": 14, "front": [8, 14, 32]}
     assert choice.job_id == "job_14"
@@ -412,19 +415,19 @@ def test_the_front_is_what_no_other_depth_beats_in_both() -> None:
     assert [rows[depth].front for depth in (8, 14, 20, 32)] == [True, True, False, True]
     assert [rows[depth].within for depth in (8, 14, 20, 32)] == [False, True, True, True]
     assert (rows[8].speedup, rows[8].validation_drop, rows[8].latency_ms) == (6.0, 5.0, 0.5)
-    alone = make_kind("depth", front=True, depths=[32, 8, 14, 20]).plan(trials, 1).choice
+    alone = make_kind("depth", front=True, depths=[32, 8, 14, 20]).next_steps(trials, 1).choice
     assert alone is not None
     assert (alone.values, alone.job_id) == ({"front": [8, 14, 32]}, "job_32")
 
 
 def test_on_the_way_to_a_front_a_depth_that_a_shallower_one_beats_is_stopped() -> None:
     kind = make_kind("depth", front=True, depths=[8, 14, 20])
-    keys = {key.depth: key for key in kind.plan({}, 1).new}
+    keys = {key.depth: key for key in kind.next_steps({}, 1).new}
     trials: dict[Key, Trial] = {keys[14]: replace(succeeded("job_14", 96.0), curve=curve(80, 90, 95, 96))}
     slow = curve(60, 70, 80)
     trials |= {keys[depth]: Trial(f"job_{depth}", JobState.RUNNING, curve=slow) for depth in (8, 20)}
     # The shallower one is fast whatever it reaches.
-    assert kind.plan(trials, 1).stop == {keys[20]: TrialStopReason.HOPELESS}
+    assert kind.next_steps(trials, 1).stop == {keys[20]: TrialStopReason.HOPELESS}
 
 
 def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
@@ -433,10 +436,10 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
         key: succeeded(
             f"job_{key.depth}", 96.0 + key.depth / 8, validation_metric="agreement", teacher_validation=100.0
         )
-        for key in kind.plan({}, 9).new
+        for key in kind.next_steps({}, 9).new
     }
     assert [row.validation_drop for row in kind.table(trials)] == [3.0, 2.25]  # type: ignore[attr-defined]
-    assert kind.plan(trials, 9).choice.values == {"depth": 8}  # type: ignore[union-attr]
+    assert kind.next_steps(trials, 9).choice.values == {"depth": 8}  # type: ignore[union-attr]
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -508,3 +511,63 @@ def test_a_field_of_a_job_is_traced_to_that_of_the_study() -> None:
         "depths.0",
         "depths.1",
     ]
+
+
+# --- plan ---
+
+PLANNED = make_plan([[[0, 1, 2, 3], [0, 1, 2, 3, 4]], [[0, 2], [0, 1]], [[0], [0]]])
+
+
+def test_a_plan_is_one_job_that_trains_nothing() -> None:
+    kind = make_kind("plan", {"seed": 3}, students=4, batch=8)
+    [key] = kind.next_steps({}, 9).new
+    assert kind.request(key)["student"] == {"plan": {"students": 4, "batch": 8, "repair": True}}
+    assert (key.seed, kind.planned) == (3, 1)
+    assert kind.next_steps({key: Trial("job_1", JobState.RUNNING)}, 9) == NextSteps()
+    assert kind.table({key: Trial("job_1", JobState.RUNNING)}) == []
+
+
+def test_a_plan_ends_with_its_front() -> None:
+    kind = make_kind("plan")
+    [key] = kind.next_steps({}, 1).new
+    trials = {key: Trial("job_1", JobState.SUCCEEDED, plan=PLANNED)}
+    choice = kind.next_steps(trials, 1).choice
+    assert choice is not None
+    assert (choice.values, choice.job_id) == ({"front": [10, 6]}, "job_1")
+    rows = kind.table(trials)
+    first = rows[0].model_dump()
+    assert first.pop("kept") == [[0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    assert first == {
+        "depth": 20,
+        "parameters": 900,
+        "parameters_ratio": 1.111,
+        "flops": 9000,
+        "flops_ratio": 1.111,
+        "file_size": 3960,
+        "latency_ms": 4.5,
+        "speedup": 1.111,
+        "damage": 0.25,
+        "untrained": 90.0,
+        "repaired": None,
+        "front": False,
+        "chosen": False,
+        "job_id": "job_1",
+    }
+    table = make_table(kind, trials)
+    assert table.columns == [
+        *("depth", "kept"),
+        *(name for name in first if name not in ("depth", "chosen", "job_id")),
+        *("chosen", "job_id"),
+    ]
+    assert (table.validation_metric, table.test_metric) == ("agreement", None)
+    assert table.teacher is not None
+    assert (table.teacher.validation, table.teacher.parameters, table.teacher.latency_ms) == (100.0, 1000, 5.0)
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_a_plan_without_its_job_has_no_result(state: JobState) -> None:
+    kind = make_kind("plan")
+    [key] = kind.next_steps({}, 1).new
+    failure = kind.next_steps({key: Trial("job_1", state)}, 1).failure
+    assert failure is not None
+    assert "resume the study" in failure.detail

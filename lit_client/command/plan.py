@@ -1,0 +1,70 @@
+"""`litc plan`: what a range of students would cost and keep, before any training."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lit_client.command import display
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.study_commands import (
+    DatasetOption,
+    DetachOption,
+    DeviceOption,
+    NameOption,
+    RequestOption,
+    TagsOption,
+    TeacherArgument,
+    end,
+    job_request,
+    send_and_follow,
+    study_request,
+)
+from lit_client.command.study_display import kept_text
+from lit_client.models import Study
+
+
+def plan_command(
+    teacher: TeacherArgument,
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the picture and the report.", file_okay=False)
+    ] = Path("plan"),
+    dataset: DatasetOption = None,
+    architecture: ArchitectureOption = None,
+    students: Annotated[int | None, typer.Option(help="How many students; default 6.")] = None,
+    batch: Annotated[int | None, typer.Option(help="For the latencies: samples in one pass; default 1.")] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair/--no-repair", help="Measure each student after its repair too, which takes longer."),
+    ] = True,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Ignore labels.")] = False,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+    request_file: RequestOption = None,
+    name: NameOption = None,
+    tags: TagsOption = None,
+    detach: DetachOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what students of several depths would cost and keep. Trains nothing; takes a minute or two."""
+    unlabelled = {"dataset.labels": False} if no_labels else {}
+    job = job_request(request_file, settings, dataset, architecture, unlabelled, None, None, device)
+    fields: dict[str, Any] = {"students": students, "batch": batch, "repair": None if repair else False}
+    body = study_request("plan", job, fields, None, name, tags)
+    study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
+    if not as_json and (kept := _example(study)) is not None:
+        given = [("--dataset", dataset), ("--architecture", architecture)]
+        options = [word for option, value in given if value is not None for word in (option, value)]
+        words = [teacher, *options, *["--no-labels"] * no_labels, "--kept", kept, "-o", "student"]
+        display.stdout.print(f"To make one of them: {shlex.join(['litc', 'compress', *words])}", soft_wrap=True)
+    end(study)
+
+
+def _example(study: Study) -> str | None:
+    """The blocks of a student in the middle of the front, as `--kept` takes them."""
+    front = [row for row in (study.table.rows if study.table else []) if row.get("front")]
+    return kept_text(front[len(front) // 2]["kept"]) if front else None

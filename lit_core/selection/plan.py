@@ -1,0 +1,99 @@
+"""A plan: a range of students, each with what it would cost and keep, measured without training any of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lit_core.measuring.cost import block_flops, block_latencies
+from lit_core.networks.block_selection import Inputs
+from lit_core.networks.parameters import parameter_counts
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import shortened
+from lit_core.selection.recovery import Kept, Recovery
+from lit_spec import Precision
+from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts, ParameterCounts
+from lit_spec.requests.plan import PlanOptions
+from lit_spec.trainer.plan import PlannedStudent
+from lit_spec.trainer.report import Measures
+
+Sample = Callable[[int], Inputs]
+"""Inputs of a given batch size, on the teacher's device."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a teacher and its blocks."""
+
+    parameters: ParameterCounts
+    flops: BlockCosts
+    latency: BlockCosts
+    """In nanoseconds."""
+
+
+def measure_costs_of_blocks(teacher: SectionedNetwork, sample: Sample, batch: int, precision: Precision) -> Costs:
+    shortest = shortened(teacher, [[0] for _ in teacher.sections]).network.eval()
+    return Costs(
+        parameter_counts(teacher.network, teacher.layout.sections),
+        block_flops(teacher.network, teacher.sections, sample(1)),
+        block_latencies(teacher.network, teacher.sections, shortest, sample(batch), precision),
+    )
+
+
+def students_of_plan(recovery: Recovery, costs: Costs, students: int) -> list[Kept]:
+    """So many students, or all if there are fewer: those that leave out one block after the other, the one with the
+    least damage for the time that it saves first, spread evenly from the largest to the smallest."""
+    latency = costs.latency
+    everyone = list(recovery.descent(lambda kept: latency.total - latency.left(kept)))
+    last, wanted = len(everyone) - 1, min(students, len(everyone))
+    return [everyone[round(number * last / max(wanted - 1, 1))] for number in range(wanted)]
+
+
+def measured_student(
+    recovery: Recovery,
+    kept: Kept,
+    costs: Costs,
+    options: PlanOptions,
+    depth: int,
+    measure: Callable[[nn.Module], Measures],
+) -> PlannedStudent:
+    """`measure` gives a network's scores on the validation split."""
+    student = shortened(recovery.teacher, kept)
+    damage, untrained = recovery.damage_of(student), measure(student.network)
+    size = file_size(student.network)
+    repaired = measure(student.network) if options.repair and recovery.repair(student) else None
+    return PlannedStudent(
+        depth=depth,
+        blocks=[len(indices) for indices in kept],
+        kept=kept,
+        parameters=costs.parameters.left(kept),
+        flops=costs.flops.left(kept),
+        file_size=size,
+        latency_ms=round(costs.latency.left(kept) / NANOSECONDS_PER_MS, 4),
+        damage=round(damage, 4) if math.isfinite(damage) else None,
+        untrained=untrained,
+        repaired=repaired,
+        front=False,
+    )
+
+
+def with_front(students: Sequence[PlannedStudent], metric: str) -> list[PlannedStudent]:
+    """Marks the students than which no other one is both faster and better."""
+    found = {n: (-student.latency_ms, student.best(metric)) for n, student in enumerate(students)}
+    return [
+        student.model_copy(update={"front": not any(_beats(other, found[n]) for other in found.values())})
+        for n, student in enumerate(students)
+    ]
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] >= other[0] and one[1] >= other[1]
+
+
+def file_size(network: nn.Module) -> int:
+    """Bytes of the weights, each counted once."""
+    tensors = {tensor.data_ptr() or id(tensor): tensor for tensor in network.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
