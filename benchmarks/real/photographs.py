@@ -128,7 +128,7 @@ class Photographs:
 
     def __init__(self, pictures: Sequence[Tensor], test: int, validation: int, side: int = SIDE) -> None:
         """`pictures` (3, H, W) uint8 are all different. The first ones are for the test, the next for validation."""
-        self._test, self._training = pictures[:test], pictures[test:]
+        self.pictures, self._test, self._training = pictures, pictures[:test], pictures[test:]
         self._validation, self.side = validation, side
 
     def training(self, draw: Draw) -> Batches:

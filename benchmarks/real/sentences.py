@@ -16,7 +16,7 @@ from lit_core.seeding import generator_of
 
 FILES = (AMAZON, "movieReviewSnippets_GroundTruth.txt", "nytEditorialSnippets_GroundTruth.txt")
 CHARACTERS = range(20, 301)
-TOKENS = 64
+TOKENS = 32
 """The longest sentences are cut there."""
 TEST_SENTENCES, VALIDATION_SENTENCES = 500, 300
 

@@ -37,9 +37,8 @@ def plan_command(
     students: Annotated[int | None, typer.Option(help="How many students; default 6.")] = None,
     batch: Annotated[int | None, typer.Option(help="For the latencies: samples in one pass; default 1.")] = None,
     repair: Annotated[
-        bool,
-        typer.Option("--repair/--no-repair", help="Measure each student after its repair too, which takes longer."),
-    ] = True,
+        bool, typer.Option("--repair", help="Measure each student after its repair too; takes some minutes more.")
+    ] = False,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Ignore labels.")] = False,
     device: DeviceOption = None,
     settings: SetOption = None,
@@ -53,11 +52,12 @@ def plan_command(
     """Show what students of several depths would cost and keep. Trains nothing; takes a minute or two."""
     unlabelled = {"dataset.labels": False} if no_labels else {}
     job = job_request(request_file, settings, dataset, architecture, unlabelled, None, None, device)
-    fields: dict[str, Any] = {"students": students, "batch": batch, "repair": None if repair else False}
+    fields: dict[str, Any] = {"students": students, "batch": batch, "repair": repair or None}
     body = study_request("plan", job, fields, None, name, tags)
     study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
     if not as_json and (kept := _example(study)) is not None:
         given = [("--dataset", dataset), ("--architecture", architecture)]
+        given += [("--set", setting) for setting in settings or []]
         options = [word for option, value in given if value is not None for word in (option, value)]
         words = [teacher, *options, *["--no-labels"] * no_labels, "--kept", kept, "-o", "student"]
         display.stdout.print(f"To make one of them: {shlex.join(['litc', 'compress', *words])}", soft_wrap=True)

@@ -175,10 +175,10 @@ def test_a_bad_request_names_the_field_and_keeps_nothing(
 
 def test_a_plan_is_made(api: TestClient, bench: Bench) -> None:
     study = make(api, bench.teacher(), "plan", job={"student": {}}, students=3)
-    assert (study["spec"]["students"], study["spec"]["batch"], study["spec"]["repair"]) == (3, 1, True)
+    assert (study["spec"]["students"], study["spec"]["batch"], study["spec"]["repair"]) == (3, 1, False)
     assert (study["progress"]["planned"], study["progress"]["queued"]) == (1, 1)
     [job] = api.get("/v1/jobs").json()["items"]
-    assert job["spec"]["student"]["plan"] == {"students": 3, "batch": 1, "repair": True}
+    assert job["spec"]["student"]["plan"] == {"students": 3, "batch": 1, "repair": False}
     assert job["spec"]["exports"] == []
     assert study["table"]["columns"][:2] == ["depth", "kept"]
 

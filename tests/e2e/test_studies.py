@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -167,6 +168,34 @@ def test_a_comparison_in_which_a_worker_is_killed(service: Service, joined: subp
     assert done.choice is not None
     best = max(done.table.rows, key=lambda row: row["validation_mean"])
     assert done.choice["arm"] == best["arm"]
+
+
+def test_a_plan_shows_what_students_would_keep_and_one_of_them_keeps_it(service: Service, tmp_path: Path) -> None:
+    environment = service.environment | {"LIT_URL": service.url, "COLUMNS": "200"}
+
+    def litc(*words: str) -> str:
+        done = subprocess.run(
+            [LITC, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = ["--set", "dataset.train_samples=100"]
+    shown = litc("plan", str(TEACHER), "--dataset", "digits", "--students", "3", "--device", "cpu", *small)
+    assert "accuracy; the teacher:" in shown
+    assert {path.name for path in (tmp_path / "plan").iterdir()} == {"plan.svg", "report.json"}
+    report = json.loads((tmp_path / "plan" / "report.json").read_text())
+    assert [sum(student["blocks"]) for student in report["students"]] == [17, 10, 3]
+    [command] = [line.partition(": ")[2] for line in shown.splitlines() if line.startswith("To make one of them: ")]
+    words = shlex.split(command)
+    kept = [[int(index) for index in section.split(",")] for section in words[words.index("--kept") + 1].split("/")]
+    [planned] = [student for student in report["students"] if student["kept"] == kept]
+
+    litc(*words[1:], "--epochs", "1", "--fine-tune-epochs", "0", "--export", "int8", "--device", "cpu")
+    made = json.loads((tmp_path / "student" / "report.json").read_text())
+    assert made["selection"]["kept"] == kept
+    assert (made["student"]["parameters"], made["student"]["flops"]) == (planned["parameters"], planned["flops"])
+    assert made["baselines"]["untrained"]["accuracy"]["val"] == planned["untrained"]["accuracy"]["val"]
 
 
 def worker_of(job: Job) -> int:

@@ -521,7 +521,7 @@ PLANNED = make_plan([[[0, 1, 2, 3], [0, 1, 2, 3, 4]], [[0, 2], [0, 1]], [[0], [0
 def test_a_plan_is_one_job_that_trains_nothing() -> None:
     kind = make_kind("plan", {"seed": 3}, students=4, batch=8)
     [key] = kind.next_steps({}, 9).new
-    assert kind.request(key)["student"] == {"plan": {"students": 4, "batch": 8, "repair": True}}
+    assert kind.request(key)["student"] == {"plan": {"students": 4, "batch": 8, "repair": False}}
     assert (key.seed, kind.planned) == (3, 1)
     assert kind.next_steps({key: Trial("job_1", JobState.RUNNING)}, 9) == NextSteps()
     assert kind.table({key: Trial("job_1", JobState.RUNNING)}) == []

@@ -19,6 +19,7 @@ from lit_spec.answers.studies import Study
 from lit_spec.requests.study import CompareRequest, StudyKind
 from tests.api.test_studies import request as study_request
 from tests.jobs.study_bench import fail, look, make_study, take
+from tests.jobs.study_specs import make_plan
 from tests.lit_client.command import NOWHERE, litc
 from tests.lit_client.faults import FaultyTransport, lost_answer
 from tests.lit_client.made_answers import make_study as made_study
@@ -154,6 +155,39 @@ def test_search_and_depth_send_their_grids(url: str, worker: ScriptedWorker, tea
     litc(url, "study", "depth", teacher, *words, "--detach")
     sent = the_request(url)
     assert (sent["max_accuracy_drop"], sent["depths"], sent["front"], sent["stop_early"]) == (1.5, [8, 14], True, False)
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_options_of_a_plan_reach_the_request(url: str, teacher: Path, tmp_path: Path) -> None:
+    words = ["--students", 4, "--batch", 8, "--repair", "--no-labels", "--dataset", "digits", "--name", "p"]
+    done = litc(url, "plan", teacher, *words, "--detach", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == studies(url)[0].id
+    assert not (tmp_path / "out").exists(), "a detached plan has no files yet"
+    assert without_teacher(the_request(url)) == {
+        "kind": "plan",
+        "students": 4,
+        "batch": 8,
+        "repair": True,
+        "name": "p",
+        "job": {"dataset": {"builtin": "digits", "labels": False}},
+    }
+
+
+def test_the_job_of_a_plan_is_shown_as_a_table_of_students() -> None:
+    result = make_plan([[[0, 1], [0, 1]], [[0], [0, 2]]]).as_json()
+    shown = lines(study_display.plan_table(result))
+    [row] = [line for line in shown if "0/0,2" in line]
+    assert [word for word in row.split() if word[:1].isdigit()] == [
+        "8",
+        "0/0,2",
+        "0.00",
+        "1.500",
+        "3.33",
+        "0.250",
+        "30.00",
+    ]
+    assert "agreement, val" in "".join(shown)
 
 
 @pytest.mark.parametrize("words", [["search"], ["compare", "--method", "lit"], ["depth", "--front"]])
