@@ -54,6 +54,17 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
     assert calibration_error(even) == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize(("samples", "classes"), [(500, 10), (7, 2), (1, 3)])
+def test_calibration_error_is_that_of_torchmetrics(samples: int, classes: int) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    chance = torch.Generator().manual_seed(samples)
+    logits = 3 * torch.randn(samples, classes, generator=chance)
+    labels = torch.randint(classes, (samples,), generator=chance)
+    theirs = multiclass_calibration_error(logits.softmax(dim=1), labels, classes, n_bins=15)
+    assert calibration_error(Prediction(logits, labels)) == pytest.approx(100 * float(theirs), abs=1e-4)
+
+
 def test_calibration_error_has_fifteen_bins() -> None:
     # 0.61 and 0.68 lie in one of ten bins, where the errors cancel, but in two of fifteen.
     prediction = certain((0.61, 0.39), (0.68, 0.32), labels=[0, 1])
