@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError,
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.job import STUDENT_FORMS
-from lit_spec.requests.target import TARGETS
+from lit_spec.requests.target import LATENCIES, TARGETS
 
 Body = dict[str, Any]
 
@@ -138,7 +139,7 @@ def parse_network(what: str, text: str) -> tuple[Library, str]:
 def parse_changes(settings: Sequence[str]) -> Body:
     """`--set` options as a merge patch (RFC 7396), which also removes the fields that exclude what they set."""
     patch: Body = {}
-    for path, value in map(_parse_setting, settings):
+    for path, value in chain.from_iterable(_inner(*_parse_setting(setting)) for setting in settings):
         for rival in _rivals(path, value):
             _assign(patch, rival, None)
         _assign(patch, path, value)
@@ -170,6 +171,15 @@ def _parse_setting(setting: str) -> tuple[str, object]:
         return path, text  # a bare word is a string: --set ir_loss=l1
 
 
+def _inner(path: str, value: object) -> Iterator[tuple[str, object]]:
+    """The values inside of an object with their paths. In a merge patch they mean the same."""
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for name, inside in value.items():
+        yield from _inner(f"{path}.{name}", inside)
+
+
 # A request has at most one field of each group, so that setting one removes the others.
 GROUPS = (
     ("student", tuple(STUDENT_FORMS)),
@@ -185,7 +195,9 @@ def _rivals(path: str, value: object) -> list[str]:
         return []
     names = path.split(".")
     given = [".".join(names[: length + 1]) for length in range(len(names))]
-    return [
+    # A batch belongs to a latency.
+    without_batch = any(f"student.target.{name}" == path for name in TARGETS if name not in LATENCIES)
+    return ["student.target.batch"] * without_batch + [
         f"{parent}.{rival}"
         for parent, group in GROUPS
         for name in group

@@ -116,11 +116,30 @@ def only(form: str, value: Any) -> dict[str, Any]:
             ["student.target.size_mb=5"],
             {
                 "student": {
-                    "target": {"size_mb": 5, **dict.fromkeys(name for name in TARGETS if name != "size_mb")},
+                    "target": dict.fromkeys([*TARGETS, "batch"]) | {"size_mb": 5},
                     **dict.fromkeys(["depth", "blocks", "kept", "ratio", "plan"]),
                 }
             },
         ),
+        (
+            ['student.target={"size_mb": 5}'],
+            {
+                "student": {
+                    "target": dict.fromkeys([*TARGETS, "batch"]) | {"size_mb": 5},
+                    **dict.fromkeys(name for name in STUDENT_FORMS if name != "target"),
+                }
+            },
+        ),
+        (
+            ["student.target.latency_ms=8"],
+            {
+                "student": {
+                    "target": dict.fromkeys(TARGETS) | {"latency_ms": 8},
+                    **dict.fromkeys(name for name in STUDENT_FORMS if name != "target"),
+                }
+            },
+        ),
+        (["student.plan={}"], {"student": only("plan", {})}),
         (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", "builtin": None, "mounted": None}}),
         (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
         (
