@@ -65,8 +65,9 @@ class EpochBar:
 
     def show_job(self, job: Job) -> None:
         """Read the number of epochs, and say why a queued job waits."""
-        self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
-        self.progress.update(self.task, total=sum(self.epochs.values()))
+        if not is_plan(job):
+            self.epochs = {phase.value: job.epochs_of(phase) for phase in Phase}
+            self.progress.update(self.task, total=sum(self.epochs.values()))
         waiting = job.waiting.detail if job.waiting else None
         if waiting and waiting != self.waiting:
             self._describe(f"queued: {waiting}")
@@ -108,6 +109,10 @@ EPOCH_METRICS = (
     ("psnr", "PSNR {:.2f} dB"),
     ("validation_ir_loss", "IR loss {:.4g}"),
 )
+
+
+def is_plan(job: Job) -> bool:
+    return _value_at(job.spec, "student", "plan") is not None
 
 
 def student_line(data: dict[str, Any]) -> str:
@@ -166,6 +171,8 @@ def _student_of(job: Job) -> str:
     depth = _value_at(job.result, "student", "depth") or _value_at(job.spec, "student", "depth")
     if depth is not None:
         return f"depth {depth}"
+    if is_plan(job):
+        return "a plan"
     target = _value_at(job.spec, "student", "target")
     return target_text(target) if isinstance(target, dict) else ""
 

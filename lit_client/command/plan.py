@@ -56,12 +56,17 @@ def plan_command(
     body = study_request("plan", job, fields, None, name, tags)
     study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
     if not as_json and (kept := _example(study)) is not None:
-        given = [("--dataset", dataset), ("--architecture", architecture)]
+        given = [("--dataset", dataset), ("--architecture", architecture), ("--device", device), ("--url", url)]
+        given += [("--request", None if request_file is None else str(request_file))]
         given += [("--set", setting) for setting in settings or []]
         options = [word for option, value in given if value is not None for word in (option, value)]
-        words = [teacher, *options, *["--no-labels"] * no_labels, "--kept", kept, "-o", "student"]
+        words = [teacher, *options, *["--no-labels"] * _is_unlabelled(study), "--kept", kept, "-o", "student"]
         display.stdout.print(f"To make one of them: {shlex.join(['litc', 'compress', *words])}", soft_wrap=True)
     end(study)
+
+
+def _is_unlabelled(study: Study) -> bool:
+    return study.table is not None and study.table.validation_metric == "agreement"
 
 
 def _example(study: Study) -> str | None:

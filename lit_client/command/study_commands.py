@@ -268,14 +268,14 @@ def job_request(
     settings: list[str] | None,
     dataset: str | None,
     architecture: str | None,
-    student: Mapping[str, float],
+    others: Mapping[str, float],
     epochs: int | None,
     fine_tune_epochs: int | None,
     device: Device | None,
 ) -> Body:
     options = {
         "architecture": None if architecture is None else parse_architecture(architecture),
-        **student,
+        **others,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
         "device": device,

@@ -13,7 +13,7 @@ from lit_client.command import display
 from lit_client.models import Study
 from lit_spec import Split
 from lit_spec.answers.studies import TeacherRow
-from lit_spec.trainer.plan import PlanSummary
+from lit_spec.trainer.plan import MeasuredStudents
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -128,7 +128,7 @@ def study_table(study: Study) -> Table:
 
 def plan_table(result: dict[str, Any]) -> Table:
     """The students of a plan, from its job's `result`."""
-    found = PlanSummary.model_validate(result)
+    found = MeasuredStudents.model_validate(result)
     table = Table(*(label for label, _ in PLAN), caption=f"{found.metric}, {Split.VALIDATION}", caption_justify="left")
     for row in found.rows:
         table.add_row(*(show(row) for _, show in PLAN))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lit_core.measuring.cost import block_flops, block_latencies
+from lit_core.measuring.cost import block_flops
+from lit_core.networks.block_costs import latency_costs
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import shortened
 from lit_spec import Architecture
 from lit_spec.networks.architecture import InspectedLatency
 from lit_spec.networks.students import BlockCosts
@@ -47,9 +47,7 @@ def measure_latency(architecture: Architecture, parameters: int, flops: BlockCos
     try:
         family = family_of(architecture)
         network = SectionedNetwork(family.build(architecture).eval(), family.layout(architecture))
-        shortest = shortened(network, [[0] for _ in network.sections]).network.eval()
-        sample = family.sample(architecture)
-        measured = block_latencies(network.network, network.sections, shortest, sample, seconds=SECONDS)
+        measured = latency_costs(network, family.sample(architecture), seconds=SECONDS)
         return InspectedLatency(device="cpu", threads=THREADS, nanoseconds=measured)
     except (MemoryError, RuntimeError):
         # The inspection's memory is limited. What it is for has been read.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lit_core.measuring.cost import block_flops, block_latencies
+from lit_core.measuring.cost import block_flops
+from lit_core.networks.block_costs import latency_costs
 from lit_core.networks.block_selection import Inputs
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
@@ -35,11 +36,10 @@ class Costs:
 
 
 def measure_costs_of_blocks(teacher: SectionedNetwork, sample: Sample, batch: int, precision: Precision) -> Costs:
-    shortest = shortened(teacher, [[0] for _ in teacher.sections]).network.eval()
     return Costs(
         parameter_counts(teacher.network, teacher.layout.sections),
         block_flops(teacher.network, teacher.sections, sample(1)),
-        block_latencies(teacher.network, teacher.sections, shortest, sample(batch), precision),
+        latency_costs(teacher, sample(batch), precision),
     )
 
 
@@ -47,9 +47,9 @@ def students_of_plan(recovery: Recovery, costs: Costs, students: int) -> list[Ke
     """So many students, or all if there are fewer: those that leave out one block after the other, the one with the
     least damage for the time that it saves first, spread evenly from the largest to the smallest."""
     latency = costs.latency
-    everyone = list(recovery.descent(lambda kept: latency.total - latency.left(kept)))
-    last, wanted = len(everyone) - 1, min(students, len(everyone))
-    return [everyone[round(number * last / max(wanted - 1, 1))] for number in range(wanted)]
+    found = list(recovery.descent(lambda kept: latency.total - latency.left(kept)))
+    last, wanted = len(found) - 1, min(students, len(found))
+    return [found[round(number * last / max(wanted - 1, 1))] for number in range(wanted)]
 
 
 def measured_student(
@@ -64,7 +64,7 @@ def measured_student(
     student = shortened(recovery.teacher, kept)
     damage, untrained = recovery.damage_of(student), measure(student.network)
     size = file_size(student.network)
-    repaired = measure(student.network) if options.repair and recovery.repair(student) else None
+    repaired = measure(student.network) if options.repair and recovery.repair(student, damage) else None
     return PlannedStudent(
         depth=depth,
         blocks=[len(indices) for indices in kept],
@@ -81,19 +81,21 @@ def measured_student(
 
 
 def with_front(students: Sequence[PlannedStudent], metric: str) -> list[PlannedStudent]:
-    """Marks the students than which no other one is both faster and better."""
-    found = {n: (-student.latency_ms, student.best(metric)) for n, student in enumerate(students)}
+    """Marks the students than which no other one is both faster and better. One without a score is not among them."""
+    scores = [student.best(metric) for student in students]
+    measured = zip(students, scores, strict=True)
+    places = [(-student.latency_ms, score) for student, score in measured if score is not None]
+
+    def is_beaten(student: PlannedStudent, score: float) -> bool:
+        own = -student.latency_ms, score
+        return any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in places)
+
     return [
-        student.model_copy(update={"front": not any(_beats(other, found[n]) for other in found.values())})
-        for n, student in enumerate(students)
+        student.model_copy(update={"front": score is not None and not is_beaten(student, score)})
+        for student, score in zip(students, scores, strict=True)
     ]
 
 
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
-
-
 def file_size(network: nn.Module) -> int:
-    """Bytes of the weights, each counted once."""
-    tensors = {tensor.data_ptr() or id(tensor): tensor for tensor in network.state_dict().values()}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    """Bytes of the weights in a file, which has those that several modules share more than once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())

@@ -30,6 +30,8 @@ from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 
 Kept = list[list[int]]
+Block = tuple[int, int]
+"""Section and index."""
 
 DAMAGE_SAMPLES, LEAST_SAMPLES, MOST_PASSES = 256, 32, 2048
 """Samples on which each damage is measured. Networks of many blocks have fewer, so that all damages together take at
@@ -88,8 +90,10 @@ class Recovery:
         """Students of one block less each, the one with the least damage for what it saves first, down to `least`
         blocks of each section, or to one."""
         kept = self.whole
-        while following := self._one_less(kept, least):
-            kept = min(following, key=lambda less: self._price(kept, less, saved))
+        while blocks := self._removable(kept, least):
+            before = saved(kept)
+            prices = {block: self._price(block, saved(_without(kept, *block)) - before) for block in blocks}
+            kept = _without(kept, *min(blocks, key=prices.__getitem__))
             yield kept
 
     def smallest(self, saved: Callable[[Kept], float]) -> Kept:
@@ -104,22 +108,22 @@ class Recovery:
     def descend(self, is_allowed: Callable[[Kept], bool]) -> Selection | None:
         """The smallest student that is allowed when the least damaging blocks go first. None if there is none."""
         kept = self.whole
-        while following := self._one_less(kept, None):
-            less = min(following, key=self._total_damage)
+        while blocks := self._removable(kept):
+            less = _without(kept, *min(blocks, key=self._damage))
             if not is_allowed(less):
                 break
             kept = less
         return None if kept == self.whole else self._repaired(kept)
 
-    def repair(self, student: SectionedNetwork) -> bool:
-        """In closed form where that helps, then by some steps of feature mimicking; whether that lessened the damage.
+    def repair(self, student: SectionedNetwork, damage: float) -> bool:
+        """In closed form where that helps, then by some steps of feature mimicking; whether that lessened the damage
+        that the student has now.
 
         Blocks that the model fixes, and students whose outputs are not finite, stay as they are.
         """
-        before = self.damage_of(student)
-        if not (student.sections_learn and math.isfinite(before)):
+        if not (student.sections_learn and math.isfinite(damage)):
             return False
-        self._shift(student, before)
+        self._shift(student, damage)
         updater = DistillationUpdater(
             FeatureObjective(FeatureLoss(self.output)),
             self.teacher,
@@ -132,7 +136,7 @@ class Recovery:
         for step, inputs in enumerate(islice(cycle(self.batches), REPAIR_STEPS)):
             batch = Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL))
             updater.step(batch, REPAIR_RATE * (1 - step / REPAIR_STEPS))
-        return self.damage_of(student) < before
+        return self.damage_of(student) < damage
 
     def damage_of(self, student: SectionedNetwork) -> float:
         """How far the student's outputs are from the teacher's: the mean KL divergence in nats, for embeddings 1 -
@@ -153,7 +157,7 @@ class Recovery:
 
     def _repaired(self, kept: Kept) -> Selection:
         student = shortened(self.teacher, kept)
-        helped = self.repair(student)
+        helped = self.repair(student, self.damage_of(student))
         return Selection(kept, damages=self.damages, repaired=copy_of_state(student.network) if helped else None)
 
     def _shift(self, student: SectionedNetwork, damage: float) -> None:
@@ -171,29 +175,28 @@ class Recovery:
 
     # --- which blocks go ---
 
-    def _price(self, kept: Kept, less: Kept, saved: Callable[[Kept], float]) -> float:
-        """The damage for each unit that the missing block saves."""
-        damage = self._total_damage(less) - self._total_damage(kept)
-        gain = saved(less) - saved(kept)
-        return damage / gain if gain > 0 else math.inf
+    def _price(self, block: Block, gain: float) -> tuple[float, float]:
+        """The damage for each unit that leaving the block out saves; of equally expensive blocks the damage decides."""
+        damage = self._damage(block)
+        return (damage / gain if gain > 0 else math.inf), damage
+
+    def _damage(self, block: Block) -> float:
+        section, index = block
+        return self.damages[section][index] or 0.0
 
     def _with_what_may_stay(self, kept: Kept, goal: Goal) -> Kept:
         """Take back the most damaging blocks without which the goal is met all the same."""
         missing = [(n, i) for n, own in enumerate(self.whole) for i in own if i not in kept[n]]
-        for section, index in sorted(missing, key=lambda block: -(self.damages[block[0]][block[1]] or 0.0)):
+        for section, index in sorted(missing, key=self._damage, reverse=True):
             more = [sorted([*own, index]) if n == section else own for n, own in enumerate(kept)]
             if goal.is_met(more):
                 kept = more
         return kept
 
-    def _total_damage(self, kept: Kept) -> float:
-        """The sum over the blocks that are left out."""
-        return math.fsum(self.damages[n][i] or 0.0 for n, own in enumerate(self.whole) for i in own if i not in kept[n])
-
-    def _one_less(self, kept: Kept, least: Sequence[int] | None) -> list[Kept]:
-        """The student with one block less, in every possible way."""
+    def _removable(self, kept: Kept, least: Sequence[int] | None = None) -> list[Block]:
+        """The blocks that a student may lose."""
         return [
-            _without(kept, section, index)
+            (section, index)
             for section, indices in enumerate(kept)
             for index in indices
             if self._may_go(kept, section, index, least)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from lit_core.measuring.cost import block_flops, block_latencies
+from lit_core.measuring.cost import block_flops
+from lit_core.networks.block_costs import latency_costs
 from lit_core.networks.block_selection import Inputs, Selection
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
@@ -68,9 +69,7 @@ def _report(target: Target, total: int, left: int) -> TargetReport:
 def block_costs(teacher: SectionedNetwork, target: Target, measurements: Measurements) -> BlockCosts:
     """What the target is about: parameters, FLOPs or nanoseconds."""
     if target.name in LATENCIES:
-        shortest = shortened(teacher, [[0] for _ in teacher.sections]).network.eval()
-        sample = measurements.sample(target.batch)
-        return block_latencies(teacher.network, teacher.sections, shortest, sample, measurements.precision)
+        return latency_costs(teacher, measurements.sample(target.batch), measurements.precision)
     if target.flops_ratio is not None:
         return block_flops(teacher.network, teacher.sections, measurements.sample(1))
     return parameter_counts(teacher.network, teacher.layout.sections)

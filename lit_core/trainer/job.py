@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     dataset = _load_dataset(spec, run, folder)
     _check_size(teacher, dataset)
     if spec.student.plan is not None:
-        planning = Planning(spec, spec.student.plan, teacher, dataset, device)
+        sample = partial(_sample, spec, dataset, device)
+        planning = Planning(spec, spec.student.plan, teacher, dataset, device, sample)
         inputs = _importance_inputs(spec, dataset, device)
         return run_plan(planning, inputs, messages, stop, environment, folder / OUTPUT_FOLDER)
     checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)

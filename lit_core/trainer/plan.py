@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,8 @@ class Planning:
     teacher: SectionedNetwork
     dataset: Dataset
     device: torch.device
+    sample: Callable[[int], Inputs]
+    """Inputs of a given batch size, on the device."""
 
     @property
     def labelled(self) -> bool:
@@ -66,15 +68,14 @@ class Planning:
         return self._predict(self.teacher.network)
 
     def measure(self, network: nn.Module) -> Measures:
-        made = self._predict(network)
+        return self.scores(self._predict(network))
+
+    def scores(self, made: Prediction) -> Measures:
         agreed = BySplit(val=rounded(agreement(made.logits, self.taught.logits)))
         return Measures(agreement=agreed, **({"accuracy": BySplit(val=rounded(top1(made)))} if self.labelled else {}))
 
     def costs(self) -> Costs:
-        def sample(batch: int) -> Inputs:
-            return (self.dataset.preprocessing.sample(batch).to(self.device),)
-
-        return measure_costs_of_blocks(self.teacher, sample, self.options.batch, self.spec.precision)
+        return measure_costs_of_blocks(self.teacher, self.sample, self.options.batch, self.spec.precision)
 
     def _predict(self, network: nn.Module) -> Prediction:
         return predict(network, self.dataset, SPLIT, self.device, 4 * self.spec.schedule.batch_size)
@@ -114,14 +115,14 @@ def run_plan(
 def _students(
     planning: Planning, recovery: Recovery, costs: Costs, messages: MessageSink, stop: StopSignal
 ) -> Iterator[PlannedStudent]:
-    ways = students_of_plan(recovery, costs, planning.options.students)
-    for number, kept in enumerate(ways, start=1):
+    students = students_of_plan(recovery, costs, planning.options.students)
+    for number, kept in enumerate(students, start=1):
         if stop.stop_requested:
             raise Drained
         depth = shallow_architecture(planning.spec.teacher.architecture, kept).depth
         found = measured_student(recovery, kept, costs, planning.options, depth, planning.measure)
-        log.info("student %d of %d: %s", number, len(ways), found.as_json())
-        messages.emit(StudentMeasured(number=number, students=len(ways), data=found.as_json()))
+        log.info("student %d of %d: %s", number, len(students), found.as_json())
+        messages.emit(StudentMeasured(number=number, students=len(students), data=found.as_json()))
         yield found
 
 
@@ -142,7 +143,7 @@ def _report(
         flops=costs.flops.total,
         file_size=file_size(network),
         latency_ms=round(costs.latency.total / NANOSECONDS_PER_MS, 4),
-        scores=planning.measure(network),
+        scores=planning.scores(planning.taught),
     )
     return PlanReport(
         plan=planning.options,

@@ -38,7 +38,10 @@ def _draw_students(axes: Any, report: PlanReport) -> None:
     draw("untrained", GREY, [(student, student.untrained) for student in report.students])
     draw("repaired", BLUE, [(student, student.repaired) for student in report.students])
     for student in report.students:
-        place = (student.latency_ms, student.best(report.metric))
+        best = student.best(report.metric)
+        if best is None:
+            continue
+        place = (student.latency_ms, best)
         label = f"{sum(student.blocks)} blocks\n{student.file_size / 1e6:.3g} MB"
         axes.annotate(label, place, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
     teacher = report.teacher.scores.score(report.metric, Split.VALIDATION)

@@ -56,7 +56,7 @@ class BlockCosts(SpecModel):
         """What a student with these blocks of each section costs."""
         gone = sum(
             cost
-            for costs, kept in zip(self.blocks, kept_blocks, strict=True)
+            for costs, kept in zip(self.blocks, map(frozenset, kept_blocks), strict=True)
             for index, cost in enumerate(costs)
             if index not in kept
         )

@@ -88,6 +88,9 @@ def with_preset(request: JobRequest, teacher: Architecture) -> JobRequest:
         names = ", ".join(preset.value for preset in known if preset is not None) or "none"
         raise SpecError("preset", f"{request.preset} is not a preset of family {teacher.family}: use one of {names}")
     values = preset_values(request.preset, teacher.family) if teacher.family in PRESETS else {}
+    if request.student.plan is not None:
+        # How a preset's student begins is of no use to a plan.
+        values = {name: value for name, value in values.items() if name != "student"}
     asked = request.model_dump(exclude_unset=True)
     values = with_rates(values, asked, batch_norm=teacher.options.get("normalisation") != "other")
     values = suited(values, request.method, inherits=_inherits(request, values))

@@ -23,6 +23,9 @@ def resolve_student(
 ) -> StudentSpec:
     """Raises SpecError if the request does not fit its teacher."""
     teacher = inspection.architecture
+    if student.plan is not None:
+        _check_plan(student, method, teacher)
+        return StudentSpec(depth=None, blocks=None, init=Init.INHERIT, select=Select.RECOVER, plan=student.plan)
     fresh = method == Method.SCRATCH or method.born_again
     init = student.init or (Init.RANDOM if fresh else Init.INHERIT)
     if method.born_again:
@@ -32,9 +35,6 @@ def resolve_student(
     if student.kept is not None:
         return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
     select = _select(student.select, method, init, teacher.task)
-    if student.plan is not None:
-        _check_plan(student, select, teacher)
-        return StudentSpec(depth=None, blocks=None, init=init, select=select, plan=student.plan)
     if student.target is not None or student.ratio is not None:
         target = student.target or Target(parameters_ratio=student.ratio)
         field = "ratio" if student.target is None else "target"
@@ -49,21 +49,22 @@ def resolve_student(
     return chosen.model_copy(update={"select": select, "blocks": blocks})
 
 
-def _check_plan(student: StudentRequest, select: Select, teacher: Architecture) -> None:
+def _check_plan(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     """Raises SpecError where blocks can't be left out one after the other by their damage."""
+    if teacher.task != Task.CLASSIFICATION:
+        raise SpecError("teacher", "is a generator, but a plan is for classifiers: give another teacher")
+    if method not in RECOVERING:
+        raise SpecError(
+            "method",
+            f"is {method}, but a plan is for students that inherit blocks: leave it out, or give one of "
+            f"{', '.join(RECOVERING)}",
+        )
+    if student.init == Init.RANDOM:
+        raise SpecError("student.init", "is random, but a plan measures inherited blocks: leave it out")
     if student.select not in (None, Select.RECOVER):
         raise SpecError("student.select", f"is {student.select}, but a plan measures what recover does: leave it out")
-    if select != Select.RECOVER:
-        methods = ", ".join(RECOVERING)
-        raise SpecError(
-            "student.plan",
-            "measures the blocks that a classifier's student inherits: give a classifier, one of the methods "
-            f"{methods}, and no random init",
-        )
     if sum(teacher.blocks) == len(teacher.blocks):
-        raise SpecError(
-            "student.plan", "has nothing to measure: the teacher has one block in each section. Give a deeper teacher"
-        )
+        raise SpecError("teacher", "has one block in each section, so there is nothing to plan: give a deeper teacher")
 
 
 def _check_target_of(method: Method, target: Target) -> None:
@@ -98,7 +99,7 @@ def check_depth(student: StudentRequest, method: Method) -> None:
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
-    for name in ("kept", "ratio", "target", "plan", "select"):
+    for name in ("kept", "ratio", "target", "select"):
         if getattr(student, name) not in (None, Select.EVEN):
             raise SpecError(
                 f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"

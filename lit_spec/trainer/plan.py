@@ -43,14 +43,14 @@ class PlannedStudent(PlannedNetwork):
     """On the validation split."""
     repaired: Measures | None
     """The same after a repair without labels in the way of `select: recover`; null if it was not asked for, or if it
-    did not bring the student closer to the teacher."""
+    did not bring the student closer to the teacher. A job with these blocks as `kept` begins without that repair."""
     front: bool
     """Whether no other student is at once as fast and as good, by the better of its two scores in `metric`."""
 
-    def best(self, metric: str) -> float:
-        """The better of its scores before any training. Raises ValueError for a metric that was not measured."""
+    def best(self, metric: str) -> float | None:
+        """The better of its scores before any training; None if its outputs are not finite."""
         found = [scores.score(metric, Split.VALIDATION) for scores in (self.untrained, self.repaired) if scores]
-        return max(value for value in found if value is not None)
+        return max((value for value in found if value is not None), default=None)
 
     def row(self, teacher: PlannedNetwork, metric: str) -> dict[str, Any]:
         """As in a plan's table. Ratios are teacher / student."""
@@ -58,7 +58,8 @@ class PlannedStudent(PlannedNetwork):
             "depth": self.depth,
             "kept": self.kept,
             "parameters": self.parameters,
-            "parameters_ratio": round(teacher.parameters / self.parameters, 3),
+            # Rounded down, so that this student satisfies a request for this ratio.
+            "parameters_ratio": teacher.parameters * 1000 // self.parameters / 1000,
             "flops": self.flops,
             "flops_ratio": round(teacher.flops / self.flops, 3) if self.flops else None,
             "file_size": self.file_size,
@@ -71,15 +72,24 @@ class PlannedStudent(PlannedNetwork):
         }
 
 
-class PlanSummary(ReportModel):
-    """The `result` of a plan's job in the API."""
+class MeasuredStudents(ReportModel):
+    """The part of a plan's result that its table shows."""
 
-    plan: PlanOptions
     metric: Literal["accuracy", "agreement"]
     """By which students are compared: `agreement` if the validation split has no labels."""
     teacher: PlannedTeacher
     students: list[PlannedStudent]
     """The largest first."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [student.row(self.teacher, self.metric) for student in self.students]
+
+
+class PlanSummary(MeasuredStudents):
+    """The `result` of a plan's job in the API."""
+
+    plan: PlanOptions
     damages: list[list[float | None]]
     """The damage of leaving out each of the teacher's blocks alone; null for a block that must stay, and where the
     outputs are not finite."""
@@ -97,10 +107,6 @@ class PlanSummary(ReportModel):
     versions: dict[str, str]
     seconds: float
     """What the plan took, without loading the data."""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [student.row(self.teacher, self.metric) for student in self.students]
 
 
 class PlanReport(PlanSummary):

@@ -153,7 +153,9 @@ def test_what_comes_next_is_told(api: TestClient, bench: Bench) -> None:
         ({"kind": "plan", "job": {"student": {}}, "students": 1}, "students", "greater than or equal to 2"),
         ({"kind": "plan", "job": {"student": {}}, "seeds": [0, 1]}, "seeds", "trains nothing"),
         ({"kind": "plan", "job": {"student": {"select": "even"}}}, "job.student.select", "recover"),
-        ({"kind": "plan", "job": {"student": {}, "method": "scratch"}}, "kind", "lit, kd, at, mimic"),
+        ({"kind": "plan", "job": {"student": {}, "method": "scratch"}}, "job.method", "lit, kd, at, mimic"),
+        ({"kind": "plan", "job": {"student": {}, "method": "born-again-kd"}}, "job.method", "inherit"),
+        ({"kind": "plan", "job": {"student": {"init": "random"}}}, "job.student.init", "inherited"),
         ({"kind": "plan", "job": {"student": {}, "exports": ["onnx"]}}, "job.exports", "trains none"),
         ({"kind": "plan", "job": {"student": {}, "accept": {"max_accuracy_drop": 1}}}, "job.accept", "trains none"),
     ],
@@ -174,7 +176,8 @@ def test_a_bad_request_names_the_field_and_keeps_nothing(
 
 
 def test_a_plan_is_made(api: TestClient, bench: Bench) -> None:
-    study = make(api, bench.teacher(), "plan", job={"student": {}}, students=3)
+    # The paper's students have random blocks, which a plan has no use for.
+    study = make(api, bench.teacher(), "plan", job={"student": {}, "preset": "paper"}, students=3)
     assert (study["spec"]["students"], study["spec"]["batch"], study["spec"]["repair"]) == (3, 1, False)
     assert (study["progress"]["planned"], study["progress"]["queued"]) == (1, 1)
     [job] = api.get("/v1/jobs").json()["items"]

@@ -66,7 +66,7 @@ from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 LOOK_SECONDS = 0.1
 LOG_SECONDS = 2.0
 PLAN = "plan"
-"""The phase in the progress of a plan, whose epochs are students."""
+"""The phase in the progress of a plan, in which each student counts as an epoch."""
 
 T = TypeVar("T")
 
@@ -171,7 +171,8 @@ class Attempt:
             return RELEASED
         if reason is InterruptReason.TIME_LIMIT:
             limit = self.claim.spec.time_limit_s
-            detail = f"the training took longer than its limit of {limit} s: raise time_limit_s or lower the epochs"
+            less = "lower the epochs" if self.claim.spec.student.plan is None else "measure fewer students"
+            detail = f"the job took longer than its limit of {limit} s: raise time_limit_s or {less}"
             return failed(JobError(type=ErrorType.TIME_LIMIT, detail=detail, field="time_limit_s"))
         raise Interrupted(reason)
 

@@ -26,11 +26,11 @@ from jobs.studies.kinds.trials import (
     Trials,
     TrialsRow,
     TrialStopReason,
+    check_student_is_open,
 )
 from lit_spec import SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
-from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.study import DepthRequest
 from lit_spec.states import JobState
 
@@ -72,9 +72,7 @@ class Depth:
         teacher = spec.inspection.architecture
         if request.max_accuracy_drop is not None and teacher.task is not Task.CLASSIFICATION:
             raise SpecError("max_accuracy_drop", 'is for classifiers, but the teacher is a generator: use "front"')
-        for name in STUDENT_FORMS:
-            if getattr(request.job.student, name) is not None:
-                raise SpecError(f"job.student.{name}", "is what the study varies: leave it out")
+        check_student_is_open(request.job)
         if request.job.method.born_again:
             raise SpecError("job.method", f"{request.job.method} keeps the teacher's depth: use lit or kd")
         offered = [option.depth for option in spec.inspection.students if option.depth < teacher.depth]

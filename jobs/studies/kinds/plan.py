@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.studies.kinds.trials import Choice, Key, NextSteps, Row, StudySpec, Template, Trials
-from lit_spec import SpecError
+from jobs.studies.kinds.trials import Choice, Key, NextSteps, Row, StudySpec, Template, Trials, check_student_is_open
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
-from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.study import PlanRequest
 
@@ -47,9 +45,7 @@ class Plan:
 
     def __init__(self, spec: StudySpec, request: PlanRequest) -> None:
         """Raises SpecError if the base request already says which student it wants."""
-        for name in STUDENT_FORMS:
-            if getattr(request.job.student, name) is not None:
-                raise SpecError(f"job.student.{name}", "is what the plan varies: leave it out")
+        check_student_is_open(request.job)
         self._options = {name: getattr(request, name) for name in PlanOptions.model_fields}
         self._job = spec.job
         self._key = PlanKey(seed=request.job.seed)
@@ -75,7 +71,7 @@ class Plan:
         if trial.live:
             return NextSteps()
         if trial.plan is None:
-            detail = "the plan's job did not succeed: see its error, then resume the study"
+            detail = f"its job {trial.job_id} {trial.state}: see the job's error, then resume the study"
             return NextSteps(failure=StudyError(type=StudyErrorType.NO_RESULT, detail=detail))
         front = [student.depth for student in trial.plan.students if student.front]
         return NextSteps(choice=Choice(values={"front": front}, job_id=trial.job_id))

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.studies.kinds.trials import TrialResult
 from lit_spec import Split
-from lit_spec.trainer.plan import PlanSummary
+from lit_spec.trainer.plan import MeasuredStudents
 from lit_spec.trainer.report import BySplit, LatencyReport, Measures, ReportModel
 
 LATENCY = "batch_1"
@@ -50,9 +50,9 @@ class ResultOfTrial(ReportModel):
     seconds: float | None = None
 
 
-def plan_of(result: dict[str, Any] | None) -> PlanSummary | None:
+def plan_of(result: dict[str, Any] | None) -> MeasuredStudents | None:
     """Read the result of a job that measured a range of students."""
-    return None if result is None else PlanSummary.model_validate(result)
+    return None if result is None else MeasuredStudents.model_validate(result)
 
 
 def trial_result_of(result: dict[str, Any]) -> TrialResult | None:

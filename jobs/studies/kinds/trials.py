@@ -10,11 +10,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_serializer
 
-from lit_spec import Inspection, SpecModel
+from lit_spec import Inspection, JobRequest, SpecError, SpecModel
 from lit_spec.errors import StudyError
+from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.study import AnyStudyRequest, StudyRequest
 from lit_spec.states import JobState
-from lit_spec.trainer.plan import PlanSummary
+from lit_spec.trainer.plan import MeasuredStudents
 
 
 class Key(BaseModel):
@@ -71,7 +72,7 @@ class Trial:
     stopped: TrialStopReason | None = None
     """Set as soon as the study stops the trial. The trial may still succeed."""
     result: TrialResult | None = None
-    plan: PlanSummary | None = None
+    plan: MeasuredStudents | None = None
     """Instead of a result, of a job that measured a range of students."""
     curve: Mapping[EpochKey, float] = field(default_factory=dict)
     """After each epoch: the metric that selects the best epoch. Only for studies that stop trials early."""
@@ -158,6 +159,13 @@ class StudySpec(SpecModel):
     def _with_grids_written_out(self, request: StudyRequest) -> dict[str, Any]:
         # Fields that the request leaves out must stay out: a preset or an arm sets them.
         return {**request.model_dump(mode="json", exclude={"job"}), "job": self.job}
+
+
+def check_student_is_open(job: JobRequest) -> None:
+    """Raises SpecError if the base request says which student it wants."""
+    for name in STUDENT_FORMS:
+        if getattr(job.student, name) is not None:
+            raise SpecError(f"job.student.{name}", "is what the study varies: leave it out")
 
 
 @dataclass(frozen=True)

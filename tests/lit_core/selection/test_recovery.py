@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -209,3 +210,18 @@ def test_blocks_with_arguments_of_their_own_and_several_inputs() -> None:
     found = select_blocks(network, Depth(2), Select.RECOVER, [(torch.randn(8, 3), torch.randn(8, 3))])
     assert len(found.kept_blocks[0]) == 2
     assert found.repaired is not None
+
+
+def test_where_no_block_saves_anything_the_damage_decides() -> None:
+    recovery = Recovery(teacher([0.3] * 4, [0.3] * 3), samples(), Output.LOGITS)
+    recovery.damages = [[None, 5.0, 0.1, math.inf], [None, 4.0, 1.0]]
+    gone = []
+    before = recovery.whole
+    for kept in recovery.descent(lambda _kept: 0.0):
+        gone += [(n, i) for n, own in enumerate(before) for i in own if i not in kept[n]]
+        before = kept
+    # With all savings equal the least damaging block is first, and the first of a section goes like any other.
+    assert [recovery.damages[n][i] for n, i in gone if i > 0] == sorted(
+        (recovery.damages[n][i] for n, i in gone if i > 0), key=lambda damage: damage or 0.0
+    )
+    assert [len(own) for own in before] == [1, 1]

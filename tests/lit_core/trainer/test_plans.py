@@ -8,17 +8,21 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from torch import nn
 
 from lit_core.measuring.cost import count_parameters
+from lit_core.model import save_weights
 from lit_core.networks.student import shortened
 from lit_core.networks.teacher import build_teacher
-from lit_core.selection.plan import file_size
+from lit_core.selection.plan import file_size, with_front
 from lit_core.trainer.job import run_job
 from lit_core.training.loop import Drained
 from lit_spec import JobSpec
 from lit_spec.trainer.folder import PLAN_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import StudentMeasured
 from lit_spec.trainer.plan import PlanReport
+from lit_spec.trainer.report import BySplit, Measures
+from tests.jobs.study_specs import make_plan
 from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt
 from tests.lit_core.trainer.test_training import job_folder, run, stripes, teacher_file, write_dataset
 
@@ -135,3 +139,17 @@ def test_a_teacher_near_chance_is_refused(tmp_path: Path, teacher_file: Path) ->
     code, events = run(folder)
     assert code == TrainerExit.FAILED
     assert events[-1]["error"]["type"] == "teacher-near-chance"
+
+
+def test_students_whose_outputs_are_not_finite_are_not_on_the_front() -> None:
+    good, broken = make_plan([[[0, 1], [0]], [[0], [0]]]).students
+    broken = broken.model_copy(update={"untrained": Measures(agreement=BySplit(val=None))})
+    assert [student.front for student in with_front([good, broken], "agreement")] == [True, False]
+    assert broken.best("agreement") is None
+
+
+def test_weights_that_several_blocks_share_are_in_the_file_more_than_once(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    network[1].weight = network[0].weight
+    save_weights(network, tmp_path / "model.safetensors")
+    assert 0 < (tmp_path / "model.safetensors").stat().st_size - file_size(network) < 500
