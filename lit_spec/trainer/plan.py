@@ -1,7 +1,12 @@
-"""The report of a plan: what a range of students would cost and keep, before any training."""
+"""The report of a plan: what a range of students would cost and keep, before any training.
+
+`python -m lit_spec.trainer.plan` prints its JSON schema.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any, Literal
 
 from pydantic import field_serializer
@@ -120,3 +125,7 @@ class PlanReport(PlanSummary):
 
     def summary(self) -> PlanSummary:
         return PlanSummary.model_validate(self.as_json())
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(PlanReport.model_json_schema(), indent=2, ensure_ascii=False) + "\n")
