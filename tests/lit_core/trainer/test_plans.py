@@ -17,13 +17,14 @@ from lit_core.networks.teacher import build_teacher
 from lit_core.selection.plan import file_size, with_front
 from lit_core.trainer.job import run_job
 from lit_core.training.loop import Drained
-from lit_spec import JobSpec
+from lit_core.training.task import Refused
+from lit_spec import ErrorType, JobSpec
 from lit_spec.trainer.folder import PLAN_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import StudentMeasured
 from lit_spec.trainer.plan import PlanReport
 from lit_spec.trainer.report import BySplit, Measures
 from tests.jobs.study_specs import make_plan
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt
+from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, train_in
 from tests.lit_core.trainer.test_training import job_folder, run, stripes, teacher_file, write_dataset
 
 __all__ = ["teacher_file"]  # a fixture
@@ -32,6 +33,12 @@ __all__ = ["teacher_file"]  # a fixture
 def plan_folder(folder: Path, teacher_file: Path, options: dict[str, Any] | None = None, **changes: Any) -> Path:
     job = {"exports": None, **changes}
     return job_folder(folder, teacher_file, student={"plan": options or {}}, **job)
+
+
+def plan_in(folder: Path) -> PlanReport:
+    """The report of the plan that is prepared there, made in this process."""
+    run_job(folder, KeptMessages(), StopsAt(1000))
+    return report_of(folder)
 
 
 def report_of(folder: Path) -> PlanReport:
@@ -68,11 +75,10 @@ def test_a_plan_measures_students_from_one_block_less_to_one_block_a_section(
 
 def test_a_students_damage_and_scores_are_those_of_its_blocks(tmp_path: Path, teacher_file: Path) -> None:
     """A job with the same blocks has the same untrained student, so its baselines are the plan's numbers."""
-    run(plan_folder(tmp_path / "plan", teacher_file, {"students": 3}))
-    planned = report_of(tmp_path / "plan").students[1]
+    planned = plan_in(plan_folder(tmp_path / "plan", teacher_file, {"students": 3})).students[1]
     once = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
     job = job_folder(tmp_path / "job", teacher_file, student={"kept": planned.kept}, schedule=once)
-    assert run(job)[0] == TrainerExit.DONE
+    train_in(job)
     untrained = json.loads((job / "output" / "report.json").read_text())["baselines"]["untrained"]
     assert planned.untrained.accuracy is not None
     assert planned.untrained.agreement is not None
@@ -83,8 +89,7 @@ def test_a_students_damage_and_scores_are_those_of_its_blocks(tmp_path: Path, te
 
 
 def test_the_front_has_the_students_that_none_beats(tmp_path: Path, teacher_file: Path) -> None:
-    run(plan_folder(tmp_path / "job", teacher_file, {"students": 6}))
-    report = report_of(tmp_path / "job")
+    report = plan_in(plan_folder(tmp_path / "job", teacher_file, {"students": 6, "repair": True}))
     found = [(student.latency_ms, student.best(report.metric)) for student in report.students]
     for student, (latency, score) in zip(report.students, found, strict=True):
         beaten = any(other != (latency, score) and other[0] <= latency and other[1] >= score for other in found)
@@ -101,9 +106,7 @@ def test_without_labels_students_are_compared_by_agreement(tmp_path: Path, teach
         {"students": 2, "repair": repair},
         dataset={"upload": "upl_d", "labels": False},
     )
-    code, events = run(folder)
-    assert code == TrainerExit.DONE, events[-1]
-    report = report_of(folder)
+    report = plan_in(folder)
     assert report.metric == "agreement"
     assert report.teacher.scores.accuracy is None
     assert report.teacher.scores.agreement is not None
@@ -116,7 +119,7 @@ def test_without_labels_students_are_compared_by_agreement(tmp_path: Path, teach
 
 def test_the_picture_shows_each_student_and_each_section(tmp_path: Path, teacher_file: Path) -> None:
     folder = plan_folder(tmp_path / "job", teacher_file, {"students": 3, "repair": False})
-    run(folder)
+    plan_in(folder)
     picture = folder / "output" / "plan.svg"
     ElementTree.parse(picture)  # noqa: S314 - our own file
     text = picture.read_text()
@@ -136,9 +139,9 @@ def test_a_teacher_near_chance_is_refused(tmp_path: Path, teacher_file: Path) ->
     folder = plan_folder(tmp_path / "job", teacher_file)
     x, y = stripes()
     write_dataset(folder / "dataset", x=x, y=(y + 1) % (y.max() + 1))
-    code, events = run(folder)
-    assert code == TrainerExit.FAILED
-    assert events[-1]["error"]["type"] == "teacher-near-chance"
+    with pytest.raises(Refused) as refused:
+        plan_in(folder)
+    assert refused.value.error.type == ErrorType.TEACHER_NEAR_CHANCE
 
 
 def test_students_whose_outputs_are_not_finite_are_not_on_the_front() -> None:
