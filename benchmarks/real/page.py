@@ -111,7 +111,10 @@ def _introduction() -> str:
     tuned = ", ".join(f"`{name}`" for name, arm in ARMS.items() if arm.rates)
     arms = "\n".join(f"| `{name}` | {arm.meaning} |" for name, arm in ARMS.items())
     text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptors=ADAPTOR_STEPS, tuned=tuned)
-    same = "`kd`, `hint` and `mimic` keep the blocks that `default` keeps."
+    same = (
+        "`kd`, `kd-tau8`, `hint` and `mimic` keep the blocks that `default` keeps. Sentence encoders have no `kd-tau8`,\n"
+        "because their distillation has no τ, and no `mimic`, which would be the same as `kd`."
+    )
     return f"{text}\n| Arm | What it is |\n|---|---|\n{arms}\n\n{same}\n"
 
 
