@@ -112,8 +112,8 @@ def _introduction() -> str:
     arms = "\n".join(f"| `{name}` | {arm.meaning} |" for name, arm in ARMS.items())
     text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptors=ADAPTOR_STEPS, tuned=tuned)
     same = (
-        "`kd`, `kd-tau8`, `hint` and `mimic` keep the blocks that `default` keeps. Sentence encoders have no `kd-tau8`,\n"
-        "because their distillation has no τ, and no `mimic`, which would be the same as `kd`."
+        "`kd`, `kd-tau8`, `hint` and `mimic` keep the blocks that `default` keeps. Sentence encoders have no `mimic`,\n"
+        "which would be the same as `kd`, and no `kd-tau8`, because their distillation has no τ."
     )
     return f"{text}\n| Arm | What it is |\n|---|---|\n{arms}\n\n{same}\n"
 
