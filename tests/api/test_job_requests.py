@@ -37,6 +37,7 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
         "select": "recover",
         "kept": None,
         "target": None,
+        "plan": None,
     }
     assert job["spec"]["teacher"]["architecture"]["depth"] == 38
     assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
@@ -73,6 +74,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         "select": "even",
         "kept": None,
         "target": None,
+        "plan": None,
     }
     assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
     assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
@@ -92,6 +94,7 @@ def test_the_named_blocks_reach_the_specification(api: TestClient, bench: Bench)
         "select": None,
         "kept": kept,
         "target": None,
+        "plan": None,
     }
     assert job["request"]["student"] == {"kept": kept}
 

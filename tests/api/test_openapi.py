@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from api.http.bodies import JsonRoute
 from api.http.forms import FormRoute
 from lit_spec import JobRequest, LibraryRequest
-from lit_spec.requests.study import CompareRequest, DepthRequest, SearchRequest
+from lit_spec.requests.study import CompareRequest, DepthRequest, PlanRequest, SearchRequest
 from lit_spec.requests.upload import UploadRequest
 
 STREAM = ("/v1/uploads/{upload_id}", "patch")
@@ -62,7 +62,7 @@ def test_every_body_is_the_schema_of_its_model(document: dict[str, Any]) -> None
         # The document leaves out what is null, and writes numbers as floats.
         assert schemas[model.__name__] == jsonable_encoder(Schema(**own), by_alias=True, exclude_none=True)
     study = bodies.pop(("/v1/studies", "post"))["application/json"]
-    kinds = {"compare": CompareRequest, "search": SearchRequest, "depth": DepthRequest}
+    kinds = {"compare": CompareRequest, "search": SearchRequest, "depth": DepthRequest, "plan": PlanRequest}
     assert study["discriminator"]["mapping"] == {k: REFERENCE.format(model=m.__name__) for k, m in kinds.items()}
     assert {one["$ref"] for one in study["oneOf"]} == set(study["discriminator"]["mapping"].values())
     patch = bodies.pop(("/v1/jobs/{job_id}/rerun", "post"))["application/merge-patch+json"]

@@ -223,7 +223,8 @@ def test_all_trained_arms_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -
             assert schedule["steps_per_epoch"] * epochs == experiment.steps, (experiment.name, arm)
 
 
-def test_every_tuned_arm_finds_its_rates() -> None:
+def test_every_tuned_arm_finds_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "NETWORKS", NETWORKS)
     names = {experiment.name for experiment in EXPERIMENTS}
     assert {experiment.rates_of for experiment in EXPERIMENTS} <= set(names)
     assert len(cells_of("lite0-50/default", None)) == 3

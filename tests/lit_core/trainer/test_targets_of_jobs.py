@@ -125,7 +125,7 @@ def test_a_resumed_job_keeps_the_student_that_was_chosen(
     def measured_again(*_: Any) -> BlockCosts:
         raise AssertionError
 
-    monkeypatch.setattr(targets, "block_latencies", measured_again)
+    monkeypatch.setattr(targets, "latency_costs", measured_again)
     resumed = KeptMessages()
     report = run_job(folder, resumed, StopsAt(10**9))
     assert not any(isinstance(message, StudentChosen) for message in resumed.messages)
