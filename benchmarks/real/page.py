@@ -62,7 +62,7 @@ How to read the tables:
 - **Budget**: all trained arms take {steps} steps of {batch} samples, see the same samples in the same order with the
   same augmentation (random resized crops and mirroring; sentences stay as they are), and leave the statistics of
   BatchNorm alone. What an arm does before its training (the choice of blocks, repairs, adaptors) is not counted in
-  steps, but is in the seconds. PRACTISE trains {adaptors} steps for each block that it could leave out.
+  steps, but is in the CPU seconds. PRACTISE trains {adaptors} steps for each block that it could leave out.
 - **Learning rates** of {tuned} were chosen by two other seeds on a validation part of the training samples, for some
   experiments together; `default` and `lit-even` have their recipe's own.
 """
@@ -191,7 +191,7 @@ def _section(experiment: Experiment, arms: Mapping[str, list[Run]]) -> str:
         f"The teacher is {experiment.network}, with {some[0]['teacher_parameters']:,} parameters. The student has",
         f"{experiment.depth} blocks, and is made with {experiment.samples} samples.",
         "",
-        f"| Arm | {_capital(first)} | {_capital(second)} | Blocks | Parameters | Learning rate | Seconds | Seeds |",
+        f"| Arm | {_capital(first)} | {_capital(second)} | Blocks | Parameters | Learning rate | CPU seconds | Seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for arm, own in arms.items():
@@ -199,11 +199,16 @@ def _section(experiment: Experiment, arms: Mapping[str, list[Run]]) -> str:
         parameters = " / ".join(dict.fromkeys(f"{run['parameters']:,}" for run in own))
         rate = "" if own[0]["rate"] is None else f"{own[0]['rate']:g}"
         lines.append(
-            f"| {arm} | {' | '.join(values)} | {_blocks(own)} | "
-            f"{parameters} | {rate} | {statistics.median(run['seconds'] for run in own):.0f} | {len(own)} |"
+            f"| {arm} | {' | '.join(values)} | {_blocks(own)} | {parameters} | {rate} | {_seconds(own)} | {len(own)} |"
         )
     notes = dict.fromkeys(note for own in arms.values() for run in own for note in run["notes"])
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), *([""] if notes else [])])
+
+
+def _seconds(runs: Sequence[Run]) -> str:
+    """The median; some runs were made before it was the processor's time that was measured."""
+    known = [run["seconds"] for run in runs if run["seconds"] is not None]
+    return f"{statistics.median(known):.0f}" if known else ""
 
 
 def _capital(metric: Metric) -> str:
