@@ -17,8 +17,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    """Mean and standard deviation; one value alone has none."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def shown_difference(values: Sequence[float], digits: int = 2) -> str:
