@@ -104,8 +104,7 @@ def run_plan(
         recovery = Recovery(planning.teacher, list(inputs), Output.LOGITS)
         log.info("damages: %s", recovery.damages)
         students = list(_students(planning, recovery, costs, messages, stop))
-    report = _report(planning, recovery, costs, students, checked, environment)
-    report.seconds = round(time.monotonic() - started, 3)
+    report = _report(planning, recovery, costs, students, checked, environment, time.monotonic() - started)
     output.mkdir(exist_ok=True)
     (output / REPORT_FILE).write_text(json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n")
     write_picture(report, output / PLAN_PICTURE_FILE)
@@ -133,6 +132,7 @@ def _report(
     students: list[PlannedStudent],
     checked: dict[str, Any],
     environment: dict[str, str],
+    seconds: float,
 ) -> PlanReport:
     spec, dataset, network = planning.spec, planning.dataset, planning.teacher.network
     metric = "accuracy" if planning.labelled else "agreement"
@@ -158,6 +158,6 @@ def _report(
         notes=[checked["note"]] if "note" in checked else [],
         environment=environment,
         versions=versions(),
-        seconds=0.0,
+        seconds=round(seconds, 3),
         specification=spec,
     )

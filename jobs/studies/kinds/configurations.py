@@ -5,30 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from jobs.studies.kinds.statistics import describe
 from jobs.studies.kinds.trials import KeyT, Trial, TrialResult, Trials
 from lit_spec.states import JobState
-
-
-class Summary(TypedDict):
-    """The fields that every row has."""
-
-    trials: int
-    succeeded: int
-    failed: int
-    stopped: int
-    validation_mean: float | None
-    validation_std: float | None
-    test_mean: float | None
-    test_std: float | None
-    test_low: float | None
-    test_high: float | None
-    parameters: int | None
-    seconds: float | None
-    job_id: str | None
-
 
 DECIMALS_OF_EQUALS = 3
 
@@ -74,28 +55,29 @@ class Configuration:
         found = [(trial.result.validation, trial.job_id) for trial in self.made if trial.result is not None]
         return max(found, key=lambda entry: entry[0])[1] if found else None
 
-    def summary(self) -> Summary:
+    def summary(self) -> dict[str, Any]:
+        """The fields of a `TrialsRow`, without whether it is chosen."""
         validation = describe([result.validation for result in self.results])
         test = describe(numbers(self.results, lambda result: result.test))
         states = [trial.state for trial in self.made]
         unwanted = [trial for trial in self.made if trial.state is JobState.CANCELLED and trial.stopped is not None]
         ended_badly = states.count(JobState.FAILED) + states.count(JobState.CANCELLED)
         parameters = [result.parameters for result in self.results if result.parameters is not None]
-        return Summary(
-            trials=len(self.trials),
-            succeeded=states.count(JobState.SUCCEEDED),
-            failed=ended_badly - len(unwanted),
-            stopped=len(unwanted),
-            validation_mean=validation.mean,
-            validation_std=validation.std,
-            test_mean=test.mean,
-            test_std=test.std,
-            test_low=test.low,
-            test_high=test.high,
-            parameters=parameters[0] if parameters else None,
-            seconds=describe(numbers(self.results, lambda result: result.seconds)).mean,
-            job_id=self.best_job,
-        )
+        return {
+            "trials": len(self.trials),
+            "succeeded": states.count(JobState.SUCCEEDED),
+            "failed": ended_badly - len(unwanted),
+            "stopped": len(unwanted),
+            "validation_mean": validation.mean,
+            "validation_std": validation.std,
+            "test_mean": test.mean,
+            "test_std": test.std,
+            "test_low": test.low,
+            "test_high": test.high,
+            "parameters": parameters[0] if parameters else None,
+            "seconds": describe(numbers(self.results, lambda result: result.seconds)).mean,
+            "job_id": self.best_job,
+        }
 
 
 def best(configurations: Sequence[tuple[Any, Configuration]]) -> tuple[Any, Configuration] | None:
