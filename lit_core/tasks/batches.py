@@ -52,11 +52,12 @@ class IterableTask:
         self.samples = steps * hyperparameters.schedule.batch_size
         self.output = hyperparameters.output
         self.selection = "cosine" if self.output == Output.EMBEDDING else "accuracy"
+        self.held_out = validation is not None
         self.masks: dict[str, Tensor] = {}
         self._iterator: Iterator[Any] = iter(())
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
-        return self.validation is None
+        return not self.held_out
 
     def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
         return distillation_updater(hyperparameters, phase, self.teacher, self.student, self.masks)

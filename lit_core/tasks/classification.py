@@ -66,7 +66,7 @@ class Classification:
         self.samples = len(self.train.y) + spec.n_random
         _check_labels(spec, self.train)
         self.labelled = dataset.splits[Split.VALIDATION].labelled
-        self.selection = "accuracy" if self.labelled else "agreement"
+        self.selection, self.held_out = "accuracy" if self.labelled else "agreement", True
         self.masks: dict[str, Tensor] = {}
         if spec.method == Method.PRUNE:
             self.masks = prune_to(student.network, student_parameters, spec.pruning, self._spared())

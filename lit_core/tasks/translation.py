@@ -37,6 +37,7 @@ class Translation:
     """Trains a student to translate images as its teacher does."""
 
     selection = "psnr"
+    held_out = True
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class Trainable(Protocol):
     """Number of samples in one pass over the training data."""
     selection: str
     """Name of the metric in `Scores.value`."""
+    held_out: bool
+    """Whether scores and divergences are measured on samples that are not trained on."""
 
     def supersedes(self, phase: Phase) -> bool:
         """Whether each epoch of the phase is better than all before it, whatever the scores say."""

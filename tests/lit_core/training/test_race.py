@@ -35,7 +35,7 @@ def asked(rate: float, **changes: Any) -> Hyperparameters:
     return Hyperparameters(**{**plain, "schedule": schedule, **changes})
 
 
-def task(given: Hyperparameters, data: Any = None, *, fixed: bool = False) -> IterableTask:
+def task(given: Hyperparameters, data: Any = None, *, fixed: bool = False, held_out: bool = True) -> IterableTask:
     network = TwoSections([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     if fixed:
         network.requires_grad_(False)
@@ -43,7 +43,7 @@ def task(given: Hyperparameters, data: Any = None, *, fixed: bool = False) -> It
     teacher = sectioned(network, torch.zeros(2, 3), ["lower", "upper"])
     generator = torch.Generator().manual_seed(1)
     batches = [torch.randn(16, 3, generator=generator) for _ in range(6)] if data is None else data
-    validation = [torch.randn(64, 3, generator=generator)]
+    validation = [torch.randn(64, 3, generator=generator)] if held_out else None
     return IterableTask(given, teacher, shortened(teacher, [[0, 2], [0, 2]]), batches, validation, 20, 4)
 
 
@@ -125,12 +125,24 @@ def test_every_candidate_and_the_training_get_the_data_from_its_start() -> None:
     assert data.given == [0]
 
 
+def test_without_validation_data_methods_and_higher_rates_do_not_compete() -> None:
+    """On samples that are trained on, `kd` is closest to the teacher by its own loss, and so is the highest rate."""
+    found = found_for(asked(3e-4), held_out=False)
+    assert [(racer.method, racer.learning_rate) for racer in found.racers] == [(Method.LIT, 3e-4)]
+    assert (found.method, found.learning_rate) == (Method.LIT, 3e-4)
+
+
+def test_without_validation_data_a_rate_that_destroys_the_student_is_cut_all_the_same() -> None:
+    found = found_for(asked(1.0), held_out=False)
+    assert found.learning_rate < 1
+    assert {racer.method for racer in found.racers} == {Method.LIT}
+
+
 def test_without_validation_data_candidates_are_compared_on_the_same_samples() -> None:
     """The data gives another order in each pass."""
     x = torch.randn(320, 3, generator=torch.Generator().manual_seed(4))
     loader = DataLoader(TensorDataset(x), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
-    one = task(asked(1e-3), loader)
-    one.validation = None
+    one = task(asked(1e-3), loader, held_out=False)
     assert one.divergence() == one.divergence() > 0
 
 
