@@ -22,6 +22,7 @@ from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, race_notes, selection_report
 from lit_core.seeding import seeded
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
+from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.batches import (
     Batches,
@@ -85,6 +86,7 @@ def compress(
     target: Mapping[str, Any] | None = None,
     sections: Sequence[str | Sequence[str]] | None = None,
     select: Select | str | None = None,
+    repair: bool | None = None,
     validation: Batches | None = None,
     preset: Preset | str | None = None,
     device: torch.device | str | None = None,
@@ -98,10 +100,11 @@ def compress(
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
     times fewer parameters, at least), `target` (as {"latency_ratio": 1.5}: the fields of `lit_spec.Target`) and `kept`
     (of each section the indices of the blocks that stay, from 0). Unless `kept` names them, `select` chooses the
-    blocks: "recover" (the default), "even", "first" or "importance". `sections` are module paths (docs/models.md);
-    None: they are found. With `validation`, data of the same kind, the best epoch gives the student, and that may be
-    epoch 0, the untrained or repaired one; without it the last epoch does, and nobody knows whether it is better than
-    the untrained student.
+    blocks: "recover" (the default), "even", "first" or "importance". With `repair` the training begins with the
+    repaired student, if that is closer to the model; None: with "recover". `sections` are module paths
+    (docs/models.md); None: they are found. With `validation`, data of the same kind, the best epoch gives the student,
+    and that may be epoch 0, the untrained or repaired one; without it the last epoch does, and nobody knows whether it
+    is better than the untrained student.
     With `output="embedding"` the model's output is an embedding (B, D), of which the direction counts.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
@@ -115,8 +118,7 @@ def compress(
             "give one of blocks (as [2, 2, 2]), depth (as 6), ratio (as 2.5), kept (as [[0], [0, 2]]) and target (as "
             '{"latency_ratio": 1.5})'
         )
-    parsed_target = _target(target, ratio, validation)
-    chosen_by = _select(select, kept)
+    wish = _Wish(blocks, depth, kept, _target(target, ratio, validation), _select(select, kept), repair)
     asked = _asked(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
@@ -130,31 +132,37 @@ def compress(
         teacher = _teacher(model, place, inputs, sections or ())
         outputs = _outputs(teacher, inputs)
         _check(teacher, inputs, outputs, given, asked)
-        if chosen_by is None:
-            selection = _kept(teacher, kept or (), inputs)
-        else:
-            importance_inputs = (tuple(x.to(place) for x in batch) for batch in _first_inputs(given.training))
-            if parsed_target is None:
-                wanted = _wanted(teacher, blocks, depth)
-                selection = select_blocks(teacher, wanted, chosen_by, importance_inputs, asked.output)
-            else:
-                measurements = Measurements(
-                    sample=lambda batch: tuple(_repeated(x, batch) for x in inputs),
-                    precision=asked.precision,
-                    drop=lambda network: validation_drop(
-                        teacher.network, network, given.validation or (), outputs, asked.output
-                    ),
-                )
-                field = "target" if ratio is None else "ratio"
-                selection = select_for_target(
-                    teacher, parsed_target, chosen_by, importance_inputs, measurements, field, asked.output
-                )
+        selection = _selection(wish, teacher, given, inputs, outputs, asked)
         student = shortened(teacher, selection.kept_blocks)
         task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
         trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
         network = student.network.eval()
         pruned = _pruned_networks(trained)
-        return Compressed(network, _report(trained, chosen_by, pruned, inputs).as_json(), pruned)
+        return Compressed(network, _report(trained, wish.select, pruned, inputs).as_json(), pruned)
+
+
+@dataclass(frozen=True)
+class _NamedTarget:
+    target: Target
+    field: str
+    """The argument that gave it."""
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """Which student the caller wants: one of the first four."""
+
+    blocks: Sequence[int] | None
+    depth: int | None
+    kept: Sequence[Sequence[int]] | None
+    target: _NamedTarget | None
+    select: Select | None
+    """None: `kept` names the blocks."""
+    repair: bool | None
+
+    @property
+    def repairs(self) -> bool:
+        return self.select == Select.RECOVER if self.repair is None else self.repair
 
 
 class SilentObserver:
@@ -306,6 +314,40 @@ def _outputs(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
     )
 
 
+def _selection(
+    wish: _Wish,
+    teacher: SectionedNetwork,
+    given: _GivenData,
+    inputs: tuple[Tensor, ...],
+    outputs: int,
+    asked: Hyperparameters,
+) -> Selection:
+    """The student's blocks, and its repaired weights if it is to be repaired. `inputs` are two samples, on the
+    teacher's device. Raises ValueError for a student that this model can't have."""
+    looks_at_data = wish.repairs or wish.select in (Select.RECOVER, Select.IMPORTANCE)
+    batches = [
+        tuple(x.to(inputs[0].device) for x in batch)
+        for batch in (_first_inputs(given.training) if looks_at_data else ())
+    ]
+    if wish.select is None:
+        selection = _kept(teacher, wish.kept or (), inputs)
+    elif wish.target is None:
+        selection = select_blocks(
+            teacher, _wanted(teacher, wish.blocks, wish.depth), wish.select, batches, asked.output
+        )
+    else:
+        measurements = Measurements(
+            sample=lambda batch: tuple(_repeated(x, batch) for x in inputs),
+            precision=asked.precision,
+            drop=lambda network: validation_drop(
+                teacher.network, network, given.validation or (), outputs, asked.output
+            ),
+        )
+        target, field = wish.target.target, wish.target.field
+        selection = select_for_target(teacher, target, wish.select, batches, measurements, field, asked.output)
+    return with_repair(selection, teacher, batches, asked.output) if wish.repairs else selection
+
+
 def _repeated(x: Tensor, batch: int) -> Tensor:
     """A batch of this size of the first sample."""
     return x[:1].repeat(batch, *[1] * (x.ndim - 1))
@@ -336,19 +378,18 @@ def _kept(teacher: SectionedNetwork, kept: Sequence[Sequence[int]], inputs: tupl
     return Selection(indices)
 
 
-def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: Batches | None) -> Target | None:
+def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: Batches | None) -> _NamedTarget | None:
     """Raises ValueError for a target that doesn't fit the other arguments."""
     if target is None and ratio is None:
         return None
-    given = {"parameters_ratio": ratio} if target is None else dict(target)
+    given, field = (dict(target), "target") if target is not None else ({"parameters_ratio": ratio}, "ratio")
     try:
         found = Target.model_validate(given)
     except ValidationError as failure:
-        field = "ratio" if target is None else "target"
         raise ValueError(f"{field}: {as_text(mistakes(Target, given, failure))}") from failure
     if found.max_accuracy_drop is not None and validation is None:
         raise ValueError("target has max_accuracy_drop, which is measured on validation data: give validation")
-    return found
+    return _NamedTarget(found, field)
 
 
 def _with_mixing(asked: Hyperparameters, first: FirstBatch, is_given: bool) -> Hyperparameters:

@@ -296,8 +296,8 @@ class CompressionReport(ReportModel):
     validation: dict[str, float | None] | None
     """`agreement`, `teacher_accuracy` and `student_accuracy` in percent; None without validation data."""
     baselines: dict[str, dict[str, float | None]] | None
-    """The same scores of `untrained`, the student before its training, and of `repaired`, if the blocks were chosen by
-    `recover`; None without validation data."""
+    """The same scores of `untrained`, the student before its training, and of `repaired`, if a repair brought it closer
+    to the model; None without validation data."""
     outcome: Outcome | None
     """What the training made of the student; None without validation data."""
     setbacks: list[Setback]

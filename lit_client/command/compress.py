@@ -60,6 +60,10 @@ def compress_command(
         typer.Option(help="Or which of the teacher's blocks it keeps, by section, from 0, for example 0/0,2."),
     ] = None,
     select: Annotated[Select | None, typer.Option(help="How the blocks to keep are chosen.")] = None,
+    repair: Annotated[
+        bool | None,
+        typer.Option(help="Repair the student before its training; with --select recover that is the default."),
+    ] = None,
     then: Annotated[
         list[str] | None,
         typer.Option(help="An operation on the trained student, prune:0.5 or int8; may be repeated, in that order."),
@@ -142,6 +146,7 @@ def compress_command(
         "student.target.latency_ratio": speedup,
         **target_option(target),
         "student.select": select,
+        "student.repair": repair,
         "architecture": None if architecture is None else parse_architecture(architecture),
         "then": then or None,
         "exports": exports or None,

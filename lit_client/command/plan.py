@@ -55,12 +55,13 @@ def plan_command(
     fields: dict[str, Any] = {"students": students, "batch": batch, "repair": repair or None}
     body = study_request("plan", job, fields, None, name, tags)
     study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
-    if not as_json and (kept := _example(study)) is not None:
+    if not as_json and (example := _example(study)) is not None:
         given = [("--dataset", dataset), ("--architecture", architecture), ("--device", device), ("--url", url)]
         given += [("--request", None if request_file is None else str(request_file))]
         given += [("--set", setting) for setting in settings or []]
         options = [word for option, value in given if value is not None for word in (option, value)]
-        words = [teacher, *options, *["--no-labels"] * _is_unlabelled(study), "--kept", kept, "-o", "student"]
+        words = [teacher, *options, *["--no-labels"] * _is_unlabelled(study), "--kept", kept_text(example["kept"])]
+        words += [*["--repair"] * (example["repaired"] is not None), "-o", "student"]
         display.stdout.print(f"To make one of them: {shlex.join(['litc', 'compress', *words])}", soft_wrap=True)
     end(study)
 
@@ -69,7 +70,7 @@ def _is_unlabelled(study: Study) -> bool:
     return study.table is not None and study.table.validation_metric == "agreement"
 
 
-def _example(study: Study) -> str | None:
-    """The blocks of a student in the middle of the front, as `--kept` takes them."""
+def _example(study: Study) -> dict[str, Any] | None:
+    """The row of a student in the middle of the front."""
     front = [row for row in (study.table.rows if study.table else []) if row.get("front")]
-    return kept_text(front[len(front) // 2]["kept"]) if front else None
+    return front[len(front) // 2] if front else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from lit_core.data import Dataset, Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
-from lit_core.networks.block_selection import Selection, first_blocks_stay
+from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
@@ -22,6 +22,7 @@ from lit_core.networks.student import build_student, shallow_architecture, stude
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import versions
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
+from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.trainer.environment import environment_of, prepare_torch
@@ -185,12 +186,20 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
-    """Raises SpecError for blocks of which one that must stay is missing, and for a target that no student reaches."""
+    """The student's blocks, and its repaired weights if it is to be repaired. Raises SpecError for blocks of which one
+    that must stay is missing, and for a target that no student reaches."""
+    inputs = list(_importance_inputs(spec, dataset, device))
+    selection = _chosen_blocks(spec, teacher, dataset, device, inputs)
+    return with_repair(selection, teacher, inputs) if spec.student.repair else selection
+
+
+def _chosen_blocks(
+    spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device, inputs: Sequence[Inputs]
+) -> Selection:
     student = spec.student
-    inputs = _importance_inputs(spec, dataset, device)
     if student.select is None:
         kept = student.kept or []
-        check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, next(inputs)), "student.kept")
+        check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, inputs[0]), "student.kept")
         return Selection(kept)
     if student.blocks is not None:
         return select_blocks(teacher, FixedBlocks(student.blocks), student.select, inputs)
@@ -223,7 +232,7 @@ def _with_student(spec: JobSpec, selection: Selection) -> JobSpec:
     return spec.model_copy(update={"student": spec.student.model_copy(update=update)})
 
 
-def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[Inputs]:
     """Samples; for a generator with the domain of another sample as the target."""
     x, y = dataset.splits[Split.TRAIN].x, dataset.splits[Split.TRAIN].y
     # Spread over the data, because samples are often sorted by class.

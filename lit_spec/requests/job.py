@@ -15,7 +15,7 @@ from lit_spec.requests.presets import Preset
 from lit_spec.requests.target import Target
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
-SPEC_VERSION = 5
+SPEC_VERSION = 6
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -60,6 +60,9 @@ class StudentRequest(SpecModel):
     classifier's student that inherits blocks, by a method that compares it with the teacher; otherwise `even`."""
     init: Init | None = None
     """None: `inherit`, but `random` for the methods scratch and born-again."""
+    repair: bool | None = None
+    """Whether the student is repaired without labels before the training. Where that brings it closer to the teacher
+    and it is no worse on the validation split, the training begins there. None: with `select: recover`."""
     allow_same_depth: bool = False
 
     @model_validator(mode="after")
@@ -106,6 +109,8 @@ class StudentSpec(SpecModel):
     """None: `kept` names the blocks."""
     kept: Kept | None = None
     """None: the trainer chooses the blocks, by `select`."""
+    repair: bool = False
+    """Whether the student is repaired before the training."""
     target: Target | None = None
     """What the request's `target` or `ratio` asks for."""
     plan: PlanOptions | None = None

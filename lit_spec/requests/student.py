@@ -13,7 +13,7 @@ from lit_spec.requests.target import Target
 from lit_spec.requests.training import Init, Method, Select
 
 RECOVERING = (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
-"""Methods whose students may have the blocks that `recover` chooses."""
+"""Methods whose students may have the blocks that `recover` chooses, and may be repaired."""
 FIXED_RULES: dict[Select, Rule] = {Select.EVEN: evenly, Select.FIRST: first}
 """Which blocks of a section a student has, where that doesn't depend on the data."""
 
@@ -32,9 +32,22 @@ def resolve_student(
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
     check_depth(student, method)
-    if student.kept is not None:
-        return _student_of_kept(student.kept, student.allow_same_depth, init, inspection)
-    select = _select(student.select, method, init, teacher.task)
+    select = None if student.kept is not None else _select(student.select, method, init, teacher.task)
+    chosen = _sized(student, method, select, init, inspection, dataset)
+    return chosen.model_copy(update={"repair": _repair(student.repair, method, select, init, teacher.task)})
+
+
+def _sized(
+    student: StudentRequest,
+    method: Method,
+    select: Select | None,
+    init: Init,
+    inspection: Inspection,
+    dataset: DatasetRequest,
+) -> StudentSpec:
+    """The student with its blocks, as far as the request alone decides them. Raises SpecError."""
+    if select is None:
+        return _student_of_kept(student.kept or [], student.allow_same_depth, init, inspection)
     if student.target is not None or student.ratio is not None:
         target = student.target or Target(parameters_ratio=student.ratio)
         field = "ratio" if student.target is None else "target"
@@ -45,7 +58,7 @@ def resolve_student(
         return chosen.model_copy(update={"select": select})
     chosen = _student_of_depth(student.depth, student.allow_same_depth, init, inspection)
     # How many blocks of each section stay is chosen together with which ones.
-    blocks = None if select == Select.RECOVER and chosen.blocks != teacher.blocks else chosen.blocks
+    blocks = None if select == Select.RECOVER and chosen.blocks != inspection.architecture.blocks else chosen.blocks
     return chosen.model_copy(update={"select": select, "blocks": blocks})
 
 
@@ -63,6 +76,8 @@ def _check_plan(student: StudentRequest, method: Method, teacher: Architecture) 
         raise SpecError("student.init", "is random, but a plan measures inherited blocks: leave it out")
     if student.select not in (None, Select.RECOVER):
         raise SpecError("student.select", f"is {student.select}, but a plan measures what recover does: leave it out")
+    if student.repair is not None:
+        raise SpecError("student.repair", "is for a student that is trained: give student.plan.repair instead")
     if sum(teacher.blocks) == len(teacher.blocks):
         raise SpecError("teacher", "has one block in each section, so there is nothing to plan: give a deeper teacher")
 
@@ -79,7 +94,7 @@ def _check_target_of(method: Method, target: Target) -> None:
 
 def _select(asked: Select | None, method: Method, init: Init, task: Task) -> Select:
     """Raises SpecError if the blocks can't be chosen so."""
-    recovers = init == Init.INHERIT and task == Task.CLASSIFICATION and method in RECOVERING
+    recovers = _is_repairable(method, init, task)
     if asked is None:
         return Select.RECOVER if recovers else Select.EVEN
     if asked != Select.EVEN and init == Init.RANDOM:
@@ -88,6 +103,22 @@ def _select(asked: Select | None, method: Method, init: Init, task: Task) -> Sel
         what = f"method {method}" if task == Task.CLASSIFICATION else "generators"
         raise SpecError("student.select", f"is recover, which is not for {what}: give even, first or importance")
     return asked
+
+
+def _is_repairable(method: Method, init: Init, task: Task) -> bool:
+    """Whether a student inherits its blocks, and its outputs are compared with the teacher's."""
+    return init == Init.INHERIT and task == Task.CLASSIFICATION and method in RECOVERING
+
+
+def _repair(asked: bool | None, method: Method, select: Select | None, init: Init, task: Task) -> bool:
+    """Raises SpecError if there is nothing to repair."""
+    if asked and not _is_repairable(method, init, task):
+        if task != Task.CLASSIFICATION:
+            what = "generators"
+        else:
+            what = "random blocks" if init == Init.RANDOM else f"method {method}"
+        raise SpecError("student.repair", f"is true, but there is no repair for {what}: leave it out")
+    return select == Select.RECOVER if asked is None else asked
 
 
 def check_depth(student: StudentRequest, method: Method) -> None:
@@ -99,8 +130,8 @@ def check_depth(student: StudentRequest, method: Method) -> None:
 def _check_born_again(student: StudentRequest, method: Method, teacher: Architecture) -> None:
     if student.depth not in (None, teacher.depth) or student.blocks not in (None, teacher.blocks):
         raise SpecError("student", f"method {method} keeps the teacher's depth {teacher.depth}: leave the depth out")
-    for name in ("kept", "ratio", "target", "select"):
-        if getattr(student, name) not in (None, Select.EVEN):
+    for name in ("kept", "ratio", "target", "select", "repair"):
+        if getattr(student, name) not in (None, False, Select.EVEN):
             raise SpecError(
                 f"student.{name}", f"has no effect with method {method}, which keeps all blocks: leave it out"
             )

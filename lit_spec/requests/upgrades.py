@@ -40,6 +40,13 @@ def _without_plan(job: Stored) -> Stored:
     return {**job, "spec_version": 5}
 
 
+def _with_repair(job: Stored) -> Stored:
+    """In version 5 `recover` repaired every student that it chose, and other students were never repaired."""
+    student = job["student"]
+    repaired = student.get("select") == "recover" and student.get("plan") is None
+    return {**job, "spec_version": 6, "student": {**student, "repair": repaired}}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
@@ -60,6 +67,11 @@ def _without_plans(study: Stored) -> Stored:
     return study
 
 
+def _without_repair(study: Stored) -> Stored:
+    """Version 4 knew no `student.repair`, and would fail a study that has the field."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -74,9 +86,9 @@ def _without_rule(arm: Stored) -> Stored:
     return {**arm, "student": {**student, "select": None}} if names_blocks else arm
 
 
-JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target, 4: _without_plan}
+JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target, 4: _without_plan, 5: _with_repair}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks, 3: _without_plans}
+STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks, 3: _without_plans, 4: _without_repair}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

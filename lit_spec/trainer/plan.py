@@ -47,8 +47,8 @@ class PlannedStudent(PlannedNetwork):
     untrained: Measures
     """On the validation split."""
     repaired: Measures | None
-    """The same after a repair without labels in the way of `select: recover`; null if it was not asked for, or if it
-    did not bring the student closer to the teacher. A job with these blocks as `kept` begins without that repair."""
+    """The same after a repair without labels; null if it was not asked for, or if it did not bring the student closer
+    to the teacher. A job with these blocks as `kept` and with `student.repair` begins there."""
     front: bool
     """Whether no other student is at once as fast and as good, by the better of its two scores in `metric`."""
 

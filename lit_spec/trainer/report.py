@@ -113,7 +113,7 @@ class Baselines(ReportModel):
     """The student before its training and any repair: blocks that were left out, cut back by pruning, or have random
     weights."""
     repaired: Measures | None = None
-    """With `select: recover`: the same student after its repair. The training begins with it, unless the untrained one
+    """Where it was repaired: the same student afterwards. The training begins with it, unless the untrained one
     is better."""
 
 

@@ -38,6 +38,7 @@ def test_the_smallest_request_becomes_an_explicit_specification(api: TestClient,
         "kept": None,
         "target": None,
         "plan": None,
+        "repair": True,
     }
     assert job["spec"]["teacher"]["architecture"]["depth"] == 38
     assert (job["spec"]["alpha"], job["spec"]["beta"], job["spec"]["tau"]) == (0.5, 0.5, 4.0)
@@ -75,6 +76,7 @@ def test_the_methods_own_words_and_the_rest_reach_the_specification(api: TestCli
         "kept": None,
         "target": None,
         "plan": None,
+        "repair": False,
     }
     assert (spec["alpha"], spec["beta"], spec["tau"], spec["ir_loss"]) == (0.25, 0.0, 2.5, "l1")
     assert spec["schedule"]["lit"]["schedule"] == {"kind": "milestones", "milestones": [3], "gamma": 0.1}
@@ -95,6 +97,7 @@ def test_the_named_blocks_reach_the_specification(api: TestClient, bench: Bench)
         "kept": kept,
         "target": None,
         "plan": None,
+        "repair": False,
     }
     assert job["request"]["student"] == {"kept": kept}
 

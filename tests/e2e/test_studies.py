@@ -181,7 +181,7 @@ def test_a_plan_shows_what_students_would_keep_and_one_of_them_keeps_it(service:
         return done.stdout
 
     small = ["--set", "dataset.train_samples=100"]
-    shown = litc("plan", str(TEACHER), "--dataset", "digits", "--students", "3", "--device", "cpu", *small)
+    shown = litc("plan", str(TEACHER), "--dataset", "digits", "--students", "3", "--repair", "--device", "cpu", *small)
     assert "accuracy; the teacher:" in shown
     assert {path.name for path in (tmp_path / "plan").iterdir()} == {"plan.svg", "report.json"}
     report = json.loads((tmp_path / "plan" / "report.json").read_text())
@@ -195,7 +195,8 @@ def test_a_plan_shows_what_students_would_keep_and_one_of_them_keeps_it(service:
     made = json.loads((tmp_path / "student" / "report.json").read_text())
     assert made["selection"]["kept"] == kept
     assert (made["student"]["parameters"], made["student"]["flops"]) == (planned["parameters"], planned["flops"])
-    assert made["baselines"]["untrained"]["accuracy"]["val"] == planned["untrained"]["accuracy"]["val"]
+    for name in ("untrained", "repaired"):
+        assert made["baselines"][name]["accuracy"]["val"] == planned[name]["accuracy"]["val"]
 
 
 def worker_of(job: Job) -> int:

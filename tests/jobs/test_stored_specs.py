@@ -77,6 +77,9 @@ VERSION_1: dict[str, Any] = {
     "augmentation": {"shift": 1, "flip": False},
 }
 """As the first version stored it."""
+BEFORE_TARGETS: dict[str, Any] = {"target": None, "plan": None, "repair": False}
+BEFORE_KEPT: dict[str, Any] = {"kept": None, **BEFORE_TARGETS}
+"""What the students of jobs from before these fields have in them."""
 
 
 def store(bench: Bench, job_id: str, **values: Any) -> None:
@@ -132,7 +135,7 @@ def test_a_job_from_before_blocks_could_be_named_chooses_them_as_it_did(bench: B
     read = claimed_spec(bench)
     assert read is not None
     assert (read.spec_version, read.student.select, read.student.kept) == (SPEC_VERSION, Select.FIRST, None)
-    assert read.model_dump(mode="json") == {**spec, "student": {**student, "kept": None, "target": None, "plan": None}}
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, **BEFORE_KEPT}}
 
 
 def test_a_job_from_before_targets_keeps_its_blocks(bench: Bench) -> None:
@@ -142,7 +145,27 @@ def test_a_job_from_before_targets_keeps_its_blocks(bench: Bench) -> None:
     store(bench, old, spec_version=3, spec={**spec, "spec_version": 3, "student": student})
     read = claimed_spec(bench)
     assert read is not None
-    assert read.model_dump(mode="json") == {**spec, "student": {**student, "target": None, "plan": None}}
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, **BEFORE_TARGETS}}
+
+
+@pytest.mark.parametrize(
+    ("values", "repaired"),
+    [
+        ({"depth": 14, "blocks": None, "select": "recover"}, True),
+        ({"depth": 14, "blocks": [2, 2, 2], "select": "even"}, False),
+        ({"depth": 14, "blocks": [2, 2, 2], "select": None, "kept": [[0, 1]] * 3}, False),
+    ],
+)
+def test_a_job_from_before_repairs_could_be_asked_for_is_repaired_as_it_was(
+    bench: Bench, values: dict[str, Any], repaired: bool
+) -> None:
+    old = bench.job()
+    spec = bench.row(old).spec
+    student = {"init": "inherit", "kept": None, "target": None, "plan": None, **values}
+    store(bench, old, spec_version=5, spec={**spec, "spec_version": 5, "student": student})
+    read = claimed_spec(bench)
+    assert read is not None
+    assert read.model_dump(mode="json") == {**spec, "student": {**student, "repair": repaired}}
 
 
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])

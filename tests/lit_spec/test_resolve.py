@@ -28,6 +28,8 @@ from lit_spec.networks.students import ParameterCounts
 
 SMALLEST: dict[str, Any] = {"teacher": "upl_a", "dataset": {"builtin": "digits"}, "student": {"depth": 14}}
 
+KEPT = [[0], [0, 2], [0, 4, 5]]
+
 
 def inspection(n: int = 6) -> Inspection:
     teacher = Architecture(family="resnet_cifar", depth=6 * n + 2, blocks=[n] * 3, channels=1, classes=10)
@@ -44,7 +46,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 5
+    assert spec.spec_version == SPEC_VERSION == 6
     assert (spec.student.depth, spec.student.blocks, spec.student.select) == (14, None, "recover")
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
@@ -140,10 +142,48 @@ def test_a_student_that_does_not_fit_is_refused(student: dict[str, Any], field: 
     assert says in failure.value.message
 
 
-@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}, {"kept": [[0], [0], [0]]}])
+@pytest.mark.parametrize("given", [{"ratio": 2.0}, {"select": "first"}, {"kept": [[0], [0], [0]]}, {"repair": True}])
 def test_born_again_networks_leave_nothing_out(given: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"student.{next(iter(given))}: has no effect"):
         resolve(request(student=given, method="born-again-kd"), inspection())
+
+
+@pytest.mark.parametrize(
+    ("changes", "repaired"),
+    [
+        ({"student": {"depth": 14}}, True),
+        ({"student": {"depth": 14, "repair": False}}, False),
+        ({"student": {"depth": 14, "select": "even"}}, False),
+        ({"student": {"ratio": 2.0, "select": "even", "repair": True}}, True),
+        ({"student": {"target": {"flops_ratio": 1.5}, "select": "importance", "repair": True}}, True),
+        ({"student": {"kept": KEPT}}, False),
+        ({"student": {"kept": KEPT, "repair": True}, "method": "mimic"}, True),
+        ({"student": {"depth": 14}, "method": "scratch"}, False),
+        ({"student": {"depth": 14, "init": "random", "repair": False}}, False),
+        ({"student": {"repair": False}, "method": "born-again-kd"}, False),
+    ],
+)
+def test_students_of_recover_are_repaired_and_others_where_that_is_asked_for(
+    changes: dict[str, Any], repaired: bool
+) -> None:
+    assert resolve(request(**changes), inspection()).student.repair is repaired
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"student": {"depth": 14, "init": "random"}}, "no repair for random blocks: leave it out"),
+        ({"student": {"depth": 14, "init": "inherit"}, "method": "scratch"}, "no repair for method scratch"),
+        ({"student": {"kept": KEPT}, "method": "prune"}, "no repair for method prune"),
+        ({"student": {"plan": {}}}, "student.plan.repair"),
+    ],
+)
+def test_a_repair_of_what_cannot_be_repaired_is_refused(changes: dict[str, Any], says: str) -> None:
+    asked = {**changes, "student": {**changes["student"], "repair": True}}
+    with pytest.raises(SpecError) as failure:
+        resolve(request(**asked), inspection())
+    assert failure.value.field == "student.repair"
+    assert says in failure.value.message
 
 
 def test_a_ratio_is_reached_to_the_last_parameter() -> None:
@@ -169,9 +209,6 @@ def test_a_ratio_gives_the_least_reduced_student_of_all() -> None:
     ) as failure:
         resolve(request(student={"ratio": 7}), found)
     assert failure.value.field == "student.ratio"
-
-
-KEPT = [[0], [0, 2], [0, 4, 5]]
 
 
 def test_named_blocks_are_stored_with_their_number_per_section() -> None:

@@ -1,4 +1,4 @@
-"""Select `recover`: which blocks go by the damage that leaving them out does, and the repair of what is left."""
+"""Select `recover`: which blocks go, by the damage that leaving them out does."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import shortened
 from lit_core.selection.blocks import AllowedDrop, Budget, Depth, FixedBlocks, Unreachable, select_blocks
-from lit_core.selection.recovery import Goal, Recovery
+from lit_core.selection.recovery import Recovery
 from lit_spec import Output, Select
 from lit_spec.networks.students import BlockCosts
 from tests.lit_core.networks.test_discovery import Mine, sectioned
@@ -154,62 +153,6 @@ def test_the_first_block_stays_where_it_must() -> None:
     assert found.kept_blocks == [[0]]
     assert found.damages is not None
     assert found.damages[0][0] is None
-
-
-def test_the_repair_brings_the_student_closer_on_samples_that_it_has_not_seen() -> None:
-    # These strengths scale the last bias, so no shift applies.
-    network = teacher([0.7, 0.7, 0.7], [0.7, 0.7, 0.7])
-    found = select_blocks(network, FixedBlocks([2, 2]), Select.RECOVER, samples(8))
-    student = shortened(network, found.kept_blocks)
-    others = (torch.randn(256, 3, generator=torch.Generator().manual_seed(5)),)
-    elsewhere = Recovery(network, [others], Output.LOGITS)
-    before = elsewhere.damage_of(student)
-    assert found.repaired is not None
-    student.network.load_state_dict(found.repaired)
-    assert elsewhere.damage_of(student) < 0.9 * before
-
-
-def test_the_same_student_comes_out_again_and_nothing_else_is_drawn() -> None:
-    network = teacher([1.0, 1.0], [1.0, 1.0])
-    states = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        found = select_blocks(network, Depth(3), Select.RECOVER, samples())
-        drawn = torch.rand(1)
-        torch.manual_seed(seed)
-        assert torch.equal(drawn, torch.rand(1))
-        assert found.repaired is not None
-        states.append(found.repaired)
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_a_network_whose_blocks_are_fixed_is_not_repaired() -> None:
-    fixed = TwoSections([1.0, 1.0], [1.0, 1.0])
-    fixed.requires_grad_(False)
-    fixed.head.requires_grad_(True)
-    found = select_blocks(sectioned(fixed, torch.zeros(2, 3), ["lower", "upper"]), Depth(3), Select.RECOVER, samples())
-    assert found.repaired is None
-
-
-def test_a_repair_that_does_not_help_is_not_kept() -> None:
-    """The whole teacher has nothing to be repaired."""
-    recovery = Recovery(teacher([1.0, 1.0], [1.0, 1.0]), samples(), Output.LOGITS)
-    found = recovery.choose(Goal(lambda _: True, lambda _: 0.0))
-    assert found is not None
-    assert (found.kept_blocks, found.repaired) == ([[0, 1], [0, 1]], None)
-
-
-def test_blocks_with_arguments_of_their_own_and_several_inputs() -> None:
-    class Added(Mine):
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-            return super().forward(x + y)
-
-    torch.manual_seed(0)
-    network = SectionedNetwork(Added(), sectioned(Mine(), torch.zeros(2, 3), ["layers"]).layout)
-    network.freeze()
-    found = select_blocks(network, Depth(2), Select.RECOVER, [(torch.randn(8, 3), torch.randn(8, 3))])
-    assert len(found.kept_blocks[0]) == 2
-    assert found.repaired is not None
 
 
 def test_where_no_block_saves_anything_the_damage_decides() -> None:

@@ -217,6 +217,15 @@ def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teache
     assert [e["phase"] for e in report["epochs"]] == ["lit", "lit", "fine_tune"]
 
 
+@pytest.mark.parametrize(("repair", "baselines"), [(True, {"untrained", "repaired"}), (False, {"untrained"})])
+def test_a_student_of_named_blocks_is_repaired_where_that_is_asked_for(
+    tmp_path: Path, teacher_file: Path, repair: bool, baselines: set[str]
+) -> None:
+    student = {"kept": [[0, 1], [0, 1], [0]], "repair": repair}
+    report = run(tmp_path / "job", teacher_file, student=student, method="mimic", schedule=ONE_EACH)
+    assert set(report["baselines"]) == baselines
+
+
 @pytest.mark.parametrize(
     "changes",
     [

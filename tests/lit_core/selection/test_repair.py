@@ -1,0 +1,79 @@
+"""The repair of a student before its training, however its blocks were chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_core.networks.block_selection import Selection
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import shortened
+from lit_core.selection.repair import Repair, with_repair
+from lit_spec import Output
+from tests.lit_core.networks.test_discovery import Mine, sectioned
+from tests.lit_core.selection.test_recovery import TwoSections, samples, teacher
+
+
+def test_the_repair_brings_the_student_closer_on_samples_that_it_has_not_seen() -> None:
+    # These strengths scale the last bias, so no shift applies.
+    network, kept = teacher([0.7, 0.7, 0.7], [0.7, 0.7, 0.7]), [[0, 2], [0, 1]]
+    found = with_repair(Selection(kept), network, samples(8))
+    student = shortened(network, kept)
+    others = (torch.randn(256, 3, generator=torch.Generator().manual_seed(5)),)
+    elsewhere = Repair(network, [others], Output.LOGITS)
+    before = elsewhere.damage_of(student)
+    assert found.repaired is not None
+    student.network.load_state_dict(found.repaired)
+    assert elsewhere.damage_of(student) < 0.9 * before
+
+
+def test_the_same_student_comes_out_again_and_nothing_else_is_drawn() -> None:
+    network = teacher([1.0, 1.0], [1.0, 1.0])
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found = with_repair(Selection([[0, 1], [0]]), network, samples())
+        drawn = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(drawn, torch.rand(1))
+        assert found.repaired is not None
+        states.append(found.repaired)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_network_whose_blocks_are_fixed_is_not_repaired() -> None:
+    fixed = TwoSections([1.0, 1.0], [1.0, 1.0])
+    fixed.requires_grad_(False)
+    fixed.head.requires_grad_(True)
+    network = sectioned(fixed, torch.zeros(2, 3), ["lower", "upper"])
+    assert with_repair(Selection([[0, 1], [0]]), network, samples()).repaired is None
+
+
+def test_a_repair_that_does_not_help_is_not_kept() -> None:
+    """The whole teacher has nothing to be repaired."""
+    found = with_repair(Selection([[0, 1], [0, 1]]), teacher([1.0, 1.0], [1.0, 1.0]), samples())
+    assert found == Selection([[0, 1], [0, 1]])
+
+
+def test_what_chose_the_blocks_stays_in_the_selection() -> None:
+    damages: list[list[float | None]] = [[0.1, 0.2], [0.3, 0.4]]
+    found = with_repair(Selection([[1], [0, 1]], damages=damages), teacher([1.0, 1.0], [1.0, 1.0]), samples())
+    assert (found.kept_blocks, found.damages) == ([[1], [0, 1]], damages)
+
+
+def test_blocks_with_arguments_of_their_own_and_several_inputs() -> None:
+    class Added(Mine):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x + y)
+
+    torch.manual_seed(0)
+    network = SectionedNetwork(Added(), sectioned(Mine(), torch.zeros(2, 3), ["layers"]).layout)
+    network.freeze()
+    found = with_repair(Selection([[0, 2]]), network, [(torch.randn(8, 3), torch.randn(8, 3))])
+    assert found.repaired is not None
+
+
+def test_without_data_there_is_no_repair() -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        with_repair(Selection([[0], [0]]), teacher([1.0, 1.0], [1.0, 1.0]), [])
