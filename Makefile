@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test evidence evidence-tuning imagenet models bench-latency lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +23,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Compress a real network through the running service
 	@$(BIN)/python examples/digits/demo.py
 
-test: $(INSTALLED) ## Run all tests, against a real PostgreSQL and a real Valkey
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED) ## Run the tests, against a real PostgreSQL and a real Valkey (10 minutes)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(INSTALLED) ## Run the long forms of the proofs, of which make test has the short ones (8 minutes)
+	$(PYTEST) -m long $(PYTEST_ARGS)
+
+faults: $(INSTALLED) ## Kill and freeze the service's processes in all ways that the tests know (5 minutes)
+	$(PYTEST) tests/faults tests/service tests/e2e/test_serve.py $(PYTEST_ARGS)
 
 REAL ?=
 EXTRAS = core,service,$(if $(REAL),evidence-real,evidence)

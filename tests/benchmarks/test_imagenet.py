@@ -83,6 +83,7 @@ def command(folder: Path, weights: Path, results: Path, *arguments: str) -> list
     ]
 
 
+@pytest.mark.long
 def test_a_stopped_benchmark_goes_on(
     folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

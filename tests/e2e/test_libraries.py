@@ -56,6 +56,7 @@ def check_outputs(folder: Path, report: dict[str, Any], dataset: Dataset) -> Non
     assert exports["onnx"]["max_abs_difference"] < 1e-3
 
 
+@pytest.mark.long
 def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
     path = colour_digits(tmp_path / "digits.npz")
     size = [SIDE, SIDE]

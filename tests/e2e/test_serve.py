@@ -123,6 +123,7 @@ def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> 
     assert psutil.wait_procs([database], timeout=5)[1] == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_service(tmp_path: Path) -> None:
     environment = {"LIT_THREADS": "1", "LIT_RESTART_SECONDS": "0.1"}

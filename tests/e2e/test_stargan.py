@@ -105,6 +105,7 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
     assert not np.array_equal(students[taught.id]["main.0.weight"], students[tuned.id]["main.0.weight"])
 
 
+@pytest.mark.long
 def test_one_command_with_a_discriminator_and_celebas_layout(
     service_url: str, files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_one_command_with_a_discriminator_and_celebas_layout(
     assert "SSIM to the teacher, test" in done.stdout
 
 
+@pytest.mark.long
 def test_a_study_compares_students_with_and_without_their_discriminator(client: Client, files: dict[str, Path]) -> None:
     ids = {name: client.upload(path, "teacher").id for name, path in files.items() if name != "dataset"}
     for upload in ids.values():

@@ -90,6 +90,7 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("joined")
 def test_a_search_on_two_workers_at_once(service: Service, tmp_path: Path) -> None:
     words = ["--dataset", "digits", "--depth", "8", "--epochs", "1", "--fine-tune-epochs", "1", "--device", "cpu"]

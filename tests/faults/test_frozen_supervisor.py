@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import psutil
+import pytest
 from sqlalchemy import text
 
 from jobs.housekeeping import LEDGER_LOCK
@@ -25,6 +26,7 @@ REQUEST: dict[str, Any] = {
 SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 
 
+@pytest.mark.long
 def test_the_trainer_of_a_frozen_worker_ends_by_itself_and_the_stale_one_changes_nothing(
     bench: Bench, machines: Machines
 ) -> None:
@@ -52,6 +54,7 @@ def test_the_trainer_of_a_frozen_worker_ends_by_itself_and_the_stale_one_changes
     assert bench.row(job_id).checkpoint == f"jobs/{job_id}/2/checkpoint.pt"
 
 
+@pytest.mark.long
 def test_where_worker_and_trainer_are_frozen_a_second_trainer_starts_and_only_it_writes(
     bench: Bench, machines: Machines
 ) -> None:

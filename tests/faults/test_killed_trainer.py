@@ -8,6 +8,8 @@ import random
 import signal
 from typing import Any
 
+import pytest
+
 from tests.faults.machines import Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 
@@ -20,6 +22,7 @@ REQUEST: dict[str, Any] = {
 EPOCHS = 5
 
 
+@pytest.mark.long
 def test_two_kills_at_random_epochs_leave_the_weights_bit_identical(bench: Bench, machines: Machines) -> None:
     teacher = machines.teacher()
     worker = machines.start_worker()
