@@ -42,7 +42,8 @@ def main() -> int:
             f"{arguments.only} is no experiment, experiment/arm or experiment/arm/seed: choose of {names()}"
         )
     fetch({cell.experiment.network for cell in cells}, cache)
-    print(remaining([cell for cell in cells if results.of(cell) is None], results, WORKERS), flush=True)
+    waiting = [cell for cell in cells if arguments.again or results.of(cell) is None]
+    print(remaining(waiting, results, WORKERS), flush=True)
     with one_thread_each(WORKERS) as executor:
         problems = run_all(cells, results, executor, WORKERS, cache, again=arguments.again)
     if not rehearsal:

@@ -30,7 +30,8 @@ def main() -> int:
     results = Results.read(arguments.cache / ("tuning-rehearsal.json" if rehearsal else "tuning.json"), place_of)
     fetch({experiment.network for experiment in chosen}, arguments.cache)
     cells = [cell for experiment in chosen for cell in cells_of(experiment, arguments.steps or experiment.steps)]
-    print(remaining([cell for cell in cells if results.of(cell) is None], results, WORKERS), flush=True)
+    waiting = [cell for cell in cells if arguments.again or results.of(cell) is None]
+    print(remaining(waiting, results, WORKERS), flush=True)
     with one_thread_each(WORKERS) as executor:
         problems = run_all(cells, results, executor, WORKERS, arguments.cache, again=arguments.again)
     for experiment in chosen:

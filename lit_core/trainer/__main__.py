@@ -21,7 +21,7 @@ from lit_core.data import DatasetError
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.layout import NoSections
 from lit_core.trainer.job import run_job
-from lit_core.trainer.supervision import DeadlineWatch, MessageWriter
+from lit_core.trainer.supervision import DeadlineWatch, MessageSink, MessageWriter, StopSignal
 from lit_core.training.loop import Drained
 from lit_core.training.setbacks import Diverged
 from lit_core.training.task import Refused
@@ -40,21 +40,26 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     writer, watch = MessageWriter(), DeadlineWatch()
     watch.start(supervised=arguments.supervised)
+    return run(arguments.folder, writer, watch)
+
+
+def run(folder: Path, sink: MessageSink, stop: StopSignal) -> TrainerExit:
+    """Run the job, and send the message that says how it ended. Raises what no message can explain."""
     try:
-        result = run_job(arguments.folder, writer, watch).summary()
+        result = run_job(folder, sink, stop).summary()
     except Drained:
         log.info("drained")
-        writer.emit(messages.Drained())
+        sink.emit(messages.Drained())
         return TrainerExit.DONE
     except (Refused, DatasetError, SpecError, NoSections, Diverged, MemoryError, RuntimeError) as failure:
         error = job_error(failure)
         if error is None:
             raise
         log.error("%s: %s", error.type, error.detail, exc_info=failure.__cause__)
-        writer.emit(messages.Failed(error=error))
+        sink.emit(messages.Failed(error=error))
         return TrainerExit.FAILED
     log.info("result: %s", result.as_json())
-    writer.emit(messages.Finished(result=result))
+    sink.emit(messages.Finished(result=result))
     return TrainerExit.DONE
 
 

@@ -84,6 +84,7 @@ def test_what_each_student_depth_saves_is_what_building_it_counts(tmp_path: Path
         assert option.parameters_ratio == inspection.parameters * 1000 // option.parameters / 1000
 
 
+@pytest.mark.long
 def test_depth_1202_is_inspected(tmp_path: Path) -> None:
     save_file(network(200, 2).state_dict(), tmp_path / "t.safetensors")
     inspection = inspect_teacher(read_teacher(tmp_path / "t.safetensors"))

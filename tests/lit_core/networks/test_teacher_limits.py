@@ -55,6 +55,7 @@ def test_a_safetensors_header_of_too_many_bytes_is_refused_by_its_length_alone(t
     assert f"at most {HEADER_BYTES}" in refusal(tmp_path / "file", content)
 
 
+@pytest.mark.long
 def test_a_million_names_end_an_inspection_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(safetensors(1_000_000))
     command = [sys.executable, "-m", "lit_core.trainer.inspect", str(tmp_path / "file"), str(tmp_path), "--cpu", "60"]
@@ -79,6 +80,7 @@ def test_an_archive_with_too_long_a_pickle_is_refused(tmp_path: Path) -> None:
     assert f"more than {PICKLE_BYTES} bytes" in refusal(tmp_path / "file", content)
 
 
+@pytest.mark.long
 def test_too_long_a_pickle_of_the_old_format_is_refused(tmp_path: Path) -> None:
     content = old_format(b"\x80\x02" + b"N0" * (PICKLE_BYTES // 2) + b"}.")
     assert f"more than {PICKLE_BYTES} bytes" in refusal(tmp_path / "file", content)

@@ -18,11 +18,9 @@ from lit_core.training.loop import Drained
 from lit_core.training.pruning import parameters_left, prune_by
 from lit_spec import JobRequest, Phase, Pruning, SpecError, resolve
 from tests.lit_core.test_compression import SCHEDULE, digits, trained
-from tests.lit_core.trainer.test_methods import ONE_EACH, KeptMessages, StopsAt, prepare, read_report, run
-from tests.lit_core.trainer.test_training import stripes, teacher_file
+from tests.lit_core.trainer.test_methods import ONE_EACH, StopsAt, prepare, read_report, run
+from tests.lit_core.trainer.test_training import KeptMessages, stripes
 from tests.lit_spec.test_resolve import SMALLEST, inspection
-
-__all__ = ["teacher_file"]
 
 STEPS = ["prune:0.4", "prune:0.7", "int8"]
 

@@ -17,10 +17,8 @@ from lit_core.training.checkpoint import load_checkpoint
 from lit_core.training.loop import Drained
 from lit_core.training.task import Scores
 from lit_spec import Phase
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, prepare, read_report, run, train_in
-from tests.lit_core.trainer.test_training import stripes, teacher_file
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report, run, train_in
+from tests.lit_core.trainer.test_training import KeptMessages, stripes
 
 HARMFUL = {"alpha": 1, "beta": 1}
 """With these the student learns the labels of `misleading`."""

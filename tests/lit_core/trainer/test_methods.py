@@ -22,24 +22,12 @@ from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import Drained
 from lit_core.training.task import Refused
 from lit_spec import Architecture, ErrorType, JobRequest, resolve
-from lit_spec.trainer.messages import TeacherMeasured, TrainerMessage
+from lit_spec.trainer.messages import TeacherMeasured
 from lit_spec.trainer.report import Report
-from tests.lit_core.trainer.test_training import stripes, teacher_file, write_dataset
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_training import KeptMessages, stripes, write_dataset
 
 ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
 LIT_ALONE = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
-
-
-class KeptMessages:
-    """Takes a trainer's messages instead of the pipe."""
-
-    def __init__(self) -> None:
-        self.messages: list[TrainerMessage] = []
-
-    def emit(self, message: TrainerMessage) -> None:
-        self.messages.append(message)
 
 
 class StopsAt:

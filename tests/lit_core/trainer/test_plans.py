@@ -24,10 +24,8 @@ from lit_spec.trainer.messages import StudentMeasured
 from lit_spec.trainer.plan import PlanReport
 from lit_spec.trainer.report import BySplit, Measures
 from tests.jobs.study_specs import make_plan
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, train_in
-from tests.lit_core.trainer.test_training import job_folder, run, stripes, teacher_file, write_dataset
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_methods import StopsAt, train_in
+from tests.lit_core.trainer.test_training import KeptMessages, job_folder, run, stripes, write_dataset
 
 
 def plan_folder(folder: Path, teacher_file: Path, options: dict[str, Any] | None = None, **changes: Any) -> Path:

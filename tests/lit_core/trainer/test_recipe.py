@@ -11,10 +11,8 @@ import torch
 from lit_core.trainer.job import run_job
 from lit_core.training.checkpoint import load_checkpoint
 from lit_core.training.loop import Drained
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, prepare, read_report, train_in
-from tests.lit_core.trainer.test_training import teacher_file
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report, train_in
+from tests.lit_core.trainer.test_training import KeptMessages
 
 FEW: dict[str, Any] = {
     "preset": "few",
@@ -23,7 +21,7 @@ FEW: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("rate", [2e-4, 1.0], ids=["as asked", "cut"])
+@pytest.mark.parametrize("rate", [pytest.param(2e-4, marks=pytest.mark.long), 1.0], ids=["as asked", "cut"])
 def test_a_job_that_is_broken_off_after_its_race_ends_with_the_same_bits(
     tmp_path: Path, teacher_file: Path, rate: float
 ) -> None:

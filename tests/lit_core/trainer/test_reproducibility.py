@@ -20,8 +20,8 @@ from lit_core.training.checkpoint import load_checkpoint, save_checkpoint
 from lit_core.training.loop import Drained
 from lit_spec import JobRequest, Library, LibraryRequest, resolve
 from lit_spec.trainer.folder import CHECKPOINT_FILE
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, read_report
-from tests.lit_core.trainer.test_training import start, stripes, weights, write_dataset
+from tests.lit_core.trainer.test_methods import StopsAt, read_report
+from tests.lit_core.trainer.test_training import KeptMessages, start, stripes, weights, write_dataset
 
 VIT = {
     "img_size": 8,
@@ -154,7 +154,11 @@ def trained_in_pieces(folder: Path, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "first"),
-    [(2, (1, 3)), (STEPS - 1, (1, STEPS)), (STEPS, (2, 0))],
+    [
+        (2, (1, 3)),
+        pytest.param(STEPS - 1, (1, STEPS), marks=pytest.mark.long),
+        pytest.param(STEPS, (2, 0), marks=pytest.mark.long),
+    ],
     ids=["inside an epoch", "after the last step of an epoch", "between two epochs"],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(

@@ -15,10 +15,8 @@ from lit_core.training.loop import Drained
 from lit_core.training.setbacks import has_risen
 from lit_core.training.task import Scores
 from lit_spec import Phase
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, prepare, read_report, run, train_in
-from tests.lit_core.trainer.test_training import teacher_file
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report, run, train_in
+from tests.lit_core.trainer.test_training import KeptMessages
 
 DIGITS = Path(__file__).parents[3] / "examples/digits/teacher.safetensors"
 UNSTABLE: dict[str, Any] = {
@@ -65,7 +63,7 @@ def test_a_loss_that_is_not_finite_lowers_the_rate_too(tmp_path: Path, teacher_f
     assert all(math.isfinite(value) for epoch in report["epochs"] for value in epoch.values() if value != "lit")
 
 
-@pytest.mark.parametrize("looks", [5, 9, 13])
+@pytest.mark.parametrize("looks", [9, *(pytest.param(looks, marks=pytest.mark.long) for looks in (5, 13))])
 def test_an_interrupted_training_with_setbacks_ends_with_the_same_bits(tmp_path: Path, looks: int) -> None:
     """An epoch has 7 steps, and the loss is watched between two of them: the first setback comes after 8 looks."""
     prepare(tmp_path / "whole", DIGITS, **UNSTABLE)

@@ -18,10 +18,8 @@ from lit_core.training.loop import Drained
 from lit_spec.networks.students import BlockCosts
 from lit_spec.trainer.folder import CHECKPOINT_FILE, TrainerExit
 from lit_spec.trainer.messages import StudentChosen
-from tests.lit_core.trainer.test_methods import KeptMessages, StopsAt, prepare, read_report
-from tests.lit_core.trainer.test_training import failed, job_folder, run, teacher_file
-
-__all__ = ["teacher_file"]  # a fixture
+from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report
+from tests.lit_core.trainer.test_training import KeptMessages, failed, job_folder, run
 
 ONCE = {"lit": {"epochs": 1, "learning_rate": 1e-12}, "fine_tune": {"epochs": 0}}
 

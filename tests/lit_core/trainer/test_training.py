@@ -22,9 +22,12 @@ from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.layout import NoSections
 from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer.__main__ import job_error
+from lit_core.trainer.__main__ import run as run_trainer
+from lit_core.trainer.supervision import DeadlineWatch
 from lit_spec import JobRequest, SpecError, resolve
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
+from lit_spec.trainer.messages import TrainerMessage
 from lit_spec.trainer.report import Report
 
 SCHEDULE = {"lit": {"epochs": 2, "learning_rate": 0.05}, "fine_tune": {"epochs": 2, "learning_rate": 0.02}}
@@ -44,27 +47,6 @@ def write_dataset(path: Path, **arrays: Any) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     path.write_bytes(buffer.getvalue())
-
-
-@pytest.fixture(scope="module")
-def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A resnet20 of width 4 that knows the stripes."""
-    torch.manual_seed(0)
-    network = ResNet([3, 3, 3], 4, 1, 3, "A", "fc", "downsample")
-    x, y = stripes()
-    inputs = torch.from_numpy(x).float()[:, None] / 255
-    inputs = (inputs - inputs.mean()) / inputs.std()
-    labels = torch.from_numpy(y)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(6):
-        for start in range(0, len(labels), 24):
-            optimizer.zero_grad()
-            batch = slice(start, start + 24)
-            torch.nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_file(network.state_dict(), path)
-    return path
 
 
 def job_folder(folder: Path, teacher_file: Path, **changes: Any) -> Path:
@@ -100,7 +82,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
-def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
+def run_process(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     process = start(folder)
     out, log = process.communicate(timeout=120)
     events = [json.loads(line) for line in out.splitlines()]
@@ -108,9 +90,26 @@ def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     return process.returncode, events
 
 
+class KeptMessages:
+    """Takes a trainer's messages instead of the pipe."""
+
+    def __init__(self) -> None:
+        self.messages: list[TrainerMessage] = []
+
+    def emit(self, message: TrainerMessage) -> None:
+        self.messages.append(message)
+
+
+def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The same in this process, which takes as long as the job and not as long as loading torch again."""
+    kept = KeptMessages()
+    code = run_trainer(folder, kept, DeadlineWatch())
+    return code, [json.loads(message.as_line()) for message in kept.messages]
+
+
 def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, teacher_file: Path) -> None:
     folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5}, exports=["onnx", "pt2"])
-    code, events = run(folder)
+    code, events = run_process(folder)
     assert code == 0
     assert [e["type"] for e in events if e["type"] != "checkpoint"] == [
         "started",
@@ -197,7 +196,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path, teacher_file: Path) ->
     lit = {"epochs": 3, "learning_rate": 100, "schedule": {"kind": "constant"}}
     changes = {"method": "at", "attention_weight": 1e6, "tau": 1000, "alpha": 0}
     folder = job_folder(tmp_path / "job", teacher_file, schedule={"lit": lit, "momentum": 0.999}, **changes)
-    code, events = run(folder)
+    code, events = run_process(folder)
     assert code == 1
     assert events[-1]["error"]["type"] == "diverged"
     assert "at the learning rate 0.1" in events[-1]["error"]["detail"]

@@ -1,0 +1,41 @@
+"""For the tests of whole jobs: a teacher, and latencies that are measured in earnest, but in few passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lit_core.measuring import cost
+from lit_core.networks.families.resnet_cifar import ResNet
+from tests.lit_core.trainer.test_training import stripes
+
+
+@pytest.fixture(autouse=True)
+def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All passes would take half of the time of a job as short as these."""
+    monkeypatch.setattr(cost, "LATENCY_RUNS", cost.LEAST_RUNS)
+    monkeypatch.setattr(cost, "LATENCY_WARM_UP", 1)
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnet20 of width 4 that knows the stripes."""
+    torch.manual_seed(0)
+    network = ResNet([3, 3, 3], 4, 1, 3, "A", "fc", "downsample")
+    x, y = stripes()
+    inputs = torch.from_numpy(x).float()[:, None] / 255
+    inputs = (inputs - inputs.mean()) / inputs.std()
+    labels = torch.from_numpy(y)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(6):
+        for start in range(0, len(labels), 24):
+            optimizer.zero_grad()
+            batch = slice(start, start + 24)
+            torch.nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
+            optimizer.step()
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(network.state_dict(), path)
+    return path
