@@ -178,11 +178,10 @@ def compress_command(
         raise BadRequest("--dataset and --set each name a data set: give one of them.")
     inputs = Inputs(teacher, dataset_file, discriminator or request.discriminator)
     inputs.check(body)
-    # If the folder can't be created, the command must fail now and not after the training.
-    folder.mkdir(parents=True, exist_ok=True)
 
     try:
-        job, files = _run(url, body, request, inputs, folder, cancel_on_interrupt)
+        with output.folder_for_results(folder):
+            job, files = _run(url, body, request, inputs, folder, cancel_on_interrupt)
     except KeyboardInterrupt:
         display.stderr.print("Interrupted. What was transferred is kept: run the same command to continue from there.")
         raise typer.Exit(output.ExitCode.INTERRUPTED) from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -29,6 +31,23 @@ class ExitCode(IntEnum):
     """The job succeeded, but the student lost more accuracy than was allowed, or a study found no such student."""
     INTERRUPTED = 130
     """Ctrl-C or SIGTERM."""
+
+
+@contextmanager
+def folder_for_results(folder: Path | None) -> Iterator[None]:
+    """Make the folder at once, because one that can't be made must not fail the command after the training. A folder
+    that was made here and has stayed empty goes again."""
+    if folder is None:
+        yield
+        return
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it has files
+            for made in missing:
+                made.rmdir()
 
 
 def exit_code_of_job(job: Job) -> ExitCode:

@@ -12,7 +12,7 @@ from lit_client.client import Client
 from lit_client.command import display, study_display
 from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture, target_option
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
-from lit_client.command.output import ExitCode, exit_code_of_study, files_json, show, show_files
+from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
@@ -310,10 +310,7 @@ def send_and_follow(
     """Upload the files, make the study and, unless detached, follow it, show it and fetch its best job's files."""
     inputs = Inputs(teacher, dataset_to_upload(dataset))
     inputs.check(body["job"])
-    if folder is not None:
-        # If the folder can't be created, the command must fail now and not after the training.
-        folder.mkdir(parents=True, exist_ok=True)
-    with Client(url) as client:
+    with folder_for_results(folder), Client(url) as client:
         study = client.create_study({**body, "job": _send_inputs(client, body["job"], inputs)})
         display.stderr.print(f"study {study.id}")
         if detach:

@@ -16,8 +16,9 @@ import typer
 
 from jobs.ledger import attempts, keys
 from jobs.ledger.attempts import Event
-from lit_client import Client
+from lit_client import Client, LitError
 from lit_client.command.compress import create_job
+from lit_client.command.output import folder_for_results
 from lit_spec import Architecture, Inspection, Modality, StudentOption
 from lit_spec.answers.jobs import Job
 from lit_spec.networks.architecture import InspectedLatency, TeacherFormat
@@ -239,13 +240,27 @@ def test_wrong_use_ends_with_2_before_anything_is_sent(
 
 
 def test_a_student_that_does_not_fit_is_told_before_the_dataset_is_sent(
-    compress: Compress, worker: ScriptedWorker, url: str, data: Path
+    compress: Compress, worker: ScriptedWorker, url: str, data: Path, tmp_path: Path
 ) -> None:
     worker.inspection = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
     done = compress("--dataset", data, "--depth", 15)
     assert done.returncode == 2
     assert "student.depth: no student of this teacher has the depth 15" in done.stderr
     assert kinds_of_uploads(url) == ["teacher"]
+    assert not (tmp_path / "out").exists(), "there is nothing to put into it"
+
+
+def test_a_folder_that_is_not_needed_goes_with_those_above_it_and_others_stay(tmp_path: Path) -> None:
+    with pytest.raises(LitError), folder_for_results(tmp_path / "new/student"):
+        raise LitError("refused")
+    assert not (tmp_path / "new").exists()
+    with folder_for_results(tmp_path / "new/student"):
+        (tmp_path / "new/student/model").touch()
+    assert (tmp_path / "new/student/model").exists()
+    (tmp_path / "old").mkdir()
+    with folder_for_results(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists(), "it was there before"
 
 
 def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(
