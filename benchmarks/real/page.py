@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,10 @@ How to read the tables:
   same augmentation (random resized crops and mirroring; sentences stay as they are), and leave the statistics of
   BatchNorm alone. What an arm does before its training (the choice of blocks, repairs, adaptors) is not counted in
   steps, but is in the CPU seconds. PRACTISE trains {adaptors} steps for each block that it could leave out.
-- **Learning rates** of {tuned} were chosen by two other seeds on a validation part of the training samples, for some
-  experiments together; `default` and `lit-even` have their recipe's own.
+{rates}
 """
+RATES = """- **Learning rates** of {tuned} were chosen by two other seeds on a validation part of the training samples,
+for some experiments together; `default` and `lit-even` have their recipe's own."""
 LIMITS = """### What this can't say
 
 - The test samples are the same for all seeds. The intervals tell how much the choice and order of the training samples
@@ -110,7 +112,8 @@ def by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _introduction() -> str:
     tuned = ", ".join(f"`{name}`" for name, arm in ARMS.items() if arm.rates)
     arms = "\n".join(f"| `{name}` | {arm.meaning} |" for name, arm in ARMS.items())
-    text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptors=ADAPTOR_STEPS, tuned=tuned)
+    rates = textwrap.fill(RATES.format(tuned=tuned), 120, subsequent_indent="  ")
+    text = INTRODUCTION.format(steps=STEPS, batch=BATCH, adaptors=ADAPTOR_STEPS, rates=rates)
     same = (
         "`kd`, `kd-tau8`, `hint` and `mimic` keep the blocks that `default` keeps. Sentence encoders have no `mimic`,\n"
         "which would be the same as `kd`, and no `kd-tau8`, because their distillation has no τ."

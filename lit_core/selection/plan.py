@@ -16,7 +16,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.selection.recovery import Kept, Recovery
 from lit_spec import Precision
-from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts, ParameterCounts
+from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts, ParameterCounts, unbeaten
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.trainer.plan import PlannedStudent
 from lit_spec.trainer.report import Measures
@@ -83,17 +83,14 @@ def measured_student(
 def with_front(students: Sequence[PlannedStudent], metric: str) -> list[PlannedStudent]:
     """Marks the students than which no other one is both faster and better. One without a score is not among them."""
     scores = [student.best(metric) for student in students]
-    measured = zip(students, scores, strict=True)
-    places = [(-student.latency_ms, score) for student, score in measured if score is not None]
-
-    def is_beaten(student: PlannedStudent, score: float) -> bool:
-        own = -student.latency_ms, score
-        return any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in places)
-
-    return [
-        student.model_copy(update={"front": score is not None and not is_beaten(student, score)})
-        for student, score in zip(students, scores, strict=True)
-    ]
+    front = unbeaten(
+        {
+            place: (-student.latency_ms, score)
+            for place, (student, score) in enumerate(zip(students, scores, strict=True))
+            if score is not None
+        }
+    )
+    return [student.model_copy(update={"front": place in front}) for place, student in enumerate(students)]
 
 
 def file_size(network: nn.Module) -> int:

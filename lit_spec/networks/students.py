@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import Field
 
 from lit_spec.base import SpecModel
+
+Key = TypeVar("Key")
 
 MOST_SUMS = 4_000
 """Up to this many different sums in each half of the sections, the search of `least_reduced` is exact."""
@@ -245,3 +247,13 @@ def depth_of(blocks: Sequence[int], students: Sequence[tuple[int, list[int]]]) -
     (least, fewest), (whole, most) = students[0], students[-1]
     layers_per_block = (whole - least) // max(sum(most) - sum(fewest), 1)
     return whole - layers_per_block * (sum(most) - sum(blocks))
+
+
+def unbeaten(students: Mapping[Key, tuple[float, float]]) -> list[Key]:
+    """The front: the students than which no other is at least as good in both numbers and better in one. Larger is
+    better."""
+    return [
+        key
+        for key, own in students.items()
+        if not any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in students.values())
+    ]

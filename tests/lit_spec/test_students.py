@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from lit_spec.networks import students
 from lit_spec.networks.catalogue import find_entry
-from lit_spec.networks.students import ParameterCounts, SharedParameters, evenly, least_reduced, most_left, shares
+from lit_spec.networks.students import (
+    ParameterCounts,
+    SharedParameters,
+    evenly,
+    least_reduced,
+    most_left,
+    shares,
+    unbeaten,
+)
 
 RATIOS = st.floats(1.0, 4.0, exclude_min=True)
 SIZES = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=5), min_size=1, max_size=4)
@@ -136,3 +144,19 @@ def test_the_largest_networks_take_a_moment_only() -> None:
     found = least_reduced(counts, most_left(counts.total, 1.3))
     assert found is not None
     assert 1.3 <= counts.total / left_in(counts, found) < 1.301
+
+
+@pytest.mark.parametrize(
+    ("measured", "front"),
+    [
+        ({}, []),
+        ({"slow and good": (1.0, 9.0), "fast and poor": (3.0, 5.0), "between": (2.0, 7.0)}, [0, 1, 2]),
+        ({"beaten in both": (1.0, 5.0), "better": (2.0, 6.0)}, [1]),
+        ({"equal in one": (2.0, 5.0), "better": (2.0, 6.0)}, [1]),
+        ({"equals": (2.0, 6.0), "don't beat each other": (2.0, 6.0)}, [0, 1]),
+    ],
+)
+def test_the_front_has_those_that_no_other_one_beats(
+    measured: dict[str, tuple[float, float]], front: list[int]
+) -> None:
+    assert unbeaten(measured) == [list(measured)[place] for place in front]

@@ -31,6 +31,7 @@ from jobs.studies.kinds.trials import (
 from lit_spec import SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
+from lit_spec.networks.students import unbeaten
 from lit_spec.requests.study import DepthRequest
 from lit_spec.states import JobState
 
@@ -217,12 +218,7 @@ class Depth:
             for depth, found in configurations.items()
             if found.complete and (speedup := _speedup(found)) is not None
         }
-        front = [
-            depth
-            for depth, mine in measured.items()
-            if not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in measured.values())
-        ]
-        return sorted(front, key=lambda depth: measured[depth][1])
+        return sorted(unbeaten(measured), key=lambda depth: measured[depth][1])
 
     def table(self, trials: Trials[DepthKey]) -> list[DepthRow]:
         verdicts = {depth: self._verdict(self._configuration(depth, trials)) for depth in self._depths}
