@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_core.measuring.cost import count_parameters, flops, latencies, ratio_of
-from lit_core.networks.block_selection import Selection
+from lit_core.networks.block_selection import Sample, Selection
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shallow_architecture
@@ -46,9 +46,6 @@ from lit_spec.trainer.report import (
 
 LATENCY_BATCHES = (1, 32)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "torchmetrics", "pydantic")
-
-Sample = Callable[[int], tuple[Tensor, ...]]
-"""Inputs of a given batch size."""
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_spec.trainer.report import TargetReport
 
 Inputs = tuple[Tensor, ...]
+Sample = Callable[[int], Inputs]
+"""Inputs of a given batch size, on the network's device."""
 LEAST_NORM = 1e-12
 
 

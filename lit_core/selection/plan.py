@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_core.measuring.cost import block_flops
 from lit_core.networks.block_costs import latency_costs
-from lit_core.networks.block_selection import Inputs
+from lit_core.networks.block_selection import Sample
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
@@ -20,9 +20,6 @@ from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts, Parameter
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.trainer.plan import PlannedStudent
 from lit_spec.trainer.report import Measures
-
-Sample = Callable[[int], Inputs]
-"""Inputs of a given batch size, on the teacher's device."""
 
 
 @dataclass(frozen=True)

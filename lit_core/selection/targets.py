@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_core.measuring.cost import block_flops
 from lit_core.networks.block_costs import latency_costs
-from lit_core.networks.block_selection import Inputs, Selection
+from lit_core.networks.block_selection import Inputs, Sample, Selection
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
@@ -25,8 +25,7 @@ from lit_spec.trainer.report import TargetReport
 class Measurements:
     """How a teacher and its students are measured."""
 
-    sample: Callable[[int], Inputs]
-    """Inputs of a given batch size, on the teacher's device."""
+    sample: Sample
     precision: Precision
     drop: Callable[[nn.Module], float]
     """Points of validation accuracy that a network loses against the teacher; without labels, of agreement."""

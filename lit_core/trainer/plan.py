@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 
 from lit_core.data import Dataset
 from lit_core.measuring.scores import Prediction, agreement, top1
-from lit_core.networks.block_selection import Inputs
+from lit_core.networks.block_selection import Inputs, Sample
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shallow_architecture
 from lit_core.report import rounded, versions
@@ -56,8 +56,7 @@ class Planning:
     teacher: SectionedNetwork
     dataset: Dataset
     device: torch.device
-    sample: Callable[[int], Inputs]
-    """Inputs of a given batch size, on the device."""
+    sample: Sample
 
     @property
     def labelled(self) -> bool:
