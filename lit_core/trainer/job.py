@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -188,18 +188,19 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
 def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
     """The student's blocks, and its repaired weights if it is to be repaired. Raises SpecError for blocks of which one
     that must stay is missing, and for a target that no student reaches."""
-    inputs = list(_importance_inputs(spec, dataset, device))
-    selection = _chosen_blocks(spec, teacher, dataset, device, inputs)
-    return with_repair(selection, teacher, inputs) if spec.student.repair else selection
+    selection = _chosen_blocks(spec, teacher, dataset, device, _importance_inputs(spec, dataset, device))
+    if not spec.student.repair:
+        return selection
+    return with_repair(selection, teacher, list(_importance_inputs(spec, dataset, device)))
 
 
 def _chosen_blocks(
-    spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device, inputs: Sequence[Inputs]
+    spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device, inputs: Iterator[Inputs]
 ) -> Selection:
     student = spec.student
     if student.select is None:
         kept = student.kept or []
-        check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, inputs[0]), "student.kept")
+        check_kept(kept, spec.teacher.architecture.blocks, first_blocks_stay(teacher, next(inputs)), "student.kept")
         return Selection(kept)
     if student.blocks is not None:
         return select_blocks(teacher, FixedBlocks(student.blocks), student.select, inputs)
