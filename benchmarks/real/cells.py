@@ -164,6 +164,7 @@ def run_all(
     A cell that needs the default's blocks waits until they are known.
     """
     waiting = list(cells)
+    print(remaining([cell for cell in waiting if again or results.of(cell) is None], results, workers), flush=True)
     running: dict[Future[tuple[Run, dict[str, int]]], Cell] = {}
     problems: list[str] = []
     fresh: set[Key] = set()

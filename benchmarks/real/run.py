@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.evidence.page import write_text
 from benchmarks.packages import FetchFailed
-from benchmarks.real.cells import Cell, Results, Run, arms_of, remaining, run_all
+from benchmarks.real.cells import Cell, Results, Run, arms_of, run_all
 from benchmarks.real.experiments import ARMS, EXPERIMENTS, Experiment, tuned
 from benchmarks.real.networks import NETWORKS
 
@@ -42,8 +42,6 @@ def main() -> int:
             f"{arguments.only} is no experiment, experiment/arm or experiment/arm/seed: choose of {names()}"
         )
     fetch({cell.experiment.network for cell in cells}, cache)
-    waiting = [cell for cell in cells if arguments.again or results.of(cell) is None]
-    print(remaining(waiting, results, WORKERS), flush=True)
     with one_thread_each(WORKERS) as executor:
         problems = run_all(cells, results, executor, WORKERS, cache, again=arguments.again)
     if not rehearsal:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.real.cells import Cell, Results, Run, arms_of, remaining, run_all
+from benchmarks.real.cells import Cell, Results, Run, arms_of, run_all
 from benchmarks.real.experiments import ARMS, DEFAULT, EXPERIMENTS, TUNED, TUNING_SEEDS, Experiment, tuned
 from benchmarks.real.run import WORKERS, fetch, names, one_thread_each, parsed, place_of
 
@@ -30,8 +30,6 @@ def main() -> int:
     results = Results.read(arguments.cache / ("tuning-rehearsal.json" if rehearsal else "tuning.json"), place_of)
     fetch({experiment.network for experiment in chosen}, arguments.cache)
     cells = [cell for experiment in chosen for cell in cells_of(experiment, arguments.steps or experiment.steps)]
-    waiting = [cell for cell in cells if arguments.again or results.of(cell) is None]
-    print(remaining(waiting, results, WORKERS), flush=True)
     with one_thread_each(WORKERS) as executor:
         problems = run_all(cells, results, executor, WORKERS, arguments.cache, again=arguments.again)
     for experiment in chosen:

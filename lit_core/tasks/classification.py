@@ -46,6 +46,8 @@ EVALUATION_BATCH = 256
 class Classification:
     """Trains a student to answer as its teacher does, or as the labels say."""
 
+    held_out = True
+
     def __init__(
         self,
         spec: JobSpec,
@@ -66,7 +68,7 @@ class Classification:
         self.samples = len(self.train.y) + spec.n_random
         _check_labels(spec, self.train)
         self.labelled = dataset.splits[Split.VALIDATION].labelled
-        self.selection, self.held_out = "accuracy" if self.labelled else "agreement", True
+        self.selection = "accuracy" if self.labelled else "agreement"
         self.masks: dict[str, Tensor] = {}
         if spec.method == Method.PRUNE:
             self.masks = prune_to(student.network, student_parameters, spec.pruning, self._spared())

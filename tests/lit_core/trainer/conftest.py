@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lit_core.measuring import cost
 from lit_core.networks.families.resnet_cifar import ResNet
-from tests.lit_core.trainer.test_training import stripes
+from tests.lit_core.trainer.test_training import stripes, teach
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +28,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = stripes()
     inputs = torch.from_numpy(x).float()[:, None] / 255
     inputs = (inputs - inputs.mean()) / inputs.std()
-    labels = torch.from_numpy(y)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(6):
-        for start in range(0, len(labels), 24):
-            optimizer.zero_grad()
-            batch = slice(start, start + 24)
-            torch.nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
+    teach(network, inputs, torch.from_numpy(y), epochs=6)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_file(network.state_dict(), path)
     return path

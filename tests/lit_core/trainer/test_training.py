@@ -43,6 +43,17 @@ def stripes(samples: int = 240, classes: int = 3) -> tuple[np.ndarray[Any, Any],
     return x, y
 
 
+def teach(network: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
+    """By SGD, the samples in their order."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(epochs):
+        for start in range(0, len(labels), 24):
+            optimizer.zero_grad()
+            batch = slice(start, start + 24)
+            torch.nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
+            optimizer.step()
+
+
 def write_dataset(path: Path, **arrays: Any) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

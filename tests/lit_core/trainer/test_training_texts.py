@@ -21,6 +21,7 @@ from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.training.pruning import prune_to
 from lit_spec import JobRequest, Pruning, resolve
 from lit_spec.requests.dataset import VDCNN_VOCABULARY
+from tests.lit_core.trainer.test_training import teach
 
 LENGTH = 32
 LABELS = ("calm", "loud")
@@ -50,13 +51,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     labels, texts = zip(*sentences(), strict=True)
     x, y = preprocessing.apply(preprocessing.from_texts(texts)), torch.tensor([LABELS.index(name) for name in labels])
-    optimizer = torch.optim.SGD(made.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(12):
-        for start in range(0, len(y), 24):
-            optimizer.zero_grad()
-            batch = slice(start, start + 24)
-            torch.nn.functional.cross_entropy(made(x[batch]), y[batch]).backward()
-            optimizer.step()
+    teach(made, x, y, epochs=12)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_file(made.state_dict(), path)
     return path
