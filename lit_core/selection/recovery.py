@@ -3,8 +3,9 @@
 The damage of a block is how far the network's outputs are from the teacher's on training inputs, without labels, when
 this block alone is left out. The student lacks the blocks with the least damage for what they save.
 
-The sum of single damages is used, not the damage of whole students: after a repair that was measured on few samples,
-whole students looked best that were worst on other samples (docs/method.md).
+Neighbours often do more damage together than the sum of both, so a block whose neighbour is missing counts with what it
+adds to the neighbour's damage. The damage of whole students is not used: after a repair that was measured on few
+samples, whole students looked best that were worst on other samples (docs/method.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
@@ -43,6 +45,8 @@ class Recovery(Repair):
     def __init__(self, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output) -> None:
         """`batches` of training inputs are on the teacher's device. Raises ValueError if there are none."""
         super().__init__(teacher, batches, output)
+        self.interactions: dict[Block, float] = {}
+        """How much more damage a block and the next one do together than each alone, where that was asked for."""
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]
         self.first_stays = first_blocks_stay(teacher, tuple(x[:2] for x in batches[0]))
         self.damages = [
@@ -66,7 +70,9 @@ class Recovery(Repair):
         kept = self.whole
         while blocks := self._removable(kept, least):
             before = saved(kept)
-            prices = {block: self._price(block, saved(_without(kept, *block)) - before) for block in blocks}
+            prices = {
+                block: _price(self._added(kept, block), saved(_without(kept, *block)) - before) for block in blocks
+            }
             kept = _without(kept, *min(blocks, key=prices.__getitem__))
             yield kept
 
@@ -83,7 +89,7 @@ class Recovery(Repair):
         """The smallest student that is allowed when the least damaging blocks go first. None if there is none."""
         kept = self.whole
         while blocks := self._removable(kept):
-            less = _without(kept, *min(blocks, key=self._damage))
+            less = _without(kept, *min(blocks, key=partial(self._added, kept)))
             if not is_allowed(less):
                 break
             kept = less
@@ -97,10 +103,22 @@ class Recovery(Repair):
 
     # --- which blocks go ---
 
-    def _price(self, block: Block, gain: float) -> tuple[float, float]:
-        """The damage for each unit that leaving the block out saves; of equally expensive blocks the damage decides."""
-        damage = self._damage(block)
-        return (damage / gain if gain > 0 else math.inf), damage
+    def _added(self, kept: Kept, block: Block) -> float:
+        """The damage that leaving the block out adds, in a student that has only the `kept` blocks otherwise."""
+        section, index = block
+        missing = [near for near in (index - 1, index + 1) if near in self.whole[section] and near not in kept[section]]
+        alone = self._damage(block)
+        if not math.isfinite(alone):
+            return alone
+        return alone + sum(self._interaction(section, min(index, near)) for near in missing)
+
+    def _interaction(self, section: int, first: int) -> float:
+        place = section, first
+        if place not in self.interactions:
+            without_both = _without(_without(self.whole, section, first), section, first + 1)
+            together = self.damage_of(shortened(self.teacher, without_both))
+            self.interactions[place] = together - self._damage(place) - self._damage((section, first + 1))
+        return self.interactions[place]
 
     def _damage(self, block: Block) -> float:
         section, index = block
@@ -109,7 +127,7 @@ class Recovery(Repair):
     def _with_what_may_stay(self, kept: Kept, goal: Goal) -> Kept:
         """Take back the most damaging blocks without which the goal is met all the same."""
         missing = [(n, i) for n, own in enumerate(self.whole) for i in own if i not in kept[n]]
-        for section, index in sorted(missing, key=self._damage, reverse=True):
+        for section, index in sorted(missing, key=partial(self._added, kept), reverse=True):
             more = [sorted([*own, index]) if n == section else own for n, own in enumerate(kept)]
             if goal.is_met(more):
                 kept = more
@@ -128,6 +146,11 @@ class Recovery(Repair):
         return len(kept[section]) > (1 if least is None else least[section]) and not (
             index == 0 and self.first_stays[section]
         )
+
+
+def _price(damage: float, gain: float) -> tuple[float, float]:
+    """The damage for each unit that is saved; of equally expensive blocks the damage decides."""
+    return (damage / gain if gain > 0 else math.inf), damage
 
 
 def _without(kept: Kept, section: int, index: int) -> Kept:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.networks.student import shortened
 from lit_core.selection.blocks import AllowedDrop, Budget, Depth, FixedBlocks, Unreachable, select_blocks
 from lit_core.selection.recovery import Recovery
 from lit_spec import Output, Select
@@ -146,6 +147,32 @@ def test_an_allowed_drop_is_used_as_far_as_it_goes() -> None:
     assert failure.value.nearest == 1.0
 
 
+class Writes(Residual):
+    """Writes into a channel what is read from another one: a second such block changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :-1], 5 * x[:, :1]], dim=1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_of_two_neighbours_that_do_the_same_one_stays(place: int) -> None:
+    """Each alone does no damage, and both together do most."""
+    network = TwoSections([0.3] * 4, [0.3] * 3)
+    for index in (place, place + 1):
+        network.lower[index] = Writes(0.3)
+    teacher = sectioned(network, torch.zeros(2, 3), ["lower", "upper"])
+    found = select_blocks(teacher, Depth(5), Select.RECOVER, samples())
+    assert found.damages is not None
+    assert [found.damages[0][index] for index in (place, place + 1)] == pytest.approx([0.0, 0.0], abs=1e-6)
+    (lower, upper) = found.kept_blocks
+    assert len({place, place + 1} & set(lower)) == 1
+    assert len(lower) + len(upper) == 5
+
+    recovery = Recovery(teacher, samples(), Output.LOGITS)
+    together = recovery.damage_of(shortened(teacher, [[i for i in range(4) if i not in (place, place + 1)], [0, 1, 2]]))
+    assert together > 3 * recovery.damage_of(shortened(teacher, found.kept_blocks))
+
+
 def test_the_first_block_stays_where_it_must() -> None:
     network = Mine()
     network.layers[0].second = nn.Sequential(nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 6))  # type: ignore[union-attr]
@@ -158,6 +185,7 @@ def test_the_first_block_stays_where_it_must() -> None:
 def test_where_no_block_saves_anything_the_damage_decides() -> None:
     recovery = Recovery(teacher([0.3] * 4, [0.3] * 3), samples(), Output.LOGITS)
     recovery.damages = [[None, 5.0, 0.1, math.inf], [None, 4.0, 1.0]]
+    recovery.interactions = {(0, 0): 0.0, (0, 1): 0.0, (0, 2): 0.0, (1, 0): 0.0, (1, 1): 0.0}
     gone = []
     before = recovery.whole
     for kept in recovery.descent(lambda _kept: 0.0):
