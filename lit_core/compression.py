@@ -9,19 +9,19 @@ from itertools import islice
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lit_core.arguments import Wish, hyperparameters_of, kept_blocks, wanted_blocks, wish_of
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
-from lit_core.networks.block_selection import Selection, first_blocks_stay
+from lit_core.networks.block_selection import Selection
 from lit_core.networks.discovery import check_composition, check_trains, find_layout
-from lit_core.networks.sections import SectionedNetwork, has_batch_norm
+from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.report import CompressionReport, PruningReport, compare_networks, race_notes, selection_report
 from lit_core.seeding import seeded
-from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
+from lit_core.selection.blocks import select_blocks
 from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.batches import (
@@ -39,12 +39,9 @@ from lit_core.training.loop import Observer, TrainedStudent, train_student
 from lit_core.training.outcome import Judgement
 from lit_core.training.pruning import check_prunable, parameters_left, spared_of
 from lit_core.training.setbacks import note_of
-from lit_spec import Hyperparameters, Method, Output, Phase, Select, StudentRequest, Target
-from lit_spec.mistakes import as_text, mistakes
-from lit_spec.requests.presets import ANY_NETWORK, Preset, Values, merged, with_rates
-from lit_spec.requests.resolve import resolve_schedule
-from lit_spec.requests.student import check_kept
-from lit_spec.requests.then import INT8, prune_shares
+from lit_spec import Hyperparameters, Method, Output, Phase, Select
+from lit_spec.requests.presets import Preset
+from lit_spec.requests.then import prune_shares
 
 IMPORTANCE_BATCHES = 8
 NOT_VALIDATED = Judgement(
@@ -54,15 +51,6 @@ NOT_VALIDATED = Judgement(
         "data to keep the best epoch, and to learn whether the training was of use"
     ],
 )
-METHODS = (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
-SERVICE_ONLY = {
-    "n_random": "add batches of random noise to the data",
-    "accept": "compare the numbers in the report",
-    "time_limit_s": "use an observer that stops the training",
-    "max_attempts": "here there is only one attempt",
-    "adversarial": "only classifiers are trained here",
-}
-"""Hyperparameters that would have no effect here, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +101,17 @@ def compress(
     it, and have their old states afterwards. Raises NoSections for a model that can't be divided, ValueError for wrong
     arguments, and Diverged.
     """
-    if sum(value is not None for value in (blocks, depth, ratio, kept, target)) != 1:
-        raise ValueError(
-            "give one of blocks (as [2, 2, 2]), depth (as 6), ratio (as 2.5), kept (as [[0], [0, 2]]) and target (as "
-            '{"latency_ratio": 1.5})'
-        )
-    wish = _Wish(blocks, depth, kept, _target(target, ratio, validation), _select(select, kept), repair)
-    asked = _asked(model, preset, hyperparameters)
+    wish = wish_of(
+        blocks=blocks,
+        depth=depth,
+        ratio=ratio,
+        kept=kept,
+        target=target,
+        select=select,
+        repair=repair,
+        validated=validation is not None,
+    )
+    asked = hyperparameters_of(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
         # Before that it has no generators whose states could be kept.
@@ -141,30 +133,6 @@ def compress(
         return Compressed(network, _report(trained, wish.select, pruned, inputs).as_json(), pruned)
 
 
-@dataclass(frozen=True)
-class _NamedTarget:
-    target: Target
-    field: str
-    """The argument that gave it."""
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """Which student the caller wants: one of the first four."""
-
-    blocks: Sequence[int] | None
-    depth: int | None
-    kept: Sequence[Sequence[int]] | None
-    target: _NamedTarget | None
-    select: Select | None
-    """None: `kept` names the blocks."""
-    repair: bool | None
-
-    @property
-    def repairs(self) -> bool:
-        return self.select == Select.RECOVER if self.repair is None else self.repair
-
-
 class SilentObserver:
     """Ignores everything and never stops the training."""
 
@@ -176,58 +144,6 @@ class SilentObserver:
 
     def stop_requested(self) -> bool:
         return False
-
-
-def _select(select: Select | str | None, kept: Sequence[Sequence[int]] | None) -> Select | None:
-    """None if `kept` names the blocks."""
-    if kept is not None:
-        if select is not None:
-            raise ValueError("kept names the blocks, and select chooses them: leave out one of them")
-        return None
-    if select is None:
-        return Select.RECOVER
-    if select not in list(Select):
-        raise ValueError(f"select is {select!r}: give one of {', '.join(Select)}")
-    return Select(select)
-
-
-def _preset_values(preset: Preset | str | None) -> Values:
-    """The preset's hyperparameters. What the data decides here stays: the size of batches and the augmentation."""
-    if preset is not None and preset not in list(Preset):
-        raise ValueError(f"preset is {preset!r}: give one of {', '.join(Preset)}")
-    values = ANY_NETWORK[None if preset is None else Preset(preset)]
-    schedule = {name: value for name, value in values.get("schedule", {}).items() if name != "batch_size"}
-    own = {name: value for name, value in values.items() if name in Hyperparameters.model_fields}
-    return own | ({"schedule": schedule} if schedule else {})
-
-
-def _asked(model: nn.Module, preset: Preset | str | None, hyperparameters: Mapping[str, Any]) -> Hyperparameters:
-    """The caller's hyperparameters over the preset's. Raises ValueError."""
-    given = _validated_fields(hyperparameters).model_dump(exclude_unset=True)
-    values = with_rates(_preset_values(preset), given, batch_norm=has_batch_norm(model))
-    return _checked(merged(values, given), given)
-
-
-def _validated_fields(hyperparameters: Mapping[str, Any]) -> Hyperparameters:
-    try:
-        return Hyperparameters.model_validate(hyperparameters)
-    except ValidationError as failure:
-        raise ValueError(as_text(mistakes(Hyperparameters, hyperparameters, failure))) from failure
-
-
-def _checked(hyperparameters: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:
-    """`given` are the ones that the caller named."""
-    asked = Hyperparameters.model_validate(dict(hyperparameters))
-    if asked.method not in METHODS:
-        raise ValueError(f"method {asked.method} is only for the service: use one of {', '.join(METHODS)}")
-    for name, instead in SERVICE_ONLY.items():
-        if getattr(asked, name) != Hyperparameters.model_fields[name].default:
-            raise ValueError(f"{name} is only for the service: {instead}")
-    if INT8 in asked.then:
-        raise ValueError("int8 is only for the service, which writes files: use prune:SHARE in then")
-    if "batch_size" in given.get("schedule", {}):
-        raise ValueError("schedule.batch_size is only for the service: the batches of the data are used as they are")
-    return asked.model_copy(update={"schedule": resolve_schedule(asked.schedule, asked.method)})
 
 
 @dataclass(frozen=True)
@@ -315,7 +231,7 @@ def _outputs(teacher: SectionedNetwork, inputs: tuple[Tensor, ...]) -> int:
 
 
 def _selection(
-    wish: _Wish,
+    wish: Wish,
     teacher: SectionedNetwork,
     given: _GivenData,
     inputs: tuple[Tensor, ...],
@@ -330,10 +246,10 @@ def _selection(
         for batch in (_first_inputs(given.training) if looks_at_data else ())
     ]
     if wish.select is None:
-        selection = _kept(teacher, wish.kept or (), inputs)
+        selection = kept_blocks(teacher, wish.kept or (), inputs)
     elif wish.target is None:
         selection = select_blocks(
-            teacher, _wanted(teacher, wish.blocks, wish.depth), wish.select, batches, asked.output
+            teacher, wanted_blocks(teacher, wish.blocks, wish.depth), wish.select, batches, asked.output
         )
     else:
         measurements = Measurements(
@@ -364,34 +280,6 @@ def _with_steps(asked: Hyperparameters, steps: int, batch_size: int) -> Hyperpar
     return asked.model_copy(update={"schedule": asked.schedule.model_copy(update=update)})
 
 
-def _kept(teacher: SectionedNetwork, kept: Sequence[Sequence[int]], inputs: tuple[Tensor, ...]) -> Selection:
-    """The named blocks. Raises ValueError where they don't fit the model."""
-    whole = [len(section) for section in teacher.sections]
-    given = {"kept": [list(indices) for indices in kept]}
-    try:
-        indices = StudentRequest.model_validate(given).kept or []
-    except ValidationError as failure:
-        raise ValueError(as_text(mistakes(StudentRequest, given, failure))) from failure
-    check_kept(indices, whole, first_blocks_stay(teacher, inputs), "kept")
-    if [len(of_section) for of_section in indices] == whole:
-        raise ValueError("kept names all blocks of the model: leave out at least one")
-    return Selection(indices)
-
-
-def _target(target: Mapping[str, Any] | None, ratio: float | None, validation: Batches | None) -> _NamedTarget | None:
-    """Raises ValueError for a target that doesn't fit the other arguments."""
-    if target is None and ratio is None:
-        return None
-    given, field = (dict(target), "target") if target is not None else ({"parameters_ratio": ratio}, "ratio")
-    try:
-        found = Target.model_validate(given)
-    except ValidationError as failure:
-        raise ValueError(f"{field}: {as_text(mistakes(Target, given, failure))}") from failure
-    if found.max_accuracy_drop is not None and validation is None:
-        raise ValueError("target has max_accuracy_drop, which is measured on validation data: give validation")
-    return _NamedTarget(found, field)
-
-
 def _with_mixing(asked: Hyperparameters, first: FirstBatch, is_given: bool) -> Hyperparameters:
     """A preset's mixing is left out where the inputs are not numbers that can be mixed. Raises ValueError."""
     if asked.mixing == 0 or all(x.is_floating_point() for x in first.inputs):
@@ -399,21 +287,6 @@ def _with_mixing(asked: Hyperparameters, first: FirstBatch, is_given: bool) -> H
     if is_given:
         raise ValueError("mixing is for inputs of floats, but the data has integers: leave it out")
     return asked.model_copy(update={"mixing": 0.0})
-
-
-def _wanted(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth: int | None) -> FixedBlocks | Depth:
-    whole = [len(section) for section in teacher.sections]
-    if blocks is not None:
-        if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
-            raise ValueError(f"blocks must give the number of blocks to keep in each section; the model has {whole}")
-        if list(blocks) == whole:
-            raise ValueError(f"blocks is {whole}, all that the model has: use fewer in at least one section")
-        return FixedBlocks(list(blocks))
-    if depth is None or not len(whole) <= depth < sum(whole):
-        raise ValueError(
-            f"depth is {depth}, but a student of a model with blocks {whole} has {len(whole)} to {sum(whole) - 1}"
-        )
-    return Depth(depth)
 
 
 def _pruned_networks(trained: TrainedStudent[IterableTask]) -> dict[str, nn.Module]:

@@ -38,8 +38,10 @@ def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
 Measure = Callable[[Tensor, Tensor], Tensor]
 """A loss between the student's representation and the teacher's, a scalar."""
 
-LEAST_SPREAD = 1e-12
-"""Instead of the loss of a constant where all samples of a batch are alike."""
+LEAST_SPREAD = 1e-6
+"""Of the loss of 0. A mean that is nearer to all samples of its batch is no measure: its loss may be rounding alone."""
+LEAST_LOSS = 1e-12
+"""Of 0, where the teacher's representation is 0 itself."""
 
 IR_LOSSES: dict[IrLoss, Measure] = {
     IrLoss.MSE: F.mse_loss,
@@ -51,10 +53,12 @@ IR_LOSSES: dict[IrLoss, Measure] = {
 
 def relative_to_mean(measure: Measure, student: Tensor, teacher: Tensor) -> Tensor:
     """The loss between two representations (B, …), divided by the loss of the teacher's mean over the batch: 1 for a
-    student that does not look at its input. A batch of one sample has no spread, so there 0 stands for the mean."""
+    student that does not look at its input. In a batch without spread, as of one sample, 0 stands for the mean."""
     student, teacher = _at_least_float32(student), _at_least_float32(teacher)
-    constant = teacher.mean(dim=0, keepdim=True).expand_as(teacher) if len(teacher) > 1 else torch.zeros_like(teacher)
-    return measure(student, teacher) / measure(constant, teacher).clamp_min(LEAST_SPREAD)
+    of_mean = measure(teacher.mean(dim=0, keepdim=True).expand_as(teacher), teacher)
+    of_zero = measure(torch.zeros_like(teacher), teacher)
+    constant = torch.where(of_mean > LEAST_SPREAD * of_zero, of_mean, of_zero)
+    return measure(student, teacher) / constant.clamp_min(LEAST_LOSS)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

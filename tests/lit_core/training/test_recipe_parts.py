@@ -51,14 +51,18 @@ def test_the_relative_loss_is_that_of_the_mean_for_a_constant_student() -> None:
             torch.testing.assert_close(scaled, relative)
 
 
+@pytest.mark.parametrize("samples", [1, 2, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ir_loss", IrLoss)
-def test_a_single_sample_has_a_loss_of_the_same_size(ir_loss: IrLoss) -> None:
-    """It has no spread."""
-    own, wanted = representations(1)
+def test_a_batch_without_spread_has_a_loss_of_the_same_size(ir_loss: IrLoss, dtype: torch.dtype, samples: int) -> None:
+    """A single sample, or several that are all alike."""
+    own, wanted = (x.to(dtype).repeat(samples, 1, 1, 1) for x in representations(1))
     measure = IR_LOSSES[ir_loss]
     expected = float(measure(own, wanted) / measure(torch.zeros_like(wanted), wanted))
     assert float(relative_to_mean(measure, own, wanted)) == pytest.approx(expected)
     assert expected < 1
+    nothing = torch.zeros_like(wanted)
+    assert float(relative_to_mean(measure, nothing, nothing)) == (1 if ir_loss == IrLoss.COSINE else 0)
 
 
 def test_the_relative_loss_of_bfloat16_representations_is_that_of_their_values() -> None:
