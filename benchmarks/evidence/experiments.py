@@ -42,6 +42,9 @@ ARMS: Mapping[str, Patch] = {
     "no-fine-tuning": {"method": "lit", "feed": "teacher"},
     "long-fine-tuning": {"method": "lit", "feed": "teacher"},
     "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
+    # The preset for little data.
+    "few": {"method": "lit", "preset": "few", "student": {"select": "recover"}},
+    "few-even": {"method": "lit", "preset": "few"},
     # Of generators.
     "ir-only": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}},
     "ir-only-random": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}, "student": {"init": "random"}},
@@ -136,10 +139,10 @@ def _unlabelled(samples: int) -> Experiment:
         teacher="mnist5k",
         dataset="mnist5k",
         request=_of(SHIFT, TO_14, NO_LABELS, _few(samples)),
-        arms=("lit", "kd", "hint"),
+        arms=("few", "few-even", "kd", "hint"),
         seeds=5,
-        patches={"lit": {"preset": "few", "feed": "scheduled"}, "kd": steps(400), "hint": steps(400)},
-        untuned=("lit",),
+        patches={"kd": steps(400), "hint": steps(400)},
+        untuned=("few", "few-even"),
         rates_of=None if samples == 100 else "mnist5k-unlabelled-100",
     )
 

@@ -56,6 +56,7 @@ How to read the tables:
 | `no-fine-tuning`, `long-fine-tuning` | `lit` without fine-tuning, or with more of it |
 | `free-ends` | `lit` with stem and head trained in the LIT phase too |
 | `default`, `searched` | LIT with the default τ, α and β, or with those that a search study chose |
+| `few`, `few-even` | `preset: few` with the blocks that `recover` chooses, or with the other arms' blocks |
 | `ir-only`, `adversarial` | Generators: LIT without and with adversarial fine-tuning |
 
 | Part of an experiment's name | Meaning |
@@ -90,7 +91,7 @@ CONCLUSIONS = """## What it says
   from the teacher's own pictures, as intended.
 """
 KD = "kd"
-LITS = ("lit", "lit-scheduled", "hint")
+LITS = ("lit", "lit-scheduled", "hint", "few", "few-even")
 COMPARED = (
     ("From inherited blocks, the difference to `kd` in points:", KD, LITS),
     (
@@ -140,6 +141,7 @@ def _summary(runs: Sequence[Run]) -> list[str]:
 
 def _compared(runs: Sequence[Run], heading: str, base: str, names: Sequence[str]) -> str:
     rows = []
+    names = [name for name in names if any(run["arm"] == name for run in runs)]
     for experiment in dict.fromkeys(run["experiment"] for run in runs):
         arms = _by_arm([run for run in runs if run["experiment"] == experiment])
         if base not in arms or not any(name in arms for name in names):

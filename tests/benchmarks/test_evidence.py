@@ -99,7 +99,7 @@ def test_the_page_pairs_runs_by_their_seeds() -> None:
     assert "| kd | 95.67 ± 1.15 |  | 100 | 0.1 | 2 | 3 |" in text
     # Differences of 1, 2 and 1: mean 4/3, standard error 1/3, and Student's t with 2 degrees of freedom is 4.303.
     assert "| lit | 97.00 ± 1.00 | +1.33 (-0.10 to +2.77) | 100 | 0.1 | 2 | 3 |" in text
-    assert "| digits | 98.00 | 95.67 | +1.33 (-0.10 to +2.77) |  |  |" in text
+    assert "| digits | 98.00 | 95.67 | +1.33 (-0.10 to +2.77) |\n" in text
     # With all three the same, the interval excludes zero.
     assert "**+1.00 (+1.00 to +1.00)**" in page(
         {"runs": [run("lit", s, 96.0) for s in range(3)] + [run("kd", s, 95.0) for s in range(3)]}
