@@ -17,7 +17,7 @@ from benchmarks.evidence.page import page
 from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
 from benchmarks.intervals import interval
 from lit_core.networks.families import FAMILIES, family_of
-from lit_spec import Architecture, Inspection, JobRequest, JobSpec, StudentOption, merged, resolve
+from lit_spec import Architecture, Inspection, JobRequest, JobSpec, Select, StudentOption, merged, resolve
 from lit_spec.networks.architecture import TeacherFormat
 
 CELLS = [pytest.param(e, arm, id=f"{e.name}/{arm}") for e in EXPERIMENTS for arm in e.arms]
@@ -56,7 +56,11 @@ def specification(experiment: Experiment, arm: str) -> JobSpec:
 def test_every_cell_is_a_job(experiment: Experiment, arm: str) -> None:
     spec = specification(experiment, arm)
     assert spec.method.value == ARMS[arm]["method"]
-    assert sum(spec.student.blocks) < sum(spec.teacher.architecture.blocks)
+    if spec.student.blocks is None:
+        # A job that chooses its blocks when it runs.
+        assert (spec.student.select, spec.student.depth) == (Select.RECOVER, 14)
+    else:
+        assert sum(spec.student.blocks) < sum(spec.teacher.architecture.blocks)
     assert experiment.teacher in {"digits", STARGAN, *RECIPES}
     assert experiment.dataset in {"digits", *DATASETS}
 
