@@ -21,6 +21,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student, shallow_architecture, student_architecture
 from lit_core.networks.teacher import build_network, build_teacher, meta_network
 from lit_core.report import versions
+from lit_core.seeding import generator_of
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
@@ -236,8 +237,8 @@ def _with_student(spec: JobSpec, selection: Selection) -> JobSpec:
 def _importance_inputs(spec: JobSpec, dataset: Dataset, device: torch.device) -> Iterator[Inputs]:
     """Samples; for a generator with the domain of another sample as the target."""
     x, y = dataset.splits[Split.TRAIN].x, dataset.splits[Split.TRAIN].y
-    # Spread over the data, because samples are often sorted by class.
-    rows = torch.arange(min(IMPORTANCE_SAMPLES, len(x))) * len(x) // min(IMPORTANCE_SAMPLES, len(x))
+    # In random order, because samples are often sorted by class, and not all who ask take all of these.
+    rows = torch.randperm(len(x), generator=generator_of("importance"))[:IMPORTANCE_SAMPLES]
     for part in torch.split(rows, spec.schedule.batch_size):
         inputs = dataset.preprocessing.apply(x[part].to(device))
         generates = spec.teacher.architecture.task == TaskKind.TRANSLATION
