@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from pydantic import ValidationError
@@ -106,16 +107,25 @@ def wanted_blocks(teacher: SectionedNetwork, blocks: Sequence[int] | None, depth
     """Raises ValueError where the numbers don't fit the model."""
     whole = [len(section) for section in teacher.sections]
     if blocks is not None:
+        blocks = [_integer(own, "blocks") for own in blocks]
         if len(blocks) != len(whole) or any(not 1 <= own <= most for own, most in zip(blocks, whole, strict=False)):
             raise ValueError(f"blocks must give the number of blocks to keep in each section; the model has {whole}")
-        if list(blocks) == whole:
+        if blocks == whole:
             raise ValueError(f"blocks is {whole}, all that the model has: use fewer in at least one section")
-        return FixedBlocks(list(blocks))
-    if depth is None or not len(whole) <= depth < sum(whole):
+        return FixedBlocks(blocks)
+    depth = _integer(depth, "depth")
+    if not len(whole) <= depth < sum(whole):
         raise ValueError(
             f"depth is {depth}, but a student of a model with blocks {whole} has {len(whole)} to {sum(whole) - 1}"
         )
     return Depth(depth)
+
+
+def _integer(given: Any, name: str) -> int:
+    try:
+        return index(given)
+    except TypeError as failure:
+        raise ValueError(f"{name} has {given!r}, but counts blocks: give an integer") from failure
 
 
 def kept_blocks(teacher: SectionedNetwork, kept: Sequence[Sequence[int]], inputs: tuple[Tensor, ...]) -> Selection:

@@ -84,7 +84,8 @@ def compress(
     """Train a student of `model` that has fewer blocks.
 
     `data` gives `(x, y)` batches with labels, or `(x,)` or `x` only if `alpha=0`. It is iterated over once per epoch,
-    and once before to count the batches. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
+    before that once to count the batches, and its first batches when blocks are chosen, when the student is repaired,
+    and by each candidate of a `race`. With `steps_per_epoch` in the `schedule` it may be endless. Batches of an
     iterator are stored in memory. Give one of `blocks` (of each section), `depth` (blocks in all), `ratio` (how many
     times fewer parameters, at least), `target` (as {"latency_ratio": 1.5}: the fields of `lit_spec.Target`) and `kept`
     (of each section the indices of the blocks that stay, from 0). Unless `kept` names them, `select` chooses the

@@ -14,6 +14,7 @@ from torch.distributions import Binomial
 
 from lit_spec import Output
 
+LEAST_LOGIT = -1e30
 CALIBRATION_BINS = 15
 SIGNIFICANCE = 0.05
 USEFUL = 0.1
@@ -42,7 +43,14 @@ def divergence(made: Tensor, taught: Tensor, output: Output) -> Tensor:
     1 - cosine. 0 for equal outputs. A scalar."""
     if output == Output.EMBEDDING:
         return 1 - mean_cosine(made, taught)
+    made, taught = bounded_below(made), bounded_below(taught)
     return F.kl_div(made.log_softmax(1), taught.log_softmax(1), log_target=True, reduction="batchmean")
+
+
+def bounded_below(logits: Tensor) -> Tensor:
+    """Logits without -inf, which some networks give to classes that they rule out: times a probability of 0 its
+    logarithm is NaN, where nothing should be added."""
+    return logits.clamp_min(LEAST_LOGIT)
 
 
 def mean_cosine(embeddings: Tensor, others: Tensor) -> Tensor:

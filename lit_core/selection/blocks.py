@@ -153,7 +153,7 @@ def _shallowest(whole: list[int], allowed: AllowedDrop, keep: Keep) -> list[int]
     for depth in reversed(range(len(whole), sum(whole))):
         blocks = shares(whole, depth)
         drop = allowed.drop(_kept(keep, blocks))
-        if drop > allowed.most:
+        if not drop <= allowed.most:  # a NaN is no drop that is allowed
             if best is None:
                 raise Unreachable(drop)
             break

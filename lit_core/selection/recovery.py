@@ -48,6 +48,7 @@ class Recovery(Repair):
         self.interactions: dict[Block, float] = {}
         """How much more damage a block and the next one do together than each alone, where that was asked for."""
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]
+        self._order: list[Block] = [(section, index) for section, own in enumerate(self.whole) for index in own]
         self.first_stays = first_blocks_stay(teacher, tuple(x[:2] for x in batches[0]))
         self.damages = [
             [self._damage_of_block(section, index) for index in indices] for section, indices in enumerate(self.whole)
@@ -104,34 +105,38 @@ class Recovery(Repair):
     # --- which blocks go ---
 
     def _added(self, kept: Kept, block: Block) -> float:
-        """The damage that leaving the block out adds, in a student that has only the `kept` blocks otherwise."""
-        section, index = block
-        missing = [near for near in (index - 1, index + 1) if near in self.whole[section] and near not in kept[section]]
-        alone = self._damage(block)
+        """The damage that leaving the block out adds in a student that has the `kept` blocks otherwise."""
+        alone, place = self._damage(block), self._order.index(block)
         if not math.isfinite(alone):
             return alone
-        return alone + sum(self._interaction(section, min(index, near)) for near in missing)
+        before, after = self._order[:place][-1:], self._order[place + 1 :][:1]
+        added = [self._interaction(near, block) for near in before if not _has(kept, near)]
+        added += [self._interaction(block, near) for near in after if not _has(kept, near)]
+        return alone + sum(added)
 
-    def _interaction(self, section: int, first: int) -> float:
-        place = section, first
-        if place not in self.interactions:
-            without_both = _without(_without(self.whole, section, first), section, first + 1)
-            together = self.damage_of(shortened(self.teacher, without_both))
-            self.interactions[place] = together - self._damage(place) - self._damage((section, first + 1))
-        return self.interactions[place]
+    def _interaction(self, first: Block, second: Block) -> float:
+        alone = self._damage(first) + self._damage(second)
+        if not math.isfinite(alone):
+            return 0.0
+        if first not in self.interactions:
+            together = self.damage_of(shortened(self.teacher, _without(_without(self.whole, *first), *second)))
+            self.interactions[first] = together - alone
+        return self.interactions[first]
 
     def _damage(self, block: Block) -> float:
         section, index = block
         return self.damages[section][index] or 0.0
 
     def _with_what_may_stay(self, kept: Kept, goal: Goal) -> Kept:
-        """Take back the most damaging blocks without which the goal is met all the same."""
-        missing = [(n, i) for n, own in enumerate(self.whole) for i in own if i not in kept[n]]
-        for section, index in sorted(missing, key=partial(self._added, kept), reverse=True):
-            more = [sorted([*own, index]) if n == section else own for n, own in enumerate(kept)]
-            if goal.is_met(more):
-                kept = more
-        return kept
+        """Take back the most damaging blocks with which the goal is met all the same."""
+        while True:
+            able = {block: more for block in self._order if goal.is_met(more := _with(kept, *block)) and more != kept}
+            if not able:
+                return kept
+            worst = max(able, key=partial(self._added, kept))
+            if self._added(kept, worst) <= 0:
+                return kept
+            kept = able[worst]
 
     def _removable(self, kept: Kept, least: Sequence[int] | None = None) -> list[Block]:
         """The blocks that a student may lose."""
@@ -151,6 +156,15 @@ class Recovery(Repair):
 def _price(damage: float, gain: float) -> tuple[float, float]:
     """The damage for each unit that is saved; of equally expensive blocks the damage decides."""
     return (damage / gain if gain > 0 else math.inf), damage
+
+
+def _has(kept: Kept, block: Block) -> bool:
+    section, index = block
+    return index in kept[section]
+
+
+def _with(kept: Kept, section: int, index: int) -> Kept:
+    return [sorted({*own, index}) if n == section else own for n, own in enumerate(kept)]
 
 
 def _without(kept: Kept, section: int, index: int) -> Kept:

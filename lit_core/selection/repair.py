@@ -77,13 +77,14 @@ class Repair:
 
     def repair(self, student: SectionedNetwork, damage: float) -> bool:
         """In closed form where that helps, then by some steps of feature mimicking; whether that lessened the damage
-        that the student has now.
+        that the student has now. Steps that do harm are taken back.
 
         Blocks that the model fixes, and students whose outputs are not finite, stay as they are.
         """
         if not (student.sections_learn and math.isfinite(damage)):
             return False
-        self._shift(student, damage)
+        shifted = self._shift(student, damage)
+        before = copy_of_state(student.network)
         updater = DistillationUpdater(
             FeatureObjective(FeatureLoss(self.output)),
             self.teacher,
@@ -96,10 +97,13 @@ class Repair:
         for step, inputs in enumerate(islice(cycle(self.batches), REPAIR_STEPS)):
             batch = Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL))
             updater.step(batch, REPAIR_RATE * (1 - step / REPAIR_STEPS))
-        return self.damage_of(student) < damage
+        repaired = self.damage_of(student)
+        if repaired >= shifted:
+            load_state(student.network, before)
+        return min(repaired, shifted) < damage
 
-    def _shift(self, student: SectionedNetwork, damage: float) -> None:
-        """The shift of each gap stays where it lessens the damage."""
+    def _shift(self, student: SectionedNetwork, damage: float) -> float:
+        """The damage afterwards: the shift of each gap stays where it lessens it."""
         for gap in gaps_of(self.teacher, student):
             block = student.sections[gap.section][gap.place]
             before = copy_of_state(block)
@@ -110,12 +114,15 @@ class Repair:
                 damage = shifted
             else:
                 load_state(block, before)
+        return damage
 
 
 def _first_samples(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:
+    """In batches as they are, the last one perhaps smaller. One sample of a larger batch is left out, because there are
+    networks that can't take it."""
     left = number
     for inputs in batches:
-        if left <= 0:
+        if left <= 0 or (left == 1 and len(inputs[0]) > 1):
             return
         yield tuple(x[:left] for x in inputs)
         left -= len(inputs[0])

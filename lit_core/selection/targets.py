@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -94,6 +95,12 @@ def _within_drop(
     try:
         selection = select_blocks(teacher, AllowedDrop(target.value, drop), select, batches, output)
     except Unreachable as failure:
+        if not math.isfinite(failure.nearest):
+            raise SpecError(
+                field,
+                f"asks for {target}, but the outputs of the untrained student of one block less are not finite: give a "
+                "depth, because training may make up for that",
+            ) from failure
         raise SpecError(
             field,
             f"asks for {target}, but the untrained student of one block less loses {failure.nearest:.2f} points: raise "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
+from lit_core.measuring.scores import bounded_below
 from lit_spec import IrLoss, SpecError
 
 
@@ -26,7 +27,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alph
     Logits are (B, classes), labels (B,) integers. H is the cross entropy, so the soft term's minimum is the
     teacher's entropy and not zero. At α = 0 the labels are ignored.
     """
-    soft = F.cross_entropy(student_logits / tau, F.softmax(teacher_logits / tau, dim=1))
+    soft = F.cross_entropy(bounded_below(student_logits) / tau, F.softmax(teacher_logits / tau, dim=1))
     loss = (1 - alpha) * tau**2 * soft
     return loss if alpha == 0 else alpha * label_loss(student_logits, labels) + loss
 

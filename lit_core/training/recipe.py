@@ -83,6 +83,8 @@ class Ranked:
 
     def or_better(self, rival: Hyperparameters, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
         reached = reached_by(rival)
+        if not math.isfinite(reached):
+            return self
         wins = reached < (1 - LEAD) * self.divergence or not math.isfinite(self.divergence)
         return Ranked(rival, reached) if wins else self
 

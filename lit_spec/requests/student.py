@@ -165,6 +165,8 @@ def _check_accuracy_target(field: str, init: Init, teacher: Architecture) -> Non
         raise SpecError(
             field, "has max_accuracy_drop, which measures inherited blocks, but init is random: give another target"
         )
+    if sum(teacher.blocks) == len(teacher.blocks):
+        raise SpecError("teacher", "has one block in each section, so none can be left out: give a deeper teacher")
 
 
 def _known_costs(target: Target, inspection: Inspection, dataset: DatasetRequest) -> BlockCosts | None:

@@ -294,6 +294,8 @@ def test_networks_of_several_inputs() -> None:
         ({"blocks": [2], "select": "best"}, "give one of even, first, importance"),
         ({"blocks": [2], "taau": 4.0}, "taau: .*did you mean tau"),
         ({"blocks": [9], "alpha": 0.0}, r"the model has \[4\]"),
+        ({"blocks": [2.5], "alpha": 0.0}, "blocks has 2.5, but counts blocks: give an integer"),
+        ({"depth": 2.0, "alpha": 0.0, "select": "even"}, "depth has 2.0, but counts blocks: give an integer"),
         ({"kept": [[0]], "ratio": 2.0}, "give one of blocks"),
         ({"kept": [[0]], "select": "even", "alpha": 0.0}, "leave out one of them"),
         ({"kept": [[2, 0]], "alpha": 0.0}, r"kept.0: .*write \[0, 2\]"),

@@ -151,6 +151,13 @@ def test_a_target_that_means_nothing_is_refused(changes: dict[str, Any], says: s
     assert failure.value.field == "student.target"
 
 
+def test_a_teacher_of_one_block_in_each_section_can_lose_none() -> None:
+    shallow = Architecture(family="resnet_cifar", depth=8, blocks=[1, 1, 1], channels=1, classes=10)
+    with pytest.raises(SpecError, match="one block in each section") as failure:
+        student({"target": {"max_accuracy_drop": 2}}, inspection(architecture=shallow))
+    assert failure.value.field == "teacher"
+
+
 def test_a_stored_student_has_blocks_a_depth_or_a_target() -> None:
     with pytest.raises(ValueError, match="neither blocks nor a depth nor a target"):
         StudentSpec(depth=None, blocks=None, init=Init.INHERIT)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.selection.blocks import AllowedDrop, Budget, Depth, FixedBlocks, Unreachable, select_blocks
-from lit_core.selection.recovery import Recovery
+from lit_core.selection.recovery import Goal, Recovery
 from lit_spec import Output, Select
 from lit_spec.networks.students import BlockCosts
 from tests.lit_core.networks.test_discovery import Mine, sectioned
@@ -37,7 +37,7 @@ class TwoSections(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Linear(3, 8)
-        self.lower, self.upper = (nn.ModuleList(map(Residual, of_section)) for of_section in strengths)
+        self.lower, self.upper = (nn.ModuleList(map(Residual, own)) for own in (*strengths, [])[:2])
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,6 +171,79 @@ def test_of_two_neighbours_that_do_the_same_one_stays(place: int) -> None:
     recovery = Recovery(teacher, samples(), Output.LOGITS)
     together = recovery.damage_of(shortened(teacher, [[i for i in range(4) if i not in (place, place + 1)], [0, 1, 2]]))
     assert together > 3 * recovery.damage_of(shortened(teacher, found.kept_blocks))
+
+
+def test_neighbours_across_two_sections_are_neighbours_too() -> None:
+    """As where a long run of blocks was cut into sections."""
+    network = TwoSections([0.3] * 3, [0.3] * 3)
+    network.lower[2], network.upper[0] = Writes(0.3), Writes(0.3)
+    lower, upper = kept(sectioned(network, torch.zeros(2, 3), ["lower", "upper"]), Depth(4))
+    assert (2 in lower) != (0 in upper)
+
+
+def of_damages(damages: list[list[float | None]], interactions: dict[tuple[int, int], float]) -> Recovery:
+    recovery = Recovery(teacher(*([0.3] * len(section) for section in damages)), samples(), Output.LOGITS)
+    recovery.damages, recovery.first_stays = damages, [section[0] is None for section in damages]
+    order = [(n, i) for n, section in enumerate(damages) for i in range(len(section))]
+    recovery.interactions = dict.fromkeys(order, 0.0) | interactions
+    return recovery
+
+
+@pytest.mark.parametrize(
+    ("interaction", "expected"),
+    [
+        # The last block saves so much that two others may come back: not two neighbours, which are harmless alone.
+        (0.4, [[0, 2, 3], [0]]),
+        # The second of two that are better left out together stays out.
+        (-0.25, [[0, 3], [0]]),
+    ],
+)
+def test_what_comes_back_is_what_does_damage_now(interaction: float, expected: list[list[int]]) -> None:
+    recovery = of_damages([[None, 0.1, 0.12, 0.3], [None, 9.0]], {(0, 1): interaction})
+    costs = BlockCosts(total=100, blocks=[[10, 10, 10, 10], [10, 50]])
+    goal = Goal(lambda kept: costs.left(kept) <= 40, lambda kept: costs.total - costs.left(kept))
+    found = recovery._with_what_may_stay([[0], [0]], goal)
+    assert found == expected
+
+
+def test_infinite_damages_do_not_make_their_neighbours_harmless() -> None:
+    recovery = of_damages([[None, 0.1, math.inf, 0.2], [None]], {})
+    goal = Goal(lambda kept: sum(map(len, kept)) <= 3, lambda kept: 5 - sum(map(len, kept)))
+    assert recovery._with_what_may_stay([[0], [0]], goal) == [[0, 2], [0]]
+    assert next(iter(recovery.descent(goal.saved))) == [[0, 2, 3], [0]]
+
+
+class Masked(TwoSections):
+    """Rules the last class out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits.masked_fill(torch.tensor([False, False, False, True]), -math.inf)
+
+
+def test_a_class_that_the_network_rules_out_does_no_damage() -> None:
+    strengths = [2.0, 2.0, USELESS]
+    found = select_blocks(
+        sectioned(Masked(strengths), torch.zeros(2, 3), ["lower"]), Depth(2), Select.RECOVER, samples()
+    )
+    assert found.kept_blocks == [[0, 1]]
+    assert found.damages is not None
+    assert all(math.isfinite(damage or 0.0) for damage in found.damages[0])
+
+
+def test_no_batch_of_one_sample_is_made() -> None:
+    """113 samples are measured of a network of 18 blocks, 7 batches of 16 and one more."""
+    sizes = set()
+
+    class Squeezed(TwoSections):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.add(len(x))
+            logits: Tensor = super().forward(x).squeeze()
+            return logits.log_softmax(1)
+
+    network = sectioned(Squeezed([0.3] * 18), torch.zeros(2, 3), ["lower"])
+    select_blocks(network, Depth(17), Select.RECOVER, samples(batches=12))
+    assert sizes == {2, 16}
 
 
 def test_the_first_block_stays_where_it_must() -> None:

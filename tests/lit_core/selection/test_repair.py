@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
@@ -12,6 +13,7 @@ from lit_core.networks.student import shortened
 from lit_core.selection.repair import Repair, with_repair
 from lit_spec import Output
 from tests.lit_core.networks.test_discovery import Mine, sectioned
+from tests.lit_core.networks.test_shift import Convolutions
 from tests.lit_core.selection.test_recovery import TwoSections, samples, teacher
 
 
@@ -54,6 +56,20 @@ def test_a_repair_that_does_not_help_is_not_kept() -> None:
     """The whole teacher has nothing to be repaired."""
     found = with_repair(Selection([[0, 1], [0, 1]]), teacher([1.0, 1.0], [1.0, 1.0]), samples())
     assert found == Selection([[0, 1], [0, 1]])
+
+
+def test_steps_that_do_harm_leave_the_shift(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_core.selection.repair.REPAIR_RATE", 10.0)
+    network, kept = sectioned(Convolutions("residual"), torch.zeros(2, 3, 6, 6), ["layers"]), [[0, 3]]
+    generator = torch.Generator().manual_seed(1)
+    repair = Repair(network, [(torch.randn(16, 3, 6, 6, generator=generator),) for _ in range(4)], Output.LOGITS)
+    shifted, student = shortened(network, kept), shortened(network, kept)
+    before = repair.damage_of(student)
+    damage = repair._shift(shifted, before)
+    assert damage < before
+    assert repair.repair(student, before)
+    assert repair.damage_of(student) == damage
+    assert_close(student.network.state_dict(), shifted.network.state_dict(), rtol=0, atol=0)
 
 
 def test_what_chose_the_blocks_stays_in_the_selection() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -113,6 +115,9 @@ def test_the_last_student_before_too_much_is_lost_is_taken(teacher: SectionedNet
     assert chosen(50) == [[0]]
     with pytest.raises(SpecError, match=r"untrained student of one block less loses 0\.50 points: raise it"):
         chosen(0.4)
+    drops[5] = math.nan
+    with pytest.raises(SpecError, match="outputs of the untrained student of one block less are not finite"):
+        chosen(2)
 
 
 def test_a_rule_is_followed_down_to_the_shallowest(teacher: SectionedNetwork) -> None:

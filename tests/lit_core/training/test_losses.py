@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from lit_core.measuring.scores import divergence
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
@@ -22,7 +25,7 @@ from lit_core.training.objectives import (
     OutputLoss,
     draw_feeds,
 )
-from lit_spec import Architecture, DatasetRequest, Feed, Init, IrLoss, JobSpec, Part, StudentSpec, TeacherSpec
+from lit_spec import Architecture, DatasetRequest, Feed, Init, IrLoss, JobSpec, Output, Part, StudentSpec, TeacherSpec
 from tests.lit_core import naive
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -314,3 +317,19 @@ def test_kd_at_alpha_one_is_cross_entropy_and_at_zero_ignores_labels() -> None:
     y, other = torch.tensor([0, 1, 2, 0]), torch.tensor([2, 2, 1, 1])
     assert torch.allclose(kd_loss(z_s, z_t, y, 1.0, 9.0), torch.nn.functional.cross_entropy(z_s, y))
     assert torch.equal(kd_loss(z_s, z_t, y, 0.0, 4.0), kd_loss(z_s, z_t, other, 0.0, 4.0))
+
+
+def test_classes_that_a_network_rules_out_add_nothing() -> None:
+    """With logits of -inf, where a probability of 0 is multiplied by its logarithm."""
+    generator = torch.Generator().manual_seed(0)
+    mine, taught = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    ruled_out = F.pad(mine, (0, 1), value=-math.inf).requires_grad_(True)
+    labels = torch.zeros(5, dtype=torch.long)
+    loss = kd_loss(ruled_out, F.pad(taught, (0, 1), value=-math.inf), labels, alpha=0.3, tau=2.0)
+    torch.testing.assert_close(loss, kd_loss(mine, taught, labels, alpha=0.3, tau=2.0))
+    loss.backward()
+    assert ruled_out.grad is not None
+    assert bool(ruled_out.grad.isfinite().all())
+    found = divergence(ruled_out.detach(), F.pad(taught, (0, 1), value=-math.inf), Output.LOGITS)
+    torch.testing.assert_close(found, divergence(mine, taught, Output.LOGITS))
+    assert divergence(ruled_out.detach(), F.pad(taught, (0, 1), value=0.0), Output.LOGITS) > 1e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,12 @@ def test_the_winner_is_the_closest_to_the_teacher() -> None:
     (won,) = {r.divergence for r in found.racers if (r.method, r.learning_rate) == (found.method, found.learning_rate)}
     assert won is not None
     assert won <= min(measured) / (1 - recipe.LEAD)
+
+
+def test_nothing_wins_where_nothing_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IterableTask, "divergence", lambda _task: math.nan)
+    found = found_for(asked(1e-3))
+    assert (found.method, found.learning_rate) == (Method.LIT, 1e-3)
 
 
 def test_the_same_race_has_the_same_result() -> None:
