@@ -179,12 +179,12 @@ def read_runs(results: Path = RESULTS) -> list[Run]:
 
 
 def keep(experiment: str, runs: Iterable[Run], results: Path = RESULTS) -> None:
-    """Replace an experiment's runs in docs/evidence.json, in the order of the experiments."""
-    order = {known.name: place for place, known in enumerate(EXPERIMENTS)}
-    arms = {known.name: known.arms for known in EXPERIMENTS}
-    everything = [run for run in read_runs(results) if run["experiment"] != experiment and run["experiment"] in order]
-    everything += runs
-    everything.sort(key=lambda r: (order[r["experiment"]], arms[r["experiment"]].index(r["arm"]), r["seed"]))
+    """Replace an experiment's runs in docs/evidence.json, in the order of the experiments. What is no experiment or no
+    arm any more is left out."""
+    order = [(known.name, arm) for known in EXPERIMENTS for arm in known.arms]
+    others = (run for run in read_runs(results) if run["experiment"] != experiment)
+    everything = [run for run in (*others, *runs) if (run["experiment"], run["arm"]) in order]
+    everything.sort(key=lambda run: (order.index((run["experiment"], run["arm"])), run["seed"]))
     lines = ",\n".join(json.dumps(run) for run in everything)
     results.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 

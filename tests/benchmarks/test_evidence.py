@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from benchmarks.evidence.data import DATASETS, labelled, write_texts
 from benchmarks.evidence.experiments import ARMS, EXPERIMENTS, RATES, Experiment, at_rate
 from benchmarks.evidence.page import page
+from benchmarks.evidence.run import keep, read_runs
 from benchmarks.evidence.teachers import DISCRIMINATOR, RECIPES, STARGAN, stargan
 from benchmarks.intervals import interval
 from lit_core.networks.families import FAMILIES, family_of
@@ -94,6 +96,17 @@ def run(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
         "curve": {"student_accuracy": [90.0, accuracy]},
         "specification": {"schedule": {"lit": {"learning_rate": 0.1}}},
     }
+
+
+def test_kept_runs_are_in_order_and_of_today(tmp_path: Path) -> None:
+    names = [experiment.name for experiment in EXPERIMENTS]
+    results = tmp_path / "evidence.json"
+    old = [{**run("kd", 0, 95.0), "experiment": name} for name in (names[1], names[0], "gone")]
+    old += [{**run("gone", 0, 95.0), "experiment": names[1]}, run("lit", 7, 95.0)]
+    results.write_text(json.dumps({"runs": old}))
+    keep("digits", [run("kd", 1, 96.0), run("lit", 1, 96.0), run("lit", 0, 96.0)], results)
+    found = [(kept["experiment"], kept["arm"], kept["seed"]) for kept in read_runs(results)]
+    assert found == [("digits", "lit", 0), ("digits", "lit", 1), ("digits", "kd", 1), (names[1], "kd", 0)]
 
 
 def test_the_page_pairs_runs_by_their_seeds() -> None:
