@@ -42,9 +42,9 @@ ARMS: Mapping[str, Patch] = {
     "no-fine-tuning": {"method": "lit", "feed": "teacher"},
     "long-fine-tuning": {"method": "lit", "feed": "teacher"},
     "free-ends": {"method": "lit", "feed": "teacher", "schedule": {"lit": {"frozen": []}}},
-    # The preset for little data.
-    "few": {"method": "lit", "preset": "few", "student": {"select": "recover"}},
-    "few-even": {"method": "lit", "preset": "few"},
+    # The preset for little data, which may race other methods where none is named.
+    "few": {"preset": "few", "student": {"select": "recover"}},
+    "few-even": {"preset": "few"},
     # Of generators.
     "ir-only": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}},
     "ir-only-random": {"method": "lit", "schedule": {"fine_tune": {"epochs": 0}}, "student": {"init": "random"}},

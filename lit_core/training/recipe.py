@@ -2,8 +2,9 @@
 
 What is pretrained is soon destroyed by too high a learning rate, and which loss suits it depends on the network and on
 the data. So candidates take a few steps each from the same start, and the one that is then closest to the teacher is
-used for the training. First the learning rate that was asked for is cut until it does no harm, then methods compete at
-that rate, and then the winner's learning rates if the one that was asked for did no harm.
+used for the training. First the learning rate that was asked for is cut until it does no harm or, if it does none,
+raised as long as that helps. Then methods compete at that rate: at one that is far too low, a method that is quick at
+the start would win.
 
 Methods and higher rates compete on held-out samples alone. On the samples that were trained on, the method whose loss
 is what is compared wins always, and the higher rate nearly always, however much worse they are on others.
@@ -59,10 +60,10 @@ def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None
     best = Ranked(asked, reached_by(asked))
     best = _without_harm(best, before, reached_by)
     if task.held_out:
-        for method in _rivals(task, asked):
-            best = best.or_better(best.candidate.model_copy(update={"method": method}), reached_by)
         if _rate(best.candidate) == _rate(asked):
             best = _at_best_rate(best, reached_by)
+        for method in _rivals(task, asked):
+            best = best.or_better(best.candidate.model_copy(update={"method": method}), reached_by)
     load_state(task.student.network, start)
     task.rewind()
     return Race(
