@@ -75,7 +75,19 @@ def test_a_rate_that_destroys_the_student_is_cut_until_it_does_not() -> None:
 
 
 def test_a_rate_that_is_too_low_is_raised() -> None:
-    assert found_for(asked(3e-4)).learning_rate == pytest.approx(9 * 3e-4)
+    found = found_for(asked(3e-4))
+    assert found.learning_rate == pytest.approx(27 * 3e-4)
+    reached = [racer.divergence for racer in found.racers if racer.method == Method.LIT]
+    assert reached == sorted(reached, reverse=True)
+
+
+def test_methods_compete_at_the_best_rate() -> None:
+    """At the rate that is asked for, far too low, distillation is much closer after the same steps."""
+    slow = [
+        found_for(asked(3e-4, method=method)).racers[0].divergence or math.inf for method in (Method.LIT, Method.KD)
+    ]
+    assert slow[1] < 0.8 * slow[0]
+    assert found_for(asked(3e-4)).method == Method.LIT
 
 
 def test_a_rate_that_is_right_stays_or_has_a_neighbour() -> None:
