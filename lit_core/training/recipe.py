@@ -101,14 +101,18 @@ def _without_harm(best: Ranked, before: float, reached_by: Callable[[Hyperparame
     return best
 
 
-def _at_best_rate(best: Ranked, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
-    """Learning rates up as long as that helps, or down once."""
-    first = best
+def _at_best_rate(first: Ranked, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
+    """Learning rates up as long as that helps at all, because far below the best rate three times more hardly helps
+    either. Of these the lowest that is nearly as good as the last one; if that is the first one, it may also go down."""
+    climbed = [first]
     for _ in range(MOST_CLIMBS):
-        below, best = best, best.or_better(at_rate(best.candidate, RATE_FACTOR), reached_by)
-        if best is below:
+        higher = at_rate(climbed[-1].candidate, RATE_FACTOR)
+        reached = reached_by(higher)
+        if not reached < climbed[-1].divergence:
             break
-    return best if best is not first else best.or_better(at_rate(best.candidate, 1 / RATE_FACTOR), reached_by)
+        climbed.append(Ranked(higher, reached))
+    best = next((one for one in climbed if (1 - LEAD) * one.divergence <= climbed[-1].divergence), first)
+    return best if best is not first else first.or_better(at_rate(first.candidate, 1 / RATE_FACTOR), reached_by)
 
 
 def _rivals(task: Trainable, asked: Hyperparameters) -> list[Method]:

@@ -81,6 +81,16 @@ def test_a_rate_that_is_too_low_is_raised() -> None:
     assert reached == sorted(reached, reverse=True)
 
 
+def test_a_rate_that_hardly_moves_the_student_is_raised_too() -> None:
+    """Three times more does not help much either, but what follows does."""
+    found = found_for(asked(3e-5))
+    assert [racer.learning_rate for racer in found.racers[:4]] == pytest.approx([3e-5, 9e-5, 27e-5, 81e-5])
+    first, second, _, last = (racer.divergence or math.inf for racer in found.racers[:4])
+    assert second > 0.9 * first
+    assert last < 0.5 * first
+    assert found.learning_rate == pytest.approx(81e-5)
+
+
 def test_methods_compete_at_the_best_rate() -> None:
     """At the rate that is asked for, far too low, distillation is much closer after the same steps."""
     slow = [
