@@ -103,7 +103,7 @@ def _without_harm(best: Ranked, before: float, reached_by: Callable[[Hyperparame
 
 def _at_best_rate(first: Ranked, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
     """Learning rates up as long as that helps at all, because far below the best rate three times more hardly helps
-    either. Of these the lowest that is nearly as good as the last one; if that is the first one, it may also go down."""
+    either. Of these the lowest that is nearly as good as the last one; if that is the first, it may also go down."""
     climbed = [first]
     for _ in range(MOST_CLIMBS):
         higher = at_rate(climbed[-1].candidate, RATE_FACTOR)
