@@ -78,8 +78,7 @@ def _check_plan(student: StudentRequest, method: Method, teacher: Architecture) 
         raise SpecError("student.select", f"is {student.select}, but a plan measures what recover does: leave it out")
     if student.repair is not None:
         raise SpecError("student.repair", "is for a student that is trained: give student.plan.repair instead")
-    if sum(teacher.blocks) == len(teacher.blocks):
-        raise SpecError("teacher", "has one block in each section, so there is nothing to plan: give a deeper teacher")
+    _check_can_lose_blocks(teacher, "there is nothing to plan")
 
 
 def _check_target_of(method: Method, target: Target) -> None:
@@ -165,8 +164,13 @@ def _check_accuracy_target(field: str, init: Init, teacher: Architecture) -> Non
         raise SpecError(
             field, "has max_accuracy_drop, which measures inherited blocks, but init is random: give another target"
         )
+    _check_can_lose_blocks(teacher, "none can be left out")
+
+
+def _check_can_lose_blocks(teacher: Architecture, consequence: str) -> None:
+    """Raises SpecError for a teacher that can lose no block."""
     if sum(teacher.blocks) == len(teacher.blocks):
-        raise SpecError("teacher", "has one block in each section, so none can be left out: give a deeper teacher")
+        raise SpecError("teacher", f"has one block in each section, so {consequence}: give a deeper teacher")
 
 
 def _known_costs(target: Target, inspection: Inspection, dataset: DatasetRequest) -> BlockCosts | None:
