@@ -44,12 +44,13 @@ from lit_spec.requests.presets import Preset
 from lit_spec.requests.then import prune_shares
 
 IMPORTANCE_BATCHES = 8
-NOT_VALIDATED = Judgement(
-    None,
-    [
-        "the student has the weights of the last epoch, and was not compared with the untrained one: give validation "
-        "data to keep the best epoch, and to learn whether the training was of use"
-    ],
+NOT_VALIDATED = (
+    "the student has the weights of the last epoch, and was not compared with the untrained one: give validation data "
+    "to keep the best epoch, and to learn whether the training was of use"
+)
+NOT_RACED = (
+    "no other method and no higher learning rate was tried, because there is no validation data to compare them on; "
+    "small networks need higher rates than large ones"
 )
 
 
@@ -346,7 +347,8 @@ def _before_and_after(
     """The scores of the untrained student and of the repaired one, and what the training made of it."""
     task = trained.task
     if task.validation is None:
-        return None, NOT_VALIDATED
+        raced = [] if trained.race is None else [NOT_RACED]
+        return None, Judgement(None, [NOT_VALIDATED, *raced])
     # Cut from the teacher again, because the trained student may hold tensors that can't be copied.
     network = shortened(task.teacher, task.student.kept_blocks).network
     states = {"untrained": trained.untrained, "repaired": trained.selection.repaired}

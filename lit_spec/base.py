@@ -41,9 +41,10 @@ _NO_VALUE = object()
 
 @dataclass(frozen=True)
 class _Types:
-    """What a field may have: single values of these types, and lists of `items`."""
+    """What a field may have: single values of these types, these words, and lists of `items`."""
 
     single: frozenset[type]
+    words: frozenset[str]
     items: _Types | None
 
 
@@ -59,7 +60,7 @@ def _unconverted(value: Any, types: _Types | None) -> Any:
         case int() | float():
             wrong = bool in types.single and not types.single & _NUMBERS
         case str():
-            wrong = bool(types.single) and types.single <= {*_NUMBERS, bool, type(None)}
+            wrong = value not in types.words and bool(types.single) and types.single <= {*_NUMBERS, bool, type(None)}
         case _:
             return value
     return _NO_VALUE if wrong else value
@@ -73,9 +74,11 @@ def _types_by_field(model: type[BaseModel]) -> dict[str, _Types]:
 def _types_of(annotations: Iterable[Any]) -> _Types:
     alternatives = [one for annotation in annotations for one in _alternatives(annotation)]
     items = [item for one in alternatives if get_origin(one) in (list, tuple) for item in get_args(one)]
-    literals = [type(value) for one in alternatives if get_origin(one) is Literal for value in get_args(one)]
+    literals = [value for one in alternatives if get_origin(one) is Literal for value in get_args(one)]
+    words = [value for value in literals if isinstance(value, str)]
     single = [one for one in alternatives if isinstance(one, type)]
-    return _Types(frozenset([*single, *literals]), _types_of(items) if items else None)
+    single += [type(value) for value in literals if not isinstance(value, str)]
+    return _Types(frozenset(single), frozenset(words), _types_of(items) if items else None)
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ What is pretrained is soon destroyed by too high a learning rate, and which loss
 the data. So candidates take a few steps each from the same start, and the one that is then closest to the teacher is
 used for the training. First the learning rate that was asked for is cut until it does no harm or, if it does none,
 raised as long as that helps. Then methods compete at that rate: at one that is far too low, a method that is quick at
-the start would win.
+the start would win. In a race of rates the second half is left out.
 
 Methods and higher rates compete on held-out samples alone. On the samples that were trained on, the method whose loss
 is what is compared wins always, and the higher rate nearly always, however much worse they are on others.
@@ -62,7 +62,7 @@ def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None
     if task.held_out:
         if _rate(best.candidate) == _rate(asked):
             best = _at_best_rate(best, reached_by)
-        for method in _rivals(task, asked):
+        for method in _rivals(task, asked) if asked.race != "rates" else []:
             best = best.or_better(best.candidate.model_copy(update={"method": method}), reached_by)
     load_state(task.student.network, start)
     task.rewind()

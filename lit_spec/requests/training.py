@@ -310,10 +310,10 @@ class Hyperparameters(SpecModel):
     adversarial: Adversarial | None = None
     """For a GAN's fine-tuning. None: the defaults, if a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)
-    race: bool = False
+    race: bool | Literal["rates"] = False
     """For classifiers, with the methods lit, kd, at and mimic: whether methods (the one asked for, mimic, kd) and
     learning rates (those asked for, times powers of three) compete for a few steps before the training, which goes on
-    with the winner."""
+    with the winner. `rates`: only learning rates compete."""
     seed: int = Field(0, ge=0, lt=2**63)
     device: Device = Device.AUTO
     precision: Precision = Precision.FLOAT32

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lit_spec.requests.job import SPEC_VERSION
-from lit_spec.requests.study import STUDY_VERSION
+from lit_spec.requests.study import STUDY_VERSION, StudyKind
 
 Stored = Mapping[str, Any]
 Steps = Mapping[int, Callable[[Stored], Stored]]
@@ -47,6 +47,11 @@ def _with_repair(job: Stored) -> Stored:
     return {**job, "spec_version": 6, "student": {**student, "repair": repaired}}
 
 
+def _without_race_of_rates(job: Stored) -> Stored:
+    """Version 6 knew no `race: rates`. Its workers would fail a job that has it."""
+    return {**job, "spec_version": 7}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
@@ -72,6 +77,18 @@ def _without_repair(study: Stored) -> Stored:
     return study
 
 
+def _with_no_race(study: Stored) -> Stored:
+    """In version 5 trials that stand for a method or a value did not race unless the request said so. The study's later
+    trials do as its first ones did."""
+    request = study["request"]
+    if request["kind"] == StudyKind.SEARCH:
+        return {**study, "request": {**request, "job": {"race": False, **request["job"]}}}
+    if request["kind"] == StudyKind.COMPARE and "race" not in request["job"]:
+        arms = [{"race": False, **arm} if "method" in arm else arm for arm in request["methods"]]
+        return {**study, "request": {**request, "methods": arms}}
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -86,9 +103,22 @@ def _without_rule(arm: Stored) -> Stored:
     return {**arm, "student": {**student, "select": None}} if names_blocks else arm
 
 
-JOB_STEPS: Steps = {1: _with_method_and_feed, 2: _without_kept, 3: _without_target, 4: _without_plan, 5: _with_repair}
+JOB_STEPS: Steps = {
+    1: _with_method_and_feed,
+    2: _without_kept,
+    3: _without_target,
+    4: _without_plan,
+    5: _with_repair,
+    6: _without_race_of_rates,
+}
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
-STUDY_STEPS: Steps = {1: _with_the_inspected_students, 2: _with_even_blocks, 3: _without_plans, 4: _without_repair}
+STUDY_STEPS: Steps = {
+    1: _with_the_inspected_students,
+    2: _with_even_blocks,
+    3: _without_plans,
+    4: _without_repair,
+    5: _with_no_race,
+}
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
 

@@ -283,6 +283,23 @@ def test_arms_that_name_their_blocks_stay_as_they_are(bench: Bench) -> None:
     assert (kd.depth, kd.select) == (14, "even")
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("compare", {"methods": ["kd", {"name": "whole", "preset": "few"}]}), ("search", {})]
+)
+def test_a_study_from_before_rates_could_race_alone_goes_on_without_a_race(
+    bench: Bench, kind: str, fields: dict[str, Any]
+) -> None:
+    study = make_study(bench, kind, {"student": {"depth": 14}, "preset": "few"}, **fields)
+
+    def races() -> list[Any]:
+        _, read = read_study(study_row(bench, study))
+        return [read.request(key).get("race") for key in read.next_steps({}, 1).new][:2]
+
+    assert races() == ["rates", None if kind == "compare" else "rates"]
+    store_study(bench, study, study_version=5)
+    assert races() == [False, None if kind == "compare" else False]
+
+
 def test_a_study_of_a_newer_version_is_left_to_newer_processes(bench: Bench) -> None:
     study = make_study(bench, "compare", methods=["lit", "kd"], seeds=[0, 1])
     store_study(bench, study, study_version=STUDY_VERSION + 1, spec={"request": {"of": "tomorrow"}})

@@ -297,17 +297,26 @@ def test_a_grid_of_one_is_no_search_and_the_preset_says_the_alpha() -> None:
     assert {row.stage for row in kind.table({})} == {Stage.TAU}  # type: ignore[attr-defined]
 
 
-def test_trials_that_stand_for_a_method_or_a_value_do_not_race() -> None:
-    """A race would train another method than the table says."""
-    search = make_kind("search", {"preset": "few"}, taus=[1, 2])
-    assert {search.request(key)["race"] for key in search.next_steps({}, 1).new} == {False}
+def test_trials_that_stand_for_a_method_or_a_value_keep_it_in_their_race() -> None:
+    """A race of methods would train another one than the table says, so only rates compete."""
+    for job, race in [({"preset": "few"}, "rates"), ({"preset": "few", "race": False}, False), ({}, False)]:
+        search = make_kind("search", job, taus=[1, 2])
+        assert {search.request(key)["race"] for key in search.next_steps({}, 1).new} == {race}
     with pytest.raises(SpecError) as failure:
         make_kind("search", {"preset": "few", "race": True}, taus=[1, 2])
     assert failure.value.field == "job.race"
-    arms = ["kd", {"name": "slow", "method": "lit", "race": True}, {"name": "few", "preset": "few"}]
+    arms = [
+        "kd",
+        "scratch",
+        {"name": "slow", "method": "lit", "race": True},
+        {"name": "paper", "method": "lit", "preset": "paper"},
+        {"name": "few", "preset": "few"},
+    ]
     compare = make_kind("compare", {"preset": "few"}, methods=arms)
     races = {key.arm: compare.request(key).get("race") for key in compare.next_steps({}, 1).new}
-    assert races == {"kd": False, "slow": True, "few": None}
+    assert races == {"kd": "rates", "scratch": False, "slow": True, "paper": False, "few": None}
+    compare = make_kind("compare", {"preset": "few", "race": False}, methods=["kd"])
+    assert [compare.request(key)["race"] for key in compare.next_steps({}, 1).new] == [False]
 
 
 def test_a_value_with_a_failed_trial_is_passed_over() -> None:

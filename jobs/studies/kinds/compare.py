@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from jobs.studies.kinds.configurations import Configuration, best
 from jobs.studies.kinds.statistics import Sample, describe
-from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow
-from lit_spec import SpecError
+from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow, race_of_trials
+from lit_spec import Architecture, JobRequest, SpecError
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
 from lit_spec.requests.dataset import DATASET_SOURCES
+from lit_spec.requests.resolve import with_preset
 from lit_spec.requests.study import Arm, CompareRequest
 
 
@@ -121,7 +124,7 @@ def _arms(spec: StudySpec, request: CompareRequest) -> list[_Arm]:
     for number, arm in enumerate(request.methods):
         field = f"methods.{number}"
         _check_patch(arm, field)
-        for made in _with_inits(spec.job, arm, field, request):
+        for made in _with_inits(spec, arm, field, request):
             if made.name in found:
                 raise SpecError(f"{field}.name", f"{made.name!r} is the name of an earlier arm: give another name")
             found[made.name] = made
@@ -139,11 +142,11 @@ def _check_patch(arm: Arm, field: str) -> None:
             raise SpecError(f"{field}.dataset", "must be the study's data set: an arm may only change how it is read")
 
 
-def _with_inits(job: dict[str, Any], arm: Arm, field: str, request: CompareRequest) -> list[_Arm]:
+def _with_inits(spec: StudySpec, arm: Arm, field: str, request: CompareRequest) -> list[_Arm]:
+    job = spec.job
     patched = merge_patch(job, arm.patch)
     if "method" in arm.patch:
-        # A preset's race would train another method than the arm is named after.
-        patched.setdefault("race", False)
+        patched.setdefault("race", _race_of(patched, spec.inspection.architecture))
     origins = {path: f"{field}.{path}" for path in _paths(arm.patch)}
     if request.inits is None:
         return [_Arm(arm.name, Template(patched, job, origins))]
@@ -162,6 +165,13 @@ def _with_inits(job: dict[str, Any], arm: Arm, field: str, request: CompareReque
         )
         for number, init in enumerate(request.inits)
     ]
+
+
+def _race_of(patched: dict[str, Any], teacher: Architecture) -> Literal["rates", False]:
+    try:
+        return race_of_trials(with_preset(JobRequest.model_validate(patched), teacher))
+    except (ValidationError, SpecError):
+        return False  # what is wrong is said when the arm's template is checked
 
 
 def _paths(patch: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from jobs.studies.kinds.configurations import Configuration, best
-from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow
+from jobs.studies.kinds.trials import Choice, Key, NextSteps, StudySpec, Template, Trials, TrialsRow, race_of_trials
 from lit_spec import Method, SpecError, Task
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.merge_patch import merge_patch
@@ -97,12 +97,11 @@ class Search:
                     f"job.{name}",
                     f"is what the study searches for: leave it out, or give the values to try in `{name}s`",
                 )
-        if job.race:
+        if job.race is True:
             raise SpecError(
-                "job.race", "lets methods compete inside of each trial, which hides what a value does: leave it out"
+                "job.race",
+                'lets methods compete in each trial, which hides what a value does: leave it out, or give "rates"',
             )
-        # A preset's race would train another method than the table says.
-        self._job = {**spec.job, "race": False}
         self._seeds = request.explicit_seeds
         self._grids = {Stage.TAU: request.taus, Stage.ALPHA: request.alphas, Stage.BETA: request.betas}
         self._method = job.method
@@ -110,6 +109,7 @@ class Search:
             whole = with_preset(job, spec.inspection.architecture)
         except SpecError as wrong:
             raise SpecError(f"job.{wrong.field}", wrong.message) from wrong
+        self._job = {**spec.job, "race": race_of_trials(whole)}
         self._alpha = whole.alpha
         self._own = {Stage.TAU: whole.tau, Stage.ALPHA: whole.alpha, Stage.BETA: whole.beta}
 

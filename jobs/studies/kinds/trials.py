@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_serializer
 
@@ -197,6 +197,12 @@ def _has(value: Any, path: Sequence[str]) -> bool:
             return False
         value = value[name]
     return True
+
+
+def race_of_trials(whole: JobRequest) -> Literal["rates", False]:
+    """The race of trials that stand for a method or a value, where a preset lets methods compete: that would train
+    another method than the table says. `whole` has its preset's values."""
+    return "rates" if whole.race else False
 
 
 class Kind(Protocol[KeyT]):

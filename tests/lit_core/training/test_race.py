@@ -100,6 +100,13 @@ def test_methods_compete_at_the_best_rate() -> None:
     assert found_for(asked(3e-4)).method == Method.LIT
 
 
+def test_in_a_race_of_rates_the_method_stays() -> None:
+    whole, rates = (found_for(asked(1e-3, method=Method.KD, race=given)) for given in (True, "rates"))
+    assert {racer.method for racer in rates.racers} == {Method.KD}
+    assert rates.racers == whole.racers[: len(rates.racers)]
+    assert len(rates.racers) < len(whole.racers)
+
+
 def test_a_rate_that_is_right_stays_or_has_a_neighbour() -> None:
     found = found_for(asked(5e-3))
     assert 1e-3 < found.learning_rate < 0.05
@@ -231,6 +238,21 @@ def test_compress_says_what_it_used_instead() -> None:
     (note,) = [note for note in made.report["notes"] if "because after" in note]
     assert "than with lit at 10" in note
     assert made.report["epochs"][0]["learning_rate"] < 10
+
+
+def test_compress_says_what_could_not_compete() -> None:
+    data = [torch.randn(16, 3, generator=torch.Generator().manual_seed(1))]
+    for given, said in ((True, 1), ("rates", 1), (False, 0)):
+        made = lit_core.compress(
+            TwoSections([1.0, 1.0], [1.0, 1.0]),
+            data,
+            depth=3,
+            sections=["lower", "upper"],
+            preset="few",
+            race=given,
+            schedule={"lit": {"epochs": 1}},
+        )
+        assert sum("no higher learning rate was tried" in note for note in made.report["notes"]) == said
 
 
 def test_without_a_lit_phase_the_rates_are_those_of_fine_tuning() -> None:
