@@ -175,7 +175,8 @@ class Client:
         """Create a job.
 
         A request with the same key returns the job that the first request created. Without a key the client makes one
-        up, so that a retry after a lost answer never creates a second job.
+        up, so that a retry after a lost answer never creates a second job. Raises ValueError for a key that no header
+        can have.
         """
         # Only what was set, because the service's defaults may be newer than this client's.
         body = request.model_dump(mode="json", exclude_unset=True) if isinstance(request, JobRequest) else request
@@ -397,7 +398,9 @@ class Client:
         return parse(Job, self._post(path, body, key))
 
     def _post(self, path: str, body: Mapping[str, Any], key: str | None) -> httpx.Response:
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        if key is not None and not (key and key.isascii() and key.isprintable()):
+            raise ValueError(f"idempotency_key is {key!r}: give 1 to 255 printable ASCII characters, or none")
+        headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
         # The service itself may wait for a teacher's inspection before it answers.
         return self._connection.request(
             "POST", path, repeatable=True, wait=LONG_POLL_SECONDS, json=dict(body), headers=headers

@@ -61,6 +61,14 @@ def test_two_calls_make_two_jobs_unless_the_key_is_given(client: Client, request
     assert len(list(client.jobs())) == 3
 
 
+@pytest.mark.parametrize("key", ["", "\xe9", "a\n"])
+def test_a_key_that_no_header_can_have_is_refused(client: Client, request_body: dict[str, Any], key: str) -> None:
+    for post in (client.create_job, client.create_study):
+        with pytest.raises(ValueError, match="idempotency_key"):
+            post(request_body, idempotency_key=key)
+    assert list(client.jobs()) == []
+
+
 def test_a_request_model_sends_only_what_was_set(client: Client, request_body: dict[str, Any]) -> None:
     job = client.create_job(JobRequest.model_validate(request_body | {"alpha": 0.25}))
     assert job.request == request_body | {"alpha": 0.25}
