@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "examples/digits/teacher.safetensors"
 SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}
 """As quick as a real training can be."""
+QUICK = {"depth": 8, "select": "even"}
+"""A student for whose blocks nothing is measured."""
 
 
 def images(count: int = 600) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import lit_core
 from lit_client import Client
 from lit_core.data import Interface, load_dataset
 from lit_spec import DatasetRequest, Split
-from tests.e2e.digits import SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
+from tests.e2e.digits import QUICK, SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def teacher(client: Client) -> str:
 
 
 def run(client: Client, **request: Any) -> Any:
-    job = client.create_job({"student": {"depth": 8}, "schedule": SHORT, "exports": [], **request})
+    job = client.create_job({"student": QUICK, "schedule": SHORT, "exports": [], **request})
     return client.wait_job(job.id, timeout=150)
 
 
@@ -90,7 +90,7 @@ def test_one_curl_command_does_it_all(service_url: str, client: Client, tmp_path
     x, y = images()
     write_pt(tmp_path / "teacher.pt")
     write_npz(tmp_path / "digits.npz", x, y)
-    job = json.dumps({"student": {"depth": 8}, "schedule": SHORT, "exports": [], "alpha": 0.5, "beta": 0.5, "tau": 4})
+    job = json.dumps({"student": QUICK, "schedule": SHORT, "exports": [], "alpha": 0.5, "beta": 0.5, "tau": 4})
     command = ["curl", "-sS", "-F", f"job={job}", "-F", "teacher=@teacher.pt", "-F", "dataset=@digits.npz"]
     done = subprocess.run(
         [*command, f"{service_url}/v1/jobs"], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -122,7 +122,7 @@ def test_a_running_job_is_cancelled_and_runs_again_with_changes(client: Client, 
     assert client.cancel(job.id).cancel_requested
     cancelled = client.wait_job(job.id, timeout=20)
     assert cancelled.state == "cancelled"
-    again = client.rerun(job.id, {"schedule": SHORT, "student": {"depth": 8}, "exports": []})
+    again = client.rerun(job.id, {"schedule": SHORT, "student": QUICK, "exports": []})
     assert client.wait_job(again.id, timeout=120).state == "succeeded"
 
 

@@ -23,7 +23,7 @@ import pytest
 from lit_client import Client
 from service.embedded.servers import EmbeddedServers
 from service.running import RunningService, ServiceNotStarted, own_environment, running_service
-from tests.e2e.digits import ROOT, SHORT, TEACHER
+from tests.e2e.digits import QUICK, ROOT, SHORT, TEACHER
 from tests.modes import open_to_others
 from tests.worker.bench import wait_for
 
@@ -136,7 +136,7 @@ def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_ser
             request = {
                 "teacher": teacher.id,
                 "dataset": {"builtin": "digits"},
-                "student": {"depth": 8, "select": "even"},
+                "student": QUICK,
                 "seed": seed,
             }
             return client.create_job(request | {"schedule": SHORT, "exports": []}).id

@@ -21,7 +21,7 @@ from jobs.ledger import workers
 from lit_client import Client
 from lit_client.models import Job
 from service.running import own_environment, running_service
-from tests.e2e.digits import ROOT, SHORT, TEACHER
+from tests.e2e.digits import QUICK, ROOT, SHORT, TEACHER
 from tests.worker.bench import wait_for
 
 LITC = str(Path(sys.executable).with_name("litc"))
@@ -138,7 +138,7 @@ def test_a_comparison_in_which_a_worker_is_killed(service: Service, joined: subp
         job = {
             "teacher": teacher.id,
             "dataset": {"builtin": "digits"},
-            "student": {"depth": 8, "select": "even"},
+            "student": QUICK,
             "schedule": SHORT,
         }
         study = client.create_study(
