@@ -20,7 +20,7 @@ from typing import Any, Self, overload
 
 import httpx
 
-from lit_client.connection import Connection, parse, path_to
+from lit_client.connection import Connection, fits_a_header, parse, path_to
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
 from lit_client.models import (
@@ -398,7 +398,7 @@ class Client:
         return parse(Job, self._post(path, body, key))
 
     def _post(self, path: str, body: Mapping[str, Any], key: str | None) -> httpx.Response:
-        if key is not None and not (key and key.isascii() and key.isprintable()):
+        if key is not None and not (key and fits_a_header(key)):
             raise ValueError(f"idempotency_key is {key!r}: give 1 to 255 printable ASCII characters, or none")
         headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
         # The service itself may wait for a teacher's inspection before it answers.

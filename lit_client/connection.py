@@ -163,9 +163,14 @@ def path_to(*parts: str) -> str:
 def _parse_key(key: str) -> str:
     """The key without the blanks and newlines that a file or a variable may add. Raises InvalidKey."""
     key = key.strip()
-    if not (key.isascii() and key.isprintable()):
+    if not fits_a_header(key):
         raise InvalidKey
     return key
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether a header can have this value."""
+    return text.isascii() and text.isprintable()
 
 
 def _parse_address(url: str) -> httpx.URL:

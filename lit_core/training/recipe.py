@@ -62,7 +62,7 @@ def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None
     if task.held_out:
         if _rate(best.candidate) == _rate(asked):
             best = _at_best_rate(best, reached_by)
-        for method in _rivals(task, asked) if asked.race != "rates" else []:
+        for method in _rivals(task, asked):
             best = best.or_better(best.candidate.model_copy(update={"method": method}), reached_by)
     load_state(task.student.network, start)
     task.rewind()
@@ -118,6 +118,8 @@ def _at_best_rate(first: Ranked, reached_by: Callable[[Hyperparameters], float])
 def _rivals(task: Trainable, asked: Hyperparameters) -> list[Method]:
     """Methods that train something else than the one that was asked for: features depend on the blocks alone, and those
     of an embedding network are its output."""
+    if asked.race == "rates":
+        return []
     if asked.output == Output.EMBEDDING:
         return [] if asked.method in RIVALS else [Method.KD]
     able = RIVALS if task.student.sections_learn else (Method.KD,)

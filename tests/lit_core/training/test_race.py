@@ -222,15 +222,16 @@ def test_the_winners_rates_are_used_in_both_phases() -> None:
     assert note_of(same, given) is None
 
 
+def compressed(data: list[Tensor], **changes: Any) -> lit_core.Compressed:
+    network = TwoSections([1.0, 1.0], [1.0, 1.0])
+    return lit_core.compress(network, data, depth=3, sections=["lower", "upper"], preset="few", **changes)
+
+
 def test_compress_says_what_it_used_instead() -> None:
     generator = torch.Generator().manual_seed(1)
     data = [torch.randn(16, 3, generator=generator) for _ in range(6)]
-    made = lit_core.compress(
-        TwoSections([1.0, 1.0], [1.0, 1.0]),
+    made = compressed(
         data,
-        depth=3,
-        sections=["lower", "upper"],
-        preset="few",
         validation=[torch.randn(64, 3, generator=generator)],
         schedule={"lit": {"epochs": 2, "learning_rate": 10.0}},
     )
@@ -243,15 +244,7 @@ def test_compress_says_what_it_used_instead() -> None:
 def test_compress_says_what_could_not_compete() -> None:
     data = [torch.randn(16, 3, generator=torch.Generator().manual_seed(1))]
     for given, said in ((True, 1), ("rates", 1), (False, 0)):
-        made = lit_core.compress(
-            TwoSections([1.0, 1.0], [1.0, 1.0]),
-            data,
-            depth=3,
-            sections=["lower", "upper"],
-            preset="few",
-            race=given,
-            schedule={"lit": {"epochs": 1}},
-        )
+        made = compressed(data, race=given, schedule={"lit": {"epochs": 1}})
         assert sum("no higher learning rate was tried" in note for note in made.report["notes"]) == said
 
 
