@@ -113,21 +113,19 @@ def test_folders_of_images_in_a_tar(client: Client, teacher: str, tmp_path: Path
 
 def test_a_running_job_is_cancelled_and_runs_again_with_changes(client: Client, teacher: str) -> None:
     long = {"lit": {"epochs": 500}, "fine_tune": {"epochs": 0}}
-    job = client.create_job(
-        {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "schedule": long}
-    )
+    job = client.create_job({"teacher": teacher, "dataset": {"builtin": "digits"}, "student": QUICK, "schedule": long})
     for event in client.follow(job.id):
         if event.type == "epoch":
             break
     assert client.cancel(job.id).cancel_requested
     cancelled = client.wait_job(job.id, timeout=20)
     assert cancelled.state == "cancelled"
-    again = client.rerun(job.id, {"schedule": SHORT, "student": QUICK, "exports": []})
+    again = client.rerun(job.id, {"schedule": SHORT, "exports": []})
     assert client.wait_job(again.id, timeout=120).state == "succeeded"
 
 
 def test_a_queued_job_tells_its_place(client: Client, teacher: str) -> None:
-    request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "schedule": SHORT}
+    request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": QUICK, "schedule": SHORT}
     first = client.create_job(request | {"schedule": {"lit": {"epochs": 500}}})
     second, third = client.create_job(request), client.create_job(request | {"device": "cuda"})
     end = time.monotonic() + 20

@@ -11,9 +11,10 @@ from benchmarks.evidence.page import page
 from benchmarks.evidence.run import keep, read_runs, row, run_cell, run_experiment
 from lit_client import Client
 from lit_spec import merged
+from tests.e2e.digits import QUICK
 
 DIGITS = next(experiment for experiment in EXPERIMENTS if experiment.name == "digits")
-REQUEST = merged(DIGITS.request, {**epochs(1, 1), "exports": [], "dataset": {"train_samples": 300}})
+REQUEST = merged(DIGITS.request, {**epochs(1, 1), "student": QUICK, "exports": [], "dataset": {"train_samples": 300}})
 SHORT = dataclasses.replace(DIGITS, request=REQUEST, arms=("lit", "kd"), seeds=1)
 
 

@@ -165,6 +165,7 @@ def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Mod
         assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))
 
 
+@pytest.mark.long
 def test_a_depth_study_of_a_timm_vit(client: Client, tmp_path: Path, vit: nn.Module) -> None:
     job = {
         "teacher": upload_file(client, vit, tmp_path / "teacher.safetensors"),

@@ -28,6 +28,7 @@ from tests.modes import open_to_others
 from tests.worker.bench import wait_for
 
 URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
+KEY_NAME = "the one that runs at night on the machine under the stairs [red]"
 LITC = str(Path(sys.executable).with_name("litc"))
 
 
@@ -59,6 +60,20 @@ def is_ready(service: RunningService) -> bool:
     return httpx.get(f"{service.url}/readyz").status_code == 200
 
 
+def check_ids_are_whole(folder: Path, key_id: str) -> None:
+    """In a pipe and in a narrow window."""
+    [row] = [line for line in litc(folder, "keys", "list").stdout.splitlines() if key_id in line]
+    assert KEY_NAME in row
+    window, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with os.fdopen(window, "rb", buffering=0) as shown:
+        subprocess.run(
+            [LITC, "keys", "list"], cwd=ROOT, env=own_environment(folder / "data"), stdout=inside, timeout=60
+        )
+        assert key_id in shown.read(20_000).decode()
+    os.close(inside)
+
+
 def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
         url = service.url
@@ -81,7 +96,7 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
         assert second.returncode == 2
         assert "LIT_DATA_DIR" in second.stderr
 
-        made = litc(tmp_path, "keys", "create", "ci")
+        made = litc(tmp_path, "keys", "create", KEY_NAME)
         secret = made.stdout.strip()
         assert made.returncode == 0, made.stderr
         assert secret.startswith("lit_")
@@ -98,13 +113,11 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
     # What was stored is there after a restart, on the same data.
     with running_service(tmp_path) as service:
         url = service.url
-        listed = litc(tmp_path, "keys", "list")
-        assert secret not in listed.stdout
-        assert "ci" in listed.stdout
+        key_id = made.stderr.split()[1]
+        check_ids_are_whole(tmp_path, key_id)
+        assert secret not in litc(tmp_path, "keys", "list").stdout
         assert httpx.get(f"{url}/v1/uploads/{kept}", headers=header).json()["size"] == 3
-        key_id = re.search(r"key_\w+", made.stderr)
-        assert key_id is not None
-        assert litc(tmp_path, "keys", "revoke", key_id[0]).returncode == 0
+        assert litc(tmp_path, "keys", "revoke", key_id).returncode == 0
         assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 401
         assert service.stop(signal.SIGTERM) == 0
 
@@ -217,7 +230,6 @@ def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
             "--devices: 'tpu' are not devices of a worker: give one or more of cpu, cuda, separated by commas.",
         ),
         ((), {**URLS, "LIT_LEASE_SECONDS": "soon"}, "LIT_LEASE_SECONDS: Input should be a valid number"),
-        ((), {**URLS, "DATABASE_URL": "mysql://x/y"}, "DATABASE_URL has the scheme mysql"),
         ((), {**URLS, "REDIS_URL": "amqp://x"}, "REDIS_URL: must begin with one of redis://"),
     ],
 )
@@ -228,21 +240,6 @@ def test_a_worker_says_once_what_is_wrong(
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
     assert line.startswith(said)
-
-
-def test_ids_of_keys_are_whole_in_a_pipe_and_in_a_narrow_window(tmp_path: Path) -> None:
-    long_name = "the one that runs at night on the machine under the stairs [red]"
-    key_id = litc(tmp_path, "keys", "create", long_name).stderr.split()[1]
-    [row] = [line for line in litc(tmp_path, "keys", "list").stdout.splitlines() if key_id in line]
-    assert long_name in row
-    window, inside = pty.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    with os.fdopen(window, "rb", buffering=0) as shown:
-        subprocess.run(
-            [LITC, "keys", "list"], cwd=ROOT, env=own_environment(tmp_path / "data"), stdout=inside, timeout=60
-        )
-        assert key_id in shown.read(20_000).decode()
-    os.close(inside)
 
 
 def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path) -> None:
@@ -260,9 +257,7 @@ def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path) -> None:
     ("variables", "said"),
     [
         ({"LIT_THREADS": "many"}, "LIT_THREADS"),
-        ({"DATABASE_URL": "mysql://x/y", "REDIS_URL": "redis://x"}, "postgresql://"),
         ({"DATABASE_URL": "postgresql://x/y"}, "Only one of DATABASE_URL and REDIS_URL is set"),
-        ({"LIT_LEASE_SECONDS": "0.5"}, "LIT_LEASE_SECONDS"),
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}, "database"),
     ],
 )
