@@ -305,7 +305,8 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{inspection.parameters:,} parameters, {_input_description(found)}, "
         f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
-    lines = [line for line in (_measured_with(inspection), _open_choices(found)) if line]
+    unwrapped = f"How the file was read: {'; '.join(inspection.unwrapped)}." if inspection.unwrapped else ""
+    lines = [line for line in (unwrapped, _measured_with(inspection), _open_choices(found)) if line]
     return Group(title, _students_table(inspection.students), *lines)
 
 

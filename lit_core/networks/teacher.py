@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import json
-import pickle
-import pickletools
-import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
-from lit_core.networks.families import Recognised, Shapes, Unrecognised, family_of, recognise
+from lit_core.networks.checkpoints.files import SAVE, TeacherError, read_checkpoint
+from lit_core.networks.checkpoints.fitting import Candidate, Search, choose, search
+from lit_core.networks.checkpoints.wrappers import type_name
+from lit_core.networks.families import Recognised, family_of
 from lit_core.networks.families.library import as_shapes
-from lit_core.networks.families.shapes import NOT_AT_ALL
+from lit_core.networks.families.shapes import listed
 from lit_core.networks.inspected_costs import count_flops, input_shape, measure_latency
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
-from lit_core.zip_directory import directory_bytes
 from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
 from lit_spec.networks.architecture import Task, TeacherFormat
-from lit_spec.networks.teacher_files import (
-    DIRECTORY_BYTES,
-    HEADER_BYTES,
-    MEMBERS,
-    PICKLE_BYTES,
-    TENSORS,
-    too_long_header,
-    too_many_tensors,
-)
 
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
-PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*")
-SAVE = "save model.state_dict() instead"
-
-
-class TeacherError(Exception):
-    """The file is not a readable teacher. The message says what to do."""
-
-    def __init__(self, message: str, field: str = "teacher") -> None:
-        super().__init__(message)
-        self.field = field
+__all__ = [
+    "Teacher",
+    "TeacherError",
+    "build_network",
+    "build_teacher",
+    "inspect_teacher",
+    "meta_network",
+    "read_teacher",
+]
 
 
 @dataclass(frozen=True)
@@ -57,24 +43,24 @@ class Teacher:
     format: TeacherFormat
     state: dict[str, Tensor]
     recognised: Recognised
+    unwrapped: Sequence[str] = ()
+    """What was done to find the tensors in the file."""
 
 
 def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
     """Read a safetensors or `.pt` file; `request` names a library's network, if it is one. Raises TeacherError."""
-    file_format = _format(path)
-    loaded = _load_safetensors(path) if file_format == TeacherFormat.SAFETENSORS else _load_pt(path)
-    state = _with_plain_names(_unwrapped(loaded))
-    _check_tensors(state)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    file_format, loaded = read_checkpoint(path)
     try:
-        recognised = recognise(shapes, request)
-    except Unrecognised as failure:
-        raise TeacherError(f"this checkpoint {_refusal(failure, shapes, request)}") from failure
+        found = search(loaded, request)
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
+    if not found.fits:
+        raise TeacherError(_refusal(loaded, found, request)) from found.failure
+    fit, steps = choose(found.fits)
+    recognised, state = fit.recognised, fit.candidate.tensors
+    _check_tensors(state)
     _check_outputs(recognised.architecture)
-    state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
-    return Teacher(file_format, _completed(state, recognised), recognised)
+    return Teacher(file_format, _as_in_network(state, recognised), recognised, steps)
 
 
 def _check_outputs(architecture: Architecture) -> None:
@@ -86,27 +72,42 @@ def _check_outputs(architecture: Architecture) -> None:
         )
 
 
-def _refusal(failure: Unrecognised, shapes: Shapes, request: LibraryRequest | None) -> str:
-    """Why the tensors don't fit the requested network, and which networks they fit."""
-    proposed = _proposed(shapes, request)
-    if request is None:
-        return str(failure) if proposed is None else proposed
+def _refusal(loaded: Any, found: Search, request: LibraryRequest | None) -> str:
+    """Why nothing in the file fits the requested network or a family, and which networks it fits."""
+    if found.failure is None or found.nearest is None:
+        return _without_tensors(loaded)
+    failure, nearest = found.failure, found.nearest
+    proposed = _proposed(found.tried, request)
     if proposed is not None:
-        return f"{failure}; it {proposed}"
-    if failure.count == NOT_AT_ALL:
-        return str(failure)
-    return f"{failure}; what differs from the library's defaults (depth, widths, …) is for architecture.kwargs"
+        return f"this checkpoint {failure}; it {proposed}" if request else f"this checkpoint {proposed}"
+    said = f"this checkpoint {failure}"
+    # An entry that is no tensor, but whose name is one that the network has.
+    if others := [
+        f"{name} is of type {kind}, not a tensor" for name, kind in nearest.place.others.items() if "." in name
+    ]:
+        said += f"; {listed(others)}"
+    return f"{said}; {failure.advice}" if failure.advice else said
 
 
-def _proposed(shapes: Shapes, request: LibraryRequest | None) -> str | None:
-    """Which of the libraries' networks these tensors fit, apart from the requested one."""
+def _without_tensors(loaded: Any) -> str:
+    if isinstance(loaded, Mapping):
+        if not loaded:
+            return "the state dict is empty"
+        held = listed([f"{key} is of type {type_name(value)}" for key, value in loaded.items()])
+        return f"the file holds no tensors, and code is never run from an upload: {held}. {SAVE.capitalize()}"
+    return f"the file holds a {type_name(loaded)}, not a state dict, and code is never run from an upload: {SAVE}"
+
+
+def _proposed(tried: Sequence[Candidate], request: LibraryRequest | None) -> str | None:
+    """Which of the libraries' networks the first of the candidates fits that fits any, apart from the requested one."""
     asked = request and (request.library, request.name)
-    fitting = [found for found in propose(shapes) if (found.library, found.name) != asked]
-    if not fitting:
-        return None
-    names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
-    example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
-    return f'has the tensors of {names}: say which it is with "architecture", as {example}'
+    for candidate in tried:
+        fitting = [found for found in propose(candidate.shapes) if (found.library, found.name) != asked]
+        if fitting:
+            names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
+            example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
+            return f'has the tensors of {names}: say which it is with "architecture", as {example}'
+    return None
 
 
 def inspect_teacher(teacher: Teacher) -> Inspection:
@@ -121,6 +122,7 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     measured = None if latency is None else latency.nanoseconds
     return Inspection(
         format=teacher.format,
+        unwrapped=list(teacher.unwrapped),
         architecture=architecture,
         parameters=counts.total,
         students=[counts.student(depth, blocks, flops, measured) for depth, blocks in students],
@@ -148,135 +150,47 @@ def build_network(architecture: Architecture, path: Path) -> nn.Module:
     return network
 
 
-def _format(path: Path) -> TeacherFormat:
-    with path.open("rb") as file:
-        start = file.read(9)
-    if len(start) == 9 and start[8:9] == b"{":
-        return TeacherFormat.SAFETENSORS
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return TeacherFormat.PT
-    raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-    if header_bytes > HEADER_BYTES:
-        raise TeacherError(too_long_header(header_bytes))
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, ValueError) as failure:
-        raise TeacherError(f"the safetensors file cannot be read: {failure}") from failure
-
-
-def _load_pt(path: Path) -> Any:
-    try:
-        if zipfile.is_zipfile(path):
-            _check_zip(path)
-        else:
-            _check_pickles(path)
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError, MemoryError) as failure:
-        # Memory runs out where a damaged file names a length that it doesn't have.
-        raise TeacherError(f"the .pt file cannot be read (is it whole?): {failure}") from failure
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as failure:
-        raise TeacherError(
-            "the .pt file holds more than tensors (a pickled module, perhaps), and code is never run from an upload: "
-            "save model.state_dict() instead"
-        ) from failure
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as failure:
-        reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-        raise TeacherError(f"the .pt file cannot be read (is it whole?): {reason}") from failure
-
-
-def _check_zip(path: Path) -> None:
-    """Look at the archive before torch does. Raises TeacherError."""
-    if (size := directory_bytes(path)) > DIRECTORY_BYTES:
-        raise TeacherError(f"the .pt file's directory has {size} bytes, but at most {DIRECTORY_BYTES} are read: {SAVE}")
-    with zipfile.ZipFile(path) as archive:
-        sizes = {member.filename: member.file_size for member in archive.infolist()}
-    if len(sizes) > MEMBERS:
-        raise TeacherError(too_many_tensors(len(sizes)))
-    if any("/code/" in name or name.endswith("constants.pkl") for name in sizes):
-        raise TeacherError(f"the file is TorchScript, which is not accepted: {SAVE}")
-    pickles = [size for name, size in sizes.items() if name.endswith("data.pkl")]
-    if not pickles:
-        raise TeacherError(f"the zip file is no .pt file of torch.save: {SAVE}")
-    if (size := max(pickles)) > PICKLE_BYTES:
-        raise _too_long_pickle()
-
-
-def _check_pickles(path: Path) -> None:
-    """The same for torch's old format: five pickles and then the weights. Nothing is unpickled. Raises TeacherError."""
-    with path.open("rb") as file:
-        for _ in range(5):
-            for _, _, place in pickletools.genops(file):
-                if (place or 0) > PICKLE_BYTES:
-                    raise _too_long_pickle()
-
-
-def _too_long_pickle() -> TeacherError:
-    return TeacherError(f"the .pt file has more than {PICKLE_BYTES} bytes beside its weights: {SAVE}")
-
-
-def _unwrapped(loaded: Any) -> Mapping[str, Any]:
-    if not isinstance(loaded, Mapping):
-        raise TeacherError(f"the file holds a {type(loaded).__name__}, not a state dict")
-    for name in WRAPPERS:
-        if isinstance(loaded.get(name), Mapping):
-            inner: Mapping[str, Any] = loaded[name]
-            return inner
-    return loaded
-
-
-def _with_plain_names(state: Mapping[Any, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for key, value in state.items():
-        name = _stripped(key)
-        if name in plain:
-            raise TeacherError(f"the state dict has {name} twice, once with a prefix: save one of them")
-        plain[name] = value
-    return plain
-
-
-def _stripped(key: Any) -> str:
-    if not isinstance(key, str):
-        raise TeacherError(f"the state dict has the key {key!r}, which is not text: save model.state_dict()")
-    prefixes = PREFIXES.match(key)
-    return key if prefixes is None else key[prefixes.end() :]
-
-
-def _check_tensors(state: Mapping[str, Any]) -> None:
-    if not state:
-        raise TeacherError("the state dict is empty")
-    if len(state) > TENSORS:
-        raise TeacherError(too_many_tensors(len(state)))
+def _check_tensors(state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
-        if not isinstance(value, Tensor):
-            wrappers = ", ".join(WRAPPERS)
-            raise TeacherError(
-                f"{name} is of type {type(value).__name__}, not a tensor: give a state dict, bare or under {wrappers}"
-            )
         if value.layout != torch.strided or value.is_quantized:
             raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
         if value.is_complex():
             raise TeacherError(f"{name} is complex: only real weights are accepted")
 
 
-def _as_float32(name: str, tensor: Tensor) -> Tensor:
-    converted = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
-    if converted.is_floating_point() and not torch.isfinite(converted).all():
-        raise TeacherError(f"{name} has values that are not finite in float32")
-    return converted
+def _as_in_network(state: Mapping[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
+    """In the network's order and types, with BatchNorm's step counters, which old checkpoints do not have."""
+    found = {}
+    for name, expected in meta_network(recognised.architecture).state_dict().items():
+        given = state.get(name)
+        if given is None:
+            found[name] = torch.zeros(expected.shape, dtype=expected.dtype)
+            continue
+        if expected.is_floating_point() and not given.is_floating_point():
+            raise TeacherError(
+                f"{name} is of type {given.dtype}, but the network has floating-point numbers there: give the weights "
+                "from before they were quantised or converted"
+            )
+        wanted = torch.float32 if expected.is_floating_point() else expected.dtype
+        found[name] = given.to(wanted).contiguous().clone()
+        if not torch.isfinite(found[name]).all():
+            raise TeacherError(f"{name} has values that are not finite in float32")
+    return found
 
 
-def _completed(state: dict[str, Tensor], recognised: Recognised) -> dict[str, Tensor]:
-    """In the network's order, with BatchNorm's step counters, which old checkpoints do not have."""
-    return {
-        name: state[name] if name in state else torch.zeros(expected.shape, dtype=expected.dtype)
-        for name, expected in meta_network(recognised.architecture).state_dict().items()
-    }
+@torch.no_grad()
+def check_outputs_are_finite(teacher: Teacher) -> None:
+    """Raises TeacherError for a network whose outputs are not finite even on an input of zeros."""
+    architecture = teacher.recognised.architecture
+    network = teacher.recognised.family.build(architecture)
+    load_state(network, teacher.state)
+    output = network.eval()(*(torch.zeros_like(x) for x in teacher.recognised.family.sample(architecture)))
+    outputs = output if isinstance(output, tuple) else (output,)
+    if not all(bool(torch.isfinite(one).all()) for one in outputs):
+        raise TeacherError(
+            "the network's outputs on an input of zeros are not finite: its weights are damaged, or overflow in "
+            "float32; give an earlier checkpoint"
+        )
 
 
 def meta_network(architecture: Architecture) -> nn.Module:

@@ -28,7 +28,7 @@ def main() -> int:
     from safetensors.torch import save_file
 
     from lit_core.measuring.memory import is_out_of_memory
-    from lit_core.networks.teacher import TeacherError, inspect_teacher, read_teacher
+    from lit_core.networks.teacher import TeacherError, check_outputs_are_finite, inspect_teacher, read_teacher
     from lit_core.seeding import seeded
 
     if arguments.memory:
@@ -40,6 +40,7 @@ def main() -> int:
         # Where values are needed to find a network's sections, they are always the same.
         with seeded(0):
             teacher = read_teacher(arguments.file, named)
+            check_outputs_are_finite(teacher)
             inspection = inspect_teacher(teacher)
         save_file(teacher.state, arguments.folder / TEACHER_FILE)
     except TeacherError as failure:

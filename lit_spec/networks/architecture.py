@@ -29,6 +29,10 @@ class Library(OpenEnum):
     TIMM = "timm"
 
 
+class Rename(OpenEnum):
+    BY_ORDER = "by_order"
+
+
 Word = Annotated[str, Field(max_length=200)]
 Scalar = int | float | bool | Word
 Kwarg = Scalar | None | Annotated[list[Scalar], Field(max_length=100)]
@@ -52,6 +56,9 @@ class LibraryRequest(SpecModel):
     sections: Annotated[list[ModulePath | BlockPaths], Field(min_length=1, max_length=100)] | None = None
     """For each section the module path of the container of its blocks, or the paths of its blocks. None: they are
     found."""
+    rename: Rename | None = None
+    """`by_order`: tensors that the library names otherwise are the network's in their order, if all shapes match. For
+    checkpoints of the same layers under other names."""
 
     @field_validator("kwargs")
     @classmethod
@@ -119,6 +126,9 @@ class Inspection(SpecModel):
     """What the upload of a teacher contains."""
 
     format: TeacherFormat
+    unwrapped: list[str] = Field(default_factory=list)
+    """What was done to find the network's tensors in the file: which ones were taken, prefixes that were removed from
+    names, parts that were put together, and what was left out."""
     architecture: Architecture
     parameters: int
     students: list[StudentOption]

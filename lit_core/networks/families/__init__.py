@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_core.networks.families.library import LibraryFamily, identify
 from lit_core.networks.families.resnet_cifar import ResNetCifar
 from lit_core.networks.families.resnext_cifar import ResNeXtCifar
-from lit_core.networks.families.shapes import LISTED_KEYS, NOT_AT_ALL, Shapes, Unrecognised, misfits
+from lit_core.networks.families.shapes import NOT_AT_ALL, Shapes, Unrecognised, listed, misfits
 from lit_core.networks.families.stargan import StarGan, StarGanDiscriminator
 from lit_core.networks.families.vdcnn import Vdcnn
 from lit_core.networks.layout import Layout
@@ -89,5 +89,7 @@ def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognis
     nearest = min(failures, key=lambda failure: failure.count)
     if nearest.count < NOT_AT_ALL:
         raise Unrecognised(f"{nearest}{HINT}", nearest.count)
-    found = ", ".join(list(shapes)[:LISTED_KEYS]) or "nothing"
-    raise Unrecognised(f"{', '.join(str(failure) for failure in failures)}; found {found}{HINT}")
+    raise Unrecognised(
+        "is of no family that is recognised by its tensors (ResNet and ResNeXt for CIFAR, VDCNN, StarGAN); it has "
+        f"{listed(list(shapes))}{HINT}. Any other network can be compressed in Python, with lit_core.compress"
+    )

@@ -26,6 +26,11 @@ from lit_spec.networks.students import shares
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
 """Image sizes with which a network is tried, smallest first."""
 USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
+IN_PYTHON = "compress the network in Python with lit_core.compress, which takes any"
+CHANGED = (
+    "what differs from the library's defaults (depth, widths, …) is for architecture.kwargs; if layers were changed "
+    f"otherwise, {IN_PYTHON}"
+)
 
 
 class LibraryFamily:
@@ -111,6 +116,12 @@ def _unknown(library: str, name: str, names: list[str]) -> SpecError:
     return SpecError("architecture.name", f"{library} has no {name!r}: did you mean {near}?")
 
 
+def blank(request: LibraryRequest) -> nn.Module:
+    """The requested network as its library builds it, without memory if possible. Raises SpecError for an unknown name
+    or unknown arguments."""
+    return as_shapes(lambda: create(request.library, request.name, request.kwargs))
+
+
 def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     """The architecture of the requested network, after checking that these are its tensors.
 
@@ -119,7 +130,7 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     arguments.
     """
     kwargs = dict(request.kwargs)
-    network = as_shapes(lambda: create(request.library, request.name, kwargs))
+    network = blank(request)
     if "num_classes" not in kwargs and getattr(network, "num_classes", None) == 0:
         # timm builds it without a head, because it has no trained one.
         kwargs["num_classes"] = USUAL_CLASSES
@@ -128,7 +139,7 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     if told:
         kwargs |= told
         network = as_shapes(lambda: create(request.library, request.name, kwargs))
-    misfits(shapes, network, f"{request.library.value}'s {request.name}")
+    misfits(shapes, network, f"{request.library.value}'s {request.name}", CHANGED)
     channels = kwargs.get("in_chans", USUAL_CHANNELS)
     if not isinstance(channels, int):
         raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")

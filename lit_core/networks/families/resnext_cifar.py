@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.networks.families.shapes import Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.networks.families.shapes import BEGINS, Shapes, Unrecognised, count_blocks, extents, numbered, shortened
 from lit_core.networks.layout import Layout
 from lit_spec import Architecture
 
@@ -163,12 +163,15 @@ class ResNeXtCifar:
         names = NAMES[used]
         blocks = [count_blocks(shapes, names.sections[place], names.block_prefix(place)) for place in range(3)]
         if 0 in blocks:
-            raise Unrecognised(f"is no CIFAR ResNeXt (expected blocks in each of {', '.join(names.sections)})")
+            expected = ", ".join(names.sections)
+            raise Unrecognised(f"is no CIFAR ResNeXt (expected blocks in each of {expected})", BEGINS)
         stem_width, channels, *_ = extents(shapes, f"{names.stem[0]}.weight", 4)
         grouped = f"{names.blocks(0, 1)[0]}.{names.convolutions[1]}.weight"
         inner, base_width, *_ = extents(shapes, grouped, 4)
         if inner % base_width:
-            raise Unrecognised(f"has {grouped} with groups of {base_width}, which don't divide its {inner} outputs")
+            raise Unrecognised(
+                f"has {grouped} with groups of {base_width}, which don't divide its {inner} outputs", BEGINS
+            )
         return Architecture(
             family=self.name,
             depth=_depth(blocks),

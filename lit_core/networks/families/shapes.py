@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -11,6 +11,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LISTED_KEYS = 8
 NOT_AT_ALL = 1_000_000
+"""Keys that differ, of a family of which no tensor is there."""
+BEGINS = NOT_AT_ALL - 1
+"""Of a family of which some are."""
 
 
 def numbered(path: str, count: int, prefix: str = "") -> tuple[str, ...]:
@@ -30,25 +33,24 @@ def shortened(blocks: list[int]) -> list[list[int]]:
 
 
 class Unrecognised(Exception):
-    """The tensors are not of this family. `count` is the number of keys that differ."""
+    """The tensors are not of this family. `count` is the number of keys that differ, `advice` what may help."""
 
-    def __init__(self, message: str, count: int = NOT_AT_ALL) -> None:
+    def __init__(self, message: str, count: int = NOT_AT_ALL, advice: str = "") -> None:
         super().__init__(message)
-        self.count = count
+        self.count, self.advice = count, advice
 
 
 def extents(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     """A tensor's shape. Raises Unrecognised if it is missing, empty or has another number of dimensions."""
     shape = shapes.get(name)
-    # Nearer than a family of which no tensor exists.
     if shape is None:
-        raise Unrecognised(f"lacks {name}", NOT_AT_ALL - 1)
+        raise Unrecognised(f"lacks {name}", BEGINS)
     if len(shape) != dimensions or 0 in shape:
-        raise Unrecognised(f"has {name} of shape {list(shape)}, not of {dimensions} dimensions", NOT_AT_ALL - 1)
+        raise Unrecognised(f"has {name} of shape {list(shape)}, not of {dimensions} dimensions", BEGINS)
     return shape
 
 
-def misfits(shapes: Shapes, network: nn.Module, what: str) -> None:
+def misfits(shapes: Shapes, network: nn.Module, what: str, advice: str = "") -> None:
     """Compare names and shapes with those of a network. Raises Unrecognised with the keys that differ."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     # Old checkpoints have no step counters of BatchNorm; nothing depends on them.
@@ -59,16 +61,17 @@ def misfits(shapes: Shapes, network: nn.Module, what: str) -> None:
         return
     parts = []
     if missing:
-        parts.append(f"missing: {_listed(missing)}")
+        parts.append(f"missing: {listed(missing)}")
     if unexpected:
-        parts.append(f"not part of it: {_listed(unexpected)}")
+        parts.append(f"not part of it: {listed(unexpected)}")
     if misshapen:
         shown = [f"{k} has {list(shapes[k])}, not {list(expected[k])}" for k in misshapen]
-        parts.append(f"of another shape: {_listed(shown)}")
+        parts.append(f"of another shape: {listed(shown)}")
     count = len(missing) + len(unexpected) + len(misshapen)
-    raise Unrecognised(f"looks like {what}, but " + "; ".join(parts), count)
+    raise Unrecognised(f"looks like {what}, but " + "; ".join(parts), count, advice)
 
 
-def _listed(keys: list[str]) -> str:
+def listed(keys: Sequence[str]) -> str:
+    """The first ones, and how many more there are."""
     more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
     return ", ".join(keys[:LISTED_KEYS]) + more

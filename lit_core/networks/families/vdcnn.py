@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_core.networks.families.shapes import Shapes, Unrecognised, count_blocks, extents, numbered, shortened
+from lit_core.networks.families.shapes import BEGINS, Shapes, Unrecognised, count_blocks, extents, numbered, shortened
 from lit_core.networks.layout import Layout
 from lit_spec import Architecture, Modality
 
@@ -159,11 +159,12 @@ class Vdcnn:
         classes, hidden_2 = extents(shapes, "fc3.weight", 2)
         if flattened % widths[-1]:
             raise Unrecognised(
-                f"has fc1.weight with {flattened} inputs, no multiple of the last section's width {widths[-1]}"
+                f"has fc1.weight with {flattened} inputs, no multiple of the last section's width {widths[-1]}",
+                BEGINS,
             )
         shortcut = any(f"{section}.{PREFIX}0._shortcut.0.weight" in shapes for section in SECTIONS)
         if shortcut and any(width < before for before, width in pairwise(widths)):
-            raise Unrecognised(f"has shortcuts, but widths that fall: {widths}")
+            raise Unrecognised(f"has shortcuts, but widths that fall: {widths}", BEGINS)
         k, halvings = flattened // widths[-1], sum(width > before for before, width in pairwise(widths))
         return Architecture(
             family=self.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -144,13 +145,14 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (network(), "model.state_dict()"),
-        ({"state_dict": Evil()}, "code is never run"),
+        (argparse.Namespace(lr=0.1), "holds a argparse.Namespace, not a state dict, and code is never run"),
+        ({"state_dict": Evil()}, "code is never run from an upload: state_dict is of type __builtin__.getattr"),
         ([1, 2], "not a state dict"),
         ({}, "empty"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, "epoch is of type int, optimizer is of type dict"),
         ({"encoder.weight": torch.zeros(2, 2)}, "encoder.weight"),
     ],
-    ids=["module", "evil", "list", "empty", "other"],
+    ids=["object", "evil", "list", "empty", "no tensors", "other"],
 )
 def test_files_that_are_no_teacher(tmp_path: Path, content: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,234 @@
+"""Which tensors of a checkpoint are those of a network that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_core.networks.checkpoints.files import TeacherError
+from lit_core.networks.checkpoints.renamed import with_own_names
+from lit_core.networks.checkpoints.reparametrised import folded
+from lit_core.networks.checkpoints.wrappers import AVERAGED, StateDict, cleaned, prefixes, state_dicts, under
+from lit_core.networks.families import Recognised, Shapes, Unrecognised, recognise
+from lit_core.networks.families.library import blank
+from lit_core.networks.families.shapes import listed
+from lit_spec import LibraryRequest
+from lit_spec.networks.teacher_files import TENSORS, too_many_tensors
+
+MOST_TRIED, NAMES_COMPARED = 8, 24
+"""Prefixes with which the tensors of a library's network are tried, and how many names they are found by."""
+FEW = 3
+"""Names that are listed one by one although they begin alike."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Tensors that may be those of a network."""
+
+    place: StateDict
+    prefix: str
+    tensors: Mapping[str, Tensor]
+    """With the names that they have in the network."""
+    steps: Sequence[str]
+    """What was done with all of the place's tensors."""
+    beside: Sequence[str] = ()
+    """Names of the place's tensors that do not have the prefix."""
+    renamed: Sequence[str] = ()
+    """What was done with names after the prefix was removed."""
+
+    @property
+    def name(self) -> str:
+        """The keys and the prefix that lead to the tensors."""
+        return ".".join(part for part in (self.place.path, self.prefix.removesuffix(".")) if part)
+
+    @property
+    def shapes(self) -> Shapes:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Tensors that are those of a network."""
+
+    candidate: Candidate
+    recognised: Recognised
+    is_averaged: bool
+    """Whether they are a moving average over the training."""
+
+
+@dataclass
+class Search:
+    """What fits in a checkpoint, and the failure that is nearest to a fit."""
+
+    fits: list[Fit] = field(default_factory=list)
+    tried: list[Candidate] = field(default_factory=list)
+    failure: Unrecognised | None = None
+    nearest: Candidate | None = None
+
+    def refused(self, candidate: Candidate, failure: Unrecognised) -> None:
+        if self.failure is None or failure.count < self.failure.count:
+            self.failure, self.nearest = failure, candidate
+
+
+def search(loaded: Any, request: LibraryRequest | None) -> Search:
+    """Look for the library's network that is requested or, without a request, for one of a family of our own.
+
+    Raises TeacherError for tensors that can't be read, and SpecError as `recognise`.
+    """
+    found = Search()
+    network = None if request is None else blank(request)
+    for place in _places(loaded):
+        here: list[tuple[Candidate, Recognised]] = []
+        for level in _levels(place, network):
+            for candidate in level:
+                found.tried.append(candidate)
+                try:
+                    named = _with_own_names(candidate, request, network)
+                    here.append((named, recognise(named.shapes, request)))
+                except Unrecognised as failure:
+                    found.refused(candidate, failure)
+            if here:
+                break
+        found.fits += _fits(place, here)
+    return found
+
+
+def _with_own_names(candidate: Candidate, request: LibraryRequest | None, network: nn.Module | None) -> Candidate:
+    """Named as in the requested network. Raises Unrecognised."""
+    if request is None or network is None:
+        return candidate
+    what, by_order = f"{request.library.value}'s {request.name}", request.rename is not None
+    renamed = with_own_names(network, candidate.tensors, what, by_order=by_order)
+    return replace(candidate, tensors=renamed.tensors, renamed=renamed.steps)
+
+
+def _fits(place: StateDict, found: list[tuple[Candidate, Recognised]]) -> list[Fit]:
+    named = [bool(AVERAGED.search(candidate.prefix)) for candidate, _ in found]
+    # A counter of averages beside the tensors tells of all, unless a prefix tells which.
+    all_averaged = place.is_averaged and not any(named)
+    return [
+        Fit(candidate, recognised, averaged or all_averaged)
+        for (candidate, recognised), averaged in zip(found, named, strict=True)
+    ]
+
+
+def _places(loaded: Any) -> list[StateDict]:
+    try:
+        places = state_dicts(loaded)
+    except ValueError as failure:
+        raise TeacherError(f"the pickled module can't be read: {failure}") from failure
+    if places and len(places[0].tensors) > TENSORS:
+        raise TeacherError(too_many_tensors(len(places[0].tensors)))
+    return places
+
+
+def _levels(place: StateDict, network: nn.Module | None) -> Iterator[list[Candidate]]:
+    """Candidates of the place; the next ones are of interest only where none of the last ones fits."""
+    try:
+        clean = cleaned(place.tensors)
+        tensors, steps = folded(clean.tensors)
+    except ValueError as failure:
+        raise TeacherError(f"the state dict can't be read: {failure}") from failure
+    steps = [*clean.steps, *steps]
+
+    def candidate(prefix: str) -> Candidate:
+        beside = [name for name in tensors if not name.startswith(prefix)]
+        return Candidate(place, prefix, under(prefix, tensors), steps, beside)
+
+    if network is None:
+        for level in prefixes(tensors):
+            yield [candidate(prefix) for prefix in level]
+        return
+    likely = _prefixes_for(list(network.state_dict()), tensors)
+    yield [candidate(prefix) for prefix in islice(likely, MOST_TRIED)]
+
+
+def _prefixes_for(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Prefixes with which most of the wanted names are there, and the empty one where there are none such."""
+    some = wanted[:: max(1, len(wanted) // NAMES_COMPARED)]
+    counts: dict[str, int] = {}
+    for name in some:
+        for found in tensors:
+            if found == name or found.endswith(f".{name}"):
+                prefix = found[: len(found) - len(name)]
+                counts[prefix] = counts.get(prefix, 0) + 1
+    likely = {prefix: count for prefix, count in counts.items() if 2 * count > len(some)}
+    yield from sorted(likely, key=lambda prefix: -likely[prefix]) or [""]
+
+
+# --- which of several ---------------------------------------------------------------------------------------------
+
+
+def choose(fits: Sequence[Fit]) -> tuple[Fit, list[str]]:
+    """The weights to take, and what was done to find them. Raises TeacherError where several fit as well."""
+    raw = _different([fit for fit in fits if not fit.is_averaged])
+    averaged = _different([fit for fit in fits if fit.is_averaged])
+    fitting = raw or averaged
+    if len(fitting) > 1:
+        names = listed([f"{fit.candidate.name} ({_told(fit)})" for fit in fitting])
+        raise TeacherError(f"the file has the weights of several networks: {names}. Save the state dict of one of them")
+    [chosen] = fitting
+    steps = _steps(chosen.candidate)
+    if raw and averaged:
+        names = listed([fit.candidate.name for fit in averaged])
+        steps.append(f"raw weights taken, and not those that are averaged over the training: {names}")
+    elif averaged:
+        steps.append("these weights are averaged over the training, and there are no raw ones")
+    return chosen, steps
+
+
+def _different(fits: Sequence[Fit]) -> list[Fit]:
+    """Without those that have the same values as an earlier one."""
+    found: list[Fit] = []
+    for fit in fits:
+        if not any(_same(fit.candidate.tensors, other.candidate.tensors) for other in found):
+            found.append(fit)
+    return found
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    plain = one.layout == other.layout == torch.strided and not (one.is_quantized or other.is_quantized)
+    return plain and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _told(fit: Fit) -> str:
+    architecture = fit.recognised.architecture
+    name = architecture.network.name if architecture.network is not None else architecture.family
+    return f"{name} of {sum(architecture.blocks)} blocks"
+
+
+def _steps(candidate: Candidate) -> list[str]:
+    place = candidate.place
+    steps = ["read from a pickled module, without its code"] if place.is_module else []
+    steps += [f"the tensors are those of {place.path}"] if place.path else []
+    steps += candidate.steps
+    steps += [f"the prefix {candidate.prefix} removed from the names"] if candidate.prefix else []
+    steps += [f"left out: {listed(_grouped(candidate.beside))}"] if candidate.beside else []
+    return [*steps, *candidate.renamed]
+
+
+def _grouped(names: Sequence[str]) -> list[str]:
+    """With one entry for the names that share their first part, if these are more than a few."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    return [
+        entry
+        for own in groups.values()
+        for entry in (own if len(own) <= FEW else [f"{len(own)} tensors under {_shared(own)}"])
+    ]
+
+
+def _shared(names: Sequence[str]) -> str:
+    """The parts with which all of the names begin."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
