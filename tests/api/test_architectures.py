@@ -78,7 +78,7 @@ def test_a_tag_is_no_hindrance_to_a_search(api: TestClient) -> None:
     assert "vit_tiny_patch16_224" in [item["name"] for item in found]
 
 
-RESNET = {"library": "torchvision", "name": "resnet18", "kwargs": {}, "sections": None}
+RESNET = {"library": "torchvision", "name": "resnet18", "kwargs": {}, "sections": None, "rename": None}
 
 
 def state_of(api: TestClient, upload_id: str) -> tuple[str, object]:

@@ -35,7 +35,7 @@ UPLOAD: dict[str, Any] = {
     "received": 3,
     "sha256": None,
     "state": "complete",
-    "architecture": {"library": "timm", "name": "resnet18", "kwargs": {}, "sections": None},
+    "architecture": {"library": "timm", "name": "resnet18", "kwargs": {}, "sections": None, "rename": None},
     "inspection_state": "done",
     "inspection": INSPECTION.model_dump(mode="json"),
     "inspection_error": {"type": "bad-teacher", "detail": "no tensors", "field": "teacher", "member": None},
