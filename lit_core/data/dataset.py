@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import crop_middle, resize
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
@@ -58,6 +59,8 @@ class Dataset:
     classes: list[str]
     preprocessing: ImagePreprocessing | TextPreprocessing
     augmentation: Augmentation
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of how it was read."""
 
 
 def load_dataset(
@@ -81,6 +84,7 @@ def load_dataset(
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
+    notes = [*raw.notes, *_alike(names)]
     del raw  # split_samples changes x in place, so nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
         x = _fitted(x, request, limits)
@@ -100,7 +104,7 @@ def load_dataset(
         if interface.modality == Modality.TEXT
         else resolve_image_preprocessing(request, splits[Split.TRAIN].x, names)
     )
-    return Dataset(splits, names, preprocessing, chosen)
+    return Dataset(splits, names, preprocessing, chosen, notes)
 
 
 def _check_request(request: DatasetRequest, interface: Interface) -> None:
@@ -166,6 +170,15 @@ def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
             field="dataset.size",
         )
     return x if request.size is None else resize(x, request.size)
+
+
+def _alike(classes: list[str]) -> list[str]:
+    """A note for names that differ by case, spaces or Unicode form alone, as misspelt labels do."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    alike = [" and ".join(map(shown, names)) for names in groups.values() if len(names) > 1]
+    return [f"classes whose names differ by case, spaces or Unicode form alone: {', '.join(alike)}"] if alike else []
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:

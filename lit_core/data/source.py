@@ -96,3 +96,5 @@ class Raw:
     classes: list[str]
     fitted: bool = False
     """Whether the images are already cropped and resized as requested."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of how it was read."""

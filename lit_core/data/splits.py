@@ -13,7 +13,11 @@ from lit_spec import DatasetRequest, Split
 
 SPLITS = tuple(Split)
 TRAIN, VALIDATION, TEST = range(3)
-NAMES = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
+NAMES = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
 SEED = 0
 """Of every hold-out. Not the job's seed: jobs that differ in their seeds must be measured on the same samples."""
 LEAST_TRAINING_SAMPLES = 2

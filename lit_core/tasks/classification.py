@@ -133,6 +133,7 @@ class Classification:
             accuracy_drop=drop,
             accuracy_drop_is="measured" if measured else "bounded by agreement",
             notes=[
+                *self.dataset.notes,
                 *self._skill_notes(),
                 *(
                     _unlabelled(split, self.dataset.splits[split])

@@ -18,6 +18,7 @@ from lit_spec import Modality
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 HEAD_BYTES = 512
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 ARCHIVES = "zip, tar, tar.gz, tar.bz2, tar.xz"
 
 
@@ -88,9 +89,9 @@ FORMATS = [
     Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet),
     Format(f"an archive with images and list_attr_celeba.txt ({ARCHIVES})", _is_celeba, read_celeba, Modality.IMAGE),
     Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
-    Format(f"an archive of CSV or TSV files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
+    Format(f"an archive of CSV, TSV or JSON lines files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
     Format("safetensors", _is_safetensors, read_safetensors),
-    Format("CSV or TSV", _is_table, read_text_file, Modality.TEXT),
+    Format("CSV, TSV or JSON lines", _is_table, read_text_file, Modality.TEXT),
 ]
 
 
@@ -112,6 +113,10 @@ def _unreadable(head: bytes, source: Source) -> DatasetError:
     modality = source.interface.modality
     wanted = ", ".join(known.name for known in FORMATS if known.modality in (None, modality))
     other = next((known.name for known in FORMATS if known.matches(head, source)), "of no known format")
+    if modality == Modality.TEXT and head.startswith(UTF_16):
+        return DatasetError("the file is UTF-16: save it as UTF-8", field="dataset.upload")
+    if modality == Modality.TEXT and is_text(head.replace(b"\0", b"")):
+        return DatasetError("the file is text, but has NUL characters: take them out", field="dataset.upload")
     return DatasetError(
         f"the file is {other}, but the teacher takes {modality}s: give {wanted}", field="dataset.upload"
     )

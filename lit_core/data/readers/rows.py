@@ -1,27 +1,26 @@
-"""Rows of untrusted CSV and TSV files, read as a stream with a limited size per row."""
+"""Rows of untrusted tables, read as a stream with a limited size per row."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
+from lit_core.data.readers.dialects import JSON_LINES, TAB, TSV, Dialect, dialect_of
 
 ROW_BYTES = 1 << 20
 """Of all lines of a row. The csv module itself limits a column to 131,072 characters."""
+HEAD_BYTES = 1 << 16
+"""From which the dialect is told."""
 BYTE_ORDER_MARK = "\ufeff"
-TAB = "\t"
 
 
 class CSV(csv.excel):
     strict = True
-
-
-class TSV(csv.excel_tab):
-    quoting = csv.QUOTE_NONE
 
 
 @dataclass(frozen=True)
@@ -30,32 +29,39 @@ class Table:
 
     name: str
     """The member's name in the archive; empty for a single file."""
-    separator: str
-    """A tab for TSV, in which quotes have no meaning; a comma for CSV."""
+    separator: str | None
+    """That of the file's format; None: the file's first rows tell it."""
     open: Callable[[], AbstractContextManager[IO[bytes]]]
 
     def rows(self) -> Iterator[Row]:
-        """Rows of at least two columns, all with as many columns as the first one. Empty lines are skipped.
+        """Rows of at least two columns, all with as many columns as the first one. Empty lines are skipped, and so is
+        a header that names the columns.
 
         Raises DatasetError.
         """
         columns = 0
         for row in self._rows():
+            header = columns == 0 and row.dialect.columns is not None and row.dialect.separator != JSON_LINES
             columns = columns or len(row.cells)
             if len(row.cells) < 2:
                 raise DatasetError(f"{row.place} has one column: give a label and a text", member=row.place)
             if len(row.cells) != columns:
                 raise DatasetError(
                     f"{row.place} has {len(row.cells)} columns, but the first row has {columns}: "
-                    f"{'take tabs out of texts' if self.separator == TAB else 'put texts with commas into quotes'}",
+                    f"{_told(row.dialect.separator)}",
                     member=row.place,
                 )
-            yield row
+            if not header:
+                yield row
 
     def _rows(self) -> Iterator[Row]:
         with damage_is_an_error(shown(self.name) or "the file", member=shown(self.name) or None), self.open() as file:
             lines = _Lines(file, self)
-            reader = csv.reader(lines, TSV if self.separator == TAB else CSV)
+            dialect = lines.dialect()
+            if dialect.separator == JSON_LINES:
+                yield from self._objects(lines, dialect)
+                return
+            reader = csv.reader(lines, TSV if dialect.separator == TAB else CSV, delimiter=dialect.separator)
             while True:
                 line = reader.line_num + 1
                 lines.left = ROW_BYTES
@@ -63,6 +69,11 @@ class Table:
                     cells = next(reader, None)
                 except csv.Error as failure:
                     place = self.place(line)
+                    if "new-line character" in str(failure):
+                        raise DatasetError(
+                            f"{place} has lines that end with a carriage return alone: save the file with LF or CRLF",
+                            member=place,
+                        ) from failure
                     raise DatasetError(
                         f"{place} can't be read ({failure}): put texts with commas, quotes or line breaks into quotes, "
                         "and double the quotes in them",
@@ -71,7 +82,28 @@ class Table:
                 if cells is None:
                     return
                 if cells:
-                    yield Row(self, line, cells)
+                    yield Row(self, line, cells, dialect)
+
+    def _objects(self, lines: _Lines, dialect: Dialect) -> Iterator[Row]:
+        """Of JSON lines."""
+        for text in lines:
+            lines.left = ROW_BYTES
+            if not text.strip():
+                continue
+            place = self.place(lines.number)
+            try:
+                found = json.loads(text)
+            except (ValueError, RecursionError) as failure:
+                raise DatasetError(
+                    f"{place} is no JSON ({failure}): write one object a line", member=place
+                ) from failure
+            if not isinstance(found, dict):
+                raise DatasetError(f"{place} is no JSON object: write one object a line", member=place)
+            cells = [_cell(found.get(key), key, place) for key in dialect.keys]
+            for key in (dialect.keys[column] for column in dialect.columns.texts) if dialect.columns else ():
+                if not isinstance(found.get(key), str):
+                    raise DatasetError(f'{place} has no text in "{shown(key)}": give every object one', member=place)
+            yield Row(self, lines.number, cells if len(cells) > 1 else [*cells, ""], dialect)
 
     def place(self, line: int) -> str:
         """The file's name, if it has one, and the line; for messages."""
@@ -84,10 +116,25 @@ class Row:
     line: int
     """The number of its first line, counted from 1."""
     cells: list[str]
+    dialect: Dialect
 
     @property
     def place(self) -> str:
         return self.table.place(self.line)
+
+    @property
+    def label(self) -> str:
+        """Empty for a sample without a label."""
+        columns = self.dialect.columns
+        if columns is None:
+            return self.cells[0].strip()
+        return "" if columns.label is None else self.cells[columns.label].strip()
+
+    @property
+    def text(self) -> str:
+        """The columns of text, joined by a space."""
+        columns = self.dialect.columns
+        return " ".join(self.cells[1:] if columns is None else [self.cells[place] for place in columns.texts])
 
 
 class _Lines:
@@ -97,12 +144,31 @@ class _Lines:
         self.file, self.table = file, table
         self.left = ROW_BYTES
         self.number = 0
+        self.head = b""
+
+    def dialect(self) -> Dialect:
+        """Told by the first lines, which are read all the same. Raises DatasetError."""
+        self.head = self.file.read(HEAD_BYTES)
+        whole = self.head if len(self.head) < HEAD_BYTES else self.head[: self.head.rfind(b"\n") + 1] or self.head
+        text = whole.decode(errors="replace").removeprefix(BYTE_ORDER_MARK)
+        found = dialect_of(text, shown(self.table.name), self.table.separator)
+        if found.says_so:
+            next(self)
+        return found
+
+    def _readline(self, most: int) -> bytes:
+        end = self.head.find(b"\n") + 1
+        if 0 < end <= most or (self.head and len(self.head) >= most):
+            line, self.head = self.head[: end or most], self.head[end or most :]
+            return line
+        line, self.head = self.head, b""
+        return line + self.file.readline(most - len(line))
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.file.readline(self.left + 1)
+        line = self._readline(self.left + 1)
         if not line:
             raise StopIteration
         self.number += 1
@@ -119,3 +185,18 @@ class _Lines:
             place = self.table.place(self.number)
             raise DatasetError(f"{place} is not UTF-8: save the file as UTF-8", member=place) from failure
         return text.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else text
+
+
+def _cell(value: Any, key: str, place: str) -> str:
+    """A JSON value as the cell of a table. Raises DatasetError for lists and objects."""
+    if isinstance(value, (list, dict)):
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise DatasetError(f'{place} has {kind} in "{shown(key)}": give a text or a number', member=place)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _told(separator: str) -> str:
+    if separator == TAB:
+        return "take tabs out of texts"
+    name = {",": "commas", ";": "semicolons", "|": "bars"}.get(separator, "separators")
+    return f"put texts with {name} into quotes"

@@ -1,4 +1,4 @@
-"""Texts with labels: CSV in the layout of Zhang et al. (NeurIPS 2015), TSV, and archives of them.
+"""Texts with labels: CSV in the layout of Zhang et al. (NeurIPS 2015) or with a header, TSV, JSON lines, and archives.
 
 A row is a label and one or more columns of text. Files are read twice, row by row: once for the labels, and once to put
 each text directly into its place.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
@@ -21,18 +21,25 @@ from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import CHUNK
 from lit_core.data.readers.archives import Member, walk
+from lit_core.data.readers.dialects import JSON_LINES, TAB
 from lit_core.data.readers.images import is_ignored
-from lit_core.data.readers.rows import ROW_BYTES, TAB, Row, Table
+from lit_core.data.readers.rows import Row, Table
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
 
-SEPARATORS = {".csv": ",", ".tsv": TAB}
+SEPARATORS = {".csv": None, ".tsv": TAB, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES}
 CLASSES_FILE = "classes.txt"
 CLASSES_BYTES = 1 << 20
+OFFICE = "[Content_Types].xml"
+"""The first file in each document of Office, which is a zip archive."""
 NOT_IN_TEXTS = bytes(set(range(32)) - set(b"\t\n\r\f"))
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-EXPECTED = "train.csv or train.tsv, perhaps val (or valid, validation) and test, perhaps with one folder around all"
+WHOLE = re.compile(r"([+-]?[0-9]{1,18})\.0*")
+"""An integer as a float, which pandas writes where a value was missing."""
+EXPECTED = (
+    "train.csv, train.tsv or train.jsonl, perhaps val (or valid, validation, dev) and test, perhaps in one folder"
+)
 
 
 @dataclass
@@ -42,7 +49,7 @@ class _Labels:
     first: Row
     others: array[int] = field(default_factory=lambda: array("i"))
     header: bool = False
-    """Whether the first row names the columns."""
+    """Whether the first row names the columns, by names that do not tell which is which."""
 
     @property
     def samples(self) -> int:
@@ -60,13 +67,18 @@ class _Numbers:
         self.known: dict[str, int] = {}
 
     def of(self, row: Row) -> int:
-        label = _label(row)
+        label = self.plain(row.label)
         if not label:
             return NO_LABEL
         if label not in self.known:
             self._check(label, row)
             self.known[label] = len(self.known)
         return self.known[label]
+
+    def plain(self, label: str) -> str:
+        """An integer that is written as a float is the integer, unless class_order has it so."""
+        whole = WHOLE.fullmatch(label)
+        return label if whole is None or (self.order is not None and label in self.order) else whole[1]
 
     def _check(self, label: str, row: Row) -> None:
         if self.order is not None and label not in self.order:
@@ -89,10 +101,8 @@ def is_text(head: bytes) -> bool:
 
 
 def read_text_file(source: Source) -> Raw:
-    """One CSV or TSV file, without splits. It is TSV if a tab comes before any comma. Raises DatasetError."""
-    with source.path.open("rb") as file:
-        before_commas = file.read(ROW_BYTES).partition(b",")[0]
-    table = Table("", TAB if b"\t" in before_commas else ",", lambda: source.path.open("rb"))
+    """One file of rows, without splits. Raises DatasetError."""
+    table = Table("", None, lambda: source.path.open("rb"))
     numbers = _Numbers(source)
     labels = _read_labels(table, numbers, source)
     _tell_headers([labels] if labels else [], numbers)
@@ -102,13 +112,13 @@ def read_text_file(source: Source) -> Raw:
     preprocessing = resolve_text_preprocessing(source.request, [])
     x = _allocate(len(y), preprocessing)
     _fill(x, table, labels, preprocessing)
-    return Raw(x, y, None, classes)
+    return Raw(x, y, None, classes, notes=_notes([labels]))
 
 
 def read_text_archive(source: Source) -> Raw:
-    """An archive with a CSV or TSV file for each split, which is walked twice. Raises DatasetError."""
-    numbers = _Numbers(source)
-    splits, names = _splits(source, numbers)
+    """An archive with a file of rows for each split, which is walked twice. Raises DatasetError."""
+    numbers, alone = _Numbers(source), _is_alone(source)
+    splits, names = _splits(source, numbers, alone=alone)
     y, classes = _outputs(list(splits.values()), numbers, names, source)
     preprocessing = resolve_text_preprocessing(source.request, [])
     x = _allocate(len(y), preprocessing)
@@ -116,16 +126,25 @@ def read_text_archive(source: Source) -> Raw:
     places = dict(zip(splits, torch.split(x, samples), strict=True))
     for member in _members(source):
         if not _names_classes(member):
-            code = _code(member)
+            code = _code(member, alone=alone)
             _fill(places[code], _table(member), splits[code], preprocessing)
-    codes = torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(samples))
-    return Raw(x, y, codes, classes)
+    codes = None if alone else torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(samples))
+    return Raw(x, y, codes, classes, notes=_notes(list(splits.values())))
 
 
 # --- which files there are ----------------------------------------------------------------------------------
 
 
-def _splits(source: Source, numbers: _Numbers) -> tuple[dict[int, _Labels], list[str] | None]:
+def _is_alone(source: Source) -> bool:
+    """Whether the archive has one file of rows, whose name is none of a split."""
+    names = (PurePosixPath(member.name) for member in _members(source) if not _names_classes(member))
+    first = next(names, None)
+    if first is None or first.stem.lower() in NAMES or first.suffix.lower() not in SEPARATORS:
+        return False
+    return next(names, None) is None
+
+
+def _splits(source: Source, numbers: _Numbers, *, alone: bool) -> tuple[dict[int, _Labels], list[str] | None]:
     """The labels of each split, by split code in ascending order, and the names in classes.txt."""
     found: dict[int, _Labels | None] = {}
     folders, names = set(), None
@@ -134,7 +153,7 @@ def _splits(source: Source, numbers: _Numbers) -> tuple[dict[int, _Labels], list
         if _names_classes(member):
             names = _class_names(member, source)
             continue
-        code = _code(member)
+        code = _code(member, alone=alone)
         if code in found:
             name = shown(member.name)
             raise DatasetError(f'{name} is a second file of the split "{SPLITS[code]}": give one a split', member=name)
@@ -160,10 +179,12 @@ def _names_classes(member: Member) -> bool:
     return PurePosixPath(member.name).name.lower() == CLASSES_FILE
 
 
-def _code(member: Member) -> int:
+def _code(member: Member, *, alone: bool) -> int:
     """The split that the file is named after."""
     path = PurePosixPath(member.name)
-    code = NAMES.get(path.stem.lower())
+    code = TRAIN if alone else NAMES.get(path.stem.lower())
+    if path.name == OFFICE:
+        raise DatasetError("the file is an Office document: save its sheet as CSV", field="dataset.upload")
     if code is None or path.suffix.lower() not in SEPARATORS or len(path.parts) > 2:
         name = shown(member.name)
         raise DatasetError(f"{name} is not a file of texts, which the teacher takes: give {EXPECTED}", member=name)
@@ -213,17 +234,13 @@ def _read_labels(table: Table, numbers: _Numbers, source: Source) -> _Labels | N
     return labels
 
 
-def _label(row: Row) -> str:
-    """Empty for a sample without a label."""
-    return row.cells[0].strip()
-
-
 def _tell_headers(tables: Sequence[_Labels], numbers: _Numbers) -> None:
     """The first row is a header if its label cell is not an integer, not in class_order, and in no other row."""
     seen = {*numbers.known, *(numbers.order or ()), ""}
     for labels in tables:
-        label = _label(labels.first)
-        labels.header = label not in seen and not INTEGER.fullmatch(label)
+        label = numbers.plain(labels.first.label)
+        named = labels.first.dialect.columns is not None
+        labels.header = not named and label not in seen and not INTEGER.fullmatch(label)
         if not labels.header:
             numbers.of(labels.first)
 
@@ -278,8 +295,15 @@ def _named(found: list[str], names: list[str]) -> tuple[list[str], list[str]]:
     return numbered, names
 
 
-def _some(labels: Sequence[str] | dict[str, int]) -> str:
+def _some(labels: Collection[str]) -> str:
     return ", ".join(shown(label) for label in islice(labels, 10)) + (", …" if len(labels) > 10 else "")
+
+
+def _notes(tables: Sequence[_Labels]) -> list[str]:
+    """Columns that are neither label nor text."""
+    columns = [labels.first.dialect.columns for labels in tables]
+    left_out = dict.fromkeys(name for found in columns if found is not None for name in found.left_out)
+    return [f"columns of the data set that are not used: {_some(left_out)}"] if left_out else []
 
 
 # --- texts --------------------------------------------------------------------------------------------------
@@ -290,8 +314,8 @@ def _allocate(samples: int, preprocessing: TextPreprocessing) -> Tensor:
 
 
 def _fill(x: Tensor, table: Table, labels: _Labels, preprocessing: TextPreprocessing) -> None:
-    """Put the table's texts into x (N, L), the columns of each joined by a space."""
+    """Put the table's texts into x (N, L)."""
     rows = islice(table.rows(), int(labels.header), None)
-    texts = (" ".join(row.cells[1:]) for row in rows)
+    texts = (row.text for row in rows)
     for start in range(0, len(x), CHUNK):
         x[start : start + CHUNK] = preprocessing.from_texts(list(islice(texts, CHUNK)))

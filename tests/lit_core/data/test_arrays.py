@@ -141,7 +141,7 @@ TOO_LARGE[4] = 1e300
         ({"x": X.reshape(30, 4, 2, 2), "y": Y}, "x", ["(30, 4, 2, 2)", "(N, H, W, 1)", "1 channels"]),
         ({"x": X[:0], "y": Y[:0]}, "x", ["no samples"]),
         ({"x": np.array(["a"] * 30), "y": Y}, "x", ["text"]),
-        ({"x": X, "y": Y, "split": np.array(["train"] * 29 + ["dev"])}, "split[29]", ["'dev'", '"val"']),
+        ({"x": X, "y": Y, "split": np.array(["train"] * 29 + ["held"])}, "split[29]", ["'held'", '"val"']),
         ({"x": X, "y": Y, "split": np.full(30, 3)}, "split[0]", ["is 3", "0, 1 or 2"]),
         ({"x": X, "y": Y, "split": np.zeros(29, int)}, "split", ["29", "30"]),
         ({"x": X, "y": Y, "split": np.ones(30, int)}, "train", ['"train" is empty']),

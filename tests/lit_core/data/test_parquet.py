@@ -286,7 +286,7 @@ LABELS = [0, 1, 1] * 10
         ({"image": IMAGES, "label": [[0]] * 30}, "label[0]", ["integers or texts"]),
         ({"image": IMAGES, "label": ["a", "b", "c"] * 10}, None, ["3 classes (a, b, c)", "teacher has 2"]),
         ({"image": IMAGES, "label": ["a"] * 30}, None, ["1 classes (a)", "teacher has 2", "class_order"]),
-        ({"image": IMAGES, "label": LABELS, "split": [*["train"] * 29, "dev"]}, "split[29]", ["dev", '"val"']),
+        ({"image": IMAGES, "label": LABELS, "split": [*["train"] * 29, "held"]}, "split[29]", ["held", '"val"']),
         ({"image": IMAGES, "label": LABELS, "split": [*[0] * 29, 3]}, "split[29]", ["is 3", "0, 1 or 2"]),
         ({"image": IMAGES, "label": LABELS, "split": [*["train"] * 29, None]}, "split[29]", ["None", '"val"']),
         ({"image": IMAGES, "label": LABELS, "split": [0.5] * 30}, None, ["split", "double"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -181,6 +182,94 @@ def test_a_vocabulary_of_ones_own(tmp_path: Path) -> None:
     assert dataset.splits[Split.TRAIN].x[0, :3].tolist() == [301, UNKNOWN, 0]
 
 
+def objects(names: str = "ab", count: int = 10) -> str:
+    return "".join(
+        json.dumps({"id": row, "text": f"{label}{row}", "label": label}) + "\n"
+        for row in range(count)
+        for label in names
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "notes"),
+    [
+        (rows("ab", separator=";"), "a9", []),
+        (rows("ab", separator="|"), "a9", []),
+        (rows("ab", separator=";").replace(";", ";x, "), "x, a9", []),
+        ("label;text\n" + rows("ab", separator=";"), "a9", []),
+        ("sep=;\n" + rows("ab", separator=";"), "a9", []),
+        ("sep=;\nlabel;text\n" + rows("ab", separator=";"), "a9", []),
+        ("text,label\n" + "".join(f"{label}{n},{label}\n" for n in range(10) for label in "ab"), "a9", []),
+        ("Text\tClass\n" + "".join(f"{label}{n}\t{label}\n" for n in range(10) for label in "ab"), "a9", []),
+        (",label,text\n" + "".join(f"{n},{label},{label}{n}\n" for n in range(10) for label in "ab"), "a9", []),
+        (
+            "lang,text,label\n" + "".join(f"en,{label}{n},{label}\n" for n in range(10) for label in "ab"),
+            "a9",
+            ["columns of the data set that are not used: lang"],
+        ),
+        (
+            "sentence1,sentence2,label\n" + "".join(f"{label}{n},z,{label}\n" for n in range(10) for label in "ab"),
+            "a9 z",
+            [],
+        ),
+        (objects(), "a9", []),
+        (objects().replace('"id"', '"lang"'), "a9", ["columns of the data set that are not used: lang"]),
+    ],
+)
+def test_separators_headers_and_json_lines_are_told_by_the_first_rows(
+    tmp_path: Path, content: str, wanted: str, notes: list[str]
+) -> None:
+    dataset = load(write(tmp_path, content))
+    found = texts(dataset)
+    assert found[wanted] == "a"
+    assert len(found) == 20
+    assert dataset.classes == ["a", "b"]
+    assert dataset.notes == notes
+
+
+def test_a_header_without_a_label_is_of_unlabelled_texts(tmp_path: Path) -> None:
+    dataset = load(write(tmp_path, "id,text\n" + "".join(f"{n},x{n}\n" for n in range(10))))
+    assert set(texts(dataset).values()) == {None}
+    assert "x3" in texts(dataset)
+
+
+def test_integers_that_are_written_as_floats_are_integers(tmp_path: Path) -> None:
+    made = "".join(f"{label},{label} {row}\n" for row in range(9) for label in ("10.0", "2", "9."))
+    dataset = load(write(tmp_path, made), classes=3)
+    assert dataset.classes == ["2", "9", "10"]
+    assert texts(dataset)["10.0 3"] == "10"
+    assert load(write(tmp_path, made), classes=3, class_order=["10.0", "2", "9"]).classes == ["10.0", "2", "9"]
+
+
+def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path: Path) -> None:
+    dataset = load(
+        write(tmp_path, "".join(f"{one},{one} {n}\n" for n in range(9) for one in ("Neg", "neg", "pos"))), classes=3
+    )
+    assert dataset.notes == ["classes whose names differ by case, spaces or Unicode form alone: Neg and neg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("<!DOCTYPE html>\n<html><body>404, not found</body></html>\n", "HTML or XML"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 123\n", "run `git lfs pull`"),
+        ("- {label: 0, text: hello}\n" * 9, "YAML"),
+        ('[{"label": 0, "text": "hello"}]\n', "one JSON document"),
+        ('[\n{"label": 0, "text": "hello"}\n]\n', "one JSON document"),
+        ("__label__0 some text\n" * 9, "in fastText's format"),
+        ('{"a": 1, "b": "x"}\n' * 9, 'has objects of a, b: name the label "label" and the text "text"'),
+        (objects() + "[1]\n", "line 21 is no JSON object"),
+        (objects() + "{\n", "line 21 is no JSON ("),
+        (objects() + '{"label": "a"}\n', 'line 21 has no text in "text"'),
+        (objects() + '{"label": ["a"], "text": "x"}\n', 'line 21 has a list in "label"'),
+        (rows("12").replace("\n", "\r"), "end with a carriage return alone"),
+        (rows("12", separator=";") + "1;a;b\n", "put texts with semicolons into quotes"),
+    ],
+)
+def test_other_formats_are_named(tmp_path: Path, content: str, says: str) -> None:
+    assert says in refusal(write(tmp_path, content)).detail
+
+
 # --- archives -----------------------------------------------------------------------------------------------
 
 
@@ -193,6 +282,24 @@ def test_an_archive_of_splits(tmp_path: Path, kind: str, folder: str) -> None:
     assert [len(dataset.splits[split].y) for split in Split] == [10, 2, 4]
     assert list(texts(dataset, Split.TEST)) == ["20", "10", "21", "11"]
     assert texts(dataset, Split.TRAIN)["24"] == "2"
+
+
+def test_a_single_file_of_any_name_has_no_splits(tmp_path: Path) -> None:
+    for kind in ("zip", "gz"):
+        dataset = load(pack(tmp_path, {"data/reviews.jsonl": objects(), "readme.md": "x"}, kind))
+        assert [len(dataset.splits[split].y) for split in Split] == [16, 2, 2]
+        assert texts(dataset)["b3"] == "b"
+
+
+def test_each_file_of_an_archive_has_its_own_columns(tmp_path: Path) -> None:
+    files: Files = {
+        "training.csv": "text;label\n" + "".join(f"{label}{n};{label}\n" for n in range(5) for label in "ab"),
+        "dev.jsonl": objects(count=2),
+        "test.tsv": rows("ab", 3, "\t"),
+    }
+    dataset = load(pack(tmp_path, files, "gz"))
+    assert [len(dataset.splits[split].y) for split in Split] == [10, 4, 6]
+    assert texts(dataset)["a4"] == "a"
 
 
 def test_the_order_of_members_changes_nothing(tmp_path: Path) -> None:
@@ -265,10 +372,12 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, content: str | bytes, say
     [
         ({"train.csv": rows("12") + "3,x\n"}, 'the label "3"', "train.csv line 21"),
         ({"a/train.csv": rows("12"), "a/test.csv": b"1,\xff\n"}, "not UTF-8", "a/test.csv line 1"),
-        ({"reviews.csv": rows("12")}, "give train.csv or train.tsv", "reviews.csv"),
+        ({"reviews.csv": rows("12"), "more.csv": rows("12")}, "give train.csv, train.tsv or", "reviews.csv"),
+        ({"[Content_Types].xml": "<x/>", "xl/workbook.xml": "<x/>"}, "an Office document: save its sheet as CSV", None),
+        ({"train.csv": rows("12"), "test.jsonl": rows("12")}, "is no JSON in its first line", "test.jsonl"),
         ({"train.txt": rows("12")}, "not a file of texts", "train.txt"),
         ({"train/1.png": b"\x89PNG"}, "which the teacher takes", "train/1.png"),
-        ({"a/b/train.csv": rows("12")}, "one folder around all", "a/b/train.csv"),
+        ({"a/b/train.csv": rows("12")}, "perhaps in one folder", "a/b/train.csv"),
         ({"a/train.csv": rows("12"), "b/test.csv": rows("12")}, "2 folders", None),
         ({"train.csv": rows("12"), "val.csv": rows("12"), "valid.tsv": rows("12")}, "second file", "valid.tsv"),
         ({"val.csv": rows("12"), "test.csv": rows("12")}, 'the split "train" is empty', "train"),
@@ -303,10 +412,14 @@ def test_the_limits_hold(tmp_path: Path) -> None:
 
 def test_kinds_that_the_teacher_does_not_take_are_named(tmp_path: Path) -> None:
     table = write(tmp_path, rows("12"))
-    with pytest.raises(DatasetError, match="the file is CSV or TSV, but the teacher takes images: give npz"):
+    with pytest.raises(
+        DatasetError, match="the file is CSV, TSV or JSON lines, but the teacher takes images: give npz"
+    ):
         load_dataset(DatasetRequest(upload="upl_x"), None, table, Interface(3, 2))
     assert "of no known format" in refusal(write(tmp_path, b"\x00\x01\x02 binary")).detail
-    assert "CSV or TSV" in refusal(write(tmp_path, b"")).detail
+    assert "CSV, TSV or JSON lines" in refusal(write(tmp_path, b"")).detail
+    assert "UTF-16: save it as UTF-8" in refusal(write(tmp_path, rows("12").encode("utf-16"))).detail
+    assert "has NUL characters" in refusal(write(tmp_path, rows("12").replace("1", "1\0"))).detail
     asked = DatasetRequest(builtin="digits")
     with pytest.raises(DatasetError, match="the teacher takes texts"):
         load_dataset(asked, None, None, Interface(None, 10, Modality.TEXT, vocabulary_size=69))
