@@ -23,6 +23,7 @@ import httpx
 from lit_client.connection import Connection, fits_a_header, parse, path_to
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
+from lit_client.folders import as_file
 from lit_client.models import (
     ArchitectureItem,
     Artifact,
@@ -114,11 +115,14 @@ class Client:
     ) -> Upload:
         """Send a teacher or a data set. Continues an upload that an earlier call began, and never sends a file twice.
 
-        `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`.
+        A folder is packed first, if it is a data set; as a teacher it is a student that was downloaded.
+        `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`. Raises
+        UnusableFolder, which is a ValueError.
         """
-        return send_file(
-            self._connection, Path(path), UploadKind(kind), progress, architecture, chunk_bytes=self._chunk_bytes
-        )
+        with as_file(Path(path), UploadKind(kind)) as file:
+            return send_file(
+                self._connection, file, UploadKind(kind), progress, architecture, chunk_bytes=self._chunk_bytes
+            )
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
         """One upload; `wait` lets the service hold the answer until the inspection has finished, in seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from lit_client.client import Client
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest, Body
 from lit_client.downloads import DownloadedFile
+from lit_client.folders import UnusableFolder, as_file, files_of, model_in
 from lit_client.models import Upload
 from lit_spec import BUILTIN
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind
 
-UPLOAD_PREFIX = "upl_"
+UPLOAD_PREFIX, DATASET = "upl_", "--dataset"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Inputs:
         if self.discriminator is not None:
             check_input("--discriminator", self.discriminator)
         if self.dataset is not None:
-            check_input("--dataset", self.dataset)
+            check_input(DATASET, self.dataset)
         elif not set(DATASET_SOURCES) & set(job.get("dataset", {})):
             raise BadRequest("No data set is named: give --dataset FILE, or --dataset digits.")
 
@@ -45,21 +47,37 @@ def dataset_to_upload(dataset: str | None) -> str | None:
 
 
 def check_input(option: str, value: str) -> None:
-    """Check that `value` is a file, or looks like the id of an upload. Raises BadRequest."""
-    if value.startswith(UPLOAD_PREFIX) or Path(value).is_file():
+    """Check that `value` is a file or a folder, or looks like the id of an upload. Raises BadRequest."""
+    path = Path(value)
+    if value.startswith(UPLOAD_PREFIX) or path.is_file():
         return
-    if Path(value).is_dir():
-        raise BadRequest(f"{option} {value} is a folder: pack it as a zip or tar file.")
-    raise BadRequest(f"{option} {value} is not a file: give a file, or the id of an upload ({UPLOAD_PREFIX}…).")
+    if not path.is_dir():
+        raise BadRequest(f"{option} {value} is not a file: give a file, or the id of an upload ({UPLOAD_PREFIX}…).")
+    try:
+        if option != DATASET:
+            model_in(path)
+        elif next(files_of(path), None) is None:
+            raise UnusableFolder(f"{path} has no files: give the folder with the data set")
+    except UnusableFolder as failure:
+        raise BadRequest(f"{option}: {failure}.") from failure
 
 
 def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[str, Any] | None = None) -> Upload:
-    """Upload a file, or get the upload with this id."""
+    """Upload a file or a folder, or get the upload with this id."""
     path = Path(source)
+    if path.is_dir():
+        with ExitStack() as stack:
+            with display.transfer_bar(f"packing {path.name}") as packing:
+                file = stack.enter_context(as_file(path, kind, packing))
+            return _send_file(client, file, kind, architecture)
     if path.is_file():
-        with display.transfer_bar(path.name) as progress:
-            return client.upload(path, kind, progress, architecture)
+        return _send_file(client, path, kind, architecture)
     return client.get_upload(source) if architecture is None else client.inspect_as(source, architecture)
+
+
+def _send_file(client: Client, path: Path, kind: UploadKind, architecture: Mapping[str, Any] | None) -> Upload:
+    with display.transfer_bar(path.name) as progress:
+        return client.upload(path, kind, progress, architecture)
 
 
 def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None) -> Upload:

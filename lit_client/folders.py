@@ -1,0 +1,85 @@
+"""Folders as uploads: a data set's files packed into one, and the model in the folder of a downloaded student."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from lit_spec.states import UploadKind
+
+MODEL = "model.safetensors"
+SKIPPED = {"__macosx", "thumbs.db", "desktop.ini"}
+"""Beside everything that begins with a dot: what systems put into folders."""
+
+Progress = Callable[[int, int], None]
+
+
+class UnusableFolder(ValueError):
+    """The message says what is wrong with the folder."""
+
+
+@contextmanager
+def as_file(path: Path, kind: UploadKind, progress: Progress | None = None) -> Iterator[Path]:
+    """The file to send for a path, which may be a folder: of a data set a tar archive that is removed at the end, of a
+    student that was downloaded its model. `progress` is told how many bytes are packed, of how many.
+
+    Raises UnusableFolder.
+    """
+    if not path.is_dir():
+        yield path
+    elif kind == UploadKind.TEACHER:
+        yield model_in(path)
+    else:
+        with tempfile.TemporaryDirectory(prefix="lit-") as temporary:
+            packed = Path(temporary) / f"{path.resolve().name or 'folder'}.tar"
+            pack(path, packed, progress)
+            yield packed
+
+
+def model_in(folder: Path) -> Path:
+    """Raises UnusableFolder."""
+    if not (folder / MODEL).is_file():
+        raise UnusableFolder(f"{folder} is a folder without {MODEL}: give a checkpoint, or a student's folder")
+    return folder / MODEL
+
+
+def pack(folder: Path, archive: Path, progress: Progress | None = None) -> None:
+    """The folder's files in a tar archive without compression: images are compressed already.
+
+    The same files make the same bytes, so that the service knows them again. Links to folders are not followed. Raises
+    UnusableFolder.
+    """
+    files = sorted(files_of(folder))
+    total, done = sum(size for _, _, size in files), 0
+    if not files:
+        raise UnusableFolder(f"{folder} has no files: give the folder with the data set")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as made:
+        for name, path, size in files:
+            member = tarfile.TarInfo(name)
+            member.size = size
+            try:
+                with path.open("rb") as content:
+                    made.addfile(member, content)
+            except (OSError, UnicodeEncodeError) as failure:
+                raise UnusableFolder(f"{path} can't be packed: {failure}") from failure
+            done += size
+            if progress is not None:
+                progress(done, total)
+
+
+def files_of(folder: Path) -> Iterator[tuple[str, Path, int]]:
+    """Name in the archive, path and size of each file that may belong to a data set."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_skipped(name)]
+        for name in names:
+            path = Path(parent, name)
+            if not _is_skipped(name) and path.is_file():
+                yield str(PurePosixPath(path.relative_to(folder))), path, path.stat().st_size
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SKIPPED
