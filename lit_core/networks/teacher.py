@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
 from lit_core.networks.checkpoints.files import SAVE, TeacherError, read_checkpoint
-from lit_core.networks.checkpoints.fitting import Candidate, Search, choose, search
+from lit_core.networks.checkpoints.fitting import Candidate, Search, choose
 from lit_core.networks.checkpoints.wrappers import type_name
 from lit_core.networks.families import Recognised, family_of
 from lit_core.networks.families.library import as_shapes
@@ -51,7 +51,7 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
     """Read a safetensors or `.pt` file; `request` names a library's network, if it is one. Raises TeacherError."""
     file_format, loaded = read_checkpoint(path)
     try:
-        found = search(loaded, request)
+        found = Search(loaded, request)
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
     if not found.fits:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pickletools
-import tarfile
-import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
 
-from lit_core.networks.checkpoints import pickles
+from lit_core.networks.checkpoints.pickles import Storage, StorageType, Unpickler
 from lit_core.zip_directory import directory_bytes
 from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.networks.teacher_files import (
@@ -26,6 +25,10 @@ from lit_spec.networks.teacher_files import (
 )
 
 SAVE = "save model.state_dict() instead"
+ZIP = b"PK\x03\x04"
+MAGIC_NUMBER, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+"""Of torch's old format: five pickles and then the storages."""
+MOST_SHOWN, PIECE_BYTES = 300, 1 << 20
 
 
 class TeacherError(Exception):
@@ -64,51 +67,129 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _load_pt(path: Path) -> Any:
+    with path.open("rb") as file:
+        is_zip = file.read(4) == ZIP
     try:
-        if zipfile.is_zipfile(path):
-            _check_zip(path)
-        elif tarfile.is_tarfile(path):
-            # torch would unpack it.
-            raise TeacherError(f"the file is a tar archive, as torch wrote before 2017: {SAVE}")
-        else:
-            _check_pickles(path)
-        with warnings.catch_warnings():
-            # torch warns that it doesn't find the source of classes that are skipped.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=pickles)
+        return _load_zip(path) if is_zip else _load_old(path)
     except TeacherError:
         raise
     except Exception as failure:
-        # torch and pickle raise anything for a damaged file.
-        # Memory runs out where a damaged file names a length that it doesn't have.
-        reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
+        # pickle and zipfile raise anything for a damaged file, also MemoryError for a length that it doesn't have.
+        reason = str(failure).splitlines()[0][:MOST_SHOWN] if str(failure) else type(failure).__name__
         raise TeacherError(f"the .pt file cannot be read (is it whole?): {reason}") from failure
 
 
-def _check_zip(path: Path) -> None:
-    """Look at the archive before torch does. Raises TeacherError."""
+def _load_zip(path: Path) -> Any:
     if (size := directory_bytes(path)) > DIRECTORY_BYTES:
         raise TeacherError(f"the .pt file's directory has {size} bytes, but at most {DIRECTORY_BYTES} are read: {SAVE}")
     with zipfile.ZipFile(path) as archive:
-        sizes = {member.filename: member.file_size for member in archive.infolist()}
-    if len(sizes) > MEMBERS:
-        raise TeacherError(too_many_tensors(len(sizes)))
-    if any("/code/" in name or name.endswith("constants.pkl") for name in sizes):
-        raise TeacherError(f"the file is TorchScript, which is not accepted: {SAVE}")
-    found = [size for name, size in sizes.items() if name.endswith("data.pkl")]
-    if not found:
-        raise TeacherError(f"the zip file is no .pt file of torch.save: {SAVE}")
-    if (size := max(found)) > PICKLE_BYTES:
-        raise _too_long_pickle()
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if len(names) > MEMBERS:
+            raise TeacherError(too_many_tensors(len(names)))
+        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+            raise TeacherError(f"the file is TorchScript, which is not accepted: {SAVE}")
+        found = [member for member in members if member.filename.endswith("data.pkl")]
+        if not found:
+            raise TeacherError(f"the zip file is no .pt file of torch.save: {SAVE}")
+        if len(found) > 1 or len(set(names)) < len(names):
+            raise TeacherError(f"the .pt file has a member twice: {SAVE}")
+        if found[0].file_size > PICKLE_BYTES:
+            raise _too_long_pickle()
+        folder = found[0].filename.removesuffix("data.pkl")
+        by_name = {member.filename: member for member in members}
+        order = by_name.get(f"{folder}byteorder")
+        if order is not None and order.file_size < MOST_SHOWN and archive.read(order).strip() == b"big":
+            raise TeacherError(f"the .pt file has the bytes of its numbers in the other order: {SAVE}")
+        storages: dict[str, torch.UntypedStorage] = {}
+
+        def storage_of(key: str, kind: StorageType, size: int) -> Storage:
+            if key not in storages:
+                member = by_name[f"{folder}data/{key}"]
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size < size:
+                    raise ValueError(f"{member.filename} is compressed, or shorter than its storage")
+                with archive.open(member) as content:
+                    storages[key] = _filled(_empty(member.file_size), content)
+            return Storage(storages[key], kind.dtype)
+
+        with archive.open(found[0]) as file:
+            return Unpickler(file, storage_of).load()
 
 
-def _check_pickles(path: Path) -> None:
-    """The same for torch's old format: five pickles and then the weights. Nothing is unpickled. Raises TeacherError."""
+def _load_old(path: Path) -> Any:
+    left = path.stat().st_size
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def storage_of(key: str, kind: StorageType, size: int) -> Storage:
+        nonlocal left
+        if key not in storages:
+            left -= size
+            if left < 0:
+                raise ValueError("its storages are longer than the file")
+            storages[key] = _empty(size)
+        if storages[key].nbytes() < size:
+            raise ValueError(f"the storage {key} has two lengths")
+        elements[key] = kind
+        return Storage(storages[key], kind.dtype)
+
+    elements: dict[str, StorageType] = {}
     with path.open("rb") as file:
-        for _ in range(5):
-            for _, _, place in pickletools.genops(file):
-                if (place or 0) > PICKLE_BYTES:
-                    raise _too_long_pickle()
+        pickles = _Limited(file)
+        if [_unpickled(pickles, storage_of) for _ in range(2)] != [MAGIC_NUMBER, PROTOCOL]:
+            raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
+        system, loaded, keys = (_unpickled(pickles, storage_of) for _ in range(3))
+        if isinstance(system, dict) and system.get("little_endian") is False:
+            raise TeacherError(f"the .pt file has the bytes of its numbers in the other order: {SAVE}")
+        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+            raise ValueError("it does not name each of its storages once")
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            if elements[key].bytes_of(count) != storages[key].nbytes():
+                raise ValueError(f"the storage {key} has two lengths")
+            _filled(storages[key], file)
+    return loaded
+
+
+def _unpickled(file: Any, storage_of: Callable[[str, StorageType, int], Storage]) -> Any:
+    return Unpickler(file, storage_of).load()
+
+
+def _empty(size: int) -> torch.UntypedStorage:
+    return torch.empty(size, dtype=torch.uint8).untyped_storage()
+
+
+def _filled(storage: torch.UntypedStorage, file: IO[bytes]) -> torch.UntypedStorage:
+    """The storage with the next bytes of the file. Raises ValueError if there are not enough."""
+    into = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    done = 0
+    while done < len(into):
+        piece = file.read(min(PIECE_BYTES, len(into) - done))
+        if not piece:
+            raise ValueError("it ends within a storage")
+        into[done : done + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+        done += len(piece)
+    return storage
+
+
+class _Limited:
+    """The pickles of a file, of which only so many bytes are read. Raises TeacherError."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, PICKLE_BYTES
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:
+            raise _too_long_pickle()
+        return self._counted(self.file.read(size))
+
+    def readline(self) -> bytes:
+        return self._counted(self.file.readline(self.left + 1))
+
+    def _counted(self, content: bytes) -> bytes:
+        self.left -= len(content)
+        if self.left < 0:
+            raise _too_long_pickle()
+        return content
 
 
 def _too_long_pickle() -> TeacherError:

@@ -17,7 +17,7 @@ from lit_core.networks.checkpoints.wrappers import AVERAGED, StateDict, cleaned,
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, recognise
 from lit_core.networks.families.library import blank
 from lit_core.networks.families.shapes import listed
-from lit_spec import LibraryRequest
+from lit_spec import LibraryRequest, SpecError
 from lit_spec.networks.teacher_files import TENSORS, too_many_tensors
 
 MOST_TRIED, NAMES_COMPARED = 8, 24
@@ -36,19 +36,25 @@ class Candidate:
     """With the names that they have in the network."""
     steps: Sequence[str]
     """What was done with all of the place's tensors."""
-    beside: Sequence[str] = ()
-    """Names of the place's tensors that do not have the prefix."""
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """The place's other tensors."""
     renamed: Sequence[str] = ()
     """What was done with names after the prefix was removed."""
 
     @property
     def name(self) -> str:
         """The keys and the prefix that lead to the tensors."""
-        return ".".join(part for part in (self.place.path, self.prefix.removesuffix(".")) if part)
+        return ".".join(part for part in (self.place.path, self.prefix.removesuffix(".")) if part) or "the file itself"
 
     @property
     def shapes(self) -> Shapes:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def without(self, prefixes: Sequence[str]) -> Candidate:
+        """Those that have none of these prefixes."""
+        left = {name: t for name, t in self.tensors.items() if not f"{self.prefix}{name}".startswith(tuple(prefixes))}
+        others = {f"{self.prefix}{name}": t for name, t in self.tensors.items() if name not in left}
+        return replace(self, tensors=left, beside={**self.beside, **others})
 
 
 @dataclass(frozen=True)
@@ -61,50 +67,84 @@ class Fit:
     """Whether they are a moving average over the training."""
 
 
-@dataclass
 class Search:
-    """What fits in a checkpoint, and the failure that is nearest to a fit."""
+    """What fits in a checkpoint, and the failure that is nearest to a fit.
 
-    fits: list[Fit] = field(default_factory=list)
-    tried: list[Candidate] = field(default_factory=list)
-    failure: Unrecognised | None = None
-    nearest: Candidate | None = None
-
-    def refused(self, candidate: Candidate, failure: Unrecognised) -> None:
-        if self.failure is None or failure.count < self.failure.count:
-            self.failure, self.nearest = failure, candidate
-
-
-def search(loaded: Any, request: LibraryRequest | None) -> Search:
-    """Look for the library's network that is requested or, without a request, for one of a family of our own.
-
-    Raises TeacherError for tensors that can't be read, and SpecError as `recognise`.
+    Looks for the library's network that is requested or, without a request, for one of a family of our own. Raises
+    TeacherError for tensors that can't be read, and SpecError as `recognise`.
     """
-    found = Search()
-    network = None if request is None else blank(request)
-    for place in _places(loaded):
-        here: list[tuple[Candidate, Recognised]] = []
-        for level in _levels(place, network):
-            for candidate in level:
-                found.tried.append(candidate)
-                try:
-                    named = _with_own_names(candidate, request, network)
-                    here.append((named, recognise(named.shapes, request)))
-                except Unrecognised as failure:
-                    found.refused(candidate, failure)
-            if here:
-                break
-        found.fits += _fits(place, here)
-    return found
 
+    def __init__(self, loaded: Any, request: LibraryRequest | None) -> None:
+        self.request = request
+        self.network = None if request is None else blank(request)
+        self.fits: list[Fit] = []
+        self.tried: list[Candidate] = []
+        self.failure: Unrecognised | None = None
+        self.nearest: Candidate | None = None
+        self._known: dict[tuple[Any, ...], Recognised | Unrecognised] = {}
+        problems: list[str] = []
+        for place in _places(loaded):
+            try:
+                self.fits += self._in(place)
+            except SpecError:
+                raise
+            except ValueError as failure:
+                problems.append(str(failure))
+        if problems and not self.fits:
+            raise TeacherError(f"the state dict can't be read: {problems[0]}")
 
-def _with_own_names(candidate: Candidate, request: LibraryRequest | None, network: nn.Module | None) -> Candidate:
-    """Named as in the requested network. Raises Unrecognised."""
-    if request is None or network is None:
-        return candidate
-    what, by_order = f"{request.library.value}'s {request.name}", request.rename is not None
-    renamed = with_own_names(network, candidate.tensors, what, by_order=by_order)
-    return replace(candidate, tensors=renamed.tensors, renamed=renamed.steps)
+    def _in(self, place: StateDict) -> list[Fit]:
+        """Raises ValueError for tensors that can't be read."""
+        found: dict[str, tuple[Candidate, Recognised]] = {}
+        failed: list[Candidate] = []
+        for candidate in _candidates(place, self.network):
+            # A part of a network that fits is none of its own.
+            if candidate.prefix.startswith(tuple(found)):
+                continue
+            fit = self._tried(candidate)
+            if fit is None:
+                failed.append(candidate)
+            else:
+                found[candidate.prefix] = fit
+        for candidate in failed:
+            # Two networks may be stored so that only one of them has a prefix.
+            inside = [prefix for prefix in found if prefix.startswith(candidate.prefix)]
+            rest = candidate.without(inside)
+            if inside and rest.tensors and (fit := self._tried(rest)) is not None:
+                found[candidate.prefix] = fit
+        return _fits(place, list(found.values()))
+
+    def _tried(self, candidate: Candidate) -> tuple[Candidate, Recognised] | None:
+        self.tried.append(candidate)
+        try:
+            named = self._with_own_names(candidate)
+            return named, self._recognised(named.shapes)
+        except Unrecognised as failure:
+            if self.failure is None or failure.count < self.failure.count:
+                self.failure, self.nearest = failure, candidate
+            return None
+
+    def _recognised(self, shapes: Shapes) -> Recognised:
+        """Raw and averaged weights have the same shapes, and a library's network takes long to recognise."""
+        key = tuple(shapes.items())
+        if key not in self._known:
+            try:
+                self._known[key] = recognise(shapes, self.request)
+            except Unrecognised as failure:
+                self._known[key] = failure
+        known = self._known[key]
+        if isinstance(known, Unrecognised):
+            raise known
+        return known
+
+    def _with_own_names(self, candidate: Candidate) -> Candidate:
+        """Named as in the requested network. Raises Unrecognised."""
+        if self.request is None or self.network is None:
+            return candidate
+        what, by_order = f"{self.request.library.value}'s {self.request.name}", self.request.rename is not None
+        renamed = with_own_names(self.network, candidate.tensors, candidate.beside, what, by_order=by_order)
+        beside = {name: tensor for name, tensor in candidate.beside.items() if name not in renamed.taken}
+        return replace(candidate, tensors=renamed.tensors, renamed=renamed.steps, beside=beside)
 
 
 def _fits(place: StateDict, found: list[tuple[Candidate, Recognised]]) -> list[Fit]:
@@ -127,25 +167,18 @@ def _places(loaded: Any) -> list[StateDict]:
     return places
 
 
-def _levels(place: StateDict, network: nn.Module | None) -> Iterator[list[Candidate]]:
-    """Candidates of the place; the next ones are of interest only where none of the last ones fits."""
-    try:
-        clean = cleaned(place.tensors)
-        tensors, steps = folded(clean.tensors)
-    except ValueError as failure:
-        raise TeacherError(f"the state dict can't be read: {failure}") from failure
-    steps = [*clean.steps, *steps]
-
-    def candidate(prefix: str) -> Candidate:
-        beside = [name for name in tensors if not name.startswith(prefix)]
-        return Candidate(place, prefix, under(prefix, tensors), steps, beside)
-
+def _candidates(place: StateDict, network: nn.Module | None) -> Iterator[Candidate]:
+    """The place's tensors with each prefix that may be that of a network, short ones first. Raises ValueError for
+    tensors that can't be read."""
+    clean = cleaned(place.tensors)
+    tensors, folds = folded(clean.tensors)
     if network is None:
-        for level in prefixes(tensors):
-            yield [candidate(prefix) for prefix in level]
-        return
-    likely = _prefixes_for(list(network.state_dict()), tensors)
-    yield [candidate(prefix) for prefix in islice(likely, MOST_TRIED)]
+        likely: Iterator[str] = (prefix for level in prefixes(tensors) for prefix in level)
+    else:
+        likely = islice(_prefixes_for(list(network.state_dict()), tensors), MOST_TRIED)
+    for prefix in likely:
+        beside = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+        yield Candidate(place, prefix, under(prefix, tensors), [*clean.steps, *folds], beside)
 
 
 def _prefixes_for(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -158,7 +191,7 @@ def _prefixes_for(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> Itera
                 prefix = found[: len(found) - len(name)]
                 counts[prefix] = counts.get(prefix, 0) + 1
     likely = {prefix: count for prefix, count in counts.items() if 2 * count > len(some)}
-    yield from sorted(likely, key=lambda prefix: -likely[prefix]) or [""]
+    yield from sorted(likely, key=len) or [""]
 
 
 # --- which of several ---------------------------------------------------------------------------------------------
@@ -212,7 +245,7 @@ def _steps(candidate: Candidate) -> list[str]:
     steps += [f"the tensors are those of {place.path}"] if place.path else []
     steps += candidate.steps
     steps += [f"the prefix {candidate.prefix} removed from the names"] if candidate.prefix else []
-    steps += [f"left out: {listed(_grouped(candidate.beside))}"] if candidate.beside else []
+    steps += [f"left out: {listed(_grouped(list(candidate.beside)))}"] if candidate.beside else []
     return [*steps, *candidate.renamed]
 
 

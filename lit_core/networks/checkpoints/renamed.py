@@ -12,6 +12,9 @@ from lit_core.networks.families.library import IN_PYTHON, USUAL_CLASSES
 from lit_core.networks.families.shapes import Unrecognised, listed
 
 SHOWN_PAIRS = 3
+PARTS = ("weight", "bias")
+HEADS = ("head", "heads", "fc", "classifier", "linear", "last_linear", "output", "logits", "fc_out")
+"""What a head is usually called."""
 
 Shape = tuple[int, ...]
 
@@ -20,11 +23,15 @@ Shape = tuple[int, ...]
 class Renamed:
     tensors: dict[str, Tensor]
     steps: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    """Names of tensors beside the network's that belong to it."""
 
 
-def with_own_names(network: nn.Module, tensors: Mapping[str, Tensor], what: str, *, by_order: bool) -> Renamed:
-    """The tensors named as in the network: those of a single linear layer in the place of its head and, with
-    `by_order`, all of them if they match one for one in order and shape.
+def with_own_names(
+    network: nn.Module, tensors: Mapping[str, Tensor], beside: Mapping[str, Tensor], what: str, *, by_order: bool
+) -> Renamed:
+    """The tensors named as in the network: those of a single linear layer in the place of its head, which may also be
+    `beside` them, and, with `by_order`, all of them if they match one for one in order and shape.
 
     Raises Unrecognised where only the head differs, and where they match but `by_order` is not given; `what` is the
     network's name. Other tensors are returned as they are.
@@ -37,19 +44,21 @@ def with_own_names(network: nn.Module, tensors: Mapping[str, Tensor], what: str,
         return Renamed(dict(tensors))
     head, classes = _head(network), getattr(network, "num_classes", USUAL_CLASSES)
     if head is not None and set(missing) <= {f"{head}.weight", f"{head}.bias"}:
-        return _with_head(network, tensors, head, unexpected, what)
+        return _with_head(network, tensors, beside, head, unexpected, what)
+    # All of them in their order, because a name may be there and mean another layer, as where blocks count from 1.
     if _match_in_order(
-        [tuple(wanted[name].shape) for name in missing], [tuple(given[name].shape) for name in unexpected], classes
+        [tuple(tensor.shape) for tensor in wanted.values()], [tuple(tensor.shape) for tensor in given.values()], classes
     ):
-        pairs = dict(zip(unexpected, missing, strict=True))
-        shown = listed([f"{name} as {pairs[name]}" for name in unexpected[:SHOWN_PAIRS]])
+        pairs = dict(zip(given, wanted, strict=True))
+        differ = [name for name in given if pairs[name] != name]
+        shown = listed([f"{name} as {pairs[name]}" for name in differ[:SHOWN_PAIRS]])
         if by_order:
-            plain = {pairs.get(name, name): tensor for name, tensor in tensors.items() if not _is_counter(name)}
-            return Renamed(plain, [f"{len(pairs)} tensors renamed in their order: {shown}, …"])
+            plain = {pairs[name]: tensor for name, tensor in given.items()}
+            return Renamed(plain, [f"{len(differ)} tensors renamed in their order: {shown}, …"])
         raise Unrecognised(
-            f"has tensors that match those of {what} one for one in order and shape, but {len(pairs)} have other "
+            f"has tensors that match those of {what} one for one in order and shape, but {len(differ)} have other "
             f'names ({shown}, …): if they are the same layers, add "rename": "by_order" to the architecture',
-            len(pairs),
+            len(differ),
         )
     return Renamed(dict(tensors))
 
@@ -65,34 +74,63 @@ def _head(network: nn.Module) -> str | None:
 
 
 def _with_head(
-    network: nn.Module, tensors: Mapping[str, Tensor], head: str, unexpected: list[str], what: str
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    beside: Mapping[str, Tensor],
+    head: str,
+    unexpected: list[str],
+    what: str,
 ) -> Renamed:
     weight, bias = f"{head}.weight", f"{head}.bias"
     features = network.get_parameter(weight).shape[1]
-    layers = {name.rpartition(".")[0] for name in unexpected}
-    found, steps = dict(tensors), []
+    made = Renamed(dict(tensors))
     if weight not in tensors:
-        if not unexpected:
-            raise Unrecognised(
-                f"is {what} without its head, because {listed([weight, bias])} are missing: give a checkpoint of the "
-                "whole classifier",
-                1,
-            )
-        single = len(layers) == 1 and {name.rpartition(".")[2] for name in unexpected} <= {"weight", "bias"}
-        layer = next(iter(layers))
-        if not single or f"{layer}.weight" not in tensors or list(tensors[f"{layer}.weight"].shape[1:]) != [features]:
+        layer = _linear_layer({name: tensors[name] for name in unexpected}, features, head)
+        if layer is None and unexpected:
             raise Unrecognised(
                 f"is {what}, but for its head: {listed(unexpected)} are in the place of {head}, where the library "
                 f"has a single linear layer of {features} inputs; {IN_PYTHON}",
                 1,
             )
-        for name in unexpected:
-            found[f"{head}.{name.rpartition('.')[2]}"] = found.pop(name)
-        steps.append(f"the linear layer {layer} taken as the head {head}")
-    if bias not in found and bias in network.state_dict() and found[weight].ndim == 2:
-        found[bias] = torch.zeros(len(found[weight]), dtype=found[weight].dtype)
-        steps.append(f"the head {head} has no bias: zeros added")
-    return Renamed(found, steps)
+        if layer is None:
+            layer = _linear_layer(_of_heads(beside, head), features, head)
+            made.taken.update(f"{layer}.{part}" for part in PARTS)
+        if layer is None:
+            raise Unrecognised(
+                f"is {what} without its head, because {listed([weight, bias])} are missing: give a checkpoint of the "
+                "whole classifier",
+                1,
+            )
+        for part in PARTS:
+            found = made.tensors.pop(f"{layer}.{part}", beside.get(f"{layer}.{part}"))
+            if found is not None:
+                made.tensors[f"{head}.{part}"] = found
+        made.steps.append(f"the linear layer {layer} taken as the head {head}")
+    if bias not in made.tensors and bias in network.state_dict() and made.tensors[weight].ndim == 2:
+        made.tensors[bias] = torch.zeros(len(made.tensors[weight]), dtype=made.tensors[weight].dtype)
+        made.steps.append(f"the head {head} has no bias: zeros added")
+    return made
+
+
+def _of_heads(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if _is_named(name.rpartition(".")[0], head)}
+
+
+def _is_named(layer: str, head: str) -> bool:
+    """Whether a layer is called as heads are."""
+    return not {*HEADS, head.partition(".")[0]}.isdisjoint(layer.split("."))
+
+
+def _linear_layer(tensors: Mapping[str, Tensor], features: int, head: str) -> str | None:
+    """The path of the layer, if the tensors are those of one with so many inputs, and named as a head."""
+    layers = {name.rpartition(".")[0] for name in tensors}
+    parts = {name.rpartition(".")[2] for name in tensors}
+    if len(layers) != 1 or not parts <= set(PARTS):
+        return None
+    [layer] = layers
+    weight = tensors.get(f"{layer}.weight")
+    fits = weight is not None and weight.ndim == 2 and weight.shape[1] == features
+    return layer if fits and _is_named(layer, head) else None
 
 
 def _match_in_order(wanted: Sequence[Shape], given: Sequence[Shape], classes: int) -> bool:

@@ -7,17 +7,22 @@ others, which puts prefixes before the names. Nothing here knows which network i
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from lit_core.networks.checkpoints.pickles import Skipped, module_tensors
 
-NOT_OF_A_NETWORK = re.compile("optim|sched|scaler|callbacks|loops|hyper_?param", re.IGNORECASE)
+NOT_OF_A_NETWORK = re.compile(
+    r"optimizers?(_states?|_state_dict)?|optim|(lr_)?schedulers?(_state_dict)?|(amp_|grad_)?scaler|callbacks|loops"
+    r"|hyper_?param(eter)?s",
+    re.IGNORECASE,
+)
 """In the keys of what trainers store beside the weights."""
-AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|shadow|averaged?)(?:[._]|$)", re.IGNORECASE)
+AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|shadow|averaged?|avg|polyak)(?:[._]|$)", re.IGNORECASE)
 """In the keys of weights that are a moving average over the training."""
 COUNTS_AVERAGES = {"n_averaged", "initted"}
 """Tensors beside averaged weights: of torch's AveragedModel and of ema-pytorch."""
@@ -25,7 +30,7 @@ ANYWHERE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 """What torch.compile, FSDP, activation checkpoints and Fabric put before names, also inside a network."""
 PROFILED = re.compile(r"(?:^|\.)total_(?:ops|params)$")
 """Buffers that thop leaves in every module."""
-MOST_FOUND, MOST_ITEMS, MOST_NESTED = 32, 16, 6
+MOST_FOUND, MOST_LOOKED_AT, MOST_ITEMS, MOST_NESTED, LONGEST_PATH = 32, 10_000, 64, 6, 1_000
 MOST_PREFIXES, DEEPEST_PREFIX = 40, 4
 
 
@@ -40,44 +45,52 @@ class StateDict:
     """What else is there, by key: the names of its types."""
     is_module: bool = False
     """Whether it was a pickled module."""
+    is_swapped: bool = False
+    """Whether its name says the contrary of what it is: mmengine stores the average under `state_dict`, and the raw
+    weights with a counter `steps` under `ema_state_dict`."""
 
     @property
     def is_averaged(self) -> bool:
+        return self.is_swapped != self._is_named_averaged
+
+    @property
+    def _is_named_averaged(self) -> bool:
         return bool(AVERAGED.search(self.path)) or not COUNTS_AVERAGES.isdisjoint(self.tensors)
 
 
 def state_dicts(loaded: Any) -> list[StateDict]:
-    """All places with tensors, those with most tensors first. Raises ValueError for a module that has no end."""
+    """The places with most tensors, those with more first. Raises ValueError for a module that has no end."""
     found: list[StateDict] = []
-    waiting, seen = [("", loaded, 0)], set()
-    while waiting and len(found) < MOST_FOUND:
-        path, value, depth = waiting.pop(0)
-        if id(value) in seen or depth > MOST_NESTED:
-            continue
-        seen.add(id(value))
+    waiting, seen = deque([("", loaded, 0)]), {id(loaded)}
+    while waiting and len(seen) <= MOST_LOOKED_AT:
+        path, value, depth = waiting.popleft()
         if isinstance(value, Skipped) and value.is_module:
             found.append(StateDict(path, module_tensors(value), is_module=True))
             continue
         items = _items(value)
-        tensors = {key: item for key, item in items if isinstance(item, Tensor)}
+        tensors = {str(key): item for key, item in items if isinstance(item, Tensor)}
         if tensors:
-            others = {key: type_name(item) for key, item in items if key not in tensors}
+            others = {str(key): type_name(item) for key, item in items if not isinstance(item, Tensor)}
             found.append(StateDict(path, tensors, others))
-        waiting += [
-            (f"{path}.{key}" if path else key, item, depth + 1)
-            for key, item in items
-            if key not in tensors and not NOT_OF_A_NETWORK.search(key)
-        ]
-    return sorted(found, key=lambda one: -len(one.tensors))
+        for key, item in items:
+            name = f"{path}.{key}" if path else str(key)
+            if not isinstance(item, (Mapping, Skipped, list, tuple)) or id(item) in seen or depth == MOST_NESTED:
+                continue
+            if len(name) <= LONGEST_PATH and not NOT_OF_A_NETWORK.fullmatch(str(key)):
+                seen.add(id(item))
+                waiting.append((name, item, depth + 1))
+    largest = sorted(found, key=lambda one: -len(one.tensors))[:MOST_FOUND]
+    swapped = any(one.path == "ema_state_dict" and "steps" in one.tensors for one in largest)
+    return [replace(one, is_swapped=swapped and one.path in {"state_dict", "ema_state_dict"}) for one in largest]
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def _items(value: Any) -> list[tuple[str | int, Any]]:
     if isinstance(value, Skipped):
         value = value.items or value.state
     if isinstance(value, Mapping):
-        return [(key, item) for key, item in value.items() if isinstance(key, str)]
+        return [(key, item) for key, item in value.items() if isinstance(key, (str, int))]
     if isinstance(value, (list, tuple)):
-        return [(str(place), item) for place, item in enumerate(value[:MOST_ITEMS])]
+        return list(enumerate(value[:MOST_ITEMS]))
     return []
 
 

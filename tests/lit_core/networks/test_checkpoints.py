@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import copy
 import pickle
-import tarfile
+import re
+import struct
+import subprocess
+import sys
+import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from lit_core.networks.checkpoints import pickles
+from lit_core.networks.checkpoints.files import MAGIC_NUMBER, PROTOCOL
 from lit_core.networks.checkpoints.reparametrised import folded
 from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.teacher import Teacher, TeacherError, check_outputs_are_finite, read_teacher
@@ -211,6 +218,54 @@ def test_of_several_networks_none_is_assumed(tmp_path: Path) -> None:
     assert "Save the state dict of one of them" in said
 
 
+SEVERAL: dict[str, Any] = {
+    "one of them bare": {**BASE, **under("teacher.", OTHER)},
+    "prefixes of two lengths": {"state_dict": {**under("student."), **under("teacher.module.", OTHER)}},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_second_network_is_seen_whatever_its_prefix(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TeacherError, match="weights of several networks"):
+        read(tmp_path, SEVERAL[name])
+
+
+RAW_AND_AVERAGED: dict[str, Any] = {
+    "raw ones bare": {**BASE, **under("ema.", OTHER)},
+    "raw ones deeper": {"state_dict": {**under("model.net."), **under("ema.", OTHER)}},
+    # mmengine's hook swaps them.
+    "mmengine": {"state_dict": OTHER, "ema_state_dict": {"steps": torch.tensor(3), **under("module.")}},
+}
+
+
+@pytest.mark.parametrize("name", RAW_AND_AVERAGED)
+def test_raw_weights_are_taken_wherever_they_are(tmp_path: Path, name: str) -> None:
+    teacher = read(tmp_path, RAW_AND_AVERAGED[name])
+    assert same(teacher.state, BASE)
+    assert "raw weights taken" in teacher.unwrapped[-1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"optimal_model": BASE},
+        {"models": {0: BASE}},
+        {"metrics": {f"e{n}": {"loss": torch.tensor(1.0)} for n in range(40)}, "run": {"model": BASE}},
+        {"state_dict": BASE, "log": {"acc_g": torch.ones(3, 1), "acc_v": torch.ones(2, 2, 2)}},
+        {"state_dict": BASE, "loss": {f"loss_{part}": torch.tensor(1.0) for part in ("orig", "u", "v")}},
+    ],
+    ids=[
+        "a key like optimizer",
+        "a number as key",
+        "many single tensors",
+        "parts that fit nowhere",
+        "scalars in parts",
+    ],
+)
+def test_other_content_does_not_hide_the_weights(tmp_path: Path, content: Any) -> None:
+    assert same(read(tmp_path, content).state, BASE)
+
+
 def test_a_name_that_is_there_with_and_without_a_tools_prefix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"has conv1\.weight twice"):
         read(tmp_path, {**BASE, "_orig_mod.conv1.weight": torch.zeros(1)})
@@ -230,46 +285,193 @@ def test_objects_beside_the_tensors_are_not_run(tmp_path: Path, monkeypatch: pyt
     assert not Path("touched-by-a-pickle").exists()
 
 
+def unpickled(content: bytes) -> Any:
+    def no_storage(key: str, kind: Any, size: int) -> Any:
+        raise AssertionError("there are no storages")
+
+    return pickles.Unpickler(BytesIO(content), no_storage).load()
+
+
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "torch.load", "torch._utils._import_dotted_name"])
 def test_a_pickle_calls_nothing_but_what_makes_tensors(name: str) -> None:
     module, _, function = name.rpartition(".")
     called = pickle.GLOBAL + f"{module}\n{function}\n".encode() + b"(X\x01\x00\x00\x001tR."
-    file = BytesIO(b"\x80\x02" + called)
-    found = pickles.load(file)
+    found = unpickled(b"\x80\x02" + called)
     assert isinstance(found, pickles.Skipped)
     assert found.name == name
 
 
-def test_a_type_of_numbers_is_not_called() -> None:
-    with pytest.raises(pickle.UnpicklingError, match="it calls"):
-        pickles.load(BytesIO(b"\x80\x02ctorch\nfloat32\n)R."))
+def test_naming_a_part_of_torch_imports_nothing() -> None:
+    code = (
+        "import sys, io, torch; from lit_core.networks.checkpoints import pickles; before = set(sys.modules);"
+        "pickles.Unpickler(io.BytesIO(b'\\x80\\x02ctorch\\n_inductor\\n.'), None).load();"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+NESTED = b"K\x01K\x01\x86" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(40))
+"""A tuple of two to the power of 40 numbers, in a few bytes."""
 
 
 @pytest.mark.parametrize(
-    ("steps", "filled"),
-    [(b"K\x01K\x02s", "StorageType"), (b"(K\x01K\x02u", "StorageType"), (b"K\x01a", "StorageType")],
-    ids=["setitem", "setitems", "append"],
+    ("content", "said"),
+    [
+        (b"\x80\x02ctorch\nfloat32\n)R.", "it calls a dtype"),
+        (b"\x80\x02" + NESTED + b")R.", "it calls a tuple"),
+        (b"\x80\x02}" + NESTED + b"Ns.", "a key is neither text nor a number"),
+        (b"\x80\x02ctorch\nFloatStorage\nK\x01K\x02s.", "puts items into a StorageType"),
+        (b"\x80\x02ctorch\nFloatStorage\n(K\x01K\x02u.", "puts items into a StorageType"),
+        (b"\x80\x02ctorch\nFloatStorage\nK\x01a.", "puts items into a StorageType"),
+        (b"\x80\x02" + NESTED + b"Q.", "a storage is named in no way"),
+        (b"\x80\x02c" + b"a" * 2000 + b"\nb\n.", "more than a thousand letters"),
+    ],
+    ids=["a type", "a tuple", "a nested key", "setitem", "setitems", "append", "a storage's name", "a long name"],
 )
-def test_items_are_put_into_containers_alone(steps: bytes, filled: str) -> None:
-    class Unpickler(pickles.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return torch.serialization.StorageType(name)
-
-    with pytest.raises(pickle.UnpicklingError, match=f"puts items into a {filled}"):
-        Unpickler(BytesIO(b"\x80\x02ctorch\nFloatStorage\n" + steps + b".")).load()
+def test_steps_that_are_dangerous_or_take_for_ever_are_refused(content: bytes, said: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=said):
+        unpickled(content)
 
 
-def test_a_tar_archive_that_begins_as_a_pickle_is_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "teacher.pt", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
-        archive.addfile(tarfile.TarInfo("\x80\x02storages"))
-    with pytest.raises(TeacherError, match="is a tar archive"):
-        read_teacher(tmp_path / "teacher.pt")
+def test_sets_of_nested_tuples_are_not_made() -> None:
+    assert unpickled(b"\x80\x04\x8f(K\x01K\x02\x90.") == {1, 2}
+    assert unpickled(b"\x80\x04(" + NESTED + b"K\x03\x91.") == {3}
+
+
+def text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def pickled_tensor(
+    key: str, elements: int, size: tuple[int, ...], stride: tuple[int, ...], *, view: bytes = b""
+) -> bytes:
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", value) for value in values) + b"t"
+
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
+    storage += b"J" + struct.pack("<i", elements) + view + b"tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + numbers(size) + numbers(stride) + b"\x89NtR"
+
+
+def zipped(path: Path, content: bytes, *more: tuple[str, bytes], compressed: bool = False) -> Path:
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
+        for name, member in more:
+            archive.writestr(name, member)
+    return path
+
+
+def in_old_format(path: Path, content: bytes, keys: list[str], storages: bytes = b"") -> Path:
+    start = b"".join(pickle.dumps(one, 2) for one in (MAGIC_NUMBER, PROTOCOL, {"little_endian": True}))
+    path.write_bytes(start + b"\x80\x02" + content + b"." + pickle.dumps(keys, 2) + storages)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [((5,), (1,)), ((2, 2), (3, 1)), ((2**40,), (1,)), ((2,), (-1,)), ((2,), (2**47,))],
+    ids=["longer", "a wide stride", "huge", "backwards", "a huge stride"],
+)
+def test_tensors_are_within_their_storages(tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    content = b"}" + text("a") + pickled_tensor("0", 4, size, stride) + b"s"
+    zip_file = zipped(tmp_path / "new.pt", content, ("archive/data/0", bytes(16)))
+    old_file = in_old_format(tmp_path / "old.pt", content, ["0"], struct.pack("<q", 4) + bytes(16))
+    for file in (zip_file, old_file):
+        with pytest.raises(TeacherError, match=r"larger than its storage|no whole number"):
+            read_teacher(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "storages", "said"),
+    [
+        (pickled_tensor("0", 4, (4,), (1,)), [], b"", "does not name each of its storages once"),
+        (pickled_tensor("0", 4, (4,), (1,)), ["0"], struct.pack("<q", 9) + bytes(36), "has two lengths"),
+        (pickled_tensor("0", 4, (4,), (1,)), ["0"], struct.pack("<q", 4) + bytes(3), "ends within a storage"),
+        (pickled_tensor("0", 2**30, (4,), (1,)), ["0"], b"", "longer than the file"),
+        (
+            pickled_tensor("0", 4, (4,), (1,), view=b"(" + text("v") + b"K\x00K\x04t"),
+            ["0"],
+            struct.pack("<q", 4) + bytes(16),
+            "in no way that torch has used since 2018",
+        ),
+    ],
+    ids=["not listed", "another length", "cut off", "longer than the file", "a view"],
+)
+def test_storages_of_the_old_format_are_whole(
+    tmp_path: Path, content: bytes, keys: list[str], storages: bytes, said: str
+) -> None:
+    with pytest.raises(TeacherError, match=said):
+        read_teacher(in_old_format(tmp_path / "old.pt", b"}" + text("a") + content + b"s", keys, storages))
+
+
+def test_archives_that_readers_may_read_differently_are_refused(tmp_path: Path) -> None:
+    tensor = b"}" + text("a") + pickled_tensor("0", 4, (4,), (1,)) + b"s"
+    with pytest.raises(TeacherError, match="is compressed, or shorter"):
+        read_teacher(zipped(tmp_path / "packed.pt", tensor, ("archive/data/0", bytes(16)), compressed=True))
+    with pytest.raises(TeacherError, match="has a member twice"), pytest.warns(UserWarning, match="Duplicate name"):
+        read_teacher(zipped(tmp_path / "twice.pt", tensor, ("archive/data.pkl", b"\x80\x02}.")))
+    with pytest.raises(TeacherError, match="bytes of its numbers in the other order"):
+        read_teacher(zipped(tmp_path / "big.pt", tensor, ("archive/byteorder", b"big"), ("archive/data/0", bytes(16))))
+    old = in_old_format(tmp_path / "old.pt", b"}", [])
+    old.write_bytes(old.read_bytes() + zipped(tmp_path / "tail.pt", b"}").read_bytes())
+    with pytest.raises(TeacherError, match="the state dict is empty"):
+        read_teacher(old)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_no_archive_reaches_torchscript(tmp_path: Path) -> None:
+    """Of an archive with two directories Python's reader sees one, and torch's reader the other, which is a program."""
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), str(tmp_path / "script.pt"))
+    program = (tmp_path / "script.pt").read_bytes()
+    end = program.rfind(b"PK\5\6")
+    members, size, start = struct.unpack("<HLL", program[end + 10 : end + 20])
+    name = b"archive/data.pkl"
+    comment = b"c" * (size - 46 - len(name))
+    other = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 1, 1, len(name), 0, len(comment), 0, 0, 0, 0)
+    last = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, members, members, size, start, 0)
+    (tmp_path / "two.pt").write_bytes(program[: start + size] + other + name + comment + last)
+    assert zipfile.ZipFile(tmp_path / "two.pt").namelist() == ["archive/data.pkl"]
+    reached = patch("torch.jit.load", side_effect=AssertionError("torch's reader was reached"))
+    with reached, pytest.raises(TeacherError, match="cannot be read"):
+        read_teacher(tmp_path / "two.pt")
+
+
+def test_sparse_and_quantised_tensors_beside_the_weights_are_left_alone(tmp_path: Path) -> None:
+    quantised = torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)
+    content = {
+        "state_dict": BASE,
+        "sparse": torch.eye(2).to_sparse(),
+        "csr": torch.eye(2).to_sparse_csr(),
+        "q": quantised,
+    }
+    assert same(read(tmp_path, content).state, BASE)
+    with pytest.raises(TeacherError, match=r"fc\.weight is of type a sparse tensor, not a tensor"):
+        read(tmp_path, {**BASE, "fc.weight": BASE["fc.weight"].to_sparse()})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint64, torch.float8_e4m3fn, torch.complex64])
+def test_tensors_of_other_types_beside_the_weights_are_left_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    content = {"state_dict": BASE, "rng": torch.zeros(2, dtype=dtype), "raw": torch.zeros(2).untyped_storage()}
+    assert same(read(tmp_path, content).state, BASE)
+
+
+def test_wide_and_deep_files_are_read_in_time(tmp_path: Path) -> None:
+    wide = {f"{place}": {"a": place} for place in range(100_000)}
+    with pytest.raises(TeacherError, match="holds no tensors"):
+        read(tmp_path, wide)
+    deep: Any = BASE
+    for _ in range(30):
+        deep = {"x": deep}
+    with pytest.raises(TeacherError, match="holds no tensors"):
+        read(tmp_path, deep)
 
 
 def test_a_module_that_contains_itself_is_refused(tmp_path: Path) -> None:
     endless = nn.Sequential(nn.Linear(1, 1))
     endless._modules["1"] = endless
-    with pytest.raises(TeacherError, match="more than 10000 modules"):
+    with pytest.raises(TeacherError, match="more than 10000 modules or"):
         read(tmp_path, endless)
 
 
@@ -360,9 +562,20 @@ def test_a_teacher_with_weight_norm_is_read(tmp_path: Path) -> None:
     assert torch.allclose(plain.eval()(x), net.eval()(x), atol=1e-6)
 
 
-def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"a\.weight_g, a\.weight_v do not fit together"):
-        read(tmp_path, {"a.weight_g": torch.ones(3, 1), "a.weight_v": torch.ones(2, 2, 2)})
+PARTS_OF_NOTHING: dict[str, State] = {
+    "weight norm of another size": {"a_g": torch.ones(3, 1, 1), "a_v": torch.ones(2, 2, 2)},
+    "weight norm of a number": {"a_g": torch.ones(()), "a_v": torch.ones(())},
+    "spectral norm of numbers": {f"a_{part}": torch.ones(()) for part in ("orig", "u", "v")},
+    "spectral norm of another size": {"a_orig": torch.ones(2, 3), "a_u": torch.ones(6), "a_v": torch.ones(1)},
+    "a mask of another size": {"a_orig": torch.ones(2, 3), "a_mask": torch.ones(3)},
+}
+
+
+@pytest.mark.parametrize("name", PARTS_OF_NOTHING)
+def test_what_does_not_fit_together_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    tensors, steps = folded(PARTS_OF_NOTHING[name])
+    assert (tensors, steps) == (dict(PARTS_OF_NOTHING[name]), [])
+    assert same(read(tmp_path, {"state_dict": BASE, "beside": PARTS_OF_NOTHING[name]}).state, BASE)
 
 
 # --- values that are none of a network ----------------------------------------------------------------------------
@@ -435,6 +648,32 @@ def test_the_same_layers_under_other_names_are_taken_in_their_order_when_asked(t
     teacher = read(tmp_path, renamed, asked)
     assert all(torch.equal(teacher.state[name], tensor) for name, tensor in state.items())
     assert "renamed in their order: first.weight as conv1.weight" in teacher.unwrapped[0]
+
+
+def test_names_that_mean_other_layers_are_taken_in_their_order_too(tmp_path: Path) -> None:
+    request = LibraryRequest.model_validate({"library": "timm", "name": "vit_tiny_patch16_224"})
+    state = timm.create_model("vit_tiny_patch16_224", depth=12).state_dict()
+    from_one = {
+        re.sub(r"^blocks\.(\d+)", lambda found: f"blocks.{int(found[1]) + 1}", name): tensor
+        for name, tensor in state.items()
+    }
+    asked = LibraryRequest.model_validate({**request.model_dump(mode="json"), "rename": "by_order"})
+    teacher = read(tmp_path, from_one, asked)
+    assert all(torch.equal(teacher.state[name], tensor) for name, tensor in state.items())
+
+
+def test_a_head_beside_the_network_is_taken(tmp_path: Path) -> None:
+    net = resnet(nn.Identity())
+    head = nn.Linear(512, 7)
+    content = {**under("backbone.", net.state_dict()), **under("classifier.", head.state_dict())}
+    teacher = read(tmp_path, {"state_dict": content}, RESNET)
+    assert torch.equal(teacher.state["fc.weight"], head.weight)
+    assert teacher.unwrapped[1:] == [
+        "the prefix backbone. removed from the names",
+        "the linear layer classifier taken as the head fc",
+    ]
+    with pytest.raises(TeacherError, match="but for its head: rotation"):
+        read(tmp_path, {**net.state_dict(), **under("rotation.", head.state_dict())}, RESNET)
 
 
 def test_a_library_is_proposed_for_a_wrapped_network(tmp_path: Path) -> None:
