@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.packages import FetchFailed
-from benchmarks.real.networks import LITE0, efficientnet_lite
+from benchmarks.real.networks import efficientnet_lite0
 from benchmarks.real.photographs import load_photographs, whole_square
 from benchmarks.real.run import CACHE
 
@@ -33,7 +33,7 @@ def main() -> int:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        network = efficientnet_lite(LITE0, "tf_efficientnet_lite0", arguments.cache)
+        network = efficientnet_lite0(arguments.cache)
         photographs = load_photographs(arguments.cache)
     except FetchFailed as failure:
         raise SystemExit(str(failure)) from failure

