@@ -41,7 +41,7 @@ def compress_command(
     folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
         str | None,
-        typer.Option(help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload's id, or digits."),
+        typer.Option(help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload, or digits."),
     ] = None,
     discriminator: Annotated[
         str | None,
