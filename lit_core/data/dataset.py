@@ -26,6 +26,10 @@ from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_pre
 from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
 
 LIMITS = Limits()
+MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
+"""Larger data sets are not searched for samples that are in two splits: it would take more than seconds."""
+FEW = 10
+"""Fewer samples than this may be of one class by chance."""
 SHIFT_SHARE = 8
 """The default shift is the image's shorter side divided by this."""
 
@@ -93,6 +97,7 @@ def load_dataset(
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
+    notes += _doubts(splits, names)
     if not request.labels:
         splits |= {split: _unlabelled(splits[split], interface) for split in (Split.TRAIN, Split.VALIDATION)}
     if (
@@ -170,6 +175,30 @@ def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
             field="dataset.size",
         )
     return x if request.size is None else resize(x, request.size)
+
+
+def _doubts(splits: dict[Split, Arrays], classes: list[str]) -> list[str]:
+    """Notes for samples that are in two splits, and for splits of one class."""
+    notes = []
+    parts = splits.values()
+    if sum(one.x.nbytes for one in parts) <= MOST_BYTES and sum(len(one.x) for one in parts) <= MOST_SAMPLES:
+        trained = _hashes(splits[Split.TRAIN])
+        for split in (Split.VALIDATION, Split.TEST):
+            again = sum(one in trained for one in _hashes(splits[split]))
+            if again:
+                notes.append(
+                    f'{again} different samples of the split "{split}" are in the training split as well, so that what '
+                    "is measured on them says little of new ones"
+                )
+    for split, arrays in splits.items():
+        found = torch.unique(arrays.y[arrays.y != NO_LABEL]).tolist() if arrays.y.ndim == 1 else []
+        if len(found) == 1 and len(classes) > 1 and len(arrays.y) >= FEW:
+            notes.append(f'all labels of the split "{split}" are {shown(classes[found[0]])}')
+    return notes
+
+
+def _hashes(arrays: Arrays) -> set[int]:
+    return {hash(sample.contiguous().numpy().tobytes()) for sample in arrays.x}
 
 
 def _alike(classes: list[str]) -> list[str]:

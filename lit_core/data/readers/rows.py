@@ -62,8 +62,9 @@ class Table:
                 yield from self._objects(lines, dialect)
                 return
             reader = csv.reader(lines, TSV if dialect.separator == TAB else CSV, delimiter=dialect.separator)
+            before = lines.number
             while True:
-                line = reader.line_num + 1
+                line = before + reader.line_num + 1
                 lines.left = ROW_BYTES
                 try:
                     cells = next(reader, None)
@@ -99,11 +100,7 @@ class Table:
                 ) from failure
             if not isinstance(found, dict):
                 raise DatasetError(f"{place} is no JSON object: write one object a line", member=place)
-            cells = [_cell(found.get(key), key, place) for key in dialect.keys]
-            for key in (dialect.keys[column] for column in dialect.columns.texts) if dialect.columns else ():
-                if not isinstance(found.get(key), str):
-                    raise DatasetError(f'{place} has no text in "{shown(key)}": give every object one', member=place)
-            yield Row(self, lines.number, cells if len(cells) > 1 else [*cells, ""], dialect)
+            yield Row(self, lines.number, _cells(found, dialect, place), dialect)
 
     def place(self, line: int) -> str:
         """The file's name, if it has one, and the line; for messages."""
@@ -187,11 +184,27 @@ class _Lines:
         return text.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else text
 
 
-def _cell(value: Any, key: str, place: str) -> str:
-    """A JSON value as the cell of a table. Raises DatasetError for lists and objects."""
+def _cells(found: dict[str, Any], dialect: Dialect, place: str) -> list[str]:
+    """Of a JSON object, as a row of a table; columns that are not used are empty. Raises DatasetError."""
+    cells = [""] * max(2, len(dialect.keys))
+    if dialect.columns is None:
+        return cells
+    for column in dialect.columns.texts:
+        value = found.get(dialect.keys[column])
+        if not isinstance(value, str):
+            key = shown(dialect.keys[column])
+            raise DatasetError(f'{place} has no text in "{key}": give every object one', member=place)
+        cells[column] = value
+    if dialect.columns.label is not None:
+        cells[dialect.columns.label] = _label(found.get(dialect.keys[dialect.columns.label]), place)
+    return cells
+
+
+def _label(value: Any, place: str) -> str:
+    """Raises DatasetError for lists and objects."""
     if isinstance(value, (list, dict)):
         kind = "a list" if isinstance(value, list) else "an object"
-        raise DatasetError(f'{place} has {kind} in "{shown(key)}": give a text or a number', member=place)
+        raise DatasetError(f"{place} has {kind} as its label: give a text or a number", member=place)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LISTED_KEYS = 8
+LISTED_KEYS, LONGEST_KEY = 8, 200
 NOT_AT_ALL = 1_000_000
 """Keys that differ, of a family of which no tensor is there."""
 BEGINS = NOT_AT_ALL - 1
@@ -74,4 +74,4 @@ def misfits(shapes: Shapes, network: nn.Module, what: str, advice: str = "") -> 
 def listed(keys: Sequence[str]) -> str:
     """The first ones, and how many more there are."""
     more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
-    return ", ".join(keys[:LISTED_KEYS]) + more
+    return ", ".join(key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…" for key in keys[:LISTED_KEYS]) + more

@@ -1,8 +1,10 @@
 """Which samples are held out, and that the built-in digits are the same for everyone."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -129,3 +131,21 @@ def test_digits_for_another_teacher(channels: int, classes: int) -> None:
     with pytest.raises(DatasetError, match="1 channel and 10 classes") as caught:
         load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(channels, classes))
     assert caught.value.field == "dataset.builtin"
+
+
+def test_samples_in_two_splits_and_splits_of_one_class_are_told(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
+    y, split = np.arange(60) % 3, np.repeat(["train", "val", "test"], 20)
+
+    def notes(x: Any, y: Any) -> list[str]:
+        np.savez(tmp_path / "data.npz", x=x, y=y, split=split)
+        return load_dataset(request(), None, tmp_path / "data.npz", Interface(1, 3)).notes
+
+    assert notes(x, y) == []
+    again = x.copy()
+    again[45:50] = x[5:10]
+    assert notes(again, y) == [
+        '5 different samples of the split "test" are in the training split as well, so that what is measured on them '
+        "says little of new ones"
+    ]
+    assert notes(x, np.where(split == "val", 2, y)) == ['all labels of the split "val" are 2']
