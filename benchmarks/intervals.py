@@ -16,6 +16,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return found.low, found.high
 
 
+def excludes_zero(values: Sequence[float]) -> bool:
+    """Whether the interval does; one value alone has none."""
+    if len(values) < 2:
+        return False
+    low, high = interval(values)
+    return low > 0 or high < 0
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean and standard deviation; one value alone has none."""
     mean = f"{statistics.mean(values):.{digits}f}"
@@ -28,4 +36,4 @@ def shown_difference(values: Sequence[float], digits: int = 2) -> str:
         return f"{statistics.mean(values):+.{digits}f}"
     low, high = interval(values)
     shown = f"{statistics.mean(values):+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-    return f"**{shown}**" if low > 0 or high < 0 else shown
+    return f"**{shown}**" if excludes_zero(values) else shown

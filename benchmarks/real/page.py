@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.intervals import shown_difference, spread
+from benchmarks.intervals import excludes_zero, shown_difference, spread
 from benchmarks.real.experiments import ADAPTOR_STEPS, ARMS, BATCH, DEFAULT, EVEN, EXPERIMENTS, STEPS, Experiment
 
 Run = Mapping[str, Any]
@@ -128,7 +128,7 @@ def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _against_all(done: Mapping[str, Mapping[str, list[Run]]]) -> list[str]:
-    parts = ["### The default against all others\n"]
+    parts = ["### The default against all others\n", _decided(done)]
     for metrics in (FIRST, SECOND):
         for metric in metrics:
             rows = []
@@ -144,7 +144,32 @@ def _against_all(done: Mapping[str, Mapping[str, list[Run]]]) -> list[str]:
                 head = [f"| Experiment | {DEFAULT} | {' | '.join(others)} |", "|---|---|" + "---|" * len(others)]
                 title = f"By {metric.title}: the value of `default`, and its advantage over each other arm."
                 parts.append("\n".join([title, "", *head, *rows, ""]))
-    return parts if len(parts) > 1 else []
+    return parts if len(parts) > 2 else []
+
+
+def _decided(done: Mapping[str, Mapping[str, list[Run]]]) -> str:
+    """How many of the comparisons below exclude zero, and all of those that are not in favour of the default."""
+    above, below, open_ones = 0, [], 0
+    for name, arms in done.items():
+        for metric in (*FIRST, *SECOND):
+            for arm in ARMS:
+                if arm == DEFAULT or arm not in arms or DEFAULT not in arms or metric.name not in arms[DEFAULT][0]:
+                    continue
+                found = metric.advantages(arms[DEFAULT], arms[arm])
+                if len(found) < 2:
+                    continue
+                if excludes_zero(found) and statistics.mean(found) > 0:
+                    above += 1
+                elif excludes_zero(found):
+                    below.append(f"`{arm}` on {name} by {metric.title.split(',')[0]}")
+                else:
+                    open_ones += 1
+    worse = f"in favour of the other arm in {len(below)} ({', '.join(below)})" if below else "of the other arm in none"
+    text = (
+        f"Of {above + len(below) + open_ones} comparisons, each of an arm, an experiment and a metric, the interval "
+        f"excludes zero in favour of `default` in {above}, {worse}, and includes it in {open_ones}."
+    )
+    return textwrap.fill(text, 120) + "\n"
 
 
 def _advantage(metric: Metric, arms: Mapping[str, list[Run]], arm: str) -> str:

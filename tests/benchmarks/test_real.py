@@ -383,6 +383,18 @@ def test_the_page_shows_advantages_of_the_default() -> None:
     assert "| kd | 59.7 ± 1.2 | 0.600 ± 0.000 | 0,2 | 1,000 | 3e-05 | 12 | 3 |" in text
     assert "309 training photographs" in text
     assert "Not run yet: lite0-100" in text
+    decided = " ".join(text.split())
+    assert "Of 2 comparisons, each of an arm, an experiment and a metric, the interval excludes zero" in decided
+    assert "in favour of `default` in 1, of the other arm in none, and includes it in 1." in decided
+
+
+def test_the_page_names_what_is_nearer_to_the_teacher_than_the_default() -> None:
+    runs = [stored("lite0-50", DEFAULT, s, {"agreement": 60.0 + s, "kl": 0.5}, [[0, 2]]) for s in range(3)]
+    runs += [stored("lite0-50", EVEN, s, {"agreement": 62.0 + s, "kl": 0.5}, [[0, 1]]) for s in range(3)]
+    runs += [stored("lite0-50", "kd", 0, {"agreement": 99.0, "kl": 0.1}, [[0, 2]])]
+    decided = " ".join("\n".join(real_networks(evidence(runs))).split())
+    assert "Of 2 comparisons" in decided, "one seed alone decides nothing"
+    assert "in favour of the other arm in 1 (`lit-even` on lite0-50 by agreement), and includes it in 1." in decided
 
 
 def test_the_page_compares_recover_and_even_over_all_experiments() -> None:

@@ -211,7 +211,10 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
         (("--dataset", "digits", "--depth", 14, "--alpha", 2), "alpha"),
         (("--depth", 14), "--dataset"),
         (("--dataset", "nowhere.npz", "--depth", 14), "nowhere.npz"),
-        (("--dataset", ROOT / "tests", "--depth", 14), "pack it"),
+        (
+            ("--dataset", "digits", "--depth", 14, "--set", f"discriminator={ROOT}"),
+            "is a folder without model.safetensors",
+        ),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
         (("--dataset", "digits"), "student: give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),

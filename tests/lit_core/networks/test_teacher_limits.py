@@ -99,6 +99,6 @@ def test_weights_are_not_counted(tmp_path: Path, old: bool) -> None:
     assert "is of no family" in refusal(tmp_path / "file", (tmp_path / "saved").read_bytes())
 
 
-def test_prefixes_of_any_number_are_taken_off_in_one_step(tmp_path: Path) -> None:
+def test_a_name_of_very_many_parts_takes_no_time(tmp_path: Path) -> None:
     torch.save({"module." * 500_000 + "weight": torch.zeros(1)}, tmp_path / "saved")
-    assert "weight" in refusal(tmp_path / "file", (tmp_path / "saved").read_bytes())
+    assert "it has module.module." in refusal(tmp_path / "file", (tmp_path / "saved").read_bytes())
