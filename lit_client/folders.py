@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from lit_client.uploads import ProgressCallback
 from lit_spec.states import UploadKind
 
 MODEL = "model.safetensors"
 SKIPPED = {"__macosx", "thumbs.db", "desktop.ini"}
 """Beside everything that begins with a dot: what systems put into folders."""
-
-Progress = Callable[[int, int], None]
 
 
 class UnusableFolder(ValueError):
@@ -23,7 +22,7 @@ class UnusableFolder(ValueError):
 
 
 @contextmanager
-def as_file(path: Path, kind: UploadKind, progress: Progress | None = None) -> Iterator[Path]:
+def as_file(path: Path, kind: UploadKind, progress: ProgressCallback | None = None) -> Iterator[Path]:
     """The file to send for a path, which may be a folder: of a data set a tar archive that is removed at the end, of a
     student that was downloaded its model. `progress` is told how many bytes are packed, of how many.
 
@@ -47,7 +46,7 @@ def model_in(folder: Path) -> Path:
     return folder / MODEL
 
 
-def pack(folder: Path, archive: Path, progress: Progress | None = None) -> None:
+def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) -> None:
     """The folder's files in a tar archive without compression: images are compressed already.
 
     The same files make the same bytes, so that the service knows them again. Links to folders are not followed. Raises

@@ -50,9 +50,9 @@ class Candidate:
     def shapes(self) -> Shapes:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
-    def without(self, prefixes: Sequence[str]) -> Candidate:
-        """Those that have none of these prefixes."""
-        left = {name: t for name, t in self.tensors.items() if not f"{self.prefix}{name}".startswith(tuple(prefixes))}
+    def without(self, inside: Sequence[str]) -> Candidate:
+        """Those that have none of these longer prefixes."""
+        left = {name: t for name, t in self.tensors.items() if not f"{self.prefix}{name}".startswith(tuple(inside))}
         others = {f"{self.prefix}{name}": t for name, t in self.tensors.items() if name not in left}
         return replace(self, tensors=left, beside={**self.beside, **others})
 
@@ -173,7 +173,7 @@ def _candidates(place: StateDict, network: nn.Module | None) -> Iterator[Candida
     clean = cleaned(place.tensors)
     tensors, folds = folded(clean.tensors)
     if network is None:
-        likely: Iterator[str] = (prefix for level in prefixes(tensors) for prefix in level)
+        likely = prefixes(tensors)
     else:
         likely = islice(_prefixes_for(list(network.state_dict()), tensors), MOST_TRIED)
     for prefix in likely:

@@ -120,21 +120,17 @@ def cleaned(tensors: Mapping[str, Tensor]) -> Cleaned:
         if short in plain:
             raise ValueError(f"it has {short} twice, once with a prefix: save one of them")
         plain[short] = tensor
-    steps = [f"{_listed(sorted(removed))} removed from the names"] if removed else []
+    steps = [f"{', '.join(sorted(removed))} removed from the names"] if removed else []
     steps += [f"{profiled} buffers of a profiler left out"] if profiled else []
     return Cleaned(plain, steps)
 
 
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)
-
-
-def prefixes(names: Iterable[str]) -> Iterator[list[str]]:
-    """Prefixes that groups of names share, the empty one first: one list for each further part of the names."""
+def prefixes(names: Iterable[str]) -> Iterator[str]:
+    """Prefixes that groups of names share, the empty one first, then those of one part, of two, …"""
     level, left = [""], MOST_PREFIXES
     names = list(names)
     for _ in range(DEEPEST_PREFIX + 1):
-        yield level
+        yield from level
         deeper: dict[str, int] = {}
         for name in names:
             for prefix in level:
