@@ -39,6 +39,14 @@ def as_file(path: Path, kind: UploadKind, progress: ProgressCallback | None = No
             yield packed
 
 
+def check_folder(folder: Path, kind: UploadKind) -> None:
+    """Whether there is something to send, before anything is packed. Raises UnusableFolder."""
+    if kind == UploadKind.TEACHER:
+        model_in(folder)
+    elif next(files_of(folder), None) is None:
+        raise UnusableFolder(f"{folder} has no files: give the folder with the data set")
+
+
 def model_in(folder: Path) -> Path:
     """Raises UnusableFolder."""
     if not (folder / MODEL).is_file():
@@ -52,10 +60,9 @@ def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) 
     The same files make the same bytes, so that the service knows them again. Links to folders are not followed. Raises
     UnusableFolder.
     """
+    check_folder(folder, UploadKind.DATASET)
     files = sorted(files_of(folder))
     total, done = sum(size for _, _, size in files), 0
-    if not files:
-        raise UnusableFolder(f"{folder} has no files: give the folder with the data set")
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as made:
         for name, path, size in files:
             member = tarfile.TarInfo(name)

@@ -12,7 +12,7 @@ from lit_client.client import Client
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest, Body
 from lit_client.downloads import DownloadedFile
-from lit_client.folders import UnusableFolder, as_file, files_of, model_in
+from lit_client.folders import UnusableFolder, as_file, check_folder
 from lit_client.models import Upload
 from lit_spec import BUILTIN
 from lit_spec.requests.dataset import DATASET_SOURCES
@@ -54,10 +54,7 @@ def check_input(option: str, value: str) -> None:
     if not path.is_dir():
         raise BadRequest(f"{option} {value} is not a file: give a file, or the id of an upload ({UPLOAD_PREFIX}…).")
     try:
-        if option != DATASET:
-            model_in(path)
-        elif next(files_of(path), None) is None:
-            raise UnusableFolder(f"{path} has no files: give the folder with the data set")
+        check_folder(path, UploadKind.DATASET if option == DATASET else UploadKind.TEACHER)
     except UnusableFolder as failure:
         raise BadRequest(f"{option}: {failure}.") from failure
 

@@ -152,8 +152,6 @@ def build_network(architecture: Architecture, path: Path) -> nn.Module:
 
 def _check_tensors(state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
-        if value.layout != torch.strided or value.is_quantized:
-            raise TeacherError(f"{name} is sparse or quantised: only dense tensors are accepted")
         if value.is_complex():
             raise TeacherError(f"{name} is complex: only real weights are accepted")
 
