@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from lit_client.uploads import ProgressCallback
 from lit_spec.states import UploadKind
+from lit_spec.system_files import is_system_file
 
 MODEL = "model.safetensors"
-SKIPPED = {"__macosx", "thumbs.db", "desktop.ini"}
-"""Beside everything that begins with a dot: what systems put into folders."""
 
 
 class UnusableFolder(ValueError):
@@ -80,12 +79,8 @@ def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) 
 def files_of(folder: Path) -> Iterator[tuple[str, Path, int]]:
     """Name in the archive, path and size of each file that may belong to a data set."""
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_skipped(name)]
+        folders[:] = [name for name in folders if not is_system_file(name)]
         for name in names:
             path = Path(parent, name)
-            if not _is_skipped(name) and path.is_file():
+            if not is_system_file(name) and path.is_file():
                 yield str(PurePosixPath(path.relative_to(folder))), path, path.stat().st_size
-
-
-def _is_skipped(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SKIPPED

@@ -18,7 +18,10 @@ from tests.lit_client.faults import FaultyTransport
 from tests.worker.bench import Bench
 
 FILES = {"train/cats/1.png": b"one", "train/dogs/2.png": b"two", "test/cats/ü.png": b"three"}
-SYSTEMS = (".DS_Store", "train/.hidden/3.png", "__MACOSX/train/1.png", "train/Thumbs.db", "desktop.ini")
+SYSTEMS = (
+    *(".DS_Store", "train/.hidden/3.png", "__MACOSX/train/1.png", "train/Thumbs.db", "desktop.ini"),
+    *("train/Icon\r", "$RECYCLE.BIN/1.png", "System Volume Information/x", "train/@eaDir/cats/1.png", "lost+found/x"),
+)
 
 
 def folder(tmp_path: Path, name: str = "photos") -> Path:

@@ -21,10 +21,10 @@ from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+from lit_spec.system_files import is_system_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
-IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 IGNORED_TEXTS = frozenset({"readme", "license", "licence", "copying", "citation"})
 IGNORED_TEXT_SUFFIXES = frozenset({"", ".md", ".txt", ".rst"})
 EXPECTED = "CLASS/IMAGE or train|val|test/CLASS/IMAGE, or without labels IMAGE or train|val|test/IMAGE"
@@ -61,9 +61,7 @@ def read_image_folders(source: Source) -> Raw:
 def is_ignored(name: str) -> bool:
     """Files of operating systems, or for people: see docs/datasets.md."""
     path = PurePosixPath(name.lower())
-    if any(part.startswith(".") or part == "__macosx" for part in path.parts):
-        return True
-    return path.name in IGNORED_NAMES or (path.stem in IGNORED_TEXTS and path.suffix in IGNORED_TEXT_SUFFIXES)
+    return is_system_file(name) or (path.stem in IGNORED_TEXTS and path.suffix in IGNORED_TEXT_SUFFIXES)
 
 
 def _listing(source: Source) -> tuple[list[str], list[str]]:
