@@ -1,12 +1,12 @@
 """Images in an archive: one folder per class, or no folders and no labels. There may be train/val/test folders above,
-and one folder around everything.
+and folders around everything.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -24,7 +24,10 @@ from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_spec.system_files import is_system_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 IGNORED_TEXTS = frozenset({"readme", "license", "licence", "copying", "citation"})
 IGNORED_TEXT_SUFFIXES = frozenset({"", ".md", ".txt", ".rst"})
 EXPECTED = "CLASS/IMAGE or train|val|test/CLASS/IMAGE, or without labels IMAGE or train|val|test/IMAGE"
@@ -35,7 +38,8 @@ class _Image:
     name: str
     code: int | None
     """The split's code; None: the archive has no splits."""
-    label: str | None
+    label: str
+    """The class folder, with the folders that it is in; empty for an image without a class folder."""
 
 
 def read_image_folders(source: Source) -> Raw:
@@ -46,13 +50,14 @@ def read_image_folders(source: Source) -> Raw:
         )
     files, folders = _listing(source)
     images = _placed(files, folders)
-    classes = _classes({image.label for image in images if image.label is not None}, source)
+    found = {image.label for image in images if image.label}
+    classes = _classes(found, source)
     images.sort(key=lambda image: (image.code or 0, image.name))
-    output: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    output = {name: number for number, name in enumerate(classes)} if found else {}
     y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
     x = decode_all({image.name: row for row, image in enumerate(images)}, source)
-    return Raw(x, y, codes, classes, fitted=True)
+    return Raw(x, y, codes, classes, fitted=True, notes=_nested(found))
 
 
 # --- which files there are ----------------------------------------------------------------------------------
@@ -94,47 +99,90 @@ def _placed(files: list[str], folders: list[str]) -> list[_Image]:
     If a split (or, without splits, the archive) has class folders, all its images must be in them.
     """
     paths = {name: tuple(name.split("/")) for name in files}
-    wrapped = _is_wrapped(paths.values())
-    inner = {name: parts[1:] if wrapped else parts for name, parts in paths.items()}
-    named_as_splits = [parts for parts in inner.values() if len(parts) > 1 and parts[0].lower() in NAMES]
-    has_splits = any(len(parts) == 3 for parts in named_as_splits) or len(named_as_splits) == len(inner)
+    wrappers = _wrappers(paths.values())
+    inner = {name: parts[wrappers:] for name, parts in paths.items()}
+    named_as_splits = [parts for parts in inner.values() if _code(parts) is not None]
+    has_splits = any(len(parts) >= 3 for parts in named_as_splits) or len(named_as_splits) == len(inner)
     split_parts = 1 if has_splits else 0
-    labelled = {_code(parts, has_splits) for parts in inner.values() if len(parts) == split_parts + 2}
     images = []
     for name, parts in inner.items():
-        code = _code(parts, has_splits)
-        is_labelled = code in labelled
-        if (has_splits and code is None) or len(parts) != split_parts + 1 + is_labelled:
-            raise DatasetError(
-                f"{shown(name)} lies in the wrong place: expected {EXPECTED}, perhaps with one folder around all; "
-                "where some images lie in class folders, all of that split must",
-                member=shown(name),
-            )
-        images.append(_Image(name, code, parts[-2] if is_labelled else None))
+        code = _code(parts) if has_splits else None
+        if has_splits and code is None:
+            raise _misplaced(name)
+        images.append(_Image(name, code, "/".join(parts[split_parts:-1])))
+    _check_class_folders(images)
+    _check_splits_are_outside(images)
     if has_splits:
-        _check_split_folders(images, folders, 1 if wrapped else 0)
+        _check_split_folders(images, folders, next(iter(paths.values()))[:wrappers])
     return images
 
 
-def _code(parts: tuple[str, ...], has_splits: bool) -> int | None:
-    return NAMES.get(parts[0].lower()) if has_splits and len(parts) > 1 else None
+def _code(parts: tuple[str, ...]) -> int | None:
+    """The split that the outermost folder is named after."""
+    return NAMES.get(parts[0].lower()) if len(parts) > 1 else None
 
 
-def _is_wrapped(paths: Iterable[tuple[str, ...]]) -> bool:
-    """Whether one folder contains everything: it is alone at the top, and not a split unless there are four levels."""
-    tops, depths = set(), set()
-    for parts in paths:
-        tops.add(parts[0].lower())
-        depths.add(len(parts))
-    return len(tops) == 1 and min(depths) >= 2 and (not tops <= NAMES.keys() or min(depths) == 4)
+def _wrappers(paths: Collection[tuple[str, ...]]) -> int:
+    """How many folders contain everything, each alone in the one before.
+
+    One that is named as a split is a split, unless there are splits in it, with class folders of their own.
+    """
+    first, depth = next(iter(paths)), min(map(len, paths))
+    for level in range(depth - 1):
+        if any(parts[level] != first[level] for parts in paths):
+            return level
+        if first[level].lower() in NAMES and not (
+            depth - level >= 4 and all(parts[level + 1].lower() in NAMES for parts in paths)
+        ):
+            return level
+    return depth - 1
 
 
-def _check_split_folders(images: list[_Image], folders: list[str], level: int) -> None:
+def _check_class_folders(images: list[_Image]) -> None:
+    """A folder is a class if it has images, and then it has no folders with images. Raises DatasetError."""
+    by_split: dict[int | None, dict[str, str]] = {}
+    for image in images:
+        by_split.setdefault(image.code, {}).setdefault(image.label, image.name)
+    for classes in by_split.values():
+        if "" in classes and len(classes) > 1:
+            raise _misplaced(classes[""])
+        for label, name in classes.items():
+            outer = label
+            while outer := outer.rpartition("/")[0]:
+                if outer in classes:
+                    raise DatasetError(
+                        f"{shown(name)} lies in a folder inside of a class, because {shown(classes[outer])} is an "
+                        "image beside that folder: put all images of a class into one folder",
+                        member=shown(name),
+                    )
+
+
+def _check_splits_are_outside(images: list[_Image]) -> None:
+    """CLASS/train/IMAGE would make each split of a class a class of its own. Raises DatasetError."""
+    parts = [image.label.rpartition("/") for image in images]
+    if all(outer and inner.lower() in NAMES for outer, _, inner in parts):
+        name = shown(images[0].name)
+        raise DatasetError(
+            f"{name} lies in a split inside of a class: put the folders of the splits around those of the classes, as "
+            "train/CLASS/IMAGE",
+            member=name,
+        )
+
+
+def _misplaced(name: str) -> DatasetError:
+    return DatasetError(
+        f"{shown(name)} lies in the wrong place: expected {EXPECTED}, perhaps with folders around all; where some "
+        "images lie in class folders, all of that split must",
+        member=shown(name),
+    )
+
+
+def _check_split_folders(images: list[_Image], folders: list[str], around: tuple[str, ...]) -> None:
     """A folder train, val or test without images is an empty split, not a missing one."""
     present = {image.code for image in images} | {None}
     for folder in folders:
-        parts = folder.split("/")
-        code = NAMES.get(parts[level].lower()) if len(parts) > level else None
+        parts = tuple(folder.split("/"))
+        code = NAMES.get(parts[len(around)].lower()) if parts[: len(around)] == around != parts else None
         if code not in present and code is not None:
             raise empty_split(SPLITS[code])
     if TRAIN not in present:
@@ -169,6 +217,12 @@ def _classes(folders: set[str], source: Source) -> list[str]:
             member=shown(name),
         )
     return list(order)
+
+
+def _nested(folders: set[str]) -> list[str]:
+    """A note for classes that are named by a path."""
+    nested = {name for name in folders if "/" in name}
+    return [f"class folders inside of other folders are named by their path: {_some(nested)}"] if nested else []
 
 
 def _some(names: set[str]) -> str:

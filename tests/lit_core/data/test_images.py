@@ -68,7 +68,7 @@ def red(x: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("wrap", ["", "./", "pets/", "./test/"])
+@pytest.mark.parametrize("wrap", ["", "./", "pets/", "./test/", "photos/data/", "photos/test/"])
 def test_splits_and_classes_from_folders(tmp_path: Path, kind: str, wrap: str) -> None:
     files = folders(f"{wrap}train/", f"{wrap}valid/", f"{wrap}test/", count=3)
     noise = {
@@ -76,6 +76,7 @@ def test_splits_and_classes_from_folders(tmp_path: Path, kind: str, wrap: str) -
         f"__MACOSX/{wrap}._x": b"",
         f"{wrap}train/.DS_Store": b"",
         f"{wrap}val/cats/Thumbs.db": b"",
+        f"{wrap}train/@eaDir/cats/00.png": b"",
     }
     dataset = load(pack(tmp_path / "dataset", {**noise, **files}, kind))
     assert dataset.classes == ["cats", "dogs"]
@@ -87,7 +88,7 @@ def test_splits_and_classes_from_folders(tmp_path: Path, kind: str, wrap: str) -
         assert arrays.x.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("wrap", ["", "pets/"])
+@pytest.mark.parametrize("wrap", ["", "pets/", "photos/data/"])
 def test_missing_splits_are_held_out(tmp_path: Path, wrap: str) -> None:
     dataset = load(pack(tmp_path / "dataset", folders(wrap)), test_fraction=0.2)
     assert {split: len(arrays.y) for split, arrays in dataset.splits.items()} == {"train": 14, "val": 2, "test": 4}
@@ -117,6 +118,35 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(pack(tmp_path / "dataset", files)).classes == ["dogs", "train"]
 
 
+@pytest.mark.parametrize("names", [("training", "dev", "testing"), ("Train", "VALIDATION", "Test")])
+def test_other_names_of_splits(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    dataset = load(pack(tmp_path / "dataset", folders(*(f"pets/{name}/" for name in names), count=2)))
+    assert dataset.classes == ["cats", "dogs"]
+    assert all(red(arrays.x) == [100, 101, 200, 201] for arrays in dataset.splits.values())
+
+
+@pytest.mark.parametrize("wrap", ["", "photos/data/"])
+def test_class_folders_inside_of_folders_are_named_by_their_path(tmp_path: Path, wrap: str) -> None:
+    files = {
+        name.replace("cats/", "animals/small/cat/").replace("dogs/", "cars/"): content
+        for name, content in folders(f"{wrap}train/", f"{wrap}test/").items()
+    }
+    dataset = load(pack(tmp_path / "dataset", files))
+    assert dataset.classes == ["animals/small/cat", "cars"]
+    assert [int(value >= 200) for value in red(dataset.splits[Split.TEST].x)] == [0] * 10 + [1] * 10
+    assert "class folders inside of other folders are named by their path: animals/small/cat" in dataset.notes
+    without_splits = {name.replace("train/", ""): content for name, content in files.items() if "train/" in name}
+    other = load(pack(tmp_path / "other", without_splits), class_order=["cars", "animals/small/cat"])
+    train = other.splits[Split.TRAIN]
+    assert [int(value < 200) for value in red(train.x)] == train.y.tolist()
+
+
+def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
+    files = {f"{label}/{split}/1.png": picture(1) for label in ("cats", "dogs") for split in ("train", "Test")}
+    error = refusal(pack(tmp_path / "dataset", files), classes=4)
+    assert "cats/train/1.png lies in a split inside of a class" in error.detail
+
+
 @pytest.mark.parametrize(
     ("extra", "options", "member", "field", "words"),
     [
@@ -126,7 +156,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         ({"cats/labels.csv": b"1,2"}, {}, "cats/labels.csv", None, ["not an image", ".png", "README"]),
         ({"cats/wide.png": picture(1, (9, 4))}, {}, "cats/wide.png", "dataset.size", ["4x9", "4x5", "dataset.size"]),
         ({"stray.png": picture(1)}, {}, "stray.png", None, ["wrong place", "CLASS/IMAGE"]),
-        ({"cats/more/deep.png": picture(1)}, {}, "cats/more/deep.png", None, ["wrong place"]),
+        (
+            {"cats/more/deep.png": picture(1)},
+            {},
+            "cats/more/deep.png",
+            None,
+            ["inside of a class", "cats/00.png is an image beside that folder"],
+        ),
         ({"train/cats/1.png": picture(1)}, {}, "dogs/00.png", None, ["wrong place", "train|val|test"]),
         ({}, {"classes": 3}, None, "dataset.upload", ["2 class folders (cats, dogs)", "3 classes"]),
         ({"emus/1.png": picture(1)}, {}, None, "dataset.upload", ["3 class folders", "2 classes"]),
@@ -176,7 +212,7 @@ def loose(*prefixes: str, start: int = 0, count: int = 10) -> Files:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-@pytest.mark.parametrize("wrap", ["", "./", "pets/"])
+@pytest.mark.parametrize("wrap", ["", "./", "pets/", "photos/data/"])
 def test_images_without_class_folders_have_no_labels(tmp_path: Path, kind: str, wrap: str) -> None:
     files = {f"{wrap}README.md": b"hello", **loose(wrap, count=30)}
     dataset = load(pack(tmp_path / "dataset", files, kind))
@@ -224,7 +260,7 @@ def test_some_splits_may_have_class_folders_and_others_not(tmp_path: Path, wrap:
         ({"train/stray.png": picture(1)}, "train/stray.png"),
         ({"stray.png": picture(1)}, "stray.png"),
         ({"test/cats/1.png": picture(1)}, "test/00.png"),
-        ({"test/more/cats/1.png": picture(1)}, "test/more/cats/1.png"),
+        ({"test/more/cats/1.png": picture(1)}, "test/00.png"),
         ({"more/1.png": picture(1)}, "more/1.png"),
     ],
 )
@@ -237,7 +273,7 @@ def test_one_image_in_the_wrong_place_among_splits(tmp_path: Path, extra: Files,
 
 @pytest.mark.parametrize(
     ("extra", "member"),
-    [({"cats/1.png": picture(1)}, "00.png"), ({"a/b/1.png": picture(1)}, "a/b/1.png")],
+    [({"cats/1.png": picture(1)}, "00.png"), ({"a/b/1.png": picture(1)}, "00.png")],
 )
 def test_class_folders_beside_loose_images(tmp_path: Path, extra: Files, member: str) -> None:
     assert refusal(pack(tmp_path / "dataset", {**loose(""), **extra})).member == member
@@ -303,6 +339,7 @@ def test_jpeg_gif_and_friends(tmp_path: Path) -> None:
     files = folders("")
     for fmt, suffix in (
         ("JPEG", "JPG"),
+        ("JPEG", "jfif"),
         ("GIF", "gif"),
         ("BMP", "bmp"),
         ("TIFF", "tif"),
@@ -311,4 +348,4 @@ def test_jpeg_gif_and_friends(tmp_path: Path) -> None:
     ):
         files[f"cats/{fmt}.{suffix}"] = picture(50, mode="L", fmt=fmt)
     dataset = load(pack(tmp_path / "dataset", files), channels=1)
-    assert sum(len(arrays.y) for arrays in dataset.splits.values()) == 26
+    assert sum(len(arrays.y) for arrays in dataset.splits.values()) == 27
