@@ -10,7 +10,7 @@ import torch
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.pixels import MODES
 from lit_core.data.readers.archives import Member, walk
-from lit_core.data.readers.images import SUFFIXES, decode_all, is_ignored
+from lit_core.data.readers.images import decode_all, is_ignored, is_image
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import SPLITS
 from lit_spec import Task
@@ -75,7 +75,7 @@ def _listing(source: Source) -> _Listing:
             found.attributes = _text(member)
         elif path.name == PARTITION_FILE:
             found.partition = _text(member)
-        elif path.suffix.lower() not in SUFFIXES:
+        elif not is_image(member.name):
             raise DatasetError(
                 f"{shown(member.name)} is not an image: remove all files but the images, {ATTRIBUTES_FILE}, "
                 f"{PARTITION_FILE} and CelebA's other lists",

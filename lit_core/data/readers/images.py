@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,6 +18,7 @@ from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import MODES, image_to_raw
 from lit_core.data.readers.archives import Member, walk
+from lit_core.data.readers.detection import detection_error
 from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
@@ -78,19 +79,35 @@ def _listing(source: Source) -> tuple[list[str], list[str]]:
             continue
         if member.is_folder:
             folders.append(member.name)
+        elif not is_image(member.name):
+            raise detection_error(_others(source)) or _not_an_image(member)
+        elif member.name in files:
+            raise DatasetError(f"{shown(member.name)} occurs twice in the archive", member=shown(member.name))
         else:
-            if PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
-                raise DatasetError(
-                    f"{shown(member.name)} is not an image: the archive may have only {', '.join(SUFFIXES)} "
-                    "(a README or LICENSE is ignored)",
-                    member=shown(member.name),
-                )
-            if member.name in files:
-                raise DatasetError(f"{shown(member.name)} occurs twice in the archive", member=shown(member.name))
             files[member.name] = None
     if not files:
         raise DatasetError(f"the archive has no images: expected {EXPECTED}", field="dataset.upload")
     return list(files), folders
+
+
+def is_image(name: str) -> bool:
+    """Whether the suffix is one of an image that is read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _others(source: Source) -> Iterator[Member]:
+    """The files that are not images."""
+    for member in walk(source.path, source.limits):
+        if not (member.is_folder or is_ignored(member.name) or is_image(member.name)):
+            yield member
+
+
+def _not_an_image(member: Member) -> DatasetError:
+    return DatasetError(
+        f"{shown(member.name)} is not an image: the archive may have only {', '.join(SUFFIXES)} (a README or LICENSE "
+        "is ignored)",
+        member=shown(member.name),
+    )
 
 
 def _placed(files: list[str], folders: list[str]) -> list[_Image]:

@@ -279,6 +279,40 @@ def test_class_folders_beside_loose_images(tmp_path: Path, extra: Files, member:
     assert refusal(pack(tmp_path / "dataset", {**loose(""), **extra})).member == member
 
 
+COCO = b'{"info": {}, "licenses": [], "images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"bbox": []}]}'
+BOXES = b"0 0.5 0.5 0.25 0.25\n3 0.1 0.2 0.05 1e-2\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "layout", "member"),
+    [
+        ({"train2017/1.png": picture(1), "annotations/instances_train2017.json": COCO}, "COCO", None),
+        ({"train/1.png": picture(1), "train/_annotations.coco.json": COCO}, "COCO", None),
+        ({"data.yaml": b"nc: 2\nnames: [a, b]\n", "images/train/1.png": picture(1)}, "YOLO", None),
+        ({"images/train/1.png": picture(1), "labels/train/1.txt": BOXES}, "YOLO", None),
+        ({"images/1.png": picture(1), "labels/1.txt": b"", "notes.pdf": b""}, "YOLO", "labels/1.txt"),
+        ({"obj/1.png": picture(1), "obj/1.txt": BOXES}, "YOLO", None),
+        ({"VOC/JPEGImages/1.jpg": picture(1), "VOC/Annotations/1.xml": b"<annotation>"}, "Pascal VOC", None),
+        ({"VOC/ImageSets/Main/train.txt": b"1\n", "VOC/JPEGImages/1.jpg": picture(1)}, "Pascal VOC", None),
+        ({"1.png": picture(1), "1.xml": b'<?xml version="1.0"?>\n<annotation verified="no">'}, "Pascal VOC", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_data_sets_of_detection_are_named(
+    tmp_path: Path, kind: str, files: Files, layout: str, member: str | None
+) -> None:
+    error = refusal(pack(tmp_path / "dataset", files, kind))
+    assert f"in the layout of {layout} (" in error.detail
+    assert "one folder a class" in error.detail
+    assert error.member == (member or next(name for name in files if not name.endswith(("png", "jpg"))))
+
+
+def test_other_files_are_not_taken_for_detection(tmp_path: Path) -> None:
+    for name, content in (("cats/a.json", b'{"label": 1}'), ("cats/a.txt", b"1 cat\n"), ("a.xml", b"<x/>")):
+        error = refusal(pack(tmp_path / "dataset", {**folders(""), name: content}))
+        assert f"{name} is not an image" in error.detail
+
+
 def test_no_images(tmp_path: Path) -> None:
     assert "no images" in refusal(pack(tmp_path / "dataset", {"README": b"x"})).detail
 
