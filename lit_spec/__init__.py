@@ -18,7 +18,7 @@ from lit_spec.networks.architecture import (
     Task,
 )
 from lit_spec.networks.students import StudentOption
-from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
+from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing, TableColumns
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_spec.requests.presets import Preset, merged
@@ -103,6 +103,7 @@ __all__ = [
     "StudentOption",
     "StudentRequest",
     "StudentSpec",
+    "TableColumns",
     "Target",
     "Task",
     "TeacherSpec",

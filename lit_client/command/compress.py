@@ -19,6 +19,7 @@ from lit_client.command.job_request import (
     check_student,
     parse_architecture,
     parse_blocks,
+    parse_columns,
     parse_kept,
     target_option,
 )
@@ -42,6 +43,16 @@ def compress_command(
     dataset: Annotated[
         str | None,
         typer.Option(help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload, or digits."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD=NAME,…",
+            help="Which columns of a table are text, image and label, for example text=review,label=stars.",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(help="The label of samples that have none, for example -1.", metavar="LABEL")
     ] = None,
     discriminator: Annotated[
         str | None,
@@ -156,6 +167,8 @@ def compress_command(
         "feed": feed,
         "alpha": 0.0 if no_labels and alpha is None else alpha,
         "dataset.labels": False if no_labels else None,
+        "dataset.columns": None if columns is None else parse_columns(columns),
+        "dataset.unlabelled": unlabelled,
         "beta": beta,
         "tau": tau,
         "schedule.lit.epochs": epochs,

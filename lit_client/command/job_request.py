@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lit_client.errors import LitError
-from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, check_depth, resolve
+from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, TableColumns, check_depth, resolve
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.job import STUDENT_FORMS
@@ -97,6 +97,20 @@ def parse_kept(text: str) -> list[list[int]]:
         raise BadRequest(
             f"--kept {text!r} is not a list of numbers for each section: write the blocks to keep, as 0/0,2."
         ) from None
+
+
+def parse_columns(text: str) -> Body:
+    """`text=title,text=review,label=stars` as the columns of a table. Raises BadRequest."""
+    columns: Body = {}
+    for part in text.split(","):
+        field, equals, name = part.partition("=")
+        if not equals or field not in TableColumns.model_fields or (field in columns and field != "text"):
+            raise BadRequest(
+                f"--columns {text!r}: write FIELD=NAME with each of {', '.join(TableColumns.model_fields)} once (text "
+                "may be repeated), as text=review,label=stars; for names with commas use --set dataset.columns=JSON."
+            )
+        columns.setdefault(field, []).append(name)
+    return {field: names[0] if len(names) == 1 else names for field, names in columns.items()}
 
 
 def target_option(text: str | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ from lit_core.data.readers.digits import read_digits
 from lit_core.data.readers.formats import read_upload
 from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
-from lit_core.data.splits import assign, empty_split, hold_out, partition
+from lit_core.data.splits import TEST, assign, empty_split, hold_out, partition
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
 from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
 
@@ -88,7 +88,7 @@ def load_dataset(
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
-    notes = [*raw.notes, *_alike(names)]
+    notes = [*raw.notes, *_alike(names), *_held_out(raw, codes)]
     del raw  # split_samples changes x in place, so nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
         x = _fitted(x, request, limits)
@@ -126,6 +126,12 @@ def _check_request(request: DatasetRequest, interface: Interface) -> None:
         raise DatasetError(
             f"class_order does not name each of the teacher's {classes} classes once: give each name once",
             field="dataset.class_order",
+        )
+    unfit = None if request.columns is None else request.columns.of_another_modality(interface.modality)
+    if unfit is not None:
+        raise DatasetError(
+            f"{unfit} is given, but the teacher takes {interface.modality}s: leave it out",
+            field=f"dataset.columns.{unfit}",
         )
 
 
@@ -175,6 +181,17 @@ def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
             field="dataset.size",
         )
     return x if request.size is None else resize(x, request.size)
+
+
+def _held_out(raw: Raw, codes: Tensor) -> list[str]:
+    """A note for a test split that is a part of the training split, which the teacher may have seen."""
+    if raw.codes is not None and bool((raw.codes == TEST).any()):
+        return []
+    return [
+        f"the data has no test split, so {int((codes == TEST).sum())} of its samples were held out for the test: the "
+        "teacher may have been trained on them, so that what is measured there may be better than on new data; give a "
+        "test split that it has not seen"
+    ]
 
 
 def _doubts(splits: dict[Split, Arrays], classes: list[str]) -> list[str]:

@@ -149,6 +149,7 @@ class Translation:
             accepted=None if accept is None or accept.min_psnr is None or psnr is None else psnr >= accept.min_psnr,
             fine_tuning=self._fine_tuning(),
             domains=self._domains(),
+            notes=list(self.dataset.notes),
         )
 
     def judge(self, teacher: Measures, student: Measures, untrained: Measures, best: BestEpoch) -> Judgement:  # noqa: ARG002

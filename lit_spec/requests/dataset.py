@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lit_spec.base import SpecModel
+from lit_spec.networks.architecture import Modality
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 BUILTIN = ("digits",)
@@ -42,6 +43,26 @@ class Preprocessing(SpecModel):
     """For data in CelebA's layout: the attributes that are the generator's domains, in its order."""
 
 
+class TableColumns(SpecModel):
+    """The columns of a table that have the samples and their labels. One that is not given is told by its name."""
+
+    text: str | Annotated[list[str], Field(min_length=1, max_length=64)] | None = None
+    """The column of texts, or several, which are joined by a space in this order."""
+    image: str | None = None
+    """The column of encoded images."""
+    label: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of texts; empty if they are not given."""
+        return [self.text] if isinstance(self.text, str) else self.text or []
+
+    def of_another_modality(self, modality: Modality) -> str | None:
+        """The field that is given, but is for networks of another modality."""
+        other = "image" if modality == Modality.TEXT else "text"
+        return None if getattr(self, other) is None else other
+
+
 class DatasetRequest(Preprocessing):
     upload: str | None = None
     builtin: Literal["digits"] | None = None
@@ -55,6 +76,10 @@ class DatasetRequest(Preprocessing):
     """Use only this many samples of the training split, with the same shares of the classes. None: all."""
     labels: bool = True
     """False: ignore the labels of the training and validation splits, as if there were none."""
+    columns: TableColumns | None = None
+    """For tables (CSV, TSV, JSON lines, Parquet): which column is which. None: names and types tell it."""
+    unlabelled: int | str | None = None
+    """Samples with this label have none. None: -1 among other labels is an error."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -62,6 +87,15 @@ class DatasetRequest(Preprocessing):
             raise ValueError(
                 'give exactly one of "upload" (the id of a dataset upload), "builtin" ("digits") or "mounted" (a name)'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _of_uploads(self) -> Self:
+        for name in ("columns", "unlabelled"):
+            if self.upload is None and getattr(self, name) is not None:
+                raise ValueError(f'"{name}" is for an upload, but the data set is none: leave it out')
+        if self.unlabelled is not None and str(self.unlabelled) in (self.class_order or ()):
+            raise ValueError(f'"unlabelled" and "class_order" both have {self.unlabelled}: leave it out of one of them')
         return self
 
 

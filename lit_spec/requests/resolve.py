@@ -123,6 +123,12 @@ def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetR
 
 def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
     given = dataset.model_fields_set
+    unfit = None if dataset.columns is None else dataset.columns.of_another_modality(teacher.modality)
+    if unfit is not None:
+        raise SpecError(
+            f"dataset.columns.{unfit}", f"is given, but the teacher takes {teacher.modality}s: leave it out"
+        )
+    _check_names(dataset, teacher)
     if teacher.modality == Modality.TEXT:
         for name in ("size", "crop", "mean", "std", "attributes"):
             if name in given and getattr(dataset, name) is not None:
@@ -140,6 +146,9 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
                     f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
                     "give one per channel",
                 )
+
+
+def _check_names(dataset: DatasetRequest, teacher: Architecture) -> None:
     if dataset.attributes is not None and teacher.task != Task.TRANSLATION:
         raise SpecError(
             "dataset.attributes", "are the domains of a generator, but the teacher is not a generator: leave it out"

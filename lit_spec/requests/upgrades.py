@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lit_spec.networks.architecture import Modality
 from lit_spec.requests.job import SPEC_VERSION
 from lit_spec.requests.study import STUDY_VERSION, StudyKind
 
@@ -50,6 +51,16 @@ def _with_repair(job: Stored) -> Stored:
 def _without_race_of_rates(job: Stored) -> Stored:
     """Version 6 knew no `race: rates`. Its workers would fail a job that has it."""
     return {**job, "spec_version": 7}
+
+
+def _with_minus_one_unlabelled(job: Stored) -> Stored:
+    """Version 7 knew no `dataset.columns` and no `dataset.unlabelled`. In arrays and Parquet -1 meant no label; of
+    texts, which may also be tables where it was a class, only their author knows, and is asked."""
+    dataset, teacher = job["dataset"], job["teacher"]["architecture"]
+    uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
+    if uploaded and teacher.get("modality", Modality.IMAGE) == Modality.IMAGE:
+        dataset = {**dataset, "unlabelled": -1}
+    return {**job, "spec_version": 8, "dataset": dataset}
 
 
 def _with_the_inspected_students(study: Stored) -> Stored:
@@ -110,6 +121,7 @@ JOB_STEPS: Steps = {
     4: _without_plan,
     5: _with_repair,
     6: _without_race_of_rates,
+    7: _with_minus_one_unlabelled,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {

@@ -168,6 +168,24 @@ def test_a_job_from_before_repairs_could_be_asked_for_is_repaired_as_it_was(
     assert read.model_dump(mode="json") == {**spec, "student": {**student, "repair": repaired}}
 
 
+@pytest.mark.parametrize(
+    ("dataset", "modality", "unlabelled"),
+    [
+        ({"upload": "upl_d"}, "image", -1),
+        ({"upload": "upl_d", "class_order": ["-1", "1"]}, "image", None),
+        ({"upload": "upl_d"}, "text", None),
+        ({"builtin": "digits"}, "image", None),
+    ],
+)
+def test_a_job_from_before_unlabelled_reads_minus_one_as_it_did(
+    dataset: dict[str, Any], modality: str, unlabelled: int | None
+) -> None:
+    architecture = {**VERSION_1["teacher"]["architecture"], "modality": modality}
+    old = {**VERSION_1, "teacher": {"upload": "upl_t", "architecture": architecture}, "dataset": dataset}
+    read = JobSpec.model_validate(upgrade(old, 1, JOB_STEPS, SPEC_VERSION))
+    assert (read.dataset.unlabelled, read.dataset.columns) == (unlabelled, None)
+
+
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])
 def test_a_job_that_cannot_be_upgraded_fails_with_a_sentence_and_blocks_nobody(
     bench: Bench, wrong: dict[str, Any]

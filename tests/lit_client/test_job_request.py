@@ -15,6 +15,7 @@ from lit_client.command.job_request import (
     parse_architecture,
     parse_blocks,
     parse_changes,
+    parse_columns,
     target_option,
 )
 from lit_client.models import Inspection
@@ -48,6 +49,28 @@ def test_settings_beat_options_beat_the_file(tmp_path):
         "ir_loss": "l1",
         "name": "a b",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("text=review,label=stars", {"text": "review", "label": "stars"}),
+        ("text=title,label=stars,text=the review", {"text": ["title", "the review"], "label": "stars"}),
+        ("image=photo=1", {"image": "photo=1"}),
+    ],
+)
+def test_columns(text: str, columns: Any) -> None:
+    assert parse_columns(text) == columns
+    body = build_body(None, {"dataset.columns": parse_columns(text), "student.depth": 14}, [])
+    checked = check_body(body).dataset.columns
+    assert checked is not None
+    assert checked.model_dump(exclude_none=True) == columns
+
+
+@pytest.mark.parametrize("text", ["", "review", "texts=review", "label=a,label=b", "text=a,"])
+def test_columns_that_are_not_fields_and_names(text: str) -> None:
+    with pytest.raises(BadRequest, match="write FIELD=NAME with each of text, image, label once"):
+        parse_columns(text)
 
 
 def test_blocks_take_back_the_files_depth(tmp_path):

@@ -46,7 +46,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 7
+    assert spec.spec_version == SPEC_VERSION == 8
     assert (spec.student.depth, spec.student.blocks, spec.student.select) == (14, None, "recover")
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
@@ -110,6 +110,13 @@ def test_part_of_a_schedule_keeps_the_other_defaults() -> None:
         ({"dataset": {}}, "dataset"),
         ({"dataset": {"builtin": "digits", "upload": "x"}}, "dataset"),
         ({"dataset": {"builtin": "digits", "std": [0.0]}}, "dataset"),
+        ({"dataset": {"builtin": "digits", "unlabelled": -1}}, "dataset"),
+        ({"dataset": {"mounted": "cifar10", "columns": {"label": "stars"}}}, "dataset"),
+        ({"dataset": {"upload": "upl_d", "unlabelled": -1, "class_order": ["-1", "1"]}}, "dataset"),
+        ({"dataset": {"upload": "upl_d", "unlabelled": True}}, "dataset"),
+        ({"dataset": {"upload": "upl_d", "unlabelled": 0.5}}, "dataset"),
+        ({"dataset": {"upload": "upl_d", "columns": {"text": []}}}, "dataset"),
+        ({"dataset": {"upload": "upl_d", "columns": {"labels": "stars"}}}, "dataset"),
         ({"student": {"depth": 14, "blocks": [2, 2, 2]}}, "student"),
         ({"schedule": {"lit": {"epochs": 0}, "fine_tune": {"epochs": 0}}}, "schedule"),
         ({"schedule": {"lit": {"schedule": {"kind": "zigzag"}}}}, "schedule"),
@@ -278,6 +285,7 @@ def test_the_same_depth_is_allowed_when_asked_for() -> None:
         ({"std": [0.1, 0.2]}, "dataset.std"),
         ({"class_order": ["a"]}, "dataset.class_order"),
         ({"class_order": ["a"] * 10}, "dataset.class_order"),
+        ({"columns": {"text": "review"}, "builtin": None, "upload": "upl_d"}, "dataset.columns.text"),
     ],
 )
 def test_preprocessing_must_fit_the_teacher(dataset: dict[str, Any], field: str) -> None:
@@ -368,12 +376,17 @@ def test_a_teacher_without_choices_has_none() -> None:
         ({"vocabulary": "abc"}, {"vocabulary_size": 4}, "dataset.vocabulary"),
         ({"vocabulary": "aa"}, {}, "dataset.vocabulary"),
         ({"size": [8, 8]}, {}, "dataset.size"),
+        ({"columns": {"image": "photo"}}, {}, "dataset.columns.image"),
     ],
 )
 def test_texts_must_fit_the_teacher(dataset: dict[str, Any], options: dict[str, Any], field: str) -> None:
     with pytest.raises(SpecError) as failure:
         resolve(text_request(dataset={"upload": "upl_d", **dataset}), text_inspection({}, **options))
     assert failure.value.field == field
+    columns = {"text": ["title", "review"], "label": "stars"}
+    spec = resolve(text_request(dataset={"upload": "upl_d", "columns": columns, "unlabelled": -1}), text_inspection({}))
+    assert spec.dataset.model_dump()["columns"] == {**columns, "image": None}
+    assert spec.dataset.unlabelled == -1
     assert resolve(text_request(dataset={"upload": "upl_d", "length": 64}), text_inspection({})).dataset.length == 64
 
 

@@ -17,6 +17,7 @@ from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import dtype_name, to_channels_first, to_pixels
 from lit_core.data.readers.archives import Member, walk
+from lit_core.data.readers.unlabelled import OutputLabels, whole_numbers
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
@@ -138,12 +139,12 @@ def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
     x = arrays.pop("x")
     if x.ndim == 0 or (isinstance(x, Tensor) and x.numel() == 0):
         raise DatasetError(f"x has the shape {tuple(x.shape)}, so it has no samples: give some", member="x")
-    y = _labels(arrays.pop("y"), source) if "y" in arrays else torch.full((len(x),), NO_LABEL)
+    y, notes = _labels(arrays.pop("y"), source) if "y" in arrays else (torch.full((len(x),), NO_LABEL), [])
     codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     if len(x) != len(y):
         raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one per sample", member="y")
     names = source.request.class_order or [str(output) for output in range(source.classes)]
-    return Raw(_inputs(x, source), y, codes, list(names))
+    return Raw(_inputs(x, source), y, codes, list(names), notes=notes)
 
 
 def _inputs(x: Array, source: Source) -> Tensor:
@@ -183,19 +184,17 @@ def _texts(x: Array, source: Source) -> Tensor:
     return x.to(torch.uint8 if rows <= 256 else torch.int16)
 
 
-def _labels(y: Array, source: Source) -> Tensor:
+def _labels(y: Array, source: Source) -> tuple[Tensor, list[str]]:
+    """Labels (N,), or attributes (N, domains), and notes."""
     if source.interface.task == Task.TRANSLATION and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1:
-        return _attributes(y, source)
-    y = _integers("y", y, "the class of each sample as an integer")
-    outside = ((y < NO_LABEL) | (y >= source.classes)).nonzero()
-    if len(outside):
-        index = int(outside[0])
-        raise DatasetError(
-            f"y[{index}] is {int(y[index])}, but the teacher has {source.classes} classes: "
-            f"labels must be 0..{source.classes - 1}, or -1 for a sample without a label",
-            member=f"y[{index}]",
-        )
-    return y
+        return _attributes(y, source), []
+    if isinstance(y, Tensor) and y.is_floating_point():
+        whole = whole_numbers(y.reshape(-1).double().numpy(), lambda index: f"y[{index}]")
+        y = torch.from_numpy(whole).reshape(y.shape)
+    labels = OutputLabels(source)
+    values = _integers("y", y, "the class of each sample as an integer").numpy()
+    outputs = torch.from_numpy(labels.take(values, lambda index: f"y[{index}]"))
+    return outputs, labels.notes()
 
 
 def _attributes(y: Tensor, source: Source) -> Tensor:

@@ -13,6 +13,7 @@ from lit_core.data.readers.arrays import is_npz, read_npz, read_safetensors
 from lit_core.data.readers.celeba import is_celeba, read_celeba
 from lit_core.data.readers.images import is_ignored, read_image_folders
 from lit_core.data.readers.texts import is_text, read_text_archive, read_text_file
+from lit_core.data.readers.webdataset import is_webdataset, read_webdataset
 from lit_core.data.source import Raw, Source
 from lit_spec import Modality
 
@@ -30,6 +31,8 @@ class Format:
     read: Callable[[Source], Raw]
     modality: Modality | None = None
     """The modality that the teacher must have; None: images or texts."""
+    has_columns: bool = False
+    """Whether it has columns, which the request may name."""
 
     def takes(self, head: bytes, source: Source) -> bool:
         return self.modality in (None, source.interface.modality) and self.matches(head, source)
@@ -68,6 +71,10 @@ def _is_celeba(head: bytes, source: Source) -> bool:
     return _is_archive(head, source) and is_celeba(source)
 
 
+def _is_webdataset(head: bytes, source: Source) -> bool:
+    return _is_archive(head, source) and is_webdataset(source)
+
+
 def _is_zip(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
@@ -86,12 +93,21 @@ def _is_table(head: bytes, _: Source) -> bool:
 
 FORMATS = [
     Format("npz", _is_npz, read_npz),
-    Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet),
+    Format("Parquet, alone or several in an archive", _is_parquet, _read_parquet, has_columns=True),
     Format(f"an archive with images and list_attr_celeba.txt ({ARCHIVES})", _is_celeba, read_celeba, Modality.IMAGE),
+    Format(
+        f"WebDataset, images KEY.jpg with labels KEY.cls ({ARCHIVES})", _is_webdataset, read_webdataset, Modality.IMAGE
+    ),
     Format(f"an archive of image folders ({ARCHIVES})", _is_archive, read_image_folders, Modality.IMAGE),
-    Format(f"an archive of CSV, TSV or JSON lines files ({ARCHIVES})", _is_archive, read_text_archive, Modality.TEXT),
+    Format(
+        f"an archive of CSV, TSV or JSON lines files ({ARCHIVES})",
+        _is_archive,
+        read_text_archive,
+        Modality.TEXT,
+        has_columns=True,
+    ),
     Format("safetensors", _is_safetensors, read_safetensors),
-    Format("CSV, TSV or JSON lines", _is_table, read_text_file, Modality.TEXT),
+    Format("CSV, TSV or JSON lines", _is_table, read_text_file, Modality.TEXT, has_columns=True),
 ]
 
 
@@ -105,6 +121,10 @@ def read_upload(source: Source) -> Raw:
         known = next((known for known in FORMATS if known.takes(head, source)), None)
         if known is None:
             raise _unreadable(head, source)
+        if source.request.columns is not None and not known.has_columns:
+            raise DatasetError(
+                f"the file is {known.name}, which has no columns: leave dataset.columns out", field="dataset.columns"
+            )
     with damage_is_an_error(f"the file, which is {known.name},", field="dataset.upload"):
         return known.read(source)
 

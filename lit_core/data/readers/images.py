@@ -20,6 +20,7 @@ from lit_core.data.pixels import MODES, image_to_raw
 from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.detection import detection_error
 from lit_core.data.readers.image_stack import ImageStack
+from lit_core.data.readers.unlabelled import Unlabelled
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_spec.system_files import is_system_file
@@ -51,14 +52,15 @@ def read_image_folders(source: Source) -> Raw:
         )
     files, folders = _listing(source)
     images = _placed(files, folders)
-    found = {image.label for image in images if image.label}
+    unlabelled = Unlabelled(source.request)
+    found = {image.label for image in images if image.label and not unlabelled.is_none(image.label, image.name)}
     classes = _classes(found, source)
     images.sort(key=lambda image: (image.code or 0, image.name))
     output = {name: number for number, name in enumerate(classes)} if found else {}
     y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
     x = decode_all({image.name: row for row, image in enumerate(images)}, source)
-    return Raw(x, y, codes, classes, fitted=True, notes=_nested(found))
+    return Raw(x, y, codes, classes, fitted=True, notes=[*_nested(found), *unlabelled.notes()])
 
 
 # --- which files there are ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Parquet data sets: encoded images or texts, with or without labels, as Hugging Face writes them."""
+"""Parquet data sets: encoded images or texts, with or without labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, shown
 from lit_core.data.pixels import MODES
 from lit_core.data.readers.archives import Member
+from lit_core.data.readers.dialects import IMAGES, NUMBERS, TEXTS, asked_names, no_column, unused_columns
 from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.readers.images import decode
 from lit_core.data.readers.parquet_files import ParquetTable, tables_of
-from lit_core.data.readers.parquet_labels import BATCH_ROWS, SPLIT, Labels, codes_of, is_text, label_column
+from lit_core.data.readers.parquet_labels import (
+    BATCH_ROWS,
+    SPLIT,
+    Labels,
+    codes_of,
+    holds_labels,
+    is_text,
+    label_named,
+    several_labels,
+)
 from lit_core.data.source import Raw, Source
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
-from lit_spec import Modality
+from lit_spec import Modality, TableColumns
 
-IMAGES = ("image", "img")
-TEXTS = (("text",), ("sentence",), ("title", "content"), ("content",))
-"""The first entry whose columns all exist is the text; several columns are joined by a space."""
 TEXT_ROWS = 256
 BYTES = "bytes"
 
@@ -38,6 +45,8 @@ class _Layout:
     table: ParquetTable
     inputs: tuple[str, ...]
     label: str | None
+    guessed: bool = False
+    """Whether nothing but its type tells the column of the labels."""
 
     @property
     def has_splits(self) -> bool:
@@ -52,9 +61,9 @@ def read_parquet(source: Source) -> Raw:
     with tables_of(source) as tables:
         _check_rows(tables, source)
         layouts = [_layout(table, source) for table in tables]
-        y, codes, classes = _labels_and_splits(layouts, source)
+        y, codes, classes, notes = _labels_and_splits(layouts, source)
         x = _texts(layouts, source) if source.interface.modality == Modality.TEXT else _images(layouts, source)
-    return Raw(x, y, codes, classes, fitted=True)
+    return Raw(x, y, codes, classes, fitted=True, notes=[*_notes(layouts), *notes])
 
 
 def _check_rows(tables: Sequence[ParquetTable], source: Source) -> None:
@@ -69,24 +78,37 @@ def _check_rows(tables: Sequence[ParquetTable], source: Source) -> None:
 
 
 def _layout(table: ParquetTable, source: Source) -> _Layout:
-    label = label_column(table, source)
+    """The columns that the request names; then those that their names tell; then those that their types tell."""
+    asked = source.request.columns
+    for field, name in asked_names(asked or TableColumns()):
+        if name not in table.schema.names:
+            raise no_column(field, name, table.described(), shown(table.name))
+    label = label_named(table, source) if asked is None or asked.label is None else asked.label
     if source.interface.modality == Modality.TEXT:
-        return _Layout(table, _text_columns(table, label), label)
-    if source.channels not in MODES:
+        inputs = _text_columns(table, label, source)
+    elif source.channels not in MODES:
         raise DatasetError(
             f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
         )
-    return _Layout(table, (_image_column(table),), label)
+    else:
+        inputs = (_image_column(table, source),)
+    if label is None and asked is None:
+        guess = _label_of_type(table, inputs)
+        return _Layout(table, inputs, guess, guessed=guess is not None)
+    return _Layout(table, inputs, label)
 
 
-def _image_column(table: ParquetTable) -> str:
+def _image_column(table: ParquetTable, source: Source) -> str:
     candidates = [str(field.name) for field in table.schema if _holds_images(field.type)]
-    named = [name for name in candidates if name in IMAGES] or candidates
+    if source.request.columns is not None and source.request.columns.image is not None:
+        return _of_type([source.request.columns.image], candidates, table, "image")[0]
+    named = [name for name in candidates if name.lower() in IMAGES] or candidates
     if len(named) != 1:
         raise DatasetError(
-            f"{'no column holds' if not named else 'several columns may hold'} the images: give one that is called "
-            f"{' or '.join(IMAGES)}, of encoded images as binary or as a struct with the field {BYTES}; "
-            f"{table.described()}"
+            f"{'no column holds' if not named else 'several columns may hold'} the images: give one of encoded images, "
+            f"as binary or as a struct with the field {BYTES}, and name it in dataset.columns.image; "
+            f"{table.described()}",
+            field="dataset.columns",
         )
     return named[0]
 
@@ -97,23 +119,66 @@ def _holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _text_columns(table: ParquetTable, label: str | None) -> tuple[str, ...]:
+def _text_columns(table: ParquetTable, label: str | None, source: Source) -> tuple[str, ...]:
     candidates = [field.name for field in table.schema if is_text(field.type) and field.name not in (label, SPLIT)]
-    for columns in TEXTS:
-        if set(columns) <= set(candidates):
-            return columns
-    if len(candidates) != 1:
+    if source.request.columns is not None and source.request.columns.texts:
+        return _of_type(source.request.columns.texts, candidates, table, "text")
+    named = [name for name in candidates if name.lower() in TEXTS]
+    if not named and len(candidates) != 1:
         raise DatasetError(
-            f"{'no column holds' if not candidates else 'several columns may hold'} the texts: call the one that is "
-            f"meant {TEXTS[0][0]}; {table.described()}"
+            f"{'no column holds' if not candidates else 'several columns may hold'} the texts: give one of strings, "
+            f"and name it in dataset.columns.text; {table.described()}",
+            field="dataset.columns",
         )
-    return (candidates[0],)
+    return tuple(named or candidates)
+
+
+def _of_type(names: Sequence[str], candidates: Sequence[str], table: ParquetTable, field: str) -> tuple[str, ...]:
+    """The columns that the request names, if they hold what they are to hold. Raises DatasetError."""
+    for name in names:
+        if name not in candidates:
+            raise DatasetError(
+                f"the column {shown(name)} holds no {field}s: name another in dataset.columns.{field}; "
+                f"{table.described()}",
+                field=f"dataset.columns.{field}",
+                member=shown(name),
+            )
+    return tuple(names)
+
+
+def _label_of_type(table: ParquetTable, inputs: Sequence[str]) -> str | None:
+    """The only other column of integers or strings that does not number the rows. Raises DatasetError for several."""
+    candidates = [
+        str(field.name)
+        for field in table.schema
+        if holds_labels(field.type)
+        and field.name not in (*inputs, SPLIT)
+        and field.name.lower() not in {*NUMBERS, *TEXTS, *IMAGES}
+    ]
+    if len(candidates) > 1:
+        raise several_labels(candidates)
+    return candidates[0] if candidates else None
+
+
+def _notes(layouts: Sequence[_Layout]) -> list[str]:
+    guessed = dict.fromkeys(layout.label for layout in layouts if layout.label is not None and layout.guessed)
+    notes = [
+        f"the column {shown(name)} is read as the labels, because no other can be: name it in dataset.columns.label, "
+        "or name only the other column in dataset.columns if there are no labels"
+        for name in guessed
+    ]
+    used = {name for layout in layouts for name in (*layout.inputs, layout.label, SPLIT)}
+    names = (str(name) for layout in layouts for name in layout.table.schema.names)
+    return [*unused_columns(name for name in names if name not in used), *notes]
 
 
 # --- labels and splits -----------------------------------------------------------------------------------
 
 
-def _labels_and_splits(layouts: Sequence[_Layout], source: Source) -> tuple[Tensor, Tensor | None, list[str]]:
+def _labels_and_splits(
+    layouts: Sequence[_Layout], source: Source
+) -> tuple[Tensor, Tensor | None, list[str], list[str]]:
+    """y (N,), the splits' codes (N,), the classes, and notes. Raises DatasetError."""
     labels = Labels(source)
     codes = []
     for layout in layouts:
@@ -125,8 +190,9 @@ def _labels_and_splits(layouts: Sequence[_Layout], source: Source) -> tuple[Tens
             for start, values in _column(table, label):
                 labels.take(table, label, values, start)
         codes += _codes(layout)
+    notes = labels.notes()
     y, classes = labels.result()
-    return y, _all_or_none(codes, layouts), classes
+    return y, _all_or_none(codes, layouts), classes, notes
 
 
 def _codes(layout: _Layout) -> list[NDArray[np.int64]]:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.readers.dialects import LABELS
 from lit_core.data.readers.parquet_files import ParquetTable
+from lit_core.data.readers.unlabelled import OutputLabels, Place, Unlabelled, whole_numbers
 from lit_core.data.source import Source
 from lit_core.data.splits import NAMES, SPLITS
 
 BATCH_ROWS = 4096
 SPLIT = "split"
 LABEL = "label"
-OTHER_LABELS = ("labels", "class", "target")
 LABEL_SUFFIX = "_label"
 
 
@@ -52,24 +53,36 @@ def class_names(table: ParquetTable, column: str) -> list[str] | None:
     return names
 
 
-def label_column(table: ParquetTable, source: Source) -> str | None:
-    """`label`, or else the only column that can be the labels; None: no labels. Raises DatasetError."""
-    columns = [name for name in table.schema.names if _may_be_label(name) or class_names(table, name) is not None]
-    if LABEL in columns:
-        return LABEL
+def label_named(table: ParquetTable, source: Source) -> str | None:
+    """The column that its name or the metadata tells to be the labels; None if none does. Raises DatasetError."""
+    names: list[str] = table.schema.names
+    columns = [name for name in names if _may_be_label(name) or class_names(table, name) is not None]
+    plain = [name for name in columns if name.lower() == LABEL]
+    if len(plain) == 1:
+        return plain[0]
     if len(columns) > 1:
         columns = [name for name in columns if len(class_names(table, name) or ()) == source.classes] or columns
     if len(columns) > 1:
-        raise DatasetError(
-            f"several columns may hold the labels ({', '.join(map(shown, columns))}): call the one that is meant "
-            f"{LABEL}",
-            member=shown(columns[0]),
-        )
+        raise several_labels(columns)
     return columns[0] if columns else None
 
 
+def several_labels(columns: list[str]) -> DatasetError:
+    return DatasetError(
+        f"several columns may hold the labels ({_some(columns)}): name the one that is meant in dataset.columns.label, "
+        "or name only that of the images or texts in dataset.columns if there are no labels",
+        field="dataset.columns",
+        member=shown(columns[0]),
+    )
+
+
+def holds_labels(kind: pa.DataType) -> bool:
+    """Whether a column of this type may have labels, whatever its name is."""
+    return bool(pa.types.is_integer(kind) or is_text(kind))
+
+
 def _may_be_label(name: str) -> bool:
-    return name == LABEL or name in OTHER_LABELS or name.endswith(LABEL_SUFFIX)
+    return name.lower() in LABELS or name.lower().endswith(LABEL_SUFFIX)
 
 
 class Labels:
@@ -77,6 +90,9 @@ class Labels:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._outputs = OutputLabels(source)
+        self._unlabelled = Unlabelled(source.request)
+        """Of text labels."""
         self._texts: bool | None = None
         self._declared: list[str] | None = None
         """From the metadata: integers are indices in this list."""
@@ -91,7 +107,7 @@ class Labels:
     def declare(self, table: ParquetTable, column: str) -> None:
         """Check the type of a file's labels before they are read. Raises DatasetError if the files do not agree."""
         kind = table.schema.field(column).type
-        if not (pa.types.is_integer(kind) or is_text(kind)):
+        if not (holds_labels(kind) or pa.types.is_floating(kind)):
             raise DatasetError(
                 f"the labels must be integers or texts; {table.described()}", member=table.place(column, 0)
             )
@@ -113,7 +129,17 @@ class Labels:
 
     def take(self, table: ParquetTable, column: str, values: pa.Array, start: int) -> None:
         """Add the labels of the rows from `start`. Raises DatasetError."""
-        self._y.append(self._numbers_of_texts(values) if self._texts else self._integers(table, column, values, start))
+
+        def place(row: int) -> str:
+            return table.place(column, start + row)
+
+        self._y.append(self._numbers_of_texts(values, place) if self._texts else self._integers(values, place))
+
+    def notes(self) -> list[str]:
+        """What `take` has found of samples without a label. Raises DatasetError."""
+        if self._texts is None:
+            return []
+        return self._unlabelled.notes() if self._texts else self._outputs.notes()
 
     def result(self) -> tuple[Tensor, list[str]]:
         """y (N,) int64, indices of the outputs or -1; and the outputs' names. Raises DatasetError."""
@@ -121,12 +147,12 @@ class Labels:
         names = list(self._found) if self._texts else self._declared
         if names is None:
             return y, list(self._source.request.class_order or map(str, range(self._source.classes)))
-        outputs = self._outputs(names)
+        outputs = self._ordered(names)
         # One more entry at the end, for the index -1.
         places = torch.tensor([*(outputs.index(name) for name in names), NO_LABEL])
         return places[y], outputs
 
-    def _outputs(self, names: list[str]) -> list[str]:
+    def _ordered(self, names: list[str]) -> list[str]:
         order = self._source.request.class_order
         if order is not None:
             for name in names:
@@ -148,25 +174,25 @@ class Labels:
             field="dataset.class_order",
         )
 
-    def _numbers_of_texts(self, values: pa.Array) -> NDArray[np.int64]:
+    def _numbers_of_texts(self, values: pa.Array, place: Place) -> NDArray[np.int64]:
         numbers = np.empty(len(values), dtype=np.int64)
         for row, name in enumerate(values.to_pylist()):
-            numbers[row] = NO_LABEL if name is None else self._found.setdefault(name, len(self._found))
+            if name is None or self._unlabelled.is_none(name, place(row)):
+                numbers[row] = NO_LABEL
+                continue
+            numbers[row] = self._found.setdefault(name, len(self._found))
             if len(self._found) > self._source.classes:
+                self._unlabelled.check()
                 raise self._other_number_of_classes(list(self._found))
         return numbers
 
-    def _integers(self, table: ParquetTable, column: str, values: pa.Array, start: int) -> NDArray[np.int64]:
-        numbers = as_integers(values, NO_LABEL)
-        outside = np.flatnonzero((numbers < NO_LABEL) | (numbers >= self._source.classes))
-        if len(outside):
-            place = table.place(column, start + int(outside[0]))
-            raise DatasetError(
-                f"{place} is {values[int(outside[0])]}, but the teacher has {self._source.classes} classes: labels "
-                f"must be 0..{self._source.classes - 1}, or null or -1 for a sample without a label",
-                member=place,
-            )
-        return numbers
+    def _integers(self, values: pa.Array, place: Place) -> NDArray[np.int64]:
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        if pa.types.is_floating(values.type):
+            numbers = whole_numbers(values.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False), place)
+        else:
+            numbers = as_integers(values, 0)
+        return self._outputs.take(numbers, place, missing=missing, described=lambda row: str(values[row]))
 
 
 def codes_of(table: ParquetTable, values: pa.Array, start: int) -> NDArray[np.int64]:
@@ -176,7 +202,9 @@ def codes_of(table: ParquetTable, values: pa.Array, start: int) -> NDArray[np.in
     elif pa.types.is_integer(values.type):
         codes = as_integers(values, -1)
     else:
-        raise DatasetError(f'{SPLIT} must hold "train", "val" or "test", or 0, 1 or 2; {table.described()}')
+        raise DatasetError(
+            f'{SPLIT} must hold "train", "val" or "test", or 0, 1 or 2; {table.described()}', member=SPLIT
+        )
     outside = np.flatnonzero((codes < 0) | (codes >= len(SPLITS)))
     if len(outside):
         place = table.place(SPLIT, start + int(outside[0]))

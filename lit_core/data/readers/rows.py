@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.readers.dialects import JSON_LINES, TAB, TSV, Dialect, dialect_of
+from lit_spec import TableColumns
 
 ROW_BYTES = 1 << 20
 """Of all lines of a row. The csv module itself limits a column to 131,072 characters."""
@@ -32,6 +33,8 @@ class Table:
     separator: str | None
     """That of the file's format; None: the file's first rows tell it."""
     open: Callable[[], AbstractContextManager[IO[bytes]]]
+    columns: TableColumns | None = None
+    """Those that the request names."""
 
     def rows(self) -> Iterator[Row]:
         """Rows of at least two columns, all with as many columns as the first one. Empty lines are skipped, and so is
@@ -148,7 +151,7 @@ class _Lines:
         self.head = self.file.read(HEAD_BYTES)
         whole = self.head if len(self.head) < HEAD_BYTES else self.head[: self.head.rfind(b"\n") + 1] or self.head
         text = whole.decode(errors="replace").removeprefix(BYTE_ORDER_MARK)
-        found = dialect_of(text, shown(self.table.name), self.table.separator)
+        found = dialect_of(text, shown(self.table.name), self.table.separator, self.table.columns)
         if found.says_so:
             next(self)
         return found

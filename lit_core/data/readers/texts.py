@@ -21,9 +21,10 @@ from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import CHUNK
 from lit_core.data.readers.archives import Member, walk
-from lit_core.data.readers.dialects import JSON_LINES, TAB
+from lit_core.data.readers.dialects import JSON_LINES, TAB, unused_columns
 from lit_core.data.readers.images import is_ignored
 from lit_core.data.readers.rows import Row, Table
+from lit_core.data.readers.unlabelled import INTEGER, Unlabelled
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
@@ -34,7 +35,6 @@ CLASSES_BYTES = 1 << 20
 OFFICE = "[Content_Types].xml"
 """The first file in each document of Office, which is a zip archive."""
 NOT_IN_TEXTS = bytes(set(range(32)) - set(b"\t\n\r\f"))
-INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})\.0*")
 """An integer as a float, which pandas writes where a value was missing."""
 EXPECTED = (
@@ -59,16 +59,17 @@ class _Labels:
 class _Numbers:
     """Numbers the labels in the order of appearance. Raises DatasetError for more labels than the teacher has classes.
 
-    Empty cells are NO_LABEL.
+    Empty cells, and those with the label that `dataset.unlabelled` names, are NO_LABEL.
     """
 
     def __init__(self, source: Source) -> None:
         self.order, self.classes = source.request.class_order, source.classes
         self.known: dict[str, int] = {}
+        self.unlabelled = Unlabelled(source.request)
 
     def of(self, row: Row) -> int:
         label = self.plain(row.label)
-        if not label:
+        if not label or self.unlabelled.is_none(label, row.place):
             return NO_LABEL
         if label not in self.known:
             self._check(label, row)
@@ -88,6 +89,7 @@ class _Numbers:
                 member=row.place,
             )
         if len(self.known) == self.classes:
+            self.unlabelled.check()
             raise DatasetError(
                 f'{row.place} has the label "{shown(label)}", but the teacher has {self.classes} classes, and there '
                 f"are as many other labels ({_some(self.known)})",
@@ -102,23 +104,25 @@ def is_text(head: bytes) -> bool:
 
 def read_text_file(source: Source) -> Raw:
     """One file of rows, without splits. Raises DatasetError."""
-    table = Table("", None, lambda: source.path.open("rb"))
+    table = Table("", None, lambda: source.path.open("rb"), source.request.columns)
     numbers = _Numbers(source)
     labels = _read_labels(table, numbers, source)
     _tell_headers([labels] if labels else [], numbers)
     if labels is None or labels.samples == 0:
         raise DatasetError("the file has no texts: give rows of a label and a text", field="dataset.upload")
+    unlabelled = numbers.unlabelled.notes()
     y, classes = _outputs([labels], numbers, None, source)
     preprocessing = resolve_text_preprocessing(source.request, [])
     x = _allocate(len(y), preprocessing)
     _fill(x, table, labels, preprocessing)
-    return Raw(x, y, None, classes, notes=_notes([labels]))
+    return Raw(x, y, None, classes, notes=[*_unused([labels]), *unlabelled])
 
 
 def read_text_archive(source: Source) -> Raw:
     """An archive with a file of rows for each split, which is walked twice. Raises DatasetError."""
     numbers, alone = _Numbers(source), _is_alone(source)
     splits, names = _splits(source, numbers, alone=alone)
+    unlabelled = numbers.unlabelled.notes()
     y, classes = _outputs(list(splits.values()), numbers, names, source)
     preprocessing = resolve_text_preprocessing(source.request, [])
     x = _allocate(len(y), preprocessing)
@@ -127,9 +131,9 @@ def read_text_archive(source: Source) -> Raw:
     for member in _members(source):
         if not _names_classes(member):
             code = _code(member, alone=alone)
-            _fill(places[code], _table(member), splits[code], preprocessing)
+            _fill(places[code], _table(member, source), splits[code], preprocessing)
     codes = None if alone else torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(samples))
-    return Raw(x, y, codes, classes, notes=_notes(list(splits.values())))
+    return Raw(x, y, codes, classes, notes=[*_unused(list(splits.values())), *unlabelled])
 
 
 # --- which files there are ----------------------------------------------------------------------------------
@@ -157,7 +161,7 @@ def _splits(source: Source, numbers: _Numbers, *, alone: bool) -> tuple[dict[int
         if code in found:
             name = shown(member.name)
             raise DatasetError(f'{name} is a second file of the split "{SPLITS[code]}": give one a split', member=name)
-        found[code] = _read_labels(_table(member), numbers, source)
+        found[code] = _read_labels(_table(member, source), numbers, source)
     if len(folders) > 1:
         raise DatasetError(f"the files lie in {len(folders)} folders: expected {EXPECTED}", field="dataset.upload")
     _tell_headers([labels for labels in found.values() if labels], numbers)
@@ -191,8 +195,9 @@ def _code(member: Member, *, alone: bool) -> int:
     return code
 
 
-def _table(member: Member) -> Table:
-    return Table(member.name, SEPARATORS[PurePosixPath(member.name).suffix.lower()], member.open)
+def _table(member: Member, source: Source) -> Table:
+    separator = SEPARATORS[PurePosixPath(member.name).suffix.lower()]
+    return Table(member.name, separator, member.open, source.request.columns)
 
 
 def _class_names(member: Member, source: Source) -> list[str]:
@@ -299,11 +304,9 @@ def _some(labels: Collection[str]) -> str:
     return ", ".join(shown(label) for label in islice(labels, 10)) + (", …" if len(labels) > 10 else "")
 
 
-def _notes(tables: Sequence[_Labels]) -> list[str]:
-    """Columns that are neither label nor text."""
+def _unused(tables: Sequence[_Labels]) -> list[str]:
     columns = [labels.first.dialect.columns for labels in tables]
-    left_out = dict.fromkeys(name for found in columns if found is not None for name in found.left_out)
-    return [f"columns of the data set that are not used: {_some(left_out)}"] if left_out else []
+    return unused_columns(name for found in columns if found is not None for name in found.left_out)
 
 
 # --- texts --------------------------------------------------------------------------------------------------

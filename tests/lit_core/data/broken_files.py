@@ -88,6 +88,16 @@ def parquet(*, texts: bool = False) -> bytes:
     return file.getvalue()
 
 
+def objects() -> bytes:
+    return "".join(f'{{"label": {i % 2}, "text": "text number {i}"}}\n' for i in range(SAMPLES)).encode()
+
+
+def samples() -> dict[str, bytes]:
+    """Those of a WebDataset."""
+    files = ((f"{i:03}.jpg", picture("JPEG", i), f"{i:03}.cls", b"%d" % (i % 2)) for i in range(SAMPLES))
+    return {name: content for image, pixels, label, text in files for name, content in ((image, pixels), (label, text))}
+
+
 FILES: dict[str, tuple[Callable[[], bytes], Interface]] = {
     "npz": (npz, IMAGES),
     "compressed npz": (lambda: npz(compressed=True), IMAGES),
@@ -101,6 +111,8 @@ FILES: dict[str, tuple[Callable[[], bytes], Interface]] = {
     "tar.xz of images": (lambda: lzma.compress(tarred(folders())), IMAGES),
     "CSV": (table, TEXTS),
     "TSV": (lambda: table("\t"), TEXTS),
+    "JSON lines": (objects, TEXTS),
+    "WebDataset": (lambda: tarred(samples()), IMAGES),
     "zip of CSV": (lambda: zipped({"train.csv": table(), "test.csv": table()}), TEXTS),
     "Parquet of images": (parquet, IMAGES),
     "Parquet of texts": (lambda: parquet(texts=True), TEXTS),

@@ -125,7 +125,10 @@ TOO_LARGE[4] = 1e300
     [
         ({"x": X, "y": np.where(np.arange(30) == 7, 3, Y)}, "y[7]", ["y[7] is 3", "3 classes", "0..2"]),
         ({"x": X, "y": np.where(np.arange(30) == 9, -2, Y)}, "y[9]", ["y[9] is -2", "0..2", "-1"]),
-        ({"x": X, "y": Y.astype(float)}, "y", ["float64", "integer"]),
+        ({"x": X, "y": Y + 0.5}, "y[0]", ["y[0] is 0.5", "integers"]),
+        ({"x": X, "y": np.where(Y == 2, np.nan, Y)}, "y[2]", ["y[2] is nan", "integers"]),
+        ({"x": X, "y": np.eye(3)[Y]}, "y", ["(30, 3)", "argmax"]),
+        ({"x": X, "y": Y == 1}, "y", ["bool", "integer"]),
         ({"x": X, "y": np.eye(3)[Y].astype(int)}, "y", ["(30, 3)", "argmax"]),
         ({"x": X, "y": np.array(["a", "b", "c"])[Y]}, "y", ["text", "integer"]),
         ({"x": X, "y": Y[:-1]}, "y", ["30 samples", "29 labels"]),
@@ -233,13 +236,47 @@ def test_resized_arrays(tmp_path: Path) -> None:
 
 def test_samples_without_labels(tmp_path: Path) -> None:
     split = np.repeat([0, 1, 2], 10)
-    some = load(npz(tmp_path, x=X, y=np.where(split == 2, Y, -1), split=split))
+    path = npz(tmp_path, x=X, y=np.where(split == 2, Y, -1), split=split)
+    error = refusal(path)
+    assert (error.field, error.member) == ("dataset.unlabelled", "y[0]")
+    assert "give dataset.unlabelled -1 if the samples with -1 have no label" in error.detail
+    some = load(path, unlabelled=-1)
     assert [some.splits[s].labelled for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [False, False, True]
     none = load(npz(tmp_path, x=X, split=split))
     assert not any(arrays.labelled for arrays in none.splits.values())
     hidden = load(npz(tmp_path, x=X, y=Y, split=split), labels=False)
     assert [hidden.splits[s].labelled for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [False, False, True]
     assert torch.equal(hidden.splits[Split.TEST].y, torch.from_numpy(Y)[20:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_labels_may_be_integers_that_are_written_as_floats(tmp_path: Path, dtype: str) -> None:
+    split = np.repeat([0, 1, 2], 10)
+    for y in (Y.astype(dtype), Y.astype(dtype)[:, None]):
+        dataset = load(npz(tmp_path, x=X, y=y, split=split))
+        assert torch.cat([dataset.splits[s].y for s in Split]).tolist() == Y.tolist()
+    save_file({"x": torch.from_numpy(X), "y": torch.from_numpy(Y).bfloat16()}, tmp_path / "dataset")
+    assert load(tmp_path / "dataset").splits[Split.TRAIN].labelled
+
+
+def test_other_labels_may_mean_none(tmp_path: Path) -> None:
+    split = np.repeat([0, 1, 2], 10)
+    path = npz(tmp_path, x=X, y=np.where(split == 2, Y, 255).astype(np.uint8), split=split)
+    assert [load(path, unlabelled=255).splits[s].labels for s in Split] == [0, 0, 10]
+    assert refusal(path).member == "y[0]"
+    assert refusal(npz(tmp_path, x=X, y=np.where(split == 2, Y, -1)), unlabelled=255).member == "y[0]"
+
+
+def test_labels_that_are_all_minus_one_are_none_with_a_note(tmp_path: Path) -> None:
+    dataset = load(npz(tmp_path, x=X, y=np.full(30, -1)))
+    assert not any(arrays.labels for arrays in dataset.splits.values())
+    assert dataset.notes[0] == "all labels are -1, which is read as no label"
+
+
+def test_a_test_split_that_was_held_out_is_told(tmp_path: Path) -> None:
+    [note] = load(npz(tmp_path, x=X, y=Y)).notes
+    assert note.startswith("the data has no test split, so 3 of its samples were held out for the test")
+    assert load(npz(tmp_path, x=X, y=Y, split=np.repeat([0, 0, 2], 10))).notes == []
 
 
 def test_fewer_samples_keep_the_classes_shares(tmp_path: Path) -> None:

@@ -188,11 +188,102 @@ def test_class_order_rearranges_declared_names_and_names_plain_numbers(tmp_path:
 
 
 @pytest.mark.parametrize("names", [None, {"label": ["cat", "dog"]}])
-def test_null_and_minus_one_are_no_labels(tmp_path: Path, names: Any) -> None:
-    columns = {"image": structs(*range(30)), "label": [None, -1, 1] * 10}
-    dataset = load(written(tmp_path, columns, names), class_order=["dog", "cat"])
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.float64()])
+def test_null_and_the_label_that_the_request_names_are_no_labels(tmp_path: Path, names: Any, kind: pa.DataType) -> None:
+    columns = {"image": structs(*range(30)), "label": pa.array([None, -1, 1] * 10, kind)}
+    path = written(tmp_path, columns, names)
+    dataset = load(path, class_order=["dog", "cat"], unlabelled=-1)
     kept = 0 if names else 1
     assert sorted_by_row(dataset) == [(row, kept if row % 3 == 2 else -1) for row in range(30)]
+    error = refusal(path)
+    assert (error.field, error.member) == ("dataset.unlabelled", "label[1]")
+    assert "give dataset.unlabelled -1" in error.detail
+
+
+def test_other_labels_may_mean_none(tmp_path: Path) -> None:
+    path = written(tmp_path, {"image": structs(*range(30)), "label": pa.array([255, 0, 1] * 10, pa.uint8())})
+    assert sorted_by_row(load(path, unlabelled="255")) == [(row, row % 3 - 1) for row in range(30)]
+    assert refusal(path).member == "label[0]"
+    named = written(tmp_path, {"image": structs(*range(30)), "label": ["unknown", "cat", "dog"] * 10})
+    dataset = load(named, unlabelled="unknown")
+    assert dataset.classes == ["cat", "dog"]
+    assert sorted_by_row(dataset) == [(row, row % 3 - 1) for row in range(30)]
+    unused = load(written(tmp_path, {"image": structs(*range(30)), "label": LABELS}), unlabelled="x")
+    assert "no sample has the label x, which dataset.unlabelled names" in unused.notes
+
+
+@pytest.mark.parametrize("names", [None, {"label": ["cat", "dog"]}])
+def test_labels_that_are_all_minus_one_are_none_with_a_note(tmp_path: Path, names: Any) -> None:
+    path = written(tmp_path, {"image": structs(*range(30)), "label": [-1] * 30}, names)
+    assert "all labels are -1, which is read as no label" in load(path).notes
+    dataset = load(path, unlabelled=-1)
+    assert {label for _, label in sorted_by_row(dataset)} == {-1}
+    assert not [note for note in dataset.notes if "-1" in note]
+
+
+def test_minus_one_among_names(tmp_path: Path) -> None:
+    path = written(tmp_path, {"image": structs(*range(30)), "label": ["-1", "0", "1"] * 10})
+    assert refusal(path).field == "dataset.unlabelled"
+    assert load(path, unlabelled=-1).classes == ["0", "1"]
+    assert load(path, Interface(3, 3), class_order=["-1", "0", "1"]).splits[Split.TRAIN].labelled
+
+
+# --- columns ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Category", "y", "TARGET", "class", "mood_label"])
+def test_columns_are_told_by_their_names(tmp_path: Path, name: str) -> None:
+    columns = {"Image": structs(*range(30)), "thumb": structs(*range(30)), "width": [5] * 30, name: [0, 1, 1] * 10}
+    dataset = load(written(tmp_path, columns))
+    assert sorted_by_row(dataset) == [(row, int(row % 3 > 0)) for row in range(30)]
+    assert dataset.notes[0] == "columns of the data set that are not used: thumb, width"
+
+
+def test_columns_are_told_by_their_types(tmp_path: Path) -> None:
+    labels = ["dog", "cat", "dog"] * 10
+    dataset = load(written(tmp_path, {"a": structs(*range(30)), "b": labels, "c": [0.5] * 30, "id": list(range(30))}))
+    assert dataset.classes == ["cat", "dog"]
+    assert [note[:41] for note in dataset.notes[:2]] == [
+        "columns of the data set that are not used"[:41],
+        "the column b is read as the labels, because no other can be"[:41],
+    ]
+    text = written(tmp_path, {"a": ["ab", "de"] * 10, "b": [0, 1] * 10})
+    assert load(text, TEXT, length=8).splits[Split.TRAIN].labelled
+    error = refusal(written(tmp_path, {"a": structs(*range(30)), "b": labels, "width": [5] * 30}))
+    assert (error.field, error.member) == ("dataset.columns", "b")
+    assert "b, width" in error.detail
+    assert "dataset.columns.label" in error.detail
+
+
+def test_the_request_names_the_columns(tmp_path: Path) -> None:
+    wrong = structs(*range(100, 130))
+    path = written(tmp_path, {"image": wrong, "photo": structs(*range(30)), "label": [0] * 30, "kind": [0, 1, 1] * 10})
+    dataset = load(path, columns={"image": "photo", "label": "kind"})
+    assert sorted_by_row(dataset) == [(row, int(row % 3 > 0)) for row in range(30)]
+    assert dataset.notes[0] == "columns of the data set that are not used: image, label"
+    several = written(tmp_path, {"photo": structs(*range(30)), "width": [5] * 30, "path": ["x"] * 30})
+    assert {label for _, label in sorted_by_row(load(several, columns={"image": "photo"}))} == {-1}
+    text = written(tmp_path, {"b": ["x", "y"] * 10, "a": ["ab", "de"] * 10, "stars": [0.0, 1.0] * 10})
+    found = load(text, TEXT, length=8, vocabulary="abdexy ", columns={"text": ["a", "b"], "label": "stars"})
+    rows = {decoded(row, "abdexy ") for arrays in found.splits.values() for row in arrays.x}
+    assert rows == {"ab x", "de y"}
+    assert found.splits[Split.TRAIN].labelled
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "words"),
+    [
+        ({"label": "stars"}, "dataset.columns.label", ['"stars"', "the columns are image (", "label (int64)"]),
+        ({"image": "photo"}, "dataset.columns.image", ['"photo"', "label (int64)"]),
+        ({"image": "label"}, "dataset.columns.image", ["the column label holds no images"]),
+        ({"text": "label"}, "dataset.columns.text", ["the teacher takes images"]),
+    ],
+)
+def test_names_that_are_not_those_of_columns(tmp_path: Path, columns: Any, field: str, words: list[str]) -> None:
+    error = refusal(written(tmp_path, {"image": structs(*range(30)), "label": [0, 1] * 15}), columns=columns)
+    assert error.field == field
+    for word in words:
+        assert word in error.detail
 
 
 def test_without_a_label_column_nothing_has_a_label(tmp_path: Path) -> None:
@@ -271,7 +362,7 @@ LABELS = [0, 1, 1] * 10
 @pytest.mark.parametrize(
     ("columns", "member", "words"),
     [
-        ({"label": LABELS}, None, ["no column holds", "image or img", "label (int64)"]),
+        ({"label": LABELS}, None, ["no column holds", "dataset.columns.image", "label (int64)"]),
         ({"image": ["a.png"] * 30, "label": LABELS}, None, ["no column holds", "image (string)"]),
         ({"image": IMAGES, "img": IMAGES, "label": LABELS}, None, ["several columns", "image (binary), img (binary)"]),
         ({"a": IMAGES, "b": IMAGES, "label": LABELS}, None, ["several columns", "a (binary), b (binary)"]),
@@ -282,14 +373,15 @@ LABELS = [0, 1, 1] * 10
         ({"image": IMAGES, "label": [*LABELS[:4], 2, *LABELS[5:]]}, "label[4]", ["is 2", "2 classes", "0..1"]),
         ({"image": IMAGES, "label": [*LABELS[:4], -2, *LABELS[5:]]}, "label[4]", ["is -2", "-1"]),
         ({"image": IMAGES, "label": pa.array([2**64 - 1] * 30, pa.uint64())}, "label[0]", ["is 18446744073709551615"]),
-        ({"image": IMAGES, "label": [0.5] * 30}, "label[0]", ["integers or texts", "label (double)"]),
+        ({"image": IMAGES, "label": [1.0, 0.5, None] * 10}, "label[1]", ["label[1] is 0.5", "integers or texts"]),
+        ({"image": IMAGES, "label": [0.0, float("nan")] * 15}, "label[1]", ["label[1] is nan"]),
         ({"image": IMAGES, "label": [[0]] * 30}, "label[0]", ["integers or texts"]),
         ({"image": IMAGES, "label": ["a", "b", "c"] * 10}, None, ["3 classes (a, b, c)", "teacher has 2"]),
         ({"image": IMAGES, "label": ["a"] * 30}, None, ["1 classes (a)", "teacher has 2", "class_order"]),
         ({"image": IMAGES, "label": LABELS, "split": [*["train"] * 29, "held"]}, "split[29]", ["held", '"val"']),
         ({"image": IMAGES, "label": LABELS, "split": [*[0] * 29, 3]}, "split[29]", ["is 3", "0, 1 or 2"]),
         ({"image": IMAGES, "label": LABELS, "split": [*["train"] * 29, None]}, "split[29]", ["None", '"val"']),
-        ({"image": IMAGES, "label": LABELS, "split": [0.5] * 30}, None, ["split", "double"]),
+        ({"image": IMAGES, "label": LABELS, "split": [0.5] * 30}, "split", ["split", "double"]),
         ({"image": IMAGES, "label": LABELS, "split": ["val"] * 30}, "train", ['"train" is empty']),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, None, ["no rows"]),
     ],

@@ -230,7 +230,7 @@ def test_separators_headers_and_json_lines_are_told_by_the_first_rows(
     assert found[wanted] == "a"
     assert len(found) == 20
     assert dataset.classes == ["a", "b"]
-    assert dataset.notes == notes
+    assert dataset.notes[:-1] == notes
 
 
 def test_a_header_without_a_label_is_of_unlabelled_texts(tmp_path: Path) -> None:
@@ -245,6 +245,112 @@ def test_integers_that_are_written_as_floats_are_integers(tmp_path: Path) -> Non
     assert dataset.classes == ["2", "9", "10"]
     assert texts(dataset)["10.0 3"] == "10"
     assert load(write(tmp_path, made), classes=3, class_order=["10.0", "2", "9"]).classes == ["10.0", "2", "9"]
+
+
+def test_floats_of_json_lines_are_integers(tmp_path: Path) -> None:
+    made = "".join(
+        json.dumps({"label": label, "text": f"{label} {row}"}) + "\n" for row in range(9) for label in (10.0, 2)
+    )
+    assert load(write(tmp_path, made)).classes == ["2", "10"]
+
+
+STARS = "stars,who,review,title\n" + "".join(f"{n % 2},me,r{n},t{n}\n" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "wanted", "labels", "unused"),
+    [
+        (STARS, {"text": "review", "label": "stars"}, "r3", {"0", "1"}, "who, title"),
+        (STARS, {"text": ["title", "review"], "label": "stars"}, "t3 r3", {"0", "1"}, "who"),
+        (
+            STARS.replace("stars", "Stars, all").replace("Stars, all", '"Stars, all"'),
+            {"label": "Stars, all"},
+            "r3 t3",
+            {"0", "1"},
+            "who",
+        ),
+        (STARS, {"text": "who", "label": "title"}, "me", {f"t{n}" for n in range(10)}, "stars, review"),
+        (STARS, {"text": "review"}, "r3", {None}, "stars, who, title"),
+        (STARS.replace("stars", "label"), {"text": ["review"]}, "r3", {"0", "1"}, "who, title"),
+        (STARS.replace(",", "\t"), {"text": "review", "label": "stars"}, "r3", {"0", "1"}, "who, title"),
+        ("sep=;\n" + STARS.replace(",", ";"), {"text": "review", "label": "stars"}, "r3", {"0", "1"}, "who, title"),
+        (
+            "".join(json.dumps({"a": f"r{n}", "b": n % 2, "text": "no"}) + "\n" for n in range(10)),
+            {"text": "a", "label": "b"},
+            "r3",
+            {"0", "1"},
+            "text",
+        ),
+    ],
+)
+def test_the_request_names_the_columns(
+    tmp_path: Path, content: str, columns: Any, wanted: str, labels: set[str | None], unused: str
+) -> None:
+    path = write(tmp_path, content)
+    dataset = load(path, columns=columns, classes=max(2, len(labels)))
+    assert wanted in texts(dataset)
+    assert {*texts(dataset).values()} <= labels
+    assert dataset.notes[0] == f"columns of the data set that are not used: {unused}"
+    archive = pack(tmp_path, {"train.csv": content, "test.csv": content})
+    assert wanted in texts(load(archive, columns=columns, classes=max(2, len(labels))), Split.TEST)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "field", "says"),
+    [
+        (
+            STARS,
+            {"label": "Stars"},
+            "dataset.columns.label",
+            'names "Stars", but the file has the columns stars, who, review, title',
+        ),
+        (STARS, {"text": ["review", "x"]}, "dataset.columns.text", 'names "x", but'),
+        (STARS.replace("who", "review"), {"text": "review"}, "dataset.columns.text", 'names "review", but'),
+        ('{"a": 1, "b": "x"}\n' * 9, {"text": "c"}, "dataset.columns.text", "the file has the columns a, b"),
+        (rows("12"), {"label": "label"}, "dataset.columns.label", "the file has the columns 1, 10"),
+        (STARS, {"image": "review"}, "dataset.columns.image", "the teacher takes texts"),
+        ("label,id\n1,2\n", {"label": "label"}, "dataset.columns", "no column of texts"),
+    ],
+)
+def test_names_that_are_not_those_of_columns(tmp_path: Path, content: str, columns: Any, field: str, says: str) -> None:
+    error = refusal(write(tmp_path, content), columns=columns)
+    assert error.field == field
+    assert says in error.detail
+
+
+def test_data_without_columns(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.array(["a"] * 10), y=np.arange(10) % 2)
+    error = refusal(write(tmp_path, buffer.getvalue()), columns={"text": "x"})
+    assert (error.field, error.detail) == (
+        "dataset.columns",
+        "the file is npz, which has no columns: leave dataset.columns out",
+    )
+
+
+def test_minus_one_among_other_labels_is_asked_about(tmp_path: Path) -> None:
+    signs = "".join(f"{label},{label} {row}\n" for row in range(9) for label in (1, -1))
+    for content, classes in (
+        (signs, 2),
+        (signs + "0,0 9\n", 2),
+        (objects().replace('"a"', "-1"), 2),
+        (signs.replace("-1,", "-1.0,"), 2),
+    ):
+        error = refusal(write(tmp_path, content), classes=classes)
+        assert error.field == "dataset.unlabelled"
+        assert "is -1, and other samples have other labels: give dataset.unlabelled -1" in error.detail
+    half = load(write(tmp_path, signs + "0,0 9\n"), unlabelled="-1")
+    assert half.classes == ["0", "1"]
+    assert texts(half)["-1 3"] is None
+    assert load(write(tmp_path, signs), class_order=["-1", "1"]).splits[Split.TRAIN].labelled
+
+
+def test_a_name_may_mean_that_there_is_no_label(tmp_path: Path) -> None:
+    dataset = load(write(tmp_path, rows("abx")), unlabelled="x")
+    assert dataset.classes == ["a", "b"]
+    assert texts(dataset)["x3"] is None
+    notes = load(write(tmp_path, rows("ab")), unlabelled="none").notes
+    assert "no sample has the label none, which dataset.unlabelled names" in notes
 
 
 def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path: Path) -> None:
@@ -263,7 +369,7 @@ def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path: Path) -> Non
         ('[{"label": 0, "text": "hello"}]\n', "one JSON document"),
         ('[\n{"label": 0, "text": "hello"}\n]\n', "one JSON document"),
         ("__label__0 some text\n" * 9, "in fastText's format"),
-        ('{"a": 1, "b": "x"}\n' * 9, 'has objects of a, b: name the label "label" and the text "text"'),
+        ('{"a": 1, "b": "x"}\n' * 9, "has objects of a, b: name the columns in dataset.columns"),
         (objects() + "[1]\n", "line 21 is no JSON object"),
         (objects() + "{\n", "line 21 is no JSON ("),
         (objects() + '{"label": "a"}\n', 'line 21 has no text in "text"'),

@@ -164,7 +164,8 @@ def test_without_labels_the_teacher_alone_is_learnt_from(tmp_path: Path, teacher
     x, y = stripes()
     split = np.arange(len(y)) % 3
     hidden = {"x": x, "y": np.where(split == 2, y, -1), "split": split}
-    report = run(tmp_path / "job", teacher_file, hidden, alpha=0, beta=0, feed="scheduled")
+    dataset = {"upload": "upl_d", "unlabelled": -1}
+    report = run(tmp_path / "job", teacher_file, hidden, dataset=dataset, alpha=0, beta=0, feed="scheduled")
     assert report["selected"]["by"] == "agreement on the val split"
     assert report["student"]["accuracy"]["val"] is None
     assert report["student"]["agreement"]["val"] > 60
