@@ -120,6 +120,15 @@ def test_compress_names_the_blocks_to_keep(compress: Compress, url: str) -> None
     assert the_request(url)["student"] == {"kept": [[1, 5], [0, 2, 5], [0]]}
 
 
+def test_compress_says_how_a_table_is_read(compress: Compress, url: str, data: Path) -> None:
+    done = compress(
+        *("--dataset", data, "--blocks", "1,2,2", "--columns", "image=photo,label=kind", "--unlabelled", "-1"),
+    )
+    assert done.returncode == 0, done.stderr
+    dataset = the_request(url)["dataset"]
+    assert (dataset["columns"], dataset["unlabelled"]) == ({"image": "photo", "label": "kind"}, "-1")
+
+
 def test_compress_needs_no_dataset_where_the_request_names_a_mounted_one(
     compress: Compress, worker: ScriptedWorker, url: str
 ) -> None:
@@ -223,6 +232,8 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
         (("--dataset", "digits", "--kept", "0/0,2/0", "--ratio", 2), "give one of them"),
         (("--dataset", "digits", "--speedup", 1.5, "--target", "size_mb=5"), "give one of them"),
         (("--dataset", "digits", "--target", "size=5"), "write NAME=VALUE"),
+        (("--dataset", "digits", "--depth", 14, "--columns", "review"), "write FIELD=NAME"),
+        (("--dataset", "digits", "--depth", 14, "--unlabelled", "-1"), "is for an upload"),
         (("--dataset", "digits", "--speedup", 0.9), "student.target.latency_ratio"),
         (("--dataset", "digits", "--kept", "0/0;2"), "write the blocks to keep, as 0/0,2"),
         (("--dataset", "digits", "--kept", "0/2,0"), "student.kept.1"),
