@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 import torch
@@ -52,15 +53,14 @@ def read_image_folders(source: Source) -> Raw:
         )
     files, folders = _listing(source)
     images = _placed(files, folders)
-    unlabelled = Unlabelled(source.request)
-    found = {image.label for image in images if image.label and not unlabelled.is_none(image.label, image.name)}
+    found, notes = _class_folders(images, source)
     classes = _classes(found, source)
     images.sort(key=lambda image: (image.code or 0, image.name))
     output = {name: number for number, name in enumerate(classes)} if found else {}
     y = torch.tensor([output.get(image.label, NO_LABEL) for image in images])
     codes = None if images[0].code is None else torch.tensor([image.code for image in images])
     x = decode_all({image.name: row for row, image in enumerate(images)}, source)
-    return Raw(x, y, codes, classes, fitted=True, notes=[*_nested(found), *unlabelled.notes()])
+    return Raw(x, y, codes, classes, fitted=True, notes=notes)
 
 
 # --- which files there are ----------------------------------------------------------------------------------
@@ -208,6 +208,19 @@ def _check_split_folders(images: list[_Image], folders: list[str], around: tuple
         raise empty_split(SPLITS[TRAIN])
 
 
+def _class_folders(images: list[_Image], source: Source) -> tuple[set[str], list[str]]:
+    """The folders that are classes, without the one that `dataset.unlabelled` names, and notes. Raises DatasetError."""
+    unlabelled = Unlabelled(source.request)
+    first: dict[str, str] = {}
+    for image in images:
+        if image.label:
+            first.setdefault(image.label, image.name)
+    found = {label for label, name in first.items() if not unlabelled.is_none(label, partial(shown, name))}
+    nested = {name for name in found if "/" in name}
+    notes = [f"class folders inside of other folders are named by their path: {_some(nested)}"] if nested else []
+    return found, [*notes, *unlabelled.notes()]
+
+
 def _classes(folders: set[str], source: Source) -> list[str]:
     """Names of the outputs: the class folders in the order of the request; numbers if there are no folders."""
     order = source.request.class_order
@@ -236,12 +249,6 @@ def _classes(folders: set[str], source: Source) -> list[str]:
             member=shown(name),
         )
     return list(order)
-
-
-def _nested(folders: set[str]) -> list[str]:
-    """A note for classes that are named by a path."""
-    nested = {name for name in folders if "/" in name}
-    return [f"class folders inside of other folders are named by their path: {_some(nested)}"] if nested else []
 
 
 def _some(names: set[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -177,7 +179,7 @@ class Labels:
     def _numbers_of_texts(self, values: pa.Array, place: Place) -> NDArray[np.int64]:
         numbers = np.empty(len(values), dtype=np.int64)
         for row, name in enumerate(values.to_pylist()):
-            if name is None or self._unlabelled.is_none(name, place(row)):
+            if name is None or self._unlabelled.is_none(name, partial(place, row)):
                 numbers[row] = NO_LABEL
                 continue
             numbers[row] = self._found.setdefault(name, len(self._found))

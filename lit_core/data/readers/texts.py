@@ -69,7 +69,7 @@ class _Numbers:
 
     def of(self, row: Row) -> int:
         label = self.plain(row.label)
-        if not label or self.unlabelled.is_none(label, row.place):
+        if not label or self.unlabelled.is_none(label, lambda: row.place):
             return NO_LABEL
         if label not in self.known:
             self._check(label, row)

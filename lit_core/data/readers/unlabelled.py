@@ -33,15 +33,15 @@ class Unlabelled:
         """Where the first -1 is that nothing explains."""
         self._others = False
 
-    def is_none(self, name: str, place: str) -> bool:
-        """Whether a sample whose label is this name or number has none. `place` is for messages."""
+    def is_none(self, name: str, place: Callable[[], str]) -> bool:
+        """Whether a sample whose label is this name or number has none. `place` says where it is, for messages."""
         if name == self.label:
             self._found = True
             return True
         if name != MINUS_ONE or self.label is not None or name in self._order:
             self._others = True
         elif self._minus_one is None:
-            self._minus_one = place
+            self._minus_one = place()
         return False
 
     def meet(self, *, found: bool = False, minus_one: str | None = None, others: bool = False) -> None:

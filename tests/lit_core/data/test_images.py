@@ -141,6 +141,18 @@ def test_class_folders_inside_of_folders_are_named_by_their_path(tmp_path: Path,
     assert [int(value < 200) for value in red(train.x)] == train.y.tolist()
 
 
+def test_a_folder_may_hold_images_without_labels(tmp_path: Path) -> None:
+    files = {**folders("train/", "test/"), **loose("train/unknown/", start=30)}
+    dataset = load(pack(tmp_path / "dataset", files), unlabelled="unknown")
+    assert dataset.classes == ["cats", "dogs"]
+    assert dataset.splits[Split.TEST].labelled
+    assert any(arrays.labels < len(arrays.y) for arrays in dataset.splits.values())
+    signs = {f"{label}/{i}.png": picture(i) for label in ("1", "-1") for i in range(10)}
+    error = refusal(pack(tmp_path / "signs", signs))
+    assert (error.field, error.member) == ("dataset.unlabelled", "-1/0.png")
+    assert load(pack(tmp_path / "signs", signs), class_order=["-1", "1"]).splits[Split.TRAIN].labelled
+
+
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
     files = {f"{label}/{split}/1.png": picture(1) for label in ("cats", "dogs") for split in ("train", "Test")}
     error = refusal(pack(tmp_path / "dataset", files), classes=4)
