@@ -157,9 +157,9 @@ class Client:
     def wait_inspection(
         self, upload_id: str, *, architecture: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Upload:
-        """Wait until the service has inspected a teacher, as `architecture` if one is given.
+        """Wait until the service has inspected an upload, a teacher as `architecture` if one is given.
 
-        Raises InspectionFailed when the teacher can't be used, InspectedOtherwise when another request has changed
+        Raises InspectionFailed when the upload can't be used, InspectedOtherwise when another request has changed
         its architecture, WaitTimeout after `timeout` seconds.
         """
         wanted = None if architecture is None else LibraryRequest.model_validate(architecture)

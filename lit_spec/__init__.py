@@ -7,6 +7,7 @@ explicit, so that a stored job keeps its meaning when defaults change.
 from __future__ import annotations
 
 from lit_spec.base import SpecError, SpecModel, Split
+from lit_spec.dataset_inspection import DatasetInspection
 from lit_spec.errors import ErrorType, JobError
 from lit_spec.networks.architecture import (
     Architecture,
@@ -64,6 +65,7 @@ __all__ = [
     "BatchNorm",
     "Constant",
     "Cosine",
+    "DatasetInspection",
     "DatasetRequest",
     "Device",
     "ErrorType",

@@ -16,10 +16,10 @@ from jobs.database.models import Job
 from jobs.errors import NotFound
 from jobs.ledger import requests
 from jobs.ledger.idempotency import IdempotentRequest, find_job
-from lit_spec import Inspection, JobRequest
+from lit_spec import JobRequest
 
 INSPECTION_SECONDS = 30.0
-"""How long a request for a job waits for its teacher's inspection."""
+"""How long a request for a job waits for the inspections of its uploads."""
 
 
 async def make_job(
@@ -42,15 +42,15 @@ async def make_job(
 
 
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
-    """The inspections of the networks that the request names; waits for them. Raises Problem and RequestRefused."""
+    """The inspections of the uploads that the request names; waits for them. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
     await run_in_threadpool(_recover_uploads, context, owner, request)
     await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
-        field: await _wait_for_inspection(context, owner, request, field, upload_id, end)
-        for field, upload_id in requests.network_uploads(request).items()
+        field: await _wait_for_inspection(context, owner, request, field, upload.id, end)
+        for field, upload in requests.named_uploads(request).items()
     }
-    return requests.Inspections(**found)
+    return requests.Inspections.of(found)
 
 
 def _recover_uploads(context: Context, owner: str, request: JobRequest) -> None:
@@ -63,17 +63,18 @@ def _recover_uploads(context: Context, owner: str, request: JobRequest) -> None:
 
 async def _wait_for_inspection(
     context: Context, owner: str, request: JobRequest, field: str, upload_id: str, end: float
-) -> Inspection:
-    """The inspection of one network. Raises Problem 503 if it is not done at `end`, a time of `time.monotonic`."""
+) -> requests.Found:
+    """The inspection of one upload. Raises Problem 503 if it is not done at `end`, a time of `time.monotonic`."""
 
-    def look() -> Inspection | None:
+    def look() -> requests.Found | None:
         with context.database.session() as session:
             return requests.find_inspection(session, owner, request, field)
 
     found = await context.long_polls.until(upload_id, end - time.monotonic(), look, lambda found: found is not None)
     if found is None:
         detail = (
-            f"the {field} has not been inspected yet: make sure that a worker is running (`litc worker`), and try again"
+            f"the {field.removesuffix('.upload')} has not been inspected yet: make sure that a worker is running "
+            "(`litc worker`), and try again"
         )
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})
     return found

@@ -72,7 +72,7 @@ def recover(context: Context, upload: Upload) -> Upload:
 def _is_stored(storage: Storage, upload: Upload) -> bool:
     """Whether storage has what the ledger says of the upload."""
     # Of an inspected teacher, jobs need only what the inspection has stored.
-    if upload.inspection_state == InspectionState.DONE:
+    if upload.kind == UploadKind.TEACHER and upload.inspection_state == InspectionState.DONE:
         return _size(storage, layout.inspected_teacher(upload.id)) > 0
     return _has_bytes(storage, upload)
 

@@ -5,6 +5,7 @@ Every function raises RequestRefused, with the request's own fields, when the re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,11 +16,12 @@ from jobs.database.models import Job, Upload
 from jobs.errors import NotFound, RequestRefused
 from jobs.ledger import owned_jobs, uploads
 from jobs.ledger.idempotency import IdempotentRequest
-from lit_spec import Inspection, JobError, JobRequest, JobSpec, SpecError, resolve
+from lit_spec import DatasetInspection, Inspection, JobError, JobRequest, JobSpec, SpecError, resolve
 from lit_spec.mistakes import Mistake, mistakes
 from lit_spec.states import InspectionState, UploadKind, UploadState
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+Found = Inspection | DatasetInspection
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,19 @@ class NamedUpload:
 
 @dataclass(frozen=True)
 class Inspections:
-    """What was found in the networks that a request names."""
+    """What was found in the uploads that a request names."""
 
     teacher: Inspection
     discriminator: Inspection | None = None
+    dataset: DatasetInspection | None = None
+    """None: the data set is not an upload."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, Found]) -> Inspections:
+        """`found`: by the fields of `named_uploads`."""
+        networks = {field: one for field, one in found.items() if isinstance(one, Inspection)}
+        dataset = found.get("dataset.upload")
+        return cls(**networks, dataset=dataset if isinstance(dataset, DatasetInspection) else None)
 
 
 def parse(model: type[ModelT], body: object) -> ModelT:
@@ -54,11 +65,6 @@ def named_uploads(request: JobRequest) -> dict[str, NamedUpload]:
         "discriminator": (request.discriminator, UploadKind.TEACHER),
     }
     return {field: NamedUpload(id, kind) for field, (id, kind) in named.items() if id is not None}
-
-
-def network_uploads(request: JobRequest) -> dict[str, str]:
-    """The ids of the uploads that must be inspected before the job can be made, by field."""
-    return {field: upload.id for field, upload in named_uploads(request).items() if upload.kind is UploadKind.TEACHER}
 
 
 def upload_ids(request: JobRequest) -> list[str]:
@@ -91,14 +97,16 @@ def _unknown_upload(field: str, named: NamedUpload) -> RequestRefused:
 
 
 def request_inspection(session: Session, owner: str, request: JobRequest) -> None:
-    """Have the teacher inspected as the architecture that the request names, unless it was."""
+    """Have the teacher inspected as the architecture that the request names, and the data set, unless they were."""
+    named = find_uploads(session, owner, request)
     if request.architecture is not None:
-        find_uploads(session, owner, request)
         uploads.inspect_as(session, owner, request.teacher, request.architecture)
+    if "dataset.upload" in named and named["dataset.upload"].inspection_state is None:
+        uploads.inspect_at_first(session, owner, named["dataset.upload"].id)
 
 
-def find_inspection(session: Session, owner: str, request: JobRequest, field: str) -> Inspection | None:
-    """What was found in the network that `field` of the request names; None while its inspection has not finished."""
+def find_inspection(session: Session, owner: str, request: JobRequest, field: str) -> Found | None:
+    """What was found in the upload that `field` of the request names; None while its inspection has not finished."""
     upload = find_uploads(session, owner, request)[field]
     if upload.inspection_state not in {InspectionState.DONE, InspectionState.FAILED}:
         return None
@@ -106,9 +114,12 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
         _check_architecture(upload, request)
     if upload.inspection_error is not None:
         error = JobError.model_validate(upload.inspection_error)
+        if upload.kind == UploadKind.DATASET:
+            raise RequestRefused("bad-dataset", error.detail, [Mistake(field, error.detail)])
         wrong = error.field if error.field and field == "teacher" else field
         raise RequestRefused("bad-teacher", error.detail, [Mistake(wrong, error.detail)])
-    return Inspection.model_validate(upload.inspection)
+    model = DatasetInspection if upload.kind == UploadKind.DATASET else Inspection
+    return model.model_validate(upload.inspection)
 
 
 def _check_architecture(upload: Upload, request: JobRequest) -> None:
@@ -123,7 +134,7 @@ def _check_architecture(upload: Upload, request: JobRequest) -> None:
 def specify(request: JobRequest, inspections: Inspections) -> JobSpec:
     """The job's specification, in which every value is explicit."""
     try:
-        return resolve(request, inspections.teacher, inspections.discriminator)
+        return resolve(request, inspections.teacher, inspections.discriminator, inspections.dataset)
     except SpecError as wrong:
         raise RequestRefused.invalid_field(wrong.field, wrong.message) from wrong
 

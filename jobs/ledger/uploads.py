@@ -1,4 +1,4 @@
-"""Uploads: receiving files, and inspecting those that are teachers."""
+"""Uploads: receiving files, and inspecting them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.storage import layout
-from lit_spec import ErrorType, Inspection, JobError, LibraryRequest
+from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
 ABANDONED_DAYS = 7
 JOBS_NAMED = 5
 INSPECTION_ATTEMPTS = 3
 INSPECTIONS_TOPIC = "inspections"
-"""Notified whenever a teacher begins to wait for an inspection; the inspecting workers listen."""
+"""Notified whenever an upload begins to wait for an inspection; the inspecting workers listen."""
 _WORKER_LOST = JobError(
     type=ErrorType.WORKER_LOST,
     detail=f"the worker crashed, froze or was cut off in each of {INSPECTION_ATTEMPTS} inspections: upload it again",
@@ -68,7 +68,7 @@ def create(
 def find_same(
     session: Session, owner: str, kind: str, size: int, sha256: str, *, failed_too: bool = False
 ) -> Upload | None:
-    """A complete upload with this content. A teacher whose inspection failed counts only with `failed_too`."""
+    """A complete upload with this content. One whose inspection failed counts only with `failed_too`."""
     usable = or_(Upload.inspection_state.is_(None), Upload.inspection_state != InspectionState.FAILED)
     query = select(Upload).where(
         Upload.owner == owner,
@@ -136,14 +136,13 @@ def restart(session: Session, upload: Upload) -> None:
 
 
 def complete(session: Session, upload_id: str, writer: int, sha256: str) -> None:
-    """All bytes are in storage and have this sha256. A teacher now waits for inspection. Raises NotFound and Stale."""
+    """All bytes are in storage and have this sha256. The upload now waits for inspection. Raises NotFound and Stale."""
     upload = hold(session, upload_id, writer)
     upload.received = upload.size
     upload.sha256 = sha256
     upload.state = UploadState.COMPLETE.value
     upload.completed_at = clock(session)
-    if upload.kind == UploadKind.TEACHER:
-        _queue_inspection(session, upload)
+    _queue_inspection(session, upload)
     notify(session, upload_id)
 
 
@@ -196,18 +195,25 @@ def inspect_as(session: Session, owner: str, upload_id: str, architecture: Libra
         inspect_again(session, upload)
 
 
+def inspect_at_first(session: Session, owner: str, upload_id: str) -> None:
+    """Let a complete upload that no version of LIT has inspected wait for an inspection. Raises NotFound."""
+    upload = find_owned(session, Upload, owner, upload_id, lock=True)
+    if upload.state == UploadState.COMPLETE and upload.inspection_state is None:
+        inspect_again(session, upload)
+
+
 def inspect_again(session: Session, upload: Upload) -> None:
-    """Let a complete teacher whose row is locked wait for another inspection."""
+    """Let a complete upload whose row is locked wait for another inspection."""
     _queue_inspection(session, upload)
     upload.inspection = upload.inspection_error = None
     upload.inspection_failures = 0
-    # It joins the end of the queue, so that nobody delays others by having one teacher inspected again and again.
+    # It joins the end of the queue, so that nobody delays others by having one upload inspected again and again.
     upload.inspection_started_at = clock(session)
     notify(session, upload.id)
 
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
-    """Claim the teacher that has waited longest, or whose inspection was claimed too long ago."""
+    """Claim the upload that has waited longest, or whose inspection was claimed too long ago."""
     too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
     waits = or_(
         Upload.inspection_state == InspectionState.PENDING,
@@ -239,7 +245,7 @@ def release_inspection(session: Session, claimed: Upload) -> None:
 
 
 def lose_inspection(session: Session, claimed: Upload, error: JobError) -> None:
-    """Count a failure that the file did not cause. The teacher waits again; the third failure is final."""
+    """Count a failure that the file did not cause. The upload waits again; the third failure is final."""
     upload = _claimed(session, claimed)
     if upload is not None:
         _lose(session, upload, error)
@@ -249,11 +255,11 @@ def finish_inspection(
     session: Session,
     upload_id: str,
     *,
-    inspection: Inspection | None,
+    inspection: Inspection | DatasetInspection | None,
     error: JobError | None,
     architecture: dict[str, Any] | None = None,
 ) -> bool:
-    """Write what an inspection found, or why the file is not a teacher.
+    """Write what an inspection found, or why the file can't be used.
 
     The first result stays. A result is dropped if another `architecture` was asked for meanwhile.
     Returns False if the upload was deleted meanwhile: the caller then removes what the inspection stored.
@@ -323,6 +329,6 @@ def _lose(session: Session, upload: Upload, error: JobError) -> None:
 
 
 def _queue_inspection(session: Session, upload: Upload) -> None:
-    """Let a teacher whose row is locked wait for an inspection, and wake the inspecting workers."""
+    """Let an upload whose row is locked wait for an inspection, and wake the inspecting workers."""
     upload.inspection_state = InspectionState.PENDING.value
     notify(session, INSPECTIONS_TOPIC)

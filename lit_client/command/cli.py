@@ -16,16 +16,19 @@ import typer
 from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
+from lit_client.command.dataset_display import dataset_table
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
 from lit_client.command.output import show
 from lit_client.command.plan import plan_command
 from lit_client.command.service_commands import add_service_commands, asked_service_command
 from lit_client.command.study_commands import app as study_app
-from lit_client.command.transfers import check_input, fetch, send_teacher
+from lit_client.command.transfers import DATASET, check_input, fetch, send_inspected_dataset, send_teacher
 from lit_client.errors import LitError
+from lit_client.kinds import kind_of
 from lit_spec import Library
 from lit_spec.networks.catalogue import near_names
+from lit_spec.states import UploadKind
 
 app = typer.Typer(
     name="litc",
@@ -136,20 +139,31 @@ def show_sections(
 
 
 @app.command("inspect")
-def inspect_teacher(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, or an upload's id.")],
+def inspect_upload(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A teacher or a data set: a file, a folder, or an upload's id.")
+    ],
+    kind: Annotated[UploadKind | None, typer.Option(help="What SOURCE is, if its content doesn't tell.")] = None,
     architecture: ArchitectureOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a teacher and show what each depth of student would save."""
-    check_input("TEACHER", teacher)
+    """Upload a teacher and show what each depth of student would save; or a data set, and show what is in it."""
+    is_file = Path(source).exists()
+    found = kind or (kind_of(Path(source)) if is_file else UploadKind.TEACHER)
+    check_input(DATASET if found == UploadKind.DATASET else "TEACHER", source)
     named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
-        upload = send_teacher(client, teacher, named)
-    if upload.inspection is None:
-        raise LitError(f"{upload.id} is a data set, which has no inspection: give a teacher.")
-    show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
+        if found == UploadKind.DATASET and named is None:
+            upload = send_inspected_dataset(client, source)
+        else:
+            upload = send_teacher(client, source, named)
+    if upload.inspection is not None:
+        show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
+    elif upload.dataset_inspection is not None:
+        show(upload.model_dump(mode="json"), dataset_table(upload, upload.dataset_inspection), as_json)
+    else:
+        raise LitError(f"{upload.id} was received by an older version of LIT, which did not inspect data sets.")
 
 
 def main() -> None:

@@ -86,7 +86,12 @@ def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | 
 def send_dataset(client: Client, source: str, job: Body) -> Body:
     """Upload this data set and return the job's request with it, in place of another data set."""
     others = {name: value for name, value in job.get("dataset", {}).items() if name not in DATASET_SOURCES}
-    return {**job, "dataset": {**others, "upload": send(client, source, UploadKind.DATASET).id}}
+    return {**job, "dataset": {**others, "upload": send_inspected_dataset(client, source).id}}
+
+
+def send_inspected_dataset(client: Client, source: str) -> Upload:
+    """Upload this data set, and wait until it is inspected."""
+    return client.wait_inspection(send(client, source, UploadKind.DATASET).id)
 
 
 def fetch(client: Client, job_id: str, folder: Path, names: Collection[str] | None = None) -> list[DownloadedFile]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lit_core.data.errors import DatasetError, shown
+from lit_core.data.doubts import alike, of_one_class, repeated
+from lit_core.data.errors import DatasetError
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixels import crop_middle, resize
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
@@ -28,8 +28,6 @@ from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
 LIMITS = Limits()
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
 """Larger data sets are not searched for samples that are in two splits: it would take more than seconds."""
-FEW = 10
-"""Fewer samples than this may be of one class by chance."""
 SHIFT_SHARE = 8
 """The default shift is the image's shorter side divided by this."""
 
@@ -88,7 +86,7 @@ def load_dataset(
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
     x, names, fitted = raw.x, raw.classes, raw.fitted
-    notes = [*raw.notes, *_alike(names), *_held_out(raw, codes)]
+    notes = [*raw.notes, *alike(names), *_held_out(raw, codes)]
     del raw  # split_samples changes x in place, so nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
         x = _fitted(x, request, limits)
@@ -163,7 +161,7 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
         raise DatasetError(
             "a sample has no label, but a generator needs the domain of each sample: give labels", field="dataset"
         )
-    return F.one_hot(y, interface.classes).float()
+    return F.one_hot(y, interface.classes or -1).float()
 
 
 def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
@@ -196,35 +194,19 @@ def _held_out(raw: Raw, codes: Tensor) -> list[str]:
 
 def _doubts(splits: dict[Split, Arrays], classes: list[str]) -> list[str]:
     """Notes for samples that are in two splits, and for splits of one class."""
-    notes = []
+    notes: list[str] = []
     parts = splits.values()
     if sum(one.x.nbytes for one in parts) <= MOST_BYTES and sum(len(one.x) for one in parts) <= MOST_SAMPLES:
         trained = _hashes(splits[Split.TRAIN])
         for split in (Split.VALIDATION, Split.TEST):
-            again = sum(one in trained for one in _hashes(splits[split]))
-            if again:
-                notes.append(
-                    f'{again} different samples of the split "{split}" are in the training split as well, so that what '
-                    "is measured on them says little of new ones"
-                )
+            notes += repeated(split, _hashes(splits[split]), trained)
     for split, arrays in splits.items():
-        found = torch.unique(arrays.y[arrays.y != NO_LABEL]).tolist() if arrays.y.ndim == 1 else []
-        if len(found) == 1 and len(classes) > 1 and len(arrays.y) >= FEW:
-            notes.append(f'all labels of the split "{split}" are {shown(classes[found[0]])}')
+        notes += of_one_class(split, arrays.y, classes)
     return notes
 
 
 def _hashes(arrays: Arrays) -> set[int]:
     return {hash(sample.contiguous().numpy().tobytes()) for sample in arrays.x}
-
-
-def _alike(classes: list[str]) -> list[str]:
-    """A note for names that differ by case, spaces or Unicode form alone, as misspelt labels do."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    alike = [" and ".join(map(shown, names)) for names in groups.values() if len(names) > 1]
-    return [f"classes whose names differ by case, spaces or Unicode form alone: {', '.join(alike)}"] if alike else []
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:

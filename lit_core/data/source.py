@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lit_core.data.probe import Probe
 from lit_spec import Architecture, DatasetRequest, Modality, Task
 
 MIB = 1 << 20
@@ -48,7 +49,8 @@ class Interface:
 
     channels: int | None
     """None for texts."""
-    classes: int
+    classes: int | None
+    """None: as many as the data has."""
     modality: Modality = Modality.IMAGE
     task: Task = Task.CLASSIFICATION
     vocabulary_size: int = 0
@@ -70,6 +72,8 @@ class Source:
     limits: Limits
     download: bool = False
     """Whether the operator allows downloads into the mounted folder."""
+    probe: Probe | None = None
+    """Given: the reader shows it the samples, and keeps only their labels."""
 
     @property
     def channels(self) -> int:
@@ -77,7 +81,7 @@ class Source:
         return self.interface.channels or 0
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int | None:
         return self.interface.classes
 
 
@@ -85,7 +89,7 @@ class Source:
 class Raw:
     """A data set as read.
 
-    x: images (N, C, H, W) uint8 or float32, or texts as vocabulary indices (N, L) uint8 or int16.
+    x: images (N, C, H, W) uint8 or float32, or texts as vocabulary indices (N, L) uint8 or int16; (N, 0) with a probe.
     y: (N,) int64 with -1 for a sample without a label; or attributes (N, classes) float32 of zeros and ones.
     `codes` (N,) int64 gives each sample's split as its index in `Split` (0 train, 1 val, 2 test); None: no splits.
     """
@@ -94,6 +98,8 @@ class Raw:
     y: Tensor
     codes: Tensor | None
     classes: list[str]
+    numbered: bool = False
+    """Whether the labels are numbers of outputs, so that some outputs may have no sample."""
     fitted: bool = False
     """Whether the images are already cropped and resized as requested."""
     notes: list[str] = field(default_factory=list)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lit_core.data.errors import DatasetError
 from lit_core.data.pixels import CHUNK
-from lit_spec import DatasetRequest, Split
+from lit_spec import DatasetRequest, SpecError, Split
+from lit_spec.requests.splits import split_sizes
 
 SPLITS = tuple(Split)
 TRAIN, VALIDATION, TEST = range(3)
@@ -20,28 +21,24 @@ NAMES = {
 }
 SEED = 0
 """Of every hold-out. Not the job's seed: jobs that differ in their seeds must be measured on the same samples."""
-LEAST_TRAINING_SAMPLES = 2
 
 
 def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
     """Each sample's split (N,). Missing splits are held out from the training split. Raises DatasetError."""
     y = _strata(y)
     codes = torch.full_like(y, TRAIN) if codes is None else codes.clone()
-    present = {code for code, count in enumerate(torch.bincount(codes).tolist()) if count}
+    counts = torch.bincount(codes, minlength=len(SPLITS)).tolist()
+    present = {code for code, count in enumerate(counts) if count}
     if TRAIN not in present:
         raise empty_split(Split.TRAIN)
-    samples = int((codes == TRAIN).sum())
-    for code, name, fraction in (
-        (TEST, "test_fraction", request.test_fraction),
-        (VALIDATION, "validation_fraction", request.validation_fraction),
-    ):
+    try:
+        sizes = split_sizes(dict(zip(SPLITS, counts, strict=True)), request)
+    except SpecError as failure:
+        raise DatasetError(failure.message, field=failure.field) from failure
+    for code in (TEST, VALIDATION):
         if code not in present:
-            count = _held_out_count(samples, fraction, name, SPLITS[code], int((codes == TRAIN).sum()))
             train = (codes == TRAIN).nonzero().squeeze(1)
-            codes[train[hold_out(y[train], count)]] = code
-    left = int((codes == TRAIN).sum())
-    if left < LEAST_TRAINING_SAMPLES:
-        raise DatasetError(f'the split "train" has {left} sample: at least {LEAST_TRAINING_SAMPLES} are needed')
+            codes[train[hold_out(y[train], sizes[SPLITS[code]])]] = code
     return codes
 
 
@@ -62,26 +59,6 @@ def _strata(y: Tensor) -> Tensor:
 def _evenly_spaced(samples: int, count: int) -> NDArray[np.bool_]:
     edges = (2 * np.arange(samples + 1, dtype=np.int64) * count + samples) // (2 * samples)
     return np.diff(edges) > 0
-
-
-def _held_out_count(samples: int, fraction: float, name: str, split: Split, left: int) -> int:
-    count = round(samples * fraction)
-    if count == 0:
-        raise DatasetError(
-            f'the split "{split}" is empty: {name} {fraction:g} of {samples} training samples is not one sample; '
-            f"raise {name} or give the split with the data",
-            field=f"dataset.{name}",
-            member=split.value,
-        )
-    if left - count < LEAST_TRAINING_SAMPLES:
-        left_with = "is empty" if left == count else "is left with 1 sample"
-        raise DatasetError(
-            f'the split "train" {left_with}: {name} {fraction:g} takes {count} of {left}; '
-            "lower validation_fraction and test_fraction",
-            field=f"dataset.{name}",
-            member=Split.TRAIN.value,
-        )
-    return count
 
 
 def empty_split(split: Split) -> DatasetError:

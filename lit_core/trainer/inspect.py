@@ -1,7 +1,8 @@
-"""`python -m lit_core.trainer.inspect FILE FOLDER`: read an uploaded teacher in a separate process.
+"""`python -m lit_core.trainer.inspect FILE FOLDER --kind KIND`: read an uploaded file in a separate process.
 
-Writes FOLDER/inspection.json and FOLDER/teacher.safetensors and exits with 0. For a file that is not a teacher it
-prints a JobError as JSON and exits with 1. An upload may be hostile, so the process first limits its memory and time.
+Writes FOLDER/inspection.json, and of a teacher FOLDER/teacher.safetensors, and exits with 0. For a file that can't be
+used it prints a JobError as JSON and exits with 1. An upload may be hostile, so the process first limits its memory and
+time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import resource
 import sys
 from pathlib import Path
 
-from lit_spec import ErrorType, JobError, LibraryRequest
+from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest
+from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 
 
@@ -19,44 +21,72 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lit_core.trainer.inspect", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--kind", type=UploadKind, choices=UploadKind, default=UploadKind.TEACHER)
     parser.add_argument("--memory", type=int, help="limit of the address space in bytes")
     parser.add_argument("--cpu", type=int, help="limit of the processor time in seconds")
     parser.add_argument("--architecture", type=Path, help="JSON file with a LibraryRequest")
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
-    from safetensors.torch import save_file
-
     from lit_core.measuring.memory import is_out_of_memory
-    from lit_core.networks.teacher import TeacherError, check_outputs_are_finite, inspect_teacher, read_teacher
-    from lit_core.seeding import seeded
 
     if arguments.memory:
         # Set after torch is loaded, because its libraries map more address space than any checkpoint needs.
         resource.setrlimit(resource.RLIMIT_AS, (_mapped_bytes() + arguments.memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    named = arguments.architecture and LibraryRequest.model_validate_json(arguments.architecture.read_bytes())
     try:
-        # Where values are needed to find a network's sections, they are always the same.
-        with seeded(0):
-            teacher = read_teacher(arguments.file, named)
-            check_outputs_are_finite(teacher)
-            inspection = inspect_teacher(teacher)
-        save_file(teacher.state, arguments.folder / TEACHER_FILE)
-    except TeacherError as failure:
-        return _refuse(str(failure), failure.field)
+        if arguments.kind is UploadKind.DATASET:
+            return _inspect_dataset(arguments.file, arguments.folder, arguments.cpu)
+        return _inspect_teacher(arguments.file, arguments.folder, arguments.architecture)
     except (MemoryError, RuntimeError) as failure:
         if not isinstance(failure, MemoryError) and not is_out_of_memory(failure):
             raise
-        return _refuse(
-            "the checkpoint needs more memory than an inspection may use: raise LIT_INSPECT_MEMORY_BYTES on the workers"
-        )
-    (arguments.folder / INSPECTION_FILE).write_text(inspection.model_dump_json())
+        more = "needs more memory than an inspection may use: raise LIT_INSPECT_MEMORY_BYTES on the workers"
+        if arguments.kind is UploadKind.DATASET:
+            return _write(arguments.folder, DatasetInspection.not_read(f"the data set {more}"))
+        return _refuse(arguments.kind, f"the checkpoint {more}")
+
+
+def _inspect_teacher(file: Path, folder: Path, architecture: Path | None) -> int:
+    from safetensors.torch import save_file
+
+    from lit_core.networks.teacher import TeacherError, check_outputs_are_finite, inspect_teacher, read_teacher
+    from lit_core.seeding import seeded
+
+    named = None if architecture is None else LibraryRequest.model_validate_json(architecture.read_bytes())
+    try:
+        # Where values are needed to find a network's sections, they are always the same.
+        with seeded(0):
+            teacher = read_teacher(file, named)
+            check_outputs_are_finite(teacher)
+            inspection = inspect_teacher(teacher)
+        save_file(teacher.state, folder / TEACHER_FILE)
+    except TeacherError as failure:
+        return _refuse(UploadKind.TEACHER, str(failure), failure.field)
+    return _write(folder, inspection)
+
+
+def _inspect_dataset(file: Path, folder: Path, seconds: int | None) -> int:
+    from lit_core.data.errors import DatasetError
+    from lit_core.data.inspection import SECONDS, inspect_dataset
+
+    try:
+        inspection = inspect_dataset(file, seconds=min(SECONDS, (seconds or SECONDS) / 4))
+    except DatasetError as failure:
+        return _refuse(UploadKind.DATASET, failure.detail, failure.field, failure.member)
+    return _write(folder, inspection)
+
+
+def _write(folder: Path, inspection: Inspection | DatasetInspection) -> int:
+    (folder / INSPECTION_FILE).write_text(inspection.model_dump_json())
     return TrainerExit.DONE
 
 
-def _refuse(detail: str, field: str = "teacher") -> int:
-    error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field=field)
+def _refuse(kind: UploadKind, detail: str, field: str | None = None, member: str | None = None) -> int:
+    if kind is UploadKind.DATASET:
+        error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field=field or "dataset.upload", member=member)
+    else:
+        error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field=field or "teacher")
     sys.stdout.write(error.model_dump_json() + "\n")
     return TrainerExit.FAILED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from lit_spec.answers.base import Answer
+from lit_spec.dataset_inspection import DatasetInspection
 from lit_spec.errors import JobError
 from lit_spec.networks.architecture import Inspection, LibraryRequest
 from lit_spec.states import InspectionState, UploadKind, UploadState
@@ -25,8 +26,11 @@ class Upload(Answer):
     architecture: LibraryRequest | None
     """The network of torchvision or timm that was named for a teacher."""
     inspection_state: InspectionState | None
-    """Of a complete teacher."""
-    inspection: Inspection | None
+    """Of a complete upload. None: it is not complete, or a data set that an older version of LIT received."""
+    inspection: Inspection | None = None
+    """What was found in a teacher."""
+    dataset_inspection: DatasetInspection | None = None
+    """What was found in a data set."""
     inspection_error: JobError | None
     created_at: datetime
     completed_at: datetime | None

@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from lit_spec.base import SpecError
+from lit_spec.dataset_inspection import DatasetInspection
 from lit_spec.mistakes import WHOLE, mistakes
 from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task
+from lit_spec.requests.contents import check_contents
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
@@ -31,8 +33,15 @@ from lit_spec.requests.training import (
 )
 
 
-def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspection | None = None) -> JobSpec:
-    """Make every value explicit. Raises SpecError if the request does not fit its teacher."""
+def resolve(
+    request: JobRequest,
+    inspection: Inspection,
+    discriminator: Inspection | None = None,
+    contents: DatasetInspection | None = None,
+) -> JobSpec:
+    """Make every value explicit. Raises SpecError if the request does not fit its teacher, or the `contents` of its
+    data set.
+    """
     teacher = _with_options(inspection.architecture, request.teacher_options)
     if teacher.task == Task.DISCRIMINATION:
         raise SpecError(
@@ -55,10 +64,13 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         shared["adversarial"] = request.adversarial or Adversarial()
     elif teacher.task == Task.TRANSLATION:
         shared["schedule"] = _without_fine_tuning(shared["schedule"])
+    dataset = _resolve_dataset(request.dataset, teacher)
+    if contents is not None:
+        check_contents(dataset, request, teacher, contents)
     return JobSpec(
         teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
         discriminator=discriminator_spec,
-        dataset=_resolve_dataset(request.dataset, teacher),
+        dataset=dataset,
         student=resolve_student(request.student, request.method, inspection, request.dataset),
         augmentation=request.augmentation,
         exports=_exports(request),

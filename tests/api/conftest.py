@@ -9,16 +9,39 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from api.app import create_app
+from jobs.database.models import Upload
+from jobs.ledger import uploads
 from service import http_server as server
-from tests.worker.bench import Bench, wait_for
+from tests.worker.bench import DATASET, Bench, wait_for
 
 
 @pytest.fixture
 def api(bench: Bench) -> Iterator[TestClient]:
     with TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as client:
         yield client
+
+
+@pytest.fixture
+def inspected_datasets(bench: Bench) -> Iterator[None]:
+    """Every data set that arrives is found to be `DATASET`, as by a worker."""
+    stopped = threading.Event()
+    waiting = select(Upload.id).where(Upload.kind == "dataset", Upload.inspection_state == "pending")
+
+    def inspect() -> None:
+        while not stopped.wait(0.02):
+            with bench.database.session() as session:
+                for upload in session.scalars(waiting).all():
+                    uploads.finish_inspection(session, upload, inspection=DATASET, error=None)
+
+    thread = threading.Thread(target=inspect, name="inspected data sets")
+    thread.start()
+    yield
+    stopped.set()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 @contextmanager

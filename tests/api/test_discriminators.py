@@ -88,6 +88,7 @@ def test_a_discriminators_inspection_is_awaited(api: TestClient, bench: Bench, m
     assert answer.json()["detail"].startswith("the discriminator has not been inspected yet")
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_takes_a_discriminator(api: TestClient, bench: Bench) -> None:
     content = {"teacher": b"PK\x03\x04 G", "discriminator": b"PK\x03\x04 D", "dataset": b"PK\x03\x04 x"}
     known = {}

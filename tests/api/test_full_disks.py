@@ -123,6 +123,7 @@ def send_form(client: TestClient, teacher: str) -> tuple[int, str]:
     return answer.status_code, answer.json().get("detail", "")
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_that_does_not_fit_into_the_folder_for_temporary_files(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

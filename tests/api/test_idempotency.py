@@ -64,6 +64,7 @@ def form(job: dict[str, Any], **files: bytes) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_is_the_same_after_its_upload_was_deleted(api: TestClient, bench: Bench) -> None:
     content = b"PK\x03\x04 a teacher as torch.save writes it"
     bench_teacher_with(api, bench, content)
@@ -90,6 +91,7 @@ def test_a_form_is_the_same_after_its_upload_was_deleted(api: TestClient, bench:
     assert jobs(api) == [made["id"]]
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_beside_its_first_transfer(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is still storing its file when the second comes and overtakes it."""
     append, storing, go_on = FolderStorage.append, threading.Event(), threading.Event()

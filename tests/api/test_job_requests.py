@@ -306,6 +306,7 @@ def test_a_backslash_before_u0000_is_no_nul(api: TestClient, bench: Bench) -> No
     assert (made.status_code, made.json()["name"]) == (202, name)
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_with_both_files(api: TestClient, bench: Bench) -> None:
     content = b"PK\x03\x04 a teacher as torch.save writes it"
     known = bench_teacher_with(api, bench, content)

@@ -114,9 +114,10 @@ def test_a_complete_upload_begins_again_too(api: TestClient, bench: Bench, kind:
     assert again.json()["inspection_state"] is None
     assert patch(api, again.json()["id"], 0, content).status_code == 204
     done = api.get(f"/v1/uploads/{again.json()['id']}").json()
-    assert (done["state"], done["inspection_state"]) == ("complete", "pending" if kind == "teacher" else None)
+    assert (done["state"], done["inspection_state"]) == ("complete", "pending")
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_sends_lost_bytes_again(api: TestClient, bench: Bench) -> None:
     known, content = complete(api, bench, "dataset", inspected=False)
     vanish(bench, known)
@@ -127,6 +128,7 @@ def test_a_form_sends_lost_bytes_again(api: TestClient, bench: Bench) -> None:
         assert file.read() == content
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 def test_two_forms_send_the_same_lost_bytes_again(
     api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_teacher_whose_inspected_file_is_lost_is_inspected_again(api: TestClie
     assert claimed.id == upload
 
 
+@pytest.mark.usefixtures("inspected_datasets")
 @pytest.mark.parametrize("lose", LOSSES)
 def test_jobs_and_studies_are_refused_when_a_file_is_lost(
     api: TestClient, bench: Bench, lose: Callable[[Bench, str], None]

@@ -15,7 +15,6 @@ from jobs.ledger.requests import (
     create_job,
     find_inspection,
     find_uploads,
-    network_uploads,
     parse,
     request_inspection,
     specify,
@@ -63,7 +62,6 @@ def test_a_refusal_names_every_wrong_field() -> None:
 
 def test_uploads_are_named_once_and_networks_apart_from_data_sets() -> None:
     request = read("upl_a", dataset={"upload": "upl_b"}, discriminator="upl_a", adversarial={})
-    assert network_uploads(request) == {"teacher": "upl_a", "discriminator": "upl_a"}
     assert upload_ids(request) == ["upl_b", "upl_a"]
 
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from jobs.ledger import attempts, owned_jobs, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event
-from lit_spec import SPEC_VERSION, ErrorType, Inspection, JobError
-from lit_spec.states import JobState
+from lit_spec import SPEC_VERSION, DatasetInspection, ErrorType, Inspection, JobError
+from lit_spec.states import JobState, UploadKind
 from tests.jobs.study_bench import look, report
-from tests.worker.bench import INSPECTION, OWNER, Bench
+from tests.worker.bench import DATASET, INSPECTION, OWNER, Bench
 
 RESULT: dict[str, Any] = {
     "teacher": {"accuracy": {"test": 97.5}, "parameters": 300_000, "latency": {"batch_1": {"p50_ms": 9.0}}},
@@ -28,6 +28,7 @@ class ScriptedWorker:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.inspection: Inspection | JobError = INSPECTION
+        self.dataset_inspection: DatasetInspection | JobError = DATASET
         self.inspections: dict[str, Inspection] = {}
         """By the upload's file name, where they differ."""
         self.ends = JobState.SUCCEEDED
@@ -59,12 +60,14 @@ class ScriptedWorker:
             upload = uploads.claim_inspection(session, 60)
             if upload is None:
                 return False
-            found = self.inspections.get(upload.filename, self.inspection)
+            found: Inspection | DatasetInspection | JobError = self.inspections.get(upload.filename, self.inspection)
+            if upload.kind == UploadKind.DATASET:
+                found = self.dataset_inspection
             self.bench.storage.put_bytes(f"uploads/{upload.id}/teacher.safetensors", b"a teacher")
             uploads.finish_inspection(
                 session,
                 upload.id,
-                inspection=found if isinstance(found, Inspection) else None,
+                inspection=None if isinstance(found, JobError) else found,
                 error=found if isinstance(found, JobError) else None,
                 architecture=upload.architecture,
             )

@@ -20,7 +20,8 @@ from jobs.ledger import owned_jobs, uploads
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
-from lit_spec import Architecture, Inspection, JobRequest, StudentOption, resolve
+from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
+from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
 from worker.host.work_folder import WorkFolder
 from worker.training.supervisor import Supervisor
@@ -43,6 +44,18 @@ INSPECTION = Inspection(
         for n in range(1, 7)
     ],
     first_blocks_stay=[False, True, True],
+)
+
+
+DATASET = DatasetInspection(
+    format="npz",
+    modality=Modality.IMAGE,
+    label_kind=LabelKind.NUMBERS,
+    classes=["0", "1", "2", "3", "4"],
+    number_of_classes=5,
+    splits={Split.TRAIN: SplitContents(samples=1000, labelled=1000, counts=[200] * 5)},
+    images=ImageContents(channels=[1, 3], height=[8, 8], width=[8, 8], mean=[0.5], std=[0.25]),
+    looked_at=1000,
 )
 
 
@@ -92,12 +105,14 @@ class Bench:
         with self.database.session() as session:
             uploads.finish_inspection(session, upload_id, inspection=inspection, error=None, architecture=architecture)
 
-    def dataset(self, content: bytes = b"a data set") -> str:
+    def dataset(self, content: bytes = b"a data set", inspection: DatasetInspection = DATASET) -> str:
         with self.database.session() as session:
             upload = uploads.create(session, OWNER, "dataset", "data.npz", len(content), None)
             upload_id = upload.id
             uploads.complete(session, upload_id, upload.writer, upload_id)
         self.storage.put_bytes(f"uploads/{upload_id}/data", content)
+        with self.database.session() as session:
+            uploads.finish_inspection(session, upload_id, inspection=inspection, error=None)
         return upload_id
 
     def inspection(self, upload_id: str) -> Inspection:

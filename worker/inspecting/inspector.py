@@ -1,4 +1,4 @@
-"""Inspections: a sandboxed subprocess reads an uploaded teacher, which is then stored as safetensors.
+"""Inspections: a sandboxed subprocess reads an upload. A teacher is then stored as safetensors.
 
 The inspecting worker is a separate process beside the training worker, so no inspection waits for a training.
 """
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -32,7 +33,8 @@ from jobs.side_task import SideTask
 from jobs.storage import layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
-from lit_spec import ErrorType, Inspection, JobError
+from lit_spec import DatasetInspection, ErrorType, Inspection, JobError
+from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.checkout import CHECKOUT
 from worker.host.fetching import fetch
@@ -52,13 +54,19 @@ ANSWER_BYTES = 64 << 10
 
 log = structlog.get_logger()
 
+InspectionT = TypeVar("InspectionT", Inspection, DatasetInspection)
+
 
 class Refused(Exception):
-    """The upload can't be used as a teacher; `error` says why."""
+    """The upload can't be used; `error` says why."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.detail)
         self.error = error
+
+
+class LimitReached(Exception):
+    """The inspection needed more time or memory than it may use; the message says which."""
 
 
 class Unfit(Exception):
@@ -130,7 +138,7 @@ class Inspector:
             return False
         bound = log.bind(upload=upload.id)
         started = time.monotonic()
-        inspection: Inspection | None = None
+        inspection: Inspection | DatasetInspection | None = None
         error: JobError | None = None
         try:
             inspection = self._inspect(upload)
@@ -171,7 +179,9 @@ class Inspector:
             self._stopped.wait(seconds)
             fault = storing_fault(self._storage, self._marker, self._work_folder.path)
 
-    def _finish(self, upload: Upload, inspection: Inspection | None, error: JobError | None) -> None:
+    def _finish(
+        self, upload: Upload, inspection: Inspection | DatasetInspection | None, error: JobError | None
+    ) -> None:
         """Write the result. Retries during an outage, because the work is done and nobody else has its result."""
         while True:
             try:
@@ -188,36 +198,47 @@ class Inspector:
             # The upload may have been deleted before its teacher was stored.
             self._storage.delete_prefix(layout.upload_prefix(upload.id))
 
-    def _inspect(self, upload: Upload) -> Inspection:
-        upload_id = upload.id
-        with self._work_folder.temporary_folder(upload_id) as folder:
+    def _inspect(self, upload: Upload) -> Inspection | DatasetInspection:
+        kind = UploadKind(upload.kind)
+        with self._work_folder.temporary_folder(upload.id) as folder:
             source, output = folder / "data", folder / "output"
             output.mkdir()
             try:
-                fetch(self._storage, layout.upload_data(upload_id), source, self._check, upload.size)
+                fetch(self._storage, layout.upload_data(upload.id), source, self._check, upload.size)
             except StorageKeyMissing as missing:
                 if (fault := storage_fault(self._storage, self._marker)) is not None:
                     raise Unfit(fault) from missing
-                raise refused("the upload is no longer in storage: upload it again") from missing
+                raise refused(kind, "the upload is no longer in storage: upload it again") from missing
             answer, architecture = folder / "answer", None
             if upload.architecture is not None:
                 architecture = folder / "architecture.json"
                 architecture.write_text(json.dumps(upload.architecture))
-            code = self._run(source, output, answer, architecture)
+            try:
+                code = self._run(kind, source, output, answer, architecture)
+            except LimitReached as limit:
+                if kind is UploadKind.DATASET:
+                    return DatasetInspection.not_read(str(limit))
+                raise refused(kind, str(limit)) from limit
             if code == TrainerExit.FAILED:
-                raise Refused(_answer(answer))
+                raise Refused(_answer(kind, answer))
             if code != TrainerExit.DONE:
-                raise refused(f"the file could not be read: {_describe(code)}")
-            inspection, teacher = _result(output)
+                raise refused(kind, f"the file could not be read: reading it ended with {_describe(code)}")
+            if kind is UploadKind.DATASET:
+                return _read(kind, DatasetInspection, output)
+            inspection, teacher = _read(kind, Inspection, output), output / TEACHER_FILE
+            _check_regular(kind, teacher)
             if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
-            self._storage.put_file(layout.inspected_teacher(upload_id), teacher)
+            self._storage.put_file(layout.inspected_teacher(upload.id), teacher)
             return inspection
 
-    def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
-        """Run the sandboxed process and return its exit code. It gets no secrets. Its group is killed at the end."""
+    def _run(self, kind: UploadKind, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
+        """Run the sandboxed process and return its exit code. It gets no secrets. Its group is killed at the end.
+
+        Raises LimitReached.
+        """
         seconds = self._settings.inspect_timeout_seconds
-        limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
+        limits = ["--kind", kind, "--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
             limits += ["--architecture", str(architecture)]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
@@ -233,10 +254,15 @@ class Inspector:
                 umask=PRIVATE_UMASK,
             )
         try:
-            return self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)
+            code = self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+            raise LimitReached(
+                "the file could not be read: reading it took more time or memory than an inspection may use"
+            )
+        return code
 
     def _wait(self, process: subprocess.Popen[bytes], until: float, *, builds_network: bool) -> int:
         """Wait for the exit code. Does not reap the process, so that its group's id is not reused."""
@@ -250,7 +276,7 @@ class Inspector:
             if now > until:
                 seconds = self._settings.inspect_timeout_seconds
                 also = " and building the network that its architecture names" if builds_network else ""
-                raise refused(f"reading the file{also} took longer than {seconds:g} s")
+                raise LimitReached(f"reading the file{also} took longer than {seconds:g} s")
             if self._stopped.is_set():
                 drained_at = drained_at or now
                 if now - drained_at > DRAIN_SECONDS:
@@ -262,7 +288,9 @@ class Inspector:
             raise Stopped
 
 
-def refused(detail: str) -> Refused:
+def refused(kind: UploadKind, detail: str) -> Refused:
+    if kind is UploadKind.DATASET:
+        return Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.upload"))
     return Refused(JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="teacher"))
 
 
@@ -271,33 +299,36 @@ def worker_lost(failure: Exception) -> JobError:
     return JobError(type=ErrorType.WORKER_LOST, detail=detail[:2000].replace("\0", ""))
 
 
-def _result(output: Path) -> tuple[Inspection, Path]:
-    """Read what the sandboxed process wrote: inspection and teacher. Raises Refused if one is missing or wrong."""
-    teacher = output / TEACHER_FILE
+def _read(kind: UploadKind, model: type[InspectionT], output: Path) -> InspectionT:
+    """What the sandboxed process wrote. Raises Refused if it is missing or wrong."""
     try:
-        inspection = Inspection.model_validate_json((output / INSPECTION_FILE).read_bytes())
+        inspection = model.model_validate_json((output / INSPECTION_FILE).read_bytes())
         jsonb.check(inspection.model_dump(mode="json"))
-        # A link could point to another owner's file.
-        regular = stat.S_ISREG(teacher.lstat().st_mode)
     except (OSError, ValueError) as failure:
-        raise refused("the file could not be read: its inspection gave no result") from failure
+        raise refused(kind, "the file could not be read: its inspection gave no result") from failure
+    return inspection
+
+
+def _check_regular(kind: UploadKind, teacher: Path) -> None:
+    """Whether the teacher is a file: a link could point to another owner's. Raises Refused."""
+    try:
+        regular = stat.S_ISREG(teacher.lstat().st_mode)
+    except OSError as failure:
+        raise refused(kind, "the file could not be read: its inspection gave no result") from failure
     if not regular:
-        raise refused("the file could not be read: its inspection gave no teacher")
-    return inspection, teacher
+        raise refused(kind, "the file could not be read: its inspection gave no teacher")
 
 
-def _answer(path: Path) -> JobError:
+def _answer(kind: UploadKind, path: Path) -> JobError:
     """The error that the sandboxed process reported. It is checked, because the process read an untrusted file."""
     with path.open("rb") as file:
         lines = file.read(ANSWER_BYTES).splitlines()
     try:
         error = JobError.model_validate_json(lines[-1])
     except (IndexError, ValidationError):
-        return refused("the file could not be read").error
+        return refused(kind, "the file could not be read").error
     return error.model_copy(update={"detail": error.detail.replace("\0", "")})
 
 
 def _describe(code: int) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "reading it took more time or memory than an inspection may use"
-    return f"reading it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+    return f"{'signal' if code < 0 else 'exit code'} {abs(code)}"

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
-from lit_core.data.labels import NO_LABEL
+from lit_core.data.labels import NO_LABEL, output_names
 from lit_core.data.pixels import dtype_name, to_channels_first, to_pixels
+from lit_core.data.probe import Probe
 from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.unlabelled import OutputLabels, whole_numbers
 from lit_core.data.source import Limits, Raw, Source
@@ -143,11 +144,13 @@ def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
     codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     if len(x) != len(y):
         raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one per sample", member="y")
-    names = source.request.class_order or [str(output) for output in range(source.classes)]
-    return Raw(_inputs(x, source), y, codes, list(names), notes=notes)
+    names = source.request.class_order or output_names(y, source.classes)
+    return Raw(_inputs(x, source), y, codes, list(names), numbered=True, notes=notes)
 
 
 def _inputs(x: Array, source: Source) -> Tensor:
+    if source.probe is not None:
+        return _seen(x, source.probe)
     if source.interface.modality == Modality.TEXT:
         return _texts(x, source)
     if not isinstance(x, Tensor):
@@ -158,16 +161,34 @@ def _inputs(x: Array, source: Source) -> Tensor:
         raise DatasetError(f"x {failure}", member="x") from failure
 
 
+def _seen(x: Array, probe: Probe) -> Tensor:
+    """(N, 0): an inspection keeps nothing."""
+    if not isinstance(x, Tensor):
+        probe.see_texts(0, _as_texts(x))
+    elif x.ndim == 2 and not x.is_floating_point():
+        probe.see_indices(x)
+    else:
+        try:
+            probe.see_array(x)
+        except ValueError as failure:
+            raise DatasetError(f"x {failure}", member="x") from failure
+    return torch.empty(len(x), 0)
+
+
+def _as_texts(x: NDArray[Any]) -> list[str]:
+    if x.ndim != 1:
+        raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text per sample", member="x")
+    try:
+        return [text.decode() if isinstance(text, bytes) else str(text) for text in x.tolist()]
+    except UnicodeDecodeError as failure:
+        raise DatasetError("x has a text that is not UTF-8: save texts, or UTF-8 bytes", member="x") from failure
+
+
 def _texts(x: Array, source: Source) -> Tensor:
     """(N, L) vocabulary indices, from texts (N,) or from indices."""
     preprocessing = resolve_text_preprocessing(source.request, [])
     if not isinstance(x, Tensor):
-        if x.ndim != 1:
-            raise DatasetError(f"x has the shape {x.shape}: it must be (N,), one text per sample", member="x")
-        try:
-            return preprocessing.from_texts([t.decode() if isinstance(t, bytes) else str(t) for t in x.tolist()])
-        except UnicodeDecodeError as failure:
-            raise DatasetError("x has a text that is not UTF-8: save texts, or UTF-8 bytes", member="x") from failure
+        return preprocessing.from_texts(_as_texts(x))
     rows = source.interface.vocabulary_size
     if x.is_floating_point() or x.ndim != 2 or x.shape[1] != preprocessing.length:
         raise DatasetError(
@@ -186,7 +207,8 @@ def _texts(x: Array, source: Source) -> Tensor:
 
 def _labels(y: Array, source: Source) -> tuple[Tensor, list[str]]:
     """Labels (N,), or attributes (N, domains), and notes."""
-    if source.interface.task == Task.TRANSLATION and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1:
+    domains = source.interface.task == Task.TRANSLATION or source.probe is not None
+    if domains and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1:
         return _attributes(y, source), []
     if isinstance(y, Tensor) and y.is_floating_point():
         whole = whole_numbers(y.reshape(-1).double().numpy(), lambda index: f"y[{index}]")
@@ -199,7 +221,7 @@ def _labels(y: Array, source: Source) -> tuple[Tensor, list[str]]:
 
 def _attributes(y: Tensor, source: Source) -> Tensor:
     """(N, domains) float32 of zeros and ones."""
-    if y.shape[1] != source.classes or not bool(((y == 0) | (y == 1)).all()):
+    if source.classes not in (None, y.shape[1]) or not bool(((y == 0) | (y == 1)).all()):
         raise DatasetError(
             f"y has the shape {tuple(y.shape)}: it must hold each sample's domain as an integer, or (N, "
             f"{source.classes}) zeros and ones, one column a domain of the teacher",

@@ -37,14 +37,15 @@ class _Listing:
 
 def is_celeba(source: Source) -> bool:
     """Whether an archive has the file of attributes."""
-    if source.interface.task != Task.TRANSLATION and source.request.attributes is None:
+    asked = source.interface.task == Task.TRANSLATION or source.request.attributes is not None
+    if not asked and source.probe is None:
         return False
     return any(PurePosixPath(member.name).name == ATTRIBUTES_FILE for member in walk(source.path, source.limits))
 
 
 def read_celeba(source: Source) -> Raw:
     """Images and the attributes that `dataset.attributes` chooses, as domains. Raises DatasetError."""
-    if source.interface.task != Task.TRANSLATION:
+    if source.interface.task != Task.TRANSLATION and source.probe is None:
         raise DatasetError(
             "CelebA's attributes are domains of a generator, but the teacher is not a generator: use other data"
         )
@@ -140,7 +141,7 @@ def _parse_attributes(text: str, source: Source) -> tuple[list[str], dict[str, l
 
 def _chosen(names: list[str], source: Source) -> list[int]:
     """The columns of the generator's domains, in its order."""
-    wanted = source.request.attributes
+    wanted = source.request.attributes if source.probe is None else names
     known = f"the archive's attributes are {', '.join(shown(name) for name in names[:NAMED])}"
     if wanted is None:
         raise DatasetError(
@@ -152,7 +153,7 @@ def _chosen(names: list[str], source: Source) -> list[int]:
     for name in wanted:
         if name not in names:
             raise DatasetError(f"there is no attribute {shown(name)!r}; {known}", field="dataset.attributes")
-    if len(wanted) != source.classes:
+    if source.classes not in (None, len(wanted)):
         raise DatasetError(
             f"{len(wanted)} attributes are named, but the teacher has {source.classes} domains: name one for each",
             field="dataset.attributes",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -78,6 +79,8 @@ def _listing(source: Source) -> tuple[list[str], list[str]]:
     folders = []
     for member in walk(source.path, source.limits):
         if is_ignored(member.name):
+            if source.probe is not None:
+                source.probe.skip(member.name)
             continue
         if member.is_folder:
             folders.append(member.name)
@@ -225,9 +228,9 @@ def _classes(folders: set[str], source: Source) -> list[str]:
     """Names of the outputs: the class folders in the order of the request; numbers if there are no folders."""
     order = source.request.class_order
     if not folders:
-        return list(order or (str(output) for output in range(source.classes)))
+        return list(order or (str(output) for output in range(source.classes or 0)))
     if order is None:
-        if len(folders) != source.classes:
+        if source.classes not in (None, len(folders)):
             raise DatasetError(
                 f"the archive has {len(folders)} class folders ({_some(folders)}), but the teacher has "
                 f"{source.classes} classes: give one folder a class",
@@ -263,12 +266,26 @@ def decode_all(rows: dict[str, int], source: Source) -> Tensor:
     stack = ImageStack(len(rows), source)
     found = 0
     for member in walk(source.path, source.limits):
+        if source.probe is not None and source.probe.is_over:
+            return stack.x
         if not member.is_folder and member.name in rows:
-            stack.put(rows[member.name], member.name, decode(member, source.channels, source.limits))
+            with faults_seen(source):
+                stack.put(rows[member.name], member.name, decode(member, source.channels, source.limits))
             found += 1
     if found != len(rows):
         raise DatasetError("the archive has changed since it was listed")
     return stack.x
+
+
+@contextmanager
+def faults_seen(source: Source) -> Iterator[None]:
+    """An inspection collects the samples that can't be read."""
+    try:
+        yield
+    except DatasetError as fault:
+        if source.probe is None:
+            raise
+        source.probe.see_fault(fault)
 
 
 def decode(member: Member, channels: int, limits: Limits) -> Tensor:

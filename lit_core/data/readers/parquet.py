@@ -18,7 +18,7 @@ from lit_core.data.pixels import MODES
 from lit_core.data.readers.archives import Member
 from lit_core.data.readers.dialects import IMAGES, NUMBERS, TEXTS, asked_names, no_column, unused_columns
 from lit_core.data.readers.image_stack import ImageStack
-from lit_core.data.readers.images import decode
+from lit_core.data.readers.images import decode, faults_seen
 from lit_core.data.readers.parquet_files import ParquetTable, tables_of
 from lit_core.data.readers.parquet_labels import (
     BATCH_ROWS,
@@ -61,9 +61,16 @@ def read_parquet(source: Source) -> Raw:
     with tables_of(source) as tables:
         _check_rows(tables, source)
         layouts = [_layout(table, source) for table in tables]
-        y, codes, classes, notes = _labels_and_splits(layouts, source)
+        y, codes, classes, notes, numbered = _labels_and_splits(layouts, source)
         x = _texts(layouts, source) if source.interface.modality == Modality.TEXT else _images(layouts, source)
-    return Raw(x, y, codes, classes, fitted=True, notes=[*_notes(layouts), *notes])
+    return Raw(x, y, codes, classes, numbered=numbered, fitted=True, notes=[*_notes(layouts), *notes])
+
+
+def modality_of(source: Source) -> Modality:
+    """Images if a column may hold them, otherwise texts. Raises DatasetError."""
+    with tables_of(source) as tables:
+        images = any(_holds_images(field.type) for table in tables for field in table.schema)
+    return Modality.IMAGE if images else Modality.TEXT
 
 
 def _check_rows(tables: Sequence[ParquetTable], source: Source) -> None:
@@ -177,8 +184,10 @@ def _notes(layouts: Sequence[_Layout]) -> list[str]:
 
 def _labels_and_splits(
     layouts: Sequence[_Layout], source: Source
-) -> tuple[Tensor, Tensor | None, list[str], list[str]]:
-    """y (N,), the splits' codes (N,), the classes, and notes. Raises DatasetError."""
+) -> tuple[Tensor, Tensor | None, list[str], list[str], bool]:
+    """y (N,), the splits' codes (N,), the classes, notes, and whether labels are outputs' numbers. Raises
+    DatasetError.
+    """
     labels = Labels(source)
     codes = []
     for layout in layouts:
@@ -192,7 +201,7 @@ def _labels_and_splits(
         codes += _codes(layout)
     notes = labels.notes()
     y, classes = labels.result()
-    return y, _all_or_none(codes, layouts), classes, notes
+    return y, _all_or_none(codes, layouts), classes, notes, labels.numbered
 
 
 def _codes(layout: _Layout) -> list[NDArray[np.int64]]:
@@ -242,8 +251,11 @@ def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
                 )
             if len(content) > source.limits.member_bytes:
                 raise DatasetError(f"{place} has {len(content)} bytes: at most {source.limits.member_bytes} are read")
+            if source.probe is not None and source.probe.is_over:
+                return stack.x
             image = Member(place, len(content), is_folder=False, open=partial(io.BytesIO, content))
-            stack.put(rows, place, decode(image, source.channels, source.limits))
+            with faults_seen(source):
+                stack.put(rows, place, decode(image, source.channels, source.limits))
             rows += 1
     return stack.x
 
@@ -267,10 +279,17 @@ def _texts(layouts: Sequence[_Layout], source: Source) -> Tensor:
             "set a smaller dataset.length",
             field="dataset.length",
         )
-    x = torch.empty(samples, preprocessing.length, dtype=preprocessing.from_texts([]).dtype)
+    width = preprocessing.length if source.probe is None else 0
+    x = torch.empty(samples, width, dtype=preprocessing.from_texts([]).dtype)
     rows = 0
     for layout in layouts:
         for texts in _joined(layout):
+            if source.probe is not None:
+                source.probe.see_texts(rows, texts)
+                if source.probe.is_over:
+                    return x
+                rows += len(texts)
+                continue
             x[rows : rows + len(texts)] = preprocessing.from_texts(texts)
             rows += len(texts)
     return x

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError, shown
-from lit_core.data.labels import NO_LABEL
+from lit_core.data.labels import NO_LABEL, output_names
 from lit_core.data.readers.dialects import LABELS
 from lit_core.data.readers.parquet_files import ParquetTable
 from lit_core.data.readers.unlabelled import OutputLabels, Place, Unlabelled, whole_numbers
@@ -119,7 +119,7 @@ class Labels:
         names = class_names(table, column)
         if names is None or self._texts:
             return
-        if len(names) != self._source.classes:
+        if self._source.classes not in (None, len(names)):
             raise DatasetError(
                 f"{shown(column)} has {len(names)} classes ({_some(names)}), but the teacher has "
                 f"{self._source.classes}: use the data that the teacher was trained on",
@@ -143,12 +143,17 @@ class Labels:
             return []
         return self._unlabelled.notes() if self._texts else self._outputs.notes()
 
+    @property
+    def numbered(self) -> bool:
+        """Whether they are numbers of outputs that nothing names."""
+        return not self._texts and self._declared is None
+
     def result(self) -> tuple[Tensor, list[str]]:
         """y (N,) int64, indices of the outputs or -1; and the outputs' names. Raises DatasetError."""
         y = torch.from_numpy(np.concatenate(self._y))
         names = list(self._found) if self._texts else self._declared
         if names is None:
-            return y, list(self._source.request.class_order or map(str, range(self._source.classes)))
+            return y, list(self._source.request.class_order or output_names(y, self._source.classes))
         outputs = self._ordered(names)
         # One more entry at the end, for the index -1.
         places = torch.tensor([*(outputs.index(name) for name in names), NO_LABEL])
@@ -165,7 +170,7 @@ class Labels:
                         member=shown(name),
                     )
             return list(order)
-        if len(names) != self._source.classes:
+        if self._source.classes not in (None, len(names)):
             raise self._other_number_of_classes(names)
         return names if self._declared is not None else sorted(names)
 
@@ -183,7 +188,7 @@ class Labels:
                 numbers[row] = NO_LABEL
                 continue
             numbers[row] = self._found.setdefault(name, len(self._found))
-            if len(self._found) > self._source.classes:
+            if self._source.classes is not None and len(self._found) > self._source.classes:
                 self._unlabelled.check()
                 raise self._other_number_of_classes(list(self._found))
         return numbers

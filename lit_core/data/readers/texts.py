@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -27,7 +27,7 @@ from lit_core.data.readers.rows import Row, Table
 from lit_core.data.readers.unlabelled import INTEGER, Unlabelled
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
-from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
+from lit_core.data.text_preprocessing import resolve_text_preprocessing
 
 SEPARATORS = {".csv": None, ".tsv": TAB, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES}
 CLASSES_FILE = "classes.txt"
@@ -102,6 +102,12 @@ def is_text(head: bytes) -> bool:
     return bool(head) and not any(byte in NOT_IN_TEXTS for byte in head)
 
 
+def may_be_table(name: str) -> bool:
+    """Whether an archive whose first file has this name, in lower case, has texts."""
+    path = PurePosixPath(name)
+    return path.suffix in SEPARATORS or path.name in (CLASSES_FILE, OFFICE.lower())
+
+
 def read_text_file(source: Source) -> Raw:
     """One file of rows, without splits. Raises DatasetError."""
     table = Table("", None, lambda: source.path.open("rb"), source.request.columns)
@@ -112,9 +118,8 @@ def read_text_file(source: Source) -> Raw:
         raise DatasetError("the file has no texts: give rows of a label and a text", field="dataset.upload")
     unlabelled = numbers.unlabelled.notes()
     y, classes = _outputs([labels], numbers, None, source)
-    preprocessing = resolve_text_preprocessing(source.request, [])
-    x = _allocate(len(y), preprocessing)
-    _fill(x, table, labels, preprocessing)
+    x = _allocate(len(y), source)
+    _fill(x, 0, table, labels, source)
     return Raw(x, y, None, classes, notes=[*_unused([labels]), *unlabelled])
 
 
@@ -124,14 +129,13 @@ def read_text_archive(source: Source) -> Raw:
     splits, names = _splits(source, numbers, alone=alone)
     unlabelled = numbers.unlabelled.notes()
     y, classes = _outputs(list(splits.values()), numbers, names, source)
-    preprocessing = resolve_text_preprocessing(source.request, [])
-    x = _allocate(len(y), preprocessing)
+    x = _allocate(len(y), source)
     samples = [labels.samples for labels in splits.values()]
-    places = dict(zip(splits, torch.split(x, samples), strict=True))
+    places = dict(zip(splits, [0, *accumulate(samples)], strict=False))
     for member in _members(source):
         if not _names_classes(member):
             code = _code(member, alone=alone)
-            _fill(places[code], _table(member, source), splits[code], preprocessing)
+            _fill(x, places[code], _table(member, source), splits[code], source)
     codes = None if alone else torch.repeat_interleave(torch.tensor(list(splits)), torch.tensor(samples))
     return Raw(x, y, codes, classes, notes=[*_unused(list(splits.values())), *unlabelled])
 
@@ -175,7 +179,10 @@ def _splits(source: Source, numbers: _Numbers, *, alone: bool) -> tuple[dict[int
 def _members(source: Source) -> Iterator[Member]:
     """The files that are read. The limit per member does not apply, because a table is as large as the data set."""
     for member in walk(source.path, replace(source.limits, member_bytes=source.limits.total_bytes)):
-        if not member.is_folder and not is_ignored(member.name):
+        if is_ignored(member.name):
+            if source.probe is not None:
+                source.probe.skip(member.name)
+        elif not member.is_folder:
             yield member
 
 
@@ -209,7 +216,7 @@ def _class_names(member: Member, source: Source) -> list[str]:
         names = [line.strip() for line in member.read().decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as failure:
         raise DatasetError(f"{name} is not UTF-8: save it as UTF-8", member=name) from failure
-    if len(names) != source.classes or len(set(names)) != len(names):
+    if source.classes not in (None, len(names)) or len(set(names)) != len(names):
         raise DatasetError(
             f"{name} has {len(names)} lines ({len(set(names))} different), but the teacher has {source.classes} "
             "classes: name each once",
@@ -273,9 +280,9 @@ def _order(numbers: _Numbers, names: list[str] | None, source: Source) -> tuple[
     if names is not None:
         return _named(found, names)
     if not found:
-        outputs = [str(output) for output in range(source.classes)]
+        outputs = [str(output) for output in range(source.classes or 0)]
         return outputs, outputs
-    if len(found) != source.classes:
+    if source.classes not in (None, len(found)):
         raise DatasetError(
             f"the texts have {len(found)} labels ({_some(found)}), but the teacher has {source.classes} classes: "
             "name all of them, in the order of its outputs, in dataset.class_order",
@@ -312,13 +319,21 @@ def _unused(tables: Sequence[_Labels]) -> list[str]:
 # --- texts --------------------------------------------------------------------------------------------------
 
 
-def _allocate(samples: int, preprocessing: TextPreprocessing) -> Tensor:
-    return preprocessing.from_texts([]).new_empty(samples, preprocessing.length)
+def _allocate(samples: int, source: Source) -> Tensor:
+    preprocessing = resolve_text_preprocessing(source.request, [])
+    return preprocessing.from_texts([]).new_empty(samples, 0 if source.probe else preprocessing.length)
 
 
-def _fill(x: Tensor, table: Table, labels: _Labels, preprocessing: TextPreprocessing) -> None:
-    """Put the table's texts into x (N, L)."""
+def _fill(x: Tensor, row: int, table: Table, labels: _Labels, source: Source) -> None:
+    """Put the table's texts into x (N, L), from `row` on."""
+    preprocessing, probe = resolve_text_preprocessing(source.request, []), source.probe
     rows = islice(table.rows(), int(labels.header), None)
     texts = (row.text for row in rows)
-    for start in range(0, len(x), CHUNK):
-        x[start : start + CHUNK] = preprocessing.from_texts(list(islice(texts, CHUNK)))
+    for start in range(row, row + labels.samples, CHUNK):
+        part = list(islice(texts, min(CHUNK, row + labels.samples - start)))
+        if probe is None:
+            x[start : start + len(part)] = preprocessing.from_texts(part)
+        elif probe.is_over:
+            return
+        else:
+            probe.see_texts(start, part)

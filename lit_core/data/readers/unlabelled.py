@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_core.data.errors import DatasetError, shown
-from lit_core.data.labels import NO_LABEL
+from lit_core.data.labels import MOST_OUTPUTS, NO_LABEL, wrong_number
 from lit_core.data.source import Source
 from lit_spec import DatasetRequest
 
@@ -98,13 +98,12 @@ class OutputLabels:
         none = there & (values == self._none) if self._none is not None else np.zeros(len(values), dtype=bool)
         minus_one = there & (values == NO_LABEL) & (self._unlabelled.label is None)
         others = there & ~none & ~minus_one
-        outside = np.flatnonzero(others & ((values < 0) | (values >= self._classes)))
+        outside = np.flatnonzero(others & ((values < 0) | (values >= (self._classes or MOST_OUTPUTS))))
         if len(outside):
             index = int(outside[0])
             raise DatasetError(
-                f"{place(index)} is {described(index) if described else values[index]}, but the teacher has "
-                f"{self._classes} classes: labels must be 0..{self._classes - 1}, or for samples without a label the "
-                f"one that {FIELD} names, as -1",
+                f"{place(index)} is {described(index) if described else values[index]}{wrong_number(self._classes)}, "
+                f"or for samples without a label the one that {FIELD} names, as -1",
                 member=place(index),
             )
         first = int(np.argmax(minus_one)) if minus_one.any() else None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lit_core.data.errors import DatasetError, shown
+from lit_core.data.labels import output_names
 from lit_core.data.pixels import MODES
 from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.images import decode_all, is_ignored, is_image
@@ -55,8 +56,8 @@ def read_webdataset(source: Source) -> Raw:
     unused = [f"files of the samples that are not used: {_listed(found.unused)}"] if found.unused else []
     notes = [*unused, *labels.notes()]
     x = decode_all({found.images[key]: row for row, key in enumerate(keys)}, source)
-    classes = list(source.request.class_order or map(str, range(source.classes)))
-    return Raw(x, y, split, classes, fitted=True, notes=notes)
+    classes = list(source.request.class_order or output_names(y, source.classes))
+    return Raw(x, y, split, classes, numbered=True, fitted=True, notes=notes)
 
 
 def _files(source: Source) -> Iterator[Member]:

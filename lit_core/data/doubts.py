@@ -1,0 +1,44 @@
+"""What a user should know of a data set before trusting what is measured on it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_core.data.errors import shown
+from lit_core.data.labels import NO_LABEL
+from lit_spec import Split
+
+FEW = 10
+"""Fewer samples than this may be of one class by chance."""
+
+
+def repeated(split: Split, samples: Collection[int], trained: Collection[int]) -> list[str]:
+    """A note for samples that are in the training split as well. Both are hashes; each sample counts once."""
+    again = len(set(samples) & set(trained))
+    if not again:
+        return []
+    return [
+        f'{again} different samples of the split "{split}" are in the training split as well, so that what is measured '
+        "on them says little of new ones"
+    ]
+
+
+def of_one_class(split: Split, y: Tensor, classes: Sequence[str]) -> list[str]:
+    """A note for a split whose labels (N,) are all the same."""
+    found = torch.unique(y[y != NO_LABEL]).tolist() if y.ndim == 1 else []
+    if len(found) != 1 or len(classes) < 2 or len(y) < FEW:
+        return []
+    return [f'all labels of the split "{split}" are {shown(classes[found[0]])}']
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """A note for names that differ by case, spaces or Unicode form alone, as misspelt labels do."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    found = [" and ".join(map(shown, names)) for names in groups.values() if len(names) > 1]
+    return [f"classes whose names differ by case, spaces or Unicode form alone: {', '.join(found)}"] if found else []

@@ -1,0 +1,107 @@
+"""Inspects the upload of a data set, whatever teacher it is for, with the readers that jobs use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_core.data.doubts import alike, of_one_class, repeated
+from lit_core.data.errors import DatasetError, shown
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.probe import Probe
+from lit_core.data.readers.formats import read_as, recognise
+from lit_core.data.source import Interface, Limits, Raw, Source
+from lit_core.data.splits import SPLITS, TRAIN
+from lit_spec import DatasetRequest, Split
+from lit_spec.dataset_inspection import MOST_CLASSES_SHOWN, DatasetInspection, LabelKind, Need, SplitContents
+
+SECONDS = 20.0
+"""A request for a job waits for the inspection. Of a large data set a part is looked at."""
+OF_THE_UPLOAD = (None, "dataset", "dataset.upload")
+"""The fields of errors that no request can mend."""
+
+
+def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = SECONDS) -> DatasetInspection:
+    """What the file contains. Raises DatasetError for what no request could make usable."""
+    probe = Probe(seconds)
+    request = DatasetRequest(upload=path.name, length=8)
+    source = Source(path, request, Interface(channels=3, classes=None), limits or Limits(), probe=probe)
+    known, modality = recognise(source)
+    source = replace(source, interface=replace(source.interface, modality=modality))
+    try:
+        raw = read_as(known, source)
+        probe.check()
+    except DatasetError as failure:
+        if failure.field in OF_THE_UPLOAD:
+            raise
+        return DatasetInspection(
+            format=known.name,
+            modality=modality,
+            label_kind=LabelKind.UNKNOWN,
+            needs=Need(field=failure.field or "dataset", why=failure.detail),
+        )
+    splits = _splits(raw)
+    return DatasetInspection(
+        format=known.name,
+        modality=probe.modality or modality,
+        label_kind=_kind(raw),
+        classes=[shown(name) for name in raw.classes[:MOST_CLASSES_SHOWN]],
+        number_of_classes=len(raw.classes),
+        splits={split: _contents(y, len(raw.classes)) for split, y in splits.items()},
+        images=probe.images(),
+        texts=probe.texts(),
+        looked_at=probe.looked_at,
+        skipped=[shown(name) for name in probe.skipped],
+        notes=[*raw.notes, *_doubts(raw, splits, probe)],
+    )
+
+
+def _kind(raw: Raw) -> LabelKind:
+    if raw.y.ndim == 2:
+        return LabelKind.ATTRIBUTES
+    if not bool((raw.y != NO_LABEL).any()):
+        return LabelKind.NONE
+    return LabelKind.NUMBERS if raw.numbered else LabelKind.NAMES
+
+
+def _splits(raw: Raw) -> dict[Split, Tensor]:
+    """The labels of each split that the data has."""
+    if raw.codes is None:
+        return {Split.TRAIN: raw.y}
+    return {split: raw.y[raw.codes == code] for code, split in enumerate(SPLITS) if bool((raw.codes == code).any())}
+
+
+def _contents(y: Tensor, classes: int) -> SplitContents:
+    if y.ndim == 2:
+        counts, labelled = y.sum(0).long(), len(y)
+    else:
+        known = y[y != NO_LABEL]
+        counts, labelled = torch.bincount(known, minlength=classes), len(known)
+    return SplitContents(samples=len(y), labelled=labelled, counts=counts[:MOST_CLASSES_SHOWN].tolist())
+
+
+def _doubts(raw: Raw, splits: Mapping[Split, Tensor], probe: Probe) -> list[str]:
+    notes = alike(raw.classes)
+    codes = torch.full((len(raw.y),), TRAIN) if raw.codes is None else raw.codes
+    hashes: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for row, value in probe.hashes.items():
+        hashes[SPLITS[int(codes[row])]].append(value)
+    for split, y in splits.items():
+        if split != Split.TRAIN:
+            notes += repeated(split, hashes[split], hashes[Split.TRAIN])
+        notes += of_one_class(split, y, raw.classes)
+    unnamed = [raw.classes[place] for place in _without_samples(raw)]
+    if unnamed and raw.numbered:
+        notes.append(f"no sample has the label {', '.join(unnamed[:10])}{', …' if len(unnamed) > 10 else ''}")
+    return notes
+
+
+def _without_samples(raw: Raw) -> list[int]:
+    if raw.y.ndim == 2:
+        return []
+    counts = torch.bincount(raw.y[raw.y != NO_LABEL], minlength=len(raw.classes))
+    return (counts == 0).nonzero().flatten().tolist()

@@ -1,0 +1,93 @@
+"""What an inspection finds out about a data set, whatever teacher it is for."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lit_spec.base import OpenEnum, SpecModel, Split
+from lit_spec.networks.architecture import Modality
+
+MOST_CLASSES_SHOWN = 1000
+"""Of a data set with more classes, the names and counts of the first ones are in the inspection."""
+
+
+class LabelKind(OpenEnum):
+    NAMES = "names"
+    """The classes are what the data names them; their order is that of the outputs."""
+    NUMBERS = "numbers"
+    """Each label is the number of the teacher's output, from 0."""
+    ATTRIBUTES = "attributes"
+    """A sample has each of them or not, as in CelebA."""
+    NONE = "none"
+    UNKNOWN = "unknown"
+    """Not without the job's request; the notes say what it must give."""
+
+
+class SplitContents(SpecModel):
+    samples: int
+    labelled: int
+    """How many of them have a label."""
+    counts: list[int] = Field(default_factory=list)
+    """Labelled samples of each class, in the order of `classes`."""
+
+
+class ImageContents(SpecModel):
+    channels: list[int]
+    """The numbers of channels that the images can be read with: 1 and 3 for image files, of an array what its shape
+    allows."""
+    grey: bool = False
+    """Whether all images that were looked at are grey."""
+    height: list[int]
+    """The least and the largest, in pixels."""
+    width: list[int]
+    mean: list[float]
+    """Per channel, after scaling to [0, 1] for integers."""
+    std: list[float]
+
+
+class TextContents(SpecModel):
+    shortest: int
+    """In characters."""
+    median: int
+    longest: int
+
+
+class Need(SpecModel):
+    """What a request must say before the data can be read."""
+
+    field: str
+    """`dataset.unlabelled` or `dataset.columns`."""
+    why: str
+
+
+class DatasetInspection(SpecModel):
+    """What the upload of a data set contains."""
+
+    format: str
+    modality: Modality | None
+    """None: the inspection couldn't read it within its limits of time and memory."""
+    label_kind: LabelKind = LabelKind.NONE
+    classes: list[str] = Field(default_factory=list)
+    """In the order of the outputs, unless the request gives another; for numbers each number that occurs."""
+    number_of_classes: int = 0
+    splits: dict[Split, SplitContents] = Field(default_factory=dict)
+    """Those that the data has; what else is needed is held out from `train`."""
+    images: ImageContents | None = None
+    texts: TextContents | None = None
+    looked_at: int = 0
+    """Samples whose content was read. The others are read by the job."""
+    skipped: list[str] = Field(default_factory=list)
+    """Hidden files and files of operating systems, the first ones."""
+    needs: Need | None = None
+    """None: the data can be read as it is."""
+    notes: list[str] = Field(default_factory=list)
+    """What may be wrong with it."""
+
+    @classmethod
+    def not_read(cls, why: str) -> DatasetInspection:
+        """Of a data set that is too large to be looked through. The job reads it with limits of its own."""
+        return cls(format="unknown", modality=None, notes=[f"{why}; the job will check the data"])
+
+    @property
+    def samples(self) -> int:
+        return sum(split.samples for split in self.splits.values())
