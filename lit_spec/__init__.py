@@ -13,12 +13,14 @@ from lit_spec.networks.architecture import (
     Inspection,
     Library,
     LibraryNetwork,
+    LibraryPreprocessing,
     LibraryRequest,
     Modality,
+    Resampling,
     Task,
 )
 from lit_spec.networks.students import StudentOption
-from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
+from lit_spec.requests.dataset import BUILTIN, Augmentation, Constants, DatasetRequest, Preprocessing
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_spec.requests.presets import Preset, merged
@@ -63,6 +65,7 @@ __all__ = [
     "Augmentation",
     "BatchNorm",
     "Constant",
+    "Constants",
     "Cosine",
     "DatasetRequest",
     "Device",
@@ -79,6 +82,7 @@ __all__ = [
     "JobSpec",
     "Library",
     "LibraryNetwork",
+    "LibraryPreprocessing",
     "LibraryRequest",
     "Linear",
     "LitSchedule",
@@ -95,6 +99,7 @@ __all__ = [
     "Preprocessing",
     "Preset",
     "Pruning",
+    "Resampling",
     "Schedule",
     "Select",
     "SpecError",

@@ -52,6 +52,13 @@ def _without_race_of_rates(job: Stored) -> Stored:
     return {**job, "spec_version": 7}
 
 
+def _without_library_preprocessing(job: Stored) -> Stored:
+    """Version 7 knew neither `dataset.resize` and `dataset.resampling` nor the preprocessing of a teacher's library: it
+    resized images to `size` itself, and measured `mean` and `std` on the data. Its workers would fail a job that has
+    one of these fields, or `teacher_accuracy`."""
+    return {**job, "spec_version": 8}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
@@ -89,6 +96,12 @@ def _with_no_race(study: Stored) -> Stored:
     return study
 
 
+def _without_inspected_preprocessing(study: Stored) -> Stored:
+    """The inspections of version 6 had no `preprocessing`, so the study's later trials preprocess images as its first
+    ones did."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -110,6 +123,7 @@ JOB_STEPS: Steps = {
     4: _without_plan,
     5: _with_repair,
     6: _without_race_of_rates,
+    7: _without_library_preprocessing,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -118,6 +132,7 @@ STUDY_STEPS: Steps = {
     3: _without_plans,
     4: _without_repair,
     5: _with_no_race,
+    6: _without_inspected_preprocessing,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
