@@ -172,7 +172,7 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
             detail = f"{fault}: correct architecture.kwargs"
             error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="architecture.kwargs")
         else:
-            detail = f"{fault}: set dataset.size, for example to {known}"
+            detail = f"{fault}: set dataset.size (--size), for example to {known}"
             error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
         raise Refused(error) from failure
 

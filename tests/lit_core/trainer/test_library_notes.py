@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+import lit_core
 from lit_core.data import Dataset, Interface, load_dataset
+from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.tasks.library_notes import library_notes
-from lit_spec import Architecture, DatasetRequest, JobSpec, LibraryPreprocessing, Resampling, StudentSpec, TeacherSpec
+from lit_spec import (
+    Architecture,
+    DatasetRequest,
+    JobRequest,
+    JobSpec,
+    LibraryPreprocessing,
+    LibraryRequest,
+    Resampling,
+    StudentSpec,
+    TeacherSpec,
+    resolve,
+)
+from tests.lit_core.data.test_images import pack, picture
+from tests.lit_core.trainer.test_methods import train_in
 
 LIBRARY = LibraryPreprocessing(
     weights="in1k", size=[8, 8], resize=9, resampling=Resampling.BICUBIC, mean=[0.5] * 3, std=[0.1] * 3
@@ -72,3 +92,32 @@ def test_measured_constants_are_told_where_the_library_has_some(tmp_path: Path) 
     (both,) = notes(tmp_path, mean="data", std="data")
     assert both.startswith("dataset.mean and dataset.std are measured")
     assert notes(tmp_path, library=None, mean="data") == []
+
+
+def test_a_job_of_a_librarys_teacher_sees_what_the_library_shows(tmp_path: Path) -> None:
+    """From images of several shapes to the student's folder, with a request that says nothing of it."""
+    torch.manual_seed(0)
+    folder, network = tmp_path / "job", timm.create_model("test_vit", num_classes=2)
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "teacher.safetensors")
+    named = LibraryRequest.model_validate({"library": "timm", "name": "test_vit"})
+    pack(folder / "dataset", {f"{place}.png": picture(9 * place, (30 + place, 40)) for place in range(24)})
+    request = {
+        "teacher": "t",
+        "architecture": named,
+        "dataset": {"upload": "d"},
+        "student": {"depth": 4, "select": "even"},
+        "alpha": 0,
+        "schedule": {"batch_size": 8, "lit": {"epochs": 1}, "fine_tune": {"epochs": 0}},
+        "exports": [],
+    }
+    inspection = inspect_teacher(read_teacher(folder / "teacher.safetensors", named))
+    spec = resolve(JobRequest.model_validate(request), inspection)
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
+    report = train_in(folder)
+    assert report["preprocessing"]["size"] == [160, 160]
+    model = lit_core.load(folder / "output")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    theirs = create_transform(**resolve_model_data_config(network))(image)
+    assert torch.allclose(model.preprocess([image])[0], theirs, atol=1e-5)
