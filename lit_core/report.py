@@ -170,9 +170,9 @@ def build_report(
     judgement = task.judge(teacher, student, baselines.untrained, best)
     before = [*race_notes(trained, spec), *(note_of(setback) for setback in trained.setbacks)]
     before += missed_latency(trained.selection.target, spec.precision, teacher.latency, student.latency)
-    race = {} if trained.race is None else {"race": trained.race}
+    given = {"race": trained.race, "teacher_accuracy": task.teacher_accuracy()}
     return Report(
-        **race,
+        **{name: value for name, value in given.items() if value is not None},
         **_judged(task.compare(teacher, student), judgement, before).as_json(),
         method=spec.method,
         teacher=teacher,

@@ -14,12 +14,14 @@ from lit_spec.networks.architecture import (
     Inspection,
     Library,
     LibraryNetwork,
+    LibraryPreprocessing,
     LibraryRequest,
     Modality,
+    Resampling,
     Task,
 )
 from lit_spec.networks.students import StudentOption
-from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing, TableColumns
+from lit_spec.requests.dataset import BUILTIN, Augmentation, Constants, DatasetRequest, Preprocessing, TableColumns
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import SPEC_VERSION, JobRequest, JobSpec, StudentRequest, StudentSpec, TeacherSpec
 from lit_spec.requests.presets import Preset, merged
@@ -64,6 +66,7 @@ __all__ = [
     "Augmentation",
     "BatchNorm",
     "Constant",
+    "Constants",
     "Cosine",
     "DatasetInspection",
     "DatasetRequest",
@@ -81,6 +84,7 @@ __all__ = [
     "JobSpec",
     "Library",
     "LibraryNetwork",
+    "LibraryPreprocessing",
     "LibraryRequest",
     "Linear",
     "LitSchedule",
@@ -97,6 +101,7 @@ __all__ = [
     "Preprocessing",
     "Preset",
     "Pruning",
+    "Resampling",
     "Schedule",
     "Select",
     "SpecError",

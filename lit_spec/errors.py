@@ -12,6 +12,7 @@ class ErrorType(OpenEnum):
     BAD_TEACHER = "bad-teacher"
     BAD_SPECIFICATION = "bad-specification"
     TEACHER_NEAR_CHANCE = "teacher-near-chance"
+    TEACHER_BELOW_EXPECTED = "teacher-below-expected"
     DEVICE_UNAVAILABLE = "device-unavailable"
     WORKER_LOST = "worker-lost"
     TRAINER_CRASHED = "trainer-crashed"

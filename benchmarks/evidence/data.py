@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from benchmarks.packages import Kind, Package, fetched, member
 from lit_core.data.augmentation import augment
-from lit_core.data.pixels import resize
-from lit_spec import Augmentation
+from lit_core.data.pixels import fit
+from lit_spec import Augmentation, Preprocessing
 
 SIDE, COLOUR_SIDE = 14, 16
 SPLITS = {"train": 350, "val": 50, "test": 100}
@@ -55,7 +55,7 @@ def mnist5k(side: int = SIDE) -> Arrays:
         bounds = np.cumsum([0, *SPLITS.values()])
         for code, (start, end) in enumerate(pairwise(bounds)):
             split[rows[start:end]] = code
-    return {"x": resize(images, (side, side)).numpy(), "y": y.astype(np.int64), "split": split}
+    return {"x": fit(images, Preprocessing(size=[side, side])).numpy(), "y": y.astype(np.int64), "split": split}
 
 
 def mnist5k_hard() -> Arrays:

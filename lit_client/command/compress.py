@@ -17,13 +17,23 @@ from lit_client.command.job_request import (
     build_body,
     check_body,
     check_student,
+    image_options,
     parse_architecture,
     parse_blocks,
     parse_columns,
     parse_kept,
     target_option,
 )
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
+from lit_client.command.options import (
+    ArchitectureOption,
+    ExpectAccuracyOption,
+    JsonOption,
+    NormalizeOption,
+    SetOption,
+    SizeOption,
+    TargetOption,
+    UrlOption,
+)
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import ProblemError
@@ -59,6 +69,9 @@ def compress_command(
         typer.Option(help="A GAN's discriminator, to fine-tune its generator with: a file, or an upload's id."),
     ] = None,
     architecture: ArchitectureOption = None,
+    size: SizeOption = None,
+    normalize: NormalizeOption = None,
+    expect_accuracy: ExpectAccuracyOption = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, for example 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, for example 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or at least how many times fewer parameters it has.")] = None,
@@ -159,6 +172,7 @@ def compress_command(
         "student.select": select,
         "student.repair": repair,
         "architecture": None if architecture is None else parse_architecture(architecture),
+        **image_options(size, normalize, expect_accuracy),
         "then": then or None,
         "exports": exports or None,
         "student.init": init,

@@ -134,10 +134,21 @@ def epoch_line(data: dict[str, Any]) -> str:
 
 def measured_line(data: dict[str, Any]) -> str:
     """What was measured of the teacher before training."""
-    numbers = {name: value for name, value in data.items() if isinstance(value, int | float)}
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+    numbers = {name: value for name, value in data.items() if isinstance(value, int | float) and name != "samples"}
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}{_interval_of(data) if name == 'accuracy' else ''}"
+        for name, value in numbers.items()
+    )
     line = f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
     return f"{line}. Warning: {data['note']}" if data.get("note") else line
+
+
+def _interval_of(data: dict[str, Any]) -> str:
+    """How certain a measured accuracy is."""
+    if not data.get("interval"):
+        return ""
+    low, high = data["interval"]
+    return f" (95 % interval {low:.4g} to {high:.4g}, {data.get('samples')} samples)"
 
 
 def chosen_line(data: dict[str, Any]) -> str:
@@ -260,6 +271,27 @@ def note_lines(result: dict[str, Any]) -> list[str]:
     return [f"Note: {note}." for note in result.get("notes", [])]
 
 
+def decision_lines(job: Job) -> list[str]:
+    """How much accuracy the student lost, on how many samples, and whether that is accepted."""
+    result, accept = job.result or {}, _value_at(job.spec, "accept") or {}
+    samples = result.get("accuracy_drop_samples")
+    if samples is not None:
+        low, high = result.get("accuracy_drop_interval") or (None, None)
+        most = "at most " * (result.get("accuracy_drop_is") != "measured")
+        line = f"Accuracy drop: {most}{_format('{:.2f}', result.get('accuracy_drop'))} points on {samples} test samples"
+        line += "" if low is None else f" (95 % interval {low:.2f} to {high:.2f})"
+        allowed = _format("{:g} points", accept.get("max_accuracy_drop"))
+    elif accept.get("min_psnr") is not None:
+        psnr = _format("{:.2f} dB", _value_at(result, "student", "psnr", "test"))
+        line = f"PSNR to the teacher: {psnr} on {_value_at(result, 'samples', 'test')} test samples"
+        allowed = _format("{:g} dB", accept["min_psnr"])
+    else:
+        return []
+    if job.accepted is None or not allowed:
+        return [f"{line}."]
+    return [f"{line}, {'accepted' if job.accepted else 'not accepted'} (the limit is {allowed})."]
+
+
 def operations_table(rows: Iterable[dict[str, Any]]) -> Table:
     """What each operation of `then` made of the student, from a job's `result` or a report."""
     table = Table("then", "accuracy, test (%)", "agreement, test (%)", "parameters", "teacher / this", "file (bytes)")
@@ -306,7 +338,8 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
     unwrapped = f"How the file was read: {'; '.join(inspection.unwrapped)}." if inspection.unwrapped else ""
-    lines = [line for line in (unwrapped, _measured_with(inspection), _open_choices(found)) if line]
+    texts = (unwrapped, _measured_with(inspection), _library_preprocessing(inspection), _open_choices(found))
+    lines = [line for line in texts if line]
     return Group(title, _students_table(inspection.students), *lines)
 
 
@@ -320,6 +353,25 @@ def _measured_with(inspection: Inspection) -> str:
         return f"{line}; its latency is only measured in smaller networks."
     machine = f"on the inspecting machine ({latency.device}, {latency.threads} threads)"
     return f"{line}. Latency of one such input {machine}, expected from the latency of each block."
+
+
+def _library_preprocessing(inspection: Inspection) -> str:
+    """What a job does with images unless its request says otherwise."""
+    found = inspection.preprocessing
+    if found is None:
+        return ""
+    size = "x".join(map(str, found.size))
+    if found.resize is None:
+        shape = f"resized to {size}"
+    elif isinstance(found.resize, int):
+        shape = f"resized to a shorter side of {found.resize}, {size} cut from the centre"
+    else:
+        shape = f"resized to {'x'.join(map(str, found.resize))}, {size} cut from the centre"
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (found.mean, found.std))
+    return (
+        f"Images, unless the request says otherwise, as the library for its weights {found.weights}: {shape} "
+        f"({found.resampling}), mean {mean}, std {std}."
+    )
 
 
 def _family_and_name(upload: Upload, found: Architecture) -> str:

@@ -11,7 +11,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from lit_client.errors import LitError
-from lit_spec import Inspection, JobRequest, Library, LibraryRequest, SpecError, TableColumns, check_depth, resolve
+from lit_spec import (
+    Constants,
+    Inspection,
+    JobRequest,
+    Library,
+    LibraryRequest,
+    SpecError,
+    TableColumns,
+    check_depth,
+    resolve,
+)
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.job import STUDENT_FORMS
@@ -79,6 +89,27 @@ def check_student(request: JobRequest, inspection: Inspection, discriminator: In
 def _checked(inspection: Inspection) -> Inspection:
     """Raises ValidationError for values that this version does not know, which reading an answer has kept."""
     return Inspection.model_validate(inspection.model_dump(mode="json"))
+
+
+def image_options(size: str | None, normalize: Constants | None, accuracy: float | None) -> dict[str, object | None]:
+    """Paths into the request with their values. Raises BadRequest."""
+    return {
+        "dataset.size": None if size is None else _parse_size(size),
+        "dataset.mean": normalize,
+        "dataset.std": normalize,
+        "teacher_accuracy": accuracy,
+    }
+
+
+def _parse_size(text: str) -> list[int]:
+    """`224` or `224,160` as height and width. Raises BadRequest."""
+    try:
+        sides = [int(part) for part in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise BadRequest(f"--size {text!r} is not a size in pixels: write 224, or height and width as 224,160.")
+    return [sides[0], sides[-1]]
 
 
 def parse_blocks(text: str) -> list[int]:

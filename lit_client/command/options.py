@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lit_client.connection import DEFAULT_URL, URL_VARIABLE
+from lit_spec import Constants
 
 UrlOption = Annotated[
     str | None,
@@ -22,6 +23,20 @@ ArchitectureOption = Annotated[
     typer.Option(
         help="What the teacher is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."
     ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS", help="Side, or height,width, of the images for the network, as 224; by default its library's."
+    ),
+]
+NormalizeOption = Annotated[
+    Constants | None,
+    typer.Option(help="Mean and std of the images: the library's (its teachers' default), ImageNet's, or the data's."),
+]
+ExpectAccuracyOption = Annotated[
+    float | None,
+    typer.Option(help="Percent that the teacher is known to reach; if it clearly reaches less here, the job fails."),
 ]
 SetOption = Annotated[
     list[str] | None,

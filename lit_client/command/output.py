@@ -99,7 +99,7 @@ def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> N
             display.stdout.print(display.operations_table(operations))
     if files:
         show_files(files, as_json)
-    for line in display.note_lines(job.result or {}):
+    for line in [*display.decision_lines(job), *display.note_lines(job.result or {})]:
         display.stdout.print(line)
 
 

@@ -10,8 +10,24 @@ import typer
 
 from lit_client.client import Client
 from lit_client.command import display, study_display
-from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture, target_option
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
+from lit_client.command.job_request import (
+    BadRequest,
+    Body,
+    build_body,
+    image_options,
+    parse_architecture,
+    target_option,
+)
+from lit_client.command.options import (
+    ArchitectureOption,
+    ExpectAccuracyOption,
+    JsonOption,
+    NormalizeOption,
+    SetOption,
+    SizeOption,
+    TargetOption,
+    UrlOption,
+)
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
@@ -71,6 +87,9 @@ def compare(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    size: SizeOption = None,
+    normalize: NormalizeOption = None,
+    expect_accuracy: ExpectAccuracyOption = None,
     depth: DepthOption = None,
     target: TargetOption = None,
     epochs: EpochsOption = None,
@@ -86,8 +105,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    student = _student(depth, target)
-    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy)}
+    job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = study_request("compare", job, fields, seeds, name, tags)
     end(send_and_follow(url, body, teacher, dataset, folder, detach, as_json))
@@ -102,6 +121,9 @@ def search(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    size: SizeOption = None,
+    normalize: NormalizeOption = None,
+    expect_accuracy: ExpectAccuracyOption = None,
     depth: DepthOption = None,
     target: TargetOption = None,
     epochs: EpochsOption = None,
@@ -117,8 +139,8 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    student = _student(depth, target)
-    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy)}
+    job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
     body = study_request("search", job, fields, seeds, name, tags)
@@ -139,6 +161,9 @@ def depth(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    size: SizeOption = None,
+    normalize: NormalizeOption = None,
+    expect_accuracy: ExpectAccuracyOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
@@ -152,7 +177,8 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    job = job_request(request_file, settings, dataset, architecture, {}, epochs, fine_tune_epochs, device)
+    others = image_options(size, normalize, expect_accuracy)
+    job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
@@ -268,7 +294,7 @@ def job_request(
     settings: list[str] | None,
     dataset: str | None,
     architecture: str | None,
-    others: Mapping[str, float],
+    others: Mapping[str, object | None],
     epochs: int | None,
     fine_tune_epochs: int | None,
     device: Device | None,

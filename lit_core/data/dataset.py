@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_core.data.doubts import alike, of_one_class, repeated
 from lit_core.data.errors import DatasetError
 from lit_core.data.labels import NO_LABEL
-from lit_core.data.pixels import crop_middle, resize
+from lit_core.data.pixels import Unfit, fit
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
 from lit_core.data.readers.digits import read_digits
 from lit_core.data.readers.formats import read_upload
@@ -23,7 +23,8 @@ from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import TEST, assign, empty_split, hold_out, partition
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
-from lit_spec import Augmentation, DatasetRequest, Modality, Split, Task
+from lit_spec import Augmentation, Constants, DatasetRequest, Modality, Split, Task
+from lit_spec.requests.preprocessing import refused_resize
 
 LIMITS = Limits()
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
@@ -119,6 +120,13 @@ def _check_request(request: DatasetRequest, interface: Interface) -> None:
                 f"{name} has {len(values)} values, but the teacher takes {channels} channels: give one per channel",
                 field=f"dataset.{name}",
             )
+        if values in (Constants.IMAGENET, Constants.LIBRARY):
+            raise DatasetError(
+                f"{name} is {values}, which only a job's request may say: give one value per channel",
+                field=f"dataset.{name}",
+            )
+    if (wrong := refused_resize(request)) is not None:
+        raise DatasetError(f"resize {wrong}", field="dataset.resize")
     order = request.class_order
     if order is not None and (len(order) != classes or len(set(order)) != classes):
         raise DatasetError(
@@ -166,19 +174,18 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
 
 def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
     """Crop and resize, unless the reader of image files has done so."""
-    try:
-        x = crop_middle(x, request.crop)
-    except ValueError as failure:
-        raise DatasetError(f"x {failure}", field="dataset.crop") from failure
     size = request.size or list(x.shape[2:])
     needed = x.shape[0] * x.shape[1] * math.prod(size) * x.element_size()
     if needed > limits.total_bytes:
         raise DatasetError(
             f"{len(x)} images of {size[0]}x{size[1]} take {needed} bytes, more than {limits.total_bytes}, half of the "
-            "worker's memory: set a smaller dataset.size",
+            "worker's memory: set a smaller dataset.size (--size)",
             field="dataset.size",
         )
-    return x if request.size is None else resize(x, request.size)
+    try:
+        return fit(x, request)
+    except Unfit as failure:
+        raise DatasetError(f"x {failure}", field=failure.field) from failure
 
 
 def _held_out(raw: Raw, codes: Tensor) -> list[str]:

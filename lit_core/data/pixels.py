@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from lit_spec import Resampling
+
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels that an image file can give."""
 CHUNK = 1024
 """Number of samples handled at a time where a copy of all would need too much memory."""
+MOST_PIXELS = 1 << 26
+"""Of a resized image before its middle is cut out: the shorter side of a long image may become much longer."""
+
+
+class Geometry(Protocol):
+    """How images get the network's size; the fields of `lit_spec.Preprocessing`."""
+
+    @property
+    def crop(self) -> int | None: ...
+    @property
+    def resize(self) -> int | list[int] | None: ...
+    @property
+    def size(self) -> list[int] | None: ...
+    @property
+    def resampling(self) -> Resampling: ...
 
 
 def image_to_raw(image: Image.Image, channels: int) -> Tensor:
@@ -86,30 +104,66 @@ def to_channels_first(x: Tensor, channels: int) -> Tensor:
     raise ValueError(f"has the shape {shape}, but the teacher takes {channels} channels: it must be {right}")
 
 
-def crop_middle(x: Tensor, side: int | None) -> Tensor:
-    """The central square of images (…, H, W) as a view; x itself without a side. Raises ValueError if too small."""
+class Unfit(ValueError):
+    """Images that can't be cropped or resized as requested. `field` is the one of the request to change."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def fit(x: Tensor, geometry: Geometry) -> Tensor:
+    """Images (N, C, H, W), cropped and resized; x itself, or a view, where nothing is resized. Raises Unfit."""
+    x = _crop_middle(x, geometry.crop)
+    if geometry.size is None:
+        return x
+    whole = _whole_size(x.shape[2], x.shape[3], geometry.resize or geometry.size)
+    if tuple(x.shape[2:]) == tuple(whole) == tuple(geometry.size):
+        return x
+    return _resize(x, geometry.size, whole, Image.Resampling[geometry.resampling.name])
+
+
+def _whole_size(height: int, width: int, resize: int | Sequence[int]) -> Sequence[int]:
+    """Height and width of the resized image, before anything is cut off. Raises Unfit."""
+    if not isinstance(resize, int):
+        return resize
+    # Rounded as by torchvision and timm.
+    longer = int(resize * max(height, width) / min(height, width))
+    if resize * longer > MOST_PIXELS:
+        raise Unfit(
+            "dataset.resize",
+            f"is of {height}x{width} pixels, and would be of more than {MOST_PIXELS} with a shorter side of {resize}: "
+            "cut it to a usual shape, or lower dataset.resize",
+        )
+    return (resize, longer) if height <= width else (longer, resize)
+
+
+def _crop_middle(x: Tensor, side: int | None) -> Tensor:
+    """The central square of images (…, H, W) as a view; x itself without a side. Raises Unfit if too small."""
     if side is None:
         return x
     height, width = x.shape[-2:]
     if side > min(height, width):
-        raise ValueError(f"is of {height}x{width} pixels, too small to cut {side}x{side} from: lower dataset.crop")
+        raise Unfit(
+            "dataset.crop", f"is of {height}x{width} pixels, too small to cut {side}x{side} from: lower dataset.crop"
+        )
     top, left = (height - side) // 2, (width - side) // 2
     return x[..., top : top + side, left : left + side]
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, H, W) to `size` (height, width) with Pillow's antialiasing bilinear filter; x itself if it has that size.
+def _resize(x: Tensor, size: Sequence[int], whole: Sequence[int], resampling: Image.Resampling) -> Tensor:
+    """(N, C, H, W) to `whole` (height, width), of which the middle is cut to `size`.
 
     Always Pillow, channel by channel: its fixed-point arithmetic gives the same pixels on every machine.
     """
-    height, width = size
-    if tuple(x.shape[2:]) == (height, width):
-        return x
-    resized = torch.empty(*x.shape[:2], height, width, dtype=x.dtype)
+    resized = torch.empty(*x.shape[:2], *size, dtype=x.dtype)
+    # Rounded as by torchvision and timm.
+    top, left = (round((length - kept) / 2) for length, kept in zip(whole, size, strict=True))
     for sample, planes in zip(resized, x, strict=True):
         for target, plane in zip(sample, planes, strict=True):
             image = Image.fromarray(np.ascontiguousarray(plane.numpy()))
-            target.copy_(torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR))))
+            pixels = np.array(image.resize((whole[1], whole[0]), resampling))
+            target.copy_(torch.from_numpy(pixels[top : top + size[0], left : left + size[1]]))
     return resized
 
 

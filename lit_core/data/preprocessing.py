@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_core.data.pixels import MODES, crop_middle, image_to_raw, resize, to_channels_first, to_pixels
-from lit_spec import DatasetRequest, SpecModel
+from lit_core.data.pixels import MODES, fit, image_to_raw, to_channels_first, to_pixels
+from lit_spec import Constants, DatasetRequest, LibraryPreprocessing, Resampling, SpecModel
 
 LEAST_STD = 1e-8
 DOUBLES = 1 << 23
@@ -20,11 +20,14 @@ DOUBLES = 1 << 23
 
 
 class ImagePreprocessing(SpecModel):
-    """Every value explicit: crop, resize to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
+    """Every value explicit: crop, resize, cut to `size`, divide by `scale`, subtract `mean`, divide by `std`."""
 
     kind: Literal["image"] = "image"
     crop: int | None = None
     """Side of the square that is cut from the centre of an image before resizing."""
+    resize: int | list[int] | None = None
+    """Length of the shorter side to which an image is resized with its aspect ratio kept, or height and width, before
+    `size` is cut from its centre. None: it is resized to `size` itself."""
     size: list[int]
     """Height and width in pixels."""
     channels: int
@@ -35,8 +38,8 @@ class ImagePreprocessing(SpecModel):
     std: list[float]
     class_order: list[str]
     """The classes in the order of the network's outputs."""
-    resampling: Literal["bilinear"] = "bilinear"
-    """Name of Pillow's filter, which antialiases."""
+    resampling: Resampling = Resampling.BILINEAR
+    """Pillow's filter for resizing."""
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (B, C, H, W), uint8 or float32, to the network's input in float32 on x's device. Raises ValueError."""
@@ -60,7 +63,7 @@ class ImagePreprocessing(SpecModel):
             picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
             raw = image_to_raw(picture, self.channels)[None]
             self._check_dtype(raw)
-        return resize(crop_middle(raw, self.crop), self.size)
+        return fit(raw, self)
 
     def to_images(self, x: Tensor) -> list[Image.Image]:
         """The output of a generator, (B, C, H, W) in the range of its input, as pictures. Raises ValueError.
@@ -101,17 +104,25 @@ def resolve_image_preprocessing(request: DatasetRequest, train: Tensor, class_or
     """Take missing values from the data. `train` (N, C, H, W) is the resized raw training split."""
     scale = 255.0 if train.dtype == torch.uint8 else 1.0
     mean, std = (
-        measured(train, scale) if "data" in (request.mean, request.std) else ([], [])
+        measured(train, scale) if Constants.DATA in (request.mean, request.std) else ([], [])
     )  # if both are given, no pass over the data is needed
     return ImagePreprocessing(
         crop=request.crop,
+        resize=request.resize,
         size=list(train.shape[2:]),
         channels=train.shape[1],
         scale=scale,
         mean=mean if isinstance(request.mean, str) else request.mean,
         std=std if isinstance(request.std, str) else request.std,
         class_order=class_order,
+        resampling=request.resampling,
     )
+
+
+def published_preprocessing(library: LibraryPreprocessing, class_order: list[str]) -> ImagePreprocessing:
+    """A library's own preprocessing of uint8 pixels."""
+    given = library.model_dump(exclude={"weights"})
+    return ImagePreprocessing(**given, channels=len(library.mean), scale=255, class_order=class_order)
 
 
 def measured(x: Tensor, scale: float) -> tuple[list[float], list[float]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_core.exports.hugging_face import FOLDER, timm_config, write_hugging_face
+from lit_core.exports.hugging_face import FOLDER, timm_config, timm_cropping, write_hugging_face
 from lit_core.model import ModelConfig
 from lit_core.networks.families.library import create
 from lit_core.networks.state_dicts import load_state
@@ -43,11 +43,13 @@ def export_folder(
 
 
 def _timm_config(config: ModelConfig, student: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, Any] | None:
-    """None if timm can't build the student from arguments."""
+    """None if timm can't build the student from arguments, or can't preprocess images as the student's."""
     network, preprocessing = config.architecture.network, config.preprocessing
     if config.architecture.family != Library.TIMM or network is None or preprocessing.kind != "image":
         return None
-    if preprocessing.crop is not None:
+    try:
+        timm_cropping(preprocessing)
+    except ValueError:
         return None
     blocks = config.architecture.blocks
     # The names that timm's networks have for the number of their blocks.

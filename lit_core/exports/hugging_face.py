@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -56,8 +57,6 @@ def timm_config(
     `name` and `model_args` make a network of the shape of `network`, which is a timm network. Raises ValueError for
     preprocessing that timm doesn't have.
     """
-    if preprocessing.crop is not None:
-        raise ValueError("timm can't crop an image before it resizes it, as dataset.crop does: leave dataset.crop out")
     own: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})
     classes = len(preprocessing.class_order)
     config: dict[str, Any] = {
@@ -71,16 +70,34 @@ def timm_config(
             **{trait: own[trait] for trait in TRAITS if trait in own},
             "num_classes": classes,
             "input_size": [preprocessing.channels, *preprocessing.size],
-            # Resized without keeping the aspect ratio.
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
-            "interpolation": preprocessing.resampling,
+            **timm_cropping(preprocessing),
+            "interpolation": preprocessing.resampling.value,
             "mean": preprocessing.mean,
             "std": preprocessing.std,
             "custom_load": False,
         },
     }
     return {key: value for key, value in config.items() if value is not None}
+
+
+def timm_cropping(preprocessing: ImagePreprocessing) -> dict[str, float | str]:
+    """`crop_pct` and `crop_mode`. Raises ValueError for what timm can't do."""
+    size, resize = preprocessing.size, preprocessing.resize
+    if preprocessing.crop is not None:
+        raise ValueError("timm can't crop an image before it resizes it, as dataset.crop does: leave dataset.crop out")
+    if resize is None:
+        return {"crop_pct": 1.0, "crop_mode": "squash"}  # resized without keeping the aspect ratio
+    whole = [resize] * 2 if isinstance(resize, int) else resize
+    share = size[0] / whole[0]
+    # timm rounds down.
+    if math.floor(size[0] / share) < whole[0]:
+        share = math.nextafter(share, 0)
+    if size[0] != size[1] or [math.floor(side / share) for side in size] != whole:
+        raise ValueError(
+            f"timm can't resize an image to {resize} and cut {size} from it: give a square dataset.size, and one "
+            "number in dataset.resize"
+        )
+    return {"crop_pct": share, "crop_mode": "center" if isinstance(resize, int) else "squash"}
 
 
 def _global_pool(network: nn.Module) -> str | None:

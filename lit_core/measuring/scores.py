@@ -59,7 +59,7 @@ def mean_cosine(embeddings: Tensor, others: Tensor) -> Tensor:
 
 
 def top1(prediction: Prediction) -> float:
-    return _percent(_right(prediction))
+    return _percent(right_answers(prediction))
 
 
 def top5(prediction: Prediction) -> float | None:
@@ -77,7 +77,7 @@ def per_class(prediction: Prediction, classes: Sequence[str]) -> dict[str, float
 
 def _by_class(prediction: Prediction, classes: int) -> tuple[Tensor, Tensor]:
     """The samples of each class, and how many of them are right, both (classes,)."""
-    right = prediction.labels[_right(prediction)]
+    right = prediction.labels[right_answers(prediction)]
     return torch.bincount(prediction.labels, minlength=classes), torch.bincount(right, minlength=classes)
 
 
@@ -91,7 +91,7 @@ def calibration_error(prediction: Prediction) -> float:
     probabilities = prediction.logits.double().softmax(dim=1).amax(dim=1)
     bounds = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64)[1:-1]
     gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
-    gaps.index_add_(0, torch.bucketize(probabilities, bounds), probabilities - _right(prediction).double())
+    gaps.index_add_(0, torch.bucketize(probabilities, bounds), probabilities - right_answers(prediction).double())
     return 100 * float(gaps.abs().sum()) / len(probabilities)
 
 
@@ -130,7 +130,7 @@ def skill(prediction: Prediction) -> Skill:
     on how often each class occurs, because a good classifier measured on samples of almost only one class has answers
     of almost only one class too.
     """
-    samples, right = len(prediction.labels), int(_right(prediction).sum())
+    samples, right = len(prediction.labels), int(right_answers(prediction).sum())
     guessing = 1 / prediction.logits.shape[1]
     if _at_least(right, samples, max(guessing, chance(prediction) / 100)) < SIGNIFICANCE:
         return Skill.ABOVE_CHANCE
@@ -168,7 +168,8 @@ def _is_useless_by_class(prediction: Prediction) -> bool:
     return float((right / samples).mean()) + margin < _useful(1 / classes)
 
 
-def _right(prediction: Prediction) -> Tensor:
+def right_answers(prediction: Prediction) -> Tensor:
+    """Whether each answer is right, (N,)."""
     return prediction.logits.argmax(dim=1) == prediction.labels
 
 

@@ -19,6 +19,7 @@ from lit_core.networks.checkpoints.fitting import Candidate, Search, choose
 from lit_core.networks.checkpoints.wrappers import type_name
 from lit_core.networks.families import Recognised, family_of
 from lit_core.networks.families.library import as_shapes
+from lit_core.networks.families.library_preprocessing import library_preprocessing
 from lit_core.networks.families.shapes import listed
 from lit_core.networks.inspected_costs import count_flops, input_shape, measure_latency
 from lit_core.networks.parameters import parameter_counts
@@ -131,6 +132,7 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
         input_shape=None if flops is None else input_shape(architecture),
         flops=flops,
         latency=latency,
+        preprocessing=library_preprocessing(architecture),
     )
 
 

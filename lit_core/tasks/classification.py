@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import count_parameters
+from lit_core.measuring.intervals import paired_difference, wilson
 from lit_core.measuring.scores import (
     Prediction,
     Skill,
@@ -22,6 +23,7 @@ from lit_core.measuring.scores import (
     chance,
     divergence,
     per_class,
+    right_answers,
     skill,
     top1,
     top5,
@@ -37,7 +39,7 @@ from lit_core.training.task import Refused, Scores
 from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Architecture, ErrorType, Hyperparameters, JobError, JobSpec, Method, Output, Phase, Split
 from lit_spec.requests.then import prune_shares
-from lit_spec.trainer.report import Comparison, Measures
+from lit_spec.trainer.report import Comparison, MeasuredAccuracy, Measures
 
 EVALUATION_BATCH = 256
 """At most. Evaluation batches are smaller where training batches are small, which hints at little memory."""
@@ -77,7 +79,10 @@ class Classification:
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
-        return check_teacher(self._taught_validation(), self.dataset, self.spec.teacher.architecture)
+        return check_teacher(self._predict(self.teacher.network, Split.VALIDATION), self.dataset, self.spec)
+
+    def teacher_accuracy(self) -> MeasuredAccuracy | None:
+        return measured_accuracy(self._predict(self.teacher.network, Split.VALIDATION), self.spec)
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
@@ -128,10 +133,13 @@ class Classification:
 
     def compare(self, teacher: Measures, student: Measures) -> Comparison:
         drop, measured = self._accuracy_drop(teacher, student)
+        low, high = self._drop_interval(measured)
         accept = self.spec.accept
         return Comparison(
             accuracy_drop=drop,
             accuracy_drop_is="measured" if measured else "bounded by agreement",
+            accuracy_drop_interval=(round(low, 4), round(high, 4)),
+            accuracy_drop_samples=len(self.dataset.splits[Split.TEST].y),
             notes=[
                 *self.dataset.notes,
                 *self._skill_notes(),
@@ -140,6 +148,7 @@ class Classification:
                     for split in (Split.VALIDATION, Split.TEST)
                     if not self.dataset.splits[split].labelled
                 ),
+                *self._undecided(drop, low, high),
             ],
             accepted=None if accept is None or accept.max_accuracy_drop is None else drop <= accept.max_accuracy_drop,
         )
@@ -167,6 +176,26 @@ class Classification:
         if agreed is None:
             raise ValueError("an accuracy drop needs the student's accuracy, or its agreement with the teacher")
         return round(100 - agreed, 4), False
+
+    def _drop_interval(self, measured: bool) -> tuple[float, float]:
+        taught, made = (self._predict(network.network, Split.TEST) for network in (self.teacher, self.student))
+        samples = len(taught.labels)
+        if not measured:
+            return wilson(int((taught.logits.argmax(dim=1) != made.logits.argmax(dim=1)).sum()), samples)
+        before, after = right_answers(taught), right_answers(made)
+        return paired_difference(int((before & ~after).sum()), int((after & ~before).sum()), samples)
+
+    def _undecided(self, drop: float, low: float, high: float) -> list[str]:
+        """A warning where the test split is too small to say whether the student may be accepted."""
+        accept, samples = self.spec.accept, len(self.dataset.splits[Split.TEST].y)
+        allowed = None if accept is None else accept.max_accuracy_drop
+        if allowed is None or not low <= allowed < high:
+            return []
+        return [
+            f"the {samples} samples of the test split don't decide whether the student loses more than {allowed:g} "
+            f"points of accuracy: it lost {drop:.2f}, with a 95 % interval of {low:.2f} to {high:.2f}. Give more test "
+            "samples"
+        ]
 
     def parameters(self, network: SectionedNetwork) -> int:
         count = parameters_left if self.spec.method == Method.PRUNE else count_parameters
@@ -213,13 +242,20 @@ class Classification:
         return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 
-def check_teacher(prediction: Prediction | None, dataset: Dataset, teacher: Architecture) -> dict[str, Any]:
-    """The scores of a teacher's answers to the validation split (None: it has no labels), with a `note` if they don't
-    show that it is better than chance. Raises Refused if they show that it isn't."""
-    split = Split.VALIDATION.value
-    if prediction is None:
-        return {"split": split, "accuracy": None, "chance": None}
-    scores: dict[str, Any] = {"split": split, "accuracy": top1(prediction), "chance": chance(prediction)}
+def check_teacher(prediction: Prediction, dataset: Dataset, spec: JobSpec) -> dict[str, Any]:
+    """The scores of a teacher's answers to the validation split, with a `note` if they don't show that it is better
+    than chance. Raises Refused if they show that it isn't, or is less accurate than the request says."""
+    split, teacher = Split.VALIDATION, spec.teacher.architecture
+    measured = measured_accuracy(prediction, spec)
+    _check_expected(measured, dataset, spec)
+    if measured is None or not dataset.splits[split].labelled:
+        return {"split": split.value, "accuracy": None, "chance": None}
+    scores: dict[str, Any] = {
+        "split": split.value,
+        "accuracy": top1(prediction),
+        "chance": chance(prediction),
+        **measured.model_dump(mode="json", include={"interval", "samples"}),
+    }
     found = skill(prediction)
     if found == Skill.AT_CHANCE:
         detail = _at_chance(prediction, dataset, teacher)
@@ -227,6 +263,40 @@ def check_teacher(prediction: Prediction | None, dataset: Dataset, teacher: Arch
     if found == Skill.UNCERTAIN:
         scores["note"] = _uncertain(prediction, dataset, teacher)
     return scores
+
+
+def measured_accuracy(prediction: Prediction, spec: JobSpec) -> MeasuredAccuracy | None:
+    """Of a teacher's answers to the validation split; None if no sample has a label."""
+    known = prediction.labels != NO_LABEL
+    samples = int(known.sum())
+    if samples == 0:
+        return None
+    right = int(right_answers(prediction)[known].sum())
+    low, high = wilson(right, samples)
+    return MeasuredAccuracy(
+        accuracy=round(100 * right / samples, 4),
+        interval=(round(low, 4), round(high, 4)),
+        samples=samples,
+        expected=spec.teacher_accuracy,
+    )
+
+
+def _check_expected(measured: MeasuredAccuracy | None, dataset: Dataset, spec: JobSpec) -> None:
+    """Raises Refused where the samples show that the teacher is less accurate than the request says."""
+    if spec.teacher_accuracy is None:
+        return
+    if measured is None:
+        detail = "the validation split has no labels, which teacher_accuracy needs: give labels, or leave it out"
+        raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="teacher_accuracy"))
+    low, high = measured.interval
+    if spec.teacher_accuracy <= high:
+        return
+    detail = (
+        f"the teacher reaches {measured.accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f} %) on the "
+        f"{measured.samples} labelled samples of the validation split, less than the {spec.teacher_accuracy:g} % that "
+        f"the request expects. The likely reason is the preprocessing. {_to_check(dataset, spec.teacher.architecture)}"
+    )
+    raise Refused(JobError(type=ErrorType.TEACHER_BELOW_EXPECTED, detail=detail, field="teacher_accuracy"))
 
 
 @torch.no_grad()
@@ -340,4 +410,7 @@ def _described(dataset: Dataset) -> str:
             "dataset.length, dataset.lowercase, dataset.vocabulary"
         )
     mean, std = ([round(value, 4) for value in values] for values in (preprocessing.mean, preprocessing.std))
-    return f"here size {preprocessing.size}, mean {mean}, std {std}: dataset.size, dataset.mean, dataset.std"
+    return (
+        f"here size {preprocessing.size}, resize {preprocessing.resize}, mean {mean}, std {std}: dataset.size, "
+        "dataset.resize, dataset.mean, dataset.std"
+    )

@@ -67,6 +67,9 @@ class Translation:
         measured = self.measure(self.teacher.network, Split.VALIDATION)
         return {"split": Split.VALIDATION.value, **measured, "domains": self._domains()}
 
+    def teacher_accuracy(self) -> None:
+        """Generators have none."""
+
     def supersedes(self, phase: Phase) -> bool:
         """Adversarial fine-tuning moves away from the teacher's output, so closeness to it can't choose the epoch."""
         return phase == Phase.FINE_TUNE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
+from lit_core.tasks.library_notes import library_notes, with_doubts
 from lit_core.trainer.environment import environment_of, prepare_torch
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
@@ -101,9 +103,11 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     teacher.network.to(device)
     dataset = _load_dataset(spec, run, folder)
     _check_size(teacher, dataset)
+    doubts = library_notes(spec, teacher.network, dataset, device)
+    dataset = replace(dataset, notes=[*dataset.notes, *doubts])
     if spec.student.plan is not None:
         sample = partial(_sample, spec, dataset, device)
-        planning = Planning(spec, spec.student.plan, teacher, dataset, device, sample)
+        planning = Planning(spec, spec.student.plan, teacher, dataset, device, sample, doubts)
         inputs = _importance_inputs(spec, dataset, device)
         return run_plan(planning, inputs, messages, stop, environment, folder / OUTPUT_FOLDER)
     checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)
@@ -120,7 +124,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     student.network.to(device)
 
     task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
-    teacher_scores = task.check()
+    teacher_scores = with_doubts(task.check(), doubts)
     log.info("teacher: %s", teacher_scores)
     messages.emit(TeacherMeasured(data=teacher_scores))
 
@@ -168,7 +172,7 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
             detail = f"{fault}: correct architecture.kwargs"
             error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="architecture.kwargs")
         else:
-            detail = f"{fault}: set dataset.size, for example to {known}"
+            detail = f"{fault}: set dataset.size (--size), for example to {known}"
             error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
         raise Refused(error) from failure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,8 @@ from lit_core.selection.plan import (
     with_front,
 )
 from lit_core.selection.recovery import Recovery
-from lit_core.tasks.classification import check_teacher, predict
+from lit_core.tasks.classification import check_teacher, measured_accuracy, predict
+from lit_core.tasks.library_notes import with_doubts
 from lit_core.trainer.plan_picture import write_picture
 from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.training.loop import Drained
@@ -57,6 +58,8 @@ class Planning:
     dataset: Dataset
     device: torch.device
     sample: Sample
+    doubts: Sequence[str] = ()
+    """Notes on the preprocessing."""
 
     @property
     def labelled(self) -> bool:
@@ -94,10 +97,8 @@ def run_plan(
     requested a stop: a plan that was interrupted begins again.
     """
     started = time.monotonic()
-    checked = check_teacher(
-        planning.taught if planning.labelled else None, planning.dataset, planning.spec.teacher.architecture
-    )
-    messages.emit(TeacherMeasured(data=checked))
+    checked = check_teacher(planning.taught, planning.dataset, planning.spec)
+    messages.emit(TeacherMeasured(data=with_doubts(checked, [*planning.doubts])))
     with seeded(0):
         costs = planning.costs()
         recovery = Recovery(planning.teacher, list(inputs), Output.LOGITS)
@@ -144,7 +145,9 @@ def _report(
         latency_ms=round(costs.latency.total / NANOSECONDS_PER_MS, 4),
         scores=planning.scores(planning.taught),
     )
+    measured = measured_accuracy(planning.taught, spec)
     return PlanReport(
+        **({} if measured is None else {"teacher_accuracy": measured}),
         plan=planning.options,
         metric=metric,
         teacher=teacher,
@@ -154,7 +157,7 @@ def _report(
         labels={split: arrays.labels for split, arrays in dataset.splits.items()},
         classes=dataset.classes,
         preprocessing=dataset.preprocessing.model_dump(mode="json", exclude={"class_order"}),
-        notes=[checked["note"]] if "note" in checked else [],
+        notes=[*planning.doubts, *([checked["note"]] if "note" in checked else [])],
         environment=environment,
         versions=versions(),
         seconds=round(seconds, 3),

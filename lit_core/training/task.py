@@ -17,7 +17,7 @@ from lit_core.training.objectives import Batch
 from lit_core.training.outcome import Judgement
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, JobError, Phase, Split
-from lit_spec.trainer.report import Comparison, Measures
+from lit_spec.trainer.report import Comparison, MeasuredAccuracy, Measures
 
 
 class Refused(Exception):
@@ -80,6 +80,9 @@ class Task(Trainable, Protocol):
 
     def check(self) -> dict[str, Any]:
         """Measure the teacher before training and return its scores. Raises Refused."""
+
+    def teacher_accuracy(self) -> MeasuredAccuracy | None:
+        """The accuracy that `check` measured; None without labels, and for a generator."""
 
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         """Scores of a network on a split, by their names in the report's `Measures`; also `per_class`."""

@@ -29,6 +29,15 @@ class Library(OpenEnum):
     TIMM = "timm"
 
 
+class Resampling(OpenEnum):
+    """Pillow's filters for resizing. All but `nearest` antialias."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
 class Rename(OpenEnum):
     BY_ORDER = "by_order"
 
@@ -122,6 +131,21 @@ class InspectedLatency(SpecModel):
     nanoseconds: BlockCosts
 
 
+class LibraryPreprocessing(SpecModel):
+    """How a library preprocesses images for the weights that it publishes of a network."""
+
+    weights: str
+    """The library's name of these weights, such as `IMAGENET1K_V2` or `a1_in1k`."""
+    size: list[int]
+    """Height and width in pixels of the network's input."""
+    resize: int | list[int] | None
+    """As `dataset.resize` of a request."""
+    resampling: Resampling
+    mean: list[float]
+    """Per channel, after scaling to [0, 1], as for `std`."""
+    std: list[float]
+
+
 class Inspection(SpecModel):
     """What the upload of a teacher contains."""
 
@@ -144,3 +168,6 @@ class Inspection(SpecModel):
     flops: BlockCosts | None = None
     latency: InspectedLatency | None = None
     """None: the network is too large to measure it within seconds, or as for `parameter_counts`."""
+    preprocessing: LibraryPreprocessing | None = None
+    """What the request leaves open is taken from here. None: the network is not a library's, its input has not three
+    channels, the library doesn't say how it preprocesses images, or as for `parameter_counts`."""

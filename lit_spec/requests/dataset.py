@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from lit_spec.base import SpecModel
-from lit_spec.networks.architecture import Modality
+from lit_spec.networks.architecture import Modality, Resampling
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
+Size = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BUILTIN = ("digits",)
 DATASET_SOURCES = ("upload", "builtin", "mounted")
 """The fields of a `DatasetRequest` that say where the data comes from. A request has exactly one of them."""
@@ -18,17 +21,35 @@ VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*
 embedding."""
 
 
+class Constants(StrEnum):
+    """Where the values of `mean` and `std` come from, if the request doesn't give them."""
+
+    DATA = "data"
+    """They are measured on the training split."""
+    IMAGENET = "imagenet"
+    """The usual ones of ImageNet, for three channels."""
+    LIBRARY = "library"
+    """Those with which the teacher's library publishes its weights."""
+
+
 class Preprocessing(SpecModel):
     """How raw images and texts become the network's input."""
 
-    size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = None
-    """Height and width in pixels to which images are resized. None: they keep their size, which all must share."""
+    size: Size | None = None
+    """Height and width in pixels to which images are resized. None: they keep their size, which all must share. Unset:
+    the size of the teacher's library, and the same for `resampling`."""
     crop: int | None = Field(None, ge=1, le=16_384)
     """Side of the square that is cut from the centre of each image before resizing."""
-    mean: Channel | Literal["data"] = "data"
-    """Per channel, after scaling to [0, 1]; "data" measures the training split. Unset: "data", but 0.5 for a generator,
-    and the same for `std`."""
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Literal["data"] = "data"
+    resize: Annotated[int, Field(ge=1, le=8192)] | Size | None = None
+    """Length in pixels of the shorter side to which each image is resized with its aspect ratio kept, or height and
+    width, before `size` is cut from its centre. None: images are resized to `size` itself. Unset: as the teacher's
+    library does, if `size` and `crop` are unset too."""
+    resampling: Resampling = Resampling.BILINEAR
+    """The filter for resizing."""
+    mean: Channel | Constants = Constants.DATA
+    """Per channel, after scaling to [0, 1]. Unset: "library" for a teacher whose library has constants, 0.5 for a
+    generator, otherwise "data", and the same for `std`."""
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Constants = Constants.DATA
     length: int = Field(1014, ge=8, le=1_000_000)
     """Number of characters to which a text is cut or padded."""
     vocabulary: str | None = Field(None, min_length=1, max_length=10_000)

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lit_spec.base import SpecModel
-from lit_spec.networks.architecture import Architecture, LibraryRequest
+from lit_spec.networks.architecture import Architecture, LibraryPreprocessing, LibraryRequest
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
 from lit_spec.requests.plan import PlanOptions
@@ -76,6 +76,11 @@ class StudentRequest(SpecModel):
         return self
 
 
+ExpectedAccuracy = Annotated[float | None, Field(gt=0, le=100)]
+"""Percent that the teacher is known to reach. The job fails before the training if the labelled samples of the
+validation split show that it reaches less here. None: that is not checked."""
+
+
 class JobRequest(Hyperparameters):
     """The body of `POST /v1/jobs`."""
 
@@ -91,6 +96,7 @@ class JobRequest(Hyperparameters):
     student: StudentRequest = Field(default_factory=StudentRequest)
     augmentation: Augmentation | None = None
     """None: the standard augmentation of the data; see docs/datasets.md."""
+    teacher_accuracy: ExpectedAccuracy = None
     exports: list[Export] | None = Field(None, max_length=len(Export))
     """Formats in addition to safetensors. None: onnx and pt2; for the trials of a study none."""
     preset: Preset | None = None
@@ -126,6 +132,8 @@ class StudentSpec(SpecModel):
 class TeacherSpec(SpecModel):
     upload: str
     architecture: Architecture
+    preprocessing: LibraryPreprocessing | None = None
+    """As its inspection found it. What `dataset` has from it stands there too."""
 
 
 class JobSpec(Hyperparameters):
@@ -137,6 +145,7 @@ class JobSpec(Hyperparameters):
     dataset: DatasetRequest
     student: StudentSpec
     augmentation: Augmentation | None = None
+    teacher_accuracy: ExpectedAccuracy = None
     exports: list[Export] = Field(default_factory=list)
     preset: Preset | None = None
     """The preset that was used. All its values are in this specification."""

@@ -15,6 +15,7 @@ from lit_spec.requests.contents import check_contents
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
+from lit_spec.requests.preprocessing import refused_resize, with_library_defaults
 from lit_spec.requests.presets import PRESETS, Values, merged, preset_values, suited, with_rates
 from lit_spec.requests.student import resolve_student
 from lit_spec.requests.then import prune_shares
@@ -53,7 +54,8 @@ def resolve(
     ):
         raise SpecError("architecture", "is not the network as which the teacher was inspected: send the request again")
     request = with_preset(request, teacher)
-    _check_preprocessing(request.dataset, teacher)
+    dataset = with_library_defaults(request.dataset, teacher, inspection.preprocessing)
+    _check_preprocessing(dataset, teacher)
     _check_task(request, teacher)
     if request.student.plan is not None:
         _check_plan(request)
@@ -64,15 +66,15 @@ def resolve(
         shared["adversarial"] = request.adversarial or Adversarial()
     elif teacher.task == Task.TRANSLATION:
         shared["schedule"] = _without_fine_tuning(shared["schedule"])
-    dataset = _resolve_dataset(request.dataset, teacher)
     if contents is not None:
         check_contents(dataset, request, teacher, contents)
     return JobSpec(
-        teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
+        teacher=TeacherSpec(upload=request.teacher, architecture=teacher, preprocessing=inspection.preprocessing),
         discriminator=discriminator_spec,
         dataset=dataset,
-        student=resolve_student(request.student, request.method, inspection, request.dataset),
+        student=resolve_student(request.student, request.method, inspection, dataset),
         augmentation=request.augmentation,
+        teacher_accuracy=request.teacher_accuracy,
         exports=_exports(request),
         preset=request.preset,
         **shared,
@@ -124,15 +126,6 @@ def _inherits(request: JobRequest, values: Values) -> bool:
     return not fresh if init is None else init == Init.INHERIT
 
 
-def _resolve_dataset(dataset: DatasetRequest, teacher: Architecture) -> DatasetRequest:
-    """The data set with a generator's default: images are scaled to -1..1, the range of the generator's output."""
-    if teacher.task != Task.TRANSLATION:
-        return dataset
-    half = [0.5] * (teacher.channels or 0)
-    unset = {name: half for name in ("mean", "std") if name not in dataset.model_fields_set}
-    return dataset.model_copy(update=unset)
-
-
 def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
     given = dataset.model_fields_set
     unfit = None if dataset.columns is None else dataset.columns.of_another_modality(teacher.modality)
@@ -142,7 +135,7 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
         )
     _check_names(dataset, teacher)
     if teacher.modality == Modality.TEXT:
-        for name in ("size", "crop", "mean", "std", "attributes"):
+        for name in ("size", "crop", "resize", "resampling", "mean", "std", "attributes"):
             if name in given and getattr(dataset, name) is not None:
                 raise SpecError(f"dataset.{name}", "is for images, but the teacher takes texts: leave it out")
         _check_vocabulary(dataset, teacher)
@@ -151,13 +144,7 @@ def _check_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None
         for name in ("length", "vocabulary", "lowercase"):
             if name in given:
                 raise SpecError(f"dataset.{name}", "is for texts, but the teacher takes images: leave it out")
-        for name, value in (("mean", dataset.mean), ("std", dataset.std)):
-            if not isinstance(value, str) and len(value) != teacher.channels:
-                raise SpecError(
-                    f"dataset.{name}",
-                    f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
-                    "give one per channel",
-                )
+        _check_image_preprocessing(dataset, teacher)
 
 
 def _check_names(dataset: DatasetRequest, teacher: Architecture) -> None:
@@ -174,6 +161,18 @@ def _check_names(dataset: DatasetRequest, teacher: Architecture) -> None:
             )
         if names is not None and len(set(names)) != len(names):
             raise SpecError(f"dataset.{name}", "has a name twice: give each name once")
+
+
+def _check_image_preprocessing(dataset: DatasetRequest, teacher: Architecture) -> None:
+    for name, value in (("mean", dataset.mean), ("std", dataset.std)):
+        if not isinstance(value, str) and len(value) != teacher.channels:
+            raise SpecError(
+                f"dataset.{name}",
+                f"has {len(value)} values, but the teacher takes {teacher.channels} input channels: "
+                "give one per channel",
+            )
+    if (wrong := refused_resize(dataset)) is not None:
+        raise SpecError("dataset.resize", wrong)
 
 
 def _check_vocabulary(dataset: DatasetRequest, teacher: Architecture) -> None:
@@ -204,6 +203,8 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         )
     if request.accept is not None:
         _check_acceptance(request.accept, teacher)
+    if request.teacher_accuracy is not None:
+        _check_expected_accuracy(request, teacher)
     if request.method == Method.PRUNE and prune_shares(request.then):
         raise SpecError("then", "prunes again what method prune has pruned: leave those operations out")
     if request.output == Output.EMBEDDING:
@@ -270,6 +271,15 @@ def _check_acceptance(accept: Acceptance, teacher: Architecture) -> None:
         raise SpecError("accept.max_accuracy_drop", "is for classifiers, but the teacher is a generator: use min_psnr")
     if teacher.task == Task.CLASSIFICATION and accept.min_psnr is not None:
         raise SpecError("accept.min_psnr", "is for generators, but the teacher is a classifier: use max_accuracy_drop")
+
+
+def _check_expected_accuracy(request: JobRequest, teacher: Architecture) -> None:
+    if teacher.task == Task.TRANSLATION:
+        raise SpecError("teacher_accuracy", "is for classifiers, but the teacher is a generator: leave it out")
+    if not request.dataset.labels:
+        raise SpecError(
+            "teacher_accuracy", "is measured on labels, which dataset.labels has ignored: leave one of the two out"
+        )
 
 
 def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:

@@ -55,7 +55,10 @@ def _without_race_of_rates(job: Stored) -> Stored:
 
 def _with_minus_one_unlabelled(job: Stored) -> Stored:
     """Version 7 knew no `dataset.columns` and no `dataset.unlabelled`. In arrays and Parquet -1 meant no label; of
-    texts, which may also be tables where it was a class, only their author knows, and is asked."""
+    texts, which may also be tables where it was a class, only their author knows, and is asked.
+
+    It knew neither `dataset.resize` and `dataset.resampling` nor the preprocessing of a teacher's library: it resized
+    images to `size` itself, and measured `mean` and `std` on the data, as a job without these fields still does."""
     dataset, teacher = job["dataset"], job["teacher"]["architecture"]
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
     if uploaded and teacher.get("modality", Modality.IMAGE) == Modality.IMAGE:
@@ -100,6 +103,12 @@ def _with_no_race(study: Stored) -> Stored:
     return study
 
 
+def _without_inspected_preprocessing(study: Stored) -> Stored:
+    """The inspections of version 6 had no `preprocessing`, so the study's later trials preprocess images as its first
+    ones did."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -130,6 +139,7 @@ STUDY_STEPS: Steps = {
     3: _without_plans,
     4: _without_repair,
     5: _with_no_race,
+    6: _without_inspected_preprocessing,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

@@ -14,7 +14,7 @@ from pydantic import field_serializer
 from lit_spec.base import Split
 from lit_spec.requests.job import JobSpec
 from lit_spec.requests.plan import PlanOptions
-from lit_spec.trainer.report import Measures, ReportModel
+from lit_spec.trainer.report import MeasuredAccuracy, Measures, ReportModel
 
 
 class PlannedNetwork(ReportModel):
@@ -106,8 +106,11 @@ class PlanSummary(MeasuredStudents):
     """Names of the outputs, in their order."""
     preprocessing: dict[str, Any]
     """As in config.json, without the class names."""
+    teacher_accuracy: MeasuredAccuracy | None = None
+    """Absent without labels in the validation split."""
     notes: list[str]
-    """Whether the teacher may be no better than chance."""
+    """Whether the images may not be preprocessed as the teacher needs it, and whether it may be no better than
+    chance."""
     environment: dict[str, str]
     versions: dict[str, str]
     seconds: float

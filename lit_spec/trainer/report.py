@@ -188,6 +188,12 @@ class Comparison(ReportModel):
     """Of a classifier: the teacher's test accuracy minus the student's, in points."""
     accuracy_drop_is: Literal["measured", "bounded by agreement"] | None = None
     """For a classifier. `bounded by agreement`: the test split has samples without a label."""
+    accuracy_drop_interval: tuple[float, float] | None = None
+    """For a classifier: the 95 % interval of `accuracy_drop`, in points, from the samples that only one of the two
+    networks has right (Agresti and Min, 2005); if it is bounded by agreement, from the number of samples with different
+    answers (Wilson)."""
+    accuracy_drop_samples: int | None = None
+    """For a classifier: number of samples of the test split that decided `accuracy_drop`."""
     notes: list[str] = Field(default_factory=list)
     """What could not be measured, and why; whether the teacher may be no better than chance; and last, whether the
     student is, or is no better than before its training."""
@@ -316,10 +322,24 @@ class EpochReport(ReportModel):
         return dict(self.model_extra or {})
 
 
+class MeasuredAccuracy(ReportModel):
+    """The teacher's accuracy before the training, on the labelled samples of the validation split, in percent."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    """The 95 % interval (Wilson) of the accuracy."""
+    samples: int
+    """Number of labelled samples that it was measured on."""
+    expected: float | None
+    """The request's `teacher_accuracy`."""
+
+
 class ReportSummary(Comparison):
     """The report without its long parts: the `result` of a job in the API."""
 
     method: Method
+    teacher_accuracy: MeasuredAccuracy | None = None
+    """Absent without labels in the validation split, and for a generator."""
     teacher: NetworkSummary
     student: NetworkSummary
     baselines: Baselines

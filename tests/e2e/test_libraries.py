@@ -67,7 +67,7 @@ def test_a_torchvision_cnn(client: Client, tmp_path: Path) -> None:
     teacher = upload_file(client, network, tmp_path / "teacher.safetensors")
     request = {
         "teacher": teacher,
-        "dataset": {"upload": client.upload(path, "dataset").id, "size": size},
+        "dataset": {"upload": client.upload(path, "dataset").id, "size": size, "mean": "data", "std": "data"},
         "student": {"ratio": 1.2, "select": "importance"},
         "exports": ["onnx", "pt2", "int8", "hugging_face"],
         "then": ["prune:0.4", "int8"],

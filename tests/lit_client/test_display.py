@@ -5,14 +5,27 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from rich.console import Console
+import pytest
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from lit_client.command.display import EpochBar, chosen_line, exports_table, jobs_table, operations_table, result_table
-from tests.lit_client.made_answers import make_event, make_job
+from lit_client.command.display import (
+    EpochBar,
+    chosen_line,
+    decision_lines,
+    exports_table,
+    inspection_table,
+    jobs_table,
+    measured_line,
+    operations_table,
+    result_table,
+)
+from lit_spec import LibraryPreprocessing, Resampling
+from tests.lit_client.made_answers import make_event, make_job, make_upload
+from tests.lit_spec.test_translation import discriminator
 
 
-def lines(table: Table) -> list[str]:
+def lines(table: RenderableType) -> list[str]:
     console = Console(width=200, file=io.StringIO())
     with console.capture() as shown:
         console.print(table)
@@ -103,3 +116,51 @@ def test_a_chosen_student_is_told_with_what_is_expected_of_it() -> None:
     assert line == "student for latency_ratio 1.5: blocks 2, 2, 1, expected 8.1 ms (teacher 12.35)"
     line = chosen_line({"depth": 14, "blocks": [4, 1, 1], "kept": [[0, 1, 2, 3], [0], [0]]})
     assert line == "student: depth 14, blocks 4, 1, 1"
+
+
+def test_a_drop_is_shown_with_what_decided_it() -> None:
+    drop = {"accuracy_drop": 1.0, "accuracy_drop_is": "measured", "accuracy_drop_interval": [-0.5, 2.5]}
+    result = {**drop, "accuracy_drop_samples": 200}
+    line = "Accuracy drop: 1.00 points on 200 test samples (95 % interval -0.50 to 2.50)"
+    assert decision_lines(make_job(result=result)) == [f"{line}."]
+    accepting = {"accept": {"max_accuracy_drop": 2, "min_psnr": None}}
+    assert decision_lines(make_job(result=result, spec=accepting, accepted=True)) == [
+        f"{line}, accepted (the limit is 2 points)."
+    ]
+    bounded = {**result, "accuracy_drop_is": "bounded by agreement"}
+    assert decision_lines(make_job(result=bounded, spec=accepting, accepted=False)) == [
+        f"{line.replace('1.00', 'at most 1.00')}, not accepted (the limit is 2 points)."
+    ]
+    generated = {"student": {"psnr": {"test": 27.5}}, "samples": {"test": 40}}
+    generator = make_job(result=generated, spec={"accept": {"min_psnr": 25}}, accepted=True)
+    assert decision_lines(generator) == [
+        "PSNR to the teacher: 27.50 dB on 40 test samples, accepted (the limit is 25 dB)."
+    ]
+    # Of an older service.
+    assert decision_lines(make_job(result={"accuracy_drop": 1.0}, spec=accepting, accepted=True)) == []
+
+
+def test_the_teacher_is_shown_with_how_certain_its_accuracy_is() -> None:
+    data = {"split": "val", "accuracy": 91.25, "chance": 10.0, "interval": [88.1, 93.62], "samples": 400}
+    assert measured_line(data) == (
+        "teacher on val: accuracy 91.25 (95 % interval 88.1 to 93.62, 400 samples), chance 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("resize", "shown"),
+    [
+        (256, "resized to a shorter side of 256, 224x224 cut from the centre (bicubic)"),
+        ([250, 250], "resized to 250x250, 224x224 cut from the centre (bicubic)"),
+        (None, "resized to 224x224 (bicubic)"),
+    ],
+)
+def test_an_inspection_shows_the_librarys_preprocessing(resize: int | list[int] | None, shown: str) -> None:
+    library = LibraryPreprocessing(
+        weights="in1k", size=[224, 224], resize=resize, resampling=Resampling.BICUBIC, mean=[0.5] * 3, std=[0.25] * 3
+    )
+    inspection = discriminator().model_copy(update={"preprocessing": library})
+    text = " ".join(lines(inspection_table(make_upload(filename="d.pt"), inspection)))
+    assert shown in text
+    assert "weights in1k" in text
+    assert "mean 0.5, 0.5, 0.5, std 0.25" in text

@@ -12,6 +12,7 @@ from lit_client.command.job_request import (
     build_body,
     check_body,
     check_student,
+    image_options,
     parse_architecture,
     parse_blocks,
     parse_changes,
@@ -19,6 +20,7 @@ from lit_client.command.job_request import (
     target_option,
 )
 from lit_client.models import Inspection
+from lit_spec import Constants
 from lit_spec.base import READING_ANSWER
 from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.target import TARGETS
@@ -263,3 +265,14 @@ def test_an_architecture_is_a_name_or_the_whole_object() -> None:
 def test_what_is_no_architecture_is_told(text: str, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         parse_architecture(text)
+
+
+def test_images_by_options() -> None:
+    given = image_options("224", Constants.IMAGENET, 91.0)
+    request = check_body(build_body(None, {**given, "dataset.builtin": "digits", "student.depth": 8}, []))
+    assert (request.dataset.size, request.dataset.mean, request.dataset.std) == ([224, 224], "imagenet", "imagenet")
+    assert request.teacher_accuracy == 91
+    assert image_options("224,160", None, None)["dataset.size"] == [224, 160]
+    for wrong in ("big", "1,2,3", ""):
+        with pytest.raises(BadRequest, match="write 224"):
+            image_options(wrong, None, None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError, shown
-from lit_core.data.pixels import crop_middle, resize
+from lit_core.data.pixels import Unfit, fit
 from lit_core.data.source import Limits, Source
 
 
@@ -26,17 +26,15 @@ class ImageStack:
             return
         request = self._source.request
         try:
-            pixels = crop_middle(pixels, request.crop)
-        except ValueError as failure:
-            raise DatasetError(f"{shown(name)} {failure}", field="dataset.crop", member=shown(name)) from failure
-        if request.size is not None:
-            pixels = resize(pixels[None], request.size)[0]
+            pixels = fit(pixels[None], request)[0]
+        except Unfit as failure:
+            raise DatasetError(f"{shown(name)} {failure}", field=failure.field, member=shown(name)) from failure
         if self._x is None:
             self._x, self._first = _allocate(self._samples, pixels, self._source.limits), name
         if pixels.shape != self._x.shape[1:]:
             raise DatasetError(
                 f"{shown(name)} has {_size(pixels)} pixels (height x width), but {shown(self._first)} has "
-                f"{_size(self._x)}: set dataset.size to resize all images",
+                f"{_size(self._x)}: set dataset.size (--size) to resize all images",
                 field="dataset.size",
                 member=shown(name),
             )
@@ -56,7 +54,7 @@ def _allocate(samples: int, pixels: Tensor, limits: Limits) -> Tensor:
     if samples * pixels.numel() > limits.total_bytes:
         raise DatasetError(
             f"{samples} images of {_size(pixels)} take {samples * pixels.numel()} bytes decoded, "
-            f"more than {limits.total_bytes}: set a smaller dataset.size",
+            f"more than {limits.total_bytes}: set a smaller dataset.size (--size)",
             field="dataset.size",
         )
     return torch.empty(samples, *pixels.shape, dtype=torch.uint8)

@@ -395,3 +395,50 @@ def test_jpeg_gif_and_friends(tmp_path: Path) -> None:
         files[f"cats/{fmt}.{suffix}"] = picture(50, mode="L", fmt=fmt)
     dataset = load(pack(tmp_path / "dataset", files), channels=1)
     assert sum(len(arrays.y) for arrays in dataset.splits.values()) == 27
+
+
+def test_the_shorter_side_is_resized_and_the_middle_cut(tmp_path: Path) -> None:
+    """Images of several shapes; the same by the reader of files and by the student's own preprocessing."""
+    generator = np.random.default_rng(3)
+    shapes = [(40, 60), (61, 33), (50, 50)]
+    pictures = [Image.fromarray(generator.integers(0, 256, (*shape, 3), np.uint8)) for shape in shapes * 4]
+    files = {}
+    for place, image in enumerate(pictures):
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        files[f"{'cats' if place % 2 else 'dogs'}/{place:02}.png"] = content.getvalue()
+    data = load(
+        pack(tmp_path / "d", files), size=[24, 20], resize=32, resampling="bicubic", mean=[0.0] * 3, std=[1.0] * 3
+    )
+    assert data.preprocessing.kind == "image"
+    assert (data.preprocessing.size, data.preprocessing.resize) == ([24, 20], 32)
+    made = {sample.numpy().tobytes() for arrays in data.splits.values() for sample in arrays.x}
+    expected = set()
+    for image in pictures:
+        width, height = image.size
+        scaled = (32, 32 * height // width) if width <= height else (32 * width // height, 32)
+        whole = np.asarray(image.resize(scaled, Image.Resampling.BICUBIC))
+        top, left = round((whole.shape[0] - 24) / 2), round((whole.shape[1] - 20) / 2)
+        expected.add(whole[top : top + 24, left : left + 20].transpose(2, 0, 1).tobytes())
+        assert data.preprocessing.from_image(image)[0].numpy().tobytes() in expected
+    assert made == expected
+
+
+def test_a_long_thin_image_can_not_take_the_memory(tmp_path: Path) -> None:
+    path = pack(tmp_path / "d", {**folders(""), "cats/long.png": picture(1, (1 << 19, 1))})
+    error = refusal(path, size=[224, 224], resize=256)
+    assert (error.field, error.member) == ("dataset.resize", "cats/long.png")
+    assert "1x524288 pixels" in error.detail
+    assert load(path, size=[4, 4]).splits[Split.TRAIN].x.shape[2:] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"resize": 8}, "dataset.resize"),
+        ({"resize": 8, "size": [9, 4]}, "dataset.resize"),
+        ({"mean": "library"}, "dataset.mean"),
+    ],
+)
+def test_what_only_a_job_can_ask_for_is_refused(tmp_path: Path, asked: dict[str, Any], field: str) -> None:
+    assert refusal(pack(tmp_path / "d", folders("")), **asked).field == field

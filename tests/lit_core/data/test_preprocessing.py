@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_core.data import ImagePreprocessing, augment
 from lit_core.data.preprocessing import measured, resolve_image_preprocessing
-from lit_spec import Augmentation, DatasetRequest
+from lit_spec import Augmentation, DatasetRequest, Resampling
 
 RANDOM = np.random.default_rng(8)
 
@@ -136,3 +136,16 @@ def test_every_shift_is_drawn_and_images_differ() -> None:
 def test_the_specification_still_loads_no_torch() -> None:
     code = "import sys, lit_spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_the_filter_is_pillows(resampling: str) -> None:
+    image = Image.fromarray(RANDOM.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    resized = image.resize((6, 4), Image.Resampling[resampling.upper()])
+    made = preprocessing().model_copy(update={"resampling": Resampling(resampling)}).from_image(image)
+    assert torch.equal(made, torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None])
+
+
+def test_a_configuration_from_before_is_read() -> None:
+    stored = preprocessing().model_dump(mode="json", exclude={"resize"})
+    assert ImagePreprocessing.model_validate(stored) == preprocessing()

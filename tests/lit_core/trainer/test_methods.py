@@ -27,6 +27,7 @@ from lit_spec.trainer.report import Report
 from tests.lit_core.trainer.test_training import KeptMessages, stripes, write_dataset
 
 ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
+SPLIT = np.repeat(["train", "val", "test"], [120, 60, 60])
 LIT_ALONE = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 
 
@@ -343,3 +344,39 @@ def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
         lit_core.load(output)
     with pytest.raises(FileNotFoundError):
         lit_core.load(tmp_path)
+
+
+def test_a_teacher_below_what_is_expected_of_it_is_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
+    x, y = stripes()
+    y = np.where(np.arange(len(y)) % 10 < 3, (y + 1) % 3, y)  # right in 70 %
+    with pytest.raises(Refused) as refused:
+        run(tmp_path / "job", teacher_file, {"x": x, "y": y, "split": SPLIT}, teacher_accuracy=99)
+    error = refused.value.error
+    assert (error.type, error.field) == (ErrorType.TEACHER_BELOW_EXPECTED, "teacher_accuracy")
+    for words in ("60 labelled samples", "95 % interval", "99 %", "dataset.mean"):
+        assert words in error.detail
+
+
+def test_the_expected_accuracy_is_checked_on_the_samples_that_have_labels(tmp_path: Path, teacher_file: Path) -> None:
+    x, y = stripes()
+    partly = np.where((SPLIT == "val") & (np.arange(len(y)) % 4 > 0), -1, y)
+    changes = {"alpha": 0, "schedule": LIT_ALONE, "teacher_accuracy": 97}
+    report = run(tmp_path / "job", teacher_file, {"x": x, "y": partly, "split": SPLIT}, **changes)
+    measured = report["teacher_accuracy"]
+    assert (measured["samples"], measured["expected"]) == (15, 97)
+    assert measured["interval"][0] < measured["accuracy"] <= measured["interval"][1]
+    assert report["teacher"]["accuracy"]["val"] is None
+    without = np.where(SPLIT == "val", -1, y)
+    with pytest.raises(Refused, match="no labels") as refused:
+        run(tmp_path / "none", teacher_file, {"x": x, "y": without, "split": SPLIT}, **changes)
+    assert refused.value.error.field == "teacher_accuracy"
+
+
+def test_too_few_test_samples_to_accept_the_student_are_told(tmp_path: Path, teacher_file: Path) -> None:
+    report = run(tmp_path / "job", teacher_file, schedule=LIT_ALONE, accept={"max_accuracy_drop": 3})
+    low, high = report["accuracy_drop_interval"]
+    assert low <= report["accuracy_drop"] <= high
+    assert report["accuracy_drop_samples"] == report["samples"]["test"] == 24
+    undecided = [note for note in report["notes"] if "don't decide" in note]
+    assert len(undecided) == (low <= 3 < high) == 1
+    assert "24 samples" in undecided[0]

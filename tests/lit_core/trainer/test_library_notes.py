@@ -1,0 +1,123 @@
+"""What a job says where it does not preprocess images as the teacher's library does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+import lit_core
+from lit_core.data import Dataset, Interface, load_dataset
+from lit_core.networks.teacher import inspect_teacher, read_teacher
+from lit_core.tasks.library_notes import library_notes
+from lit_spec import (
+    Architecture,
+    DatasetRequest,
+    JobRequest,
+    JobSpec,
+    LibraryPreprocessing,
+    LibraryRequest,
+    Resampling,
+    StudentSpec,
+    TeacherSpec,
+    resolve,
+)
+from tests.lit_core.data.test_images import pack, picture
+from tests.lit_core.trainer.test_methods import train_in
+
+LIBRARY = LibraryPreprocessing(
+    weights="in1k", size=[8, 8], resize=9, resampling=Resampling.BICUBIC, mean=[0.5] * 3, std=[0.1] * 3
+)
+GIVEN: dict[str, Any] = {"mean": [0.5] * 3, "std": [1.0] * 3, "size": [8, 8]}
+
+
+class Bright(nn.Module):
+    """The further from its mean an image's brightness is, the surer the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.mean(dim=(1, 2, 3))
+        return torch.stack([brightness, -brightness], dim=1)
+
+
+def notes(
+    path: Path, library: LibraryPreprocessing | None = LIBRARY, floats: bool = False, **dataset: Any
+) -> list[str]:
+    y = np.arange(60) % 2
+    x = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8)) // 3 + 150 * y[:, None, None, None]
+    np.savez(path / "d.npz", x=(x / 255).astype(np.float32) if floats else x.astype(np.uint8), y=y)
+    request = DatasetRequest(upload="u", **{**GIVEN, **dataset})
+    data: Dataset = load_dataset(request, None, path / "d.npz", Interface(3, 2))
+    architecture = Architecture(family="timm", depth=1, blocks=[1], channels=3, classes=2)
+    spec = JobSpec(
+        teacher=TeacherSpec(upload="t", architecture=architecture, preprocessing=library),
+        dataset=request,
+        student=StudentSpec(depth=1, blocks=[1], init="inherit"),
+    )
+    return library_notes(spec, Bright(), data, torch.device("cpu"))
+
+
+def test_a_teacher_that_is_less_sure_than_with_its_librarys_constants_is_told(tmp_path: Path) -> None:
+    (note,) = notes(tmp_path, labels=False)
+    assert "on 48 training samples" in note
+    own, usual = (float(part.split(" %")[0].split()[-1]) for part in note.split(" (entropy")[:2])
+    assert 50 < own < usual - 5
+    assert "dataset.mean" in note
+
+
+def test_nothing_is_told_where_it_is_as_sure_or_can_not_be_known(tmp_path: Path) -> None:
+    quiet: list[dict[str, Any]] = [
+        {},  # labels say more
+        {"labels": False, "std": [0.1] * 3},
+        {"labels": False, "std": [0.05] * 3},
+        {"labels": False, "library": None},
+        {"labels": False, "floats": True},
+    ]
+    for changes in quiet:
+        assert notes(tmp_path, **changes) == [], changes
+
+
+def test_measured_constants_are_told_where_the_library_has_some(tmp_path: Path) -> None:
+    (note,) = notes(tmp_path, mean="data")
+    assert note.startswith("dataset.mean is measured on the data")
+    assert "[0.5, 0.5, 0.5]" in note
+    assert "in1k" in note
+    (both,) = notes(tmp_path, mean="data", std="data")
+    assert both.startswith("dataset.mean and dataset.std are measured")
+    assert notes(tmp_path, library=None, mean="data") == []
+
+
+def test_a_job_of_a_librarys_teacher_sees_what_the_library_shows(tmp_path: Path) -> None:
+    """From images of several shapes to the student's folder, with a request that says nothing of it."""
+    torch.manual_seed(0)
+    folder, network = tmp_path / "job", timm.create_model("test_vit", num_classes=2)
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "teacher.safetensors")
+    named = LibraryRequest.model_validate({"library": "timm", "name": "test_vit"})
+    pack(folder / "dataset", {f"{place}.png": picture(9 * place, (30 + place, 40)) for place in range(24)})
+    request = {
+        "teacher": "t",
+        "architecture": named,
+        "dataset": {"upload": "d"},
+        "student": {"depth": 4, "select": "even"},
+        "alpha": 0,
+        "schedule": {"batch_size": 8, "lit": {"epochs": 1}, "fine_tune": {"epochs": 0}},
+        "exports": [],
+    }
+    inspection = inspect_teacher(read_teacher(folder / "teacher.safetensors", named))
+    spec = resolve(JobRequest.model_validate(request), inspection)
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
+    report = train_in(folder)
+    assert report["preprocessing"]["size"] == [160, 160]
+    model = lit_core.load(folder / "output")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    theirs = create_transform(**resolve_model_data_config(network))(image)
+    assert torch.allclose(model.preprocess([image])[0], theirs, atol=1e-5)
