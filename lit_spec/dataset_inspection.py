@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lit_spec.base import OpenEnum, SpecModel, Split
+from lit_spec.base import OpenEnum, SpecModel
 from lit_spec.networks.architecture import Modality
 
 MOST_CLASSES_SHOWN = 1000
@@ -56,7 +56,8 @@ class Need(SpecModel):
     """What a request must say before the data can be read."""
 
     field: str
-    """`dataset.unlabelled` or `dataset.columns`."""
+    """`dataset.unlabelled` or `dataset.columns`; or `dataset.upload`, if the columns that are told by their names can't
+    be read, so that only a request that names others can use it."""
     why: str
 
 
@@ -64,14 +65,15 @@ class DatasetInspection(SpecModel):
     """What the upload of a data set contains."""
 
     format: str
-    modality: Modality | None
-    """None: the inspection couldn't read it within its limits of time and memory."""
+    modalities: list[Modality]
+    """Of the teachers that may take it; what is said of the samples is for the first of them. A table may have images
+    and texts. Empty: the inspection couldn't read it within its limits of time and memory."""
     label_kind: LabelKind = LabelKind.NONE
     classes: list[str] = Field(default_factory=list)
     """In the order of the outputs, unless the request gives another; for numbers each number that occurs."""
     number_of_classes: int = 0
-    splits: dict[Split, SplitContents] = Field(default_factory=dict)
-    """Those that the data has; what else is needed is held out from `train`."""
+    splits: dict[str, SplitContents] = Field(default_factory=dict)
+    """By `Split`, those that the data has; what else is needed is held out from `train`."""
     images: ImageContents | None = None
     texts: TextContents | None = None
     looked_at: int = 0
@@ -86,7 +88,7 @@ class DatasetInspection(SpecModel):
     @classmethod
     def not_read(cls, why: str) -> DatasetInspection:
         """Of a data set that is too large to be looked through. The job reads it with limits of its own."""
-        return cls(format="unknown", modality=None, notes=[f"{why}; the job will check the data"])
+        return cls(format="unknown", modalities=[], notes=[f"{why}; the job will check the data"])
 
     @property
     def samples(self) -> int:

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from lit_client.models import Upload
-from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind
+from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, Need
 
 CLASSES_SHOWN = 20
 FILES_SHOWN = 5
@@ -23,9 +23,13 @@ def dataset_table(upload: Upload, inspection: DatasetInspection) -> Group:
     if inspection.skipped:
         parts.append(f"Skipped: {_some(inspection.skipped, FILES_SHOWN)}.")
     if inspection.needs is not None:
-        parts.append(f"A job must give {inspection.needs.field}: {inspection.needs.why}.")
+        parts.append(f"No job can use it without {_wanted(inspection.needs)}: {inspection.needs.why}.")
     parts += [f"Note: {note}." for note in inspection.notes]
     return Group(*parts)
+
+
+def _wanted(need: Need) -> str:
+    return "dataset.columns that name others" if need.field == "dataset.upload" else need.field
 
 
 def _described(found: DatasetInspection) -> str:
@@ -53,7 +57,7 @@ def _images(images: ImageContents) -> str:
 
 
 def _splits(found: DatasetInspection) -> Table:
-    table = Table("class", *(split.value for split in found.splits))
+    table = Table("class", *found.splits)
     for column in table.columns[1:]:
         column.justify = "right"
     for place, name in enumerate(found.classes[:CLASSES_SHOWN]):

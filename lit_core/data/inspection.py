@@ -13,7 +13,7 @@ from lit_core.data.doubts import alike, of_one_class, repeated
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.probe import Probe
-from lit_core.data.readers.formats import read_as, recognise
+from lit_core.data.readers.formats import PARQUET, Format, read_as, recognise
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import SPLITS, TRAIN
 from lit_spec import DatasetRequest, Split
@@ -21,7 +21,8 @@ from lit_spec.dataset_inspection import MOST_CLASSES_SHOWN, DatasetInspection, L
 
 SECONDS = 20.0
 """A request for a job waits for the inspection. Of a large data set a part is looked at."""
-OF_THE_UPLOAD = (None, "dataset", "dataset.upload")
+UPLOAD = "dataset.upload"
+OF_THE_UPLOAD = (None, "dataset", UPLOAD)
 """The fields of errors that no request can mend."""
 
 
@@ -30,24 +31,22 @@ def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = S
     probe = Probe(seconds)
     request = DatasetRequest(upload=path.name, length=8)
     source = Source(path, request, Interface(channels=3, classes=None), limits or Limits(), probe=probe)
-    known, modality = recognise(source)
-    source = replace(source, interface=replace(source.interface, modality=modality))
+    known, modalities = recognise(source)
+    source = replace(source, interface=replace(source.interface, modality=modalities[0]))
     try:
         raw = read_as(known, source)
         probe.check()
     except DatasetError as failure:
-        if failure.field in OF_THE_UPLOAD:
+        if failure.field in OF_THE_UPLOAD and not _may_have_other_columns(known, failure):
             raise
-        return DatasetInspection(
-            format=known.name,
-            modality=modality,
-            label_kind=LabelKind.UNKNOWN,
-            needs=Need(field=failure.field or "dataset", why=failure.detail),
-        )
+        # Where there are columns, a request may name others, so that the file may be of use.
+        field = UPLOAD if failure.field in OF_THE_UPLOAD else failure.field
+        need = Need(field=field or UPLOAD, why=failure.detail)
+        return DatasetInspection(format=known.name, modalities=modalities, label_kind=LabelKind.UNKNOWN, needs=need)
     splits = _splits(raw)
     return DatasetInspection(
         format=known.name,
-        modality=probe.modality or modality,
+        modalities=[probe.modality, *modalities[1:]] if probe.modality else modalities,
         label_kind=_kind(raw),
         classes=[shown(name) for name in raw.classes[:MOST_CLASSES_SHOWN]],
         number_of_classes=len(raw.classes),
@@ -58,6 +57,12 @@ def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = S
         skipped=[shown(name) for name in probe.skipped],
         notes=[*raw.notes, *_doubts(raw, splits, probe)],
     )
+
+
+def _may_have_other_columns(known: Format, failure: DatasetError) -> bool:
+    """Whether the fault may be of the columns that were read alone: of a table of texts it is of the whole file if it
+    names the upload."""
+    return known is PARQUET or (known.has_columns and failure.field != UPLOAD)
 
 
 def _kind(raw: Raw) -> LabelKind:

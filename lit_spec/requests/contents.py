@@ -22,16 +22,19 @@ def check_contents(
 
     What the inspection didn't see is left to the job.
     """
-    if found.modality is None:
+    if not found.modalities:
         return
-    if found.modality != teacher.modality:
+    if teacher.modality not in found.modalities:
         raise SpecError(
-            UPLOAD, f"has {found.modality}s, but the teacher takes {teacher.modality}s: give data of that kind"
+            UPLOAD, f"has {found.modalities[0]}s, but the teacher takes {teacher.modality}s: give data of that kind"
         )
+    if teacher.modality != found.modalities[0]:
+        return
     if found.images is not None:
         _check_images(dataset, teacher, found.images)
     if found.needs is not None and not _is_met(found.needs, dataset):
-        raise SpecError(found.needs.field, f"is missing: {found.needs.why}")
+        missing = "" if found.needs.field == UPLOAD else "is missing: "
+        raise SpecError(found.needs.field, f"{missing}{found.needs.why}")
     if found.label_kind == LabelKind.UNKNOWN:
         return
     if found.label_kind == LabelKind.ATTRIBUTES:
@@ -102,7 +105,7 @@ def _check_attributes(dataset: DatasetRequest, teacher: Architecture, found: Dat
 
 
 def _check_splits(dataset: DatasetRequest, found: DatasetInspection) -> None:
-    sizes = split_sizes({split: part.samples for split, part in found.splits.items()}, dataset)
+    sizes = split_sizes({Split(split): part.samples for split, part in found.splits.items()}, dataset)
     if dataset.train_samples is not None and dataset.train_samples > sizes[Split.TRAIN]:
         raise SpecError(
             "dataset.train_samples",
@@ -126,9 +129,12 @@ def _check_labels(
 
 
 def _is_met(need: Need, dataset: DatasetRequest) -> bool:
-    """A class order says of every label that it is a class."""
-    name = need.field.removeprefix("dataset.")
-    return getattr(dataset, name, None) is not None or (name == "unlabelled" and dataset.class_order is not None)
+    match need.field:
+        case "dataset.unlabelled":
+            # A class order says of every label that it is a class.
+            return dataset.unlabelled is not None or dataset.class_order is not None
+        case _:
+            return dataset.columns is not None
 
 
 def _outputs(teacher: Architecture) -> str:

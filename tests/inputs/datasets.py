@@ -352,10 +352,10 @@ CASES: tuple[Case, ...] = (
         request={"unlabelled": -1},
     ),
     Case(TABLES, "UTF-16", written(rows().encode("utf-16")), ON_ARRIVAL, "UTF-16: save it as UTF-8"),
-    Case(TABLES, "Latin-1", written("0,caf\xe9\n".encode("latin-1") * 60), ON_ARRIVAL, "line 1 is not UTF-8"),
-    Case(TABLES, "quotes that never end", written(rows() + '0,"text'), ON_ARRIVAL, "line 61 can't be read"),
-    Case(TABLES, "rows of different length", written(rows() + "0,a,b\n"), ON_ARRIVAL, "line 61 has 3 columns"),
-    Case(TABLES, "one column", written("text\n" * 60), ON_ARRIVAL, "line 1 has one column"),
+    Case(TABLES, "Latin-1", written("0,caf\xe9\n".encode("latin-1") * 60), AT_POST, "line 1 is not UTF-8"),
+    Case(TABLES, "quotes that never end", written(rows() + '0,"text'), AT_POST, "line 61 can't be read"),
+    Case(TABLES, "rows of different length", written(rows() + "0,a,b\n"), AT_POST, "line 61 has 3 columns"),
+    Case(TABLES, "one column", written("text\n" * 60), AT_POST, "line 1 has one column"),
     Case(TABLES, "an HTML page", written("<!DOCTYPE html>\n<p>404"), ON_ARRIVAL, "an HTML or XML page"),
     Case(
         TABLES, "a pointer of Git LFS", written("version https://git-lfs.github.com/spec/v1\n"), ON_ARRIVAL, "Git LFS"
@@ -444,5 +444,5 @@ CASES: tuple[Case, ...] = (
         "not used",
         request={"columns": {"image": "front"}},
     ),
-    Case(PARQUET, "no rows", parquet(image=[], label=[]), ON_ARRIVAL, "no"),
+    Case(PARQUET, "no rows", parquet(image=[], label=[]), AT_POST, "dataset.upload"),
 )

@@ -24,7 +24,7 @@ from lit_spec.answers.uploads import Upload
 from lit_spec.base import OpenEnum
 from lit_spec.requests.upload import UploadRequest
 from lit_spec.states import InspectionState, JobState, StudyState
-from tests.worker.bench import INSPECTION
+from tests.worker.bench import DATASET, INSPECTION
 
 NOW = "2026-01-02T03:04:05Z"
 UPLOAD: dict[str, Any] = {
@@ -38,6 +38,7 @@ UPLOAD: dict[str, Any] = {
     "architecture": {"library": "timm", "name": "resnet18", "kwargs": {}, "sections": None, "rename": None},
     "inspection_state": "done",
     "inspection": INSPECTION.model_dump(mode="json"),
+    "dataset_inspection": DATASET.model_dump(mode="json"),
     "inspection_error": {"type": "bad-teacher", "detail": "no tensors", "field": "teacher", "member": None},
     "created_at": NOW,
     "completed_at": NOW,
@@ -110,7 +111,10 @@ def read(answer: dict[str, Any]) -> Upload:
 
 
 def test_a_client_ignores_unknown_fields_at_every_depth() -> None:
-    upload = read(of_tomorrow({**UPLOAD, "architecture": None, "inspection": inspection_without_free_objects()}))
+    # The names of its splits are free as well.
+    dataset = {name: value for name, value in UPLOAD["dataset_inspection"].items() if name != "splits"}
+    known = {"architecture": None, "inspection": inspection_without_free_objects(), "dataset_inspection": dataset}
+    upload = read(of_tomorrow({**UPLOAD, **known}))
     assert upload.inspection is not None
     assert upload.inspection.architecture.blocks == [6, 6, 6]
     assert "a_field_of_tomorrow" not in upload.model_dump_json()

@@ -49,7 +49,7 @@ INSPECTION = Inspection(
 
 DATASET = DatasetInspection(
     format="npz",
-    modality=Modality.IMAGE,
+    modalities=[Modality.IMAGE],
     label_kind=LabelKind.NUMBERS,
     classes=["0", "1", "2", "3", "4"],
     number_of_classes=5,

@@ -135,8 +135,8 @@ def format_of(source: Source) -> Format:
     raise broken or DatasetError(f"the file is {found}, but the teacher takes {modality}s: give {wanted}", field=FIELD)
 
 
-def recognise(source: Source) -> tuple[Format, Modality]:
-    """The format and what the samples are, for whatever teacher; of arrays the modality is a guess. Raises
+def recognise(source: Source) -> tuple[Format, list[Modality]]:
+    """The format and what the samples may be, for whatever teacher; of arrays the modality is a guess. Raises
     DatasetError.
     """
     head = _head(source)
@@ -145,13 +145,13 @@ def recognise(source: Source) -> tuple[Format, Modality]:
         wanted = ", ".join(known.name for known in FORMATS)
         raise _broken_text(head) or DatasetError(f"the file is of no known format: give {wanted}", field=FIELD)
     if known is PARQUET:
-        from lit_core.data.readers.parquet import modality_of
+        from lit_core.data.readers.parquet import modalities_of
 
         with damage_is_an_error("the Parquet file", field=FIELD):
-            return known, modality_of(source)
+            return known, modalities_of(source)
     if known is IMAGE_FOLDERS and may_be_table(_first_file(source)):
-        return TABLES, Modality.TEXT
-    return known, known.modality or Modality.IMAGE
+        return TABLES, [Modality.TEXT]
+    return known, [known.modality or Modality.IMAGE]
 
 
 def read_as(known: Format, source: Source) -> Raw:

@@ -66,11 +66,12 @@ def read_parquet(source: Source) -> Raw:
     return Raw(x, y, codes, classes, numbered=numbered, fitted=True, notes=[*_notes(layouts), *notes])
 
 
-def modality_of(source: Source) -> Modality:
-    """Images if a column may hold them, otherwise texts. Raises DatasetError."""
+def modalities_of(source: Source) -> list[Modality]:
+    """What the columns may hold, images first; texts if there is nothing of either. Raises DatasetError."""
     with tables_of(source) as tables:
-        images = any(_holds_images(field.type) for table in tables for field in table.schema)
-    return Modality.IMAGE if images else Modality.TEXT
+        kinds = [field.type for table in tables for field in table.schema]
+    images, texts = any(map(_holds_images, kinds)), any(map(is_text, kinds))
+    return [*([Modality.IMAGE] if images else []), *([Modality.TEXT] if texts or not images else [])]
 
 
 def _check_rows(tables: Sequence[ParquetTable], source: Source) -> None:
