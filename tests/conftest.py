@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
-from tests.worker.services import bench, database, database_server, migrated_template, service_urls
+from tests.worker.services import bench, database, database_server, ledgers, migrated_template, service_urls
 
-__all__ = ["bench", "database", "database_server", "migrated_template", "service_urls"]
+__all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "service_urls"]
 
 structlog.configure(
     processors=[
