@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
-from tests.worker.services import bench, database, database_server, migrated_template, service_urls
+from tests.worker.services import bench, database, database_server, ledgers, migrated_template, service_urls
 
-__all__ = ["bench", "database", "database_server", "migrated_template", "service_urls"]
+__all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "service_urls"]
 
 structlog.configure(
     processors=[
@@ -42,7 +42,7 @@ def same_umask() -> Iterator[None]:
     os.umask(before)
 
 
-SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "worker")
+SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "service", "worker")
 """Folders that begin first, so that what is left for the end of a run on several processes is short."""
 
 

@@ -24,7 +24,7 @@ from jobs.settings import Settings
 from jobs.storage.storage import FolderStorage
 from tests.small_disks import MIB, files_up_to, fill, mounted, remount
 from tests.worker.bench import Bench
-from tests.worker.services import DatabaseServer
+from tests.worker.databases import DatabaseServer
 
 PATCH_HEADERS = {"Content-Type": "application/octet-stream"}
 

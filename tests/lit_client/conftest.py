@@ -6,27 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from jobs.database.models import Base, StorageMarker
 from lit_client import Client
 from tests.api.conftest import serving
 from tests.api.test_uploads import safetensors_file
 from tests.lit_client.faults import FaultyTransport
 from tests.lit_client.scripted_worker import ScriptedWorker
 from tests.worker.bench import Bench, make_bench
-from tests.worker.services import DatabaseServer, new_ledger
+from tests.worker.databases import LedgerPool, connected, remove_rows
 
 
 @pytest.fixture(scope="session")
 def service(
-    service_urls: tuple[str, str],
-    database_server: DatabaseServer,
-    migrated_template: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    service_urls: tuple[str, str], ledgers: LedgerPool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Bench]]:
     """The service's address, and the ledger and storage behind it."""
-    with new_ledger(database_server, migrated_template) as database:
+    with ledgers.ledger() as database:
         ledger_url = database.engine.url.render_as_string(hide_password=False)
         bench = make_bench(database, ledger_url, service_urls[1], tmp_path_factory.mktemp("bench"))
         with serving(bench) as (host, port):
@@ -37,9 +32,8 @@ def service(
 def bench(service: tuple[str, Bench]) -> Bench:
     """The ledger, with nothing in it, and storage."""
     _, bench = service
-    tables = [table.name for table in Base.metadata.sorted_tables if table.name != StorageMarker.__tablename__]
-    with bench.database.session() as session:
-        session.execute(text(f"TRUNCATE {', '.join(tables)}"))
+    with connected(bench.database.engine.url) as connection:
+        remove_rows(connection)
     return bench
 
 

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, text
 
-from jobs.database.connection import Database, database_url
+from jobs.database.connection import Database
 from jobs.database.migrate import upgrade
 from service.embedded.servers import EmbeddedServers
 from tests.worker.bench import Bench, make_bench
+from tests.worker.databases import DatabaseServer, LedgerPool
 
-
-@dataclass(frozen=True)
-class DatabaseServer:
-    """Makes and drops databases."""
-
-    engine: Engine
-
-    @classmethod
-    def at(cls, url: str) -> DatabaseServer:
-        return cls(create_engine(database_url(url), isolation_level="AUTOCOMMIT"))
-
-    def execute(self, statement: str) -> None:
-        with self.engine.connect() as connection:
-            connection.execute(text(statement))
-
-    @contextmanager
-    def new_database(self, template: str = "template1") -> Iterator[URL]:
-        """The URL of a copy of `template`, which is dropped at the end."""
-        name = f"lit_test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        try:
-            yield self.engine.url.set(database=name)
-        finally:
-            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+NOT_DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +26,8 @@ def service_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
     with EmbeddedServers(tmp_path_factory.mktemp("services")) as embedded:
         # Nothing here must survive a crash of the machine.
         server = DatabaseServer.at(embedded.database_url)
-        server.execute("ALTER SYSTEM SET fsync = off")
+        for setting in NOT_DURABLE:
+            server.execute(f"ALTER SYSTEM SET {setting} = off")
         server.execute("SELECT pg_reload_conf()")
         server.engine.dispose()
         yield embedded.database_url, embedded.redis_url
@@ -68,27 +43,24 @@ def database_server(service_urls: tuple[str, str]) -> Iterator[DatabaseServer]:
 @pytest.fixture(scope="session")
 def migrated_template(database_server: DatabaseServer) -> Iterator[str]:
     """The name of a database with the current schema and no rows: a copy is made faster than the migrations run."""
-    with database_server.new_database() as url:
-        upgrade(url.render_as_string(hide_password=False))
-        assert url.database is not None
-        yield url.database
+    url = database_server.create()
+    upgrade(url.render_as_string(hide_password=False))
+    assert url.database is not None
+    yield url.database
+    database_server.drop(url)
 
 
-@contextmanager
-def new_ledger(server: DatabaseServer, template: str) -> Iterator[Database]:
-    """An empty ledger in a database of its own, which goes at the end."""
-    with server.new_database(template) as url:
-        made = Database(url.render_as_string(hide_password=False))
-        try:
-            yield made
-        finally:
-            made.close()
+@pytest.fixture(scope="session")
+def ledgers(database_server: DatabaseServer, migrated_template: str) -> Iterator[LedgerPool]:
+    pool = LedgerPool(database_server, migrated_template)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def database(database_server: DatabaseServer, migrated_template: str) -> Iterator[Database]:
+def database(ledgers: LedgerPool) -> Iterator[Database]:
     """An empty ledger of its own for each test."""
-    with new_ledger(database_server, migrated_template) as made:
+    with ledgers.ledger() as made:
         yield made
 
 
