@@ -62,11 +62,11 @@ class WaitTimeout(LitError):
 
 
 class InspectedOtherwise(LitError):
-    """Another request changed the teacher's architecture while this one waited."""
+    """Another request changed how the teacher is inspected, its architecture or its weights, while this one waited."""
 
-    def __init__(self, upload_id: str) -> None:
+    def __init__(self, upload_id: str, field: str) -> None:
         super().__init__(
-            f"Another request changed the architecture of {upload_id}, and an upload has only one at a time: try again."
+            f"Another request changed the {field} of {upload_id}, and an upload has only one at a time: try again."
         )
 
 

@@ -16,6 +16,7 @@ from lit_spec.networks.architecture import (
     LibraryRequest,
     Modality,
     Task,
+    TeacherWeights,
 )
 from lit_spec.networks.students import StudentOption
 from lit_spec.requests.dataset import BUILTIN, Augmentation, DatasetRequest, Preprocessing
@@ -106,6 +107,7 @@ __all__ = [
     "Target",
     "Task",
     "TeacherSpec",
+    "TeacherWeights",
     "check_depth",
     "merged",
     "resolve",

@@ -17,7 +17,7 @@ from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
 from lit_client.command.output import show
 from lit_client.command.plan import plan_command
 from lit_client.command.service_commands import add_service_commands, asked_service_command
@@ -139,6 +139,7 @@ def show_sections(
 def inspect_teacher(
     teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, or an upload's id.")],
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,7 +147,7 @@ def inspect_teacher(
     check_input("TEACHER", teacher)
     named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
-        upload = send_teacher(client, teacher, named)
+        upload = send_teacher(client, teacher, named, teacher_weights)
     if upload.inspection is None:
         raise LitError(f"{upload.id} is a data set, which has no inspection: give a teacher.")
     show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)

@@ -22,7 +22,7 @@ from lit_client.command.job_request import (
     parse_kept,
     target_option,
 )
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption, WeightsOption
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import ProblemError
@@ -48,6 +48,7 @@ def compress_command(
         typer.Option(help="A GAN's discriminator, to fine-tune its generator with: a file, or an upload's id."),
     ] = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     depth: Annotated[int | None, typer.Option(help="The student's depth, for example 14.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Or its blocks per section, for example 2,2,2.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Or at least how many times fewer parameters it has.")] = None,
@@ -148,6 +149,7 @@ def compress_command(
         "student.select": select,
         "student.repair": repair,
         "architecture": None if architecture is None else parse_architecture(architecture),
+        "teacher_weights": teacher_weights,
         "then": then or None,
         "exports": exports or None,
         "student.init": init,
@@ -206,7 +208,7 @@ def _run(
 
 def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs) -> Body:
     """Upload the files and return the request with their ids. The networks go first, because they may be wrong."""
-    teacher = send_teacher(client, inputs.teacher, body.get("architecture"))
+    teacher = send_teacher(client, inputs.teacher, body.get("architecture"), body.get("teacher_weights"))
     job = {**body, "teacher": teacher.id}
     discriminator: Inspection | None = None
     if inputs.discriminator is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lit_client.connection import DEFAULT_URL, URL_VARIABLE
+from lit_spec import TeacherWeights
 
 UrlOption = Annotated[
     str | None,
@@ -21,6 +22,12 @@ ArchitectureOption = Annotated[
     str | None,
     typer.Option(
         help="What the teacher is, as torchvision/resnet50, or as JSON with library, name, kwargs and sections."
+    ),
+]
+WeightsOption = Annotated[
+    TeacherWeights | None,
+    typer.Option(
+        "--teacher-weights", help="Which weights to take of a checkpoint that has raw and averaged (EMA, SWA) ones."
     ),
 ]
 SetOption = Annotated[

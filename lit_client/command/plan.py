@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lit_client.command import display
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
 from lit_client.command.study_commands import (
     DatasetOption,
     DetachOption,
@@ -34,6 +34,7 @@ def plan_command(
     ] = Path("plan"),
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     students: Annotated[int | None, typer.Option(help="How many students; default 6.")] = None,
     batch: Annotated[int | None, typer.Option(help="For the latencies: samples in one pass; default 1.")] = None,
     repair: Annotated[
@@ -51,12 +52,13 @@ def plan_command(
 ) -> None:
     """Show what students of several depths would cost and keep. Trains nothing; takes a minute or two."""
     unlabelled = {"dataset.labels": False} if no_labels else {}
-    job = job_request(request_file, settings, dataset, architecture, unlabelled, None, None, device)
+    job = job_request(request_file, settings, dataset, architecture, teacher_weights, unlabelled, None, None, device)
     fields: dict[str, Any] = {"students": students, "batch": batch, "repair": repair or None}
     body = study_request("plan", job, fields, None, name, tags)
     study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
     if not as_json and (example := _example(study)) is not None:
         given = [("--dataset", dataset), ("--architecture", architecture), ("--device", device), ("--url", url)]
+        given += [("--teacher-weights", teacher_weights)]
         given += [("--request", None if request_file is None else str(request_file))]
         given += [("--set", setting) for setting in settings or []]
         options = [word for option, value in given if value is not None for word in (option, value)]

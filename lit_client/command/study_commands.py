@@ -11,13 +11,13 @@ import typer
 from lit_client.client import Client
 from lit_client.command import display, study_display
 from lit_client.command.job_request import BadRequest, Body, build_body, parse_architecture, target_option
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, TargetOption, UrlOption, WeightsOption
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.models import Study
-from lit_spec import BUILTIN, Device, Init
+from lit_spec import BUILTIN, Device, Init, TeacherWeights
 
 app = typer.Typer(
     help="Groups of jobs from one request, with one table as the result.",
@@ -71,6 +71,7 @@ def compare(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     depth: DepthOption = None,
     target: TargetOption = None,
     epochs: EpochsOption = None,
@@ -87,7 +88,9 @@ def compare(
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
     student = _student(depth, target)
-    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    job = job_request(
+        request_file, settings, dataset, architecture, teacher_weights, student, epochs, fine_tune_epochs, device
+    )
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = study_request("compare", job, fields, seeds, name, tags)
     end(send_and_follow(url, body, teacher, dataset, folder, detach, as_json))
@@ -102,6 +105,7 @@ def search(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     depth: DepthOption = None,
     target: TargetOption = None,
     epochs: EpochsOption = None,
@@ -118,7 +122,9 @@ def search(
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
     student = _student(depth, target)
-    job = job_request(request_file, settings, dataset, architecture, student, epochs, fine_tune_epochs, device)
+    job = job_request(
+        request_file, settings, dataset, architecture, teacher_weights, student, epochs, fine_tune_epochs, device
+    )
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
     body = study_request("search", job, fields, seeds, name, tags)
@@ -139,6 +145,7 @@ def depth(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
@@ -152,7 +159,9 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    job = job_request(request_file, settings, dataset, architecture, {}, epochs, fine_tune_epochs, device)
+    job = job_request(
+        request_file, settings, dataset, architecture, teacher_weights, {}, epochs, fine_tune_epochs, device
+    )
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
         "front": front or None,
@@ -268,6 +277,7 @@ def job_request(
     settings: list[str] | None,
     dataset: str | None,
     architecture: str | None,
+    teacher_weights: TeacherWeights | None,
     others: Mapping[str, float],
     epochs: int | None,
     fine_tune_epochs: int | None,
@@ -275,6 +285,7 @@ def job_request(
 ) -> Body:
     options = {
         "architecture": None if architecture is None else parse_architecture(architecture),
+        "teacher_weights": teacher_weights,
         **others,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
@@ -329,7 +340,10 @@ def end(study: Study) -> None:
 
 def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
     """Upload the files and return the job's request with their ids. The teacher goes first, because it may be wrong."""
-    job = {**job, "teacher": send_teacher(client, inputs.teacher, job.get("architecture")).id}
+    job = {
+        **job,
+        "teacher": send_teacher(client, inputs.teacher, job.get("architecture"), job.get("teacher_weights")).id,
+    }
     return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
 
 

@@ -24,7 +24,7 @@ from lit_core.networks.inspected_costs import count_flops, input_shape, measure_
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
-from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
+from lit_spec import Architecture, Inspection, LibraryRequest, SpecError, TeacherWeights
 from lit_spec.networks.architecture import Task, TeacherFormat
 
 __all__ = [
@@ -45,10 +45,17 @@ class Teacher:
     recognised: Recognised
     unwrapped: Sequence[str] = ()
     """What was done to find the tensors in the file."""
+    weights: TeacherWeights = TeacherWeights.RAW
+    weights_choices: Sequence[TeacherWeights] = (TeacherWeights.RAW,)
+    """Which weights the file has."""
 
 
-def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
-    """Read a safetensors or `.pt` file; `request` names a library's network, if it is one. Raises TeacherError."""
+def read_teacher(path: Path, request: LibraryRequest | None = None, weights: TeacherWeights | None = None) -> Teacher:
+    """Read a safetensors or `.pt` file; `request` names a library's network, if it is one.
+
+    `weights` says which to take of a file that has raw and averaged ones. None: raw, or averaged where there are no
+    others. Raises TeacherError, also where the file has no such weights.
+    """
     file_format, loaded = read_checkpoint(path)
     try:
         found = Search(loaded, request)
@@ -56,11 +63,13 @@ def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
         raise TeacherError(failure.message, failure.field) from failure
     if not found.fits:
         raise TeacherError(_refusal(loaded, found, request)) from found.failure
-    fit, steps = choose(found.fits)
-    recognised, state = fit.recognised, fit.candidate.tensors
+    choice = choose(found.fits, weights)
+    recognised, state = choice.fit.recognised, choice.fit.candidate.tensors
     _check_tensors(state)
     _check_outputs(recognised.architecture)
-    return Teacher(file_format, _as_in_network(state, recognised), recognised, steps)
+    return Teacher(
+        file_format, _as_in_network(state, recognised), recognised, choice.steps, choice.weights, choice.choices
+    )
 
 
 def _check_outputs(architecture: Architecture) -> None:
@@ -123,6 +132,8 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     return Inspection(
         format=teacher.format,
         unwrapped=list(teacher.unwrapped),
+        weights=teacher.weights,
+        weights_choices=list(teacher.weights_choices),
         architecture=architecture,
         parameters=counts.total,
         students=[counts.student(depth, blocks, flops, measured) for depth, blocks in students],

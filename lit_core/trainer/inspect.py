@@ -11,7 +11,7 @@ import resource
 import sys
 from pathlib import Path
 
-from lit_spec import ErrorType, JobError, LibraryRequest
+from lit_spec import ErrorType, JobError, LibraryRequest, TeacherWeights
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 
 
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, help="limit of the address space in bytes")
     parser.add_argument("--cpu", type=int, help="limit of the processor time in seconds")
     parser.add_argument("--architecture", type=Path, help="JSON file with a LibraryRequest")
+    parser.add_argument("--weights", type=TeacherWeights, help="raw or ema, where the file has both")
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
@@ -39,7 +40,7 @@ def main() -> int:
     try:
         # Where values are needed to find a network's sections, they are always the same.
         with seeded(0):
-            teacher = read_teacher(arguments.file, named)
+            teacher = read_teacher(arguments.file, named, arguments.weights)
             check_outputs_are_finite(teacher)
             inspection = inspect_teacher(teacher)
         save_file(teacher.state, arguments.folder / TEACHER_FILE)

@@ -114,6 +114,13 @@ class TeacherFormat(OpenEnum):
     PT = "pt"
 
 
+class TeacherWeights(OpenEnum):
+    RAW = "raw"
+    """As the optimiser left them."""
+    EMA = "ema"
+    """Averaged over the training: a moving average (EMA), or one of several epochs (SWA)."""
+
+
 class InspectedLatency(SpecModel):
     """How long a forward pass of one input took on the machine that inspected the teacher, in float32."""
 
@@ -129,6 +136,12 @@ class Inspection(SpecModel):
     unwrapped: list[str] = Field(default_factory=list)
     """What was done to find the network's tensors in the file: which ones were taken, prefixes that were removed from
     names, parts that were put together, and what was left out."""
+    weights: TeacherWeights | None = None
+    """Which weights were taken. None: an older version of LIT has inspected the teacher."""
+    weights_choices: list[TeacherWeights] = Field(default_factory=list)
+    """Which weights the file has: the values that `teacher_weights` may have. Empty where `weights` is None."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the safetensors file that was made of the teacher, which jobs read. None: as for `weights`."""
     architecture: Architecture
     parameters: int
     students: list[StudentOption]

@@ -43,6 +43,8 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
         inspected is None or (requested.library, requested.name) != (teacher.family, inspected.name)
     ):
         raise SpecError("architecture", "is not the network as which the teacher was inspected: send the request again")
+    if request.teacher_weights is not None and request.teacher_weights != inspection.weights:
+        raise SpecError("teacher_weights", "is not what the teacher was inspected with: send the request again")
     request = with_preset(request, teacher)
     _check_preprocessing(request.dataset, teacher)
     _check_task(request, teacher)
@@ -56,7 +58,7 @@ def resolve(request: JobRequest, inspection: Inspection, discriminator: Inspecti
     elif teacher.task == Task.TRANSLATION:
         shared["schedule"] = _without_fine_tuning(shared["schedule"])
     return JobSpec(
-        teacher=TeacherSpec(upload=request.teacher, architecture=teacher),
+        teacher=TeacherSpec(upload=request.teacher, sha256=inspection.sha256, architecture=teacher),
         discriminator=discriminator_spec,
         dataset=_resolve_dataset(request.dataset, teacher),
         student=resolve_student(request.student, request.method, inspection, request.dataset),
@@ -307,4 +309,4 @@ def _resolve_discriminator(
         raise SpecError(
             "dataset.size", f"is {request.dataset.size}, but the discriminator needs another: give {[side, side]}"
         )
-    return TeacherSpec(upload=request.discriminator, architecture=found)
+    return TeacherSpec(upload=request.discriminator, sha256=discriminator.sha256, architecture=found)

@@ -52,6 +52,11 @@ def _without_race_of_rates(job: Stored) -> Stored:
     return {**job, "spec_version": 7}
 
 
+def _without_sha256_of_teachers(job: Stored) -> Stored:
+    """Version 7 knew no `teacher.sha256`. Its workers would fail a job that has it, and would read another teacher."""
+    return {**job, "spec_version": 8}
+
+
 def _with_the_inspected_students(study: Stored) -> Stored:
     """The inspections of version 1 had no `parameter_counts`, so a ratio goes on giving one of their students."""
     return study
@@ -89,6 +94,11 @@ def _with_no_race(study: Stored) -> Stored:
     return study
 
 
+def _without_teacher_weights(study: Stored) -> Stored:
+    """Version 6 knew no `teacher_weights`, and would fail a study that has the field."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -110,6 +120,7 @@ JOB_STEPS: Steps = {
     4: _without_plan,
     5: _with_repair,
     6: _without_race_of_rates,
+    7: _without_sha256_of_teachers,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -118,6 +129,7 @@ STUDY_STEPS: Steps = {
     3: _without_plans,
     4: _without_repair,
     5: _with_no_race,
+    6: _without_teacher_weights,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

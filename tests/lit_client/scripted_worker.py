@@ -67,6 +67,7 @@ class ScriptedWorker:
                 inspection=found if isinstance(found, Inspection) else None,
                 error=found if isinstance(found, JobError) else None,
                 architecture=upload.architecture,
+                teacher_weights=upload.teacher_weights,
             )
         return True
 

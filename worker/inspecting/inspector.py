@@ -5,6 +5,7 @@ The inspecting worker is a separate process beside the training worker, so no in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -177,7 +178,12 @@ class Inspector:
             try:
                 with self._database.session() as session:
                     kept = uploads.finish_inspection(
-                        session, upload.id, inspection=inspection, error=error, architecture=upload.architecture
+                        session,
+                        upload.id,
+                        inspection=inspection,
+                        error=error,
+                        architecture=upload.architecture,
+                        teacher_weights=upload.teacher_weights,
                     )
                 break
             except Exception as failure:
@@ -203,7 +209,7 @@ class Inspector:
             if upload.architecture is not None:
                 architecture = folder / "architecture.json"
                 architecture.write_text(json.dumps(upload.architecture))
-            code = self._run(source, output, answer, architecture)
+            code = self._run(source, output, answer, architecture, upload.teacher_weights)
             if code == TrainerExit.FAILED:
                 raise Refused(_answer(answer))
             if code != TrainerExit.DONE:
@@ -211,15 +217,18 @@ class Inspector:
             inspection, teacher = _result(output)
             if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
-            self._storage.put_file(layout.inspected_teacher(upload_id), teacher)
-            return inspection
+            sha256 = _sha256_of(teacher)
+            self._storage.put_file(layout.inspected_teacher(upload_id, sha256), teacher)
+            return inspection.model_copy(update={"sha256": sha256})
 
-    def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
+    def _run(self, source: Path, output: Path, answer: Path, architecture: Path | None, weights: str | None) -> int:
         """Run the sandboxed process and return its exit code. It gets no secrets. Its group is killed at the end."""
         seconds = self._settings.inspect_timeout_seconds
         limits = ["--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
             limits += ["--architecture", str(architecture)]
+        if weights is not None:
+            limits += ["--weights", weights]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
         with answer.open("wb") as stdout:
             process = subprocess.Popen(
@@ -284,6 +293,12 @@ def _result(output: Path) -> tuple[Inspection, Path]:
     if not regular:
         raise refused("the file could not be read: its inspection gave no teacher")
     return inspection, teacher
+
+
+def _sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _answer(path: Path) -> JobError:
