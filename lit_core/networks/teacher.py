@@ -16,6 +16,7 @@ from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
 from lit_core.networks.checkpoints.files import SAVE, TeacherError, read_checkpoint
 from lit_core.networks.checkpoints.fitting import Candidate, Search, choose
+from lit_core.networks.checkpoints.students import is_of, library_student, made_of, read_told, with_told_options
 from lit_core.networks.checkpoints.wrappers import type_name
 from lit_core.networks.families import Recognised, family_of
 from lit_core.networks.families.library import as_shapes
@@ -51,24 +52,37 @@ class Teacher:
 
 
 def read_teacher(path: Path, request: LibraryRequest | None = None, weights: TeacherWeights | None = None) -> Teacher:
-    """Read a safetensors or `.pt` file; `request` names a library's network, if it is one.
+    """Read a safetensors or `.pt` file, or a student that LIT has made: its file, or the archive of its output.
 
+    `request` names a library's network, if it is one. The file of a student says that itself.
     `weights` says which to take of a file that has raw and averaged ones. None: raw, or averaged where there are no
     others. Raises TeacherError, also where the file has no such weights.
     """
-    file_format, loaded = read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
+    loaded = checkpoint.content
+    told = None if checkpoint.told is None else read_told(checkpoint.told)
+    # A request overrides what the file says.
+    is_student = told is not None and (request is None or is_of(request, told))
+    student = library_student(told) if told is not None and is_student else None
     try:
-        found = Search(loaded, request)
+        found = Search(loaded, None if student is not None else request, student)
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
     if not found.fits:
-        raise TeacherError(_refusal(loaded, found, request)) from found.failure
+        said = _refusal(loaded, found, request)
+        if told is not None and not is_student:
+            said += f"; its file says that it is a {made_of(told)}: leave the architecture out to use that"
+        raise TeacherError(said) from found.failure
     choice = choose(found.fits, weights)
     recognised, state = choice.fit.recognised, choice.fit.candidate.tensors
+    steps = [*checkpoint.steps, *choice.steps]
+    if told is not None and is_student:
+        recognised = with_told_options(recognised, told)
+        steps.append(f"its file says that it is a {made_of(told)}")
     _check_tensors(state)
     _check_outputs(recognised.architecture)
     return Teacher(
-        file_format, _as_in_network(state, recognised), recognised, choice.steps, choice.weights, choice.choices
+        checkpoint.format, _as_in_network(state, recognised), recognised, steps, choice.weights, choice.choices
     )
 
 

@@ -77,13 +77,13 @@ class LibraryNetwork(SpecModel):
     kwargs: dict[str, Kwarg]
     stem: list[str]
     sections: list[list[str]]
-    """Paths of the blocks of each section in the teacher."""
+    """Paths of the blocks of each section in the library's network."""
     head: list[str]
     """Includes what runs between the sections."""
     size: list[int]
     """Height and width in pixels of the images with which the sections were found."""
     kept: list[list[int]] | None = None
-    """Of a student: the indices of the teacher's blocks that it has, by section. None: the whole network."""
+    """Of a student: the indices of these blocks that it has, by section. None: the whole network."""
 
 
 class Architecture(SpecModel):

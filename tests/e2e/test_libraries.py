@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_client import Client, LitError
@@ -159,10 +161,37 @@ def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Mod
     assert report["exports"][-1] == {"kind": "hugging_face", "file": "bundle.zip", "reads": "timm", "error": None}
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
         archive.extractall(tmp_path / "bundle")
+    check_compressing_again(client, tmp_path)
     same = timm.create_model(f"local-dir:{tmp_path / 'bundle/huggingface'}", pretrained=True).eval()
     x = digits.preprocessing.apply(digits.splits[Split.TEST].x)
     with torch.no_grad():
         assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))
+
+
+def check_compressing_again(client: Client, folder: Path) -> None:
+    """A student is a teacher, whichever of its files is given, and has the student's blocks."""
+    assert load(folder).config.architecture.blocks == [2, 1]
+    (folder / "older").mkdir()
+    save_file(load_file(folder / "model.safetensors"), folder / "older/model.safetensors")
+    (folder / "older/config.json").write_bytes((folder / "config.json").read_bytes())
+    files = ("model.safetensors", "bundle.zip", "bundle/huggingface/model.safetensors", "older")
+    for teacher in (client.upload(folder / name, "teacher") for name in files):
+        inspection = client.wait_inspection(teacher.id).inspection
+        assert inspection is not None, teacher.filename
+        assert inspection.architecture.blocks == [2, 1], teacher.filename
+    report = compress(
+        client,
+        folder / "again",
+        teacher=teacher.id,
+        dataset={"builtin": "digits"},
+        student={"blocks": [1, 1]},
+        exports=[],
+        schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}},
+    )
+    assert report["teacher"]["accuracy"] == json.loads((folder / "report.json").read_text())["student"]["accuracy"]
+    smaller = load(folder / "again").config.architecture
+    assert smaller.network is not None
+    assert (smaller.blocks, [len(kept) for kept in smaller.network.kept or []]) == ([1, 1], [1, 1])
 
 
 @pytest.mark.long

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lit_core.networks.checkpoints.files import TeacherError
 from lit_core.networks.checkpoints.renamed import with_own_names
 from lit_core.networks.checkpoints.reparametrised import folded
+from lit_core.networks.checkpoints.students import AS_DOWNLOADED, made_of
 from lit_core.networks.checkpoints.wrappers import AVERAGED, StateDict, cleaned, prefixes, state_dicts, under
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, recognise
-from lit_core.networks.families.library import blank
-from lit_core.networks.families.shapes import listed
+from lit_core.networks.families.library import as_shapes, blank
+from lit_core.networks.families.shapes import listed, misfits
 from lit_spec import LibraryRequest, SpecError, TeacherWeights
 from lit_spec.networks.teacher_files import TENSORS, too_many_tensors
 
@@ -70,13 +71,17 @@ class Fit:
 class Search:
     """What fits in a checkpoint, and the failure that is nearest to a fit.
 
-    Looks for the library's network that is requested or, without a request, for one of a family of our own. Raises
-    TeacherError for tensors that can't be read, and SpecError as `recognise`.
+    Looks for the library's network that is requested, or for a student of one that the file says to be; without these,
+    for a network of a family of our own. Raises TeacherError for tensors that can't be read, and SpecError as
+    `recognise`.
     """
 
-    def __init__(self, loaded: Any, request: LibraryRequest | None) -> None:
+    def __init__(self, loaded: Any, request: LibraryRequest | None, student: Recognised | None = None) -> None:
         self.request = request
+        self.student = student
         self.network = None if request is None else blank(request)
+        if student is not None:
+            self.network = as_shapes(lambda: student.family.build(student.architecture))
         self.fits: list[Fit] = []
         self.tried: list[Candidate] = []
         self.failure: Unrecognised | None = None
@@ -129,13 +134,21 @@ class Search:
         key = tuple(shapes.items())
         if key not in self._known:
             try:
-                self._known[key] = recognise(shapes, self.request)
+                self._known[key] = self._recognise(shapes)
             except Unrecognised as failure:
                 self._known[key] = failure
         known = self._known[key]
         if isinstance(known, Unrecognised):
             raise known
         return known
+
+    def _recognise(self, shapes: Shapes) -> Recognised:
+        if self.student is None or self.network is None:
+            return recognise(shapes, self.request)
+        misfits(
+            shapes, self.network, f"the {made_of(self.student.architecture)} that its file says it is", AS_DOWNLOADED
+        )
+        return self.student
 
     def _with_own_names(self, candidate: Candidate) -> Candidate:
         """Named as in the requested network. Raises Unrecognised."""

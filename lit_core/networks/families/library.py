@@ -50,8 +50,11 @@ class LibraryFamily:
         return network
 
     def layout(self, architecture: Architecture) -> Layout:
-        """The teacher's layout. `cut` returns that of a student."""
-        return _layout(network_of(architecture))
+        found = network_of(architecture)
+        if found.kept is None:
+            return _layout(found)
+        network = as_shapes(lambda: create(self.library, found.name, found.kwargs))
+        return cut(network, _layout(found), found.kept)
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         """One student for each number of blocks; every section has its share, and at least one block."""
@@ -144,6 +147,22 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     if not isinstance(channels, int):
         raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")
     return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
+
+
+def describe_student(library: Library, told: LibraryNetwork) -> Architecture:
+    """The architecture of a student of a library's network, of which only what can't be found out is taken from `told`:
+    name, arguments, blocks and which of them are kept.
+
+    Raises SpecError and Unrecognised, and ValueError for blocks that the network doesn't have.
+    """
+    request = LibraryRequest(library=library, name=told.name, kwargs=told.kwargs, sections=list(told.sections))
+    channels = request.kwargs.get("in_chans", USUAL_CHANNELS)
+    whole = describe(request, blank(request), channels if isinstance(channels, int) else USUAL_CHANNELS)
+    if told.kept is None:
+        return whole
+    blocks = [len(kept) for kept in told.kept]
+    network = network_of(whole).model_copy(update={"kept": told.kept})
+    return whole.model_copy(update={"depth": sum(blocks), "blocks": blocks, "network": network})
 
 
 def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_CHANNELS) -> Architecture:
