@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def read_teacher(path: Path, request: LibraryRequest | None = None, weights: Tea
         said = _refusal(loaded, found, request)
         if told is not None and not is_student:
             said += f"; its file says that it is a {made_of(told)}: leave the architecture out to use that"
-        raise TeacherError(said) from found.failure
+        raise TeacherError(said, "teacher" if found.failure is None else "architecture") from found.failure
     choice = choose(found.fits, weights)
     recognised, state = choice.fit.recognised, choice.fit.candidate.tensors
     steps = [*checkpoint.steps, *choice.steps]
@@ -127,9 +126,9 @@ def _proposed(tried: Sequence[Candidate], request: LibraryRequest | None) -> str
     for candidate in tried:
         fitting = [found for found in propose(candidate.shapes) if (found.library, found.name) != asked]
         if fitting:
-            names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
-            example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
-            return f'has the tensors of {names}: say which it is with "architecture", as {example}'
+            names = listed([f"{request.library.value}/{request.name}" for request in fitting])
+            which = "this as architecture" if len(fitting) == 1 else "the one that it is as architecture"
+            return f"has the tensors of {names}: give {which}"
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -161,37 +160,43 @@ def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Mod
     assert report["exports"][-1] == {"kind": "hugging_face", "file": "bundle.zip", "reads": "timm", "error": None}
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
         archive.extractall(tmp_path / "bundle")
-    check_compressing_again(client, tmp_path)
     same = timm.create_model(f"local-dir:{tmp_path / 'bundle/huggingface'}", pretrained=True).eval()
     x = digits.preprocessing.apply(digits.splits[Split.TEST].x)
     with torch.no_grad():
         assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))
 
 
-def check_compressing_again(client: Client, folder: Path) -> None:
-    """A student is a teacher, whichever of its files is given, and has the student's blocks."""
-    assert load(folder).config.architecture.blocks == [2, 1]
-    (folder / "older").mkdir()
-    save_file(load_file(folder / "model.safetensors"), folder / "older/model.safetensors")
-    (folder / "older/config.json").write_bytes((folder / "config.json").read_bytes())
-    files = ("model.safetensors", "bundle.zip", "bundle/huggingface/model.safetensors", "older")
-    for teacher in (client.upload(folder / name, "teacher") for name in files):
-        inspection = client.wait_inspection(teacher.id).inspection
-        assert inspection is not None, teacher.filename
-        assert inspection.architecture.blocks == [2, 1], teacher.filename
+def test_a_student_is_a_teacher_whichever_of_its_files_is_given(client: Client, tmp_path: Path, vit: nn.Module) -> None:
+    once = {"dataset": {"builtin": "digits"}, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}}
+    teacher = upload_file(client, vit, tmp_path / "teacher.safetensors")
+    named = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}
+    first, second, older = (tmp_path / name for name in ("first", "second", "older"))
     report = compress(
         client,
-        folder / "again",
-        teacher=teacher.id,
-        dataset={"builtin": "digits"},
-        student={"blocks": [1, 1]},
-        exports=[],
-        schedule={"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}},
+        first,
+        teacher=teacher,
+        architecture=named,
+        student={"kept": [[0, 2], [1]]},
+        exports=["hugging_face"],
+        **once,
     )
-    assert report["teacher"]["accuracy"] == json.loads((folder / "report.json").read_text())["student"]["accuracy"]
-    smaller = load(folder / "again").config.architecture
-    assert smaller.network is not None
-    assert (smaller.blocks, [len(kept) for kept in smaller.network.kept or []]) == ([1, 1], [1, 1])
+    with zipfile.ZipFile(first / "bundle.zip") as archive:
+        archive.extractall(first / "bundle")
+    older.mkdir()
+    # As it was before the weights named their architecture.
+    save_file(load_file(first / "model.safetensors"), older / "model.safetensors")
+    (older / "config.json").write_bytes((first / "config.json").read_bytes())
+    files = (first / "model.safetensors", first / "bundle.zip", first / "bundle/huggingface/model.safetensors", older)
+    for file in files:
+        upload = client.wait_inspection(client.upload(file, "teacher").id)
+        assert upload.inspection is not None, file
+        assert upload.inspection.architecture.blocks == [2, 1], file
+    again = compress(client, second, teacher=upload.id, student={"kept": [[1], [0]]}, exports=[], **once)
+    assert again["teacher"]["accuracy"] == report["student"]["accuracy"]
+    smaller = load(second).config.architecture.network
+    assert smaller is not None
+    # Of the library's network.
+    assert smaller.kept == [[2], [1]]
 
 
 @pytest.mark.long

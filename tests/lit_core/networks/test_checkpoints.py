@@ -684,7 +684,7 @@ def test_where_only_the_head_differs_the_message_says_so(tmp_path: Path, head: n
 def test_the_same_layers_under_other_names_are_taken_in_their_order_when_asked(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=10).state_dict()
     renamed = {name.replace("layer", "stage_").replace("conv1", "first"): tensor for name, tensor in state.items()}
-    with pytest.raises(TeacherError, match=r'one for one in order and shape.*add "rename": "by_order"'):
+    with pytest.raises(TeacherError, match=r"one for one in order and shape.*give by_order as architecture\.rename"):
         read(tmp_path, renamed, RESNET)
     asked = LibraryRequest.model_validate({**RESNET.model_dump(mode="json"), "rename": "by_order"})
     teacher = read(tmp_path, renamed, asked)
@@ -720,7 +720,7 @@ def test_a_head_beside_the_network_is_taken(tmp_path: Path) -> None:
 
 def test_a_library_is_proposed_for_a_wrapped_network(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=10).state_dict()
-    with pytest.raises(TeacherError, match="has the tensors of torchvision's resnet18, timm's resnet18"):
+    with pytest.raises(TeacherError, match="has the tensors of torchvision/resnet18, timm/resnet18"):
         read(tmp_path, {"model": under("module.", state)})
 
 
