@@ -62,6 +62,7 @@ class InspectionFailed(LitError):
         super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
         self.upload = upload
         self.failure = failure
+        self.fields = [] if failure.field is None else [failure.field]
 
 
 class Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -23,6 +24,9 @@ class FieldProblem(BaseModel):
 
 class LitError(Exception):
     """Base of this package's errors. `str()` says what is wrong, in a sentence."""
+
+    fields: Sequence[str] = ()
+    """The fields of a request that are wrong, as dotted paths."""
 
 
 class InvalidAddress(LitError):
@@ -93,6 +97,7 @@ class ProblemError(LitError):
         self.title = title
         self.detail = detail
         self.errors = errors or []
+        self.fields = [error.field for error in self.errors]
         self.retry_after = retry_after
         super().__init__(self._sentence(advice))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ import typer
 from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
+from lit_client.command.fields import with_options
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
 from lit_client.command.output import show
@@ -161,12 +162,21 @@ def main() -> None:
             add_service_commands(app, service)
             app()
     except LitError as error:
-        display.stderr.print(str(error), soft_wrap=True)
+        said = with_options(str(error), error.fields, _offered(sys.argv[1:]))
+        display.stderr.print(said, soft_wrap=True)
         sys.exit(output.exit_code_of_error(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         display.stderr.print(f"{error.strerror or error}{where}.", soft_wrap=True)
         sys.exit(output.ExitCode.FAILED)
+
+
+def _offered(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that the arguments name."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 @contextmanager

@@ -167,7 +167,12 @@ def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Mod
 
 
 def test_a_student_is_a_teacher_whichever_of_its_files_is_given(client: Client, tmp_path: Path, vit: nn.Module) -> None:
-    once = {"dataset": {"builtin": "digits"}, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}}
+    once: dict[str, Any] = {
+        "dataset": {"builtin": "digits"},
+        "method": "kd",
+        "race": False,
+        "schedule": {"steps_per_epoch": 4, "lit": {"epochs": 1}, "fine_tune": {"epochs": 0}},
+    }
     teacher = upload_file(client, vit, tmp_path / "teacher.safetensors")
     named = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}
     first, second, older = (tmp_path / name for name in ("first", "second", "older"))
