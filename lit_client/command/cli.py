@@ -138,7 +138,9 @@ def show_sections(
 
 @app.command("inspect")
 def inspect_teacher(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, or an upload's id.")],
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", help="A safetensors or .pt file, a student's folder, or an upload's id.")
+    ],
     architecture: ArchitectureOption = None,
     teacher_weights: WeightsOption = None,
     url: UrlOption = None,

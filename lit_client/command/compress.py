@@ -36,7 +36,10 @@ METHOD_PANEL, TRAINING_PANEL, JOB_PANEL = "The method", "Training", "The job"
 def compress_command(
     teacher: Annotated[
         str,
-        typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id."),
+        typer.Argument(
+            metavar="TEACHER",
+            help="The trained network: a safetensors or .pt file, a student's folder, or an upload's id.",
+        ),
     ],
     folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[

@@ -28,7 +28,10 @@ app = typer.Typer(
 JOB_PANEL, STUDY_PANEL = "The job that every trial starts from", "The study"
 
 TeacherArgument = Annotated[
-    str, typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id.")
+    str,
+    typer.Argument(
+        metavar="TEACHER", help="The trained network: a safetensors or .pt file, a student's folder, or an upload's id."
+    ),
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.")]
 DatasetOption = Annotated[
