@@ -115,11 +115,8 @@ def save_weights(network: nn.Module, path: Path, architecture: Architecture | No
     """Write the network's tensors, and with them its architecture, by which the file alone can be a teacher again."""
     # Copies, because safetensors refuses tensors that share memory, as those of modules that are used twice do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    # Readers that look at the metadata want to know whose tensors these are.
-    metadata = {"format": "pt"}
-    if architecture is not None:
-        metadata[ARCHITECTURE_KEY] = architecture.model_dump_json()
-    save_file(tensors, path, metadata)
+    # A single entry, because safetensors writes several in any order, and the same run shall make the same bytes.
+    save_file(tensors, path, None if architecture is None else {ARCHITECTURE_KEY: architecture.model_dump_json()})
 
 
 def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:
