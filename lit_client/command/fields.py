@@ -28,6 +28,7 @@ OPTIONS: Mapping[str, str] = {
     "schedule.lit.epochs": "--epochs",
     "schedule.lit.learning_rate": "--learning-rate",
     "seed": "--seed",
+    "student": "--depth",
     "student.blocks": "--blocks",
     "student.depth": "--depth",
     "student.init": "--init",
@@ -61,6 +62,8 @@ STUDY_OPTIONS: Mapping[str, str] = {
 }
 """The same of a study's request, in which the job's fields begin with `job.`."""
 JOB_OF_A_STUDY = "job."
+OBJECTS = {"dataset", "student"}
+"""Their options don't give the fields inside of them."""
 WITHOUT_OPTION = {"teacher", "body"}
 """The teacher is the command's argument."""
 
@@ -84,7 +87,8 @@ def _option(field: str, offered: Collection[str]) -> str | None:
     options = OPTIONS if of_job != field or "--seeds" not in offered else STUDY_OPTIONS
     parts = of_job.split(".")
     for length in range(len(parts), 0, -1):
-        if (option := options.get(".".join(parts[:length]))) in offered:
+        outer = ".".join(parts[:length])
+        if (outer == of_job or outer not in OBJECTS) and (option := options.get(outer)) in offered:
             return option
     is_of_job = options is OPTIONS and parts[0] not in WITHOUT_OPTION
     return f"{SET} {of_job}=…" if is_of_job and SET in offered else None

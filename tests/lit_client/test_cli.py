@@ -216,7 +216,7 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
             "is a folder without model.safetensors",
         ),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
-        (("--dataset", "digits"), "student: give exactly one"),
+        (("--dataset", "digits"), "student (--depth): give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
@@ -248,7 +248,7 @@ def test_a_student_that_does_not_fit_is_told_before_the_dataset_is_sent(
     worker.inspection = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
     done = compress("--dataset", data, "--depth", 15)
     assert done.returncode == 2
-    assert "student.depth: no student of this teacher has the depth 15" in done.stderr
+    assert "student.depth (--depth): no student of this teacher has the depth 15" in done.stderr
     assert kinds_of_uploads(url) == ["teacher"]
     assert not (tmp_path / "out").exists(), "there is nothing to put into it"
 
