@@ -41,8 +41,8 @@ from lit_client.models import (
     Upload,
     UploadKind,
 )
-from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, send_file
-from lit_spec import JobRequest, LibraryRequest
+from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, name_weights, send_file
+from lit_spec import JobRequest, LibraryRequest, TeacherWeights
 from lit_spec.answers.pages import ItemT
 from lit_spec.requests.study import StudyRequest
 
@@ -62,6 +62,7 @@ class InspectionFailed(LitError):
         super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
         self.upload = upload
         self.failure = failure
+        self.fields = [] if failure.field is None else [failure.field]
 
 
 class Client:
@@ -112,16 +113,24 @@ class Client:
         kind: UploadKind | str,
         progress: ProgressCallback | None = None,
         architecture: Mapping[str, Any] | None = None,
+        teacher_weights: TeacherWeights | str | None = None,
     ) -> Upload:
         """Send a teacher or a data set. Continues an upload that an earlier call began, and never sends a file twice.
 
         A folder is packed first, if it is a data set; as a teacher it is a student that was downloaded.
-        `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`. Raises
-        UnusableFolder, which is a ValueError.
+        `architecture` says which network of torchvision or timm a teacher is, as in `inspect_as`, and
+        `teacher_weights` which of its weights to take, as in `inspect_with`. Raises UnusableFolder, which is a
+        ValueError.
         """
         with as_file(Path(path), UploadKind(kind)) as file:
             return send_file(
-                self._connection, file, UploadKind(kind), progress, architecture, chunk_bytes=self._chunk_bytes
+                self._connection,
+                file,
+                UploadKind(kind),
+                progress,
+                architecture,
+                None if teacher_weights is None else TeacherWeights(teacher_weights),
+                chunk_bytes=self._chunk_bytes,
             )
 
     def get_upload(self, upload_id: str, *, wait: float | None = None) -> Upload:
@@ -154,19 +163,34 @@ class Client:
         """
         return name_architecture(self._connection, upload_id, architecture)
 
+    def inspect_with(self, upload_id: str, teacher_weights: TeacherWeights | str | None) -> Upload:
+        """Say which weights to take of a teacher's checkpoint that has raw and averaged ones: "raw" or "ema".
+
+        The teacher is inspected again, with these. None: the raw ones, or the averaged ones where there are no others.
+        """
+        weights = None if teacher_weights is None else TeacherWeights(teacher_weights)
+        return name_weights(self._connection, upload_id, weights)
+
     def wait_inspection(
-        self, upload_id: str, *, architecture: Mapping[str, Any] | None = None, timeout: float | None = None
+        self,
+        upload_id: str,
+        *,
+        architecture: Mapping[str, Any] | None = None,
+        teacher_weights: TeacherWeights | str | None = None,
+        timeout: float | None = None,
     ) -> Upload:
-        """Wait until the service has inspected an upload, a teacher as `architecture` if one is given.
+        """Wait until the service has inspected an upload, a teacher as `architecture` and with `teacher_weights` if given.
 
         Raises InspectionFailed when the upload can't be used, InspectedOtherwise when another request has changed
-        its architecture, WaitTimeout after `timeout` seconds.
+        its architecture or weights, WaitTimeout after `timeout` seconds.
         """
         wanted = None if architecture is None else LibraryRequest.model_validate(architecture)
         for wait in _long_polls(timeout, f"The inspection of {upload_id}"):
             upload = self.get_upload(upload_id, wait=wait)
             if wanted is not None and upload.architecture != wanted:
-                raise InspectedOtherwise(upload.id)
+                raise InspectedOtherwise(upload.id, "architecture")
+            if teacher_weights is not None and upload.teacher_weights != teacher_weights:
+                raise InspectedOtherwise(upload.id, "teacher_weights")
             if upload.inspection_error is not None:
                 raise InspectionFailed(upload, upload.inspection_error)
             if not upload.inspecting:

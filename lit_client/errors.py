@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -23,6 +24,9 @@ class FieldProblem(BaseModel):
 
 class LitError(Exception):
     """Base of this package's errors. `str()` says what is wrong, in a sentence."""
+
+    fields: Sequence[str] = ()
+    """The fields of a request that are wrong, as dotted paths."""
 
 
 class InvalidAddress(LitError):
@@ -62,11 +66,11 @@ class WaitTimeout(LitError):
 
 
 class InspectedOtherwise(LitError):
-    """Another request changed the teacher's architecture while this one waited."""
+    """Another request changed how the teacher is inspected, its architecture or its weights, while this one waited."""
 
-    def __init__(self, upload_id: str) -> None:
+    def __init__(self, upload_id: str, field: str) -> None:
         super().__init__(
-            f"Another request changed the architecture of {upload_id}, and an upload has only one at a time: try again."
+            f"Another request changed the {field} of {upload_id}, and an upload has only one at a time: try again."
         )
 
 
@@ -93,6 +97,7 @@ class ProblemError(LitError):
         self.title = title
         self.detail = detail
         self.errors = errors or []
+        self.fields = [error.field for error in self.errors]
         self.retry_after = retry_after
         super().__init__(self._sentence(advice))
 

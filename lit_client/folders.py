@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from lit_client.uploads import ProgressCallback
 from lit_spec.states import UploadKind
 from lit_spec.system_files import is_system_file
+from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
-MODEL = "model.safetensors"
+PIECE_BYTES = 1 << 20
 
 
 class UnusableFolder(ValueError):
@@ -23,18 +26,24 @@ class UnusableFolder(ValueError):
 @contextmanager
 def as_file(path: Path, kind: UploadKind, progress: ProgressCallback | None = None) -> Iterator[Path]:
     """The file to send for a path, which may be a folder: of a data set a tar archive that is removed at the end, of a
-    student that was downloaded its model. `progress` is told how many bytes are packed, of how many.
+    student that was downloaded its model, or a zip archive with its model and configuration. `progress` is told how
+    many bytes of a data set are packed, of how many.
 
     Raises UnusableFolder.
     """
     if not path.is_dir():
         yield path
-    elif kind == UploadKind.TEACHER:
+    elif kind == UploadKind.TEACHER and not (path / CONFIG_FILE).is_file():
         yield model_in(path)
     else:
         with tempfile.TemporaryDirectory(prefix="lit-") as temporary:
-            packed = Path(temporary) / f"{path.resolve().name or 'folder'}.tar"
-            pack(path, packed, progress)
+            packed = (
+                Path(temporary) / f"{path.resolve().name or 'folder'}.{'zip' if kind == UploadKind.TEACHER else 'tar'}"
+            )
+            if kind == UploadKind.TEACHER:
+                pack_student(path, packed)
+            else:
+                pack(path, packed, progress)
             yield packed
 
 
@@ -48,9 +57,22 @@ def check_folder(folder: Path, kind: UploadKind) -> None:
 
 def model_in(folder: Path) -> Path:
     """Raises UnusableFolder."""
-    if not (folder / MODEL).is_file():
-        raise UnusableFolder(f"{folder} is a folder without {MODEL}: give a checkpoint, or a student's folder")
-    return folder / MODEL
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UnusableFolder(f"{folder} is a folder without {WEIGHTS_FILE}: give a checkpoint, or a student's folder")
+    return folder / WEIGHTS_FILE
+
+
+def pack_student(folder: Path, archive: Path) -> None:
+    """A student's model and its configuration in a zip archive without compression, in which they can be read.
+
+    The same files make the same bytes. Raises UnusableFolder.
+    """
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as made:
+        for path in (model_in(folder), folder / CONFIG_FILE):
+            # Its time is the same for all files.
+            member = zipfile.ZipInfo(path.name)
+            with path.open("rb") as content, made.open(member, "w", force_zip64=True) as written:
+                shutil.copyfileobj(content, written, PIECE_BYTES)
 
 
 def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) -> None:

@@ -18,7 +18,7 @@ from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress, StudyTable, TeacherRow
 from lit_spec.answers.uploads import Upload
 from lit_spec.errors import JobError, StudyError
-from lit_spec.networks.architecture import Architecture, Inspection, LibraryRequest
+from lit_spec.networks.architecture import Architecture, Inspection, LibraryRequest, TeacherWeights
 from lit_spec.networks.students import StudentOption
 from lit_spec.states import UploadKind
 
@@ -47,6 +47,7 @@ __all__ = [
     "StudyProgress",
     "StudyTable",
     "TeacherRow",
+    "TeacherWeights",
     "Upload",
     "UploadKind",
     "Waiting",

@@ -13,6 +13,7 @@ import httpx
 from lit_client.connection import TEMPORARY, Connection, parse, path_to
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Page, Upload, UploadKind
+from lit_spec import TeacherWeights
 
 CHUNK_BYTES = 8 * 1024 * 1024
 # The service may read a large file once more before it answers the last piece.
@@ -29,6 +30,7 @@ def send_file(
     kind: UploadKind,
     progress: ProgressCallback | None = None,
     architecture: Mapping[str, Any] | None = None,
+    teacher_weights: TeacherWeights | None = None,
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Upload:
@@ -40,9 +42,12 @@ def send_file(
     sha256 = file_sha256(path)
     upload = _find_unfinished(connection, path.name, kind, size, sha256)
     if upload is None:
-        upload = _create(connection, path.name, kind, size, sha256, architecture)
-    elif architecture is not None:
-        name_architecture(connection, upload.id, architecture)
+        upload = _create(connection, path.name, kind, size, sha256, architecture, teacher_weights)
+    else:
+        if architecture is not None:
+            name_architecture(connection, upload.id, architecture)
+        if upload.teacher_weights != teacher_weights:
+            name_weights(connection, upload.id, teacher_weights)
     report = progress or _ignore
     if upload.complete:
         report(size, size)
@@ -63,6 +68,13 @@ def name_architecture(connection: Connection, upload_id: str, architecture: Mapp
     return parse(Upload, connection.request(method, path, json=body, repeatable=True))
 
 
+def name_weights(connection: Connection, upload_id: str, weights: TeacherWeights | None) -> Upload:
+    method, body = ("DELETE", None) if weights is None else ("PUT", {"teacher_weights": weights.value})
+    return parse(
+        Upload, connection.request(method, path_to("uploads", upload_id, "weights"), json=body, repeatable=True)
+    )
+
+
 def _create(
     connection: Connection,
     filename: str,
@@ -70,10 +82,13 @@ def _create(
     size: int,
     sha256: str,
     architecture: Mapping[str, Any] | None,
+    teacher_weights: TeacherWeights | None,
 ) -> Upload:
     body: dict[str, Any] = {"kind": kind.value, "filename": filename, "size": size, "sha256": sha256}
     if architecture is not None:
         body["architecture"] = dict(architecture)
+    if teacher_weights is not None:
+        body["teacher_weights"] = teacher_weights.value
     # Repeating the request leaves at most an empty upload, which the service removes later.
     return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
 

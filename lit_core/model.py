@@ -17,6 +17,7 @@ from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.networks.families import family_of
 from lit_core.networks.state_dicts import load_state
 from lit_spec import Architecture, SpecModel, Task
+from lit_spec.networks.teacher_files import ARCHITECTURE_KEY
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
 CONFIG_VERSION = 2
@@ -106,13 +107,16 @@ class Model(nn.Module):
 
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(network, folder / WEIGHTS_FILE)
+    save_weights(network, folder / WEIGHTS_FILE, config.architecture)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
+def save_weights(network: nn.Module, path: Path, architecture: Architecture | None = None) -> None:
+    """Write the network's tensors, and with them its architecture, by which the file alone can be a teacher again."""
     # Copies, because safetensors refuses tensors that share memory, as those of modules that are used twice do.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}, path)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    # A single entry, because safetensors writes several in any order, and the same run shall make the same bytes.
+    save_file(tensors, path, None if architecture is None else {ARCHITECTURE_KEY: architecture.model_dump_json()})
 
 
 def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:

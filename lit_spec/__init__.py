@@ -19,6 +19,7 @@ from lit_spec.networks.architecture import (
     Modality,
     Resampling,
     Task,
+    TeacherWeights,
 )
 from lit_spec.networks.students import StudentOption
 from lit_spec.requests.dataset import BUILTIN, Augmentation, Constants, DatasetRequest, Preprocessing, TableColumns
@@ -114,6 +115,7 @@ __all__ = [
     "Target",
     "Task",
     "TeacherSpec",
+    "TeacherWeights",
     "check_depth",
     "merged",
     "resolve",

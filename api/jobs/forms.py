@@ -20,7 +20,7 @@ from api.uploads.writing import UploadWriter, sha256_of
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import requests, uploads
 from jobs.storage.faults import StorageFault
-from lit_spec import JobRequest, LibraryRequest
+from lit_spec import JobRequest
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind, UploadState
 
@@ -87,9 +87,8 @@ class FormUploads:
         for name, file in files.items():
             check_size(file.size or 0, self.context, name)
         request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
-        architectures = {"teacher": request.architecture}
         ids = {
-            name: await run_in_threadpool(self._upload, file, name, hashes[name], architectures.get(name))
+            name: await run_in_threadpool(self._upload, file, name, hashes[name], request)
             for name, file in files.items()
         }
         # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
@@ -104,12 +103,11 @@ class FormUploads:
             with suppress(Conflict, NotFound):
                 self._delete(upload_id)
 
-    def _upload(self, file: UploadFile, part: str, sha256: str, architecture: LibraryRequest | None) -> str:
+    def _upload(self, file: UploadFile, part: str, sha256: str, request: JobRequest) -> str:
         """Make an upload of a form's file, or find one with the same content. Returns its id."""
         filename = (file.filename or part).replace("\0", "")[:255]
-        upload, new = announce(
-            self.context, self.owner, FORM_FILES[part], filename, file.size or 0, sha256, architecture
-        )
+        named = (request.architecture, request.teacher_weights) if part == "teacher" else ()
+        upload, new = announce(self.context, self.owner, FORM_FILES[part], filename, file.size or 0, sha256, *named)
         if upload.state == UploadState.COMPLETE:
             return upload.id
         try:
@@ -121,7 +119,7 @@ class FormUploads:
             raise
         except Stale:
             # Another request found it too, when its bytes were lost, and sends them: it's no longer found.
-            return self._upload(file, part, sha256, architecture)
+            return self._upload(file, part, sha256, request)
         if new:
             self._new.add(upload.id)
         return upload.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Request, Response
@@ -30,7 +31,7 @@ from jobs.ledger import uploads
 from lit_spec import LibraryRequest
 from lit_spec.answers.pages import Page
 from lit_spec.answers.uploads import Upload
-from lit_spec.requests.upload import UploadRequest
+from lit_spec.requests.upload import UploadRequest, WeightsRequest
 from lit_spec.states import UploadKind, UploadState
 
 LENGTH = "Upload-Length"
@@ -134,23 +135,53 @@ def set_architecture(
     if_match: IfMatch = None,
 ) -> Upload:
     """Say which network of torchvision or timm a teacher is. It is inspected again, as that network."""
-    return _inspect_as(context, owner, upload_id, architecture, if_match)
+    return _inspect_again(
+        context, owner, upload_id, if_match, lambda session: uploads.inspect_as(session, owner, upload_id, architecture)
+    )
 
 
 @router.delete("/{upload_id}/architecture", status_code=202)
 def unset_architecture(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> Upload:
     """Remove what was said about a teacher's network. It is inspected again, by its tensors alone."""
-    return _inspect_as(context, owner, upload_id, None, if_match)
+    return _inspect_again(
+        context, owner, upload_id, if_match, lambda session: uploads.inspect_as(session, owner, upload_id, None)
+    )
 
 
-def _inspect_as(
-    context: Context, owner: str, upload_id: str, architecture: LibraryRequest | None, if_match: str | None
+@router.put("/{upload_id}/weights", status_code=202)
+def set_weights(
+    upload_id: str,
+    asked: Annotated[WeightsRequest, Body()],
+    owner: Owner,
+    context: InContext,
+    if_match: IfMatch = None,
+) -> Upload:
+    """Say which weights to take of a teacher's checkpoint that has raw and averaged ones. It is inspected again."""
+    return _inspect_again(
+        context,
+        owner,
+        upload_id,
+        if_match,
+        lambda session: uploads.inspect_with(session, owner, upload_id, asked.teacher_weights),
+    )
+
+
+@router.delete("/{upload_id}/weights", status_code=202)
+def unset_weights(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> Upload:
+    """Let a teacher be inspected with its raw weights, or with averaged ones where there are no others."""
+    return _inspect_again(
+        context, owner, upload_id, if_match, lambda session: uploads.inspect_with(session, owner, upload_id, None)
+    )
+
+
+def _inspect_again(
+    context: Context, owner: str, upload_id: str, if_match: str | None, change: Callable[[Session], None]
 ) -> Upload:
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(session, owner, upload_id))
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
             raise invalid_field("upload_id", f"{upload_id} is a data set, not a teacher: give a teacher's id")
-        uploads.inspect_as(session, owner, upload_id, architecture)
+        change(session)
         return show_upload(uploads.get(session, owner, upload_id))
 
 

@@ -11,7 +11,7 @@ from jobs.ledger import uploads
 from jobs.storage import layout
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
-from lit_spec import LibraryRequest
+from lit_spec import LibraryRequest, TeacherWeights
 from lit_spec.states import InspectionState, UploadKind, UploadState
 
 OFFSET = "Upload-Offset"
@@ -26,14 +26,15 @@ def announce(
     filename: str,
     size: int,
     sha256: str | None,
-    architecture: LibraryRequest | None,
+    architecture: LibraryRequest | None = None,
+    teacher_weights: TeacherWeights | None = None,
 ) -> tuple[Upload, bool]:
     """A new upload, or the owner's complete one with the same content; and whether it is new.
 
     Raises like `read_upload`.
     """
     with context.database.session() as session:
-        upload = uploads.create(session, owner, kind, filename, size, sha256, architecture)
+        upload = uploads.create(session, owner, kind, filename, size, sha256, architecture, teacher_weights)
         session.refresh(upload)
     new = upload.state != UploadState.COMPLETE
     return recover(context, upload), new
@@ -73,7 +74,7 @@ def _is_stored(storage: Storage, upload: Upload) -> bool:
     """Whether storage has what the ledger says of the upload."""
     # Of an inspected teacher, jobs need only what the inspection has stored.
     if upload.kind == UploadKind.TEACHER and upload.inspection_state == InspectionState.DONE:
-        return _size(storage, layout.inspected_teacher(upload.id)) > 0
+        return _size(storage, layout.inspected_teacher(upload.id, (upload.inspection or {}).get("sha256"))) > 0
     return _has_bytes(storage, upload)
 
 

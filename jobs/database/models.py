@@ -67,6 +67,7 @@ class Upload(Base):
         CheckConstraint("kind IN ('teacher', 'dataset')", name="kind"),
         CheckConstraint("state IN ('uploading', 'complete')", name="state"),
         CheckConstraint("inspection_state IN ('pending', 'running', 'done', 'failed')", name="inspection_state"),
+        CheckConstraint("teacher_weights IN ('raw', 'ema')", name="teacher_weights"),
         CheckConstraint("received >= 0 AND received <= size", name="received"),
         Index("ix_uploads_owner_created_at_id", "owner", "created_at", "id"),
         Index("ix_uploads_owner_sha256", "owner", "sha256"),
@@ -90,6 +91,8 @@ class Upload(Base):
     state: Mapped[str]
     architecture: Mapped[dict[str, Any] | None]
     """Which library's network the teacher is, as its owner says. It is inspected as this network."""
+    teacher_weights: Mapped[str | None]
+    """Which weights of a teacher its owner wants, if its file has raw and averaged ones."""
     inspection_state: Mapped[str | None]
     inspection: Mapped[dict[str, Any] | None]
     inspection_error: Mapped[dict[str, Any] | None]

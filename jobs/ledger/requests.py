@@ -97,10 +97,14 @@ def _unknown_upload(field: str, named: NamedUpload) -> RequestRefused:
 
 
 def request_inspection(session: Session, owner: str, request: JobRequest) -> None:
-    """Have the teacher inspected as the architecture that the request names, and the data set, unless they were."""
+    """Have the teacher inspected as the architecture and with the weights that the request names, and the data set,
+    unless they were.
+    """
     named = find_uploads(session, owner, request)
     if request.architecture is not None:
         uploads.inspect_as(session, owner, request.teacher, request.architecture)
+    if request.teacher_weights is not None:
+        uploads.inspect_with(session, owner, request.teacher, request.teacher_weights)
     if "dataset.upload" in named and named["dataset.upload"].inspection_state is None:
         uploads.inspect_at_first(session, owner, named["dataset.upload"].id)
 
@@ -111,7 +115,7 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
     if upload.inspection_state not in {InspectionState.DONE, InspectionState.FAILED}:
         return None
     if field == "teacher":
-        _check_architecture(upload, request)
+        _check_unchanged(upload, request)
     if upload.inspection_error is not None:
         error = JobError.model_validate(upload.inspection_error)
         if upload.kind == UploadKind.DATASET:
@@ -122,13 +126,18 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
     return model.model_validate(upload.inspection)
 
 
-def _check_architecture(upload: Upload, request: JobRequest) -> None:
-    if request.architecture is not None and upload.architecture != request.architecture.model_dump(mode="json"):
-        detail = (
-            f"another request changed the architecture of {upload.id} while this one waited: send this request again"
-        )
-        mistake = Mistake("architecture", "was changed by another request")
-        raise RequestRefused("inspected-otherwise", detail, [mistake])
+def _check_unchanged(upload: Upload, request: JobRequest) -> None:
+    """Whether the upload is still inspected as the request asked."""
+    wanted = request.model_dump(mode="json", include={"architecture", "teacher_weights"}, exclude_none=True)
+    # `exclude_none` would also take what is None inside of an architecture.
+    if request.architecture is not None:
+        wanted["architecture"] = request.architecture.model_dump(mode="json")
+    for field, value in wanted.items():
+        if getattr(upload, field) != value:
+            detail = (
+                f"another request changed the {field} of {upload.id} while this one waited: send this request again"
+            )
+            raise RequestRefused("inspected-otherwise", detail, [Mistake(field, "was changed by another request")])
 
 
 def specify(request: JobRequest, inspections: Inspections) -> JobSpec:

@@ -16,7 +16,7 @@ from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.storage import layout
-from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest
+from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
 ABANDONED_DAYS = 7
@@ -38,15 +38,18 @@ def create(
     size: int,
     sha256: str | None,
     architecture: LibraryRequest | None = None,
+    teacher_weights: TeacherWeights | None = None,
 ) -> Upload:
     """A new upload, or the owner's complete one of the same kind, size and content.
 
-    `architecture` says which library's network a teacher is. A complete one is inspected again if that was not known.
+    `architecture` says which library's network a teacher is, `teacher_weights` which weights of its file to take. A
+    complete one is inspected again if that was not known, or if it was inspected with other weights.
     """
-    again = architecture is not None
+    again = architecture is not None or teacher_weights is not None
     if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
         if architecture is not None:
             inspect_as(session, owner, same.id, architecture)
+        inspect_with(session, owner, same.id, teacher_weights)
         return same
     upload = Upload(
         id=new_id("upl"),
@@ -58,6 +61,7 @@ def create(
         sha256=sha256,
         state=UploadState.UPLOADING.value,
         architecture=None if architecture is None else architecture.model_dump(mode="json"),
+        teacher_weights=teacher_weights,
     )
     session.add(upload)
     session.flush()
@@ -202,6 +206,20 @@ def inspect_at_first(session: Session, owner: str, upload_id: str) -> None:
         inspect_again(session, upload)
 
 
+def inspect_with(session: Session, owner: str, upload_id: str, weights: TeacherWeights | None) -> None:
+    """Set which weights of a teacher's file to take. None: the raw ones, or the averaged ones if there are no others.
+
+    A complete teacher is inspected again, unless it was already inspected with these weights without an error. Raises
+    NotFound.
+    """
+    upload = find_owned(session, Upload, owner, upload_id, lock=True)
+    if upload.teacher_weights == weights and (weights is None or upload.inspection_state != InspectionState.FAILED):
+        return
+    upload.teacher_weights = weights
+    if upload.state == UploadState.COMPLETE:
+        inspect_again(session, upload)
+
+
 def inspect_again(session: Session, upload: Upload) -> None:
     """Let a complete upload whose row is locked wait for another inspection."""
     _queue_inspection(session, upload)
@@ -258,10 +276,11 @@ def finish_inspection(
     inspection: Inspection | DatasetInspection | None,
     error: JobError | None,
     architecture: dict[str, Any] | None = None,
+    teacher_weights: str | None = None,
 ) -> bool:
     """Write what an inspection found, or why the file can't be used.
 
-    The first result stays. A result is dropped if another `architecture` was asked for meanwhile.
+    The first result stays. A result is dropped if another `architecture` or other weights were asked for meanwhile.
     Returns False if the upload was deleted meanwhile: the caller then removes what the inspection stored.
     """
     if (inspection is None) == (error is None):
@@ -270,7 +289,7 @@ def finish_inspection(
     if upload is None:
         return False
     waits = upload.inspection_state in {InspectionState.PENDING, InspectionState.RUNNING}
-    if waits and upload.architecture == architecture:
+    if waits and (upload.architecture, upload.teacher_weights) == (architecture, teacher_weights):
         upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
         upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
         upload.inspection_error = None if error is None else error.model_dump(mode="json")

@@ -20,9 +20,14 @@ def upload_data(upload_id: str) -> str:
     return f"{upload_prefix(upload_id)}data"
 
 
-def inspected_teacher(upload_id: str) -> str:
-    """The teacher that the inspection found in the upload."""
-    return f"{upload_prefix(upload_id)}{TEACHER_FILE}"
+def inspected_teacher(upload_id: str, sha256: str | None) -> str:
+    """A teacher that an inspection found in the upload. None: the only one, which an older version of LIT has stored.
+
+    The name is that of the content, so that another inspection doesn't change the teacher of a job.
+    """
+    if sha256 is None:
+        return f"{upload_prefix(upload_id)}{TEACHER_FILE}"
+    return f"{upload_prefix(upload_id)}teachers/{sha256}.safetensors"
 
 
 def job_prefix(job_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,8 +17,9 @@ from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.dataset_display import dataset_table
+from lit_client.command.fields import with_options
 from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption
+from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
 from lit_client.command.output import show
 from lit_client.command.plan import plan_command
 from lit_client.command.service_commands import add_service_commands, asked_service_command
@@ -145,6 +146,7 @@ def inspect_upload(
     ],
     kind: Annotated[UploadKind | None, typer.Option(help="What SOURCE is, if its content doesn't tell.")] = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -154,10 +156,10 @@ def inspect_upload(
     check_input(DATASET if found == UploadKind.DATASET else "TEACHER", source)
     named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
-        if found == UploadKind.DATASET and named is None:
+        if found == UploadKind.DATASET and named is None and teacher_weights is None:
             upload = send_inspected_dataset(client, source)
         else:
-            upload = send_teacher(client, source, named)
+            upload = send_teacher(client, source, named, teacher_weights)
     if upload.inspection is not None:
         show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
     elif upload.dataset_inspection is not None:
@@ -174,12 +176,21 @@ def main() -> None:
             add_service_commands(app, service)
             app()
     except LitError as error:
-        display.stderr.print(str(error), soft_wrap=True)
+        said = with_options(str(error), error.fields, _offered(sys.argv[1:]))
+        display.stderr.print(said, soft_wrap=True)
         sys.exit(output.exit_code_of_error(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         display.stderr.print(f"{error.strerror or error}{where}.", soft_wrap=True)
         sys.exit(output.ExitCode.FAILED)
+
+
+def _offered(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that the arguments name."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from lit_client.command.options import (
     SizeOption,
     TargetOption,
     UrlOption,
+    WeightsOption,
 )
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
@@ -47,7 +48,10 @@ METHOD_PANEL, TRAINING_PANEL, JOB_PANEL = "The method", "Training", "The job"
 def compress_command(
     teacher: Annotated[
         str,
-        typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id."),
+        typer.Argument(
+            metavar="TEACHER",
+            help="The trained network: a safetensors or .pt file, a student's folder, or an upload's id.",
+        ),
     ],
     folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
@@ -69,6 +73,7 @@ def compress_command(
         typer.Option(help="A GAN's discriminator, to fine-tune its generator with: a file, or an upload's id."),
     ] = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     size: SizeOption = None,
     normalize: NormalizeOption = None,
     expect_accuracy: ExpectAccuracyOption = None,
@@ -172,6 +177,7 @@ def compress_command(
         "student.select": select,
         "student.repair": repair,
         "architecture": None if architecture is None else parse_architecture(architecture),
+        "teacher_weights": teacher_weights,
         **image_options(size, normalize, expect_accuracy),
         "then": then or None,
         "exports": exports or None,
@@ -233,7 +239,7 @@ def _run(
 
 def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs) -> Body:
     """Upload the files and return the request with their ids. The networks go first, because they may be wrong."""
-    teacher = send_teacher(client, inputs.teacher, body.get("architecture"))
+    teacher = send_teacher(client, inputs.teacher, body.get("architecture"), body.get("teacher_weights"))
     job = {**body, "teacher": teacher.id}
     discriminator: Inspection | None = None
     if inputs.discriminator is not None:

@@ -338,9 +338,21 @@ def inspection_table(upload: Upload, inspection: Inspection) -> Group:
         f"{found.classes} {outputs}, {inspection.format} ({upload.id})"
     )
     unwrapped = f"How the file was read: {'; '.join(inspection.unwrapped)}." if inspection.unwrapped else ""
-    texts = (unwrapped, _measured_with(inspection), _library_preprocessing(inspection), _open_choices(found))
+    texts = (
+        unwrapped,
+        _other_weights(inspection),
+        _measured_with(inspection),
+        _library_preprocessing(inspection),
+        _open_choices(found),
+    )
     lines = [line for line in texts if line]
     return Group(title, _students_table(inspection.students), *lines)
+
+
+def _other_weights(inspection: Inspection) -> str:
+    """How to take the checkpoint's other weights, if it has others."""
+    others = [choice for choice in inspection.weights_choices if choice != inspection.weights]
+    return "".join(f"To take its other weights: --teacher-weights {other}." for other in others)
 
 
 def _measured_with(inspection: Inspection) -> str:

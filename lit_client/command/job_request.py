@@ -22,7 +22,7 @@ from lit_spec import (
     check_depth,
     resolve,
 )
-from lit_spec.mistakes import mistakes
+from lit_spec.mistakes import Mistake, mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.target import LATENCIES, TARGETS
@@ -35,6 +35,10 @@ PLACEHOLDER_ID = "upl_to_come"
 
 class BadRequest(LitError):
     """The service would refuse the request that the command's options make."""
+
+    def __init__(self, message: str, fields: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 def build_body(request_file: Path | None, options: Mapping[str, object | None], settings: Sequence[str]) -> Body:
@@ -61,11 +65,16 @@ def check_body(body: Body) -> JobRequest:
         checked = JobRequest.model_validate(request)
         check_depth(checked.student, checked.method)
     except ValidationError as error:
-        lines = [f"  {found.field}: {found.message}" for found in mistakes(JobRequest, request, error)]
-        raise BadRequest("The service would refuse this request:\n" + "\n".join(lines)) from error
+        raise refused("request", mistakes(JobRequest, request, error)) from error
     except SpecError as error:
-        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+        raise refused("request", [Mistake(error.field, error.message)]) from error
     return checked
+
+
+def refused(what: str, found: Sequence[Mistake]) -> BadRequest:
+    """The error for a request, or a study, with these mistakes."""
+    lines = [f"  {mistake.field}: {mistake.message}" for mistake in found]
+    return BadRequest(f"The service would refuse this {what}:\n" + "\n".join(lines), [one.field for one in found])
 
 
 def with_placeholders(job: Body) -> Body:
@@ -81,7 +90,7 @@ def check_student(request: JobRequest, inspection: Inspection, discriminator: In
     try:
         resolve(request, _checked(inspection), None if discriminator is None else _checked(discriminator))
     except SpecError as error:
-        raise BadRequest(f"The service would refuse this request:\n  {error}") from error
+        raise refused("request", [Mistake(error.field, error.message)]) from error
     except ValidationError:
         return  # a newer service's inspection, with values that are unknown here: the service itself checks
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lit_client.connection import DEFAULT_URL, URL_VARIABLE
-from lit_spec import Constants
+from lit_spec import Constants, TeacherWeights
 
 UrlOption = Annotated[
     str | None,
@@ -37,6 +37,12 @@ NormalizeOption = Annotated[
 ExpectAccuracyOption = Annotated[
     float | None,
     typer.Option(help="Percent that the teacher is known to reach; if it clearly reaches less here, the job fails."),
+]
+WeightsOption = Annotated[
+    TeacherWeights | None,
+    typer.Option(
+        "--teacher-weights", help="Which weights to take of a checkpoint that has raw and averaged (EMA, SWA) ones."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -18,6 +18,7 @@ from lit_client.command.options import (
     SetOption,
     SizeOption,
     UrlOption,
+    WeightsOption,
 )
 from lit_client.command.study_commands import (
     DatasetOption,
@@ -43,6 +44,7 @@ def plan_command(
     ] = Path("plan"),
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     size: SizeOption = None,
     normalize: NormalizeOption = None,
     expect_accuracy: ExpectAccuracyOption = None,
@@ -64,6 +66,7 @@ def plan_command(
     """Show what students of several depths would cost and keep. Trains nothing; takes a minute or two."""
     others = {
         **image_options(size, normalize, expect_accuracy),
+        "teacher_weights": teacher_weights,
         "dataset.labels": False if no_labels else None,
     }
     job = job_request(request_file, settings, dataset, architecture, others, None, None, device)
@@ -72,7 +75,7 @@ def plan_command(
     study = send_and_follow(url, body, teacher, dataset, None if detach else folder, detach, as_json)
     if not as_json and (example := _example(study)) is not None:
         given = [("--dataset", dataset), ("--architecture", architecture), ("--size", size), ("--normalize", normalize)]
-        given += [("--device", device), ("--url", url)]
+        given += [("--teacher-weights", teacher_weights), ("--device", device), ("--url", url)]
         given += [("--request", None if request_file is None else str(request_file))]
         given += [("--set", setting) for setting in settings or []]
         options = [word for option, value in given if value is not None for word in (option, value)]

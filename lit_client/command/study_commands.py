@@ -27,13 +27,14 @@ from lit_client.command.options import (
     SizeOption,
     TargetOption,
     UrlOption,
+    WeightsOption,
 )
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.models import Study
-from lit_spec import BUILTIN, Device, Init
+from lit_spec import BUILTIN, Device, Init, TeacherWeights
 
 app = typer.Typer(
     help="Groups of jobs from one request, with one table as the result.",
@@ -44,7 +45,10 @@ app = typer.Typer(
 JOB_PANEL, STUDY_PANEL = "The job that every trial starts from", "The study"
 
 TeacherArgument = Annotated[
-    str, typer.Argument(metavar="TEACHER", help="The trained network: a safetensors or .pt file, or an upload's id.")
+    str,
+    typer.Argument(
+        metavar="TEACHER", help="The trained network: a safetensors or .pt file, a student's folder, or an upload's id."
+    ),
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.")]
 DatasetOption = Annotated[
@@ -87,6 +91,7 @@ def compare(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     size: SizeOption = None,
     normalize: NormalizeOption = None,
     expect_accuracy: ExpectAccuracyOption = None,
@@ -105,7 +110,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy)}
+    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = study_request("compare", job, fields, seeds, name, tags)
@@ -121,6 +126,7 @@ def search(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     size: SizeOption = None,
     normalize: NormalizeOption = None,
     expect_accuracy: ExpectAccuracyOption = None,
@@ -139,7 +145,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy)}
+    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
@@ -161,6 +167,7 @@ def depth(
     seeds: SeedsOption = None,
     dataset: DatasetOption = None,
     architecture: ArchitectureOption = None,
+    teacher_weights: WeightsOption = None,
     size: SizeOption = None,
     normalize: NormalizeOption = None,
     expect_accuracy: ExpectAccuracyOption = None,
@@ -177,7 +184,7 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    others = image_options(size, normalize, expect_accuracy)
+    others = {**image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
@@ -301,6 +308,7 @@ def job_request(
 ) -> Body:
     options = {
         "architecture": None if architecture is None else parse_architecture(architecture),
+        "teacher_weights": teacher_weights,
         **others,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
@@ -355,7 +363,10 @@ def end(study: Study) -> None:
 
 def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
     """Upload the files and return the job's request with their ids. The teacher goes first, because it may be wrong."""
-    job = {**job, "teacher": send_teacher(client, inputs.teacher, job.get("architecture")).id}
+    job = {
+        **job,
+        "teacher": send_teacher(client, inputs.teacher, job.get("architecture"), job.get("teacher_weights")).id,
+    }
     return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lit_client.command.job_request import BadRequest, Body, read_json_object, with_placeholders
+from lit_client.command.job_request import BadRequest, Body, read_json_object, refused, with_placeholders
 from lit_spec.mistakes import mistakes
 from lit_spec.requests.study import STUDY_REQUESTS, StudyKind
 
@@ -33,8 +33,7 @@ def check_study(body: Body) -> None:
     try:
         model.model_validate(request)
     except ValidationError as error:
-        lines = [f"  {found.field}: {found.message}" for found in mistakes(model, request, error)]
-        raise BadRequest("The service would refuse this study:\n" + "\n".join(lines)) from error
+        raise refused("study", mistakes(model, request, error)) from error
 
 
 def parse_arms(words: list[str]) -> list[Any]:

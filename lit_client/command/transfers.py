@@ -59,28 +59,41 @@ def check_input(option: str, value: str) -> None:
         raise BadRequest(f"{option}: {failure}.") from failure
 
 
-def send(client: Client, source: str, kind: UploadKind, architecture: Mapping[str, Any] | None = None) -> Upload:
+def send(
+    client: Client,
+    source: str,
+    kind: UploadKind,
+    architecture: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+) -> Upload:
     """Upload a file or a folder, or get the upload with this id."""
     path = Path(source)
     if path.is_dir():
         with ExitStack() as stack:
             with display.transfer_bar(f"packing {path.name}") as packing:
                 file = stack.enter_context(as_file(path, kind, packing))
-            return _send_file(client, file, kind, architecture)
+            return _send_file(client, file, kind, architecture, weights)
     if path.is_file():
-        return _send_file(client, path, kind, architecture)
-    return client.get_upload(source) if architecture is None else client.inspect_as(source, architecture)
+        return _send_file(client, path, kind, architecture, weights)
+    if architecture is not None:
+        client.inspect_as(source, architecture)
+    if weights is not None:
+        client.inspect_with(source, weights)
+    return client.get_upload(source)
 
 
-def _send_file(client: Client, path: Path, kind: UploadKind, architecture: Mapping[str, Any] | None) -> Upload:
+def _send_file(
+    client: Client, path: Path, kind: UploadKind, architecture: Mapping[str, Any] | None, weights: str | None
+) -> Upload:
     with display.transfer_bar(path.name) as progress:
-        return client.upload(path, kind, progress, architecture)
+        return client.upload(path, kind, progress, architecture, weights)
 
 
-def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None) -> Upload:
-    """Upload a file, or get the upload with this id, and wait until it is inspected as this architecture."""
-    sent = send(client, source, UploadKind.TEACHER, architecture)
-    return client.wait_inspection(sent.id, architecture=architecture)
+def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | None, weights: str | None) -> Upload:
+    """Upload a file, or get the upload with this id, and wait until it is inspected as this architecture, with these
+    weights."""
+    sent = send(client, source, UploadKind.TEACHER, architecture, weights)
+    return client.wait_inspection(sent.id, architecture=architecture, teacher_weights=weights)
 
 
 def send_dataset(client: Client, source: str, job: Body) -> Body:

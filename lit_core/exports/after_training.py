@@ -15,7 +15,7 @@ from lit_core.networks.state_dicts import load_state
 from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.pruning import parameters_left
 from lit_core.training.task import Task
-from lit_spec import Export, Split
+from lit_spec import Architecture, Export, Split
 from lit_spec.requests.then import prune_share
 from lit_spec.trainer.report import BySplit, Measures, NetworkReport, OperationReport
 
@@ -27,6 +27,7 @@ def write_operations(
     teacher: NetworkReport,
     folder: Path,
     calibration: Calibration,
+    architecture: Architecture,
 ) -> list[OperationReport]:
     """Measure the result of each operation and write it into `folder`. The student is unchanged afterwards.
 
@@ -47,7 +48,7 @@ def write_operations(
         load_state(student, chosen[pruned].state)
         name = f"model.prune-{share:g}"
         path = folder / f"{name}.safetensors"
-        save_weights(student, path)
+        save_weights(student, path, architecture)
         found = _measured(task, student)
         reports.append(
             _operation_report(task, operation, path, teacher, found, before=before, epoch=chosen[pruned].epoch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Any
 
 from lit_core.measuring.cost import count_parameters
 from lit_core.networks.families import FAMILIES
-from lit_core.networks.families.library import as_shapes, create, describe, identify, network_of
+from lit_core.networks.families.library import as_shapes, create, describe, filled, network_of
 from lit_core.networks.families.shapes import Shapes, Unrecognised
 from lit_core.networks.inspected_costs import count_flops
 from lit_core.networks.parameters import parameter_counts
@@ -23,26 +24,30 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_spec import Library, LibraryRequest, SpecError
 from lit_spec.networks.catalogue import CATALOGUE, catalogue
 
-MOST_TRIED, MOST_PROPOSED = 12, 4
+MOST_TRIED = 24
 DIGITS = 12
 COUNTER = "num_batches_tracked"
 
 
 def propose(shapes: Shapes) -> list[LibraryRequest]:
-    """Up to MOST_PROPOSED networks that have exactly these tensors, torchvision's first."""
+    """The networks that have exactly these tensors and can be made shallower, torchvision's first.
+
+    Of more than MOST_TRIED with the same names, those with a like number of parameters are tried.
+    """
     digest = names_digest(shapes)
-    alike = [key for key, entry in catalogue().items() if entry["names_digest"] == digest]
-    found = []
-    for library, name in alike[:MOST_TRIED]:
-        request = LibraryRequest(library=Library(library), name=name)
-        try:
-            identify(request, shapes)
-        except (Unrecognised, SpecError):
-            continue
-        found.append(request)
-        if len(found) == MOST_PROPOSED:
-            break
-    return found
+    alike = [key for key, entry in catalogue().items() if entry["names_digest"] == digest and "refused" not in entry]
+    count = sum(math.prod(shape) for shape in shapes.values())
+    nearest = sorted(alike, key=lambda key: abs(catalogue()[key]["parameters"] - count))[:MOST_TRIED]
+    requests = [LibraryRequest(library=Library(key[0]), name=key[1]) for key in alike if key in nearest]
+    return [request for request in requests if _fits(request, shapes)]
+
+
+def _fits(request: LibraryRequest, shapes: Shapes) -> bool:
+    try:
+        filled(request, shapes)
+    except (Unrecognised, SpecError):
+        return False
+    return True
 
 
 def names_digest(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import cut
 from lit_core.seeding import seeded
-from lit_spec import Architecture, Init, JobSpec, Method
+from lit_spec import Architecture, Init, JobSpec, LibraryNetwork, Method
 from lit_spec.networks.students import depth_of, evenly
 
 
@@ -61,6 +61,13 @@ def student_architecture(spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) ->
 def shallow_architecture(teacher: Architecture, kept_blocks: Sequence[Sequence[int]]) -> Architecture:
     """The architecture of the teacher with only these blocks of each section."""
     blocks = [len(kept) for kept in kept_blocks]
-    network = teacher.network and teacher.network.model_copy(update={"kept": [list(kept) for kept in kept_blocks]})
+    network = teacher.network and teacher.network.model_copy(update={"kept": _kept(teacher.network, kept_blocks)})
     depth = depth_of(blocks, family_of(teacher).students(teacher))
     return teacher.model_copy(update={"depth": depth, "blocks": blocks, "network": network})
+
+
+def _kept(teacher: LibraryNetwork, kept_blocks: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices of the library's blocks, of which a teacher that is itself a student has only some."""
+    if teacher.kept is None:
+        return [list(kept) for kept in kept_blocks]
+    return [[own[place] for place in kept] for own, kept in zip(teacher.kept, kept_blocks, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
 from lit_core.networks.checkpoints.files import SAVE, TeacherError, read_checkpoint
 from lit_core.networks.checkpoints.fitting import Candidate, Search, choose
+from lit_core.networks.checkpoints.students import is_of, library_student, made_of, read_told, with_told_options
 from lit_core.networks.checkpoints.wrappers import type_name
 from lit_core.networks.families import Recognised, family_of
 from lit_core.networks.families.library import as_shapes
@@ -25,7 +25,7 @@ from lit_core.networks.inspected_costs import count_flops, input_shape, measure_
 from lit_core.networks.parameters import parameter_counts
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
-from lit_spec import Architecture, Inspection, LibraryRequest, SpecError
+from lit_spec import Architecture, Inspection, LibraryRequest, SpecError, TeacherWeights
 from lit_spec.networks.architecture import Task, TeacherFormat
 
 __all__ = [
@@ -46,22 +46,44 @@ class Teacher:
     recognised: Recognised
     unwrapped: Sequence[str] = ()
     """What was done to find the tensors in the file."""
+    weights: TeacherWeights = TeacherWeights.RAW
+    weights_choices: Sequence[TeacherWeights] = (TeacherWeights.RAW,)
+    """Which weights the file has."""
 
 
-def read_teacher(path: Path, request: LibraryRequest | None = None) -> Teacher:
-    """Read a safetensors or `.pt` file; `request` names a library's network, if it is one. Raises TeacherError."""
-    file_format, loaded = read_checkpoint(path)
+def read_teacher(path: Path, request: LibraryRequest | None = None, weights: TeacherWeights | None = None) -> Teacher:
+    """Read a safetensors or `.pt` file, or a student that LIT has made: its file, or the archive of its output.
+
+    `request` names a library's network, if it is one. The file of a student says that itself.
+    `weights` says which to take of a file that has raw and averaged ones. None: raw, or averaged where there are no
+    others. Raises TeacherError, also where the file has no such weights.
+    """
+    checkpoint = read_checkpoint(path)
+    loaded = checkpoint.content
+    told = None if checkpoint.told is None else read_told(checkpoint.told)
+    # A request overrides what the file says.
+    is_student = told is not None and (request is None or is_of(request, told))
+    student = library_student(told) if told is not None and is_student else None
     try:
-        found = Search(loaded, request)
+        found = Search(loaded, None if student is not None else request, student)
     except SpecError as failure:
         raise TeacherError(failure.message, failure.field) from failure
     if not found.fits:
-        raise TeacherError(_refusal(loaded, found, request)) from found.failure
-    fit, steps = choose(found.fits)
-    recognised, state = fit.recognised, fit.candidate.tensors
+        said = _refusal(loaded, found, request)
+        if told is not None and not is_student:
+            said += f"; its file says that it is a {made_of(told)}: leave the architecture out to use that"
+        raise TeacherError(said, "teacher" if found.failure is None else "architecture") from found.failure
+    choice = choose(found.fits, weights)
+    recognised, state = choice.fit.recognised, choice.fit.candidate.tensors
+    steps = [*checkpoint.steps, *choice.steps]
+    if told is not None and is_student:
+        recognised = with_told_options(recognised, told)
+        steps.append(f"its file says that it is a {made_of(told)}")
     _check_tensors(state)
     _check_outputs(recognised.architecture)
-    return Teacher(file_format, _as_in_network(state, recognised), recognised, steps)
+    return Teacher(
+        checkpoint.format, _as_in_network(state, recognised), recognised, steps, choice.weights, choice.choices
+    )
 
 
 def _check_outputs(architecture: Architecture) -> None:
@@ -105,9 +127,9 @@ def _proposed(tried: Sequence[Candidate], request: LibraryRequest | None) -> str
     for candidate in tried:
         fitting = [found for found in propose(candidate.shapes) if (found.library, found.name) != asked]
         if fitting:
-            names = ", ".join(f"{request.library.value}'s {request.name}" for request in fitting)
-            example = json.dumps(fitting[0].model_dump(mode="json", include={"library", "name"}))
-            return f'has the tensors of {names}: say which it is with "architecture", as {example}'
+            names = listed([f"{request.library.value}/{request.name}" for request in fitting])
+            which = "this as architecture" if len(fitting) == 1 else "the one that it is as architecture"
+            return f"has the tensors of {names}: give {which}"
     return None
 
 
@@ -124,6 +146,8 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
     return Inspection(
         format=teacher.format,
         unwrapped=list(teacher.unwrapped),
+        weights=teacher.weights,
+        weights_choices=list(teacher.weights_choices),
         architecture=architecture,
         parameters=counts.total,
         students=[counts.student(depth, blocks, flops, measured) for depth, blocks in students],

@@ -12,7 +12,7 @@ import resource
 import sys
 from pathlib import Path
 
-from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest
+from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, help="limit of the address space in bytes")
     parser.add_argument("--cpu", type=int, help="limit of the processor time in seconds")
     parser.add_argument("--architecture", type=Path, help="JSON file with a LibraryRequest")
+    parser.add_argument("--weights", type=TeacherWeights, help="raw or ema, where the file has both")
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
@@ -37,7 +38,7 @@ def main() -> int:
     try:
         if arguments.kind is UploadKind.DATASET:
             return _inspect_dataset(arguments.file, arguments.folder, arguments.cpu)
-        return _inspect_teacher(arguments.file, arguments.folder, arguments.architecture)
+        return _inspect_teacher(arguments.file, arguments.folder, arguments.architecture, arguments.weights)
     except (MemoryError, RuntimeError) as failure:
         if not isinstance(failure, MemoryError) and not is_out_of_memory(failure):
             raise
@@ -47,7 +48,7 @@ def main() -> int:
         return _refuse(arguments.kind, f"the checkpoint {more}")
 
 
-def _inspect_teacher(file: Path, folder: Path, architecture: Path | None) -> int:
+def _inspect_teacher(file: Path, folder: Path, architecture: Path | None, weights: TeacherWeights | None) -> int:
     from safetensors.torch import save_file
 
     from lit_core.networks.teacher import TeacherError, check_outputs_are_finite, inspect_teacher, read_teacher
@@ -57,7 +58,7 @@ def _inspect_teacher(file: Path, folder: Path, architecture: Path | None) -> int
     try:
         # Where values are needed to find a network's sections, they are always the same.
         with seeded(0):
-            teacher = read_teacher(file, named)
+            teacher = read_teacher(file, named, weights)
             check_outputs_are_finite(teacher)
             inspection = inspect_teacher(teacher)
         save_file(teacher.state, folder / TEACHER_FILE)

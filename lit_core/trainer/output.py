@@ -52,7 +52,7 @@ def write_output(
         calibration=calibration,
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
-    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration)
+    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration, architecture)
     report = build_report(spec, trained, networks, baselines, exports, operations, environment)
     if Export.HUGGING_FACE in spec.exports:
         # Last, because the model card shows the report.

@@ -7,7 +7,7 @@ from datetime import datetime
 from lit_spec.answers.base import Answer
 from lit_spec.dataset_inspection import DatasetInspection
 from lit_spec.errors import JobError
-from lit_spec.networks.architecture import Inspection, LibraryRequest
+from lit_spec.networks.architecture import Inspection, LibraryRequest, TeacherWeights
 from lit_spec.states import InspectionState, UploadKind, UploadState
 
 
@@ -25,6 +25,8 @@ class Upload(Answer):
     state: UploadState
     architecture: LibraryRequest | None
     """The network of torchvision or timm that was named for a teacher."""
+    teacher_weights: TeacherWeights | None
+    """The weights of a checkpoint that were asked for."""
     inspection_state: InspectionState | None
     """Of a complete upload. None: it is not complete, or a data set that an older version of LIT received."""
     inspection: Inspection | None = None

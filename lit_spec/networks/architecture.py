@@ -86,13 +86,13 @@ class LibraryNetwork(SpecModel):
     kwargs: dict[str, Kwarg]
     stem: list[str]
     sections: list[list[str]]
-    """Paths of the blocks of each section in the teacher."""
+    """Paths of the blocks of each section in the library's network."""
     head: list[str]
     """Includes what runs between the sections."""
     size: list[int]
     """Height and width in pixels of the images with which the sections were found."""
     kept: list[list[int]] | None = None
-    """Of a student: the indices of the teacher's blocks that it has, by section. None: the whole network."""
+    """Of a student: the indices of these blocks that it has, by section. None: the whole network."""
 
 
 class Architecture(SpecModel):
@@ -121,6 +121,13 @@ class Architecture(SpecModel):
 class TeacherFormat(OpenEnum):
     SAFETENSORS = "safetensors"
     PT = "pt"
+
+
+class TeacherWeights(OpenEnum):
+    RAW = "raw"
+    """As the optimiser left them."""
+    EMA = "ema"
+    """Averaged over the training: a moving average (EMA), or one of several epochs (SWA)."""
 
 
 class InspectedLatency(SpecModel):
@@ -153,6 +160,12 @@ class Inspection(SpecModel):
     unwrapped: list[str] = Field(default_factory=list)
     """What was done to find the network's tensors in the file: which ones were taken, prefixes that were removed from
     names, parts that were put together, and what was left out."""
+    weights: TeacherWeights | None = None
+    """Which weights were taken. None: an older version of LIT has inspected the teacher."""
+    weights_choices: list[TeacherWeights] = Field(default_factory=list)
+    """Which weights the file has: the values that `teacher_weights` may have. Empty where `weights` is None."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the safetensors file that was made of the teacher, which jobs read. None: as for `weights`."""
     architecture: Architecture
     parameters: int
     students: list[StudentOption]

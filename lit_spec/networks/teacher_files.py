@@ -5,6 +5,8 @@ The deepest networks of timm and torchvision have some thousand tensors and head
 
 from __future__ import annotations
 
+ARCHITECTURE_KEY = "lit_architecture"
+"""In the metadata of a student's safetensors file: its `Architecture`, as JSON."""
 TENSORS = 20_000
 HEADER_BYTES = 4 << 20
 """Of safetensors. Parsed JSON can take 25 times its size."""

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lit_spec.base import SpecModel
-from lit_spec.networks.architecture import Architecture, LibraryPreprocessing, LibraryRequest
+from lit_spec.networks.architecture import Architecture, LibraryPreprocessing, LibraryRequest, TeacherWeights
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
 from lit_spec.requests.plan import PlanOptions
@@ -88,6 +88,8 @@ class JobRequest(Hyperparameters):
     """The id of a teacher upload."""
     architecture: LibraryRequest | None = None
     """For a teacher from torchvision or timm. None: the architecture that its inspection found."""
+    teacher_weights: TeacherWeights | None = None
+    """Which weights of a checkpoint that has raw and averaged ones. None: those with which it was inspected."""
     teacher_options: dict[str, int | str | bool] = Field(default_factory=dict)
     """Options that the teacher's tensors don't show. The inspection's `choices` lists them with their values."""
     discriminator: str | None = Field(None, min_length=1)
@@ -131,6 +133,9 @@ class StudentSpec(SpecModel):
 
 class TeacherSpec(SpecModel):
     upload: str
+    sha256: str | None = None
+    """Of the file that the inspection made of the upload. An upload that is inspected again, as another network or with
+    other weights, has several such files. None: an older version of LIT has inspected it, and there is one."""
     architecture: Architecture
     preprocessing: LibraryPreprocessing | None = None
     """As its inspection found it. What `dataset` has from it stands there too."""

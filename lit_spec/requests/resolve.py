@@ -53,6 +53,8 @@ def resolve(
         inspected is None or (requested.library, requested.name) != (teacher.family, inspected.name)
     ):
         raise SpecError("architecture", "is not the network as which the teacher was inspected: send the request again")
+    if request.teacher_weights is not None and request.teacher_weights != inspection.weights:
+        raise SpecError("teacher_weights", "is not what the teacher was inspected with: send the request again")
     request = with_preset(request, teacher)
     dataset = with_library_defaults(request.dataset, teacher, inspection.preprocessing)
     _check_preprocessing(dataset, teacher)
@@ -69,7 +71,12 @@ def resolve(
     if contents is not None:
         check_contents(dataset, request, teacher, contents)
     return JobSpec(
-        teacher=TeacherSpec(upload=request.teacher, architecture=teacher, preprocessing=inspection.preprocessing),
+        teacher=TeacherSpec(
+            upload=request.teacher,
+            sha256=inspection.sha256,
+            architecture=teacher,
+            preprocessing=inspection.preprocessing,
+        ),
         discriminator=discriminator_spec,
         dataset=dataset,
         student=resolve_student(request.student, request.method, inspection, dataset),
@@ -338,4 +345,4 @@ def _resolve_discriminator(
         raise SpecError(
             "dataset.size", f"is {request.dataset.size}, but the discriminator needs another: give {[side, side]}"
         )
-    return TeacherSpec(upload=request.discriminator, architecture=found)
+    return TeacherSpec(upload=request.discriminator, sha256=discriminator.sha256, architecture=found)

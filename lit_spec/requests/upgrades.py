@@ -58,7 +58,8 @@ def _with_minus_one_unlabelled(job: Stored) -> Stored:
     texts, which may also be tables where it was a class, only their author knows, and is asked.
 
     It knew neither `dataset.resize` and `dataset.resampling` nor the preprocessing of a teacher's library: it resized
-    images to `size` itself, and measured `mean` and `std` on the data, as a job without these fields still does."""
+    images to `size` itself, and measured `mean` and `std` on the data, as a job without these fields still does.
+    And it knew no `teacher.sha256`: its workers would read another teacher."""
     dataset, teacher = job["dataset"], job["teacher"]["architecture"]
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
     if uploaded and teacher.get("modality", Modality.IMAGE) == Modality.IMAGE:
@@ -105,7 +106,7 @@ def _with_no_race(study: Stored) -> Stored:
 
 def _without_inspected_preprocessing(study: Stored) -> Stored:
     """The inspections of version 6 had no `preprocessing`, so the study's later trials preprocess images as its first
-    ones did."""
+    ones did. It knew no `teacher_weights`, and would fail a study that has the field."""
     return study
 
 

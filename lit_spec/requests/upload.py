@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lit_spec.base import SpecModel
-from lit_spec.networks.architecture import LibraryRequest
+from lit_spec.networks.architecture import LibraryRequest, TeacherWeights
 from lit_spec.states import UploadKind
 
 
@@ -23,8 +23,19 @@ class UploadRequest(SpecModel):
     architecture: LibraryRequest | None = None
     """Which network of torchvision or timm a teacher is."""
 
+    teacher_weights: TeacherWeights | None = None
+    """Which weights of a teacher's checkpoint that has raw and averaged ones. None: raw, or averaged where there are no
+    others."""
+
     @model_validator(mode="after")
     def _only_of_teachers(self) -> Self:
-        if self.architecture is not None and self.kind != UploadKind.TEACHER:
-            raise ValueError("architecture is for teachers: leave it out")
+        for name in ("architecture", "teacher_weights"):
+            if getattr(self, name) is not None and self.kind != UploadKind.TEACHER:
+                raise ValueError(f"{name} is for teachers: leave it out")
         return self
+
+
+class WeightsRequest(SpecModel):
+    """The body of `PUT /v1/uploads/{id}/weights`."""
+
+    teacher_weights: TeacherWeights

@@ -132,6 +132,47 @@ def test_an_upload_may_be_announced_with_its_architecture(api: TestClient, bench
     assert refused.status_code == 422
 
 
+def weights_of(upload: dict[str, Any]) -> tuple[str, object]:
+    return upload["inspection_state"], upload["teacher_weights"]
+
+
+def test_the_weights_of_a_teacher_can_be_chosen_and_the_choice_taken_back(api: TestClient, bench: Bench) -> None:
+    teacher = bench.teacher()
+    path = f"/v1/uploads/{teacher}/weights"
+    chosen = api.put(path, json={"teacher_weights": "ema"})
+    assert (chosen.status_code, weights_of(chosen.json())) == (202, ("pending", "ema"))
+    bench.inspected(teacher, teacher_weights="ema")
+    assert weights_of(api.put(path, json={"teacher_weights": "ema"}).json()) == ("done", "ema")
+    assert weights_of(api.delete(path).json()) == ("pending", None)
+    bench.inspected(teacher)
+    assert weights_of(api.delete(path).json()) == ("done", None)
+    assert api.put(path, json={"teacher_weights": "best"}).status_code == 422
+    dataset = bench.dataset()
+    assert (
+        "is a data set" in api.put(f"/v1/uploads/{dataset}/weights", json={"teacher_weights": "ema"}).json()["detail"]
+    )
+
+
+def test_a_file_is_announced_with_the_weights_to_take(api: TestClient, bench: Bench) -> None:
+    """A known file that is announced without any is inspected with the default, whatever was asked for before."""
+    content = (16).to_bytes(8, "little") + b'{"a":1}         '
+    announced = {
+        "kind": "teacher",
+        "filename": "t",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    upload = api.post("/v1/uploads", json={**announced, "teacher_weights": "ema"}).json()
+    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+    assert api.patch(f"/v1/uploads/{upload['id']}", content=content, headers=headers).status_code == 204
+    bench.inspected(upload["id"], teacher_weights="ema")
+    for weights, state in (("ema", "done"), (None, "pending"), ("raw", "pending")):
+        again = api.post("/v1/uploads", json={**announced, "teacher_weights": weights}).json()
+        assert (again["id"], *weights_of(again)) == (upload["id"], state, weights)
+    refused = api.post("/v1/uploads", json={**announced, "kind": "dataset", "teacher_weights": "ema"})
+    assert refused.status_code == 422
+
+
 def test_a_data_set_has_no_architecture(api: TestClient, bench: Bench) -> None:
     dataset = bench.dataset()
     answer = api.put(f"/v1/uploads/{dataset}/architecture", json=RESNET)

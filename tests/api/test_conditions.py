@@ -64,6 +64,8 @@ NETWORK = {"json": {"library": "timm", "name": "vit_tiny_patch16_224"}}
         (upload, "DELETE", "", {}, 204),
         (teacher, "PUT", "/architecture", NETWORK, 202),
         (teacher, "DELETE", "/architecture", {}, 202),
+        (teacher, "PUT", "/weights", {"json": {"teacher_weights": "ema"}}, 202),
+        (teacher, "DELETE", "/weights", {}, 202),
     ],
 )
 def test_a_change_is_made_only_to_what_the_caller_saw(

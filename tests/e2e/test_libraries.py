@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_client import Client, LitError
@@ -163,6 +164,44 @@ def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Mod
     x = digits.preprocessing.apply(digits.splits[Split.TEST].x)
     with torch.no_grad():
         assert torch.equal(same(x).argmax(dim=1), load(tmp_path)(x).argmax(dim=1))
+
+
+def test_a_student_is_a_teacher_whichever_of_its_files_is_given(client: Client, tmp_path: Path, vit: nn.Module) -> None:
+    once: dict[str, Any] = {
+        "dataset": {"builtin": "digits"},
+        "method": "kd",
+        "race": False,
+        "schedule": {"steps_per_epoch": 4, "lit": {"epochs": 1}, "fine_tune": {"epochs": 0}},
+    }
+    teacher = upload_file(client, vit, tmp_path / "teacher.safetensors")
+    named = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}
+    first, second, older = (tmp_path / name for name in ("first", "second", "older"))
+    report = compress(
+        client,
+        first,
+        teacher=teacher,
+        architecture=named,
+        student={"kept": [[0, 2], [1]]},
+        exports=["hugging_face"],
+        **once,
+    )
+    with zipfile.ZipFile(first / "bundle.zip") as archive:
+        archive.extractall(first / "bundle")
+    older.mkdir()
+    # As it was before the weights named their architecture.
+    save_file(load_file(first / "model.safetensors"), older / "model.safetensors")
+    (older / "config.json").write_bytes((first / "config.json").read_bytes())
+    files = (first / "model.safetensors", first / "bundle.zip", first / "bundle/huggingface/model.safetensors", older)
+    for file in files:
+        upload = client.wait_inspection(client.upload(file, "teacher").id)
+        assert upload.inspection is not None, file
+        assert upload.inspection.architecture.blocks == [2, 1], file
+    again = compress(client, second, teacher=upload.id, student={"kept": [[1], [0]]}, exports=[], **once)
+    assert again["teacher"]["accuracy"] == report["student"]["accuracy"]
+    smaller = load(second).config.architecture.network
+    assert smaller is not None
+    # Of the library's network.
+    assert smaller.kept == [[2], [1]]
 
 
 @pytest.mark.long

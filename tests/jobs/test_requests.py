@@ -118,6 +118,23 @@ def test_an_architecture_that_another_request_changed_refuses_the_request(bench:
     assert fields(refused) == ("inspected-otherwise", ["architecture"])
 
 
+def test_weights_that_another_request_changed_refuse_the_request(bench: Bench) -> None:
+    teacher = bench.teacher()
+    request = read(teacher, teacher_weights="ema")
+    with bench.database.session() as session:
+        request_inspection(session, OWNER, request)
+        assert find_inspection(session, OWNER, request, "teacher") is None
+        request_inspection(session, OWNER, read(teacher, teacher_weights="raw"))
+        # The first request's result, which comes too late, is dropped.
+        uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, teacher_weights="ema")
+        assert find_inspection(session, OWNER, request, "teacher") is None
+        uploads.finish_inspection(session, teacher, inspection=INSPECTION, error=None, teacher_weights="raw")
+        assert find_inspection(session, OWNER, read(teacher), "teacher") == INSPECTION
+    with bench.database.session() as session, pytest.raises(RequestRefused) as refused:
+        find_inspection(session, OWNER, request, "teacher")
+    assert fields(refused) == ("inspected-otherwise", ["teacher_weights"])
+
+
 def test_a_job_is_made_of_a_request_and_its_inspections(bench: Bench) -> None:
     request = read(bench.teacher())
     with bench.database.session() as session:

@@ -77,6 +77,7 @@ def make_upload(**fields: Any) -> Upload:
         "sha256": None,
         "state": "complete",
         "architecture": None,
+        "teacher_weights": None,
         "inspection_state": "done",
         "inspection": None,
         "inspection_error": None,

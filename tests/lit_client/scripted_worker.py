@@ -70,6 +70,7 @@ class ScriptedWorker:
                 inspection=None if isinstance(found, JobError) else found,
                 error=found if isinstance(found, JobError) else None,
                 architecture=upload.architecture,
+                teacher_weights=upload.teacher_weights,
             )
         return True
 

@@ -63,6 +63,8 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     client.resume_study(client.study(study.id).id)
     client.inspect_as(upload.id, {"library": "timm", "name": "resnet18"})
     client.inspect_as(upload.id, None)
+    client.inspect_with(upload.id, "ema")
+    client.inspect_with(upload.id, None)
 
     answering = {(method, route.path) for route in routes() if route.response_model for method in route.methods}
     assert set(read) == answering

@@ -19,7 +19,7 @@ from jobs.ledger.attempts import Event
 from lit_client import Client, LitError
 from lit_client.command.compress import create_job
 from lit_client.command.output import folder_for_results
-from lit_spec import Architecture, Inspection, Modality, StudentOption
+from lit_spec import Architecture, Inspection, Modality, StudentOption, TeacherWeights
 from lit_spec.answers.jobs import Job
 from lit_spec.networks.architecture import InspectedLatency, TeacherFormat
 from lit_spec.networks.students import BlockCosts
@@ -225,7 +225,7 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
             "is a folder without model.safetensors",
         ),
         (("--dataset", "digits", "--depth", 14, "--set", "alfa=0.5"), "alfa"),
-        (("--dataset", "digits"), "student: give exactly one"),
+        (("--dataset", "digits"), "student (--depth): give exactly one"),
         (("--dataset", "digits", "--depth", "many"), "valid integer"),
         (("--dataset", "digits", "--blocks", "2;2"), "2;2"),
         (("--dataset", "digits", "--blocks", "2,2,2", "--depth", 14), "give one of them"),
@@ -259,7 +259,7 @@ def test_a_student_that_does_not_fit_is_told_before_the_dataset_is_sent(
     worker.inspection = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
     done = compress("--dataset", data, "--depth", 15)
     assert done.returncode == 2
-    assert "student.depth: no student of this teacher has the depth 15" in done.stderr
+    assert "student.depth (--depth): no student of this teacher has the depth 15" in done.stderr
     assert kinds_of_uploads(url) == ["teacher"]
     assert not (tmp_path / "out").exists(), "there is nothing to put into it"
 
@@ -454,6 +454,23 @@ def test_inspection_in_a_pipe_has_the_upload_in_its_first_line(url: str, worker:
         (upload,) = client.uploads()
     assert first.endswith(f"({upload.id})")
     assert any("3, 3, 3" in line for line in table)
+
+
+def test_weights_are_chosen_and_an_inspection_says_how_to_take_the_others(
+    compress: Compress, worker: ScriptedWorker, url: str, teacher: Path
+) -> None:
+    both = [TeacherWeights.RAW, TeacherWeights.EMA]
+    found = resnet({14: [2, 2, 2], 20: [3, 3, 3]})
+    worker.inspection = found.model_copy(update={"weights": TeacherWeights.RAW, "weights_choices": both})
+    assert "To take its other weights: --teacher-weights ema." in litc(url, "inspect", teacher).stdout
+    worker.inspection = found.model_copy(update={"weights": TeacherWeights.EMA, "weights_choices": both})
+    assert "other weights: --teacher-weights raw." in litc(url, "inspect", teacher, "--teacher-weights", "ema").stdout
+    done = compress("--dataset", "digits", "--depth", 14, "--teacher-weights", "ema")
+    assert done.returncode == 0, done.stderr
+    assert the_request(url)["teacher_weights"] == "ema"
+    with Client(url) as client:
+        (upload,) = client.uploads()
+    assert upload.teacher_weights == "ema"
 
 
 def test_an_inspection_shows_flops_and_latency_where_they_were_measured(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.ledger import attempts, keys
+from jobs.ledger import attempts, keys, uploads
 from jobs.ledger.attempts import Event, Metric
 from lit_client import (
     Client,
@@ -27,12 +27,13 @@ from lit_client import (
 )
 from lit_client import client as client_module
 from lit_client import connection as connection_module
-from lit_spec import ErrorType, JobError, JobRequest
+from lit_client.uploads import file_sha256
+from lit_spec import ErrorType, JobError, JobRequest, TeacherWeights
 from tests.jobs.study_bench import take
 from tests.lit_client.command import litc
 from tests.lit_client.faults import Fault, FaultyTransport, busy, lost_answer
 from tests.lit_client.scripted_worker import DIVERGED, RESULT, ScriptedWorker, store
-from tests.worker.bench import Bench
+from tests.worker.bench import OWNER, Bench
 
 
 @pytest.fixture
@@ -222,6 +223,33 @@ def test_whoever_is_overtaken_by_another_architecture_is_told(
     with pytest.raises(InspectedOtherwise, match="changed the architecture"):
         client.wait_inspection(upload.id, architecture=resnet18)
     assert client.inspect_as(upload.id, None).architecture is None
+
+
+def test_the_weights_of_a_checkpoint_are_chosen_and_whoever_is_overtaken_is_told(
+    client: Client, worker: ScriptedWorker, teacher: Path
+) -> None:
+    upload = client.upload(teacher, "teacher", teacher_weights="ema")
+    inspected = client.wait_inspection(upload.id, teacher_weights="ema", timeout=20)
+    assert inspected.teacher_weights == "ema"
+    assert client.upload(teacher, "teacher", teacher_weights="ema").inspection_state == "done"
+    client.inspect_with(upload.id, "raw")
+    with pytest.raises(InspectedOtherwise, match="changed the teacher_weights"):
+        client.wait_inspection(upload.id, teacher_weights="ema")
+    assert client.inspect_with(upload.id, None).teacher_weights is None
+
+
+def test_an_upload_that_is_continued_gets_the_weights_that_are_asked_for_now(
+    client: Client, worker: ScriptedWorker, bench: Bench, tmp_path: Path
+) -> None:
+    file = tmp_path / "t.pt"
+    for begun, wanted in ((TeacherWeights.RAW, "ema"), (TeacherWeights.EMA, None)):
+        file.write_bytes(b"\x80\x02" + begun.encode())
+        named = (OWNER, "teacher", file.name, file.stat().st_size, file_sha256(file))
+        with bench.database.session() as session:
+            before = uploads.create(session, *named, teacher_weights=begun).id
+        upload = client.upload(file, "teacher", teacher_weights=wanted)
+        assert upload.id == before
+        assert client.wait_inspection(upload.id, timeout=20).teacher_weights == wanted
 
 
 def test_waits_end_by_their_timeout(client: Client, bench: Bench) -> None:

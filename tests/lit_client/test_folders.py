@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,19 @@ def test_what_is_no_folder_of_data_is_refused_before_anything_is_sent(url: str, 
     assert "empty has no files" in " ".join(done.stderr.split())
     with Client(url) as client:
         assert list(client.uploads()) == []
+
+
+def test_a_students_configuration_is_sent_with_its_model(client: Client, bench: Bench, tmp_path: Path) -> None:
+    """Which says what the tensors of an older version's student don't."""
+    made = tmp_path / "student"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"x")
+    (made / "config.json").write_bytes(b"{}")
+    (made / "report.json").write_bytes(b"{}")
+    upload = client.upload(made, "teacher")
+    assert upload.filename == "student.zip"
+    with bench.storage.open(f"uploads/{upload.id}/data") as stored, zipfile.ZipFile(io.BytesIO(stored.read())) as read:
+        assert {name: read.read(name) for name in read.namelist()} == {"model.safetensors": b"x", "config.json": b"{}"}
+        assert {member.compress_type for member in read.infolist()} == {zipfile.ZIP_STORED}
+    os.utime(made / "model.safetensors", (time.time() - 1000,) * 2)
+    assert client.upload(made, "teacher").id == upload.id

@@ -36,6 +36,7 @@ UPLOAD: dict[str, Any] = {
     "sha256": None,
     "state": "complete",
     "architecture": {"library": "timm", "name": "resnet18", "kwargs": {}, "sections": None, "rename": None},
+    "teacher_weights": "ema",
     "inspection_state": "done",
     "inspection": INSPECTION.model_dump(mode="json"),
     "dataset_inspection": DATASET.model_dump(mode="json"),

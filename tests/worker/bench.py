@@ -18,6 +18,7 @@ from jobs.database.connection import Database
 from jobs.database.models import Job
 from jobs.ledger import owned_jobs, uploads
 from jobs.settings import Settings
+from jobs.storage import layout
 from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
@@ -99,11 +100,19 @@ class Bench:
         inspection: Inspection = INSPECTION,
         content: bytes = b"a teacher",
         architecture: dict[str, Any] | None = None,
+        teacher_weights: str | None = None,
     ) -> None:
         """Finish the inspection of an upload, in which `content` was found."""
-        self.storage.put_bytes(f"uploads/{upload_id}/teacher.safetensors", content)
+        self.storage.put_bytes(layout.inspected_teacher(upload_id, inspection.sha256), content)
         with self.database.session() as session:
-            uploads.finish_inspection(session, upload_id, inspection=inspection, error=None, architecture=architecture)
+            uploads.finish_inspection(
+                session,
+                upload_id,
+                inspection=inspection,
+                error=None,
+                architecture=architecture,
+                teacher_weights=teacher_weights,
+            )
 
     def dataset(self, content: bytes = b"a data set", inspection: DatasetInspection = DATASET) -> str:
         with self.database.session() as session:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from jobs import backoff
 from jobs.database.models import Upload
 from jobs.database.notifications import TopicListener
 from jobs.ledger import uploads
+from jobs.ledger.attempts import Claim
+from jobs.ledger.stored_specs import read_job_spec
 from jobs.storage import layout
 from jobs.storage.storage import FolderStorage
+from lit_spec import Library, LibraryRequest, TeacherWeights
+from lit_spec.trainer.run import TrainerMachine
 from tests.small_disks import MIB, fill, mounted
 from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
 from worker.host.work_folder import WorkFolder
 from worker.inspecting import inspector as inspection
 from worker.inspecting.inspector import Inspector
+from worker.training.job_folder import prepare
 
 READER = Path(__file__).with_name("reader.py")
 ROOT = Path(__file__).parents[2]
+A_TEACHER = hashlib.sha256(b"a teacher").hexdigest()
+"""Of the reader's file."""
+STORED = f"teachers/{A_TEACHER}.safetensors"
 INSPECT = """\
 import sys
 from pathlib import Path
@@ -103,7 +113,9 @@ def test_what_was_found_is_stored(bench: Bench) -> None:
         assert not made.inspect_one()
     row = look(bench, upload)
     assert (row.inspection_state, row.inspection_failures) == ("done", 0)
-    assert files(bench, upload) == ["data", "teacher.safetensors"]
+    assert row.inspection is not None
+    assert row.inspection["sha256"] == A_TEACHER
+    assert files(bench, upload) == ["data", STORED]
     assert list(bench.folder.glob("*/*")) == []
 
 
@@ -126,11 +138,51 @@ def test_a_reader_without_a_teacher_fails_the_inspection(bench: Bench, behaviour
     assert files(bench, upload) == ["data"]
 
 
+def as_another_network(session: Session, upload: str) -> None:
+    uploads.inspect_as(session, OWNER, upload, LibraryRequest(library=Library.TIMM, name="resnet18"))
+
+
+def with_other_weights(session: Session, upload: str) -> None:
+    uploads.inspect_with(session, OWNER, upload, TeacherWeights.EMA)
+
+
+@pytest.mark.parametrize("otherwise", [as_another_network, with_other_weights])
+@pytest.mark.parametrize("sha256", [None, "0" * 64], ids=["inspected by an older version", "inspected by this version"])
+def test_a_job_keeps_the_teacher_that_it_was_made_with(
+    bench: Bench, tmp_path: Path, sha256: str | None, otherwise: Callable[[Session, str], None]
+) -> None:
+    """Its upload is inspected again, as something else, before the job runs."""
+    upload = bench.teacher(b"as it was", INSPECTION.model_copy(update={"sha256": sha256}))
+    job = bench.job(teacher=upload)
+    (tmp_path / "found.json").write_text(INSPECTION.model_dump_json())
+    with bench.database.session() as session:
+        otherwise(session, upload)
+    with inspector(bench, "find") as made:
+        assert made.inspect_one()
+    for number, (one, content) in enumerate([(job, b"as it was"), (bench.job(teacher=upload), b"a teacher")]):
+        claim = Claim(one, 1, OWNER, read_job_spec(bench.row(one)), "cpu", None, 0.0)
+        folder = tmp_path / f"job {number}"
+        folder.mkdir()
+        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, lambda _: None)
+        assert (folder / "teacher.safetensors").read_bytes() == content
+
+
+def test_the_reader_is_told_which_weights_to_take(bench: Bench, tmp_path: Path) -> None:
+    upload = upload_teacher(bench)
+    with bench.database.session() as session:
+        uploads.inspect_with(session, OWNER, upload, TeacherWeights.EMA)
+    with inspector(bench, "tell") as made:
+        assert made.inspect_one()
+    row = look(bench, upload)
+    assert (row.inspection_state, row.teacher_weights) == ("done", "ema")
+    assert (tmp_path / "arguments").read_text().endswith("--weights ema")
+
+
 def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0)
     upload = upload_teacher(bench)
     # Where the teacher belongs, something else is in the way.
-    bench.storage.put_bytes(f"{layout.inspected_teacher(upload)}/in/the/way", b"")
+    bench.storage.put_bytes(f"{layout.inspected_teacher(upload, A_TEACHER)}/in/the/way", b"")
     with inspector(bench, "find") as made:
         for failures in (1, 2):
             assert made.inspect_one()
@@ -181,7 +233,7 @@ def test_a_storage_that_is_not_mounted_costs_no_inspection(bench: Bench, tmp_pat
             wait_for(lambda: look(bench, upload).inspection_state == "done")
         finally:
             made.stop()
-    assert files(bench, upload) == ["data", "teacher.safetensors"]
+    assert files(bench, upload) == ["data", STORED]
 
 
 def test_a_waiting_teacher_wakes_the_inspector(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ The inspecting worker is a separate process beside the training worker, so no in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -187,7 +188,12 @@ class Inspector:
             try:
                 with self._database.session() as session:
                     kept = uploads.finish_inspection(
-                        session, upload.id, inspection=inspection, error=error, architecture=upload.architecture
+                        session,
+                        upload.id,
+                        inspection=inspection,
+                        error=error,
+                        architecture=upload.architecture,
+                        teacher_weights=upload.teacher_weights,
                     )
                 break
             except Exception as failure:
@@ -214,7 +220,7 @@ class Inspector:
                 architecture = folder / "architecture.json"
                 architecture.write_text(json.dumps(upload.architecture))
             try:
-                code = self._run(kind, source, output, answer, architecture)
+                code = self._run(kind, source, output, answer, architecture, upload.teacher_weights)
             except LimitReached as limit:
                 if kind is UploadKind.DATASET:
                     return DatasetInspection.not_read(str(limit))
@@ -229,10 +235,19 @@ class Inspector:
             _check_regular(kind, teacher)
             if (fault := storage_fault(self._storage, self._marker)) is not None:
                 raise Unfit(fault)
-            self._storage.put_file(layout.inspected_teacher(upload.id), teacher)
-            return inspection
+            sha256 = _sha256_of(teacher)
+            self._storage.put_file(layout.inspected_teacher(upload.id, sha256), teacher)
+            return inspection.model_copy(update={"sha256": sha256})
 
-    def _run(self, kind: UploadKind, source: Path, output: Path, answer: Path, architecture: Path | None) -> int:
+    def _run(
+        self,
+        kind: UploadKind,
+        source: Path,
+        output: Path,
+        answer: Path,
+        architecture: Path | None,
+        weights: str | None,
+    ) -> int:
         """Run the sandboxed process and return its exit code. It gets no secrets. Its group is killed at the end.
 
         Raises LimitReached.
@@ -241,6 +256,8 @@ class Inspector:
         limits = ["--kind", kind, "--memory", str(self._settings.inspect_memory_bytes), "--cpu", str(int(seconds) + 1)]
         if architecture is not None:
             limits += ["--architecture", str(architecture)]
+        if weights is not None:
+            limits += ["--weights", weights]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
         with answer.open("wb") as stdout:
             process = subprocess.Popen(
@@ -317,6 +334,12 @@ def _check_regular(kind: UploadKind, teacher: Path) -> None:
         raise refused(kind, "the file could not be read: its inspection gave no result") from failure
     if not regular:
         raise refused(kind, "the file could not be read: its inspection gave no teacher")
+
+
+def _sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _answer(kind: UploadKind, path: Path) -> JobError:

@@ -62,7 +62,7 @@ def prepare(
     networks = (("teacher", spec.teacher, TEACHER_FILE), ("discriminator", spec.discriminator, DISCRIMINATOR_FILE))
     for field, network, file in networks:
         if network is not None:
-            stored = layout.inspected_teacher(network.upload)
+            stored = layout.inspected_teacher(network.upload, network.sha256)
             missing = _upload_missing(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
             _fetch_input(storage, stored, folder / file, check, missing)
     if spec.dataset.upload is not None:

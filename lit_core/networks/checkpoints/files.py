@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 import safetensors
 import torch
+from pydantic_core import from_json
 from safetensors.torch import load_file
 
 from lit_core.networks.checkpoints.pickles import Storage, StorageType, Unpickler
 from lit_core.zip_directory import directory_bytes
 from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.networks.teacher_files import (
+    ARCHITECTURE_KEY,
     DIRECTORY_BYTES,
     HEADER_BYTES,
     MEMBERS,
@@ -23,12 +28,17 @@ from lit_spec.networks.teacher_files import (
     too_long_header,
     too_many_tensors,
 )
+from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
 SAVE = "save model.state_dict() instead"
 ZIP = b"PK\x03\x04"
 MAGIC_NUMBER, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """Of torch's old format: five pickles and then the storages."""
 MOST_SHOWN, PIECE_BYTES = 300, 1 << 20
+CONFIG_BYTES = 4 << 20
+"""Of a student's configuration, which also holds the names of its classes."""
+ENCRYPTED = 1
+"""Of a zip member's flags."""
 
 
 class TeacherError(Exception):
@@ -39,10 +49,30 @@ class TeacherError(Exception):
         self.field = field
 
 
-def read_checkpoint(path: Path) -> tuple[TeacherFormat, Any]:
-    """The format, and all that the file holds. Raises TeacherError."""
-    found = _format(path)
-    return found, _load_safetensors(path) if found == TeacherFormat.SAFETENSORS else _load_pt(path)
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a file holds."""
+
+    format: TeacherFormat
+    content: Any
+    told: Any = None
+    """What the file of a student says of its architecture: JSON that nobody has checked. None: it says nothing."""
+    steps: Sequence[str] = ()
+    """What was done to read it."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises TeacherError."""
+    if _format(path) == TeacherFormat.SAFETENSORS:
+        return _read_safetensors(path)
+    if _is_zip(path) and (weights := _weights_in_bundle(path)) is not None:
+        return _read_bundle(path, weights)
+    return Checkpoint(TeacherFormat.PT, _load_pt(path))
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == ZIP
 
 
 def _format(path: Path) -> TeacherFormat:
@@ -53,6 +83,79 @@ def _format(path: Path) -> TeacherFormat:
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return TeacherFormat.PT
     raise TeacherError("the file is neither safetensors nor a .pt file: save model.state_dict() as one of them")
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    content = _load_safetensors(path)
+    with safetensors.safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get(ARCHITECTURE_KEY)
+    return Checkpoint(TeacherFormat.SAFETENSORS, content, None if told is None else _json(told, ARCHITECTURE_KEY))
+
+
+def _json(text: str | bytes, what: str) -> Any:
+    try:
+        return from_json(text)
+    except ValueError as failure:
+        raise TeacherError(f"{what} of the student is not JSON: give the student as it was downloaded") from failure
+
+
+def _weights_in_bundle(path: Path) -> str | None:
+    """The name of the member with a student's weights, or None for an archive that has none, such as a .pt file."""
+    try:
+        members = _members(path)
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return None  # refused by whoever reads it as a .pt file
+    names = [member.filename for member in members if PurePosixPath(member.filename).name == WEIGHTS_FILE]
+    # Others are in folders, as that of the Hugging Face export is.
+    return min(names, key=lambda name: name.count("/"), default=None)
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    if (size := directory_bytes(path)) > DIRECTORY_BYTES:
+        raise TeacherError(f"the archive's directory has {size} bytes, but at most {DIRECTORY_BYTES} are read: {SAVE}")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if len(members) > MEMBERS:
+        raise TeacherError(too_many_tensors(len(members)))
+    return members
+
+
+def _read_bundle(path: Path, weights: str) -> Checkpoint:
+    """A student's weights in an archive, and what the configuration beside them says where the weights don't."""
+    folder = weights.removesuffix(WEIGHTS_FILE)
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as temporary:
+            extracted = Path(temporary, WEIGHTS_FILE)
+            with _stored(archive, weights) as source, extracted.open("wb") as target:
+                shutil.copyfileobj(source, target, PIECE_BYTES)
+            found = _read_safetensors(extracted)
+            told = found.told
+            if told is None and f"{folder}{CONFIG_FILE}" in archive.namelist():
+                told = _told_by(archive, f"{folder}{CONFIG_FILE}")
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as failure:
+        raise TeacherError(f"the archive with {weights} cannot be read (is it whole?): {failure}") from failure
+    return replace(found, told=told, steps=[f"{weights} taken from the archive"])
+
+
+def _told_by(archive: zipfile.ZipFile, name: str) -> Any:
+    with _stored(archive, name) as file:
+        content = file.read(CONFIG_BYTES + 1)
+    if len(content) > CONFIG_BYTES:
+        raise TeacherError(f"{name} has more than {CONFIG_BYTES} bytes: give the student as it was downloaded")
+    config = _json(content, name)
+    told = config.get("architecture") if isinstance(config, dict) else None
+    # In timm's format it is a name.
+    return told if isinstance(told, dict) else None
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A member that is no longer than the archive, because it is not compressed."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
+        raise TeacherError(
+            f"{name} is compressed or encrypted in the archive: unpack it, and give the folder or the file"
+        )
+    return archive.open(member)
 
 
 def _load_safetensors(path: Path) -> Any:
@@ -67,10 +170,8 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _load_pt(path: Path) -> Any:
-    with path.open("rb") as file:
-        is_zip = file.read(4) == ZIP
     try:
-        return _load_zip(path) if is_zip else _load_old(path)
+        return _load_zip(path) if _is_zip(path) else _load_old(path)
     except TeacherError:
         raise
     except Exception as failure:

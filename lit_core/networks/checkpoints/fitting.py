@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from lit_core.networks.checkpoints.files import TeacherError
 from lit_core.networks.checkpoints.renamed import with_own_names
 from lit_core.networks.checkpoints.reparametrised import folded
+from lit_core.networks.checkpoints.students import AS_DOWNLOADED, made_of
 from lit_core.networks.checkpoints.wrappers import AVERAGED, StateDict, cleaned, prefixes, state_dicts, under
 from lit_core.networks.families import Recognised, Shapes, Unrecognised, recognise
-from lit_core.networks.families.library import blank
-from lit_core.networks.families.shapes import listed
-from lit_spec import LibraryRequest, SpecError
+from lit_core.networks.families.library import as_shapes, blank
+from lit_core.networks.families.shapes import listed, misfits
+from lit_spec import LibraryRequest, SpecError, TeacherWeights
 from lit_spec.networks.teacher_files import TENSORS, too_many_tensors
 
 MOST_TRIED, NAMES_COMPARED = 8, 24
@@ -70,13 +71,17 @@ class Fit:
 class Search:
     """What fits in a checkpoint, and the failure that is nearest to a fit.
 
-    Looks for the library's network that is requested or, without a request, for one of a family of our own. Raises
-    TeacherError for tensors that can't be read, and SpecError as `recognise`.
+    Looks for the library's network that is requested, or for a student of one that the file says to be; without these,
+    for a network of a family of our own. Raises TeacherError for tensors that can't be read, and SpecError as
+    `recognise`.
     """
 
-    def __init__(self, loaded: Any, request: LibraryRequest | None) -> None:
+    def __init__(self, loaded: Any, request: LibraryRequest | None, student: Recognised | None = None) -> None:
         self.request = request
+        self.student = student
         self.network = None if request is None else blank(request)
+        if student is not None:
+            self.network = as_shapes(lambda: student.family.build(student.architecture))
         self.fits: list[Fit] = []
         self.tried: list[Candidate] = []
         self.failure: Unrecognised | None = None
@@ -129,13 +134,21 @@ class Search:
         key = tuple(shapes.items())
         if key not in self._known:
             try:
-                self._known[key] = recognise(shapes, self.request)
+                self._known[key] = self._recognise(shapes)
             except Unrecognised as failure:
                 self._known[key] = failure
         known = self._known[key]
         if isinstance(known, Unrecognised):
             raise known
         return known
+
+    def _recognise(self, shapes: Shapes) -> Recognised:
+        if self.student is None or self.network is None:
+            return recognise(shapes, self.request)
+        misfits(
+            shapes, self.network, f"the {made_of(self.student.architecture)} that its file says it is", AS_DOWNLOADED
+        )
+        return self.student
 
     def _with_own_names(self, candidate: Candidate) -> Candidate:
         """Named as in the requested network. Raises Unrecognised."""
@@ -197,22 +210,64 @@ def _prefixes_for(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> Itera
 # --- which of several ---------------------------------------------------------------------------------------------
 
 
-def choose(fits: Sequence[Fit]) -> tuple[Fit, list[str]]:
-    """The weights to take, and what was done to find them. Raises TeacherError where several fit as well."""
-    raw = _different([fit for fit in fits if not fit.is_averaged])
-    averaged = _different([fit for fit in fits if fit.is_averaged])
-    fitting = raw or averaged
+@dataclass(frozen=True)
+class Choice:
+    """The weights that are taken."""
+
+    fit: Fit
+    choices: Sequence[TeacherWeights]
+    """Which weights the checkpoint has."""
+    steps: Sequence[str]
+    """What was done to find them."""
+
+    @property
+    def weights(self) -> TeacherWeights:
+        return _weights_of(self.fit)
+
+
+def choose(fits: Sequence[Fit], asked: TeacherWeights | None = None) -> Choice:
+    """The weights to take. Without `asked`: the raw ones, or the averaged ones where there are no others.
+
+    Raises TeacherError where several networks fit as well, and where there are no such weights.
+    """
+    found = {weights: _different([fit for fit in fits if _weights_of(fit) is weights]) for weights in TeacherWeights}
+    choices = [weights for weights, fitting in found.items() if fitting]
+    if asked is not None and asked not in choices:
+        raise _no_such_weights(asked)
+    taken = asked or choices[0]
+    fitting = found[taken]
     if len(fitting) > 1:
         names = listed([f"{fit.candidate.name} ({_told(fit)})" for fit in fitting])
         raise TeacherError(f"the file has the weights of several networks: {names}. Save the state dict of one of them")
     [chosen] = fitting
     steps = _steps(chosen.candidate)
-    if raw and averaged:
-        names = listed([fit.candidate.name for fit in averaged])
-        steps.append(f"raw weights taken, and not those that are averaged over the training: {names}")
-    elif averaged:
+    if len(choices) > 1:
+        steps.append(_taken(taken, *(found[other] for other in choices if other is not taken)))
+    elif taken is TeacherWeights.EMA:
         steps.append("these weights are averaged over the training, and there are no raw ones")
-    return chosen, steps
+    return Choice(chosen, choices, steps)
+
+
+def _weights_of(fit: Fit) -> TeacherWeights:
+    return TeacherWeights.EMA if fit.is_averaged else TeacherWeights.RAW
+
+
+def _no_such_weights(asked: TeacherWeights) -> TeacherError:
+    averaged, raw = "that are averaged over the training", "raw ones"
+    only = f"only weights {averaged}" if asked is TeacherWeights.RAW else f"no weights {averaged}, only {raw}"
+    wanted = raw if asked is TeacherWeights.RAW else "averaged ones"
+    return TeacherError(
+        f"teacher_weights is {asked.value}, but the file has {only}: leave teacher_weights out to use these, or give a "
+        f"file with {wanted}",
+        "teacher_weights",
+    )
+
+
+def _taken(taken: TeacherWeights, others: Sequence[Fit]) -> str:
+    names = listed([fit.candidate.name for fit in others])
+    if taken is TeacherWeights.RAW:
+        return f"raw weights taken, and not those that are averaged over the training: {names}"
+    return f"weights taken that are averaged over the training, and not the raw ones: {names}"
 
 
 def _different(fits: Sequence[Fit]) -> list[Fit]:

@@ -57,7 +57,7 @@ def with_own_names(
             return Renamed(plain, [f"{len(differ)} tensors renamed in their order: {shown}, …"])
         raise Unrecognised(
             f"has tensors that match those of {what} one for one in order and shape, but {len(differ)} have other "
-            f'names ({shown}, …): if they are the same layers, add "rename": "by_order" to the architecture',
+            f"names ({shown}, …): if they are the same layers, give by_order as architecture.rename",
             len(differ),
         )
     return Renamed(dict(tensors))

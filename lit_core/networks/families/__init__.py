@@ -51,7 +51,7 @@ OWN: tuple[Family, ...] = (ResNetCifar(), ResNeXtCifar(), Vdcnn(), StarGan(), St
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (*OWN, *map(LibraryFamily, Library))}
 
 
-HINT = '. If it is of torchvision or timm, name it: "architecture": {"library": "torchvision", "name": "resnet50"}'
+NAME_IT = "if it is a network of torchvision or timm, give its name as architecture, such as torchvision/resnet50"
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def recognise(shapes: Shapes, request: LibraryRequest | None = None) -> Recognis
             return Recognised(family, architecture)
     nearest = min(failures, key=lambda failure: failure.count)
     if nearest.count < NOT_AT_ALL:
-        raise Unrecognised(f"{nearest}{HINT}", nearest.count)
+        raise Unrecognised(str(nearest), nearest.count, NAME_IT)
     raise Unrecognised(
         "is of no family that is recognised by its tensors (ResNet and ResNeXt for CIFAR, VDCNN, StarGAN); it has "
-        f"{listed(list(shapes))}{HINT}. Any other network can be compressed in Python, with lit_core.compress"
+        f"{listed(list(shapes))}",
+        advice=f"{NAME_IT}; any other network can be compressed in Python, with lit_core.compress",
     )

@@ -28,7 +28,7 @@ SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
 USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
 IN_PYTHON = "compress the network in Python with lit_core.compress, which takes any"
 CHANGED = (
-    "what differs from the library's defaults (depth, widths, …) is for architecture.kwargs; if layers were changed "
+    "give what differs from the library's defaults (depth, widths, …) as architecture.kwargs; if layers were changed "
     f"otherwise, {IN_PYTHON}"
 )
 
@@ -39,7 +39,7 @@ class LibraryFamily:
         self.library = library
 
     def read(self, shapes: Shapes) -> Architecture:  # noqa: ARG002
-        raise Unrecognised(f"is named no network of {self.name}: give its `architecture`")
+        raise Unrecognised(f"is named no network of {self.name}: give its architecture")
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Initialised as the library does, without its published weights."""
@@ -50,8 +50,11 @@ class LibraryFamily:
         return network
 
     def layout(self, architecture: Architecture) -> Layout:
-        """The teacher's layout. `cut` returns that of a student."""
-        return _layout(network_of(architecture))
+        found = network_of(architecture)
+        if found.kept is None:
+            return _layout(found)
+        network = as_shapes(lambda: create(self.library, found.name, found.kwargs))
+        return cut(network, _layout(found), found.kept)
 
     def students(self, architecture: Architecture) -> list[tuple[int, list[int]]]:
         """One student for each number of blocks; every section has its share, and at least one block."""
@@ -129,6 +132,18 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
     for tensors of another network and for a network that can't be divided, SpecError for an unknown name or unknown
     arguments.
     """
+    complete, network = filled(request, shapes)
+    channels = complete.kwargs.get("in_chans", USUAL_CHANNELS)
+    if not isinstance(channels, int):
+        raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")
+    return describe(complete, network, channels)
+
+
+def filled(request: LibraryRequest, shapes: Shapes) -> tuple[LibraryRequest, nn.Module]:
+    """The request with the arguments that the tensors tell, and its network, which has exactly these tensors.
+
+    Raises as `identify`, but doesn't divide the network.
+    """
     kwargs = dict(request.kwargs)
     network = blank(request)
     if "num_classes" not in kwargs and getattr(network, "num_classes", None) == 0:
@@ -140,10 +155,23 @@ def identify(request: LibraryRequest, shapes: Shapes) -> Architecture:
         kwargs |= told
         network = as_shapes(lambda: create(request.library, request.name, kwargs))
     misfits(shapes, network, f"{request.library.value}'s {request.name}", CHANGED)
-    channels = kwargs.get("in_chans", USUAL_CHANNELS)
-    if not isinstance(channels, int):
-        raise SpecError("architecture.kwargs.in_chans", f"is {channels}: give a number of channels, as 3")
-    return describe(request.model_copy(update={"kwargs": kwargs}), network, channels)
+    return request.model_copy(update={"kwargs": kwargs}), network
+
+
+def describe_student(library: Library, told: LibraryNetwork) -> Architecture:
+    """The architecture of a student of a library's network, of which only what can't be found out is taken from `told`:
+    name, arguments, blocks and which of them are kept.
+
+    Raises SpecError and Unrecognised, and ValueError for blocks that the network doesn't have.
+    """
+    request = LibraryRequest(library=library, name=told.name, kwargs=told.kwargs, sections=list(told.sections))
+    channels = request.kwargs.get("in_chans", USUAL_CHANNELS)
+    whole = describe(request, blank(request), channels if isinstance(channels, int) else USUAL_CHANNELS)
+    if told.kept is None:
+        return whole
+    blocks = [len(kept) for kept in told.kept]
+    network = network_of(whole).model_copy(update={"kept": told.kept})
+    return whole.model_copy(update={"depth": sum(blocks), "blocks": blocks, "network": network})
 
 
 def describe(request: LibraryRequest, network: nn.Module, channels: int = USUAL_CHANNELS) -> Architecture:

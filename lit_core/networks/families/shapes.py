@@ -9,7 +9,7 @@ from torch import nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LISTED_KEYS, LONGEST_KEY = 8, 200
+LISTED_KEYS, LONGEST_KEY = 4, 200
 NOT_AT_ALL = 1_000_000
 """Keys that differ, of a family of which no tensor is there."""
 BEGINS = NOT_AT_ALL - 1

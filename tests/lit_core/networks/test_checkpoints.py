@@ -33,8 +33,8 @@ from lit_core.networks.checkpoints import pickles
 from lit_core.networks.checkpoints.files import MAGIC_NUMBER, PROTOCOL
 from lit_core.networks.checkpoints.reparametrised import folded
 from lit_core.networks.families.resnet_cifar import ResNet
-from lit_core.networks.teacher import Teacher, TeacherError, check_outputs_are_finite, read_teacher
-from lit_spec import LibraryRequest
+from lit_core.networks.teacher import Teacher, TeacherError, check_outputs_are_finite, inspect_teacher, read_teacher
+from lit_spec import LibraryRequest, TeacherWeights
 
 State = Mapping[str, Tensor]
 
@@ -53,9 +53,15 @@ def under(prefix: str, state: State = BASE) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def read(tmp_path: Path, content: Any, request: LibraryRequest | None = None, **options: Any) -> Teacher:
+def read(
+    tmp_path: Path,
+    content: Any,
+    request: LibraryRequest | None = None,
+    weights: TeacherWeights | None = None,
+    **options: Any,
+) -> Teacher:
     torch.save(content, tmp_path / "teacher.pt", **options)
-    return read_teacher(tmp_path / "teacher.pt", request)
+    return read_teacher(tmp_path / "teacher.pt", request, weights)
 
 
 def same(found: State, wanted: State) -> bool:
@@ -243,6 +249,42 @@ def test_raw_weights_are_taken_wherever_they_are(tmp_path: Path, name: str) -> N
     teacher = read(tmp_path, RAW_AND_AVERAGED[name])
     assert same(teacher.state, BASE)
     assert "raw weights taken" in teacher.unwrapped[-1]
+    assert (teacher.weights, teacher.weights_choices) == ("raw", ["raw", "ema"])
+
+
+@pytest.mark.parametrize("name", RAW_AND_AVERAGED)
+def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path: Path, name: str) -> None:
+    teacher = read(tmp_path, RAW_AND_AVERAGED[name], weights=TeacherWeights.EMA)
+    assert same(teacher.state, OTHER)
+    assert "and not the raw ones" in teacher.unwrapped[-1]
+    inspection = inspect_teacher(teacher)
+    assert (inspection.weights, inspection.weights_choices) == ("ema", ["raw", "ema"])
+    assert same(read(tmp_path, RAW_AND_AVERAGED[name], weights=TeacherWeights.RAW).state, BASE)
+
+
+@pytest.mark.parametrize(
+    ("content", "has", "lacks", "said"),
+    [
+        (BASE, "raw", "ema", "no weights that are averaged over the training, only raw ones"),
+        ({"model_ema": BASE}, "ema", "raw", "only weights that are averaged over the training"),
+    ],
+    ids=["raw alone", "averaged alone"],
+)
+def test_weights_that_a_file_lacks_are_refused(tmp_path: Path, content: Any, has: str, lacks: str, said: str) -> None:
+    for weights in (None, TeacherWeights(has)):
+        teacher = read(tmp_path, content, weights=weights)
+        assert same(teacher.state, BASE)
+        assert (teacher.weights, teacher.weights_choices) == (has, [has])
+    with pytest.raises(TeacherError, match=f"teacher_weights is {lacks}, but the file has {said}") as refused:
+        read(tmp_path, content, weights=TeacherWeights(lacks))
+    assert refused.value.field == "teacher_weights"
+
+
+def test_of_several_averages_none_is_assumed(tmp_path: Path) -> None:
+    content = {"model": BASE, "student": {"ema": under("module.")}, "teacher": {"ema": under("module.", OTHER)}}
+    assert same(read(tmp_path, content).state, BASE)
+    with pytest.raises(TeacherError, match=r"student\.ema\.module .*, teacher\.ema\.module"):
+        read(tmp_path, content, weights=TeacherWeights.EMA)
 
 
 @pytest.mark.parametrize(
@@ -642,7 +684,7 @@ def test_where_only_the_head_differs_the_message_says_so(tmp_path: Path, head: n
 def test_the_same_layers_under_other_names_are_taken_in_their_order_when_asked(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=10).state_dict()
     renamed = {name.replace("layer", "stage_").replace("conv1", "first"): tensor for name, tensor in state.items()}
-    with pytest.raises(TeacherError, match=r'one for one in order and shape.*add "rename": "by_order"'):
+    with pytest.raises(TeacherError, match=r"one for one in order and shape.*give by_order as architecture\.rename"):
         read(tmp_path, renamed, RESNET)
     asked = LibraryRequest.model_validate({**RESNET.model_dump(mode="json"), "rename": "by_order"})
     teacher = read(tmp_path, renamed, asked)
@@ -678,7 +720,7 @@ def test_a_head_beside_the_network_is_taken(tmp_path: Path) -> None:
 
 def test_a_library_is_proposed_for_a_wrapped_network(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=10).state_dict()
-    with pytest.raises(TeacherError, match="has the tensors of torchvision's resnet18, timm's resnet18"):
+    with pytest.raises(TeacherError, match="has the tensors of torchvision/resnet18, timm/resnet18"):
         read(tmp_path, {"model": under("module.", state)})
 
 

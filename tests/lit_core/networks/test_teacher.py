@@ -185,9 +185,9 @@ def test_torchscript_garbage_and_truncated_files_are_refused(tmp_path: Path) -> 
         read_teacher(tmp_path / "long.pt")
 
 
-def inspect(file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def inspect(file: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     limits = ["--memory", str(2 << 30), "--cpu", "60"]
-    command = [sys.executable, "-m", "lit_core.trainer.inspect", str(file), str(folder), *limits]
+    command = [sys.executable, "-m", "lit_core.trainer.inspect", str(file), str(folder), *limits, *more]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -199,6 +199,11 @@ def test_the_inspection_process_writes_the_teacher_and_refuses_others(tmp_path: 
     assert inspection.architecture.depth == 14
     written: dict[str, Tensor] = load_file(tmp_path / "teacher.safetensors")
     assert all(torch.equal(written[k], v) for k, v in net.state_dict().items())
+    averaged = network(2)
+    both = save(tmp_path / "both.pt", {"model": net.state_dict(), "model_ema": averaged.state_dict()})
+    assert inspect(both, tmp_path, "--weights", "ema").returncode == 0
+    written = load_file(tmp_path / "teacher.safetensors")
+    assert all(torch.equal(written[k], v) for k, v in averaged.state_dict().items())
     refused = inspect(save(tmp_path / "bad.pt", {"model": {"a.weight": torch.zeros(1)}}), tmp_path)
     assert refused.returncode == 1
     error = JobError.model_validate(json.loads(refused.stdout))

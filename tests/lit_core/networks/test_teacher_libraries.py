@@ -47,9 +47,22 @@ def test_channels_of_timm_are_read_off_the_stem(tmp_path: Path) -> None:
 
 def test_a_network_that_nobody_named_is_proposed(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(num_classes=7).state_dict()
-    with pytest.raises(TeacherError, match=r"has the tensors of torchvision's resnet18.*say which it is") as proposed:
+    with pytest.raises(TeacherError) as proposed:
         read_teacher(saved(tmp_path, state))
-    assert "timm's resnet18" in str(proposed.value)
+    assert str(proposed.value) == (
+        "this checkpoint has the tensors of torchvision/resnet18, timm/resnet18, timm/resnetblur18: give the one that "
+        "it is as architecture"
+    )
+    assert proposed.value.field == "architecture"
+
+
+def test_of_many_networks_with_the_same_names_those_of_the_same_size_are_proposed(tmp_path: Path) -> None:
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=4).state_dict()
+    with pytest.raises(TeacherError) as proposed:
+        read_teacher(saved(tmp_path, state))
+    for name in ("timm/deit_tiny_patch16_224", "timm/vit_tiny_patch16_224"):
+        assert name in str(proposed.value)
+    assert "base" not in str(proposed.value)
 
 
 def test_what_does_not_fit_is_told_with_what_would(tmp_path: Path) -> None:
@@ -58,12 +71,12 @@ def test_what_does_not_fit_is_told_with_what_would(tmp_path: Path) -> None:
         TeacherError, match=r"looks like torchvision's resnet34, but missing: layer1\.2\.conv1"
     ) as named34:
         read_teacher(saved(tmp_path, state), named("torchvision", "resnet34"))
-    assert "it has the tensors of torchvision's resnet18" in str(named34.value)
+    assert "it has the tensors of torchvision/resnet18" in str(named34.value)
     state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)
     with pytest.raises(TeacherError, match=r"of another shape: layer1\.0\.conv1\.weight has \[64, 64, 5, 5\]") as alone:
         read_teacher(saved(tmp_path, state), named("torchvision", "resnet18"))
     assert "has the tensors of" not in str(alone.value)
-    assert "is for architecture.kwargs; if layers were changed otherwise, compress the network in Python" in str(
+    assert "as architecture.kwargs; if layers were changed otherwise, compress the network in Python" in str(
         alone.value
     )
 
