@@ -6,8 +6,8 @@ import json
 import zipfile
 from pathlib import Path
 
-from lit_client.folders import MODEL
 from lit_spec.states import UploadKind
+from lit_spec.trainer.folder import WEIGHTS_FILE
 
 ARRAYS = {"x", "y", "split"}
 """All tensors that a safetensors file of a data set has."""
@@ -22,7 +22,7 @@ def kind_of(path: Path) -> UploadKind:
     Raises OSError.
     """
     if path.is_dir():
-        return UploadKind.TEACHER if (path / MODEL).is_file() else UploadKind.DATASET
+        return UploadKind.TEACHER if (path / WEIGHTS_FILE).is_file() else UploadKind.DATASET
     with path.open("rb") as file:
         head = file.read(9)
         length = int.from_bytes(head[:8], "little")
@@ -48,4 +48,4 @@ def _kind_of_archive(path: Path) -> UploadKind:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError):
         return UploadKind.DATASET
-    return UploadKind.TEACHER if names & {PICKLED, MODEL} else UploadKind.DATASET
+    return UploadKind.TEACHER if names & {PICKLED, WEIGHTS_FILE} else UploadKind.DATASET

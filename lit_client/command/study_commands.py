@@ -34,7 +34,7 @@ from lit_client.command.study_request import check_study, parse_arms, parse_numb
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.models import Study
-from lit_spec import BUILTIN, Device, Init, TeacherWeights
+from lit_spec import BUILTIN, Device, Init
 
 app = typer.Typer(
     help="Groups of jobs from one request, with one table as the result.",
@@ -110,7 +110,11 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run methods, initialisations and seeds side by side."""
-    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
+    others = {
+        **_student(depth, target),
+        **image_options(size, normalize, expect_accuracy),
+        "teacher_weights": teacher_weights,
+    }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields = {"methods": parse_arms(methods), "inits": inits}
     body = study_request("compare", job, fields, seeds, name, tags)
@@ -145,7 +149,11 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find tau, then alpha, then beta, each on the validation split."""
-    others = {**_student(depth, target), **image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
+    others = {
+        **_student(depth, target),
+        **image_options(size, normalize, expect_accuracy),
+        "teacher_weights": teacher_weights,
+    }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     grids = {"taus": taus, "alphas": alphas, "betas": betas}
     fields = {grid: parse_numbers(f"--{grid}", text, float) for grid, text in grids.items() if text is not None}
@@ -308,7 +316,6 @@ def job_request(
 ) -> Body:
     options = {
         "architecture": None if architecture is None else parse_architecture(architecture),
-        "teacher_weights": teacher_weights,
         **others,
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
