@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ models: $(INSTALLED) ## Try the method on torchvision's and timm's networks and 
 
 bench-latency: $(INSTALLED) ## Compare students' expected latency with their measured one (2 minutes, on a quiet machine)
 	@$(BIN)/python -m benchmarks.latency.run
+
+inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
+	@$(BIN)/python -m tests.inputs.page
 
 lint: $(INSTALLED) ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -179,7 +179,7 @@ class Client:
         teacher_weights: TeacherWeights | str | None = None,
         timeout: float | None = None,
     ) -> Upload:
-        """Wait until the service has inspected an upload, a teacher as `architecture` and with `teacher_weights` if given.
+        """Wait until the service has inspected an upload; a teacher as `architecture`, with `teacher_weights`, if set.
 
         Raises InspectionFailed when the upload can't be used, InspectedOtherwise when another request has changed
         its architecture or weights, WaitTimeout after `timeout` seconds.

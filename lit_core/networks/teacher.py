@@ -115,7 +115,7 @@ def _refusal(loaded: Any, found: Search, request: LibraryRequest | None) -> str:
 def _without_tensors(loaded: Any) -> str:
     if isinstance(loaded, Mapping):
         if not loaded:
-            return "the state dict is empty"
+            return "the state dict is empty: save model.state_dict()"
         held = listed([f"{key} is of type {type_name(value)}" for key, value in loaded.items()])
         return f"the file holds no tensors, and code is never run from an upload: {held}. {SAVE.capitalize()}"
     return f"the file holds a {type_name(loaded)}, not a state dict, and code is never run from an upload: {SAVE}"
@@ -198,7 +198,9 @@ def _as_in_network(state: Mapping[str, Tensor], recognised: Recognised) -> dict[
         wanted = torch.float32 if expected.is_floating_point() else expected.dtype
         found[name] = given.to(wanted).contiguous().clone()
         if not torch.isfinite(found[name]).all():
-            raise TeacherError(f"{name} has values that are not finite in float32")
+            raise TeacherError(
+                f"{name} has values that are not finite in float32: give a checkpoint from before the training diverged"
+            )
     return found
 
 

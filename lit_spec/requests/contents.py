@@ -49,7 +49,7 @@ def _check_images(dataset: DatasetRequest, teacher: Architecture, images: ImageC
     if teacher.channels not in images.channels:
         counts = " or ".join(str(count) for count in images.channels)
         raise SpecError(
-            UPLOAD, f"has images of {counts} channels, but the teacher takes {teacher.channels}: give data like that"
+            UPLOAD, f"has images of {counts} channels, but the teacher takes {teacher.channels}: give such images"
         )
     shortest = min(images.height[0], images.width[0])
     if dataset.crop is not None and dataset.crop > shortest:

@@ -60,10 +60,10 @@ def outcome_of(case: Case, folder: Path) -> Result:
     try:
         check_contents(request, Hyperparameters(alpha=0.0), teacher, found)
     except SpecError as failure:
-        return Result(AT_POST, f"{failure.field} {failure.message}")
+        return Result(AT_POST, f"{failure.field}: {failure.message}")
     read = load_dataset(request, None, path, Interface.of(teacher))
     # A test split that is held out of the training split has a note of its own, which most cases have.
-    notes = "; ".join(dict.fromkeys(note for note in (*found.notes, *read.notes) if not note.startswith(HELD_OUT)))
+    notes = "; ".join(note for note in found.notes or read.notes if not note.startswith(HELD_OUT))
     return Result(NOTED if notes else Outcome.TAKEN, notes)
 
 
@@ -186,7 +186,7 @@ CASES: tuple[Case, ...] = (
         "images of different sizes",
         zipped({**pictures(), "cat/large.png": picture(9, (30, 20))}),
         AT_POST,
-        "dataset.size is missing, but the images differ in size (4 to 20 high, 6 to 30 wide)",
+        "dataset.size: is missing, but the images differ in size (4 to 20 high, 6 to 30 wide)",
     ),
     Case(
         IMAGES,
@@ -199,14 +199,14 @@ CASES: tuple[Case, ...] = (
         "three folders for a teacher of two classes",
         zipped(pictures(classes=("ant", "bee", "cat"))),
         AT_POST,
-        "dataset.upload has 3 classes (ant, bee, cat), but the teacher has 2 classes",
+        "dataset.upload: has 3 classes (ant, bee, cat), but the teacher has 2 classes",
     ),
     Case(
         IMAGES,
         "`dataset.class_order` without one of the folders",
         zipped(pictures()),
         AT_POST,
-        "dataset.class_order lacks dog",
+        "dataset.class_order: lacks dog",
         request={"class_order": ["cat", "bird"]},
     ),
     Case(
@@ -286,7 +286,7 @@ CASES: tuple[Case, ...] = (
         "texts for a teacher of images",
         written(rows()),
         AT_POST,
-        "dataset.upload has texts, but the teacher takes images",
+        "dataset.upload: has texts, but the teacher takes images",
     ),
     Case(TABLES, "CSV, first the label and then the text", written(rows())),
     Case(TABLES, "semicolons instead of commas", written(rows(delimiter=";"))),
@@ -317,7 +317,7 @@ CASES: tuple[Case, ...] = (
         "two labels for a teacher of three classes",
         written(rows(("neg", "pos"))),
         AT_POST,
-        "dataset.upload has 2 classes (neg, pos), but the teacher has 3 classes",
+        "dataset.upload: has 2 classes (neg, pos), but the teacher has 3 classes",
     ),
     Case(
         TABLES,
@@ -343,7 +343,7 @@ CASES: tuple[Case, ...] = (
         "-1 among the labels",
         written(rows(("-1", "0", "1", "2"))),
         AT_POST,
-        "dataset.unlabelled is missing: line 5 is -1, and other samples have other labels",
+        "dataset.unlabelled: is missing: line 5 is -1, and other samples have other labels",
     ),
     Case(
         TABLES,
@@ -371,7 +371,7 @@ CASES: tuple[Case, ...] = (
         "images for a teacher of texts",
         zipped(pictures()),
         AT_POST,
-        "dataset.upload has images, but the teacher takes texts",
+        "dataset.upload: has images, but the teacher takes texts",
     ),
     Case(ARRAYS, "x (N, C, H, W) and y (N,) in an npz", npz()),
     Case(
@@ -387,14 +387,14 @@ CASES: tuple[Case, ...] = (
         "labels from 1 to 2 for a teacher of two classes",
         npz(y=np.arange(60) % 2 + 1),
         AT_POST,
-        "dataset.upload has labels up to 2, but the teacher has 2 classes: labels must be 0 to 1",
+        "dataset.upload: has labels up to 2, but the teacher has 2 classes: labels must be 0 to 1",
     ),
     Case(
         ARRAYS,
         "one channel for a teacher of three",
         npz(x=np.zeros((60, 8, 8), np.uint8)),
         AT_POST,
-        "dataset.upload has images of 1 channels, but the teacher takes 3",
+        "dataset.upload: has images of 1 channels, but the teacher takes 3",
     ),
     Case(ARRAYS, "one class only", npz(y=np.ones(60, np.int64)), NOTED, 'all labels of the split "train" are 1'),
     Case(
@@ -402,7 +402,7 @@ CASES: tuple[Case, ...] = (
         "too few samples to hold out a validation and a test split",
         npz(x=np.zeros((4, 3, 8, 8), np.uint8), y=np.zeros(4, np.int64)),
         AT_POST,
-        'dataset.test_fraction the split "test" is empty',
+        'dataset.test_fraction: the split "test" is empty',
     ),
     Case(
         ARRAYS,
@@ -427,14 +427,14 @@ CASES: tuple[Case, ...] = (
         "a label for each sample that the teacher doesn't have",
         parquet(image=PICTURES, label=[7] * 60),
         AT_POST,
-        "dataset.upload has labels up to 7",
+        "dataset.upload: has labels up to 7",
     ),
     Case(
         PARQUET,
         "two columns that may be the image",
         parquet(front=PICTURES, back=PICTURES, label=HALVES),
         AT_POST,
-        "dataset.columns is missing",
+        "dataset.columns: is missing",
     ),
     Case(
         PARQUET,

@@ -38,14 +38,17 @@ def written() -> str:
 def _tables(cases: Sequence[Case], outcome_of: Callable[[Case, Path], Result]) -> list[str]:
     tables = []
     for group, members in groupby(cases, key=lambda case: case.group):
-        rows = [_row(case, outcome_of) for case in members]
+        rows = [row_of(case, _made(case, outcome_of)) for case in members]
         tables.append(f"### {group}\n\n| Input | What happens | Words |\n|---|---|---|\n" + "\n".join(rows) + "\n")
     return tables
 
 
-def _row(case: Case, outcome_of: Callable[[Case, Path], Result]) -> str:
+def _made(case: Case, outcome_of: Callable[[Case, Path], Result]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        result = outcome_of(case, Path(folder))
+        return outcome_of(case, Path(folder))
+
+
+def row_of(case: Case, result: Result) -> str:
     words = result.words if len(result.words) <= MOST else f"{result.words[:MOST]}…"
     cells = (case.title, result.outcome.value, words.replace("|", "\\|").replace("\n", " "))
     return f"| {' | '.join(cells)} |"

@@ -31,8 +31,8 @@ def detection_error(members: Iterable[Member]) -> DatasetError | None:
         if layout is not None:
             name = shown(member.name)
             return DatasetError(
-                f"the archive is a data set of object detection in the layout of {layout} ({name}), but the teacher is "
-                "a classifier: cut the objects out, and put their images into one folder a class",
+                f"the archive is a data set of object detection in the layout of {layout} ({name}), and boxes "
+                "are of no use to a classifier: cut the objects out, and put their images into one folder a class",
                 field="dataset.upload",
                 member=name,
             )

@@ -33,7 +33,10 @@ NUMBERS = frozenset(("", "id", "idx", "index", "guid", "unnamed: 0", "#", "__ind
 """Columns that number the rows, as pandas writes them."""
 OTHER_FORMATS = (
     (re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "an HTML or XML page, perhaps of a failed download"),
-    (re.compile(r"version https://git-lfs\.github\.com"), "a pointer of Git LFS: run `git lfs pull`"),
+    (
+        re.compile(r"version https://git-lfs\.github\.com"),
+        "a pointer of Git LFS, so that `git lfs pull` has to fetch the file first",
+    ),
     (re.compile(r"---\s*$|- ?\{|- \w+: |%YAML", re.MULTILINE), "YAML"),
     (re.compile(r"\s*[\[{]\s*$|\s*\[\s*[\[{\"]|\s*\{\s*\"[^\"]*\":\s*[\[{]", re.MULTILINE), "one JSON document"),
     (re.compile(r"__label__"), "in fastText's format"),

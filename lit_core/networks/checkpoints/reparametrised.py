@@ -26,7 +26,7 @@ def folded(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
         left = {other: tensor for other, tensor in left.items() if other not in parts.names}
         whole[parts.place] = made
         counts[parts.form.kind] = counts.get(parts.form.kind, 0) + 1
-    return {**left, **whole}, [f"{kind} of {count} tensors folded" for kind, count in counts.items()]
+    return {**left, **whole}, [f"{kind} of {count} tensor{'s' * (count > 1)} folded" for kind, count in counts.items()]
 
 
 def _weight_norm(g: Tensor, v: Tensor) -> Tensor | None:
