@@ -51,6 +51,7 @@ TITLES = {
     "unsupported-media-type": "The route does not take this content type",
     "range-not-satisfiable": "The file has no such range",
     "invalid-request": "The request has wrong fields",
+    "bad-dataset": "The data set can't be used",
     "bad-teacher": "The teacher can't be used",
     "bad-upload": "The file can't be a teacher",
     "checksum-mismatch": "The bytes are not those announced",
@@ -150,7 +151,13 @@ def _conflict(_request: Request, error: Exception) -> JSONResponse:
     return Problem(409, error.type, _sentence(error)).response()
 
 
-_REFUSALS = {"invalid-request": 422, "bad-teacher": 422, "upload-unfinished": 409, "inspected-otherwise": 409}
+_REFUSALS = {
+    "invalid-request": 422,
+    "bad-dataset": 422,
+    "bad-teacher": 422,
+    "upload-unfinished": 409,
+    "inspected-otherwise": 409,
+}
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
+
+READERS = {UploadKind.TEACHER: "lit_core.networks.teacher", UploadKind.DATASET: "lit_core.data.inspection"}
+"""The modules that read. They are loaded before memory is limited."""
 
 
 def main() -> int:
@@ -29,6 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (arguments.cpu, arguments.cpu))
+    import_module(READERS[arguments.kind])
     from lit_core.measuring.memory import is_out_of_memory
 
     if arguments.memory:

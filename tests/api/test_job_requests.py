@@ -15,7 +15,7 @@ from api.jobs import forms, requests
 from jobs.ledger import uploads
 from lit_client.command.job_request import parse_changes
 from lit_spec import SPEC_VERSION, ErrorType, JobError
-from tests.worker.bench import INSPECTION, Bench
+from tests.worker.bench import INSPECTION, OWNER, Bench
 
 
 def request(teacher: str, **changes: Any) -> dict[str, Any]:
@@ -452,3 +452,54 @@ def test_a_form_says_its_length(api: TestClient) -> None:
     assert (answer.status_code, answer.json()["type"]) == (411, "/problems/length-required")
     answer = api.post("/v1/jobs", content=b"--x--\r\n", headers=headers | {"Content-Length": str(1 << 60)})
     assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"dataset": {"size": [8, 8]}}, None, ""),
+        ({"dataset": {"crop": 9}}, "dataset.crop", "a side of 8 pixels: give at most 8"),
+        ({"dataset": {"train_samples": 801}}, "dataset.train_samples", "the training split has 800 samples"),
+        ({"dataset": {"class_order": list("abcdefghij")}}, None, ""),
+    ],
+)
+def test_a_request_is_checked_against_its_data_set(
+    api: TestClient, bench: Bench, changes: dict[str, Any], field: str | None, said: str
+) -> None:
+    teacher, dataset = bench.teacher(), bench.dataset()
+    job = request(teacher, **{**changes, "dataset": {"upload": dataset, **changes["dataset"]}})
+    study = {"kind": "compare", "methods": ["lit"], "job": job}
+    for path, body, prefix in (("/v1/jobs", job, ""), ("/v1/studies", study, "job.")):
+        answer = api.post(path, json=body)
+        if field is None:
+            assert answer.status_code == 202, answer.text
+            continue
+        [error] = answer.json()["errors"]
+        assert (answer.status_code, error["field"]) == (422, prefix + field)
+        assert said in error["message"]
+
+
+def test_a_data_set_that_no_request_can_use(api: TestClient, bench: Bench) -> None:
+    upload = api.post("/v1/uploads", json={"kind": "dataset", "filename": "d.zip", "size": 3}).json()["id"]
+    headers = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"}
+    api.patch(f"/v1/uploads/{upload}", content=b"zip", headers=headers)
+    error = JobError(type=ErrorType.BAD_DATASET, detail="cat/7.png can't be read", member="cat/7.png")
+    with bench.database.session() as session:
+        uploads.finish_inspection(session, upload, inspection=None, error=error)
+    shown = api.get(f"/v1/uploads/{upload}").json()
+    assert (shown["inspection_state"], shown["inspection_error"]["member"]) == ("failed", "cat/7.png")
+    answer = api.post("/v1/jobs", json=request(bench.teacher(), dataset={"upload": upload}))
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/bad-dataset")
+    assert answer.json()["errors"] == [{"field": "dataset.upload", "message": "cat/7.png can't be read"}]
+    assert api.get(answer.json()["type"]).status_code == 200
+
+
+@pytest.mark.usefixtures("inspected_datasets")
+def test_a_data_set_from_before_inspections_is_inspected_at_its_first_use(api: TestClient, bench: Bench) -> None:
+    dataset = bench.dataset()
+    with bench.database.session() as session:
+        row = uploads.get(session, OWNER, dataset)
+        row.inspection = row.inspection_state = None
+    assert api.get(f"/v1/uploads/{dataset}").json()["dataset_inspection"] is None
+    assert api.post("/v1/jobs", json=request(bench.teacher(), dataset={"upload": dataset})).status_code == 202
+    assert api.get(f"/v1/uploads/{dataset}").json()["dataset_inspection"]["format"] == "npz"

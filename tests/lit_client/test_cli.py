@@ -19,8 +19,9 @@ from jobs.ledger.attempts import Event
 from lit_client import Client, LitError
 from lit_client.command.compress import create_job
 from lit_client.command.output import folder_for_results
-from lit_spec import Architecture, Inspection, Modality, StudentOption, TeacherWeights
+from lit_spec import Architecture, ErrorType, Inspection, JobError, Modality, StudentOption, TeacherWeights
 from lit_spec.answers.jobs import Job
+from lit_spec.dataset_inspection import DatasetInspection, LabelKind, SplitContents, TextContents
 from lit_spec.networks.architecture import InspectedLatency, TeacherFormat
 from lit_spec.networks.students import BlockCosts
 from lit_spec.states import JobState
@@ -277,6 +278,45 @@ def test_a_folder_that_is_not_needed_goes_with_those_above_it_and_others_stay(tm
     assert (tmp_path / "old").exists(), "it was there before"
 
 
+TEXTS = DatasetInspection(
+    format="CSV, TSV or JSON lines",
+    modalities=[Modality.TEXT],
+    label_kind=LabelKind.NAMES,
+    classes=["bad", "good"],
+    number_of_classes=2,
+    splits={"train": SplitContents(samples=1200, labelled=1100, counts=[1000, 100])},
+    texts=TextContents(shortest=1, median=80, longest=900),
+    looked_at=1000,
+    skipped=[".DS_Store"],
+    notes=["columns of the data set that are not used: id"],
+)
+
+
+def test_a_data_set_is_sent_and_shown(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    worker.dataset_inspection = TEXTS
+    (tmp_path / "reviews.csv").write_text("1,good\n")
+    done = litc(url, "inspect", tmp_path / "reviews.csv")
+    shown = " ".join(done.stdout.split())
+    assert "reviews.csv: CSV, TSV or JSON lines, texts of 1 to 900 characters, median 80, 2 classes" in shown
+    assert "1,000 of 1,200 samples looked at" in shown
+    for words in ("bad 1,000", "good 100", "no label 100", "samples 1,200", "Skipped: .DS_Store."):
+        assert words in shown.replace("│", "").replace("  ", " "), words
+    assert "Note: columns of the data set that are not used: id." in shown
+    again = json.loads(litc(url, "inspect", tmp_path / "reviews.csv", "--json").stdout)
+    assert again["dataset_inspection"]["splits"]["train"]["counts"] == [1000, 100]
+    by_id = json.loads(litc(url, "inspect", again["id"], "--json").stdout)
+    assert by_id["dataset_inspection"] == again["dataset_inspection"]
+
+
+def test_a_data_set_that_can_not_be_used_ends_with_a_sentence(
+    compress: Compress, worker: ScriptedWorker, url: str, tmp_path: Path
+) -> None:
+    worker.dataset_inspection = JobError(type=ErrorType.BAD_DATASET, detail="the zip file is damaged", field=None)
+    (tmp_path / "d.zip").write_bytes(b"PK")
+    for done in (litc(url, "inspect", tmp_path / "d.zip"), compress("--dataset", tmp_path / "d.zip", "--depth", 14)):
+        assert (done.returncode, "the zip file is damaged" in done.stderr) == (2, True), done
+
+
 def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_leave_open(
     compress: Compress, worker: ScriptedWorker, url: str, teacher: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +329,7 @@ def test_a_teacher_for_texts_is_shown_checked_and_sent_with_what_its_tensors_lea
         options={"downsampling": "maxpool", "vocabulary_size": 69},
         choices={"downsampling": ["maxpool", "conv", "kmaxpool"]},
     )
+    worker.dataset_inspection = TEXTS
     shown = " ".join(litc(url, "inspect", teacher).stdout.split())
     assert "texts, 2 classes" in shown
     assert "teacher_options.downsampling=maxpool; it may be maxpool, conv, kmaxpool" in shown

@@ -39,3 +39,5 @@ match behaviour:
     case "refuse":
         sys.stdout.write(json.dumps({"type": "bad-teacher", "detail": "no network that we know"}) + "\n")
         sys.exit(1)
+    case "refuse_nothing":
+        sys.exit(1)

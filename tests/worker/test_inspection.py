@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -23,10 +24,10 @@ from jobs.ledger.attempts import Claim
 from jobs.ledger.stored_specs import read_job_spec
 from jobs.storage import layout
 from jobs.storage.storage import FolderStorage
-from lit_spec import Library, LibraryRequest, TeacherWeights
+from lit_spec import DatasetInspection, Library, LibraryRequest, TeacherWeights
 from lit_spec.trainer.run import TrainerMachine
 from tests.small_disks import MIB, fill, mounted
-from tests.worker.bench import INSPECTION, OWNER, Bench, wait_for
+from tests.worker.bench import DATASET, INSPECTION, OWNER, Bench, wait_for
 from worker.host.work_folder import WorkFolder
 from worker.inspecting import inspector as inspection
 from worker.inspecting.inspector import Inspector
@@ -117,6 +118,59 @@ def test_what_was_found_is_stored(bench: Bench) -> None:
     assert row.inspection["sha256"] == A_TEACHER
     assert files(bench, upload) == ["data", STORED]
     assert list(bench.folder.glob("*/*")) == []
+
+
+def upload_dataset(bench: Bench, content: bytes) -> str:
+    with bench.database.session() as session:
+        made = uploads.create(session, OWNER, "dataset", "data", len(content), None)
+        upload = made.id
+        bench.storage.append(layout.upload_data(upload), 0, content)
+        uploads.complete(session, upload, made.writer, upload)
+    (bench.folder.parent / "found.json").write_text(DATASET.model_dump_json())
+    return upload
+
+
+def test_a_data_set_is_looked_through(bench: Bench) -> None:
+    """By the process that reads untrusted files."""
+    good = upload_dataset(bench, b"label,text\n" + b"".join(b"%d,text %d\n" % (n % 3, n) for n in range(60)))
+    bad = upload_dataset(bench, b"<!DOCTYPE html>\n<p>Not found")
+    work_folder = WorkFolder(bench.folder, "inspector")
+    made = Inspector(bench.database, bench.storage, bench.settings, work_folder, marker=bench.marker())
+    assert made.inspect_one()
+    assert made.inspect_one()
+    work_folder.close()
+    row = look(bench, good)
+    assert (row.inspection_state, files(bench, good)) == ("done", ["data"])
+    found = DatasetInspection.model_validate(row.inspection)
+    assert (found.classes, found.splits["train"].counts, found.looked_at) == (["0", "1", "2"], [20, 20, 20], 60)
+    type, detail = error_of(bench, bad)
+    assert type == "bad-dataset"
+    assert "HTML" in detail
+    error = look(bench, bad).inspection_error
+    assert error is not None
+    assert error["field"] == "dataset.upload"
+
+
+@pytest.mark.parametrize("limit", [{"inspect_timeout_seconds": 0.5}, {"inspect_memory_bytes": 1 << 20}])
+def test_a_data_set_that_is_too_large_for_an_inspection_is_left_to_the_job(bench: Bench, limit: dict[str, Any]) -> None:
+    upload = upload_dataset(bench, b"".join(b"%d,%s\n" % (n % 3, b"text " * 2000) for n in range(3000)))
+    limited = replace(bench, settings=bench.settings.model_copy(update=limit))
+    work_folder = WorkFolder(bench.folder, "inspector")
+    assert Inspector(
+        limited.database, limited.storage, limited.settings, work_folder, marker=bench.marker()
+    ).inspect_one()
+    work_folder.close()
+    found = DatasetInspection.model_validate(look(bench, upload).inspection)
+    assert found.modalities == []
+    assert "the job will check the data" in found.notes[0]
+
+
+@pytest.mark.parametrize("behaviour", ["leave_nothing", "refuse_nothing"])
+def test_a_data_sets_reader_that_says_nothing_fails_the_inspection(bench: Bench, behaviour: str) -> None:
+    upload = upload_dataset(bench, b"x")
+    with inspector(bench, behaviour) as made:
+        assert made.inspect_one()
+    assert error_of(bench, upload)[0] == "bad-dataset"
 
 
 @pytest.mark.parametrize(
