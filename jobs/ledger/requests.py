@@ -40,13 +40,15 @@ class Inspections:
     discriminator: Inspection | None = None
     dataset: DatasetInspection | None = None
     """None: the data set is not an upload."""
+    test: DatasetInspection | None = None
+    """Of `dataset.test_upload`."""
 
     @classmethod
     def of(cls, found: Mapping[str, Found]) -> Inspections:
         """`found`: by the fields of `named_uploads`."""
         networks = {field: one for field, one in found.items() if isinstance(one, Inspection)}
-        dataset = found.get("dataset.upload")
-        return cls(**networks, dataset=dataset if isinstance(dataset, DatasetInspection) else None)
+        datasets = {field: one for field, one in found.items() if isinstance(one, DatasetInspection)}
+        return cls(**networks, dataset=datasets.get("dataset.upload"), test=datasets.get("dataset.test_upload"))
 
 
 def parse(model: type[ModelT], body: object) -> ModelT:
@@ -61,6 +63,7 @@ def named_uploads(request: JobRequest) -> dict[str, NamedUpload]:
     """The uploads that a request names, by field, in the order in which they are checked."""
     named = {
         "dataset.upload": (request.dataset.upload, UploadKind.DATASET),
+        "dataset.test_upload": (request.dataset.test_upload, UploadKind.DATASET),
         "teacher": (request.teacher, UploadKind.TEACHER),
         "discriminator": (request.discriminator, UploadKind.TEACHER),
     }
@@ -105,8 +108,9 @@ def request_inspection(session: Session, owner: str, request: JobRequest) -> Non
         uploads.inspect_as(session, owner, request.teacher, request.architecture)
     if request.teacher_weights is not None:
         uploads.inspect_with(session, owner, request.teacher, request.teacher_weights)
-    if "dataset.upload" in named and named["dataset.upload"].inspection_state is None:
-        uploads.inspect_at_first(session, owner, named["dataset.upload"].id)
+    for upload in named.values():
+        if upload.kind == UploadKind.DATASET and upload.inspection_state is None:
+            uploads.inspect_at_first(session, owner, upload.id)
 
 
 def find_inspection(session: Session, owner: str, request: JobRequest, field: str) -> Found | None:
@@ -143,7 +147,7 @@ def _check_unchanged(upload: Upload, request: JobRequest) -> None:
 def specify(request: JobRequest, inspections: Inspections) -> JobSpec:
     """The job's specification, in which every value is explicit."""
     try:
-        return resolve(request, inspections.teacher, inspections.discriminator, inspections.dataset)
+        return resolve(request, inspections.teacher, inspections.discriminator, inspections.dataset, inspections.test)
     except SpecError as wrong:
         raise RequestRefused.invalid_field(wrong.field, wrong.message) from wrong
 

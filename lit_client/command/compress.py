@@ -35,7 +35,7 @@ from lit_client.command.options import (
     UrlOption,
     WeightsOption,
 )
-from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_dataset, send_teacher
+from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_datasets, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.errors import ProblemError
 from lit_client.models import Inspection, Job
@@ -57,6 +57,10 @@ def compress_command(
     dataset: Annotated[
         str | None,
         typer.Option(help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload, or digits."),
+    ] = None,
+    test_dataset: Annotated[
+        str | None,
+        typer.Option(help="The same: a data set of its own, all of whose samples are the test split."),
     ] = None,
     columns: Annotated[
         str | None,
@@ -204,12 +208,13 @@ def compress_command(
         "discriminator": None if discriminator is None else PLACEHOLDER_ID,
         "dataset.builtin": dataset if dataset in BUILTIN else None,
         "dataset.upload": None if dataset_file is None else PLACEHOLDER_ID,
+        "dataset.test_upload": None if test_dataset is None else PLACEHOLDER_ID,
     }
     body = build_body(request_file, options, settings or [])
     request = check_body(body)
     if dataset_file is not None and request.dataset.upload != PLACEHOLDER_ID:
         raise BadRequest("--dataset and --set each name a data set: give one of them.")
-    inputs = Inputs(teacher, dataset_file, discriminator or request.discriminator)
+    inputs = Inputs(teacher, dataset_file, discriminator or request.discriminator, test_dataset)
     inputs.check(body)
 
     try:
@@ -248,7 +253,7 @@ def _send_inputs(client: Client, body: Body, request: JobRequest, inputs: Inputs
         discriminator = upload.inspection
     if teacher.inspection is not None and (inputs.discriminator is None) == (discriminator is None):
         check_student(request, teacher.inspection, discriminator)
-    return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
+    return send_datasets(client, inputs, job)
 
 
 def create_job(client: Client, body: Body, *, cancel_on_interrupt: bool) -> Job:

@@ -16,6 +16,7 @@ OPTIONS: Mapping[str, str] = {
     "dataset.columns": "--columns",
     "dataset.labels": "--no-labels",
     "dataset.size": "--size",
+    "dataset.test_upload": "--test-dataset",
     "dataset.unlabelled": "--unlabelled",
     "dataset.upload": "--dataset",
     "device": "--device",

@@ -31,7 +31,7 @@ from lit_client.command.options import (
 )
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
-from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_dataset, send_teacher
+from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_datasets, send_teacher
 from lit_client.downloads import DownloadedFile
 from lit_client.models import Study
 from lit_spec import BUILTIN, Device, Init
@@ -374,7 +374,7 @@ def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
         **job,
         "teacher": send_teacher(client, inputs.teacher, job.get("architecture"), job.get("teacher_weights")).id,
     }
-    return job if inputs.dataset is None else send_dataset(client, inputs.dataset, job)
+    return send_datasets(client, inputs, job)
 
 
 def _follow(client: Client, study_id: str) -> Study:

@@ -18,7 +18,7 @@ from lit_spec import BUILTIN
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind
 
-UPLOAD_PREFIX, DATASET = "upl_", "--dataset"
+UPLOAD_PREFIX, DATASET, TEST_DATASET = "upl_", "--dataset", "--test-dataset"
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Inputs:
     dataset: str | None
     """None if the request itself names its data set."""
     discriminator: str | None = None
+    test_dataset: str | None = None
 
     def check(self, job: Body) -> None:
         """Check, before anything is sent, that the files exist and a data set is named. Raises BadRequest."""
         check_input("TEACHER", self.teacher)
         if self.discriminator is not None:
             check_input("--discriminator", self.discriminator)
+        if self.test_dataset is not None:
+            check_input(TEST_DATASET, self.test_dataset)
         if self.dataset is not None:
             check_input(DATASET, self.dataset)
         elif not set(DATASET_SOURCES) & set(job.get("dataset", {})):
@@ -54,7 +57,7 @@ def check_input(option: str, value: str) -> None:
     if not path.is_dir():
         raise BadRequest(f"{option} {value} is not a file: give a file, or the id of an upload ({UPLOAD_PREFIX}…).")
     try:
-        check_folder(path, UploadKind.DATASET if option == DATASET else UploadKind.TEACHER)
+        check_folder(path, UploadKind.DATASET if option in (DATASET, TEST_DATASET) else UploadKind.TEACHER)
     except UnusableFolder as failure:
         raise BadRequest(f"{option}: {failure}.") from failure
 
@@ -96,10 +99,15 @@ def send_teacher(client: Client, source: str, architecture: Mapping[str, Any] | 
     return client.wait_inspection(sent.id, architecture=architecture, teacher_weights=weights)
 
 
-def send_dataset(client: Client, source: str, job: Body) -> Body:
-    """Upload this data set and return the job's request with it, in place of another data set."""
-    others = {name: value for name, value in job.get("dataset", {}).items() if name not in DATASET_SOURCES}
-    return {**job, "dataset": {**others, "upload": send_inspected_dataset(client, source).id}}
+def send_datasets(client: Client, inputs: Inputs, job: Body) -> Body:
+    """Upload the data sets and return the job's request with them, in place of others."""
+    dataset = dict(job.get("dataset", {}))
+    if inputs.dataset is not None:
+        dataset = {name: value for name, value in dataset.items() if name not in DATASET_SOURCES}
+        dataset["upload"] = send_inspected_dataset(client, inputs.dataset).id
+    if inputs.test_dataset is not None:
+        dataset["test_upload"] = send_inspected_dataset(client, inputs.test_dataset).id
+    return {**job, "dataset": dataset}
 
 
 def send_inspected_dataset(client: Client, source: str) -> Upload:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_core.data.doubts import alike, of_one_class, repeated
 from lit_core.data.errors import DatasetError
 from lit_core.data.labels import NO_LABEL
-from lit_core.data.pixels import Unfit, fit
+from lit_core.data.pixels import Unfit, dtype_name, fit
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
 from lit_core.data.readers.digits import read_digits
 from lit_core.data.readers.formats import read_upload
@@ -27,6 +27,7 @@ from lit_spec import Augmentation, Constants, DatasetRequest, Modality, Split, T
 from lit_spec.requests.preprocessing import refused_resize
 
 LIMITS = Limits()
+TEST_UPLOAD = "dataset.test_upload"
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
 """Larger data sets are not searched for samples that are in two splits: it would take more than seconds."""
 SHIFT_SHARE = 8
@@ -72,13 +73,15 @@ def load_dataset(
     path: Path | None,
     interface: Interface,
     *,
+    test: Path | None = None,
     limits: Limits = LIMITS,
     download: bool = False,
 ) -> Dataset:
     """Read, split and measure the data for a teacher with that interface.
 
-    `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `download` allows that files
-    missing in that folder are downloaded. The result depends only on the request and the file: the hold-out has its own
+    `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `test` is the upload whose
+    samples are the test split, if the request names one. `download` allows that files missing in that folder are
+    downloaded. The result depends only on the request and the file: the hold-out has its own
     seed, so that jobs with different seeds have the same splits. Raises DatasetError.
     """
     _check_request(request, interface)
@@ -86,13 +89,16 @@ def load_dataset(
     _check_attributes(request, raw)
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
-    x, names, fitted = raw.x, raw.classes, raw.fitted
-    notes = [*raw.notes, *alike(names), *_held_out(raw, codes)]
+    x, names, fitted, numbered = raw.x, raw.classes, raw.fitted, raw.numbered
+    notes = [*raw.notes, *alike(names), *([] if request.test_upload else _held_out(raw, codes))]
     del raw  # split_samples changes x in place, so nothing else may hold it
     if interface.modality == Modality.IMAGE and not fitted:
         x = _fitted(x, request, limits)
     chosen = _augmentation(augmentation, x, interface)
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
+    if request.test_upload is not None:
+        order = None if numbered else names
+        splits[Split.TEST] = _read_test(request, test, interface, limits, splits[Split.TRAIN].x, order)
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
@@ -151,6 +157,34 @@ def _read(request: DatasetRequest, path: Path | None, interface: Interface, limi
     if path is None:
         raise ValueError("an uploaded data set needs its path")
     return read_upload(Source(path, request, interface, limits))
+
+
+def _read_test(
+    request: DatasetRequest,
+    path: Path | None,
+    interface: Interface,
+    limits: Limits,
+    train: Tensor,
+    names: list[str] | None,
+) -> Arrays:
+    """All samples of the test upload, like the training samples (N, …). `names`: of the classes, if the labels are
+    these. Raises DatasetError that says that it is about this upload."""
+    asked = request if names is None else request.model_copy(update={"class_order": names})
+    try:
+        raw = _read(asked, path, interface, limits, download=False)
+        _check_attributes(asked, raw)
+        x = raw.x if raw.fitted or interface.modality == Modality.TEXT else _fitted(raw.x, request, limits)
+        y = _domains(raw.y, interface)
+    except DatasetError as failure:
+        raise DatasetError(f"the test upload: {failure.detail}", field=TEST_UPLOAD, member=failure.member) from failure
+    if (x.shape[1:], x.dtype) != (train.shape[1:], train.dtype):
+        found, wanted = (f"{tuple(part.shape[1:])} {dtype_name(part)}" for part in (x, train))
+        raise DatasetError(
+            f"the test upload has samples of {found}, but the training samples are {wanted}: give samples of one kind, "
+            "and set dataset.size for images of different sizes",
+            field=TEST_UPLOAD,
+        )
+    return Arrays(x, y)
 
 
 def _check_attributes(request: DatasetRequest, raw: Raw) -> None:

@@ -36,7 +36,7 @@ def assign(y: Tensor, codes: Tensor | None, request: DatasetRequest) -> Tensor:
     except SpecError as failure:
         raise DatasetError(failure.message, field=failure.field) from failure
     for code in (TEST, VALIDATION):
-        if code not in present:
+        if code not in present and sizes[SPLITS[code]]:
             train = (codes == TRAIN).nonzero().squeeze(1)
             codes[train[hold_out(y[train], sizes[SPLITS[code]])]] = code
     return codes

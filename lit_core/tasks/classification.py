@@ -79,10 +79,12 @@ class Classification:
         self._taught: dict[Split, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
-        return check_teacher(self._predict(self.teacher.network, Split.VALIDATION), self.dataset, self.spec)
+        split, answers = self._labelled_answers()
+        return check_teacher(answers, split, self.dataset, self.spec)
 
     def teacher_accuracy(self) -> MeasuredAccuracy | None:
-        return measured_accuracy(self._predict(self.teacher.network, Split.VALIDATION), self.spec)
+        split, answers = self._labelled_answers()
+        return measured_accuracy(answers, split, self.spec)
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
         return False
@@ -216,16 +218,19 @@ class Classification:
     def _spared(self) -> list[Tensor]:
         return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
 
-    def _taught_validation(self) -> Prediction | None:
-        """The teacher's answers to the validation split; None without labels."""
-        return self._predict(self.teacher.network, Split.VALIDATION) if self.labelled else None
+    def _labelled_answers(self) -> tuple[Split, Prediction]:
+        """The teacher's answers to the samples with a label: of the validation split or, if it has none, of the test
+        split. There may be none."""
+        splits = (Split.VALIDATION, Split.TEST)
+        split = next((split for split in splits if self.dataset.splits[split].labels), Split.VALIDATION)
+        return split, labelled_part(self._predict(self.teacher.network, split))
 
     def _skill_notes(self) -> list[str]:
-        """A warning where the validation split doesn't show that the teacher is better than chance."""
-        prediction = self._taught_validation()
-        if prediction is None or skill(prediction) != Skill.UNCERTAIN:
+        """A warning where no labels show that the teacher is better than chance, though there are some."""
+        split, answers = self._labelled_answers()
+        if len(answers.labels) == 0 or skill(answers) != Skill.UNCERTAIN:
             return []
-        return [_uncertain(prediction, self.dataset, self.spec.teacher.architecture)]
+        return [_uncertain(answers, split, self.dataset, self.spec.teacher.architecture)]
 
     def _teacher_logits(self, split: Split) -> Tensor:
         return self._predict(self.teacher.network, split).logits
@@ -242,13 +247,19 @@ class Classification:
         return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 
-def check_teacher(prediction: Prediction, dataset: Dataset, spec: JobSpec) -> dict[str, Any]:
-    """The scores of a teacher's answers to the validation split, with a `note` if they don't show that it is better
-    than chance. Raises Refused if they show that it isn't, or is less accurate than the request says."""
-    split, teacher = Split.VALIDATION, spec.teacher.architecture
-    measured = measured_accuracy(prediction, spec)
+def labelled_part(prediction: Prediction) -> Prediction:
+    """Of the samples that have a label."""
+    known = prediction.labels != NO_LABEL
+    return Prediction(prediction.logits[known], prediction.labels[known])
+
+
+def check_teacher(prediction: Prediction, split: Split, dataset: Dataset, spec: JobSpec) -> dict[str, Any]:
+    """The scores of a teacher's answers to the labelled samples of a split, with a `note` if they don't show that it is
+    better than chance. Raises Refused if they show that it isn't, or is less accurate than the request says."""
+    teacher = spec.teacher.architecture
+    measured = measured_accuracy(prediction, split, spec)
     _check_expected(measured, dataset, spec)
-    if measured is None or not dataset.splits[split].labelled:
+    if measured is None:
         return {"split": split.value, "accuracy": None, "chance": None}
     scores: dict[str, Any] = {
         "split": split.value,
@@ -258,25 +269,25 @@ def check_teacher(prediction: Prediction, dataset: Dataset, spec: JobSpec) -> di
     }
     found = skill(prediction)
     if found == Skill.AT_CHANCE:
-        detail = _at_chance(prediction, dataset, teacher)
+        detail = _at_chance(prediction, split, dataset, teacher)
         raise Refused(JobError(type=ErrorType.TEACHER_NEAR_CHANCE, detail=detail, field="dataset"))
     if found == Skill.UNCERTAIN:
-        scores["note"] = _uncertain(prediction, dataset, teacher)
+        scores["note"] = _uncertain(prediction, split, dataset, teacher)
     return scores
 
 
-def measured_accuracy(prediction: Prediction, spec: JobSpec) -> MeasuredAccuracy | None:
-    """Of a teacher's answers to the validation split; None if no sample has a label."""
-    known = prediction.labels != NO_LABEL
-    samples = int(known.sum())
+def measured_accuracy(prediction: Prediction, split: Split, spec: JobSpec) -> MeasuredAccuracy | None:
+    """Of a teacher's answers to the labelled samples of a split; None if there are none."""
+    samples = len(prediction.labels)
     if samples == 0:
         return None
-    right = int(right_answers(prediction)[known].sum())
+    right = int(right_answers(prediction).sum())
     low, high = wilson(right, samples)
     return MeasuredAccuracy(
         accuracy=round(100 * right / samples, 4),
         interval=(round(low, 4), round(high, 4)),
         samples=samples,
+        split=split,
         expected=spec.teacher_accuracy,
     )
 
@@ -286,15 +297,17 @@ def _check_expected(measured: MeasuredAccuracy | None, dataset: Dataset, spec: J
     if spec.teacher_accuracy is None:
         return
     if measured is None:
-        detail = "the validation split has no labels, which teacher_accuracy needs: give labels, or leave it out"
+        detail = "neither the validation nor the test split has labels, which teacher_accuracy needs: give some, or "
+        detail += "leave it out"
         raise Refused(JobError(type=ErrorType.BAD_DATASET, detail=detail, field="teacher_accuracy"))
     low, high = measured.interval
     if spec.teacher_accuracy <= high:
         return
     detail = (
         f"the teacher reaches {measured.accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f} %) on the "
-        f"{measured.samples} labelled samples of the validation split, less than the {spec.teacher_accuracy:g} % that "
-        f"the request expects. The likely reason is the preprocessing. {_to_check(dataset, spec.teacher.architecture)}"
+        f"{measured.samples} labelled samples of the {measured.split} split, less than the {spec.teacher_accuracy:g} % "
+        "that the request expects. The likely reason is the preprocessing. "
+        f"{_to_check(dataset, spec.teacher.architecture)}"
     )
     raise Refused(JobError(type=ErrorType.TEACHER_BELOW_EXPECTED, detail=detail, field="teacher_accuracy"))
 
@@ -364,20 +377,20 @@ def _unlabelled(split: Split, arrays: Arrays) -> str:
     )
 
 
-def _at_chance(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:
-    return f"{_measured(prediction)}: it is hardly better than guessing. {_to_check(dataset, teacher)}"
+def _at_chance(prediction: Prediction, split: Split, dataset: Dataset, teacher: Architecture) -> str:
+    return f"{_measured(prediction, split)}: it is hardly better than guessing. {_to_check(dataset, teacher)}"
 
 
-def _uncertain(prediction: Prediction, dataset: Dataset, teacher: Architecture) -> str:
+def _uncertain(prediction: Prediction, split: Split, dataset: Dataset, teacher: Architecture) -> str:
     return (
-        f"{_measured(prediction)}: these samples don't show that it is better than guessing. Give more validation "
-        f"samples, of all classes. {_to_check(dataset, teacher)}"
+        f"{_measured(prediction, split)}: these samples don't show that it is better than guessing. Give more of them "
+        f"with labels, of all classes. {_to_check(dataset, teacher)}"
     )
 
 
-def _measured(prediction: Prediction) -> str:
+def _measured(prediction: Prediction, split: Split) -> str:
     return (
-        f"the teacher reaches {top1(prediction):.1f} % on the {len(prediction.labels)} samples of the validation "
+        f"the teacher reaches {top1(prediction):.1f} % on the {len(prediction.labels)} labelled samples of the {split} "
         f"split, where answers that have nothing to do with the labels reach {chance(prediction):.1f} %"
     )
 

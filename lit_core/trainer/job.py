@@ -47,6 +47,7 @@ from lit_spec.trainer.folder import (
     RUN_FILE,
     SPEC_FILE,
     TEACHER_FILE,
+    TEST_DATASET_FILE,
 )
 from lit_spec.trainer.messages import (
     CheckpointWritten,
@@ -143,7 +144,14 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
     path = run.datasets if spec.dataset.mounted else folder / DATASET_FILE
     interface = Interface.of(spec.teacher.architecture)
-    dataset = load_dataset(spec.dataset, spec.augmentation, path, interface, download=run.datasets_download)
+    dataset = load_dataset(
+        spec.dataset,
+        spec.augmentation,
+        path,
+        interface,
+        test=folder / TEST_DATASET_FILE,
+        download=run.datasets_download,
+    )
     samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
     log.info("data set: %s, classes %s", samples, dataset.classes)
     if samples[Split.TRAIN.value] < 2:

@@ -30,7 +30,7 @@ from lit_core.selection.plan import (
     with_front,
 )
 from lit_core.selection.recovery import Recovery
-from lit_core.tasks.classification import check_teacher, measured_accuracy, predict
+from lit_core.tasks.classification import check_teacher, labelled_part, measured_accuracy, predict
 from lit_core.tasks.library_notes import with_doubts
 from lit_core.trainer.plan_picture import write_picture
 from lit_core.trainer.supervision import MessageSink, StopSignal
@@ -97,7 +97,7 @@ def run_plan(
     requested a stop: a plan that was interrupted begins again.
     """
     started = time.monotonic()
-    checked = check_teacher(planning.taught, planning.dataset, planning.spec)
+    checked = check_teacher(labelled_part(planning.taught), Split.VALIDATION, planning.dataset, planning.spec)
     messages.emit(TeacherMeasured(data=with_doubts(checked, [*planning.doubts])))
     with seeded(0):
         costs = planning.costs()
@@ -145,7 +145,7 @@ def _report(
         latency_ms=round(costs.latency.total / NANOSECONDS_PER_MS, 4),
         scores=planning.scores(planning.taught),
     )
-    measured = measured_accuracy(planning.taught, spec)
+    measured = measured_accuracy(labelled_part(planning.taught), Split.VALIDATION, spec)
     return PlanReport(
         **({} if measured is None else {"teacher_accuracy": measured}),
         plan=planning.options,

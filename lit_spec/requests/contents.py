@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lit_spec.base import SpecError, Split
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, Need
-from lit_spec.networks.architecture import Architecture, Task
+from lit_spec.networks.architecture import Architecture, Modality, Task
 from lit_spec.requests.dataset import DatasetRequest
 from lit_spec.requests.splits import split_sizes
 from lit_spec.requests.training import Hyperparameters
@@ -25,9 +25,7 @@ def check_contents(
     if not found.modalities:
         return
     if teacher.modality not in found.modalities:
-        raise SpecError(
-            UPLOAD, f"has {found.modalities[0]}s, but the teacher takes {teacher.modality}s: give data of that kind"
-        )
+        raise _other_modality(teacher, found)
     if teacher.modality != found.modalities[0]:
         return
     if found.images is not None:
@@ -43,6 +41,25 @@ def check_contents(
         _check_classes(dataset, teacher, found)
     _check_splits(dataset, found)
     _check_labels(dataset, training, teacher, found)
+
+
+def check_test_contents(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
+    """The same for an upload that is the test split, in which classes may be missing. Raises SpecError."""
+    try:
+        if found.modalities and teacher.modality not in found.modalities:
+            raise _other_modality(teacher, found)
+        if found.images is not None and teacher.modality == Modality.IMAGE:
+            _check_images(dataset, teacher, found.images)
+        if found.label_kind == LabelKind.NUMBERS:
+            _check_classes(dataset, teacher, found)
+    except SpecError as failure:
+        raise SpecError("dataset.test_upload", failure.message) from failure
+
+
+def _other_modality(teacher: Architecture, found: DatasetInspection) -> SpecError:
+    return SpecError(
+        UPLOAD, f"has {found.modalities[0]}s, but the teacher takes {teacher.modality}s: give data of that kind"
+    )
 
 
 def _check_images(dataset: DatasetRequest, teacher: Architecture, images: ImageContents) -> None:

@@ -89,6 +89,8 @@ class DatasetRequest(Preprocessing):
     builtin: Literal["digits"] | None = None
     mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
     """Name of a data set in the folder that the operator of the workers has mounted."""
+    test_upload: str | None = None
+    """The id of a dataset upload, all of whose samples are the test split. One that `upload` has is then not used."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training split that is held out for validation if the data set has no `val` split."""
     test_fraction: float = Field(0.1, gt=0, lt=1)
@@ -108,6 +110,8 @@ class DatasetRequest(Preprocessing):
             raise ValueError(
                 'give exactly one of "upload" (the id of a dataset upload), "builtin" ("digits") or "mounted" (a name)'
             )
+        if self.test_upload is not None and self.upload is None:
+            raise ValueError('has a "test_upload", which goes with an "upload": give both, or leave it out')
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from lit_spec.base import SpecError
 from lit_spec.dataset_inspection import DatasetInspection
 from lit_spec.mistakes import WHOLE, mistakes
 from lit_spec.networks.architecture import Architecture, Inspection, Modality, Task
-from lit_spec.requests.contents import check_contents
+from lit_spec.requests.contents import check_contents, check_test_contents
 from lit_spec.requests.dataset import VDCNN_VOCABULARY, DatasetRequest
 from lit_spec.requests.exports import DEFAULT_EXPORTS, Export
 from lit_spec.requests.job import JobRequest, JobSpec, TeacherSpec
@@ -39,9 +39,10 @@ def resolve(
     inspection: Inspection,
     discriminator: Inspection | None = None,
     contents: DatasetInspection | None = None,
+    test: DatasetInspection | None = None,
 ) -> JobSpec:
-    """Make every value explicit. Raises SpecError if the request does not fit its teacher, or the `contents` of its
-    data set.
+    """Make every value explicit. Raises SpecError if the request does not fit its teacher, the `contents` of its data
+    set, or those of its `test` upload.
     """
     teacher = _with_options(inspection.architecture, request.teacher_options)
     if teacher.task == Task.DISCRIMINATION:
@@ -70,6 +71,8 @@ def resolve(
         shared["schedule"] = _without_fine_tuning(shared["schedule"])
     if contents is not None:
         check_contents(dataset, request, teacher, contents)
+    if test is not None:
+        check_test_contents(dataset, teacher, test)
     return JobSpec(
         teacher=TeacherSpec(
             upload=request.teacher,

@@ -12,7 +12,7 @@ LEAST_TRAINING_SAMPLES = 2
 
 def split_sizes(samples: Mapping[Split, int], request: DatasetRequest) -> dict[Split, int]:
     """Samples of each split once the missing ones are held out from the training split. `samples`: of those that the
-    data has. Raises SpecError.
+    data has. A test split that is an upload of its own is not counted. Raises SpecError.
     """
     given = {split: count for split, count in samples.items() if count}
     if Split.TRAIN not in given:
@@ -22,7 +22,9 @@ def split_sizes(samples: Mapping[Split, int], request: DatasetRequest) -> dict[S
         (Split.TEST, "test_fraction", request.test_fraction),
         (Split.VALIDATION, "validation_fraction", request.validation_fraction),
     ):
-        if split not in given:
+        if split == Split.TEST and request.test_upload is not None:
+            given[split] = 0
+        elif split not in given:
             given[split] = _held_out(whole, fraction, name, split, left)
             left -= given[split]
     if left < LEAST_TRAINING_SAMPLES:

@@ -323,13 +323,15 @@ class EpochReport(ReportModel):
 
 
 class MeasuredAccuracy(ReportModel):
-    """The teacher's accuracy before the training, on the labelled samples of the validation split, in percent."""
+    """The teacher's accuracy before the training, on the labelled samples of `split`, in percent."""
 
     accuracy: float
     interval: tuple[float, float]
     """The 95 % interval (Wilson) of the accuracy."""
     samples: int
     """Number of labelled samples that it was measured on."""
+    split: Split
+    """The validation split or, if it has no labels, the test split."""
     expected: float | None
     """The request's `teacher_accuracy`."""
 
@@ -339,7 +341,7 @@ class ReportSummary(Comparison):
 
     method: Method
     teacher_accuracy: MeasuredAccuracy | None = None
-    """Absent without labels in the validation split, and for a generator."""
+    """Absent without labels in the validation and the test split, and for a generator."""
     teacher: NetworkSummary
     student: NetworkSummary
     baselines: Baselines

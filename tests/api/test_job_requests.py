@@ -15,7 +15,7 @@ from api.jobs import forms, requests
 from jobs.ledger import uploads
 from lit_client.command.job_request import parse_changes
 from lit_spec import SPEC_VERSION, ErrorType, JobError
-from tests.worker.bench import INSPECTION, OWNER, Bench
+from tests.worker.bench import DATASET, INSPECTION, OWNER, Bench
 
 
 def request(teacher: str, **changes: Any) -> dict[str, Any]:
@@ -503,3 +503,21 @@ def test_a_data_set_from_before_inspections_is_inspected_at_its_first_use(api: T
     assert api.get(f"/v1/uploads/{dataset}").json()["dataset_inspection"] is None
     assert api.post("/v1/jobs", json=request(bench.teacher(), dataset={"upload": dataset})).status_code == 202
     assert api.get(f"/v1/uploads/{dataset}").json()["dataset_inspection"]["format"] == "npz"
+
+
+def test_an_upload_of_its_own_may_be_the_test_split(api: TestClient, bench: Bench) -> None:
+    teacher, dataset, test = bench.teacher(), bench.dataset(), bench.dataset(b"held out")
+    body = request(teacher, dataset={"upload": dataset, "test_upload": test})
+    made = api.post("/v1/jobs", json=body)
+    assert made.status_code == 202, made.text
+    assert made.json()["spec"]["dataset"]["test_upload"] == test
+    assert api.delete(f"/v1/uploads/{test}").json()["type"] == "/problems/upload-in-use"
+    found = DATASET.model_copy(update={"classes": ["0", "12"], "number_of_classes": 13})
+    for wrong, said in (
+        ({"upload": dataset, "test_upload": "upl_none"}, "there is no upload"),
+        ({"upload": dataset, "test_upload": teacher}, "is a teacher"),
+        ({"upload": dataset, "test_upload": bench.dataset(b"other", found)}, "has labels up to 12"),
+        ({"builtin": "digits", "test_upload": test}, 'goes with an "upload"'),
+    ):
+        answer = api.post("/v1/jobs", json=request(teacher, dataset=wrong))
+        assert (answer.status_code, said in answer.json()["detail"]) == (422, True), answer.text

@@ -67,20 +67,24 @@ def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench
     ids = {
         "teacher": bench.teacher(b"G", generator()),
         "discriminator": bench.teacher(b"D", discriminator()),
-        "dataset": {"upload": bench.dataset(b"x")},
+        "dataset": {"upload": bench.dataset(b"x"), "test_upload": bench.dataset(b"held out")},
     }
+    sizes = {ids["dataset"]["upload"]: 1, ids["dataset"]["test_upload"]: 8}
     asked = JobRequest.model_validate({**ids, "student": {"blocks": [2]}})
     spec = resolve(asked, generator(), discriminator())
     claim = Claim("job_1", 1, "local", spec, "cpu", None, 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
-    prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, {ids["dataset"]["upload"]: 1}.get)
+    prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, sizes.get)
     contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
-    assert contents == {"teacher.safetensors": b"G", "discriminator.safetensors": b"D", "dataset": b"x"}
+    assert contents == {
+        "teacher.safetensors": b"G",
+        "discriminator.safetensors": b"D",
+        "dataset": b"x",
+        "test-dataset": b"held out",
+    }
 
     bench.storage.delete_prefix(f"uploads/{ids['discriminator']}/")
     with pytest.raises(UploadMissing) as failed:
-        prepare(
-            folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, {ids["dataset"]["upload"]: 1}.get
-        )
+        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, sizes.get)
     assert (failed.value.error.type, failed.value.error.field) == ("bad-teacher", "discriminator")

@@ -17,6 +17,7 @@ from lit_spec.trainer.folder import (
     RUN_FILE,
     SPEC_FILE,
     TEACHER_FILE,
+    TEST_DATASET_FILE,
 )
 from lit_spec.trainer.run import TrainerMachine, TrainerRun
 from worker.host.fetching import fetch
@@ -65,13 +66,17 @@ def prepare(
             stored = layout.inspected_teacher(network.upload, network.sha256)
             missing = _upload_missing(network.upload, ErrorType.BAD_TEACHER, field, f"the {field} {network.upload}")
             _fetch_input(storage, stored, folder / file, check, missing)
-    if spec.dataset.upload is not None:
-        upload = spec.dataset.upload
-        missing = _upload_missing(upload, ErrorType.BAD_DATASET, "dataset.upload", f"the data set {upload}")
-        _fetch_input(storage, layout.upload_data(upload), folder / DATASET_FILE, check, missing)
-        # Asked afterwards: an upload whose file was lost may have begun again meanwhile.
-        if (folder / DATASET_FILE).stat().st_size != size_of(upload):
-            raise missing
+    datasets = (
+        ("dataset.upload", spec.dataset.upload, DATASET_FILE),
+        ("dataset.test_upload", spec.dataset.test_upload, TEST_DATASET_FILE),
+    )
+    for field, upload, file in datasets:
+        if upload is not None:
+            missing = _upload_missing(upload, ErrorType.BAD_DATASET, field, f"the data set {upload}")
+            _fetch_input(storage, layout.upload_data(upload), folder / file, check, missing)
+            # Asked afterwards: an upload whose file was lost may have begun again meanwhile.
+            if (folder / file).stat().st_size != size_of(upload):
+                raise missing
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lit_core.data import DatasetError, Interface, load_dataset
+from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.data.splits import SPLITS, assign, hold_out, partition
-from lit_spec import DatasetRequest, Split
+from lit_spec import DatasetRequest, Modality, Split
 
 
 def request(validation: float = 0.1, test: float = 0.1) -> DatasetRequest:
@@ -149,3 +149,57 @@ def test_samples_in_two_splits_and_splits_of_one_class_are_told(tmp_path: Path) 
         "says little of new ones"
     ]
     assert notes(x, np.where(split == "val", 2, y)) == ['all labels of the split "val" are 2']
+
+
+# --- a test upload --------------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, **arrays: Any) -> Path:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    return path
+
+
+def with_test(tmp_path: Path, test: dict[str, Any], **request: Any) -> Dataset:
+    """60 training samples of 4x4 pixels whose own test split is not used."""
+    split = np.array(["train"] * 50 + ["test"] * 10)
+    train = saved(tmp_path / "train", x=np.zeros((60, 4, 4), np.uint8), y=np.arange(60) % 3, split=split)
+    asked = DatasetRequest(upload="upl_a", test_upload="upl_b", **request)
+    return load_dataset(asked, None, train, Interface(1, 3), test=saved(tmp_path / "test", **test))
+
+
+def test_an_upload_of_its_own_is_the_test_split(tmp_path: Path) -> None:
+    split = np.array(["train", "val", "test"] * 4)
+    data = with_test(tmp_path, {"x": np.full((12, 4, 4), 7, np.uint8), "y": np.arange(12) % 2, "split": split})
+    assert {split.value: len(part.y) for split, part in data.splits.items()} == {"train": 45, "val": 5, "test": 12}
+    assert data.splits[Split.TEST].y.tolist() == [0, 1] * 6
+    assert not [note for note in data.notes if "held out" in note]
+    sized = with_test(tmp_path, {"x": np.zeros((12, 9, 5), np.uint8), "y": np.arange(12) % 3}, size=[4, 4])
+    assert sized.splits[Split.TEST].x.shape == (12, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ({"x": np.zeros((12, 9, 5), np.uint8), "y": np.arange(12) % 3}, r"of \(1, 9, 5\) uint8, but .* dataset.size"),
+        ({"x": np.zeros((12, 4, 4), np.float32), "y": np.arange(12) % 3}, r"\(1, 4, 4\) float32"),
+        ({"x": np.zeros((12, 4, 4), np.uint8), "y": np.arange(12)}, r"the test upload: y\[3\] is 3"),
+        ({"images": np.zeros(3)}, "the test upload: the array x is missing"),
+    ],
+)
+def test_a_test_upload_that_does_not_fit_is_named(tmp_path: Path, test: dict[str, Any], said: str) -> None:
+    with pytest.raises(DatasetError, match=said) as caught:
+        with_test(tmp_path, test)
+    assert caught.value.field == "dataset.test_upload"
+
+
+def test_the_classes_of_a_test_upload_are_those_of_the_data(tmp_path: Path) -> None:
+    """Here the texts of the test have one of the three labels."""
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("".join(f"{'abc'[n % 3]},text {n}\n" for n in range(60)))
+    test.write_text("".join(f"b,other {n}\n" for n in range(5)))
+    asked = DatasetRequest(upload="upl_a", test_upload="upl_b")
+    interface = Interface(None, 3, Modality.TEXT, vocabulary_size=69)
+    data = load_dataset(asked, None, train, interface, test=test)
+    assert data.splits[Split.TEST].y.tolist() == [1] * 5
+    assert len(data.splits[Split.TRAIN].y) + len(data.splits[Split.VALIDATION].y) == 60

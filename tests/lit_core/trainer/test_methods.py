@@ -314,8 +314,29 @@ def test_too_few_samples_to_judge_a_teacher_by_are_a_note(tmp_path: Path, teache
     (measured,) = (message.data for message in kept.messages if isinstance(message, TeacherMeasured))
     assert measured["accuracy"] == pytest.approx(100 * right / 3)
     assert result.notes[0] == measured["note"]
-    assert "on the 3 samples of the validation split" in measured["note"]
+    assert "on the 3 labelled samples of the val split" in measured["note"]
     assert "dataset.class_order" in measured["note"]
+
+
+@pytest.mark.parametrize("labelled", ["some of the validation split", "the test split alone"])
+def test_whatever_is_labelled_shows_a_teacher_near_chance(tmp_path: Path, teacher_file: Path, labelled: str) -> None:
+    x, y = stripes()
+    split = np.full(len(y), 0)
+    split[:100], split[100:200] = 1, 2
+    y = (y + 1) % 3
+    y[:50] = -1
+    if labelled == "the test split alone":
+        y[:100] = -1
+    with pytest.raises(Refused) as refused:
+        run(
+            tmp_path / "job",
+            teacher_file,
+            {"x": x, "y": y, "split": split},
+            dataset={"upload": "upl_d", "unlabelled": -1},
+        )
+    assert refused.value.error.type == ErrorType.TEACHER_NEAR_CHANCE
+    said = "50 labelled samples of the val" if labelled.startswith("some") else "100 labelled samples of the test"
+    assert said in refused.value.error.detail
 
 
 def test_a_teacher_above_chance_needs_no_note(tmp_path: Path, teacher_file: Path) -> None:
@@ -360,14 +381,15 @@ def test_a_teacher_below_what_is_expected_of_it_is_refused_before_training(tmp_p
 def test_the_expected_accuracy_is_checked_on_the_samples_that_have_labels(tmp_path: Path, teacher_file: Path) -> None:
     x, y = stripes()
     partly = np.where((SPLIT == "val") & (np.arange(len(y)) % 4 > 0), -1, y)
-    changes = {"alpha": 0, "schedule": LIT_ALONE, "teacher_accuracy": 97}
+    dataset = {"upload": "upl_d", "unlabelled": -1}
+    changes = {"alpha": 0, "schedule": LIT_ALONE, "teacher_accuracy": 97, "dataset": dataset}
     report = run(tmp_path / "job", teacher_file, {"x": x, "y": partly, "split": SPLIT}, **changes)
     measured = report["teacher_accuracy"]
     assert (measured["samples"], measured["expected"]) == (15, 97)
     assert measured["interval"][0] < measured["accuracy"] <= measured["interval"][1]
     assert report["teacher"]["accuracy"]["val"] is None
-    without = np.where(SPLIT == "val", -1, y)
-    with pytest.raises(Refused, match="no labels") as refused:
+    without = np.where(np.isin(SPLIT, ["val", "test"]), -1, y)
+    with pytest.raises(Refused, match="split has labels") as refused:
         run(tmp_path / "none", teacher_file, {"x": x, "y": without, "split": SPLIT}, **changes)
     assert refused.value.error.field == "teacher_accuracy"
 
