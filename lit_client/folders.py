@@ -78,7 +78,7 @@ def pack_student(folder: Path, archive: Path) -> None:
 def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) -> None:
     """The folder's files in a tar archive without compression: images are compressed already.
 
-    The same files make the same bytes, so that the service knows them again. Links to folders are not followed. Raises
+    The same files make the same bytes, so that the service knows them again. Links to folders are refused. Raises
     UnusableFolder.
     """
     check_folder(folder, UploadKind.DATASET)
@@ -100,9 +100,16 @@ def pack(folder: Path, archive: Path, progress: ProgressCallback | None = None) 
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path, int]]:
     """Name in the archive, path and size of each file that may belong to a data set."""
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                raise UnusableFolder(f"{Path(parent, name)} is a link to a folder: put a copy in its place")
         folders[:] = [name for name in folders if not is_system_file(name)]
         for name in names:
             path = Path(parent, name)
             if not is_system_file(name) and path.is_file():
                 yield str(PurePosixPath(path.relative_to(folder))), path, path.stat().st_size
+
+
+def _unreadable(failure: OSError) -> None:
+    raise UnusableFolder(f"{failure.filename} can't be read: {failure.strerror}") from failure

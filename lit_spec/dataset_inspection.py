@@ -17,7 +17,9 @@ class LabelKind(OpenEnum):
     NUMBERS = "numbers"
     """Each label is the number of the teacher's output, from 0."""
     ATTRIBUTES = "attributes"
-    """A sample has each of them or not, as in CelebA."""
+    """A sample has each of them or not, as in CelebA; a request chooses the generator's domains."""
+    DOMAINS = "domains"
+    """The same in an array with a column for each domain of the generator."""
     NONE = "none"
     UNKNOWN = "unknown"
     """Not without the job's request; the notes say what it must give."""
@@ -56,8 +58,8 @@ class Need(SpecModel):
     """What a request must say before the data can be read."""
 
     field: str
-    """`dataset.unlabelled` or `dataset.columns`; or `dataset.upload`, if the columns that are told by their names can't
-    be read, so that only a request that names others can use it."""
+    """`dataset.unlabelled`, `dataset.columns` or `dataset.class_order`; or `dataset.upload`, if the columns that are
+    told by their names can't be read, so that only a request that names others can use it."""
     why: str
 
 
@@ -70,7 +72,7 @@ class DatasetInspection(SpecModel):
     and texts. Empty: the inspection couldn't read it within its limits of time and memory."""
     label_kind: LabelKind = LabelKind.NONE
     classes: list[str] = Field(default_factory=list)
-    """In the order of the outputs, unless the request gives another; for numbers each number that occurs."""
+    """In the order of the outputs, unless the request gives another; for numbers those from 0 to the largest."""
     number_of_classes: int = 0
     splits: dict[str, SplitContents] = Field(default_factory=dict)
     """By `Split`, those that the data has; what else is needed is held out from `train`."""

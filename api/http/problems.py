@@ -57,7 +57,7 @@ TITLES = {
     "checksum-mismatch": "The bytes are not those announced",
     "internal-error": "The service failed",
     "inspected-otherwise": "Another request changed the teacher's architecture",
-    "inspection-pending": "The teacher is still being inspected",
+    "inspection-pending": "An upload is still being inspected",
     "insufficient-storage": "A disk of the service is full",
     "unavailable": "The service is not ready",
 }

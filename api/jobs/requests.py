@@ -73,7 +73,7 @@ async def _wait_for_inspection(
     found = await context.long_polls.until(upload_id, end - time.monotonic(), look, lambda found: found is not None)
     if found is None:
         detail = (
-            f"the {field.removesuffix('.upload')} has not been inspected yet: make sure that a worker is running "
+            f"the upload {upload_id} ({field}) has not been inspected yet: make sure that a worker is running "
             "(`litc worker`), and try again"
         )
         raise Problem(503, "inspection-pending", detail, headers={"Retry-After": "5"})

@@ -49,6 +49,8 @@ def create(
     if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
         if architecture is not None:
             inspect_as(session, owner, same.id, architecture)
+        elif same.kind == UploadKind.DATASET:
+            inspect_at_first(session, owner, same.id)
         inspect_with(session, owner, same.id, teacher_weights)
         return same
     upload = Upload(

@@ -60,7 +60,7 @@ def compress_command(
     ] = None,
     test_dataset: Annotated[
         str | None,
-        typer.Option(help="The same: a data set of its own, all of whose samples are the test split."),
+        typer.Option(help="A file, a folder, or an upload: a data set all of whose samples are the test split."),
     ] = None,
     columns: Annotated[
         str | None,

@@ -97,8 +97,8 @@ def load_dataset(
     chosen = _augmentation(augmentation, x, interface)
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
     if request.test_upload is not None:
-        order = None if numbered else names
-        splits[Split.TEST] = _read_test(request, test, interface, limits, splits[Split.TRAIN].x, order)
+        labels = _Labels(names, numbered=numbered, found=bool((y != NO_LABEL).any()))
+        splits[Split.TEST], names = _read_test(request, test, interface, limits, splits[Split.TRAIN].x, labels)
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
@@ -159,24 +159,39 @@ def _read(request: DatasetRequest, path: Path | None, interface: Interface, limi
     return read_upload(Source(path, request, interface, limits))
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """Of the training data."""
+
+    names: list[str]
+    numbered: bool
+    found: bool
+    """Whether a sample has a label."""
+
+
 def _read_test(
-    request: DatasetRequest,
-    path: Path | None,
-    interface: Interface,
-    limits: Limits,
-    train: Tensor,
-    names: list[str] | None,
-) -> Arrays:
-    """All samples of the test upload, like the training samples (N, …). `names`: of the classes, if the labels are
-    these. Raises DatasetError that says that it is about this upload."""
-    asked = request if names is None else request.model_copy(update={"class_order": names})
+    request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits, train: Tensor, labels: _Labels
+) -> tuple[Arrays, list[str]]:
+    """All samples of the test upload, like the training samples (N, …), and the names of the classes. Raises
+    DatasetError that says that it is about this upload."""
+    if path is None:
+        raise ValueError("a test upload needs its path")
+    told = labels.found and not labels.numbered and request.attributes is None
+    asked = request.model_copy(update={"class_order": labels.names}) if told else request
     try:
-        raw = _read(asked, path, interface, limits, download=False)
+        raw = read_upload(Source(path, asked, interface, limits, trains=False))
         _check_attributes(asked, raw)
         x = raw.x if raw.fitted or interface.modality == Modality.TEXT else _fitted(raw.x, request, limits)
         y = _domains(raw.y, interface)
     except DatasetError as failure:
         raise DatasetError(f"the test upload: {failure.detail}", field=TEST_UPLOAD, member=failure.member) from failure
+    named = not raw.numbered and bool((raw.y != NO_LABEL).any())
+    if labels.found and labels.numbered and named and request.class_order is None:
+        raise DatasetError(
+            "the training labels are numbers, but the test upload names its classes: give the names in the order of "
+            "the outputs",
+            field="dataset.class_order",
+        )
     if (x.shape[1:], x.dtype) != (train.shape[1:], train.dtype):
         found, wanted = (f"{tuple(part.shape[1:])} {dtype_name(part)}" for part in (x, train))
         raise DatasetError(
@@ -184,7 +199,7 @@ def _read_test(
             "and set dataset.size for images of different sizes",
             field=TEST_UPLOAD,
         )
-    return Arrays(x, y)
+    return Arrays(x, y), labels.names if labels.found else raw.classes
 
 
 def _check_attributes(request: DatasetRequest, raw: Raw) -> None:

@@ -12,6 +12,7 @@ from lit_core.data.errors import shown
 from lit_core.data.labels import NO_LABEL
 from lit_spec import Split
 
+NAMED = 10
 FEW = 10
 """Fewer samples than this may be of one class by chance."""
 
@@ -40,5 +41,9 @@ def alike(classes: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    found = [" and ".join(map(shown, names)) for names in groups.values() if len(names) > 1]
-    return [f"classes whose names differ by case, spaces or Unicode form alone: {', '.join(found)}"] if found else []
+    found = [names for names in groups.values() if len(names) > 1]
+    if not found:
+        return []
+    named = ", ".join(" and ".join(map(shown, names[:NAMED])) for names in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return [f"classes whose names differ by case, spaces or Unicode form alone: {named}{more}"]

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lit_core.measuring.memory import is_out_of_memory
+from lit_spec.shown import shown
+
+__all__ = ["DatasetError", "damage_is_an_error", "is_of_machine", "shown"]
 
 ERRNOS_OF_BAD_DATA = (None, errno.EINVAL, errno.EOVERFLOW)
 """Libraries raise OSError without an errno for content that they can't decode. The others come from seeking to a place
@@ -52,9 +55,3 @@ def is_of_machine(failure: Exception) -> bool:
     if isinstance(failure, OSError):
         return failure.errno not in ERRNOS_OF_BAD_DATA
     return is_out_of_memory(failure)
-
-
-def shown(name: str) -> str:
-    """A member's name for a message: printable, valid UTF-8 and of limited length."""
-    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return name if len(name) <= 200 else f"{name[:200]}…"

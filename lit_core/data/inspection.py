@@ -13,7 +13,7 @@ from lit_core.data.doubts import alike, of_one_class, repeated
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.probe import Probe
-from lit_core.data.readers.formats import PARQUET, Format, read_as, recognise
+from lit_core.data.readers.formats import PARQUET, read_as, recognise
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import SPLITS, TRAIN
 from lit_spec import DatasetRequest, Split
@@ -30,23 +30,25 @@ def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = S
     """What the file contains. Raises DatasetError for what no request could make usable."""
     probe = Probe(seconds)
     request = DatasetRequest(upload=path.name, length=8)
-    source = Source(path, request, Interface(channels=3, classes=None), limits or Limits(), probe=probe)
+    source = Source(path, request, Interface(channels=3, classes=None), limits or Limits(), probe=probe, trains=False)
     known, modalities = recognise(source)
     source = replace(source, interface=replace(source.interface, modality=modalities[0]))
     try:
         raw = read_as(known, source)
         probe.check()
     except DatasetError as failure:
-        if failure.field in OF_THE_UPLOAD and not _may_have_other_columns(known, failure):
+        if failure.field in OF_THE_UPLOAD and known is not PARQUET:
             raise
         # Where there are columns, a request may name others, so that the file may be of use.
         field = UPLOAD if failure.field in OF_THE_UPLOAD else failure.field
         need = Need(field=field or UPLOAD, why=failure.detail)
-        return DatasetInspection(format=known.name, modalities=modalities, label_kind=LabelKind.UNKNOWN, needs=need)
+        return DatasetInspection(
+            format=known.plain_name, modalities=modalities, label_kind=LabelKind.UNKNOWN, needs=need
+        )
     splits = _splits(raw)
     return DatasetInspection(
-        format=known.name,
-        modalities=[probe.modality, *modalities[1:]] if probe.modality else modalities,
+        format=known.plain_name,
+        modalities=[*probe.modalities, *modalities[1:]] or modalities,
         label_kind=_kind(raw),
         classes=[shown(name) for name in raw.classes[:MOST_CLASSES_SHOWN]],
         number_of_classes=len(raw.classes),
@@ -59,15 +61,9 @@ def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = S
     )
 
 
-def _may_have_other_columns(known: Format, failure: DatasetError) -> bool:
-    """Whether the fault may be of the columns that were read alone: of a table of texts it is of the whole file if it
-    names the upload."""
-    return known is PARQUET or (known.has_columns and failure.field != UPLOAD)
-
-
 def _kind(raw: Raw) -> LabelKind:
     if raw.y.ndim == 2:
-        return LabelKind.ATTRIBUTES
+        return LabelKind.DOMAINS if raw.numbered else LabelKind.ATTRIBUTES
     if not bool((raw.y != NO_LABEL).any()):
         return LabelKind.NONE
     return LabelKind.NUMBERS if raw.numbered else LabelKind.NAMES

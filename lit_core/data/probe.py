@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError
-from lit_core.data.pixels import CHUNK, to_channels_first, to_pixels
+from lit_core.data.pixels import to_channels_first, to_pixels
 from lit_spec import Modality
 from lit_spec.dataset_inspection import ImageContents, TextContents
 
 FAULTS_NAMED, SKIPPED_NAMED = 5, 20
 SAMPLES_MEASURED = 20_000
 """Of an array. They are spread over the whole of it."""
-LEAST_STD = 1e-8
+CHUNK_VALUES = 1 << 21
+"""Of an array, measured at a time in float64."""
 
 
 class Probe:
@@ -25,12 +26,15 @@ class Probe:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
-        self.modality: Modality | None = None
+        self.modalities: list[Modality] = []
+        """What the samples are, or may be."""
         self.hashes: dict[int, int] = {}
         """Of samples, by row."""
         self.looked_at = 0
         self.skipped: dict[str, None] = {}
-        self._faults: list[DatasetError] = []
+        self._faults: list[tuple[str, str]] = []
+        """Detail and member of the first samples that can't be read. The errors themselves would keep their content."""
+        self._faulty = 0
         self._images: _Images | None = None
         self._lengths: list[int] = []
 
@@ -45,52 +49,59 @@ class Probe:
 
     def see_image(self, row: int, pixels: Tensor) -> None:
         """(C, H, W) uint8."""
-        self.modality = Modality.IMAGE
+        self.modalities = [Modality.IMAGE]
         self._images = self._images or _Images([1, 3], 255.0)
         self._images.add(pixels[None])
         self._see(row, pixels)
 
     def see_texts(self, row: int, texts: Sequence[str]) -> None:
         """The texts of the samples from `row` on."""
-        self.modality = Modality.TEXT
+        self.modalities = [Modality.TEXT]
         self._lengths += map(len, texts)
         self.looked_at += len(texts)
         self.hashes.update({row + number: hash(text) for number, text in enumerate(texts)})
 
     def see_indices(self, x: Tensor) -> None:
-        """Texts as indices in a vocabulary (N, L)."""
-        self.modality = Modality.TEXT
+        """Texts as indices in a vocabulary (N, L), or images that were flattened, as a job says that takes images."""
+        self.modalities = [Modality.TEXT, Modality.IMAGE]
         self._lengths = [x.shape[1]]
         self._see_rows(x)
 
     def see_array(self, x: Tensor) -> None:
         """Images of any layout. Raises ValueError."""
-        self.modality = Modality.IMAGE
-        allowed = [1] if x.ndim == 3 else [x.shape[1], x.shape[3]] if x.ndim == 4 else []
-        likely = next((channels for channels in (3, 1) if channels in allowed), min(allowed, default=3))
+        self.modalities = [Modality.IMAGE]
+        if x.ndim not in (3, 4):
+            raise ValueError(f"has the shape {tuple(x.shape)}: it must be (N, H, W), (N, C, H, W) or (N, H, W, C)")
+        allowed = [1] if x.ndim == 3 else [x.shape[1], x.shape[3]]
+        likely = next((channels for channels in (3, 1) if channels in allowed), min(allowed))
         pixels = to_pixels(to_channels_first(x, likely))
         self._images = _Images(list(dict.fromkeys(allowed)), 255.0 if pixels.dtype == torch.uint8 else 1.0)
-        for chunk in torch.split(pixels[:: -(-len(pixels) // SAMPLES_MEASURED)], CHUNK):
+        spread = pixels[:: -(-len(pixels) // SAMPLES_MEASURED)]
+        for chunk in torch.split(spread, max(1, CHUNK_VALUES // max(1, spread[0].numel()))):
             self._images.add(chunk)
+            self.looked_at += len(chunk)
+            if self.is_over:
+                return
+        self.looked_at = 0
         self._see_rows(pixels)
 
     def see_fault(self, fault: DatasetError) -> None:
         """A sample that can't be read. Raises it if it is not the sample's own fault."""
         if fault.member is None or fault.field is not None:
             raise fault
-        self._faults.append(fault)
+        self._faulty += 1
+        if len(self._faults) < FAULTS_NAMED:
+            self._faults.append((fault.detail, fault.member))
 
     def check(self) -> None:
         """Raises DatasetError that names the samples that can't be read."""
-        if len(self._faults) > 1:
-            named = "; ".join(fault.detail for fault in self._faults[:FAULTS_NAMED])
-            more = len(self._faults) - FAULTS_NAMED
-            raise DatasetError(
-                f"{len(self._faults)} samples can't be read: {named}" + (f"; and {more} more" if more > 0 else ""),
-                member=self._faults[0].member,
-            )
-        if self._faults:
-            raise self._faults[0]
+        if not self._faults:
+            return
+        named = "; ".join(detail for detail, _ in self._faults)
+        more = self._faulty - len(self._faults)
+        if self._faulty > 1:
+            named = f"{self._faulty} samples can't be read: {named}" + (f"; and {more} more" if more else "")
+        raise DatasetError(named, member=self._faults[0][1])
 
     def images(self) -> ImageContents | None:
         return None if self._images is None else self._images.contents()
@@ -109,7 +120,7 @@ class Probe:
             self._see(row, sample)
 
     def _see(self, row: int, sample: Tensor) -> None:
-        self.hashes[row] = hash(sample.contiguous().numpy().tobytes())
+        self.hashes[row] = hash((tuple(sample.shape), sample.contiguous().numpy().tobytes()))
         self.looked_at += 1
 
 

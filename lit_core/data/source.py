@@ -74,6 +74,8 @@ class Source:
     """Whether the operator allows downloads into the mounted folder."""
     probe: Probe | None = None
     """Given: the reader shows it the samples, and keeps only their labels."""
+    trains: bool = True
+    """Whether there must be a training split, and a sample of every class."""
 
     @property
     def channels(self) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lit_spec.base import SpecError, Split
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, Need
-from lit_spec.networks.architecture import Architecture, Modality, Task
+from lit_spec.networks.architecture import Architecture, Task
 from lit_spec.requests.dataset import DatasetRequest
 from lit_spec.requests.splits import split_sizes
 from lit_spec.requests.training import Hyperparameters
+from lit_spec.shown import shown
 
 NAMES_SHOWN = 10
-UPLOAD = "dataset.upload"
+MINUS_ONE = "-1"
+WHOLE = re.compile(r"([+-]?[0-9]{1,18})\.0*")
+"""An integer as a float, which pandas writes where a value was missing."""
+UPLOAD, TEST_UPLOAD = "dataset.upload", "dataset.test_upload"
 
 
 def check_contents(
@@ -24,49 +29,61 @@ def check_contents(
     """
     if not found.modalities:
         return
-    if teacher.modality not in found.modalities:
-        raise _other_modality(teacher, found)
-    if teacher.modality != found.modalities[0]:
+    _check_modality(teacher, found)
+    # What is said of the samples is of the first modality, and of the columns that are told by their names.
+    if teacher.modality != found.modalities[0] or dataset.columns is not None:
         return
-    if found.images is not None:
-        _check_images(dataset, teacher, found.images)
     if found.needs is not None and not _is_met(found.needs, dataset):
         missing = "" if found.needs.field == UPLOAD else "is missing: "
         raise SpecError(found.needs.field, f"{missing}{found.needs.why}")
     if found.label_kind == LabelKind.UNKNOWN:
         return
-    if found.label_kind == LabelKind.ATTRIBUTES:
-        _check_attributes(dataset, teacher, found)
-    else:
-        _check_classes(dataset, teacher, found)
+    if found.images is not None:
+        _check_images(dataset, teacher, found.images)
+    _check_classes(dataset, teacher, found)
     _check_splits(dataset, found)
     _check_labels(dataset, training, teacher, found)
 
 
-def check_test_contents(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
-    """The same for an upload that is the test split, in which classes may be missing. Raises SpecError."""
+def check_test_contents(
+    dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection, train: DatasetInspection | None = None
+) -> None:
+    """The same for an upload that is the test split, in which classes may be missing. `train`: what was found in the
+    other upload. Raises SpecError.
+    """
     try:
-        if found.modalities and teacher.modality not in found.modalities:
-            raise _other_modality(teacher, found)
-        if found.images is not None and teacher.modality == Modality.IMAGE:
+        if found.modalities:
+            _check_modality(teacher, found)
+        if not found.modalities or teacher.modality != found.modalities[0] or dataset.columns is not None:
+            return
+        if found.images is not None:
             _check_images(dataset, teacher, found.images)
-        if found.label_kind == LabelKind.NUMBERS:
+        if found.label_kind in (LabelKind.NUMBERS, LabelKind.ATTRIBUTES, LabelKind.DOMAINS):
             _check_classes(dataset, teacher, found)
     except SpecError as failure:
-        raise SpecError("dataset.test_upload", failure.message) from failure
+        field = TEST_UPLOAD if failure.field == UPLOAD else failure.field
+        raise SpecError(field, f"{failure.message} (the test upload)") from failure
+    numbered = train is not None and train.label_kind == LabelKind.NUMBERS
+    if numbered and found.label_kind == LabelKind.NAMES and dataset.class_order is None:
+        raise SpecError(
+            "dataset.class_order",
+            f"is missing: the training labels are numbers, but the test upload names its classes "
+            f"({_some(found.classes)}); give the names in the order of the outputs",
+        )
 
 
-def _other_modality(teacher: Architecture, found: DatasetInspection) -> SpecError:
-    return SpecError(
-        UPLOAD, f"has {found.modalities[0]}s, but the teacher takes {teacher.modality}s: give data of that kind"
-    )
+def _check_modality(teacher: Architecture, found: DatasetInspection) -> None:
+    if teacher.modality not in found.modalities:
+        raise SpecError(
+            UPLOAD, f"has {found.modalities[0]}s, but the teacher takes {teacher.modality}s: give data of that kind"
+        )
 
 
 def _check_images(dataset: DatasetRequest, teacher: Architecture, images: ImageContents) -> None:
     if teacher.channels not in images.channels:
         counts = " or ".join(str(count) for count in images.channels)
         raise SpecError(
-            UPLOAD, f"has images of {counts} channels, but the teacher takes {teacher.channels}: give such images"
+            UPLOAD, f"has {counts}-channel images, but the teacher takes {teacher.channels} channels: give such images"
         )
     shortest = min(images.height[0], images.width[0])
     if dataset.crop is not None and dataset.crop > shortest:
@@ -83,41 +100,76 @@ def _check_images(dataset: DatasetRequest, teacher: Architecture, images: ImageC
 
 
 def _check_classes(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
-    order, outputs = dataset.class_order, teacher.classes
-    if found.label_kind == LabelKind.NUMBERS:
-        largest = max((int(name) for name in found.classes), default=0)
-        if largest >= outputs:
+    match found.label_kind:
+        case LabelKind.NUMBERS:
+            _check_numbers(dataset, teacher, found)
+        case LabelKind.NAMES:
+            _check_names(dataset, teacher, found)
+        case LabelKind.ATTRIBUTES:
+            _check_attributes(dataset, teacher, found)
+        case LabelKind.DOMAINS if teacher.task != Task.TRANSLATION:
+            raise SpecError(UPLOAD, "has several labels a sample, but the teacher is a classifier: give one a sample")
+        case LabelKind.DOMAINS if found.number_of_classes != teacher.classes:
             raise SpecError(
                 UPLOAD,
-                f"has labels up to {largest}, but the teacher has {_outputs(teacher)}: labels must be 0 to "
-                f"{outputs - 1}",
+                f"has {found.number_of_classes} columns of labels, but the teacher has {_outputs(teacher)}: give a "
+                "column for each",
             )
-    elif found.label_kind == LabelKind.NAMES:
-        if order is None and found.number_of_classes != outputs:
-            raise SpecError(
-                UPLOAD,
-                f"has {found.number_of_classes} classes ({_some(found.classes)}), but the teacher has "
-                f"{_outputs(teacher)}: use the data that the teacher was trained on, or name all of its classes in "
-                "dataset.class_order",
-            )
-        unnamed = [name for name in found.classes if order is not None and name not in order]
-        if unnamed:
-            raise SpecError(
-                "dataset.class_order", f"lacks {_some(unnamed)}: name every class of the data, which has these"
-            )
+
+
+def _check_numbers(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
+    unlabelled = str(dataset.unlabelled)
+    largest = found.number_of_classes - 1
+    if str(largest) == unlabelled:
+        if len(found.classes) < found.number_of_classes:
+            return
+        largest = max((place for place in _with_samples(found) if str(place) != unlabelled), default=0)
+    if largest >= teacher.classes:
+        raise SpecError(
+            UPLOAD,
+            f"has labels up to {largest}, but the teacher has {_outputs(teacher)}: labels must be 0 to "
+            f"{teacher.classes - 1}",
+        )
+
+
+def _check_names(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
+    without = shown(str(dataset.unlabelled))
+    names = [name for name in found.classes if name != without]
+    if dataset.unlabelled is not None and len(found.classes) < found.number_of_classes:
+        return  # the label may be one of those that are not in the list
+    number = found.number_of_classes - (len(found.classes) - len(names))
+    if dataset.class_order is None and number != teacher.classes:
+        raise SpecError(
+            UPLOAD,
+            f"has {number} classes ({_some(names)}), but the teacher has {_outputs(teacher)}: use the data that the "
+            "teacher was trained on, or name all of its classes in dataset.class_order",
+        )
+    if dataset.class_order is None:
+        return
+    # Whole floats are the integers that they are equal to.
+    order = {form for name in dataset.class_order for form in (shown(name), WHOLE.sub(r"\1", name.strip()))}
+    unnamed = [name for name in names if name not in order]
+    if unnamed:
+        raise SpecError("dataset.class_order", f"lacks {_some(unnamed)}: name every class of the data")
+
+
+def _with_samples(found: DatasetInspection) -> list[int]:
+    """The places of the classes that have samples."""
+    counts = [split.counts for split in found.splits.values()]
+    return [place for place in range(len(found.classes)) if any(one[place : place + 1] > [0] for one in counts)]
 
 
 def _check_attributes(dataset: DatasetRequest, teacher: Architecture, found: DatasetInspection) -> None:
     if teacher.task != Task.TRANSLATION:
-        return
+        raise SpecError(UPLOAD, "has attributes, as CelebA, but the teacher is a classifier: give one label a sample")
     if dataset.attributes is None:
         raise SpecError(
             "dataset.attributes",
             f"is missing: name the {teacher.classes} attributes that are the generator's domains, in its order, of "
             f"{_some(found.classes)}",
         )
-    unknown = [name for name in dataset.attributes if name not in found.classes]
-    if unknown:
+    unknown = [name for name in dataset.attributes if shown(name) not in found.classes]
+    if unknown and len(found.classes) == found.number_of_classes:
         raise SpecError("dataset.attributes", f"has {_some(unknown)}, but the data has {_some(found.classes)}")
 
 
@@ -135,9 +187,15 @@ def _check_labels(
     dataset: DatasetRequest, training: Hyperparameters, teacher: Architecture, found: DatasetInspection
 ) -> None:
     train = found.splits[Split.TRAIN]
-    if teacher.task == Task.TRANSLATION and train.labelled < train.samples:
+    labelled = train.labelled
+    if dataset.unlabelled is not None:
+        if len(found.classes) < found.number_of_classes:
+            return
+        without = shown(str(dataset.unlabelled))
+        labelled -= sum(count for name, count in zip(found.classes, train.counts, strict=False) if name == without)
+    if teacher.task == Task.TRANSLATION and labelled < train.samples:
         raise SpecError(UPLOAD, "has samples without a label, but a generator needs the domain of each: give labels")
-    if teacher.task == Task.CLASSIFICATION and training.learns_labels and (not train.labelled or not dataset.labels):
+    if teacher.task == Task.CLASSIFICATION and training.learns_labels and (not labelled or not dataset.labels):
         raise SpecError(
             "alpha",
             f"is {training.alpha:g}, but the training split has no labels: set it to 0 to learn from the teacher "
@@ -148,8 +206,9 @@ def _check_labels(
 def _is_met(need: Need, dataset: DatasetRequest) -> bool:
     match need.field:
         case "dataset.unlabelled":
-            # A class order says of every label that it is a class.
-            return dataset.unlabelled is not None or dataset.class_order is not None
+            return dataset.unlabelled is not None or MINUS_ONE in (dataset.class_order or ())
+        case "dataset.class_order":
+            return dataset.class_order is not None
         case _:
             return dataset.columns is not None
 

@@ -72,7 +72,7 @@ def resolve(
     if contents is not None:
         check_contents(dataset, request, teacher, contents)
     if test is not None:
-        check_test_contents(dataset, teacher, test)
+        check_test_contents(dataset, teacher, test, contents)
     return JobSpec(
         teacher=TeacherSpec(
             upload=request.teacher,

@@ -52,6 +52,8 @@ RETRY_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 """How long an inspection may take to finish after `stop`, before it is given back."""
 ANSWER_BYTES = 64 << 10
+INSPECTION_BYTES = 16 << 20
+"""Larger results are refused, because each answer about the upload would have them."""
 
 log = structlog.get_logger()
 
@@ -319,6 +321,8 @@ def worker_lost(failure: Exception) -> JobError:
 def _read(kind: UploadKind, model: type[InspectionT], output: Path) -> InspectionT:
     """What the sandboxed process wrote. Raises Refused if it is missing or wrong."""
     try:
+        if (output / INSPECTION_FILE).stat().st_size > INSPECTION_BYTES:
+            raise ValueError(f"more than {INSPECTION_BYTES} bytes")
         inspection = model.model_validate_json((output / INSPECTION_FILE).read_bytes())
         jsonb.check(inspection.model_dump(mode="json"))
     except (OSError, ValueError) as failure:

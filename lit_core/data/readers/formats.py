@@ -11,7 +11,7 @@ from lit_core.data.errors import DatasetError, damage_is_an_error
 from lit_core.data.readers.archives import walk
 from lit_core.data.readers.arrays import is_npz, read_npz, read_safetensors
 from lit_core.data.readers.celeba import is_celeba, read_celeba
-from lit_core.data.readers.images import is_ignored, read_image_folders
+from lit_core.data.readers.images import is_ignored, is_image, read_image_folders
 from lit_core.data.readers.texts import is_text, may_be_table, read_text_archive, read_text_file
 from lit_core.data.readers.webdataset import is_webdataset, read_webdataset
 from lit_core.data.source import Raw, Source
@@ -35,6 +35,11 @@ class Format:
     has_columns: bool = False
     """Whether it has columns, which the request may name."""
 
+    @property
+    def plain_name(self) -> str:
+        """Without how it may be packed."""
+        return self.name.partition(" (")[0]
+
 
 def _is_npz(head: bytes, source: Source) -> bool:
     return _is_zip(head) and is_npz(source)
@@ -49,6 +54,11 @@ def _first_file(source: Source) -> str:
     limits = replace(source.limits, member_bytes=source.limits.total_bytes)
     names = (member.name.lower() for member in walk(source.path, limits) if not member.is_folder)
     return next((name for name in names if not is_ignored(name)), "")
+
+
+def _has_images(source: Source) -> bool:
+    limits = replace(source.limits, member_bytes=source.limits.total_bytes)
+    return any(is_image(member.name) for member in walk(source.path, limits) if not is_ignored(member.name))
 
 
 def _read_parquet(source: Source) -> Raw:
@@ -123,7 +133,7 @@ def format_of(source: Source) -> Format:
     head = _head(source)
     known = _first_match(head, source, [known for known in FORMATS if known.modality in (None, modality)])
     if known is not None:
-        if source.request.columns is not None and not known.has_columns:
+        if source.request.columns is not None and not known.has_columns and source.trains:
             raise DatasetError(
                 f"the file is {known.name}, which has no columns: leave dataset.columns out", field="dataset.columns"
             )
@@ -149,7 +159,7 @@ def recognise(source: Source) -> tuple[Format, list[Modality]]:
 
         with damage_is_an_error("the Parquet file", field=FIELD):
             return known, modalities_of(source)
-    if known is IMAGE_FOLDERS and may_be_table(_first_file(source)):
+    if known is IMAGE_FOLDERS and may_be_table(_first_file(source)) and not _has_images(source):
         return TABLES, [Modality.TEXT]
     return known, [known.modality or Modality.IMAGE]
 

@@ -53,7 +53,7 @@ def read_image_folders(source: Source) -> Raw:
             f"images give 1 or 3 channels, but the teacher takes {source.channels}: upload arrays (npz or safetensors)"
         )
     files, folders = _listing(source)
-    images = _placed(files, folders)
+    images = _placed(files, folders, trains=source.trains)
     found, notes = _class_folders(images, source)
     classes = _classes(found, source)
     images.sort(key=lambda image: (image.code or 0, image.name))
@@ -115,7 +115,7 @@ def _not_an_image(member: Member) -> DatasetError:
     )
 
 
-def _placed(files: list[str], folders: list[str]) -> list[_Image]:
+def _placed(files: list[str], folders: list[str], *, trains: bool) -> list[_Image]:
     """Split and class of each image, from the folders that it is in.
 
     If a split (or, without splits, the archive) has class folders, all its images must be in them.
@@ -135,7 +135,7 @@ def _placed(files: list[str], folders: list[str]) -> list[_Image]:
     _check_class_folders(images)
     _check_splits_are_outside(images)
     if has_splits:
-        _check_split_folders(images, folders, next(iter(paths.values()))[:wrappers])
+        _check_split_folders(images, folders, next(iter(paths.values()))[:wrappers], trains=trains)
     return images
 
 
@@ -199,7 +199,7 @@ def _misplaced(name: str) -> DatasetError:
     )
 
 
-def _check_split_folders(images: list[_Image], folders: list[str], around: tuple[str, ...]) -> None:
+def _check_split_folders(images: list[_Image], folders: list[str], around: tuple[str, ...], *, trains: bool) -> None:
     """A folder train, val or test without images is an empty split, not a missing one."""
     present = {image.code for image in images} | {None}
     for folder in folders:
@@ -207,7 +207,7 @@ def _check_split_folders(images: list[_Image], folders: list[str], around: tuple
         code = NAMES.get(parts[len(around)].lower()) if parts[: len(around)] == around != parts else None
         if code not in present and code is not None:
             raise empty_split(SPLITS[code])
-    if TRAIN not in present:
+    if trains and TRAIN not in present:
         raise empty_split(SPLITS[TRAIN])
 
 
@@ -238,7 +238,7 @@ def _classes(folders: set[str], source: Source) -> list[str]:
             )
         return sorted(folders)
     for name in order:
-        if name not in folders:
+        if name not in folders and source.trains:
             raise DatasetError(
                 f'class_order names "{shown(name)}", which has no folder in the archive; '
                 f"the folders are {_some(folders)}",

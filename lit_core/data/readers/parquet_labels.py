@@ -156,7 +156,8 @@ class Labels:
             return y, list(self._source.request.class_order or output_names(y, self._source.classes))
         outputs = self._ordered(names)
         # One more entry at the end, for the index -1.
-        places = torch.tensor([*(outputs.index(name) for name in names), NO_LABEL])
+        place = {name: number for number, name in enumerate(outputs)}
+        places = torch.tensor([*(place[name] for name in names), NO_LABEL])
         return places[y], outputs
 
     def _ordered(self, names: list[str]) -> list[str]:

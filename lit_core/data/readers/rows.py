@@ -196,7 +196,9 @@ def _cells(found: dict[str, Any], dialect: Dialect, place: str) -> list[str]:
         value = found.get(dialect.keys[column])
         if not isinstance(value, str):
             key = shown(dialect.keys[column])
-            raise DatasetError(f'{place} has no text in "{key}": give every object one', member=place)
+            raise DatasetError(
+                f'{place} has no text in "{key}": give every object one', field="dataset.columns", member=place
+            )
         cells[column] = value
     if dialect.columns.label is not None:
         cells[dialect.columns.label] = _label(found.get(dialect.keys[dialect.columns.label]), place)
@@ -207,7 +209,9 @@ def _label(value: Any, place: str) -> str:
     """Raises DatasetError for lists and objects."""
     if isinstance(value, (list, dict)):
         kind = "a list" if isinstance(value, list) else "an object"
-        raise DatasetError(f"{place} has {kind} as its label: give a text or a number", member=place)
+        raise DatasetError(
+            f"{place} has {kind} as its label: give a text or a number", field="dataset.columns", member=place
+        )
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -6,7 +6,6 @@ each text directly into its place.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from lit_core.data.readers.unlabelled import INTEGER, Unlabelled
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
+from lit_spec.requests.contents import WHOLE
 
 SEPARATORS = {".csv": None, ".tsv": TAB, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES}
 CLASSES_FILE = "classes.txt"
@@ -35,8 +35,6 @@ CLASSES_BYTES = 1 << 20
 OFFICE = "[Content_Types].xml"
 """The first file in each document of Office, which is a zip archive."""
 NOT_IN_TEXTS = bytes(set(range(32)) - set(b"\t\n\r\f"))
-WHOLE = re.compile(r"([+-]?[0-9]{1,18})\.0*")
-"""An integer as a float, which pandas writes where a value was missing."""
 EXPECTED = (
     "train.csv, train.tsv or train.jsonl, perhaps val (or valid, validation, dev) and test, perhaps in one folder"
 )
@@ -169,7 +167,7 @@ def _splits(source: Source, numbers: _Numbers, *, alone: bool) -> tuple[dict[int
     if len(folders) > 1:
         raise DatasetError(f"the files lie in {len(folders)} folders: expected {EXPECTED}", field="dataset.upload")
     _tell_headers([labels for labels in found.values() if labels], numbers)
-    for code in (TRAIN, *found):
+    for code in (TRAIN, *found) if source.trains else found:
         labels = found.get(code)
         if labels is None or labels.samples == 0:
             raise empty_split(SPLITS[code])
@@ -198,7 +196,7 @@ def _code(member: Member, *, alone: bool) -> int:
         raise DatasetError("the file is an Office document: save its sheet as CSV", field="dataset.upload")
     if code is None or path.suffix.lower() not in SEPARATORS or len(path.parts) > 2:
         name = shown(member.name)
-        raise DatasetError(f"{name} is not a file of texts, which the teacher takes: give {EXPECTED}", member=name)
+        raise DatasetError(f"{name} is not a file of texts: give {EXPECTED}", member=name)
     return code
 
 

@@ -12,9 +12,9 @@ from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import MOST_OUTPUTS, NO_LABEL, wrong_number
 from lit_core.data.source import Source
 from lit_spec import DatasetRequest
+from lit_spec.requests.contents import MINUS_ONE
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-MINUS_ONE = "-1"
 FIELD = "dataset.unlabelled"
 Place = Callable[[int], str]
 """Where the label with this index is, for messages."""
@@ -104,6 +104,7 @@ class OutputLabels:
             raise DatasetError(
                 f"{place(index)} is {described(index) if described else values[index]}{wrong_number(self._classes)}, "
                 f"or for samples without a label the one that {FIELD} names, as -1",
+                field=FIELD if self._classes is None else None,
                 member=place(index),
             )
         first = int(np.argmax(minus_one)) if minus_one.any() else None

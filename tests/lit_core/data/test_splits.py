@@ -203,3 +203,28 @@ def test_the_classes_of_a_test_upload_are_those_of_the_data(tmp_path: Path) -> N
     data = load_dataset(asked, None, train, interface, test=test)
     assert data.splits[Split.TEST].y.tolist() == [1] * 5
     assert len(data.splits[Split.TRAIN].y) + len(data.splits[Split.VALIDATION].y) == 60
+
+
+def test_labels_of_a_test_upload_for_training_data_without_any(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.csv"
+    train.write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(60)))
+    test.write_text("".join(f"{('pos', 'neg')[n % 2]},other {n}\n" for n in range(6)))
+    asked = DatasetRequest(upload="upl_a", test_upload="upl_b")
+    data = load_dataset(asked, None, train, Interface(None, 2, Modality.TEXT, vocabulary_size=69), test=test)
+    assert data.classes == ["neg", "pos"]
+    assert data.splits[Split.TEST].y.tolist() == [1, 0] * 3
+
+
+def test_named_classes_of_a_test_upload_are_not_guessed_for_numbers(tmp_path: Path) -> None:
+    """Sorted as texts, 10 would come before 2."""
+    train = saved(tmp_path / "train", x=np.array([f"text {n}" for n in range(60)]), y=np.arange(60) % 12)
+    test = tmp_path / "test.csv"
+    test.write_text("".join(f"class {n % 12},other {n}\n" for n in range(24)))
+    interface = Interface(None, 12, Modality.TEXT, vocabulary_size=69)
+    asked = DatasetRequest(upload="upl_a", test_upload="upl_b")
+    with pytest.raises(DatasetError, match="the training labels are numbers") as caught:
+        load_dataset(asked, None, train, interface, test=test)
+    assert caught.value.field == "dataset.class_order"
+    order = [f"class {n}" for n in range(12)]
+    data = load_dataset(asked.model_copy(update={"class_order": order}), None, train, interface, test=test)
+    assert data.splits[Split.TEST].y.tolist() == [*range(12)] * 2

@@ -364,7 +364,7 @@ def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path: Path) -> Non
     ("content", "says"),
     [
         ("<!DOCTYPE html>\n<html><body>404, not found</body></html>\n", "HTML or XML"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 123\n", "run `git lfs pull`"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 123\n", "`git lfs pull` has to fetch the file first"),
         ("- {label: 0, text: hello}\n" * 9, "YAML"),
         ('[{"label": 0, "text": "hello"}]\n', "one JSON document"),
         ('[\n{"label": 0, "text": "hello"}\n]\n', "one JSON document"),
@@ -489,7 +489,7 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, content: str | bytes, say
         ({"[Content_Types].xml": "<x/>", "xl/workbook.xml": "<x/>"}, "an Office document: save its sheet as CSV", None),
         ({"train.csv": rows("12"), "test.jsonl": rows("12")}, "is no JSON in its first line", "test.jsonl"),
         ({"train.txt": rows("12")}, "not a file of texts", "train.txt"),
-        ({"train/1.png": b"\x89PNG"}, "which the teacher takes", "train/1.png"),
+        ({"train/1.png": b"\x89PNG"}, "is not a file of texts: give", "train/1.png"),
         ({"a/b/train.csv": rows("12")}, "perhaps in one folder", "a/b/train.csv"),
         ({"a/train.csv": rows("12"), "b/test.csv": rows("12")}, "2 folders", None),
         ({"train.csv": rows("12"), "val.csv": rows("12"), "valid.tsv": rows("12")}, "second file", "valid.tsv"),
