@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lit_core
-from lit_client import Client
+from lit_client import Client, InspectionFailed, ProblemError
 from lit_core.data import Interface, load_dataset
 from lit_spec import DatasetRequest, Split
 from tests.e2e.digits import QUICK, SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
@@ -148,32 +148,27 @@ def broken_image() -> dict[str, bytes]:
     return files | {name: files[name][:60]}
 
 
-@pytest.mark.parametrize(
-    ("make", "type", "said"),
-    [
-        pytest.param(lambda path: write_zip(path, broken_image()), "bad-dataset", ".png", id="broken-image"),
-        pytest.param(
-            lambda path: write_npz(path, images()[0], (images()[1] + 1) % 10),
-            "teacher-near-chance",
-            "dataset.class_order",
-            id="class-order",
-        ),
-    ],
-)
-def test_bad_data_fails_the_job_before_training(
-    client: Client, teacher: str, tmp_path: Path, make: Any, type: str, said: str
-) -> None:
-    upload = client.upload(make(tmp_path / "data.npz"), "dataset")
+def test_bad_data_is_refused_when_it_arrives_and_again_by_a_job(client: Client, teacher: str, tmp_path: Path) -> None:
+    upload = client.upload(write_zip(tmp_path / "data.zip", broken_image()), "dataset")
+    with pytest.raises(InspectionFailed, match=r"digits/train/3/.*\.png can't be read"):
+        client.wait_inspection(upload.id, timeout=60)
+    with pytest.raises(ProblemError, match=r"\.png") as refused:
+        client.create_job({"teacher": teacher, "dataset": {"upload": upload.id}, "student": QUICK})
+    assert (refused.value.status, refused.value.errors[0].field) == (422, "dataset.upload")
+
+
+def test_labels_in_another_order_fail_the_job_before_training(client: Client, teacher: str, tmp_path: Path) -> None:
+    upload = client.upload(write_npz(tmp_path / "data.npz", images()[0], (images()[1] + 1) % 10), "dataset")
+    found = client.wait_inspection(upload.id, timeout=60).dataset_inspection
+    assert found is not None
+    assert (found.format, found.number_of_classes, found.looked_at) == ("npz", 10, len(images()[1]))
     job = run(client, teacher=teacher, dataset={"upload": upload.id})
-    assert job.state == "failed"
-    assert job.error.type == type
-    assert said in f"{job.error.detail} {job.error.member}"
+    assert (job.state, job.error.type) == ("failed", "teacher-near-chance")
+    assert "dataset.class_order" in job.error.detail
     assert client.metrics(job.id) == []
 
 
 def test_a_checkpoint_of_another_architecture_lists_its_keys(client: Client, tmp_path: Path) -> None:
-    from lit_client import InspectionFailed
-
     torch.save({"features.0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "vgg.pt")
     with pytest.raises(InspectionFailed, match=r"features\.0\.weight"):
         client.wait_inspection(client.upload(tmp_path / "vgg.pt", "teacher").id, timeout=60)

@@ -364,7 +364,7 @@ def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path: Path) -> Non
     ("content", "says"),
     [
         ("<!DOCTYPE html>\n<html><body>404, not found</body></html>\n", "HTML or XML"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 123\n", "`git lfs pull` has to fetch the file first"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 123\n", "`git lfs pull` has to fetch"),
         ("- {label: 0, text: hello}\n" * 9, "YAML"),
         ('[{"label": 0, "text": "hello"}]\n', "one JSON document"),
         ('[\n{"label": 0, "text": "hello"}\n]\n', "one JSON document"),
