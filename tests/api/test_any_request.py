@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from api.jobs import requests
 from tests.worker.bench import Bench
@@ -124,18 +122,15 @@ def test_no_body_is_answered_with_500(api: TestClient, bench: Bench, monkeypatch
     ]
     answers: set[int] = set()
 
-    @settings(max_examples=300, deadline=None, database=None, derandomize=True)
-    @given(rng=st.randoms(use_true_random=False))
-    def check(rng: Random) -> None:
+    for seed in range(400):
+        rng = Random(seed)
         method, path, body = rng.choice(bodies)
         content = json.dumps(changed(rng, body)).encode("ascii")
         answer = api.request(method, path, content=content, headers={"Content-Type": "application/json"})
         answers.add(answer.status_code)
         pending = answer.status_code == 503 and answer.json()["type"] == "/problems/inspection-pending"
-        assert pending or answer.status_code < 500, (method, path, content[:2000], answer.text)
+        assert pending or answer.status_code < 500, (seed, method, path, content[:2000], answer.text)
         if answer.status_code >= 400:
             assert answer.headers["Content-Type"] == "application/problem+json"
             assert answer.json()["type"].startswith("/problems/")
-
-    check()
     assert {202, 422} <= answers
