@@ -26,11 +26,11 @@ def check_scale(spec: JobSpec, dataset: Dataset) -> None:
     low, high = min(float(bound.min) for bound in bounds), max(float(bound.max) for bound in bounds)
     beyond = OVERSHOOT.get(preprocessing.resampling, ROUNDING)
     if low < -beyond or high > 1 + beyond:
-        field = f"dataset.{published[0]}"
+        field, constants = f"dataset.{published[0]}", getattr(spec.dataset, published[0])
         raise DatasetError(
-            f"the images are floats from {low:.4g} to {high:.4g}, but {field} is {getattr(spec.dataset, published[0])}, "
-            "which is for pixels from 0 to 1: scale the images to 0..1, or give dataset.mean and dataset.std for the "
-            'images as they are, or "data" for both if the teacher was trained with the data\'s own',
+            f"the images are floats from {low:.4g} to {high:.4g}, but {field} is {constants}, which is for pixels "
+            "from 0 to 1: scale the images to 0..1, or give dataset.mean and dataset.std for the images as they are, "
+            'or "data" for both if the teacher was trained with the data\'s own',
             field=field,
         )
 
