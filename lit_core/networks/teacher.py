@@ -156,7 +156,7 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
         input_shape=None if flops is None else input_shape(architecture),
         flops=flops,
         latency=latency,
-        preprocessing=library_preprocessing(architecture),
+        preprocessing=library_preprocessing(architecture, network.network),
     )
 
 

@@ -81,6 +81,7 @@ def test_a_student_of_a_student_is_the_network_that_was_trained(tmp_path: Path, 
     assert found.unwrapped == [f"its file says that it is a student of {library}/resnet18"]
     inspection = inspect_teacher(found)
     assert [option.blocks for option in inspection.students][-1] == [1, 2, 1, 2]
+    assert inspection.preprocessing is None, "it was trained with that of its job"
     kept = [[0], [0], [0], [0, 1]]
     second, smaller = make_student(tmp_path / "second.safetensors", tmp_path / "first.safetensors", kept)
     assert smaller.network is not None

@@ -51,15 +51,24 @@ class Bright(nn.Module):
         return torch.stack([brightness, -brightness], dim=1)
 
 
+class Rigid(Bright):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(-1, 3, 8, 8))
+
+
 def notes(
-    path: Path, library: LibraryPreprocessing | None = LIBRARY, floats: bool = False, **dataset: Any
+    path: Path,
+    library: LibraryPreprocessing | None = LIBRARY,
+    floats: bool = False,
+    teacher: nn.Module | None = None,
+    **dataset: Any,
 ) -> list[str]:
     y = np.arange(60) % 2
     x = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8)) // 3 + 150 * y[:, None, None, None]
     np.savez(path / "d.npz", x=(x / 255).astype(np.float32) if floats else x.astype(np.uint8), y=y)
     request = DatasetRequest(upload="u", **{**GIVEN, **dataset})
     data: Dataset = load_dataset(request, None, path / "d.npz", Interface(3, 2))
-    return library_notes(spec_of(request, library), Bright(), data, torch.device("cpu"))
+    return library_notes(spec_of(request, library), teacher or Bright(), data, torch.device("cpu"))
 
 
 def spec_of(request: DatasetRequest, library: LibraryPreprocessing | None) -> JobSpec:
@@ -89,6 +98,13 @@ def test_nothing_is_told_where_it_is_as_sure_or_can_not_be_known(tmp_path: Path)
     ]
     for changes in quiet:
         assert notes(tmp_path, **changes) == [], changes
+
+
+def test_a_teacher_that_does_not_run_with_its_librarys_size_is_told(tmp_path: Path) -> None:
+    other = LIBRARY.model_copy(update={"size": [9, 9]})
+    (note,) = notes(tmp_path, other, teacher=Rigid(), labels=False)
+    assert "was not compared" in note
+    assert "[9, 9] pixels" in note
 
 
 def test_measured_constants_are_told_where_the_library_has_some(tmp_path: Path) -> None:
