@@ -265,7 +265,7 @@ def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
 def asked_size(kwargs: Mapping[str, Any]) -> list[int] | None:
     """Height and width of the images that a network is built for, if its arguments say so."""
     named = next((kwargs[name] for name in SIZE_ARGUMENTS if name in kwargs), None)
-    sides = named[-2:] if isinstance(named, list) else [named, named]
+    sides: list[Any] = named[-2:] if isinstance(named, list) else [named, named]
     return sides if len(sides) == 2 and all(type(side) is int for side in sides) else None
 
 
