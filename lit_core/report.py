@@ -192,7 +192,7 @@ def build_report(
             epoch=best.epoch,
             by="the last epoch"
             if task.supersedes(best.phase)
-            else f"{task.selection} on the {Split.VALIDATION.value} split",
+            else f"{task.selection} on the {Split.VALIDATION.word} split",
             metric=task.selection,
             value=round(best.score, 4),
         ),

@@ -123,6 +123,11 @@ class Split(StrEnum):
     VALIDATION = "val"
     TEST = "test"
 
+    @property
+    def word(self) -> str:
+        """As in sentences."""
+        return self.name.lower()
+
 
 class SpecError(ValueError):
     """A request that does not fit its teacher. `field` is a dotted path in the request."""

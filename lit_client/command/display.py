@@ -25,9 +25,10 @@ from lit_client.models import (
     Upload,
 )
 from lit_client.uploads import ProgressCallback
-from lit_spec import Phase, Task
+from lit_spec import Phase, Split, Task
 
 PIPE_WIDTH = 1000
+SPLIT_WORDS: dict[str, str] = {split.value: split.word for split in Split}
 PHASE_NAMES: dict[str, str] = {
     Phase.LIT: "LIT",
     Phase.FINE_TUNE: "fine-tuning",
@@ -139,7 +140,8 @@ def measured_line(data: dict[str, Any]) -> str:
         f"{name.replace('_', ' ')} {value:.4g}{_interval_of(data) if name == 'accuracy' else ''}"
         for name, value in numbers.items()
     )
-    line = f"teacher on {data.get('split', 'val')}: {shown}" if shown else "teacher measured"
+    split = str(data.get("split", Split.VALIDATION))
+    line = f"teacher on the {SPLIT_WORDS.get(split, split)} split: {shown}" if shown else "teacher measured"
     return f"{line}. Warning: {data['note']}" if data.get("note") else line
 
 

@@ -228,7 +228,7 @@ def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
     if needed > limits.total_bytes:
         raise DatasetError(
             f"{len(x)} images of {size[0]}x{size[1]} take {needed} bytes, more than {limits.total_bytes}, half of the "
-            "worker's memory: set a smaller dataset.size (--size)",
+            "worker's memory: set a smaller dataset.size",
             field="dataset.size",
         )
     try:

@@ -78,7 +78,9 @@ def read_teacher(path: Path, request: LibraryRequest | None = None, weights: Tea
     steps = [*checkpoint.steps, *choice.steps]
     if told is not None and is_student:
         recognised = with_told_options(recognised, told)
-        steps.append(f"its file says that it is a {made_of(told)}")
+        # A file may say anything.
+        if told.family == recognised.architecture.family:
+            steps.append(f"its file says that it is a {made_of(told)}")
     _check_tensors(state)
     _check_outputs(recognised.architecture)
     return Teacher(
@@ -156,7 +158,7 @@ def inspect_teacher(teacher: Teacher) -> Inspection:
         input_shape=None if flops is None else input_shape(architecture),
         flops=flops,
         latency=latency,
-        preprocessing=library_preprocessing(architecture),
+        preprocessing=library_preprocessing(architecture, network.network),
     )
 
 

@@ -219,11 +219,7 @@ class Classification:
         return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
 
     def _labelled_answers(self) -> tuple[Split, Prediction]:
-        """The teacher's answers to the samples with a label: of the validation split or, if it has none, of the test
-        split. There may be none."""
-        splits = (Split.VALIDATION, Split.TEST)
-        split = next((split for split in splits if self.dataset.splits[split].labels), Split.VALIDATION)
-        return split, labelled_part(self._predict(self.teacher.network, split))
+        return labelled_answers(self.dataset, lambda split: self._predict(self.teacher.network, split))
 
     def _skill_notes(self) -> list[str]:
         """A warning where no labels show that the teacher is better than chance, though there are some."""
@@ -247,10 +243,14 @@ class Classification:
         return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 
-def labelled_part(prediction: Prediction) -> Prediction:
-    """Of the samples that have a label."""
+def labelled_answers(dataset: Dataset, taught: Callable[[Split], Prediction]) -> tuple[Split, Prediction]:
+    """The teacher's answers to the samples with a label: of the validation split or, if it has none, of the test split.
+    There may be none. `taught` gives its answers to a whole split."""
+    splits = (Split.VALIDATION, Split.TEST)
+    split = next((split for split in splits if dataset.splits[split].labels), Split.VALIDATION)
+    prediction = taught(split)
     known = prediction.labels != NO_LABEL
-    return Prediction(prediction.logits[known], prediction.labels[known])
+    return split, Prediction(prediction.logits[known], prediction.labels[known])
 
 
 def check_teacher(prediction: Prediction, split: Split, dataset: Dataset, spec: JobSpec) -> dict[str, Any]:
@@ -305,8 +305,8 @@ def _check_expected(measured: MeasuredAccuracy | None, dataset: Dataset, spec: J
         return
     detail = (
         f"the teacher reaches {measured.accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f} %) on the "
-        f"{measured.samples} labelled samples of the {measured.split} split, less than the {spec.teacher_accuracy:g} % "
-        "that the request expects. The likely reason is the preprocessing. "
+        f"{measured.samples} labelled samples of the {measured.split.word} split, less than the "
+        f"{spec.teacher_accuracy:g} % that the request expects. The likely reason is the preprocessing. "
         f"{_to_check(dataset, spec.teacher.architecture)}"
     )
     raise Refused(JobError(type=ErrorType.TEACHER_BELOW_EXPECTED, detail=detail, field="teacher_accuracy"))
@@ -372,7 +372,7 @@ def _unlabelled(split: Split, arrays: Arrays) -> str:
     unlabelled = len(arrays.y) - arrays.labels
     chosen = ", and the best epoch was chosen by agreement with the teacher" if split == Split.VALIDATION else ""
     return (
-        f"{unlabelled} of {len(arrays.y)} samples of the {split.value} split have no label: accuracies and calibration "
+        f"{unlabelled} of {len(arrays.y)} samples of the {split.word} split have no label: accuracies and calibration "
         f"error are null there{chosen}"
     )
 
@@ -390,8 +390,8 @@ def _uncertain(prediction: Prediction, split: Split, dataset: Dataset, teacher: 
 
 def _measured(prediction: Prediction, split: Split) -> str:
     return (
-        f"the teacher reaches {top1(prediction):.1f} % on the {len(prediction.labels)} labelled samples of the {split} "
-        f"split, where answers that have nothing to do with the labels reach {chance(prediction):.1f} %"
+        f"the teacher reaches {top1(prediction):.1f} % on the {len(prediction.labels)} labelled samples of the "
+        f"{split.word} split, where answers that have nothing to do with the labels reach {chance(prediction):.1f} %"
     )
 
 

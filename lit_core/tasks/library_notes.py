@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -16,9 +17,12 @@ from lit_core.seeding import generator_of
 from lit_core.tasks.classification import evaluating
 from lit_spec import Constants, JobSpec, LibraryPreprocessing, Split
 
-SAMPLES, BATCH = 128, 32
+SAMPLES, BATCH = 128, 8
+"""Small batches, because the library's images may be much larger than those of the job."""
 CLEARLY = 0.05
 """A smaller difference of the mean confidence is not told, however certain it is."""
+
+log = logging.getLogger("trainer")
 
 
 def library_notes(spec: JobSpec, teacher: nn.Module, dataset: Dataset, device: torch.device) -> list[str]:
@@ -57,7 +61,16 @@ def _less_confident(
     teacher: nn.Module, x: Tensor, given: ImagePreprocessing, published: ImagePreprocessing, device: torch.device
 ) -> list[str]:
     samples = x[torch.randperm(len(x), generator=generator_of("confidence"))[:SAMPLES]]
-    own, usual = (_probabilities(teacher, samples, one, device) for one in (given, published))
+    own = _probabilities(teacher, samples, given, device)
+    try:
+        usual = _probabilities(teacher, samples, published, device)
+    except Exception:
+        # The library's size may be none for this network, or too large for the memory, which doesn't concern the job.
+        log.warning("the teacher does not run with its library's preprocessing", exc_info=True)
+        return [
+            f"the teacher's confidence was not compared with that under its library's preprocessing, because it does "
+            f"not run on images of {published.size} pixels here: check dataset.size, dataset.mean and dataset.std"
+        ]
     loss = usual.amax(dim=1) - own.amax(dim=1)
     # A paired comparison: the samples are the same. At 95 % it is not chance.
     if len(samples) < 2 or float(loss.mean()) < max(CLEARLY, Z * float(loss.std()) / math.sqrt(len(samples))):

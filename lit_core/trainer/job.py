@@ -28,6 +28,7 @@ from lit_core.selection.repair import with_repair
 from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.tasks.library_notes import library_notes, with_doubts
+from lit_core.tasks.scale_of_floats import check_scale
 from lit_core.trainer.environment import environment_of, prepare_torch
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
@@ -103,6 +104,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
     teacher.network.to(device)
     dataset = _load_dataset(spec, run, folder)
+    check_scale(spec, dataset)
     _check_size(teacher, dataset)
     doubts = library_notes(spec, teacher.network, dataset, device)
     dataset = replace(dataset, notes=[*dataset.notes, *doubts])
@@ -180,7 +182,7 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
             detail = f"{fault}: correct architecture.kwargs"
             error = JobError(type=ErrorType.BAD_TEACHER, detail=detail, field="architecture.kwargs")
         else:
-            detail = f"{fault}: set dataset.size (--size), for example to {known}"
+            detail = f"{fault}: set dataset.size, for example to {known}"
             error = JobError(type=ErrorType.BAD_DATASET, detail=detail, field="dataset.size")
         raise Refused(error) from failure
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +29,7 @@ from lit_core.selection.plan import (
     with_front,
 )
 from lit_core.selection.recovery import Recovery
-from lit_core.tasks.classification import check_teacher, labelled_part, measured_accuracy, predict
+from lit_core.tasks.classification import check_teacher, labelled_answers, measured_accuracy, predict
 from lit_core.tasks.library_notes import with_doubts
 from lit_core.trainer.plan_picture import write_picture
 from lit_core.trainer.supervision import MessageSink, StopSignal
@@ -41,7 +40,7 @@ from lit_spec.requests.plan import PlanOptions
 from lit_spec.trainer.folder import PLAN_PICTURE_FILE, REPORT_FILE
 from lit_spec.trainer.messages import StudentMeasured, TeacherMeasured
 from lit_spec.trainer.plan import PlannedStudent, PlannedTeacher, PlanReport
-from lit_spec.trainer.report import BySplit, Measures
+from lit_spec.trainer.report import BySplit, MeasuredAccuracy, Measures
 
 SPLIT = Split.VALIDATION
 
@@ -67,10 +66,13 @@ class Planning:
 
     @cached_property
     def taught(self) -> Prediction:
-        return self._predict(self.teacher.network)
+        return self._predict(self.teacher.network, SPLIT)
+
+    def labelled_answers(self) -> tuple[Split, Prediction]:
+        return labelled_answers(self.dataset, self._taught_on)
 
     def measure(self, network: nn.Module) -> Measures:
-        return self.scores(self._predict(network))
+        return self.scores(self._predict(network, SPLIT))
 
     def scores(self, made: Prediction) -> Measures:
         agreed = BySplit(val=rounded(agreement(made.logits, self.taught.logits)))
@@ -79,8 +81,11 @@ class Planning:
     def costs(self) -> Costs:
         return measure_costs_of_blocks(self.teacher, self.sample, self.options.batch, self.spec.precision)
 
-    def _predict(self, network: nn.Module) -> Prediction:
-        return predict(network, self.dataset, SPLIT, self.device, 4 * self.spec.schedule.batch_size)
+    def _taught_on(self, split: Split) -> Prediction:
+        return self.taught if split == SPLIT else self._predict(self.teacher.network, split)
+
+    def _predict(self, network: nn.Module, split: Split) -> Prediction:
+        return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
 
 
 def run_plan(
@@ -97,14 +102,18 @@ def run_plan(
     requested a stop: a plan that was interrupted begins again.
     """
     started = time.monotonic()
-    checked = check_teacher(labelled_part(planning.taught), Split.VALIDATION, planning.dataset, planning.spec)
+    split, answers = planning.labelled_answers()
+    checked = check_teacher(answers, split, planning.dataset, planning.spec)
     messages.emit(TeacherMeasured(data=with_doubts(checked, [*planning.doubts])))
     with seeded(0):
         costs = planning.costs()
         recovery = Recovery(planning.teacher, list(inputs), Output.LOGITS)
         log.info("damages: %s", recovery.damages)
         students = list(_students(planning, recovery, costs, messages, stop))
-    report = _report(planning, recovery, costs, students, checked, environment, time.monotonic() - started)
+    measured = measured_accuracy(answers, split, planning.spec)
+    notes = [*planning.doubts, *([checked["note"]] if "note" in checked else [])]
+    seconds = time.monotonic() - started
+    report = _report(planning, recovery, costs, students, measured, notes, environment, seconds)
     output.mkdir(exist_ok=True)
     (output / REPORT_FILE).write_text(json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n")
     write_picture(report, output / PLAN_PICTURE_FILE)
@@ -130,7 +139,8 @@ def _report(
     recovery: Recovery,
     costs: Costs,
     students: list[PlannedStudent],
-    checked: dict[str, Any],
+    measured: MeasuredAccuracy | None,
+    notes: list[str],
     environment: dict[str, str],
     seconds: float,
 ) -> PlanReport:
@@ -145,7 +155,6 @@ def _report(
         latency_ms=round(costs.latency.total / NANOSECONDS_PER_MS, 4),
         scores=planning.scores(planning.taught),
     )
-    measured = measured_accuracy(labelled_part(planning.taught), Split.VALIDATION, spec)
     return PlanReport(
         **({} if measured is None else {"teacher_accuracy": measured}),
         plan=planning.options,
@@ -157,7 +166,7 @@ def _report(
         labels={split: arrays.labels for split, arrays in dataset.splits.items()},
         classes=dataset.classes,
         preprocessing=dataset.preprocessing.model_dump(mode="json", exclude={"class_order"}),
-        notes=[*planning.doubts, *([checked["note"]] if "note" in checked else [])],
+        notes=notes,
         environment=environment,
         versions=versions(),
         seconds=round(seconds, 3),

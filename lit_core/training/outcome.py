@@ -42,7 +42,7 @@ def judged_at_chance(prediction: Prediction, metric: str, split: Split) -> Judge
         return None
     note = (
         f"the student is at chance: its {metric} is {top1(prediction):.1f} % on the {len(prediction.labels)} samples "
-        f"of the {split.value} split, where answers that have nothing to do with the samples reach "
+        f"of the {split.word} split, where answers that have nothing to do with the samples reach "
         f"{chance(prediction):.1f} %. Lower the learning rates, keep more blocks, or give more data"
     )
     return Judgement(Outcome.AT_CHANCE, [note], acceptable=False)
@@ -50,13 +50,13 @@ def judged_at_chance(prediction: Prediction, metric: str, split: Split) -> Judge
 
 def judged_by(score: Score, best: BestEpoch) -> Judgement:
     """`best` is the epoch whose weights the student has."""
-    reached = f"its {score.metric} on the {score.split.value} split is {score.trained:.2f} {score.unit}"
+    reached = f"its {score.metric} on the {score.split.word} split is {score.trained:.2f} {score.unit}"
     if score.trained > score.untrained:
         return Judgement(Outcome.BETTER, [] if best.epoch > 0 else [_only_repaired(reached)])
     acceptable = score.trained >= score.teacher
     advice = "" if acceptable else ". Lower the learning rates, or give more data"
     if best.epoch == 0:
-        by, which = Split.VALIDATION.value, "untrained" if score.trained == score.untrained else "repaired"
+        by, which = Split.VALIDATION.word, "untrained" if score.trained == score.untrained else "repaired"
         note = f"the student is the {which} one, because no epoch was better on the {by} split: {reached}{advice}"
     else:
         was = f"and was {score.untrained:.2f} {score.unit}"
@@ -65,7 +65,7 @@ def judged_by(score: Score, best: BestEpoch) -> Judgement:
 
 
 def _only_repaired(reached: str) -> str:
-    by = Split.VALIDATION.value
+    by = Split.VALIDATION.word
     return (
         f"the student is the repaired one, because no epoch was better on the {by} split: {reached}. Lower the "
         "learning rates, or give more data"

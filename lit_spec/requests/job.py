@@ -78,7 +78,7 @@ class StudentRequest(SpecModel):
 
 ExpectedAccuracy = Annotated[float | None, Field(gt=0, le=100)]
 """Percent that the teacher is known to reach. The job fails before the training if the labelled samples of the
-validation split show that it reaches less here. None: that is not checked."""
+validation split or, if it has none, of the test split show that it reaches less here. None: that is not checked."""
 
 
 class JobRequest(Hyperparameters):

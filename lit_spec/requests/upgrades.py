@@ -60,11 +60,15 @@ def _with_minus_one_unlabelled(job: Stored) -> Stored:
     It knew neither `dataset.resize` and `dataset.resampling` nor the preprocessing of a teacher's library: it resized
     images to `size` itself, and measured `mean` and `std` on the data, as a job without these fields still does.
     And it knew no `teacher.sha256`: its workers would read another teacher."""
-    dataset, teacher = job["dataset"], job["teacher"]["architecture"]
+    return {**job, "spec_version": 8, "dataset": _read_as_before(job["dataset"], job["teacher"]["architecture"])}
+
+
+def _read_as_before(dataset: Stored, teacher: Stored) -> Stored:
+    """A data set from before `unlabelled`, with what -1 meant for a teacher of this architecture."""
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
     if uploaded and teacher.get("modality", Modality.IMAGE) == Modality.IMAGE:
-        dataset = {**dataset, "unlabelled": -1}
-    return {**job, "spec_version": 8, "dataset": dataset}
+        return {**dataset, "unlabelled": -1}
+    return dataset
 
 
 def _with_the_inspected_students(study: Stored) -> Stored:
@@ -104,10 +108,16 @@ def _with_no_race(study: Stored) -> Stored:
     return study
 
 
-def _without_inspected_preprocessing(study: Stored) -> Stored:
-    """The inspections of version 6 had no `preprocessing`, so the study's later trials preprocess images as its first
-    ones did. It knew no `teacher_weights`, and would fail a study that has the field."""
-    return study
+def _with_minus_one_unlabelled_in_trials(study: Stored) -> Stored:
+    """As for jobs, version 6 knew no `dataset.unlabelled`, so that the study's later trials read -1 as its first ones
+    did.
+
+    Its inspections had no `preprocessing`, so the later trials also preprocess images as the first ones did. It knew no
+    `teacher_weights`, and would fail a study that has the field."""
+    request = study["request"]
+    job = request["job"]
+    dataset = _read_as_before(job["dataset"], study["inspection"]["architecture"])
+    return {**study, "request": {**request, "job": {**job, "dataset": dataset}}}
 
 
 def _arms_with_kept(request: Stored) -> Stored:
@@ -140,7 +150,7 @@ STUDY_STEPS: Steps = {
     3: _without_plans,
     4: _without_repair,
     5: _with_no_race,
-    6: _without_inspected_preprocessing,
+    6: _with_minus_one_unlabelled_in_trials,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

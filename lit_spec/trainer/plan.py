@@ -107,7 +107,7 @@ class PlanSummary(MeasuredStudents):
     preprocessing: dict[str, Any]
     """As in config.json, without the class names."""
     teacher_accuracy: MeasuredAccuracy | None = None
-    """Absent without labels in the validation split."""
+    """Absent without labels in the validation and the test split."""
     notes: list[str]
     """Whether the images may not be preprocessed as the teacher needs it, and whether it may be no better than
     chance."""

@@ -36,7 +36,7 @@ def report(validation: float, test: float | None = None, teacher: float = 98.0) 
         "selected": {
             "phase": "lit",
             "epoch": 1,
-            "by": "accuracy on the val split",
+            "by": "accuracy on the validation split",
             "metric": "accuracy",
             "value": validation,
         },

@@ -12,6 +12,8 @@ from jobs.errors import Conflict
 from jobs.ledger import attempts, owned_jobs, workers
 from jobs.studies import studies
 from jobs.studies.advance import due
+from jobs.studies.kinds.kind_of import kind_of
+from jobs.studies.kinds.trials import StudySpec
 from jobs.studies.status import read_status
 from jobs.studies.stored_specs import read_study
 from lit_spec import SPEC_VERSION, Feed, JobRequest, JobSpec, Method, Select, resolve
@@ -20,6 +22,7 @@ from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.requests.upgrades import JOB_STEPS, READABLE_SPEC_VERSIONS, STUDY_STEPS, UnknownVersion, upgrade
 from lit_spec.states import JobState
 from tests.jobs.study_bench import look, make_study, states, study_row, take
+from tests.jobs.study_specs import make_spec
 from tests.worker.bench import INSPECTION, OWNER, Bench
 
 VERSION_1: dict[str, Any] = {
@@ -168,7 +171,7 @@ def test_a_job_from_before_repairs_could_be_asked_for_is_repaired_as_it_was(
     assert read.model_dump(mode="json") == {**spec, "student": {**student, "repair": repaired}}
 
 
-@pytest.mark.parametrize(
+FROM_BEFORE_UNLABELLED = pytest.mark.parametrize(
     ("dataset", "modality", "unlabelled"),
     [
         ({"upload": "upl_d"}, "image", -1),
@@ -177,6 +180,9 @@ def test_a_job_from_before_repairs_could_be_asked_for_is_repaired_as_it_was(
         ({"builtin": "digits"}, "image", None),
     ],
 )
+
+
+@FROM_BEFORE_UNLABELLED
 def test_a_job_from_before_unlabelled_reads_minus_one_as_it_did(
     dataset: dict[str, Any], modality: str, unlabelled: int | None
 ) -> None:
@@ -184,6 +190,19 @@ def test_a_job_from_before_unlabelled_reads_minus_one_as_it_did(
     old = {**VERSION_1, "teacher": {"upload": "upl_t", "architecture": architecture}, "dataset": dataset}
     read = JobSpec.model_validate(upgrade(old, 1, JOB_STEPS, SPEC_VERSION))
     assert (read.dataset.unlabelled, read.dataset.columns) == (unlabelled, None)
+
+
+@FROM_BEFORE_UNLABELLED
+def test_the_trials_of_a_study_from_before_unlabelled_read_minus_one_as_its_first_ones_did(
+    dataset: dict[str, Any], modality: str, unlabelled: int | None
+) -> None:
+    stored = make_spec("depth", front=True).model_dump(mode="json", exclude_unset=True)
+    stored["request"]["job"]["dataset"] = dataset
+    stored["inspection"]["architecture"]["modality"] = modality
+    read = StudySpec.model_validate(upgrade(stored, 6, STUDY_STEPS, STUDY_VERSION))
+    kind = kind_of(read)
+    trial = JobRequest.model_validate(kind.request(kind.next_steps({}, 1).new[0]))
+    assert trial.dataset.unlabelled == unlabelled
 
 
 @pytest.mark.parametrize("wrong", [{"spec_version": 0}, {"spec_version": 1, "spec": []}])

@@ -143,7 +143,7 @@ def test_a_drop_is_shown_with_what_decided_it() -> None:
 def test_the_teacher_is_shown_with_how_certain_its_accuracy_is() -> None:
     data = {"split": "val", "accuracy": 91.25, "chance": 10.0, "interval": [88.1, 93.62], "samples": 400}
     assert measured_line(data) == (
-        "teacher on val: accuracy 91.25 (95 % interval 88.1 to 93.62, 400 samples), chance 10"
+        "teacher on the validation split: accuracy 91.25 (95 % interval 88.1 to 93.62, 400 samples), chance 10"
     )
 
 

@@ -84,13 +84,13 @@ def test_an_epoch_shows_what_was_measured() -> None:
 
 def test_the_teacher_is_shown_by_what_was_measured_of_it() -> None:
     data = {"split": "val", "reconstruction_l1": 0.08125, "domains": "exclusive"}
-    assert display.measured_line(data) == "teacher on val: reconstruction l1 0.08125"
+    assert display.measured_line(data) == "teacher on the validation split: reconstruction l1 0.08125"
     assert display.measured_line({"split": "val", "accuracy": 97.5, "chance": 11.0}) == (
-        "teacher on val: accuracy 97.5, chance 11"
+        "teacher on the validation split: accuracy 97.5, chance 11"
     )
     assert display.measured_line({"split": "val", "accuracy": None, "chance": None}) == "teacher measured"
     warned = display.measured_line({"split": "val", "accuracy": 60.0, "chance": 48.0, "note": "the teacher …"})
-    assert warned == "teacher on val: accuracy 60, chance 48. Warning: the teacher …"
+    assert warned == "teacher on the validation split: accuracy 60, chance 48. Warning: the teacher …"
 
 
 def test_tables_need_no_accuracy() -> None:

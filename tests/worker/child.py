@@ -80,7 +80,7 @@ def result() -> dict[str, Any]:
         "selected": {
             "phase": "lit",
             "epoch": 1,
-            "by": "accuracy on the val split",
+            "by": "accuracy on the validation split",
             "metric": "accuracy",
             "value": 54.0,
         },

@@ -34,7 +34,7 @@ class ImageStack:
         if pixels.shape != self._x.shape[1:]:
             raise DatasetError(
                 f"{shown(name)} has {_size(pixels)} pixels (height x width), but {shown(self._first)} has "
-                f"{_size(self._x)}: set dataset.size (--size) to resize all images",
+                f"{_size(self._x)}: set dataset.size to resize all images",
                 field="dataset.size",
                 member=shown(name),
             )
@@ -54,7 +54,7 @@ def _allocate(samples: int, pixels: Tensor, limits: Limits) -> Tensor:
     if samples * pixels.numel() > limits.total_bytes:
         raise DatasetError(
             f"{samples} images of {_size(pixels)} take {samples * pixels.numel()} bytes decoded, "
-            f"more than {limits.total_bytes}: set a smaller dataset.size (--size)",
+            f"more than {limits.total_bytes}: set a smaller dataset.size",
             field="dataset.size",
         )
     return torch.empty(samples, *pixels.shape, dtype=torch.uint8)

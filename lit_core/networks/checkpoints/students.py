@@ -5,6 +5,7 @@ A file may say anything, so only what can't be found out from its tensors is tak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,18 +16,32 @@ from lit_core.networks.families.library import describe_student
 from lit_spec import Architecture, Library, LibraryRequest, SpecError
 
 AS_DOWNLOADED = "give the student as it was downloaded, or name the architecture"
+LONGEST_NAME, LONGEST_REASON = 200, 1000
 
 
 def read_told(told: Any) -> Architecture:
     """What a file says of its architecture. Raises TeacherError."""
     try:
-        return Architecture.model_validate(told)
+        architecture = Architecture.model_validate(told)
     except ValidationError as failure:
-        wrong = failure.errors(include_url=False)[0]
-        field = ".".join(["architecture", *map(str, wrong["loc"])])
-        raise TeacherError(
-            f"the student's file says what no architecture can be ({field}): {AS_DOWNLOADED}"
-        ) from failure
+        raise _impossible(failure.errors(include_url=False)[0]["loc"]) from failure
+    if not _is_name(architecture.family):
+        raise _impossible(["family"])
+    if architecture.network is not None and not _is_name(architecture.network.name):
+        raise _impossible(["network", "name"])
+    return architecture
+
+
+def _impossible(place: Sequence[str | int]) -> TeacherError:
+    """`place` is where in the architecture. Its last part may be any text, of any length."""
+    path = ".".join(["architecture", *map(str, place)])
+    field = path if _is_name(path) else "architecture"
+    return TeacherError(f"the student's file says what no architecture can be ({field}): {AS_DOWNLOADED}")
+
+
+def _is_name(text: str) -> bool:
+    """Whether a file's text can be shown as it is."""
+    return len(text) <= LONGEST_NAME and text.isprintable()
 
 
 def is_of(request: LibraryRequest, told: Architecture) -> bool:
@@ -51,8 +66,18 @@ def library_student(told: Architecture) -> Recognised | None:
         family.layout(architecture)
     except (SpecError, Unrecognised, ValueError) as failure:
         said = f"the student's file says that it is made of {library.value}'s {told.network.name}, which is impossible"
-        raise TeacherError(f"{said} ({failure}): {AS_DOWNLOADED}") from failure
+        raise TeacherError(f"{said} ({_reason(failure)}): {AS_DOWNLOADED}") from failure
     return Recognised(family, architecture)
+
+
+def _reason(failure: Exception) -> str:
+    """Why a network is impossible, without control characters of the file, and cut off where it is long."""
+    text = str(failure)
+    if isinstance(failure, ValidationError):
+        wrong = failure.errors(include_url=False)[0]
+        text = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def with_told_options(recognised: Recognised, told: Architecture | None) -> Recognised:

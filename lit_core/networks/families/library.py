@@ -26,6 +26,7 @@ from lit_spec.networks.students import shares
 SIDES = (64, 224, 256, 299, 336, 384, 448, 512)
 """Image sizes with which a network is tried, smallest first."""
 USUAL_CLASSES, USUAL_CHANNELS = 1000, 3
+SIZE_ARGUMENTS = ("img_size", "image_size", "input_size")
 IN_PYTHON = "compress the network in Python with lit_core.compress, which takes any"
 CHANGED = (
     "give what differs from the library's defaults (depth, widths, …) as architecture.kwargs; if layers were changed "
@@ -250,13 +251,22 @@ def _divided(
 
 def _sizes(request: LibraryRequest, network: nn.Module) -> list[list[int]]:
     """Image sizes to try: the requested one, a small one, the library's default, then others."""
-    named = request.kwargs.get("img_size", request.kwargs.get("image_size"))
-    asked = [[int(side) for side in named]] if isinstance(named, list) else []
-    if isinstance(named, int):
-        asked = [[named, named]]
+    asked = asked_size(request.kwargs)
     usual = list(getattr(network, "default_cfg", {}).get("input_size", ()))[1:]
     small, *others = SIDES
-    return [*asked, [small, small], *([usual] if len(usual) == 2 else []), *([side, side] for side in others)]
+    return [
+        *([] if asked is None else [asked]),
+        [small, small],
+        *([usual] if len(usual) == 2 else []),
+        *([side, side] for side in others),
+    ]
+
+
+def asked_size(kwargs: Mapping[str, Any]) -> list[int] | None:
+    """Height and width of the images that a network is built for, if its arguments say so."""
+    named = next((kwargs[name] for name in SIZE_ARGUMENTS if name in kwargs), None)
+    sides: list[Any] = named[-2:] if isinstance(named, list) else [named, named]
+    return sides if len(sides) == 2 and all(type(side) is int for side in sides) else None
 
 
 @torch.no_grad()

@@ -3,53 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from lit_spec import Architecture, Library, LibraryPreprocessing, Resampling
+import torch
+from torch import nn
+
+from lit_core.measuring.memory import is_out_of_memory
+from lit_core.networks.discovery import check_trains
+from lit_core.networks.families.library import asked_size
+from lit_spec import Architecture, Library, LibraryNetwork, LibraryPreprocessing, Resampling
 
 CHANNELS = 3
+TRANSFORMS_INPUT = ("googlenet", "inception_v3")
+"""torchvision's networks whose published weights need `transform_input`, which turns ImageNet's constants into 0.5."""
 
 
-def library_preprocessing(architecture: Architecture) -> LibraryPreprocessing | None:
-    """None for a network that is not a library's or whose input has not three channels, and for preprocessing that is
-    unknown or can't be expressed, as padding."""
+def library_preprocessing(architecture: Architecture, network: nn.Module) -> LibraryPreprocessing | None:
+    """As `preprocessing_of_weights`, at a size at which the network runs, which may have no memory."""
+    found, own = preprocessing_of_weights(architecture), architecture.network
+    if found is None or own is None or found.size == own.size:
+        return found
+    # A network that can't run without memory doesn't show at which size it does.
+    if _runs(network, found.size) or not _runs(network, own.size):
+        return found
+    return _at(own.size, found)
+
+
+def preprocessing_of_weights(architecture: Architecture) -> LibraryPreprocessing | None:
+    """None for a network that is not a library's or whose input has not three channels, for a student, which was
+    trained with its job's preprocessing, and for preprocessing that is unknown or can't be expressed, as padding."""
     network = architecture.network
-    if network is None or architecture.channels != CHANNELS:
+    if network is None or network.kept is not None or architecture.channels != CHANNELS:
         return None
-    find = _torchvision if architecture.family == Library.TORCHVISION else _timm
-    found = find(network.name)
-    own = _size_of(network.kwargs)
+    found = _torchvision(network) if architecture.family == Library.TORCHVISION else _timm(network.name)
+    own = asked_size(network.kwargs)
     if found is None or own in (None, found.size):
         return found
     # The network was built for another size than the published weights.
-    return found.model_copy(update={"size": own, "resize": None})
+    return _at(own, found)
 
 
-def _size_of(kwargs: Mapping[str, Any]) -> list[int] | None:
-    """The size that a network was built for, if its arguments say so."""
-    given = kwargs.get("img_size", kwargs.get("image_size"))
-    if isinstance(given, list):
-        return given
-    return [given, given] if isinstance(given, int) else None
+def _at(size: list[int], found: LibraryPreprocessing) -> LibraryPreprocessing:
+    return found.model_copy(update={"size": size, "resize": None})
 
 
-def _torchvision(name: str) -> LibraryPreprocessing | None:
+@torch.no_grad()
+def _runs(network: nn.Module, size: list[int]) -> bool:
+    """Whether the network takes images of a size, also in training mode."""
+    x = torch.zeros(2, CHANNELS, *size, device=next(network.parameters()).device)
+    try:
+        network.eval()(x)
+        check_trains(network, x)
+    except Exception as failure:
+        # A library's code may raise anything.
+        if is_out_of_memory(failure):
+            raise
+        return False
+    return True
+
+
+def _torchvision(network: LibraryNetwork) -> LibraryPreprocessing | None:
     from torchvision import models
 
-    weights = models.get_model_weights(name)
+    weights = models.get_model_weights(network.name)
     if "DEFAULT" not in weights.__members__:
         return None
     default = weights["DEFAULT"]
     preset = default.transforms()
     (side,), (shorter,) = preset.crop_size, preset.resize_size
+    # Tensors don't show the argument, so the network is built without it unless the request says otherwise.
+    transformed = network.name in TRANSFORMS_INPUT and network.kwargs.get("transform_input") is not True
     return LibraryPreprocessing(
         weights=default.name,
         size=[side, side],
         resize=shorter,
         resampling=Resampling(preset.interpolation.value),
-        mean=preset.mean,
-        std=preset.std,
+        mean=[0.5] * CHANNELS if transformed else preset.mean,
+        std=[0.5] * CHANNELS if transformed else preset.std,
     )
 
 

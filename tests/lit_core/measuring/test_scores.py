@@ -182,6 +182,6 @@ def test_a_split_without_labels_is_null_and_said_to_be() -> None:
     assert notes is not None
     [note] = notes
     size = len(task.dataset.splits[Split.VALIDATION].y)
-    assert note.startswith(f"{size} of {size} samples of the val split have no label")
+    assert note.startswith(f"{size} of {size} samples of the validation split have no label")
     assert "agreement" in note
     assert classification().compare(teacher, student).notes == []

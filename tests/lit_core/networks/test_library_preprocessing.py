@@ -21,18 +21,21 @@ from torchvision import models
 from lit_core.data import ImagePreprocessing
 from lit_core.data.preprocessing import published_preprocessing
 from lit_core.exports.hugging_face import timm_config
-from lit_core.networks.families.library_preprocessing import library_preprocessing
+from lit_core.networks.families.library import blank, describe
+from lit_core.networks.families.library_preprocessing import library_preprocessing, preprocessing_of_weights
 from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_spec import Architecture, LibraryNetwork, LibraryPreprocessing, LibraryRequest
 
 SIZES = ((300, 200), (201, 333), (225, 226), (32, 32))
 
 
-def found(library: str, name: str, channels: int = 3, **kwargs: Any) -> LibraryPreprocessing | None:
+def architecture_of(library: str, name: str, channels: int = 3, **kwargs: Any) -> Architecture:
     network = LibraryNetwork(name=name, kwargs=kwargs, stem=[], sections=[], head=[], size=[64, 64])
-    return library_preprocessing(
-        Architecture(family=library, depth=1, blocks=[1], channels=channels, classes=2, network=network)
-    )
+    return Architecture(family=library, depth=1, blocks=[1], channels=channels, classes=2, network=network)
+
+
+def found(library: str, name: str, channels: int = 3, **kwargs: Any) -> LibraryPreprocessing | None:
+    return preprocessing_of_weights(architecture_of(library, name, channels, **kwargs))
 
 
 def images() -> list[Image.Image]:
@@ -52,12 +55,26 @@ def levels(one: torch.Tensor, other: torch.Tensor, std: list[float]) -> float:
     return 255 * float(((one - other).abs() * torch.tensor(std).view(3, 1, 1)).max())
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b3", "inception_v3", "swin_v2_t"])
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b3", "swin_v2_t"])
 def test_torchvisions_pixels_are_ours(name: str) -> None:
     preprocessing, theirs = own(found("torchvision", name)), models.get_model_weights(name)["DEFAULT"].transforms()
     for image in images():
         made = preprocessing.apply(preprocessing.from_image(image))[0]
         assert levels(made, theirs(image), preprocessing.std) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_networks_whose_published_weights_transform_their_input_get_the_same_without_it(name: str) -> None:
+    """torchvision builds them with `transform_input` for its weights, which tensors don't show."""
+    arguments = {"weights": None, "init_weights": False, "aux_logits": True}
+    published = models.get_model(name, transform_input=True, **arguments)
+    plain, told = own(found("torchvision", name)), own(found("torchvision", name, transform_input=True))
+    theirs = models.get_model_weights(name)["DEFAULT"].transforms()
+    for image in images():
+        wanted = published._transform_input(theirs(image)[None])
+        raw = plain.from_image(image)
+        assert torch.allclose(plain.apply(raw), wanted, atol=1e-5)
+        assert torch.allclose(published._transform_input(told.apply(raw)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +131,33 @@ def test_other_channels_have_none_and_another_size_is_not_cut() -> None:
     wide = found("torchvision", "vit_b_16", image_size=96)
     assert wide is not None
     assert (wide.size, wide.resize) == ([96, 96], None)
+    windows = found("torchvision", "maxvit_t", input_size=[448, 448])
+    assert windows is not None
+    assert (windows.size, windows.resize) == ([448, 448], None)
+
+
+@pytest.mark.parametrize(("side", "taken"), [(64, ([64, 64], None)), (224, ([224, 224], 256)), (32, ([224, 224], 256))])
+def test_a_size_that_the_network_does_not_take_is_replaced(side: int, taken: tuple[Any, Any]) -> None:
+    """The sections were found with 64 pixels. A network that doesn't take these either says nothing."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 2))
+    preprocessing = library_preprocessing(architecture_of("torchvision", "resnet18"), network)
+    assert preprocessing is not None
+    assert (preprocessing.size, preprocessing.resize) == taken
+
+
+def test_a_network_of_another_size_than_its_published_weights_gets_its_own() -> None:
+    request = LibraryRequest.model_validate({"library": "torchvision", "name": "vit_h_14"})
+    network = blank(request)
+    preprocessing = library_preprocessing(describe(request, network), network)
+    assert preprocessing is not None
+    assert (preprocessing.size, preprocessing.resize) == ([224, 224], None)
+
+
+def test_a_student_has_none() -> None:
+    architecture = architecture_of("timm", "resnet18")
+    assert architecture.network is not None
+    student = architecture.network.model_copy(update={"kept": [[0]]})
+    assert preprocessing_of_weights(architecture.model_copy(update={"network": student})) is None
 
 
 def test_an_inspection_finds_the_tagged_weights(tmp_path: Path) -> None:

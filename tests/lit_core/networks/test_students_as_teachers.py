@@ -81,6 +81,7 @@ def test_a_student_of_a_student_is_the_network_that_was_trained(tmp_path: Path, 
     assert found.unwrapped == [f"its file says that it is a student of {library}/resnet18"]
     inspection = inspect_teacher(found)
     assert [option.blocks for option in inspection.students][-1] == [1, 2, 1, 2]
+    assert inspection.preprocessing is None, "it was trained with that of its job"
     kept = [[0], [0], [0], [0, 1]]
     second, smaller = make_student(tmp_path / "second.safetensors", tmp_path / "first.safetensors", kept)
     assert smaller.network is not None
@@ -165,6 +166,46 @@ def test_what_a_file_says_is_checked(student: Path, tmp_path: Path, change: dict
     save_file(load_file(student), tmp_path / "lies.safetensors", {ARCHITECTURE_KEY: json.dumps(told)})
     with pytest.raises(TeacherError, match=said):
         read_teacher(tmp_path / "lies.safetensors")
+
+
+LONG = "z" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"family": LONG, "network": None}, "no architecture can be (architecture.family)"),
+        ({"family": "\x1b[31m", "network": None}, "no architecture can be (architecture.family)"),
+        ({"network": {"name": LONG}}, "no architecture can be (architecture.network.name)"),
+        ({"network": {"name": "a\nb"}}, "no architecture can be (architecture.network.name)"),
+        ({LONG: 1}, "no architecture can be (architecture)"),
+        ({"network": {"kwargs": {LONG: 1}}}, "which is impossible (kwargs"),
+        ({"network": {"kwargs": {"weights": "x"}}}, "(kwargs: Value error, may only have arguments"),
+        ({"network": {"kwargs": {"\x1b[31m": 1}}}, "\\x1b[31m"),
+        ({"network": {"sections": [["a" * 300] * 1000]}}, "which is impossible"),
+        ({"network": {"sections": [[]]}}, "which is impossible (sections.0"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_file_says_is_shown_in_bounds(student: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    told = json.loads(config_of(student))["architecture"]
+    network = change.get("network", {})
+    told = {**told, **change, "network": network if network is None else {**told["network"], **network}}
+    save_file(load_file(student), tmp_path / "lies.safetensors", {ARCHITECTURE_KEY: json.dumps(told)})
+    with pytest.raises(TeacherError) as refused:
+        read_teacher(tmp_path / "lies.safetensors")
+    message = str(refused.value)
+    assert said in message
+    assert len(message) < 1500
+    assert message.isprintable()
+    assert "pydantic.dev" not in message
+
+
+def test_a_file_that_says_another_family_than_its_tensors_is_not_quoted(student: Path, tmp_path: Path) -> None:
+    told = json.loads(config_of(student))["architecture"] | {"family": "stargan", "network": None}
+    network = VDCNN([1, 1, 1, 1], 3, widths=(4, 4, 6, 8, 10), k=2, hidden=(4, 4))
+    save_file(network.state_dict(), tmp_path / "lies.safetensors", {ARCHITECTURE_KEY: json.dumps(told)})
+    assert read_teacher(tmp_path / "lies.safetensors").unwrapped == []
 
 
 def test_only_what_tensors_do_not_show_is_taken_from_a_file(student: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_without_labels_the_teacher_alone_is_learnt_from(tmp_path: Path, teacher
     hidden = {"x": x, "y": np.where(split == 2, y, -1), "split": split}
     dataset = {"upload": "upl_d", "unlabelled": -1}
     report = run(tmp_path / "job", teacher_file, hidden, dataset=dataset, alpha=0, beta=0, feed="scheduled")
-    assert report["selected"]["by"] == "agreement on the val split"
+    assert report["selected"]["by"] == "agreement on the validation split"
     assert report["student"]["accuracy"]["val"] is None
     assert report["student"]["agreement"]["val"] > 60
     assert report["student"]["accuracy"]["test"] > 60
@@ -268,7 +268,7 @@ def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, t
     prepare(folder, teacher_file, alpha=0, schedule=LIT_ALONE)
     write_images(folder / "dataset")
     report = train_in(folder)
-    assert report["selected"]["by"] == "agreement on the val split"
+    assert report["selected"]["by"] == "agreement on the validation split"
     for network in ("teacher", "student"):
         assert report[network]["accuracy"]["val"] is None
         assert report[network]["accuracy"]["test"] > 60
@@ -314,7 +314,7 @@ def test_too_few_samples_to_judge_a_teacher_by_are_a_note(tmp_path: Path, teache
     (measured,) = (message.data for message in kept.messages if isinstance(message, TeacherMeasured))
     assert measured["accuracy"] == pytest.approx(100 * right / 3)
     assert result.notes[0] == measured["note"]
-    assert "on the 3 labelled samples of the val split" in measured["note"]
+    assert "on the 3 labelled samples of the validation split" in measured["note"]
     assert "dataset.class_order" in measured["note"]
 
 

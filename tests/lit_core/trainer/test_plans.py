@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from torch import nn
 
 from lit_core.measuring.cost import count_parameters
@@ -18,7 +20,7 @@ from lit_core.selection.plan import file_size, with_front
 from lit_core.trainer.job import run_job
 from lit_core.training.loop import Drained
 from lit_core.training.task import Refused
-from lit_spec import ErrorType, JobSpec
+from lit_spec import ErrorType, JobSpec, Split
 from lit_spec.trainer.folder import PLAN_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import StudentMeasured
 from lit_spec.trainer.plan import PlanReport
@@ -139,6 +141,28 @@ def test_a_teacher_near_chance_is_refused(tmp_path: Path, teacher_file: Path) ->
     write_dataset(folder / "dataset", x=x, y=(y + 1) % (y.max() + 1))
     with pytest.raises(Refused) as refused:
         plan_in(folder)
+    assert refused.value.error.type == ErrorType.TEACHER_NEAR_CHANCE
+
+
+def test_a_teacher_is_measured_on_the_test_split_where_that_alone_has_labels(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    x, y = stripes()
+    split = np.full(len(y), 0)
+    split[:100], split[100:200] = 1, 2
+
+    def plan(name: str, labels: NDArray[np.int64], **changes: Any) -> PlanReport:
+        options, dataset = {"students": 2, "repair": False}, {"upload": "upl_d", "unlabelled": -1}
+        folder = plan_folder(tmp_path / name, teacher_file, options, dataset=dataset, **changes)
+        write_dataset(folder / "dataset", x=x, y=np.where(split == 2, labels, -1), split=split)
+        return plan_in(folder)
+
+    report = plan("right", y, teacher_accuracy=50)
+    assert report.metric == "agreement"
+    assert report.teacher_accuracy is not None
+    assert (report.teacher_accuracy.split, report.teacher_accuracy.samples) == (Split.TEST, 100)
+    with pytest.raises(Refused, match="100 labelled samples of the test split") as refused:
+        plan("wrong", (y + 1) % 3)
     assert refused.value.error.type == ErrorType.TEACHER_NEAR_CHANCE
 
 

@@ -259,7 +259,7 @@ def test_without_a_discriminator_the_report_says_what_was_left_out(taught: Ended
     assert report["fine_tuning"] == "adversarial fine-tuning left out: no discriminator was given"
     assert report["domains"] == "exclusive"
     assert report["accepted"] is (report["student"]["psnr"]["test"] >= 1)
-    assert report["selected"]["by"] == "psnr on the val split"
+    assert report["selected"]["by"] == "psnr on the validation split"
     assert report["selected"]["value"] == pytest.approx(max(e["psnr"] for e in report["epochs"]), abs=1e-3)
     assert {"reconstruction_l1", "psnr", "ssim", "l1"} <= report["student"].keys()
     assert "psnr" not in report["teacher"]
