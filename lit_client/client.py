@@ -53,13 +53,15 @@ PAGE_ITEMS = 100
 # The least time between two long polls, in case a service answers them at once.
 SHORTEST_POLL_SECONDS = 0.2
 NOT_MODIFIED = 304
+UPLOAD_WORDS = {UploadKind.TEACHER: "teacher", UploadKind.DATASET: "data set"}
 
 
 class InspectionFailed(LitError):
-    """The service can't use an uploaded file as a teacher; `failure` says why."""
+    """The service can't use an uploaded file as what it was sent for, a teacher or a data set; `failure` says why."""
 
     def __init__(self, upload: Upload, failure: JobError) -> None:
-        super().__init__(f"{upload.filename} can't be used as a teacher: {failure.detail}")
+        what = UPLOAD_WORDS.get(upload.kind, upload.kind)
+        super().__init__(f"{upload.filename} can't be used as a {what}: {failure.detail}")
         self.upload = upload
         self.failure = failure
         self.fields = [] if failure.field is None else [failure.field]

@@ -18,7 +18,7 @@ from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.dataset_display import dataset_table
 from lit_client.command.fields import with_options
-from lit_client.command.job_request import parse_architecture, parse_changes, parse_network
+from lit_client.command.job_request import BadRequest, parse_architecture, parse_changes, parse_network
 from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
 from lit_client.command.output import show
 from lit_client.command.plan import plan_command
@@ -151,12 +151,16 @@ def inspect_upload(
     as_json: JsonOption = False,
 ) -> None:
     """Upload a teacher and show what each depth of student would save; or a data set, and show what is in it."""
-    is_file = Path(source).exists()
-    found = kind or (kind_of(Path(source)) if is_file else UploadKind.TEACHER)
+    of_teachers = {"--architecture": architecture, "--teacher-weights": teacher_weights}
+    given = [option for option, value in of_teachers.items() if value is not None]
+    if kind == UploadKind.DATASET and given:
+        raise BadRequest(f"{given[0]} is for a teacher, but --kind is {kind}: leave one of the two out.")
+    by_content = not given and Path(source).exists()
+    found = kind or (kind_of(Path(source)) if by_content else UploadKind.TEACHER)
     check_input(DATASET if found == UploadKind.DATASET else "TEACHER", source)
     named = None if architecture is None else parse_architecture(architecture)
     with Client(url) as client:
-        if found == UploadKind.DATASET and named is None and teacher_weights is None:
+        if found == UploadKind.DATASET:
             upload = send_inspected_dataset(client, source)
         else:
             upload = send_teacher(client, source, named, teacher_weights)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-SET = "--set"
+from lit_spec import Library
+
+SET, ARCHITECTURE = "--set", "--architecture"
 OPTIONS: Mapping[str, str] = {
     "accept.max_accuracy_drop": "--max-accuracy-drop",
     "alpha": "--alpha",
-    "architecture": "--architecture",
+    "architecture": ARCHITECTURE,
     "beta": "--beta",
     "dataset": "--dataset",
     "dataset.builtin": "--dataset",
@@ -71,6 +73,8 @@ OBJECTS = {"dataset", "student"}
 """Their options don't give the fields inside of them."""
 WITHOUT_OPTION = {"teacher", "body"}
 """The teacher is the command's argument."""
+NETWORK = re.compile(rf"(?<![\w/])(?:{'|'.join(Library)})/\w+(?:\.\w+)*")
+"""A library's network, as the option for it takes it."""
 
 
 def with_options(text: str, fields: Iterable[str], offered: Collection[str]) -> str:
@@ -78,13 +82,25 @@ def with_options(text: str, fields: Iterable[str], offered: Collection[str]) -> 
     the command offers."""
     for field in dict.fromkeys(fields):
         option = _option(field, offered)
-        if option is not None:
-            # An inspection doesn't know that it is for a study; and a text may name a part of the field.
-            name = re.escape(field.removeprefix(JOB_OF_A_STUDY))
-            mention = re.search(rf"(?<![\w.-])(?:{re.escape(JOB_OF_A_STUDY)})?{name}(?:\.\w+)*(?![\w-])", text)
-            if mention is not None:
-                text = f"{text[: mention.end()]} ({option}){text[mention.end() :]}"
+        mention = _mention(field, text)
+        if option is not None and mention is not None:
+            if option == ARCHITECTURE and (network := NETWORK.search(text)) is not None:
+                option = f"{option} {network[0]}"
+            text = f"{text[: mention.end()]} ({option}){text[mention.end() :]}"
     return text
+
+
+def _mention(field: str, text: str) -> re.Match[str] | None:
+    """Where a text first names a field. One without a dot may also be a word, or a part of a file's name."""
+    # An inspection doesn't know that it is for a study; and a text may name a part of the field.
+    of_job = field.removeprefix(JOB_OF_A_STUDY)
+    name = rf"(?:{re.escape(JOB_OF_A_STUDY)})?{re.escape(of_job)}"
+    if "." in of_job:
+        return re.search(rf"(?<![\w.-]){name}(?:\.\w+)*(?![\w-])", text)
+    begins = rf"(?:^\s*|(?<=[:;] )){name}(?=:| is )"
+    quoted = rf"(?P<quote>[`'\"]){name}(?P=quote)"
+    ends = rf"(?<=\bas ){name}(?:\.\w+)*(?=[,;.)]|$)"
+    return re.search(f"{begins}|{quoted}|{ends}", text, re.MULTILINE)
 
 
 def _option(field: str, offered: Collection[str]) -> str | None:

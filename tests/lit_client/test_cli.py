@@ -308,6 +308,14 @@ def test_a_data_set_is_sent_and_shown(worker: ScriptedWorker, url: str, tmp_path
     assert by_id["dataset_inspection"] == again["dataset_inspection"]
 
 
+@pytest.mark.parametrize("option", [("--architecture", "timm/resnet18"), ("--teacher-weights", "ema")])
+def test_options_of_a_teacher_are_not_for_a_data_set(tmp_path: Path, option: tuple[str, str]) -> None:
+    (tmp_path / "reviews.csv").write_text("1,good\n")
+    done = litc(NOWHERE, "inspect", "--kind", "dataset", tmp_path / "reviews.csv", *option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{option[0]} is for a teacher, but --kind is dataset" in done.stderr
+
+
 def test_a_data_set_that_can_not_be_used_ends_with_a_sentence(
     compress: Compress, worker: ScriptedWorker, url: str, tmp_path: Path
 ) -> None:

@@ -210,6 +210,12 @@ def test_a_failed_inspection_is_raised_with_its_reason(client: Client, worker: S
         client.wait_inspection(client.upload(other, "teacher").id, timeout=20)
     assert caught.value.failure.type == "bad-teacher"
 
+    data = teacher.with_name("photos.zip")
+    data.write_bytes(b"PK no images")
+    worker.dataset_inspection = JobError(type=ErrorType.BAD_DATASET, detail="It is damaged.")
+    with pytest.raises(InspectionFailed, match=r"photos\.zip can't be used as a data set: It is damaged"):
+        client.wait_inspection(client.upload(data, "dataset").id, timeout=20)
+
 
 def test_whoever_is_overtaken_by_another_architecture_is_told(
     client: Client, worker: ScriptedWorker, teacher: Path

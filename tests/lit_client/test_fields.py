@@ -57,6 +57,23 @@ def test_every_option_and_its_field_exist() -> None:
         ("student.kept.1: is not", "student.kept.1", "student.kept.1 (--kept): is not"),
         ("student: give exactly one", "student", "student (--depth): give exactly one"),
         ("architectures differ", "architecture", "architectures differ"),
+        ("Two are wrong.\n  name: is long", "name", "\n  name (--name): is long"),
+        (
+            "it has the tensors of timm/resnet18.a1_in1k: give this as architecture",
+            "architecture",
+            "give this as architecture (--architecture timm/resnet18.a1_in1k)",
+        ),
+        (
+            "give its name as architecture, such as torchvision/resnet18",
+            "architecture",
+            "give its name as architecture (--architecture torchvision/resnet18), such as torchvision/resnet18",
+        ),
+        ("a.pt can't be used: teacher_weights is ema", "teacher_weights", "teacher_weights (--teacher-weights) is ema"),
+        ('the job has a "seed" already', "seed", 'the job has a "seed" (--seed) already'),
+        ("teacher_weights.pt can't be used", "teacher_weights", "teacher_weights.pt can't be used"),
+        ("dataset.zip can't be used: it is cut off", "dataset", "dataset.zip can't be used: it is cut off"),
+        ("of this device: a name is too long", "name", "of this device: a name is too long"),
+        ("set dataset.size to resize all", "dataset.size", "set dataset.size (--size) to resize all"),
         ("teacher: is a data set", "teacher", "teacher: is a data set"),
     ],
 )
