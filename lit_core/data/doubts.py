@@ -36,6 +36,16 @@ def of_one_class(split: Split, y: Tensor, classes: Sequence[str]) -> list[str]:
     return [f'all labels of the split "{split}" are {shown(classes[found[0]])}']
 
 
+def nearly_all_different(labelled: int, classes: Sequence[str]) -> list[str]:
+    """A note for labels that are hardly ever the same twice, as texts in the place of labels."""
+    if labelled < FEW or len(classes) * 2 <= labelled:
+        return []
+    return [
+        f"{labelled} samples have {len(classes)} different labels, as {shown(classes[0])}: a table without a header "
+        "that names the columns has the label in its first column"
+    ]
+
+
 def alike(classes: Sequence[str]) -> list[str]:
     """A note for names that differ by case, spaces or Unicode form alone, as misspelt labels do."""
     groups: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_core.data.doubts import alike, of_one_class, repeated
+from lit_core.data.doubts import alike, nearly_all_different, of_one_class, repeated
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.probe import Probe
@@ -87,6 +87,8 @@ def _contents(y: Tensor, classes: int) -> SplitContents:
 
 def _doubts(raw: Raw, splits: Mapping[Split, Tensor], probe: Probe) -> list[str]:
     notes = alike(raw.classes)
+    if _kind(raw) == LabelKind.NAMES:
+        notes += nearly_all_different(int((raw.y != NO_LABEL).sum()), raw.classes)
     codes = torch.full((len(raw.y),), TRAIN) if raw.codes is None else raw.codes
     hashes: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for row, value in probe.hashes.items():

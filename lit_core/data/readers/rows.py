@@ -78,6 +78,12 @@ class Table:
                             f"{place} has lines that end with a carriage return alone: save the file with LF or CRLF",
                             member=place,
                         ) from failure
+                    if "larger than field limit" in str(failure):
+                        raise DatasetError(
+                            f"{place} has a text of more than {csv.field_size_limit():,} characters: close the quotes, "
+                            "or shorten it",
+                            member=place,
+                        ) from failure
                     raise DatasetError(
                         f"{place} can't be read ({failure}): put texts with commas, quotes or line breaks into quotes, "
                         "and double the quotes in them",
