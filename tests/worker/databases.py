@@ -88,8 +88,8 @@ def new_name() -> str:
 class LedgerPool:
     """Empties the database that a test has used for the next test, which takes less time than a new copy of `template`.
 
-    Each test sees another name, which the database gets before it is emptied, so that a process that an earlier test has
-    left behind can't reach its rows. A database in which more than rows has changed is not used again.
+    Each test sees another name, which the database gets before it is emptied, so that a process that an earlier test
+    has left behind can't reach its rows. A database in which more than rows has changed is not used again.
     """
 
     server: DatabaseServer
