@@ -211,15 +211,24 @@ def inspect_at_first(session: Session, owner: str, upload_id: str) -> None:
 def inspect_with(session: Session, owner: str, upload_id: str, weights: TeacherWeights | None) -> None:
     """Set which weights of a teacher's file to take. None: the raw ones, or the averaged ones if there are no others.
 
-    A complete teacher is inspected again, unless it was already inspected with these weights without an error. Raises
-    NotFound.
+    A complete teacher is inspected again, unless an inspection without an error took these weights, asked for or not.
+    Raises NotFound.
     """
     upload = find_owned(session, Upload, owner, upload_id, lock=True)
     if upload.teacher_weights == weights and (weights is None or upload.inspection_state != InspectionState.FAILED):
         return
     upload.teacher_weights = weights
-    if upload.state == UploadState.COMPLETE:
+    if upload.state == UploadState.COMPLETE and not _took(upload, weights):
         inspect_again(session, upload)
+
+
+def _took(upload: Upload, weights: TeacherWeights | None) -> bool:
+    """Whether a finished inspection took what an inspection with these weights would take."""
+    if upload.inspection_state != InspectionState.DONE or upload.inspection is None:
+        return False
+    choices = upload.inspection.get("weights_choices", [])
+    usual = TeacherWeights.RAW if TeacherWeights.RAW in choices else TeacherWeights.EMA
+    return upload.inspection.get("weights") == (usual if weights is None else weights)
 
 
 def inspect_again(session: Session, upload: Upload) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from jobs.database.connection import Database, connection_string, database_url
 from jobs.database.models import Base, StorageMarker
@@ -87,8 +88,8 @@ def new_name() -> str:
 class LedgerPool:
     """Empties the database that a test has used for the next test, which takes less time than a new copy of `template`.
 
-    Each test sees another name, so that a process that an earlier test has left behind can't reach its rows. A database
-    in which more than rows has changed is not used again.
+    Each test sees another name, which the database gets before it is emptied, so that a process that an earlier test
+    has left behind can't reach its rows. A database in which more than rows has changed is not used again.
     """
 
     server: DatabaseServer
@@ -105,10 +106,11 @@ class LedgerPool:
             yield made
         finally:
             made.close()
-            if self._emptied(url, new):
-                self.free.append((url, new))
+            renamed = self._renamed(url)
+            if renamed is not None and self._emptied(renamed, new):
+                self.free.append((renamed, new))
             else:
-                self.server.drop(url)
+                self.server.drop(renamed or url)
 
     def close(self) -> None:
         for url, _ in self.free:
@@ -116,21 +118,27 @@ class LedgerPool:
 
     def _take(self) -> tuple[URL, object]:
         if self.free:
-            url, new = self.free.pop()
-            return self.server.rename(url), new
+            return self.free.pop()
         url = self.server.create(self.template)
         with connected(url) as connection:
             return url, definitions(connection)
 
-    def _emptied(self, url: URL, new: object) -> bool:
-        """Whether the database is as it was when it was new, and can be renamed."""
+    def _renamed(self, url: URL) -> URL | None:
+        """The database under a name that nobody else knows; None if there are always new connections to it."""
         if not self.server.disconnect_all(url):
-            return False
+            return None
+        try:
+            return self.server.rename(url)
+        except OperationalError:
+            return None
+
+    def _emptied(self, url: URL, new: object) -> bool:
+        """Whether the renamed database has no rows any more, and otherwise is as it was when it was new."""
         with connected(url) as connection:
             if definitions(connection) != new:
                 return False
             remove_rows(connection)
-        return self.server.disconnect_all(url)
+        return True
 
 
 def connected(url: URL) -> psycopg.Connection:

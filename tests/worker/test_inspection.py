@@ -232,6 +232,36 @@ def test_the_reader_is_told_which_weights_to_take(bench: Bench, tmp_path: Path) 
     assert (tmp_path / "arguments").read_text().endswith("--weights ema")
 
 
+@pytest.mark.parametrize(
+    ("took", "choices", "same", "other"),
+    [
+        (TeacherWeights.RAW, [TeacherWeights.RAW, TeacherWeights.EMA], (TeacherWeights.RAW, None), TeacherWeights.EMA),
+        (TeacherWeights.EMA, [TeacherWeights.EMA], (TeacherWeights.EMA, None), TeacherWeights.RAW),
+        (TeacherWeights.EMA, [TeacherWeights.RAW, TeacherWeights.EMA], (TeacherWeights.EMA,), None),
+    ],
+)
+def test_weights_that_an_inspection_took_anyway_are_not_inspected_again(
+    bench: Bench,
+    took: TeacherWeights,
+    choices: list[TeacherWeights],
+    same: tuple[TeacherWeights | None, ...],
+    other: TeacherWeights | None,
+) -> None:
+    inspection = INSPECTION.model_copy(update={"weights": took, "weights_choices": choices})
+    upload = upload_teacher(bench)
+    bench.inspected(upload, inspection)
+    for weights in same:
+        with bench.database.session() as session:
+            uploads.inspect_with(session, OWNER, upload, weights)
+        row = look(bench, upload)
+        assert (row.inspection_state, row.teacher_weights) == ("done", weights)
+        assert row.inspection is not None
+    with bench.database.session() as session:
+        uploads.inspect_with(session, OWNER, upload, TeacherWeights.EMA if other is None else took)
+        uploads.inspect_with(session, OWNER, upload, other)
+    assert look(bench, upload).inspection_state == "pending"
+
+
 def test_a_storage_that_fails_is_tried_three_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0)
     upload = upload_teacher(bench)
