@@ -215,9 +215,12 @@ def check_outputs_are_finite(teacher: Teacher) -> None:
     output = network.eval()(*(torch.zeros_like(x) for x in teacher.recognised.family.sample(architecture)))
     outputs = output if isinstance(output, tuple) else (output,)
     if not all(bool(torch.isfinite(one).all()) for one in outputs):
+        others = [weights.value for weights in teacher.weights_choices if weights != teacher.weights]
+        instead = f"give {others[0]} as teacher_weights, which the file has too, or an" if others else "give an"
         raise TeacherError(
             "the network's outputs on an input of zeros are not finite: its weights are damaged, or overflow in "
-            "float32; give an earlier checkpoint"
+            f"float32; {instead} earlier checkpoint",
+            "teacher_weights" if others else "teacher",
         )
 
 

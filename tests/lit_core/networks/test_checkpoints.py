@@ -633,6 +633,13 @@ def test_outputs_that_are_not_finite_are_told(tmp_path: Path) -> None:
     broken["bn1.running_var"] = torch.full_like(broken["bn1.running_var"], -1.0)
     with pytest.raises(TeacherError, match="outputs on an input of zeros are not finite"):
         check_outputs_are_finite(read(tmp_path, broken))
+    both = {"state_dict": broken, "state_dict_ema": BASE}
+    with pytest.raises(
+        TeacherError, match="give ema as teacher_weights, which the file has too, or an earlier"
+    ) as told:
+        check_outputs_are_finite(read(tmp_path, both))
+    assert told.value.field == "teacher_weights"
+    check_outputs_are_finite(read(tmp_path, both, weights=TeacherWeights.EMA))
     check_outputs_are_finite(read(tmp_path, BASE))
 
 
