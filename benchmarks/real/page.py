@@ -75,6 +75,8 @@ LIMITS = """### What this can't say
   samples than that, some are other crops of the same photographs. This is not what the networks were trained on, and
   agreement with the teacher is not accuracy: nothing here has labels.
 - With three seeds only large differences exclude zero. No correction was made for the number of comparisons.
+- lite0-100 has five seeds. Two were added because with three its advantage over distillation nearly excluded zero, so
+  that its intervals are less certain than those of a number of seeds that was fixed before.
 - The budget is small, so that all of it runs on two cores in an afternoon. With more steps or samples the order of the
   arms may change.
 - There is one network of images. No package on PyPI or in Debian was found that has the ImageNet weights of a
