@@ -85,7 +85,7 @@ def test_a_discriminators_inspection_is_awaited(api: TestClient, bench: Bench, m
     waiting = sent(api, b"PK\x03\x04 one")
     answer = api.post("/v1/jobs", json=request(bench, discriminator=waiting))
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/inspection-pending")
-    assert answer.json()["detail"].startswith("the discriminator has not been inspected yet")
+    assert f"the upload {waiting} (discriminator) has not been inspected yet" in answer.json()["detail"]
 
 
 @pytest.mark.usefixtures("inspected_datasets")
