@@ -81,8 +81,8 @@ def load_dataset(
 
     `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `test` is the upload whose
     samples are the test split, if the request names one. `download` allows that files missing in that folder are
-    downloaded. The result depends only on the request and the file: the hold-out has its own
-    seed, so that jobs with different seeds have the same splits. Raises DatasetError.
+    downloaded. The result depends only on the request and the files: the hold-out has its own seed, so that jobs with
+    different seeds have the same splits. Raises DatasetError.
     """
     _check_request(request, interface)
     raw = _read(request, path, interface, limits, download)

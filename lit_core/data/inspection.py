@@ -18,6 +18,7 @@ from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import SPLITS, TRAIN
 from lit_spec import DatasetRequest, Split
 from lit_spec.dataset_inspection import MOST_CLASSES_SHOWN, DatasetInspection, LabelKind, Need, SplitContents
+from lit_spec.shown import some_shown
 
 SECONDS = 20.0
 """A request for a job waits for the inspection. Of a large data set a part is looked at."""
@@ -40,8 +41,8 @@ def inspect_dataset(path: Path, limits: Limits | None = None, seconds: float = S
         if failure.field in OF_THE_UPLOAD and known is not PARQUET:
             raise
         # Where there are columns, a request may name others, so that the file may be of use.
-        field = UPLOAD if failure.field in OF_THE_UPLOAD else failure.field
-        need = Need(field=field or UPLOAD, why=failure.detail)
+        field = UPLOAD if failure.field is None or failure.field in OF_THE_UPLOAD else failure.field
+        need = Need(field=field, why=failure.detail)
         return DatasetInspection(
             format=known.plain_name, modalities=modalities, label_kind=LabelKind.UNKNOWN, needs=need
         )
@@ -97,14 +98,8 @@ def _doubts(raw: Raw, splits: Mapping[Split, Tensor], probe: Probe) -> list[str]
         if split != Split.TRAIN:
             notes += repeated(split, hashes[split], hashes[Split.TRAIN])
         notes += of_one_class(split, y, raw.classes)
-    unnamed = [raw.classes[place] for place in _without_samples(raw)]
-    if unnamed and raw.numbered:
-        notes.append(f"no sample has the label {', '.join(unnamed[:10])}{', …' if len(unnamed) > 10 else ''}")
+    if _kind(raw) == LabelKind.NUMBERS:
+        found = set(torch.unique(raw.y).tolist())
+        missing = [name for number, name in enumerate(raw.classes) if number not in found]
+        notes += [f"no sample has the label {some_shown(missing)}"] if missing else []
     return notes
-
-
-def _without_samples(raw: Raw) -> list[int]:
-    if raw.y.ndim == 2:
-        return []
-    counts = torch.bincount(raw.y[raw.y != NO_LABEL], minlength=len(raw.classes))
-    return (counts == 0).nonzero().flatten().tolist()

@@ -11,9 +11,8 @@ from lit_spec.networks.architecture import Architecture, Task
 from lit_spec.requests.dataset import DatasetRequest
 from lit_spec.requests.splits import split_sizes
 from lit_spec.requests.training import Hyperparameters
-from lit_spec.shown import shown
+from lit_spec.shown import shown, some_shown
 
-NAMES_SHOWN = 10
 MINUS_ONE = "-1"
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})\.0*")
 """An integer as a float, which pandas writes where a value was missing."""
@@ -68,7 +67,7 @@ def check_test_contents(
         raise SpecError(
             "dataset.class_order",
             f"is missing: the training labels are numbers, but the test upload names its classes "
-            f"({_some(found.classes)}); give the names in the order of the outputs",
+            f"({some_shown(found.classes)}); give the names in the order of the outputs",
         )
 
 
@@ -141,8 +140,8 @@ def _check_names(dataset: DatasetRequest, teacher: Architecture, found: DatasetI
     if dataset.class_order is None and number != teacher.classes:
         raise SpecError(
             UPLOAD,
-            f"has {number} classes ({_some(names)}), but the teacher has {_outputs(teacher)}: use the data that the "
-            "teacher was trained on, or name all of its classes in dataset.class_order",
+            f"has {number} classes ({some_shown(names)}), but the teacher has {_outputs(teacher)}: use the data that "
+            "the teacher was trained on, or name all of its classes in dataset.class_order",
         )
     if dataset.class_order is None:
         return
@@ -150,7 +149,7 @@ def _check_names(dataset: DatasetRequest, teacher: Architecture, found: DatasetI
     order = {form for name in dataset.class_order for form in (shown(name), WHOLE.sub(r"\1", name.strip()))}
     unnamed = [name for name in names if name not in order]
     if unnamed:
-        raise SpecError("dataset.class_order", f"lacks {_some(unnamed)}: name every class of the data")
+        raise SpecError("dataset.class_order", f"lacks {some_shown(unnamed)}: name every class of the data")
 
 
 def _with_samples(found: DatasetInspection) -> list[int]:
@@ -166,11 +165,12 @@ def _check_attributes(dataset: DatasetRequest, teacher: Architecture, found: Dat
         raise SpecError(
             "dataset.attributes",
             f"is missing: name the {teacher.classes} attributes that are the generator's domains, in its order, of "
-            f"{_some(found.classes)}",
+            f"{some_shown(found.classes)}",
         )
     unknown = [name for name in dataset.attributes if shown(name) not in found.classes]
     if unknown and len(found.classes) == found.number_of_classes:
-        raise SpecError("dataset.attributes", f"has {_some(unknown)}, but the data has {_some(found.classes)}")
+        known = some_shown(found.classes)
+        raise SpecError("dataset.attributes", f"has {some_shown(unknown)}, but the data has {known}")
 
 
 def _check_splits(dataset: DatasetRequest, found: DatasetInspection) -> None:
@@ -220,7 +220,3 @@ def _outputs(teacher: Architecture) -> str:
 
 def _range(bounds: Sequence[int]) -> str:
     return f"{bounds[0]}" if bounds[0] == bounds[1] else f"{bounds[0]} to {bounds[1]}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")

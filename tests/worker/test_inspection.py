@@ -24,7 +24,7 @@ from jobs.ledger.attempts import Claim
 from jobs.ledger.stored_specs import read_job_spec
 from jobs.storage import layout
 from jobs.storage.storage import FolderStorage
-from lit_spec import DatasetInspection, Library, LibraryRequest, TeacherWeights
+from lit_spec import DatasetInspection, Inspection, Library, LibraryRequest, TeacherWeights
 from lit_spec.trainer.run import TrainerMachine
 from tests.small_disks import MIB, fill, mounted
 from tests.worker.bench import DATASET, INSPECTION, OWNER, Bench, wait_for
@@ -81,12 +81,21 @@ def reading(bench: Bench, tmp_path: Path) -> Iterator[Inspector]:
 
 
 def upload_teacher(bench: Bench, content: bytes = b"as it came") -> str:
+    return upload_file(bench, "teacher", content, INSPECTION)
+
+
+def upload_dataset(bench: Bench, content: bytes) -> str:
+    return upload_file(bench, "dataset", content, DATASET)
+
+
+def upload_file(bench: Bench, kind: str, content: bytes, found: Inspection | DatasetInspection) -> str:
+    """A complete upload, in which a scripted reader finds `found`."""
     with bench.database.session() as session:
-        made = uploads.create(session, OWNER, "teacher", "teacher.pt", len(content), None)
+        made = uploads.create(session, OWNER, kind, "file", len(content), None)
         upload = made.id
         bench.storage.append(layout.upload_data(upload), 0, content)
         uploads.complete(session, upload, made.writer, upload)
-    (bench.folder.parent / "found.json").write_text(INSPECTION.model_dump_json())
+    (bench.folder.parent / "found.json").write_text(found.model_dump_json())
     return upload
 
 
@@ -118,16 +127,6 @@ def test_what_was_found_is_stored(bench: Bench) -> None:
     assert row.inspection["sha256"] == A_TEACHER
     assert files(bench, upload) == ["data", STORED]
     assert list(bench.folder.glob("*/*")) == []
-
-
-def upload_dataset(bench: Bench, content: bytes) -> str:
-    with bench.database.session() as session:
-        made = uploads.create(session, OWNER, "dataset", "data", len(content), None)
-        upload = made.id
-        bench.storage.append(layout.upload_data(upload), 0, content)
-        uploads.complete(session, upload, made.writer, upload)
-    (bench.folder.parent / "found.json").write_text(DATASET.model_dump_json())
-    return upload
 
 
 def test_a_data_set_is_looked_through(bench: Bench) -> None:

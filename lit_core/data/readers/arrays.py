@@ -23,6 +23,7 @@ from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
 from lit_spec import Modality, Task
+from lit_spec.shown import some_shown
 
 Array = Tensor | NDArray[Any]
 ARRAYS = ("x", "y", "split")
@@ -66,7 +67,7 @@ def _check_names(names: Iterable[str]) -> None:
     if "x" not in found:
         raise DatasetError(
             f"the array x is missing: the file must hold x, y (labels, if there are any) and perhaps split, but "
-            f"holds {_listed(found)}",
+            f"holds {some_shown(found) or 'nothing'}",
             member="x",
         )
     for name in found:
@@ -77,11 +78,7 @@ def _check_names(names: Iterable[str]) -> None:
                 member=shown(name),
             )
     if len(set(found)) != len(found):
-        raise DatasetError(f"an array is in the file twice ({_listed(found)}): save each once")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(shown(name) for name in names[:10]) + (", …" if len(names) > 10 else "") if names else "nothing"
+        raise DatasetError(f"an array is in the file twice ({some_shown(found)}): save each once")
 
 
 def _read_npy(member: Member) -> NDArray[Any]:

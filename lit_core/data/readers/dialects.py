@@ -12,10 +12,12 @@ from typing import Any
 
 from lit_core.data.errors import DatasetError, shown
 from lit_spec import TableColumns
+from lit_spec.shown import some_shown
 
 TAB, JSON_LINES = "\t", "json"
 SEPARATORS = (",", ";", "|", TAB)
 ROWS_COMPARED = 20
+COLUMNS_NAMED = 20
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 NAME = re.compile(r"|[^\W\d][\w ./:#-]{0,39}")
 """What a cell of a header may be."""
@@ -148,13 +150,16 @@ def columns_asked(names: Sequence[str], file: str, asked: TableColumns) -> Colum
     """The columns that the request names; one that it does not name is told by its name alone. Raises DatasetError."""
     for field, wanted in asked_names(asked):
         if names.count(wanted) != 1:
-            raise no_column(field, wanted, f"{file or 'the file'} has the columns {_listed(names)}", file)
+            raise no_column(
+                field, wanted, f"{file or 'the file'} has the columns {some_shown(names, COLUMNS_NAMED)}", file
+            )
     label, texts, others = _told(names, asked)
     if not texts:
         texts, others = others, []
     if not texts:
         raise DatasetError(
-            f"{file or 'the file'} has no column of texts beside {_listed(names)}: name it in dataset.columns.text",
+            f"{file or 'the file'} has no column of texts beside {some_shown(names, COLUMNS_NAMED)}: name it in "
+            "dataset.columns.text",
             field="dataset.columns",
             member=file or None,
         )
@@ -179,7 +184,7 @@ def no_column(field: str, name: str, has: str, file: str) -> DatasetError:
 def unused_columns(names: Iterable[str]) -> list[str]:
     """A note on columns that are neither labels nor samples, if there are any."""
     left_out = list(dict.fromkeys(name for name in names if name.lower() not in NUMBERS))
-    return [f"columns of the data set that are not used: {_listed(left_out)}"] if left_out else []
+    return [f"columns of the data set that are not used: {some_shown(left_out, COLUMNS_NAMED)}"] if left_out else []
 
 
 def _told(names: Sequence[str], asked: TableColumns) -> tuple[int | None, list[int], list[int]]:
@@ -201,10 +206,6 @@ def _told(names: Sequence[str], asked: TableColumns) -> tuple[int | None, list[i
 
 def _columns(names: Sequence[str], label: int | None, texts: Sequence[int], others: Sequence[int]) -> Columns:
     return Columns(label, tuple(texts), tuple(names[place] for place in others))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:20])) + (", …" if len(names) > 20 else "")
 
 
 def _is_object(line: str) -> bool:

@@ -25,6 +25,7 @@ from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.readers.unlabelled import Unlabelled
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+from lit_spec.shown import some_shown
 from lit_spec.system_files import is_system_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -220,7 +221,8 @@ def _class_folders(images: list[_Image], source: Source) -> tuple[set[str], list
             first.setdefault(image.label, image.name)
     found = {label for label, name in first.items() if not unlabelled.is_none(label, partial(shown, name))}
     nested = {name for name in found if "/" in name}
-    notes = [f"class folders inside of other folders are named by their path: {_some(nested)}"] if nested else []
+    listed = some_shown(sorted(nested))
+    notes = [f"class folders inside of other folders are named by their path: {listed}"] if nested else []
     return found, [*notes, *unlabelled.notes()]
 
 
@@ -232,7 +234,7 @@ def _classes(folders: set[str], source: Source) -> list[str]:
     if order is None:
         if source.classes not in (None, len(folders)):
             raise DatasetError(
-                f"the archive has {len(folders)} class folders ({_some(folders)}), but the teacher has "
+                f"the archive has {len(folders)} class folders ({some_shown(sorted(folders))}), but the teacher has "
                 f"{source.classes} classes: give one folder a class",
                 field="dataset.upload",
             )
@@ -241,7 +243,7 @@ def _classes(folders: set[str], source: Source) -> list[str]:
         if name not in folders and source.trains:
             raise DatasetError(
                 f'class_order names "{shown(name)}", which has no folder in the archive; '
-                f"the folders are {_some(folders)}",
+                f"the folders are {some_shown(sorted(folders))}",
                 field="dataset.class_order",
                 member=shown(name),
             )
@@ -252,10 +254,6 @@ def _classes(folders: set[str], source: Source) -> list[str]:
             member=shown(name),
         )
     return list(order)
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(shown(name) for name in sorted(names)[:10]) + (", …" if len(names) > 10 else "")
 
 
 # --- pixels -------------------------------------------------------------------------------------------------

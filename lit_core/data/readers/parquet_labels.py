@@ -19,6 +19,7 @@ from lit_core.data.readers.parquet_files import ParquetTable
 from lit_core.data.readers.unlabelled import OutputLabels, Place, Unlabelled, whole_numbers
 from lit_core.data.source import Source
 from lit_core.data.splits import NAMES, SPLITS
+from lit_spec.shown import some_shown
 
 BATCH_ROWS = 4096
 SPLIT = "split"
@@ -71,8 +72,8 @@ def label_named(table: ParquetTable, source: Source) -> str | None:
 
 def several_labels(columns: list[str]) -> DatasetError:
     return DatasetError(
-        f"several columns may hold the labels ({_some(columns)}): name the one that is meant in dataset.columns.label, "
-        "or name only that of the images or texts in dataset.columns if there are no labels",
+        f"several columns may hold the labels ({some_shown(columns)}): name the one that is meant in "
+        "dataset.columns.label, or name only that of the images or texts in dataset.columns if there are no labels",
         field="dataset.columns",
         member=shown(columns[0]),
     )
@@ -121,7 +122,7 @@ class Labels:
             return
         if self._source.classes not in (None, len(names)):
             raise DatasetError(
-                f"{shown(column)} has {len(names)} classes ({_some(names)}), but the teacher has "
+                f"{shown(column)} has {len(names)} classes ({some_shown(names)}), but the teacher has "
                 f"{self._source.classes}: use the data that the teacher was trained on",
                 member=shown(column),
             )
@@ -177,7 +178,7 @@ class Labels:
 
     def _other_number_of_classes(self, names: list[str]) -> DatasetError:
         return DatasetError(
-            f"the labels name {len(names)} classes ({_some(names)}), but the teacher has {self._source.classes}: "
+            f"the labels name {len(names)} classes ({some_shown(names)}), but the teacher has {self._source.classes}: "
             "use the data that the teacher was trained on, or name all of its classes in class_order",
             field="dataset.class_order",
         )
@@ -227,7 +228,3 @@ def as_integers(values: pa.Array, missing: int) -> NDArray[np.int64]:
         values = pc.min_element_wise(values, pa.scalar(np.iinfo(np.int64).max, pa.uint64()), skip_nulls=False)
     integers: NDArray[np.int64] = values.cast(pa.int64()).fill_null(missing).to_numpy(zero_copy_only=False)
     return integers
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(shown(name) for name in names[:10]) + (", …" if len(names) > 10 else "")

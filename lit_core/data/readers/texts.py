@@ -7,7 +7,7 @@ each text directly into its place.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from pathlib import PurePosixPath
@@ -28,6 +28,7 @@ from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
 from lit_spec.requests.contents import WHOLE
+from lit_spec.shown import some_shown
 
 SEPARATORS = {".csv": None, ".tsv": TAB, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES}
 CLASSES_FILE = "classes.txt"
@@ -90,7 +91,7 @@ class _Numbers:
             self.unlabelled.check()
             raise DatasetError(
                 f'{row.place} has the label "{shown(label)}", but the teacher has {self.classes} classes, and there '
-                f"are as many other labels ({_some(self.known)})",
+                f"are as many other labels ({some_shown(self.known)})",
                 member=row.place,
             )
 
@@ -282,7 +283,7 @@ def _order(numbers: _Numbers, names: list[str] | None, source: Source) -> tuple[
         return outputs, outputs
     if source.classes not in (None, len(found)):
         raise DatasetError(
-            f"the texts have {len(found)} labels ({_some(found)}), but the teacher has {source.classes} classes: "
+            f"the texts have {len(found)} labels ({some_shown(found)}), but the teacher has {source.classes} classes: "
             "name all of them, in the order of its outputs, in dataset.class_order",
             field="dataset.class_order",
         )
@@ -303,10 +304,6 @@ def _named(found: list[str], names: list[str]) -> tuple[list[str], list[str]]:
                 member=CLASSES_FILE,
             )
     return numbered, names
-
-
-def _some(labels: Collection[str]) -> str:
-    return ", ".join(shown(label) for label in islice(labels, 10)) + (", …" if len(labels) > 10 else "")
 
 
 def _unused(tables: Sequence[_Labels]) -> list[str]:

@@ -18,6 +18,7 @@ from lit_core.data.readers.images import decode_all, is_ignored, is_image
 from lit_core.data.readers.unlabelled import INTEGER, OutputLabels
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import NAMES
+from lit_spec.shown import some_shown
 
 LABEL = "cls"
 LABEL_BYTES = 64
@@ -53,7 +54,8 @@ def read_webdataset(source: Source) -> Raw:
     values = np.array([found.labels[key][1] for key in keys], dtype=np.int64)
     y = torch.from_numpy(labels.take(values, lambda row: shown(found.labels[keys[row]][0])))
     split = None if codes[keys[0]] is None else torch.tensor([codes[key] for key in keys])
-    unused = [f"files of the samples that are not used: {_listed(found.unused)}"] if found.unused else []
+    others = some_shown(f".{extension}" for extension in found.unused)
+    unused = [f"files of the samples that are not used: {others}"] if found.unused else []
     notes = [*unused, *labels.notes()]
     x = decode_all({found.images[key]: row for row, key in enumerate(keys)}, source)
     classes = list(source.request.class_order or output_names(y, source.classes))
@@ -124,7 +126,3 @@ def _codes(images: dict[str, str]) -> dict[str, int | None]:
             f"{name} belongs to no split, but other samples do: put it into the folder train, val or test", member=name
         )
     return codes
-
-
-def _listed(extensions: dict[str, None]) -> str:
-    return ", ".join(f".{shown(one)}" for one in islice(extensions, 10)) + (", …" if len(extensions) > 10 else "")
