@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs lint format serve clean
@@ -17,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing into $(VENV); this takes some minutes the first time."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[core,service,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(INSTALLED_EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED) ## Compress a real network through the running service
@@ -37,7 +38,7 @@ faults: $(INSTALLED) ## Kill and freeze the service's processes in all ways that
 	$(PYTEST) tests/faults tests/service tests/e2e/test_serve.py $(PYTEST_ARGS)
 
 REAL ?=
-EXTRAS = core,service,$(if $(REAL),evidence-real,evidence)
+EXTRAS = $(INSTALLED_EXTRAS),$(if $(REAL),evidence-real,evidence)
 EVIDENCE = benchmarks.$(if $(REAL),real,evidence)
 
 evidence: $(INSTALLED) ## Compare the methods and write docs/evidence.md (hours; REAL=1 on real networks; ONLY=experiment/arm/seed)
