@@ -64,7 +64,7 @@ class Machines:
                 continue
             for child in psutil.Process(worker.pid).children():
                 try:
-                    if "lit_core.trainer" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                    if child.name() == "lit-trainer" and child.status() != psutil.STATUS_ZOMBIE:
                         found[child.pid] = worker.pid
                 except psutil.NoSuchProcess:
                     continue

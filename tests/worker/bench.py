@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,12 @@ from jobs.storage.storage import Storage, open_storage
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
+from worker.host.checkout import CHECKOUT
+from worker.host.children import execute
+from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
-from worker.training.supervisor import Supervisor
+from worker.training.attempt import trainer_environment
+from worker.training.supervisor import TRAINER, Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 OWNER = "local"
@@ -70,6 +75,10 @@ def wait_for(true: Callable[[], object], seconds: float = 10, what: str = "") ->
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s: {what or true}"
         time.sleep(0.02)
+
+
+TEMPLATE = TrainerTemplate(trainer_environment(Path(tempfile.gettempdir()), None, 1, CHECKOUT))
+"""One for all tests of this process. It starts with the first job that is trained, and ends with this process."""
 
 
 @dataclass
@@ -195,6 +204,7 @@ class Bench:
                 worker_id=name,
                 devices=[device],
                 command=command,
+                start=TEMPLATE.fork if tuple(command) == TRAINER else execute,
                 send_wakeup=send_wakeup,
             )
         finally:

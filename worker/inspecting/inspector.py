@@ -10,11 +10,10 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +27,6 @@ from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.database.outages import first_line, is_outage
 from jobs.ledger import uploads
-from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
 from jobs.side_task import SideTask
 from jobs.storage import layout
@@ -38,6 +36,7 @@ from lit_spec import DatasetInspection, ErrorType, Inspection, JobError
 from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.checkout import CHECKOUT
+from worker.host.children import Child, Start, execute
 from worker.host.fetching import fetch
 from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
@@ -80,8 +79,25 @@ class Stopped(Exception):
     """The inspection was interrupted because the worker stops."""
 
 
+def execute_bound(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+) -> Child:
+    """Like `execute`; the command is killed when this process dies."""
+    bound = [*BOUND, str(os.getpid()), *command]
+    return execute(bound, folder, environment, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
 class Inspector:
-    """A side task that claims and runs inspections, one at a time. `command` reads FILE and writes to FOLDER."""
+    """A side task that claims and runs inspections, one at a time.
+
+    `command` reads FILE and writes to FOLDER; `start` starts it, and ends it when this process is killed.
+    """
 
     def __init__(
         self,
@@ -92,6 +108,7 @@ class Inspector:
         *,
         marker: str,
         command: Sequence[str] = INSPECT,
+        start: Start = execute_bound,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -100,6 +117,7 @@ class Inspector:
         self._marker = marker
         self._backoff = Backoff()
         self._command = command
+        self._start = start
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._task = SideTask("inspector", self._serve)
@@ -260,37 +278,32 @@ class Inspector:
             limits += ["--architecture", str(architecture)]
         if weights is not None:
             limits += ["--weights", weights]
-        environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(output), "TMPDIR": str(output)}
-        with answer.open("wb") as stdout:
-            process = subprocess.Popen(
-                [*BOUND, str(os.getpid()), *self._command, str(source), str(output), *limits],
-                cwd=output,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                umask=PRIVATE_UMASK,
+        command = [*self._command, str(source), str(output), *limits]
+        with answer.open("wb") as stdout, Path(os.devnull).open("r+b") as nothing:
+            process = self._start(
+                command,
+                output,
+                inspection_environment(output),
+                stdin=nothing.fileno(),
+                stdout=stdout.fileno(),
+                stderr=nothing.fileno(),
             )
         try:
             code = self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.end()
         if code in (-signal.SIGXCPU, -signal.SIGKILL):
             raise LimitReached(
                 "the file could not be read: reading it took more time or memory than an inspection may use"
             )
         return code
 
-    def _wait(self, process: subprocess.Popen[bytes], until: float, *, builds_network: bool) -> int:
-        """Wait for the exit code. Does not reap the process, so that its group's id is not reused."""
+    def _wait(self, process: Child, until: float, *, builds_network: bool) -> int:
+        """Wait for the exit code."""
         drained_at: float | None = None
         while True:
-            status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if status is not None:
-                exited = status.si_code == os.CLD_EXITED
-                return status.si_status if exited else -status.si_status
+            if (code := process.exit_code()) is not None:
+                return code
             now = time.monotonic()
             if now > until:
                 seconds = self._settings.inspect_timeout_seconds
@@ -305,6 +318,11 @@ class Inspector:
     def _check(self) -> None:
         if self._stopped.is_set():
             raise Stopped
+
+
+def inspection_environment(folder: Path) -> dict[str, str]:
+    """The environment variables of the sandboxed process: no secrets."""
+    return {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(folder), "TMPDIR": str(folder)}
 
 
 def refused(kind: UploadKind, detail: str) -> Refused:

@@ -11,7 +11,8 @@ from jobs.ledger.uploads import INSPECTIONS_TOPIC
 from jobs.settings import Settings
 from worker.host.startup import open_host
 from worker.host.stop_signals import StopSignals
-from worker.inspecting.inspector import Inspector
+from worker.host.trainer_template import opened_template
+from worker.inspecting.inspector import Inspector, execute_bound, inspection_environment
 
 log = structlog.get_logger()
 
@@ -19,12 +20,16 @@ log = structlog.get_logger()
 def run(settings: Settings) -> int:
     """Inspect until SIGTERM or SIGINT; returns the exit code."""
     host = open_host(settings)
-    inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker)
+    template = opened_template(settings, inspection_environment(host.work_folder.path))
+    start = execute_bound if template is None else template.fork
+    inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker, start=start)
     listener = TopicListener(settings.database_url or "", INSPECTIONS_TOPIC, inspector.wake)
     # Before anything is to be stopped: until here SIGTERM ends the process at once.
     signals = StopSignals()
     with ExitStack() as stack:
         stack.callback(host.work_folder.close)
+        if template is not None:
+            stack.callback(template.stop)
         stack.callback(listener.stop)
         stack.callback(inspector.stop)  # first, because it takes longest
         inspector.start()

@@ -44,6 +44,7 @@ from lit_spec.trainer.messages import (
 )
 from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.run import TrainerMachine
+from worker.host.children import Start
 from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
@@ -82,6 +83,7 @@ class Attempt:
     claim: Claim
     lease: Lease
     folder: Path
+    start: Start
     command: Sequence[str]
     environment: dict[str, str]
     machine: TrainerMachine
@@ -123,7 +125,7 @@ class Attempt:
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._size_of)
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
-            started = Trainer(self.command, self.folder, self.environment, limits)
+            started = Trainer(self.start, self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
             return self._upload_missing(missing)
         except Interrupted as interrupted:
@@ -421,8 +423,11 @@ class Attempt:
             raise OSError(fault)
 
 
-def trainer_environment(folder: Path, device: str, threads: int | None, checkout: Path) -> dict[str, str]:
-    """The trainer's environment variables: search paths, its device and its threads, but no secrets."""
+def trainer_environment(folder: Path, device: str | None, threads: int | None, checkout: Path) -> dict[str, str]:
+    """The trainer's environment variables: search paths, its device and its threads, but no secrets.
+
+    A `device` of None is not decided yet.
+    """
     environment = {
         "HOME": str(folder),
         "TMPDIR": str(folder),
@@ -434,7 +439,7 @@ def trainer_environment(folder: Path, device: str, threads: int | None, checkout
     for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         if name in os.environ:
             environment[name] = os.environ[name]
-    if device != "cuda":
+    if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

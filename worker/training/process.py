@@ -12,9 +12,14 @@ from jobs.broker.wakeups import Wakeups
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
+from worker.host.checkout import CHECKOUT
+from worker.host.children import execute
 from worker.host.registration import Registration
 from worker.host.startup import open_host, refuse_to_start
+from worker.host.trainer_template import opened_template
+from worker.training.attempt import trainer_environment
 from worker.training.celery_app import make_app, run_worker
+from worker.training.job_folder import trainer_machine
 from worker.training.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -27,6 +32,8 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
     host = open_host(settings)
     app = make_app(settings.redis_url)
     wakeups = Wakeups(app, settings.redis_url)
+    machine = trainer_machine(settings)
+    template = opened_template(settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT))
     supervisor = Supervisor(
         host.database,
         host.storage,
@@ -35,6 +42,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         marker=host.marker,
         worker_id=host.worker_id,
         devices=devices,
+        start=execute if template is None else template.fork,
         send_wakeup=wakeups,
     )
     registration = Registration(
@@ -50,6 +58,8 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
     with ExitStack() as stack:
         stack.callback(wakeups.close)
         stack.callback(host.work_folder.close)
+        if template is not None:
+            stack.callback(template.stop)
         stack.callback(registration.stop)
         registration.start()
         stack.callback(housekeeper.stop)

@@ -24,6 +24,7 @@ from lit_spec import ErrorType
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
 from worker.host.checkout import CHECKOUT
+from worker.host.children import Start, execute
 from worker.host.devices import device_fault
 from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
@@ -42,7 +43,7 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """Runs claimed jobs one after another. `command` starts a trainer in its job folder."""
+    """Runs claimed jobs one after another. `command` is a trainer, which `start` starts in its job folder."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Supervisor:
         worker_id: str,
         devices: Sequence[str],
         command: Sequence[str] = TRAINER,
+        start: Start = execute,
         send_wakeup: SendWakeup | None = None,
     ) -> None:
         self._database = database
@@ -66,6 +68,7 @@ class Supervisor:
         self._worker_id = worker_id
         self._devices = list(devices)
         self._command = command
+        self._start = start
         self._send_wakeup = send_wakeup
         self._busy = threading.Lock()
         self._drain = threading.Event()
@@ -151,6 +154,7 @@ class Supervisor:
                 claim=claim,
                 lease=stack.enter_context(lease),
                 folder=folder,
+                start=self._start,
                 command=self._command,
                 environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
                 machine=self._machine,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import subprocess
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from jobs.private_files import PRIVATE_FILE, PRIVATE_UMASK
+from jobs.private_files import PRIVATE_FILE
 from jobs.side_task import SideTask
 from lit_spec.trainer.folder import LOG_FILE
 from lit_spec.trainer.messages import Deadline, TrainerMessage
+from worker.host.children import Start
 from worker.training.limits import TrainerLimits
 from worker.training.messages import MAX_LINE_BYTES, parse
 
@@ -32,7 +32,7 @@ class Trainer:
     """Starts `command` in `folder`. As a context manager it leaves no process of its group behind. Raises OSError."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, environment: dict[str, str], limits: TrainerLimits
+        self, start: Start, command: Sequence[str], folder: Path, environment: dict[str, str], limits: TrainerLimits
     ) -> None:
         self.log = folder / LOG_FILE
         self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
@@ -42,35 +42,25 @@ class Trainer:
         self._log_file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         with ExitStack() as on_failure:
             on_failure.callback(os.close, self._log_file)
-            self._process = on_failure.enter_context(
-                subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log_file,
-                    start_new_session=True,
-                    bufsize=0,
-                    umask=PRIVATE_UMASK,
-                )
+            its_deadlines, self._deadlines = _pipe(on_failure)
+            self._events, its_events = _pipe(on_failure)
+            self._child = start(
+                command, folder, environment, stdin=its_deadlines, stdout=its_events, stderr=self._log_file
             )
-            on_failure.callback(os.killpg, self._process.pid, signal.SIGKILL)
-            limits.apply(self._process.pid)
+            on_failure.callback(self._child.end)
+            limits.apply(self._child.pid)
             on_failure.pop_all()
-        assert self._process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
-        assert self._process.stdout is not None  # noqa: S101
-        self._deadlines = self._process.stdin.fileno()
+        os.close(its_deadlines)
+        os.close(its_events)
         # A suspended trainer reads no deadlines, and this process must not wait for it.
         os.set_blocking(self._deadlines, False)
-        self._events = self._process.stdout.fileno()
         self._signals = threading.Lock()
         self._reader = SideTask("trainer-events", self._read, longest_pause=1.0)
         self._reader.start()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     def write_deadline(self, deadline: float) -> None:
         """Tell the trainer until when its worker certainly has the lease, in seconds on `boottime`."""
@@ -93,10 +83,7 @@ class Trainer:
 
     def exited(self) -> bool:
         """Whether the trainer itself has ended. It stays a zombie, so that its group's id is not reused."""
-        if self._process.returncode is not None:
-            return True
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, options) is not None
+        return self._child.exit_code() is not None
 
     def messages(self, timeout: float) -> list[TrainerMessage]:
         """The messages since the last call; waits up to `timeout` seconds for the first."""
@@ -114,13 +101,11 @@ class Trainer:
     def end(self) -> int:
         """Kill the rest of the group, reap it and return the trainer's exit code (negative: the number of a signal)."""
         with self._signals:
+            code = self._child.end()
             if not self._ended:
                 self._ended = True
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-                assert self._process.stdin is not None  # noqa: S101
-                self._process.stdin.close()
-        return self._process.returncode
+                os.close(self._deadlines)
+        return code
 
     def all_messages_read(self) -> bool:
         """Whether no more messages can come. A process that left the group may keep the pipe open for ever."""
@@ -147,9 +132,15 @@ class Trainer:
         with self._signals:
             if not self._ended:
                 # The group still exists: its leader is reaped only in `end`.
-                os.killpg(self._process.pid, number)
+                self._child.signal(number)
 
     def _read(self, _: threading.Event) -> None:
+        try:
+            self._read_lines()
+        finally:
+            os.close(self._events)
+
+    def _read_lines(self) -> None:
         line = bytearray()
         too_long = False
         while chunk := os.read(self._events, READ_BYTES):
@@ -189,3 +180,11 @@ class Trainer:
         except OSError as failure:
             # The messages that follow matter more.
             log.warning("a line of the trainer's output is left out of its log", error=str(failure))
+
+
+def _pipe(on_failure: ExitStack) -> tuple[int, int]:
+    """(end for reading, end for writing)"""
+    ends = os.pipe()
+    for end in ends:
+        on_failure.callback(os.close, end)
+    return ends

@@ -1,0 +1,132 @@
+"""The template forks processes that are as good as executed ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lit_spec.trainer.folder import TrainerExit
+from tests.worker.bench import TEMPLATE, wait_for
+from worker.host.checkout import CHECKOUT
+from worker.host.children import Child
+from worker.host.trainer_template import TrainerTemplate
+from worker.training.attempt import trainer_environment
+
+INSPECT = [sys.executable, "-m", "lit_core.trainer.inspect"]
+WAITS = [sys.executable, "-m", "lit_core.trainer", ".", "--supervised"]
+"""A trainer whose specification is a pipe that nobody writes to."""
+WORKER = """\
+import os, sys
+from pathlib import Path
+from tests.worker.test_trainer_template import waiting
+from worker.host.trainer_template import TrainerTemplate
+print(waiting(TrainerTemplate(dict(os.environ)), Path(sys.argv[1])).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def fork(template: TrainerTemplate, command: list[str], folder: Path) -> Child:
+    streams = {name: os.open(folder / name, os.O_RDWR | os.O_CREAT) for name in ("stdin", "stdout", "stderr")}
+    try:
+        return template.fork(command, folder, {"HOME": str(folder), "TMPDIR": str(folder)}, **streams)
+    finally:
+        for stream in streams.values():
+            os.close(stream)
+
+
+def waiting(template: TrainerTemplate, folder: Path) -> Child:
+    os.mkfifo(folder / "spec.json")
+    os.mkfifo(folder / "stdin")
+    return fork(template, WAITS, folder)
+
+
+@pytest.fixture
+def waits(tmp_path: Path) -> Iterator[Child]:
+    child = waiting(TEMPLATE, tmp_path)
+    yield child
+    child.end()
+
+
+def test_the_exit_code_and_the_output_are_the_programs(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"no data set")
+    child = fork(TEMPLATE, [*INSPECT, "data", ".", "--kind", "dataset"], tmp_path)
+    wait_for(lambda: child.exit_code() is not None, 60)
+    assert child.end() == TrainerExit.FAILED
+    assert b'"bad-dataset"' in (tmp_path / "stdout").read_bytes()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_forked_process_is_a_child_that_leads_its_session(waits: Child, tmp_path: Path) -> None:
+    process = psutil.Process(waits.pid)
+    assert process.ppid() == os.getpid()
+    assert os.getsid(waits.pid) == os.getpgid(waits.pid) == waits.pid
+    wait_for(lambda: process.name() == "lit-trainer")
+    assert process.cwd() == str(tmp_path)
+    assert {str(tmp_path / "stdin"), str(tmp_path / "stderr")} <= set(links(waits.pid))
+    waits.signal(signal.SIGKILL)
+    wait_for(lambda: waits.exit_code() is not None)
+    assert waits.end() == -signal.SIGKILL
+
+
+def test_it_has_no_secrets_and_only_its_own_files(waits: Child, tmp_path: Path) -> None:
+    wait_for(lambda: psutil.Process(waits.pid).name() == "lit-trainer")
+    environment = psutil.Process(waits.pid).environ()
+    assert environment.keys() <= trainer_environment(tmp_path, None, 1, CHECKOUT).keys()
+    sockets = [link for link in links(waits.pid) if link.startswith("socket:")]
+    assert sockets == []
+
+
+def links(pid: int) -> list[str]:
+    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    try:
+        running = waiting(template, first)
+        [made] = [child for child in psutil.Process().children() if is_template(child)][-1:]
+        made.kill()
+        # What it has forked does not depend on it.
+        wait_for(lambda: not made.is_running() or made.status() == psutil.STATUS_ZOMBIE)
+        assert running.exit_code() is None
+        other = waiting(template, second)
+        assert other.exit_code() is None
+        for child in (running, other):
+            assert child.end() == -signal.SIGKILL
+    finally:
+        template.stop()
+    assert not made.is_running()
+
+
+def is_template(process: psutil.Process) -> bool:
+    return "lit_core.trainer.template" in process.cmdline() and process.name() != "lit-trainer"
+
+
+def test_all_processes_die_with_the_worker(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path)],
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    trainer = psutil.Process(int(worker.stdout.readline()))
+    family = psutil.Process(worker.pid).children()
+    assert trainer in family
+    assert len(family) == 2
+    worker.kill()
+    worker.communicate()
+    psutil.wait_procs(family, 20)
+    assert not any(process.is_running() for process in family)

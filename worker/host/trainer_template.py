@@ -1,0 +1,118 @@
+"""The worker's side of its template: the process that has loaded torch, and forks trainers and inspections."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from jobs.private_files import PRIVATE_UMASK
+from jobs.settings import Settings
+from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
+from worker.host.children import Child
+
+TEMPLATE = (sys.executable, "-m", "lit_core.trainer.template")
+SECONDS_TO_START = 300.0
+"""Loading torch from a slow disk may take minutes."""
+PR_SET_CHILD_SUBREAPER = 36
+
+log = structlog.get_logger()
+
+
+class TrainerTemplate:
+    """Starts one template when it is asked to, and another one when that has ended. For several threads.
+
+    `environment` has the variables that count when libraries are loaded: search paths and numbers of threads.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+        # A forked process becomes this process's child when the process between them ends.
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def start(self) -> None:
+        """Begin to load torch, so that the first job need not wait for it. Raises OSError."""
+        with self._lock:
+            self._running()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._end()
+
+    def fork(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+    ) -> Child:
+        """Start `command`, a `Program` run by `python -m`, as a child of this process. Raises OSError."""
+        _, _, program, *arguments = command
+        request = ForkRequest(
+            program=Program(program), arguments=arguments, folder=str(folder), environment=dict(environment)
+        )
+        streams = [stdin, stdout, stderr]
+        with self._lock:
+            try:
+                return self._ask(request, streams)
+            except OSError as failure:
+                log.warning("the template of the trainers has ended; starting another one", error=str(failure))
+                self._end()
+                return self._ask(request, streams)
+
+    def _ask(self, request: ForkRequest, streams: Sequence[int]) -> Child:
+        requests = self._running()
+        socket.send_fds(requests, [request.model_dump_json().encode()], streams)
+        answer = requests.recv(MAX_REQUEST_BYTES)
+        if not answer:
+            raise OSError("the process from which trainers are forked has ended; its last lines are in this log")
+        return Child(Forked.model_validate_json(answer).pid)
+
+    def _running(self) -> socket.socket:
+        """The socket of the running template, which is started if there is none."""
+        if self._requests is None:
+            ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.settimeout(SECONDS_TO_START)
+            with its:
+                self._process = subprocess.Popen(
+                    TEMPLATE,
+                    cwd="/",
+                    env=self._environment,
+                    stdin=its.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                    umask=PRIVATE_UMASK,
+                )
+            self._requests = ours
+        return self._requests
+
+    def _end(self) -> None:
+        # It ends when its socket is closed; while it still loads torch it does not see that.
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def opened_template(settings: Settings, environment: Mapping[str, str]) -> TrainerTemplate | None:
+    """A template that begins to load torch; None if the settings want none. Raises OSError."""
+    if not settings.warm_trainer:
+        return None
+    template = TrainerTemplate(environment)
+    template.start()
+    return template
