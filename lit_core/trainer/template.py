@@ -4,8 +4,8 @@ Loading torch takes seconds of processor time, forking takes milliseconds. A for
 nothing else: no job ever runs in this process, and it never uses CUDA.
 
 Standard input is a Unix socket, on which the worker sends `ForkRequest`s. The forked process leads its own session, and
-its parent is the worker: the process between them ends at once, and the worker is the subreaper. So the worker waits
-for it and kills it as if it had executed the program.
+its parent is the worker: the process between them ends at once, and the worker is the subreaper meanwhile. So the
+worker waits for it and kills it as if it had executed the program.
 """
 
 from __future__ import annotations

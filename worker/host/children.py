@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -38,7 +37,7 @@ class Child:
         os.killpg(self.pid, number)
 
     def end(self) -> int:
-        """Kill what is left of the group, reap it, and return the exit code."""
+        """Kill what is left of the group, and return the exit code."""
         if self._code is None:
             self.signal(signal.SIGKILL)
             _, status = os.waitpid(self.pid, 0)
@@ -46,10 +45,6 @@ class Child:
             if self._executed is not None:
                 # Else it would be waited for again.
                 self._executed.returncode = self._code
-            # Processes that lost their parent are this process's children, if it is a subreaper.
-            with suppress(ChildProcessError):
-                while True:
-                    os.waitpid(-self.pid, 0)
         return self._code
 
 

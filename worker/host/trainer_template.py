@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -36,8 +37,6 @@ class TrainerTemplate:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
-        # A forked process becomes this process's child when the process between them ends.
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def start(self) -> None:
         """Begin to load torch, so that the first job need not wait for it. Raises OSError."""
@@ -74,8 +73,9 @@ class TrainerTemplate:
 
     def _ask(self, request: ForkRequest, streams: Sequence[int]) -> Child:
         requests = self._running()
-        socket.send_fds(requests, [request.model_dump_json().encode()], streams)
-        answer = requests.recv(MAX_REQUEST_BYTES)
+        with _subreaper():
+            socket.send_fds(requests, [request.model_dump_json().encode()], streams)
+            answer = requests.recv(MAX_REQUEST_BYTES)
         if not answer:
             raise OSError("the process from which trainers are forked has ended; its last lines are in this log")
         return Child(Forked.model_validate_json(answer).pid)
@@ -107,6 +107,20 @@ class TrainerTemplate:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def _subreaper() -> Iterator[None]:
+    """Meanwhile descendants whose parent ends become children of this process.
+
+    Not for longer, because nobody here waits for others' descendants, for example a database server in a test.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
 def opened_template(settings: Settings, environment: Mapping[str, str]) -> TrainerTemplate | None:
