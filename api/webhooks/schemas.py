@@ -14,16 +14,17 @@ from lit_spec.answers.webhooks import (
     WebhookLinks,
     WebhookWithSecret,
 )
-from lit_spec.requests.webhook import WebhookEvent
+from lit_spec.base import READING_ANSWER
 from lit_spec.states import DeliveryState
 
 
 def show_webhook(webhook: WebhookRow) -> Webhook:
-    return Webhook(**_fields(webhook))
+    return Webhook.model_validate(_fields(webhook), context=READING_ANSWER)
 
 
 def show_with_secret(webhook: WebhookRow) -> WebhookWithSecret:
-    return WebhookWithSecret(**_fields(webhook), secret=webhook.secret)
+    fields = {**_fields(webhook), "secret": webhook.secret}
+    return WebhookWithSecret.model_validate(fields, context=READING_ANSWER)
 
 
 def show_delivery(delivery: DeliveryRow) -> WebhookDelivery:
@@ -49,7 +50,7 @@ def _fields(webhook: WebhookRow) -> dict[str, Any]:
         "id": webhook.id,
         "url": webhook.url,
         "name": webhook.name,
-        "events": webhook.events and [WebhookEvent(name) for name in webhook.events],
+        "events": webhook.events,
         "tags": webhook.tags,
         "enabled": webhook.enabled,
         "disabled": disabled,
