@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -123,13 +124,18 @@ class Deliverer:
     async def _attempt(self, claim: DeliveryClaim) -> None:
         try:
             result = await self._sender.send(claim)
+        except Exception:
+            # Counted as a failure of the receiver: a message that is our own fault must not be sent for ever.
+            log.exception("delivery failed", delivery=claim.id, webhook=claim.webhook_id)
+            result = AttemptResult(datetime.now(UTC), 0.0, error="the service failed to send it: its log says why")
+        try:
             await self._record(claim, result)
         except Exception as failure:
             # The claim's lease runs out, and the message is sent again.
             if is_outage(failure):
                 log.warning("delivery not recorded", delivery=claim.id, error=first_line(failure))
             else:
-                log.exception("delivery failed", delivery=claim.id, webhook=claim.webhook_id)
+                log.exception("delivery not recorded", delivery=claim.id)
 
     async def _record(self, claim: DeliveryClaim, result: AttemptResult) -> None:
         disabled = await self._in_session(partial(deliveries.record, claim=claim, result=result))

@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+_ALLOCATED = IPv6Network("2000::/3")
+"""Where all public IPv6 addresses lie. Most that embed an IPv4 address lie elsewhere: mapped ones, those of NAT64, …"""
 # Beyond what `ipaddress` knows not to be global.
 _REFUSED: Sequence[Network] = [
     ipaddress.ip_network(network)
@@ -25,13 +27,9 @@ _REFUSED: Sequence[Network] = [
         "192.88.99.0/24",  # relays of 6to4
         "198.18.0.0/15",
         "240.0.0.0/4",
-        "::/96",  # embeds IPv4, and so do the next five
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",
-        "2001::/32",  # Teredo
-        "2002::/16",  # 6to4
-        "::ffff:0:0:0/96",
-        "fec0::/10",  # site-local
+        "2001::/23",  # protocol assignments; Teredo, which embeds IPv4
+        "2002::/16",  # 6to4, which embeds IPv4
+        "3fff::/20",  # documentation
     )
 ]
 _ISATAP = {0x00005EFE, 0x02005EFE}
@@ -63,7 +61,7 @@ def is_public(address: Address) -> bool:
     """Whether an address is one of the internet, and not one that embeds or translates to another one."""
     if not address.is_global or address.is_multicast or any(address in network for network in _REFUSED):
         return False
-    return address.version == 4 or (int(address) >> 32) & 0xFFFFFFFF not in _ISATAP
+    return address.version == 4 or (address in _ALLOCATED and (int(address) >> 32) & 0xFFFFFFFF not in _ISATAP)
 
 
 def plain(address: Address) -> Address:
