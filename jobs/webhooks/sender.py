@@ -7,6 +7,7 @@ import json
 import ssl
 import time
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 
 import httpx
@@ -31,8 +32,6 @@ class Sender:
     def __init__(self, receivers: Receivers, public_url: str | None) -> None:
         self._receivers = receivers
         self._public_url = public_url.rstrip("/") if public_url else None
-        # Loading the certificates takes a while, so once. SSL_CERT_FILE names other ones.
-        self._tls: ssl.SSLContext = httpx.create_ssl_context()
 
     async def send(self, claim: DeliveryClaim) -> AttemptResult:
         """One attempt. Whatever goes wrong with the receiver is a result."""
@@ -54,6 +53,11 @@ class Sender:
             answer=text,
             retry_after=answer.headers.get("Retry-After"),
         )
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """With the usual authorities, or those of SSL_CERT_FILE. Loading them takes a while, so once."""
+        return httpx.create_ssl_context()
 
     async def _post(self, claim: DeliveryClaim, at: datetime) -> tuple[httpx.Response, str]:
         url = read_url(claim.url)
