@@ -5,9 +5,46 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from pydantic import ConfigDict, JsonValue
+
 from lit_spec.answers.base import Answer
 from lit_spec.requests.webhook import WebhookEvent
 from lit_spec.states import DeliveryState
+
+_WEBHOOK = "webhook_cfv5twts2wzbv6hdtf2mfvhcbz"
+_EXAMPLE: dict[str, JsonValue] = {
+    "id": _WEBHOOK,
+    "url": "https://hooks.example.com/lit",
+    "name": "ci",
+    "events": ["job.succeeded", "job.failed"],
+    "tags": ["nightly"],
+    "enabled": True,
+    "disabled": None,
+    "failing_since": None,
+    "previous_secret_until": None,
+    "created_at": "2026-12-01T12:00:00Z",
+    "links": {"self": f"/v1/webhooks/{_WEBHOOK}", "deliveries": f"/v1/webhooks/{_WEBHOOK}/deliveries"},
+}
+_DELIVERY: dict[str, JsonValue] = {
+    "id": "msg_cm43r5jupdcse6kndzl5blatpp",
+    "webhook_id": _WEBHOOK,
+    "type": "ping",
+    "state": "pending",
+    "data": {"webhook_id": _WEBHOOK},
+    "failures": 1,
+    "attempts": [
+        {
+            "number": 1,
+            "at": "2026-12-01T12:00:00Z",
+            "seconds": 0.084,
+            "status": 503,
+            "error": "the receiver answered 503",
+            "answer": "down for maintenance",
+        }
+    ],
+    "next_attempt_at": "2026-12-01T12:00:05Z",
+    "created_at": "2026-12-01T12:00:00Z",
+}
 
 
 class WebhookDisabled(Answer):
@@ -24,6 +61,8 @@ class WebhookLinks(Answer):
 
 class Webhook(Answer):
     """An address that is told what happens to jobs, studies and uploads."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
     url: str
@@ -44,6 +83,10 @@ class Webhook(Answer):
 
 class WebhookWithSecret(Webhook):
     """A webhook whose secret was just made. The secret is shown only here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_EXAMPLE, "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"}]}
+    )
 
     secret: str
     """`whsec_…`: verifies the signatures, after the Standard Webhooks specification."""
@@ -67,6 +110,8 @@ class DeliveryAttempt(Answer):
 
 class WebhookDelivery(Answer):
     """A message for one webhook, and the attempts to deliver it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_DELIVERY]})
 
     id: str
     """The `webhook-id` header of all attempts."""

@@ -23,9 +23,11 @@ from jobs.database.connection import Database
 from jobs.database.models import Webhook, WebhookDelivery
 from jobs.database.notifications import Listener
 from jobs.webhooks import deliveries, schedule, sender, webhooks
+from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.schedule import HOUR, PAUSES, pause
 from tests.webhooks.receiver import (
+    LOOPBACK,
     add_webhook,
     claim,
     deliver,
@@ -400,3 +402,25 @@ def test_no_owner_takes_all_the_room(database: Database) -> None:
     assert len(claimed) == deliveries.PER_OWNER + 1
     assert claim(database, 100, claimed) == []
     assert len(claim(database, 100)) > 0
+
+
+class BrokenSender(sender.Sender):
+    async def send(self, claim: deliveries.DeliveryClaim) -> deliveries.AttemptResult:
+        raise RuntimeError("a mistake in this program")
+
+
+def test_a_mistake_of_the_service_itself_is_not_repeated_for_ever(database: Database) -> None:
+    message = ping(database, add_webhook(database, "https://hooks.example.com/"))
+    listener = Listener(database.engine.url.render_as_string(hide_password=False))
+    over = threading.Event()
+
+    def watch() -> None:
+        wait_for(lambda: row(database, message).failures == 1)
+        over.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    broken = BrokenSender(Receivers(LOOPBACK), None)
+    asyncio.run(run_until([(listener, Deliverer(database, listener, broken))], over))
+    watcher.join(20)
+    assert "the service failed to send it" in row(database, message).attempts[0]["error"]

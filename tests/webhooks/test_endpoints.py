@@ -14,6 +14,9 @@ from sqlalchemy import update
 from api.app import create_app
 from jobs.database.models import Webhook
 from jobs.webhooks import webhooks
+from lit_spec.answers.webhooks import Webhook as WebhookModel
+from lit_spec.answers.webhooks import WebhookDelivery, WebhookWithSecret
+from lit_spec.requests.webhook import WebhookChange, WebhookRequest
 from tests.api.test_access import make_key
 from tests.webhooks.receiver import Receiver, receiving, status
 from tests.worker.bench import Bench, wait_for
@@ -200,3 +203,12 @@ def test_an_event_of_a_newer_version_is_shown(api: TestClient, receiver: Receive
     with bench.database.session() as session:
         session.execute(update(Webhook).values(events=["job.archived"]))
     assert api.get(webhook["links"]["self"]).json()["events"] == ["job.archived"]
+
+
+def test_the_examples_of_the_document_are_right() -> None:
+    for model in (WebhookRequest, WebhookChange, WebhookModel, WebhookWithSecret, WebhookDelivery):
+        examples = model.model_json_schema()["examples"]
+        assert examples
+        for example in examples:
+            model.model_validate(example)
+    assert set(WebhookDelivery.model_json_schema()["examples"][0]) == set(WebhookDelivery.model_fields)
