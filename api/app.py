@@ -22,12 +22,17 @@ from api.jobs import endpoints as jobs
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
+from api.webhooks import endpoints as webhooks
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.storage.storage import open_storage
+from jobs.webhooks.addresses import Receivers
+from jobs.webhooks.deliverer import Deliverer
+from jobs.webhooks.networks import AllowedNetworks
+from jobs.webhooks.sender import Sender
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).
@@ -55,14 +60,18 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         storage = open_storage(settings)
         long_polls = LongPolls(listener)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
+        receivers = Receivers(AllowedNetworks.parse(settings.webhook_allowed_networks))
+        deliverer = Deliverer(database, listener, Sender(receivers, settings.public_url))
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), keyless
+            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), receivers, keyless
         )
         await listener.start()
         housekeeper.start()
+        await deliverer.start()
         try:
             yield
         finally:
+            await deliverer.stop()
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
             wakeups.close()
@@ -84,6 +93,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         jobs.router,
         studies.router,
         architectures.router,
+        webhooks.router,
         health.router,
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})

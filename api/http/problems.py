@@ -45,6 +45,8 @@ TITLES = {
     "study-finished": "The study has already finished",
     "study-not-finished": "The study has not finished yet",
     "study-outdated": "This version can't read the study",
+    "too-many-webhooks": "There are as many webhooks as an owner may have",
+    "webhook-disabled": "The webhook is disabled",
     "length-required": "The request has no Content-Length",
     "precondition-failed": "The thing has changed",
     "too-large": "The request is too large",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
-from jobs.database.models import Job, Study, Upload
+from jobs.database.models import Job, Study, Upload, Webhook, WebhookDelivery
 from jobs.errors import NotFound
 
-RowT = TypeVar("RowT", Job, Study, Upload)
-NAMES: dict[type[Job] | type[Study] | type[Upload], str] = {Job: "job", Study: "study", Upload: "upload"}
+RowT = TypeVar("RowT", Job, Study, Upload, Webhook, WebhookDelivery)
+NAMES: dict[type[Any], str] = {
+    Job: "job",
+    Study: "study",
+    Upload: "upload",
+    Webhook: "webhook",
+    WebhookDelivery: "delivery",
+}
 
 
 class PageCursor(NamedTuple):

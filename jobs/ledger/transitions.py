@@ -1,4 +1,4 @@
-"""The one place that writes what readers of a job see: numbered events, a new version, a notification."""
+"""The one place that writes what readers of a job see: numbered events, a new version, notifications and webhooks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job
 from jobs.database.notifications import notify
+from jobs.webhooks import outbox
 
 
 @dataclass(frozen=True)
@@ -38,4 +39,6 @@ def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -
                 for i, event in enumerate(events)
             ],
         )
+    if "state" in values or first == 1:  # the first event is that of a new job
+        outbox.job_changed(session, job)
     notify(session, job.id)

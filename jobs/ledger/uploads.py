@@ -16,6 +16,7 @@ from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.storage import layout
+from jobs.webhooks import outbox
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
@@ -304,6 +305,7 @@ def finish_inspection(
         upload.inspection_state = InspectionState.FAILED.value if inspection is None else InspectionState.DONE.value
         upload.inspection = None if inspection is None else inspection.model_dump(mode="json")
         upload.inspection_error = None if error is None else error.model_dump(mode="json")
+        outbox.upload_inspected(session, upload)
         notify(session, upload_id)
     return True
 
@@ -354,6 +356,7 @@ def _lose(session: Session, upload: Upload, error: JobError) -> None:
     else:
         upload.inspection_state = InspectionState.FAILED.value
         upload.inspection_error = error.model_dump(mode="json")
+        outbox.upload_inspected(session, upload)
         notify(session, upload.id)
     session.flush()
 

@@ -36,6 +36,7 @@ from jobs.studies.kinds.trials import (
 )
 from jobs.studies.stored_specs import is_newer, read_study
 from jobs.studies.trial_rows import count_finished, read_trials
+from jobs.webhooks import outbox
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.requests.study import STUDY_VERSION
@@ -105,6 +106,8 @@ def advance_locked(session: Session, study: Study) -> list[str]:
         study.version += 1
         session.flush()
         notify(session, study.id)
+    if finishes:
+        outbox.study_changed(session, study)
     return [queue for job in jobs for queue in queues_for(job.device)]
 
 
@@ -165,6 +168,8 @@ def _give_up(session: Session, study: Study, wrong: Unreadable) -> None:
         study.version += 1
         session.flush()
         notify(session, study.id)
+    if finishes:
+        outbox.study_changed(session, study)
 
 
 def cancel_live_trials(session: Session, study_id: str, stopped: TrialStopReason | None = None) -> bool:

@@ -23,6 +23,7 @@ from jobs.studies.kinds.kind_of import kind_of
 from jobs.studies.kinds.trials import StudySpec
 from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_progress
+from jobs.webhooks import outbox
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import StudyState
 
@@ -67,6 +68,7 @@ def create(
     session.add_all(StudyUpload(study_id=study.id, upload_id=upload_id) for upload_id in needed)
     session.flush()
     remember(session, owner, idempotency, study_id=study.id)
+    outbox.study_changed(session, study)
     queues = advance_locked(session, study)
     session.refresh(study)
     return study, queues
@@ -135,6 +137,7 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     study.version += 1
     study.cancel_requested_at = study.finished_at = study.result = study.error = None
     session.flush()
+    outbox.study_changed(session, study)
     notify(session, study_id)
     queues = advance_locked(session, study)
     return study, queues

@@ -19,7 +19,7 @@ def test_no_route_of_an_owner_ignores_a_parameter_that_it_does_not_take(api: Tes
         route = found.original_route
         if not isinstance(route, APIRoute) or not route.path.startswith("/v1/"):
             continue
-        path = found.path_format.format(**ids, study_id="study_none")
+        path = found.path_format.format(**ids, study_id="study_none", webhook_id="webhook_none", delivery_id="msg_none")
         for method in route.methods:
             answer = api.request(method, path, params={"nobody_takes_this": "1"})
             assert answer.status_code == 422, f"{method} {path}: {answer.text}"

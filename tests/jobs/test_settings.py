@@ -47,6 +47,8 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_CPU_SECONDS": "60",
         "LIT_TRAINER_FILE_BYTES": "5000",
         "LIT_TRAINER_DISK_BYTES": "6000",
+        "LIT_PUBLIC_URL": "https://lit.example.com/base",
+        "LIT_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8",
         "LIT_LOG_FORMAT": "json",
     }
     defaults = Settings().model_dump(mode="json")
@@ -54,7 +56,8 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     read = Settings().model_dump(mode="json")
-    names = {field: field.upper() if field.endswith("_url") else f"LIT_{field.upper()}" for field in read}
+    plain = {"database_url", "redis_url"}
+    names = {field: field.upper() if field in plain else f"LIT_{field.upper()}" for field in read}
     assert sorted(names.values()) == sorted(environment)
     for field, value in read.items():
         assert str(value) == environment[names[field]]
@@ -69,6 +72,7 @@ def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch
         datasets_download=True,
         port=0,
         worker_devices="cpu",
+        public_url="https://lit.example.com",
     )
     # What an option has replaced is not read again.
     monkeypatch.setenv("LIT_PORT", "many")
@@ -105,6 +109,11 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_LEASE_SECONDS", "soon"),
         ("LIT_LEASE_SECONDS", "nan"),
         ("LIT_LEASE_SECONDS", "0.9"),
+        ("LIT_PUBLIC_URL", "lit.example.com"),
+        ("LIT_PUBLIC_URL", "https:///path"),
+        ("LIT_PUBLIC_URL", "https://lit.example.com/?a=1"),
+        ("LIT_WEBHOOK_ALLOWED_NETWORKS", "10.0.0.1/8"),
+        ("LIT_WEBHOOK_ALLOWED_NETWORKS", "localhost"),
         ("LIT_LOG_FORMAT", "xml"),
         ("LIT_THREADS", HUGE),
         ("LIT_LEASE_SECONDS", HUGE),

@@ -1,0 +1,125 @@
+"""/v1/webhooks: addresses that are told what happens to jobs, studies and uploads, and what was delivered to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+
+from api.http.auth import Owner
+from api.http.bodies import JsonRoute, SentJson
+from api.http.context import Context, InContext, InSession, in_transaction
+from api.http.pages import InPages
+from api.http.problems import invalid_field
+from api.webhooks.schemas import show_delivery, show_webhook, show_with_secret
+from jobs.webhooks import deliveries, webhooks
+from jobs.webhooks.urls import read_url
+from lit_spec.answers.pages import Page
+from lit_spec.answers.webhooks import Webhook, WebhookDelivery, WebhookWithSecret
+from lit_spec.requests.webhook import WebhookChange, WebhookRequest
+from lit_spec.states import DeliveryState
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=JsonRoute)
+
+
+@router.post("", status_code=201)
+async def create_webhook(
+    webhook: Annotated[WebhookRequest, Body()], response: Response, owner: Owner, context: InContext
+) -> WebhookWithSecret:
+    """Let an address be told what happens. The answer has the `secret` that verifies its messages; it isn't shown
+    again. Messages follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+    """
+    values: dict[str, Any] = webhook.model_dump(mode="json")
+    values["url"] = await _checked_url(context, webhook.url)
+    made = await in_transaction(context, lambda session: webhooks.create(session, owner, **values))
+    response.headers["Location"] = f"/v1/webhooks/{made.id}"
+    return show_with_secret(made)
+
+
+@router.get("")
+def list_webhooks(owner: Owner, session: InSession, page: InPages) -> Page[Webhook]:
+    """Your webhooks, newest first."""
+    return page.make_page(webhooks.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_webhook)
+
+
+@router.get("/{webhook_id}")
+def get_webhook(webhook_id: str, owner: Owner, session: InSession) -> Webhook:
+    """One webhook, without its secret. `disabled` says why the service disabled it."""
+    return show_webhook(webhooks.get(session, owner, webhook_id))
+
+
+@router.patch("/{webhook_id}")
+async def change_webhook(
+    webhook_id: str,
+    changes: Annotated[WebhookChange, Body()],
+    sent: SentJson,
+    owner: Owner,
+    context: InContext,
+) -> Webhook:
+    """Change fields; those that are left out stay. `{"enabled": true}` enables a webhook again, and sends what waits
+    for it.
+    """
+    values: dict[str, Any] = {name: value for name, value in changes.model_dump(mode="json").items() if name in sent}
+    if values.get("tags", []) is None:
+        values["tags"] = []
+    values = {name: value for name, value in values.items() if value is not None or name in {"name", "events"}}
+    if "url" in values:
+        values["url"] = await _checked_url(context, values["url"])
+    return show_webhook(
+        await in_transaction(context, lambda session: webhooks.change(session, owner, webhook_id, values))
+    )
+
+
+@router.delete("/{webhook_id}", status_code=204)
+def delete_webhook(webhook_id: str, owner: Owner, session: InSession) -> None:
+    """Delete a webhook with its deliveries. What waits is not sent."""
+    webhooks.delete(session, owner, webhook_id)
+
+
+@router.post("/{webhook_id}/test", status_code=202)
+def test_webhook(webhook_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
+    """Send a message of the type `ping`. Its delivery says what came of it. 409 if the webhook is disabled."""
+    return show_delivery(deliveries.send_test(session, owner, webhook_id))
+
+
+@router.post("/{webhook_id}/rotate-secret")
+def rotate_secret(webhook_id: str, owner: Owner, session: InSession) -> WebhookWithSecret:
+    """Make a new secret, which is shown once. For a day messages carry two signatures, one of them by the secret
+    before.
+    """
+    return show_with_secret(webhooks.rotate_secret(session, owner, webhook_id))
+
+
+@router.get("/{webhook_id}/deliveries")
+def list_deliveries(
+    webhook_id: str,
+    owner: Owner,
+    session: InSession,
+    page: InPages,
+    state: Annotated[DeliveryState | None, Query(description="`dead`: what was given up.")] = None,
+) -> Page[WebhookDelivery]:
+    """The messages of the last 30 days with the attempts to deliver them, newest first."""
+    rows = deliveries.list_page(session, owner, webhook_id, state=state, after=page.after(), limit=page.limit + 1)
+    return page.make_page(rows, show_delivery)
+
+
+@router.get("/{webhook_id}/deliveries/{delivery_id}")
+def get_delivery(webhook_id: str, delivery_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
+    """One message and the attempts to deliver it."""
+    return show_delivery(deliveries.get(session, owner, webhook_id, delivery_id))
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202)
+def redeliver(webhook_id: str, delivery_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
+    """Send a message again now, with the same `webhook-id`, whatever became of it. 409 if the webhook is disabled."""
+    return show_delivery(deliveries.redeliver(session, owner, webhook_id, delivery_id))
+
+
+async def _checked_url(context: Context, text: str) -> str:
+    """The URL as it will be used. Raises Problem 422 if messages could not be sent there."""
+    try:
+        url = read_url(text)
+        await context.receivers.addresses(url)
+    except ValueError as wrong:
+        raise invalid_field("url", str(wrong)) from wrong
+    return str(url)
