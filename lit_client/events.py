@@ -48,7 +48,8 @@ class StreamParser:
                 yield event
 
     def _begin(self) -> None:
-        self._event, self._id = "", None
+        self._event = ""
+        self._id: str | None = None
         self._data: list[str] = []
 
     def _take(self, line: str) -> ServerSentEvent | None:
@@ -64,7 +65,7 @@ class StreamParser:
             case "data":
                 self._data.append(value)
             case "id":
-                self._id: str | None = value
+                self._id = value
         return None
 
 

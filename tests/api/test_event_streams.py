@@ -13,6 +13,7 @@ import pytest
 
 from api.http import event_streams
 from api.http.accept import prefers
+from jobs.database.notifications import Subscription
 from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Claim, Event
 from lit_client import Client
@@ -198,17 +199,22 @@ def test_a_restart_of_the_service_costs_no_event_and_repeats_none(bench: Bench) 
     assert (lives[-1].state, lives[-1].version) == ("failed", bench.row(job).version)
 
 
-def test_streams_hold_no_connections_and_end_when_the_client_goes(bench: Bench, address: tuple[str, int]) -> None:
+def test_streams_hold_no_connections_and_end_when_the_client_goes(
+    bench: Bench, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More of them than an API process has connections to the ledger, and than it has threads."""
-    job = bench.job()
+    job, ended, leave = bench.job(), [], Subscription.__exit__
+    monkeypatch.setattr(Subscription, "__exit__", lambda *arguments: [leave(*arguments), ended.append(1)])
     with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=8, limits=httpx.Limits()) as api:
         streams = [
             api.send(api.build_request("GET", f"/v1/jobs/{job}/events", headers=STREAM), stream=True) for _ in range(60)
         ]
         assert [response.status_code for response in streams] == [200] * 60
         assert api.get("/v1/jobs").status_code == 200
+        assert ended == []
         for response in streams:
             response.close()
+        wait_for(lambda: len(ended) == 60)
 
 
 def test_a_long_stream_ends_and_a_deleted_job_is_gone(

@@ -20,7 +20,7 @@ from lit_spec import ErrorType
 from lit_spec.trainer.run import TrainerRun
 from tests.worker.bench import CHILD, Bench, child, wait_for
 from tests.worker.outages import cut_off
-from worker.training import supervisor
+from worker.training import progress, supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,23 @@ def test_an_epoch_is_in_the_ledger_within_a_second(bench: Bench) -> None:
     with bench.working(child("run")):
         wait_for(lambda: bench.events(job_id, "started"), 20)
         wait_for(lambda: bench.events(job_id, "epoch"), 1)
+
+
+def test_steps_are_told_with_an_estimate_and_without_events(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_WRITES", 0.0)
+    job_id = bench.job()
+    with bench.working(child("step")):
+        wait_for(lambda: bench.row(job_id).estimated_finish, 20)
+        job = bench.row(job_id)
+    assert job.progress == {**job.progress, "phase": "lit", "epoch": 0, "epochs": 2, "steps": 50}
+    assert job.progress["fraction"] == job.progress["step"] / 100 > 0
+    assert job.estimated_finish > job.started_at
+    left = bench.row(job_id)
+    assert (left.state, left.estimated_finish, left.progress["phase"]) == ("queued", None, "lit")
+    assert bench.events(job_id, "progress") == []
+    bench.work("succeed")
+    assert (bench.row(job_id).state, bench.row(job_id).progress["phase"]) == ("succeeded", "storing")
 
 
 def test_cancel_ends_the_trainer_soon(bench: Bench) -> None:
