@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_core.trainer.job import run_job
-from lit_core.training import loop
+from lit_core.training import loop, recipe
 from lit_core.training.loop import Drained
 from lit_spec.trainer.messages import EpochDone, Progress
 from lit_spec.trainer.phases import JobPhase
@@ -20,8 +20,10 @@ TRAINING = ("lit", "fine_tune", "prune")
 
 
 @pytest.fixture(autouse=True)
-def every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def every_step_is_told_and_races_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_PROGRESS", 0.0)
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 2)
+    monkeypatch.setattr(recipe, "MOST_STEPS", 2)
 
 
 def told(kept: KeptMessages) -> list[Progress]:
@@ -44,7 +46,7 @@ def phases(found: list[Progress]) -> list[str]:
 
 
 def test_the_phases_and_steps_of_a_job_and_of_one_that_resumes(tmp_path: Path, teacher_file: Path) -> None:
-    prepare(tmp_path / "job", teacher_file, **FEW, then=["prune:0.4", "int8"])
+    prepare(tmp_path / "job", teacher_file, **FEW, then=["prune:0.4"])
     first = KeptMessages()
     with pytest.raises(Drained):
         run_job(tmp_path / "job", first, StopsAfter(first, JobPhase.LIT, 1, 2))
