@@ -23,6 +23,7 @@ import httpx
 from lit_client.connection import Connection, fits_a_header, parse, path_to
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
+from lit_client.events import stream_events
 from lit_client.folders import as_file
 from lit_client.models import (
     ArchitectureItem,
@@ -32,6 +33,7 @@ from lit_client.models import (
     EventPage,
     Job,
     JobError,
+    JobLive,
     LibraryArchitecture,
     Metric,
     MetricPage,
@@ -289,6 +291,14 @@ class Client:
                 after = page.items[-1].seq
             elif job.finished:
                 return
+
+    def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[Event | JobLive]:
+        """Like `follow`, over one connection, with the job's state and progress between the events.
+
+        A `JobLive` comes after the events that there are already, and then at most once a second when the state, the
+        progress within an epoch or the estimate of the end has changed.
+        """
+        return stream_events(self._connection, job_id, after)
 
     def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
         """A job's numbers per phase and epoch."""
