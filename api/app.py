@@ -27,7 +27,7 @@ from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
-from jobs.storage.storage import open_storage
+from jobs.storage.opening import open_storage
 
 THREADS = 40
 DESCRIPTION = """Makes a deep network shallower without losing its accuracy (LIT, Koratana et al., ICML 2019).

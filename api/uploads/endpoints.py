@@ -189,7 +189,7 @@ async def _receive(request: Request, writer: UploadWriter) -> int:
     """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
     start = offset = recorded = writer.upload.received
     try:
-        async for piece in pieces(request.stream()):
+        async for piece in pieces(request.stream(), writer.piece_bytes):
             if offset + len(piece) > writer.upload.size:
                 # Without a Content-Length this is known only now.
                 await run_in_threadpool(writer.cut, start)

@@ -20,7 +20,8 @@ from jobs.ledger import owned_jobs, uploads
 from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.marker import marker_key
-from jobs.storage.storage import Storage, open_storage
+from jobs.storage.opening import open_storage
+from jobs.storage.storage import Storage
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
