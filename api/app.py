@@ -21,6 +21,7 @@ from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
 from api.readiness import Readiness
 from api.studies import endpoints as studies
+from api.uploads import direct as direct_uploads
 from api.uploads import endpoints as uploads
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
@@ -80,6 +81,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     problems.install(app)
     for router in (
         uploads.router,
+        direct_uploads.router,
         jobs.forms,
         jobs.router,
         studies.router,

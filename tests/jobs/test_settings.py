@@ -29,6 +29,13 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "REDIS_URL": "redis://host:6379/0",
         "LIT_DATA_DIR": "/data",
         "LIT_STORAGE_DIR": "/shared",
+        "LIT_STORAGE_URL": "s3://bucket/prefix",
+        "LIT_STORAGE_ENCRYPTION": "aws:kms",
+        "LIT_STORAGE_KMS_KEY": "a-key",
+        "LIT_STORAGE_TIMEOUT_SECONDS": "20.0",
+        "LIT_STORAGE_RETRY_SECONDS": "10.0",
+        "LIT_PRESIGNED_SECONDS": "60",
+        "LIT_DATASET_STORES": "s3://data/,gs://more/of/it/",
         "LIT_DATASETS_DIR": "/datasets",
         "LIT_DATASETS_DOWNLOAD": "True",
         "LIT_FEATURE_NETWORK": "/features.pt2",
@@ -54,7 +61,9 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     read = Settings().model_dump(mode="json")
-    names = {field: field.upper() if field.endswith("_url") else f"LIT_{field.upper()}" for field in read}
+    names = {
+        field: field.upper() if field in ("database_url", "redis_url") else f"LIT_{field.upper()}" for field in read
+    }
     assert sorted(names.values()) == sorted(environment)
     for field, value in read.items():
         assert str(value) == environment[names[field]]
@@ -106,6 +115,11 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_LEASE_SECONDS", "nan"),
         ("LIT_LEASE_SECONDS", "0.9"),
         ("LIT_LOG_FORMAT", "xml"),
+        ("LIT_STORAGE_URL", "/srv/lit"),
+        ("LIT_STORAGE_ENCRYPTION", "rot13"),
+        ("LIT_STORAGE_RETRY_SECONDS", "300"),
+        ("LIT_PRESIGNED_SECONDS", "604801"),
+        ("LIT_DATASET_STORES", "s3://data,https://host/data"),
         ("LIT_THREADS", HUGE),
         ("LIT_LEASE_SECONDS", HUGE),
         ("LIT_HOUSEKEEPING_SECONDS", HUGE),
