@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.broker.queues import DEVICE_QUEUES
+from lit_spec.requests.store_urls import store_prefix
 
 GIB = 1 << 30
 MOST_BYTES = 1 << 62
@@ -22,9 +23,6 @@ MOST_SECONDS = 1 << 30
 MOST_THREADS = 1 << 15
 UNPREFIXED = ("database_url", "redis_url")
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
-STORE_SCHEMES = ("s3", "gs", "az")
-STORE_URL = re.compile(rf"({'|'.join(STORE_SCHEMES)})://[A-Za-z0-9][\w.-]*(/(?!\.{{1,2}}(/|$))[^\s/?#,]+)*/?")
-STORE_FORM = "s3://BUCKET or s3://BUCKET/PREFIX (or gs://, az://)"
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
 
@@ -112,14 +110,14 @@ class Settings(BaseSettings):
     @field_validator("storage_url")
     @classmethod
     def _is_of_a_store(cls, url: str | None) -> str | None:
-        return None if url is None else store_url(url)
+        return None if url is None else store_prefix(url)
 
     @field_validator("dataset_stores")
     @classmethod
     def _are_stores(cls, urls: str | None) -> str | None:
         if urls is None:
             return None
-        return ",".join(f"{store_url(url.strip())}/" for url in urls.split(",") if url.strip()) or None
+        return ",".join(f"{store_prefix(url.strip())}/" for url in urls.split(",") if url.strip()) or None
 
     @field_validator("worker_devices")
     @classmethod
@@ -147,13 +145,6 @@ class Settings(BaseSettings):
         values = dict(self) | {"storage_dir": self.storage_root}
         absolute = {name: value.resolve() if isinstance(value, Path) else value for name, value in values.items()}
         return {_variable(name): str(value) for name, value in absolute.items() if value is not None}
-
-
-def store_url(url: str) -> str:
-    """A URL of an object store without a slash at its end. Raises ValueError."""
-    if STORE_URL.fullmatch(url) is None:
-        raise ValueError(f"{url!r} is not the URL of an object store: give {STORE_FORM}")
-    return url.rstrip("/")
 
 
 def device_names(setting: str) -> list[str]:

@@ -39,12 +39,12 @@ def send_directly(connection: Connection, path: Path, upload: Upload, report: Ca
             try:
                 etags = _send_parts(connection, store, path, parts, report)
             except _Unreachable as failure:
-                if round == connection.retries:
-                    raise TransferError(
-                        f"Sending {path} to the object store failed: {failure}. Send it again."
-                    ) from failure
                 if all(part.etag is None for part in parts) and isinstance(failure.__cause__, httpx.TransportError):
                     return False
+                if round == connection.retries:
+                    raise TransferError(
+                        f"Sending {path} past the service failed: {failure}. Send it again."
+                    ) from failure
                 continue
             if _complete(connection, upload, etags):
                 return True

@@ -7,8 +7,9 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,3 +107,47 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     """The server, which this process's clients use."""
     with aws_environment(s3_server):
         yield s3_server
+
+
+class Relay:
+    """Passes connections on to a server; without it the server can't be reached, but forgets nothing."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.server = server
+        self.port = free_port()
+        self._listening: socket.socket | None = None
+        self._connections: list[socket.socket] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.server.environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def start(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Cut all connections, and refuse new ones."""
+        sockets, self._connections = self._connections, []
+        for one in [*([self._listening] if self._listening else []), *sockets]:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._listening = None
+
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listening.accept()
+                far = socket.create_connection(("127.0.0.1", self.server.port))
+                self._connections += [near, far]
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            target.sendall(piece)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

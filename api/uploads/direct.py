@@ -75,7 +75,5 @@ def signed_parts(context: Context, owner: str, upload_id: str) -> list[UploadPar
 
 def _parts_missing(numbers: list[int]) -> Problem:
     named = ", ".join(map(str, numbers[:NUMBERS_NAMED])) + (" and more" if len(numbers) > NUMBERS_NAMED else "")
-    detail = (
-        f"the store does not have the parts {named} with the ETags given: send them, then complete the upload again"
-    )
+    detail = f"the store does not have the parts {named} with the ETags given: send them, and then complete the upload"
     return Problem(409, "upload-parts-missing", detail)

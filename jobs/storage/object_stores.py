@@ -24,6 +24,7 @@ CONNECT_SECONDS = 5
 MOST_RETRIES = 100
 """The time for retries is the limit that counts."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+MISSING = "the object store has no such bucket or object"
 FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"})
 
 
@@ -78,13 +79,15 @@ def object_faults(key: str | None = None) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as missing:
-        raise StorageFault(errno.ENOENT, "the object store has no such bucket or object", key) from missing
+        raise StorageFault(errno.ENOENT, MISSING, key) from missing
     except PreconditionError as failure:
         raise StorageFault(errno.ESTALE, "the object was replaced while it was read", key) from failure
     except (PermissionDeniedError, UnauthenticatedError) as failure:
         raise StorageFault(errno.EACCES, f"the object store refuses access{_code(str(failure))}", key) from failure
     except BaseError as failure:
         text = str(failure)
+        if "<Code>NoSuchBucket</Code>" in text:
+            raise StorageFault(errno.ENOENT, MISSING, key) from failure
         full = any(f"<Code>{code}</Code>" in text for code in FULL_CODES) or "status code: 507" in text
         raise StorageFault(errno.EDQUOT if full else errno.EIO, _reason(text), key) from failure
 

@@ -66,10 +66,9 @@ def test_a_write_that_arrives_late_changes_nothing(storage: ObjectStorage) -> No
 def test_an_unpublished_file_leaves_no_parts(storage: ObjectStorage, s3: S3Server, bucket: str) -> None:
     size = 2 * object_pieces.PART_BYTES + 5
     storage.write_piece(KEY, 0, bytes(size), 1)
-    with pytest.raises(RuntimeError), storage.finish(KEY, size) as finished:
+    with storage.finish(KEY, size) as finished:
         assert s3.unfinished_uploads(bucket) == 1
         assert finished.sha256 == hashlib.sha256(bytes(size)).hexdigest()
-        raise RuntimeError("refused")
     assert s3.unfinished_uploads(bucket) == 0
     assert not storage.exists(KEY)
     with storage.finish(KEY, size) as finished:
@@ -109,7 +108,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_a_fault(storage: ObjectS
 def test_a_bucket_that_does_not_exist_is_a_fault(s3: S3Server) -> None:
     nowhere = opened("no-such-bucket")
     for use in (nowhere.check, lambda: nowhere.put_bytes("a", b"x"), lambda: nowhere.list("")):
-        with pytest.raises(StorageFault, match=r"no such bucket|NoSuchBucket") as fault:
+        with pytest.raises(StorageFault, match="no such bucket") as fault:
             use()
         assert "no-such-bucket" not in (fault.value.strerror or "")
     assert not nowhere.exists("a")

@@ -130,10 +130,18 @@ class Bench:
             return Inspection.model_validate(uploads.get(session, OWNER, upload_id).inspection)
 
     def job(
-        self, *, teacher: str | None = None, dataset: str | None = None, mounted: str | None = None, **request: Any
+        self,
+        *,
+        teacher: str | None = None,
+        dataset: str | None = None,
+        mounted: str | None = None,
+        dataset_url: str | None = None,
+        **request: Any,
     ) -> str:
         teacher = teacher or self.teacher()
         source = {"upload": dataset} if dataset else {"mounted": mounted} if mounted else {"builtin": "digits"}
+        if dataset_url is not None:
+            source = {"url": dataset_url}
         asked = JobRequest.model_validate(
             {
                 "teacher": teacher,

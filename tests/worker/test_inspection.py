@@ -216,7 +216,7 @@ def test_a_job_keeps_the_teacher_that_it_was_made_with(
         claim = Claim(one, 1, OWNER, read_job_spec(bench.row(one)), "cpu", None, 0.0)
         folder = tmp_path / f"job {number}"
         folder.mkdir()
-        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, lambda _: None)
+        prepare(folder, claim, bench.storage, bench.settings, TrainerMachine(threads=1), lambda: None, lambda _: None)
         assert (folder / "teacher.safetensors").read_bytes() == content
 
 
