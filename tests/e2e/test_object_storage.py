@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -68,42 +67,43 @@ def test_everything_lies_in_the_bucket(service: RunningService, bucket: str, tmp
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
         own = client.wait_inspection(client.upload(tmp_path / "own.npz", "dataset").id)
         assert own.dataset_inspection is not None
-        asked = {"teacher": teacher.id, "student": QUICK, "schedule": SHORT, "exports": []}
-        by_url = client.create_job({**asked, "dataset": {"url": f"s3://{bucket}/data/team/digits.npz"}})
-        by_upload = client.create_job({**asked, "dataset": {"upload": own.id}})
-        first, second = (client.wait_job(job.id, timeout=150) for job in (by_url, by_upload))
-        assert (first.state, second.state) == ("succeeded", "succeeded"), (first.error, second.error)
+        job = client.create_job(
+            {
+                "teacher": teacher.id,
+                "student": QUICK,
+                "schedule": SHORT,
+                "exports": [],
+                "dataset": {"url": f"s3://{bucket}/data/team/digits.npz"},
+            }
+        )
+        job = client.wait_job(job.id, timeout=150)
+        assert job.state == "succeeded", job.error
 
-        client.download(first.id, tmp_path)
+        client.download(job.id, tmp_path)
         report = json.loads((tmp_path / "report.json").read_text())
         etag = report["environment"]["dataset"]
         assert etag == hashlib.md5(digits(300)).hexdigest()  # noqa: S324 - S3's ETag
-        (started,) = [event.data for event in client.events(first.id).items if event.type == "started"]
+        (started,) = [event.data for event in client.events(job.id).items if event.type == "started"]
         assert started["environment"]["dataset"] == etag
-        assert first.result is not None
-        assert second.result is not None
-        assert first.result["teacher"]["accuracy"] == second.result["teacher"]["accuracy"], "the same data"
-        assert "dataset" not in second.result["environment"]
-
-        for artifact in client.artifacts(second.id):
+        for artifact in client.artifacts(job.id):
             there = httpx.get(f"{service.url}{artifact.href}", params={"presigned": True})
             assert (there.status_code, there.content) == (307, b"")
             got = httpx.get(there.headers["Location"])
             assert (len(got.content), hashlib.sha256(got.content).hexdigest()) == (artifact.size, artifact.sha256)
             assert artifact.name in got.headers["Content-Disposition"]
-        kept = {key.split("/")[-1] for key in storage.list(f"jobs/{second.id}/")}
+        kept = {key.split("/")[-1] for key in storage.list(f"jobs/{job.id}/")}
         assert {"trainer.log", "model.safetensors", "report.json"} <= kept
         assert "checkpoint.pt" not in kept
 
-        for job in (first, second):
-            client.delete_job(job.id)
+        client.delete_job(job.id)
         for upload in (teacher, own):
             client.delete_upload(upload.id)
     assert [key.split("/")[0] for key in storage.list("")] == ["markers"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("s3")
-def test_an_outage_of_the_store_costs_no_job(service: RunningService, relay: Relay) -> None:
+def test_an_outage_of_the_store_costs_an_attempt_and_no_job(service: RunningService, relay: Relay) -> None:
     """It begins while the trainer works and lasts until the worker can't store the result."""
     with Client(service.url) as client:
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
@@ -120,11 +120,9 @@ def test_an_outage_of_the_store_costs_no_job(service: RunningService, relay: Rel
         relay.stop()
         try:
             wait_for(lambda: httpx.get(f"{service.url}/readyz").status_code == 503, 30)
-            wait_for(lambda: any(event.type == "released" for event in client.events(job.id).items), 90)
+            wait_for(lambda: any(event.type == "lost" for event in client.events(job.id).items), 90)
         finally:
             relay.start()
         job = client.wait_job(job.id, timeout=150)
-        assert (job.state, job.failures) == ("succeeded", 0), job.error
+        assert job.state == "succeeded", job.error
         wait_for(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 30)
-        with suppress(Exception):
-            client.delete_job(job.id)
