@@ -30,7 +30,7 @@ FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStora
 
 def open_store(url: str, settings: Settings, *, timeout: float | None = None, retry: float | None = None) -> Any:
     """The ObjectStore of a bucket and prefix; no request is made. `timeout` and `retry` in seconds, instead of the
-    settings'."""
+    settings'. Raises StorageFault if the environment's settings of the store are wrong."""
     timeout = settings.storage_timeout_seconds if timeout is None else timeout
     retry = settings.storage_retry_seconds if retry is None else retry
     options: dict[str, Any] = {
@@ -50,7 +50,11 @@ def open_store(url: str, settings: Settings, *, timeout: float | None = None, re
         },
     }
     make: Callable[..., Any] = from_url  # its overloads know no options in a dict
-    return make(url, **options, **(_encryption(settings) if url.startswith("s3://") else {}))
+    try:
+        return make(url, **options, **(_encryption(settings) if url.startswith("s3://") else {}))
+    except (BaseError, ValueError) as wrong:
+        reason = str(wrong).partition("\n")[0]
+        raise StorageFault(errno.EINVAL, f"the object store's settings are wrong: {reason}") from wrong
 
 
 def _encryption(settings: Settings) -> dict[str, str]:

@@ -47,12 +47,15 @@ class ObjectStorage:
         self._probe_store = open_store(
             settings.storage_url, settings, timeout=min(PROBE_SECONDS, settings.storage_timeout_seconds), retry=0
         )
+        self._is_azure = settings.storage_url.startswith("az://")
         self._signed_seconds = settings.presigned_seconds
         self._leftovers_looked_at: float | None = None
 
     @property
     def direct(self) -> DirectParts | None:
-        return DirectPieces(self._store, self._signed_seconds) if self._signed_seconds else None
+        if not self._signed_seconds or self._is_azure:  # Azure wants a header that is its own with every PUT
+            return None
+        return DirectPieces(self._store, self._signed_seconds)
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source:

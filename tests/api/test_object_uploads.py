@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from api.app import create_app
 from jobs.database.connection import Database
+from jobs.housekeeping import Housekeeper
 from jobs.storage import object_pieces
 from lit_client import Client, direct_uploads
 from tests.api.conftest import serving
@@ -97,6 +99,25 @@ def test_lost_pieces_begin_again(api: TestClient, bench: Bench) -> None:
     bench.storage.delete_prefix(f"uploads/{upload}/")
     assert told(patch(api, upload, 20_000, CONTENT[20_000:])) == (409, "upload-bytes-lost")
     assert patch(api, upload, 0, CONTENT).status_code == 204
+
+
+def test_an_abandoned_upload_is_removed(api: TestClient, bench: Bench) -> None:
+    upload = announce(api)["id"]
+    patch(api, upload, 0, CONTENT[:20_000])
+    key = f"uploads/{upload}/data"
+    housekeeper = Housekeeper(bench.database, lambda _queue: None, bench.settings, bench.storage)
+    assert housekeeper.keep_storage()
+    assert bench.storage.pieces_size(key) == 20_000
+    with bench.database.session() as session:
+        session.execute(text("UPDATE uploads SET received_at = now() - interval '8 days'"))
+    # Without the marker it is another ledger's storage, or none.
+    bench.storage.delete(bench.marker())
+    housekeeper.keep_storage()
+    assert bench.storage.pieces_size(key) == 20_000
+    bench.storage.put_bytes(bench.marker(), b"")
+    housekeeper.keep_storage()
+    assert bench.storage.pieces_size(key) == 0
+    assert told(api.get(f"/v1/uploads/{upload}")) == (404, "not-found")
 
 
 def test_a_client_sends_parts_itself(api: TestClient, bench: Bench) -> None:

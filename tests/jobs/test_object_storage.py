@@ -157,6 +157,17 @@ def test_a_download_needs_no_key_for_a_while(storage: ObjectStorage, bucket: str
     assert (silent.download_url(key), silent.direct) == (None, None)
 
 
+def test_wrong_settings_of_a_store_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(StorageFault, match=r"settings are wrong.*[Aa]ccount"):
+        open_storage(Settings(storage_url="az://container/lit"))
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    azure = open_storage(Settings(storage_url="az://container/lit"))
+    assert azure.direct is None
+    assert "container/lit/jobs/a?" in (azure.download_url("jobs/a") or "")
+
+
 def test_parts_that_a_client_has_sent_itself(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_pieces, "DIRECT_BYTES", 10)
     direct = storage.direct
