@@ -21,6 +21,7 @@ from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
 from api.readiness import Readiness
 from api.studies import endpoints as studies
+from api.uploads import direct as direct_uploads
 from api.uploads import endpoints as uploads
 from api.webhooks import endpoints as webhooks
 from jobs.broker.wakeups import Wakeups
@@ -28,7 +29,7 @@ from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
-from jobs.storage.storage import open_storage
+from jobs.storage.opening import open_storage
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.networks import AllowedNetworks
@@ -89,6 +90,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     problems.install(app)
     for router in (
         uploads.router,
+        direct_uploads.router,
         jobs.forms,
         jobs.router,
         studies.router,

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.broker.queues import DEVICE_QUEUES
 from jobs.webhooks.networks import AllowedNetworks
+from lit_spec.requests.store_urls import store_prefix
 
 GIB = 1 << 30
 MOST_BYTES = 1 << 62
@@ -21,7 +22,7 @@ MOST_BYTES = 1 << 62
 MOST_SECONDS = 1 << 30
 """34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
 MOST_THREADS = 1 << 15
-UNPREFIXED = ("DATABASE_URL", "REDIS_URL")
+UNPREFIXED = ("database_url", "redis_url")
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
@@ -39,6 +40,21 @@ class Settings(BaseSettings):
     """Folder of the embedded database, of job folders, and of storage unless `storage_dir` is set."""
     storage_dir: Path | None = None
     """Uploads, checkpoints and outputs; must be shared by API and workers. None: `storage` in the data folder."""
+    storage_url: str | None = None
+    """An object store instead of that folder: s3://, gs:// or az:// with a bucket and perhaps a prefix. The credentials
+    come from the store's usual variables, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL."""
+    storage_encryption: Literal["AES256", "aws:kms"] | None = None
+    """Server-side encryption that is asked for with every object in S3. None: the bucket's own rule."""
+    storage_kms_key: str | None = None
+    """Key for `aws:kms`. None: the account's default key."""
+    storage_timeout_seconds: float = Field(60, ge=1, le=200)
+    """Time for one request to an object store, with its bytes."""
+    storage_retry_seconds: float = Field(30, ge=0, le=200)
+    """For how long a failed request to an object store is tried again."""
+    presigned_seconds: int = Field(900, ge=0, le=604_800)
+    """How long a signed URL of the object store is valid. 0: no URLs are signed."""
+    dataset_stores: str | None = None
+    """Buckets or prefixes, comma-separated, from which jobs may use data sets by URL. None: there are none."""
     datasets_dir: Path | None = None
     """On workers: the folder of the data sets that jobs use by name, without an upload. None: there are none."""
     datasets_download: bool = False
@@ -112,6 +128,18 @@ class Settings(BaseSettings):
         AllowedNetworks.parse(networks)
         return networks
 
+    @field_validator("storage_url")
+    @classmethod
+    def _is_of_a_store(cls, url: str | None) -> str | None:
+        return None if url is None else store_prefix(url)
+
+    @field_validator("dataset_stores")
+    @classmethod
+    def _are_stores(cls, urls: str | None) -> str | None:
+        if urls is None:
+            return None
+        return ",".join(f"{store_prefix(url.strip())}/" for url in urls.split(",") if url.strip()) or None
+
     @field_validator("worker_devices")
     @classmethod
     def _are_devices(cls, devices: str | None) -> str | None:
@@ -122,6 +150,16 @@ class Settings(BaseSettings):
     @property
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"
+
+    @property
+    def storage_place(self) -> str:
+        """The storage in words, for messages."""
+        return self.storage_url or str(self.storage_root)
+
+    @property
+    def dataset_prefixes(self) -> tuple[str, ...]:
+        """The stores of data sets, each with a slash at its end."""
+        return tuple(self.dataset_stores.split(",")) if self.dataset_stores else ()
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which another process on this machine reads the same settings, wherever it runs."""
@@ -154,8 +192,8 @@ def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
 
 
 def _variable(name: str) -> str:
-    """The environment variable of a field. The URLs of the database and the broker carry no prefix."""
-    return name.upper() if name.upper() in UNPREFIXED else f"LIT_{name.upper()}"
+    """The environment variable of a field. The two URLs carry no prefix."""
+    return name.upper() if name.isupper() or name in UNPREFIXED else f"LIT_{name.upper()}"
 
 
 def _message(entry: ErrorDetails) -> str:

@@ -142,6 +142,15 @@ class Connection:
         return repeatable
 
 
+def outside_client(seconds: float) -> httpx.Client:
+    """For signed URLs of an object store: it sends no key. `seconds` is the time that a part may take."""
+    return httpx.Client(timeout=httpx.Timeout(seconds, connect=10.0), mounts=_no_proxy_for_loopback())
+
+
+def _no_proxy_for_loopback() -> dict[str, httpx.BaseTransport | None]:
+    return {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
+
+
 def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
     """Read an answer's body as `model`. Raises UnexpectedAnswer for anything else."""
     try:

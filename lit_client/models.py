@@ -17,7 +17,7 @@ from lit_spec.answers.jobs import (
 )
 from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress, StudyTable, TeacherRow
-from lit_spec.answers.uploads import Upload
+from lit_spec.answers.uploads import Upload, UploadPart, UploadParts
 from lit_spec.errors import JobError, StudyError
 from lit_spec.networks.architecture import Architecture, Inspection, LibraryRequest, TeacherWeights
 from lit_spec.networks.students import StudentOption
@@ -52,5 +52,7 @@ __all__ = [
     "TeacherWeights",
     "Upload",
     "UploadKind",
+    "UploadPart",
+    "UploadParts",
     "Waiting",
 ]

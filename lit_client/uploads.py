@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from lit_client.connection import TEMPORARY, Connection, parse, path_to
+from lit_client.direct_uploads import send_directly
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Page, Upload, UploadKind
 from lit_spec import TeacherWeights
@@ -52,7 +53,8 @@ def send_file(
     if upload.complete:
         report(size, size)
         return upload
-    _send_pieces(connection, path, upload, chunk_bytes, report)
+    if not send_directly(connection, path, upload, report):
+        _send_pieces(connection, path, upload, chunk_bytes, report)
     return _ask(connection, upload)
 
 

@@ -11,9 +11,10 @@ import pytest
 import structlog
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
+from tests.s3 import s3, s3_server
 from tests.worker.services import bench, database, database_server, ledgers, migrated_template, service_urls
 
-__all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "service_urls"]
+__all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "s3", "s3_server", "service_urls"]
 
 structlog.configure(
     processors=[

@@ -6,13 +6,13 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
-from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.http.conditional import Conditions
 from api.http.problems import Problem
+from jobs.storage.media_types import attachment
 
 CHUNK_BYTES = 1 << 20
 DIGITS = 30
@@ -36,7 +36,7 @@ def send_bytes(
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}",
+        "Content-Disposition": attachment(filename),
         "X-Content-Type-Options": "nosniff",
     }
     if (not_modified := conditions.not_modified(etag, headers)) is not None:

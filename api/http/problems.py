@@ -38,6 +38,8 @@ TITLES = {
     "upload-in-use": "A job or study needs this upload",
     "upload-gone": "An upload that is needed was deleted",
     "upload-offset-mismatch": "The upload continues at another offset",
+    "upload-parts-missing": "The object store lacks parts of the upload",
+    "direct-upload-unavailable": "The service takes all bytes itself",
     "upload-bytes-lost": "The bytes of the upload are no longer in storage",
     "idempotency-key-reused": "The Idempotency-Key belongs to another request",
     "job-finished": "The job has already finished",

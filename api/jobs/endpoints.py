@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -27,13 +27,14 @@ from api.http.wakeups import InBackground
 from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
 from api.jobs.requests import make_job
-from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
+from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import owned_jobs
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout
+from jobs.storage.media_types import media_type
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec import JobRequest, Phase
 from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
@@ -252,6 +253,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
     responses={
         200: {"content": {"application/octet-stream": {}}},
         206: {"description": "The requested range."},
+        307: {"description": "With `presigned`: the file at the object store."},
         **NOT_MODIFIED,
         416: {"description": "The file has no such range."},
     },
@@ -264,10 +266,16 @@ def download_artifact(
     owner: Owner,
     context: InContext,
     conditions: UnderConditions,
+    presigned: Annotated[
+        bool, Query(description="Be sent to the object store, for a while without a key, if the service can do that.")
+    ] = False,
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
         artifact = _find(owned_jobs.get(session, owner, job_id), name)
+    # The URL is signed for GET alone.
+    if presigned and request.method == "GET" and (url := context.storage.download_url(artifact["key"])) is not None:
+        return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
     try:
         return send_bytes(
             request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
@@ -16,7 +17,7 @@ from api.http.forms import parse_json_part
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
 from api.uploads.stored_bytes import announce
-from api.uploads.writing import UploadWriter, sha256_of
+from api.uploads.writing import UploadWriter
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import requests, uploads
 from jobs.storage.faults import StorageFault
@@ -157,4 +158,7 @@ def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 def _sha256_of(file: BinaryIO) -> str:
     file.seek(0)
-    return sha256_of(file)
+    found = hashlib.sha256()
+    while piece := file.read(PIECE_BYTES):
+        found.update(piece)
+    return found.hexdigest()

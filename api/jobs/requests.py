@@ -13,7 +13,7 @@ from api.http.problems import Problem
 from api.uploads.stored_bytes import read_upload
 from jobs.broker.queues import queues_for
 from jobs.database.models import Job
-from jobs.errors import NotFound
+from jobs.errors import NotFound, RequestRefused
 from jobs.ledger import requests
 from jobs.ledger.idempotency import IdempotentRequest, find_job
 from lit_spec import JobRequest
@@ -44,6 +44,7 @@ async def make_job(
 async def inspections_of(context: Context, owner: str, request: JobRequest) -> requests.Inspections:
     """The inspections of the uploads that the request names; waits for them. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
+    _check_dataset_url(context, request)
     await run_in_threadpool(_recover_uploads, context, owner, request)
     await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
@@ -51,6 +52,15 @@ async def inspections_of(context: Context, owner: str, request: JobRequest) -> r
         for field, upload in requests.named_uploads(request).items()
     }
     return requests.Inspections.of(found)
+
+
+def _check_dataset_url(context: Context, request: JobRequest) -> None:
+    """Raises RequestRefused for a data set in a store that the operator does not allow."""
+    url, allowed = request.dataset.url, context.settings.dataset_prefixes
+    if url is not None and not url.startswith(allowed):
+        stores = f"only from {', '.join(allowed)}" if allowed else "from none (LIT_DATASET_STORES is not set)"
+        message = f"this service reads data sets by URL {stores}: name one there, or upload the file"
+        raise RequestRefused.invalid_field("dataset.url", message)
 
 
 def _recover_uploads(context: Context, owner: str, request: JobRequest) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import mimetypes
 from typing import Any
 
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
 from jobs.ledger.owned_jobs import WaitingReason
+from jobs.storage.media_types import media_type
 from lit_spec import JobError
 from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobLive, JobProgress, JobWorker, Metric, Waiting
 from lit_spec.base import READING_ANSWER
 from lit_spec.states import JobState
-
-MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
 
 
 def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
@@ -84,10 +82,3 @@ def show_artifact(job_id: str, artifact: dict[str, Any]) -> Artifact:
         media_type=media_type(artifact["name"]),
         href=f"/v1/jobs/{job_id}/artifacts/{artifact['name']}",
     )
-
-
-def media_type(name: str) -> str:
-    for ending, found in MEDIA_TYPES.items():
-        if name.endswith(ending):
-            return found
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"

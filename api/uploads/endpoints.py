@@ -21,6 +21,7 @@ from api.http.context import Context, InContext, InSession
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
+from api.uploads.direct import require_direct, signed_parts
 from api.uploads.limits import check_size
 from api.uploads.schemas import show_upload
 from api.uploads.stored_bytes import OFFSET, announce, offset_headers, read_upload
@@ -53,11 +54,17 @@ async def create_upload(
 ) -> Upload:
     """Announce a file; then send its bytes with PATCH. A file that the service already has need not be sent."""
     check_size(announced.size, context, "size")
-    upload, _ = await run_in_threadpool(announce, context, owner, **vars(announced))
+    if announced.direct:
+        require_direct(context)
+    given = {name: value for name, value in announced if name != "direct"}
+    upload, _ = await run_in_threadpool(announce, context, owner, **given)
+    response.headers["Location"] = f"/v1/uploads/{upload.id}"
+    shown = show_upload(upload)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
-    response.headers["Location"] = f"/v1/uploads/{upload.id}"
-    return show_upload(upload)
+    elif announced.direct:
+        shown.parts = await run_in_threadpool(signed_parts, context, owner, upload.id)
+    return shown
 
 
 @router.get("")
@@ -189,7 +196,7 @@ async def _receive(request: Request, writer: UploadWriter) -> int:
     """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
     start = offset = recorded = writer.upload.received
     try:
-        async for piece in pieces(request.stream()):
+        async for piece in pieces(request.stream(), writer.piece_bytes):
             if offset + len(piece) > writer.upload.size:
                 # Without a Content-Length this is known only now.
                 await run_in_threadpool(writer.cut, start)

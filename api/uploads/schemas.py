@@ -9,5 +9,5 @@ from lit_spec.states import UploadKind
 
 def show_upload(upload: UploadRow) -> Upload:
     found = "inspection" if upload.kind == UploadKind.TEACHER else "dataset_inspection"
-    others = Upload.model_fields.keys() - {"inspection", "dataset_inspection"}
+    others = Upload.model_fields.keys() - {"inspection", "dataset_inspection", "parts"}
     return Upload.model_validate({name: getattr(upload, name) for name in others} | {found: upload.inspection})

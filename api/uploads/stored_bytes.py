@@ -79,7 +79,10 @@ def _is_stored(storage: Storage, upload: Upload) -> bool:
 
 
 def _has_bytes(storage: Storage, upload: Upload) -> bool:
-    return upload.received == 0 or _size(storage, layout.upload_data(upload.id)) >= upload.received
+    key = layout.upload_data(upload.id)
+    if upload.state == UploadState.COMPLETE:
+        return _size(storage, key) >= upload.received
+    return upload.received == 0 or storage.pieces_size(key) >= upload.received
 
 
 def _size(storage: Storage, key: str) -> int:

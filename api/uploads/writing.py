@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 from sqlalchemy.orm import Session
 
@@ -17,10 +15,9 @@ from jobs.database.connection import allow_idle
 from jobs.database.models import Upload
 from jobs.ledger import uploads
 from jobs.storage import layout
-from jobs.storage.storage import StorageBytesMissing, StorageKeyMissing
+from jobs.storage.storage import FinishedPieces, StorageKeyMissing
 from lit_spec.states import UploadKind
 
-PIECE_BYTES = 1 << 20
 RECORD_BYTES = 16 << 20
 """The number of received bytes is recorded at these intervals. After a crash at most this much must be sent again."""
 
@@ -49,14 +46,15 @@ class UploadWriter:
             self.upload = uploads.open_writer(session, owner, upload_id, offset)
             if check is not None:
                 check(self.upload)
+        self.piece_bytes = context.storage.piece_bytes
         self._context = context
         self._key = layout.upload_data(upload_id)
 
     def append(self, offset: int, piece: bytes) -> None:
-        """Write the next piece to storage, and cut off what is beyond it."""
+        """Write the next piece to storage."""
         with self._transaction() as session:
             uploads.hold(session, self.upload.id, self.upload.writer)
-            self._context.storage.append(self._key, offset, piece)
+            self._context.storage.write_piece(self._key, offset, piece, self.upload.writer)
 
     def record(self, received: int) -> None:
         """Make the bytes in storage durable, and record their number in the ledger."""
@@ -68,26 +66,21 @@ class UploadWriter:
         """Remove the bytes from `offset` on."""
         with self._transaction() as session:
             uploads.record_progress(session, self.upload.id, self.upload.writer, offset)
-            self._context.storage.append(self._key, offset, b"")
+            self._context.storage.cut(self._key, offset)
 
     def complete(self) -> None:
-        """Check the bytes in storage and mark the upload complete.
+        """Check the bytes in storage and mark the upload complete. Reads all of them.
 
         Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then starts again at offset 0.
         """
-        with self._told_if_lost():
-            self._context.storage.sync(self._key)
-            with self._context.storage.open(self._key) as file:
-                sha256 = sha256_of(file)
-                if file.tell() != self.upload.size:
-                    raise StorageBytesMissing(self._key)
-                problem = self._find_problem(file, sha256)
-        with self._transaction() as session:
-            if problem is None:
-                uploads.complete(session, self.upload.id, self.upload.writer, sha256)
-            else:
-                uploads.record_progress(session, self.upload.id, self.upload.writer, 0)
+        with self._told_if_lost(), self._context.storage.finish(self._key, self.upload.size) as finished:
+            if (problem := self._find_problem(finished)) is None:
+                with self._transaction() as session:
+                    uploads.complete(session, self.upload.id, self.upload.writer, finished.sha256)
+                    # Under the lock, so that no bytes of an older request appear later.
+                    finished.publish()
         if problem is not None:
+            self.cut(0)
             raise problem
 
     @contextmanager
@@ -103,20 +96,20 @@ class UploadWriter:
         except StorageKeyMissing as missing:
             raise bytes_lost(recover(self._context, self.upload)) from missing
 
-    def _find_problem(self, file: BinaryIO, sha256: str) -> Problem | None:
-        announced = self.upload.sha256
+    def _find_problem(self, finished: FinishedPieces) -> Problem | None:
+        announced, sha256 = self.upload.sha256, finished.sha256
         if announced is not None and sha256 != announced:
             detail = f"the bytes have the sha256 {sha256}, but {announced} was announced: send the file again"
             return Problem(422, "checksum-mismatch", detail)
         if self.upload.kind != UploadKind.TEACHER:
             return None
-        file.seek(0)
-        fault = find_fault(file, self.upload.size)
+        with finished.open() as file:
+            fault = find_fault(file, self.upload.size)
         return None if fault is None else Problem(422, "bad-upload", f"{self.upload.filename}: {fault}")
 
 
-async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The stream's bytes in larger pieces, so that each is worth a trip to storage.
+async def pieces(stream: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+    """The stream's bytes in pieces of at least `size` bytes, so that each is worth a trip to storage.
 
     When the stream breaks, the bytes before the break are yielded first; then the error is raised.
     """
@@ -125,7 +118,7 @@ async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
         async for chunk in stream:
             gathered += chunk
-            if len(gathered) >= PIECE_BYTES:
+            if len(gathered) >= size:
                 yield bytes(gathered)
                 gathered.clear()
     except Exception as error:  # noqa: BLE001 - raised again below
@@ -134,11 +127,3 @@ async def pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield bytes(gathered)
     if broken is not None:
         raise broken
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """Hexadecimal sha256 of the rest of a file, from its current position."""
-    found = hashlib.sha256()
-    while piece := file.read(PIECE_BYTES):
-        found.update(piece)
-    return found.hexdigest()

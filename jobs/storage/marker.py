@@ -28,5 +28,5 @@ def storage_fault(storage: Storage, marker: str) -> str | None:
         return f"the storage can't be read: {failure}"
     return (
         f"the storage is not the ledger's, or is not mounted (it has no {marker}, which `litc api` and `litc serve` "
-        "write when they start): set LIT_STORAGE_DIR to the API's folder"
+        "write when they start): set LIT_STORAGE_DIR or LIT_STORAGE_URL to what the API has"
     )

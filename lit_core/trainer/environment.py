@@ -28,7 +28,10 @@ def prepare_torch(run: TrainerRun) -> torch.device:
 def environment_of(run: TrainerRun, spec: JobSpec) -> dict[str, str]:
     device = torch.cuda.get_device_name() if run.device == "cuda" else "cpu"
     capability = torch.backends.cpu.get_cpu_capability()
+    origin = run.dataset_origin
     return {
+        # Data that changed under its URL changes the result.
+        **({} if origin is None else {"dataset": origin.version or origin.etag or f"{origin.bytes} bytes"}),
         "device": device,
         "cpu": f"{_processor()} ({capability})",
         "threads": str(torch.get_num_threads()),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lit_core.data import Dataset, Interface, load_dataset
+from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
@@ -39,6 +39,7 @@ from lit_core.training.task import Refused, Task
 from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
 from lit_spec import Task as TaskKind
 from lit_spec.networks.students import blocks_in_all
+from lit_spec.requests.contents import UPLOAD
 from lit_spec.requests.student import check_kept
 from lit_spec.trainer.folder import (
     CHECKPOINT_FILE,
@@ -157,14 +158,19 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
     path = run.datasets if spec.dataset.mounted else folder / DATASET_FILE
     interface = Interface.of(spec.teacher.architecture)
-    dataset = load_dataset(
-        spec.dataset,
-        spec.augmentation,
-        path,
-        interface,
-        test=folder / TEST_DATASET_FILE,
-        download=run.datasets_download,
-    )
+    try:
+        dataset = load_dataset(
+            spec.dataset,
+            spec.augmentation,
+            path,
+            interface,
+            test=folder / TEST_DATASET_FILE,
+            download=run.datasets_download,
+        )
+    except DatasetError as failure:
+        if spec.dataset.url is None or failure.field != UPLOAD:
+            raise
+        raise DatasetError(failure.detail, field="dataset.url", member=failure.member) from failure
     samples = {split.value: len(arrays.y) for split, arrays in dataset.splits.items()}
     log.info("data set: %s, classes %s", samples, dataset.classes)
     if samples[Split.TRAIN.value] < 2:

@@ -11,6 +11,25 @@ from lit_spec.networks.architecture import Inspection, LibraryRequest, TeacherWe
 from lit_spec.states import InspectionState, UploadKind, UploadState
 
 
+class UploadPart(Answer):
+    """A part of a file that the client sends to the object store itself."""
+
+    number: int
+    """From 1."""
+    offset: int
+    """Where it begins in the file, in bytes."""
+    size: int
+    """In bytes."""
+    url: str
+    """Takes one PUT of these bytes, without an API key, until it expires."""
+    etag: str | None
+    """Of the part if the store already has it: then it need not be sent."""
+
+
+class UploadParts(Answer):
+    parts: list[UploadPart]
+
+
 class Upload(Answer):
     """A file that was sent, or is being sent, to the service."""
 
@@ -36,6 +55,8 @@ class Upload(Answer):
     inspection_error: JobError | None
     created_at: datetime
     completed_at: datetime | None
+    parts: list[UploadPart] | None = None
+    """Only in the answer to an announcement with `direct`: where to send the parts."""
 
     @property
     def complete(self) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Modality, Resampling
+from lit_spec.requests.store_urls import dataset_url
 
 Channel = Annotated[list[float], Field(min_length=1, max_length=64)]
 Size = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BUILTIN = ("digits",)
-DATASET_SOURCES = ("upload", "builtin", "mounted")
+DATASET_SOURCES = ("upload", "builtin", "mounted", "url")
 """The fields of a `DatasetRequest` that say where the data comes from. A request has exactly one of them."""
 VDCNN_VOCABULARY = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/|_#$%\u02c6&*~`+=<>()[]{} "
 """The 67 characters of VDCNN's reference. With padding and the unknown character they are the 69 rows of its
@@ -89,6 +90,8 @@ class DatasetRequest(Preprocessing):
     builtin: Literal["digits"] | None = None
     mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
     """Name of a data set in the folder that the operator of the workers has mounted."""
+    url: Annotated[str, Field(max_length=2048), AfterValidator(dataset_url)] | None = None
+    """s3://, gs:// or az:// of a file, or of a folder with a slash at its end, in a store that the operator allows."""
     test_upload: str | None = None
     """The id of a dataset upload, all of whose samples are the test split. One that `upload` has is then not used."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
@@ -108,7 +111,8 @@ class DatasetRequest(Preprocessing):
     def _one_source(self) -> Self:
         if sum(getattr(self, source) is not None for source in DATASET_SOURCES) != 1:
             raise ValueError(
-                'give exactly one of "upload" (the id of a dataset upload), "builtin" ("digits") or "mounted" (a name)'
+                'give exactly one of "upload" (the id of a dataset upload), "builtin" ("digits"), "mounted" (a name) '
+                'or "url" (of an object store)'
             )
         if self.test_upload is not None and self.upload is None:
             raise ValueError('has a "test_upload", which goes with an "upload": give both, or leave it out')
@@ -117,8 +121,8 @@ class DatasetRequest(Preprocessing):
     @model_validator(mode="after")
     def _of_uploads(self) -> Self:
         for name in ("columns", "unlabelled"):
-            if self.upload is None and getattr(self, name) is not None:
-                raise ValueError(f'"{name}" is for an upload, but the data set is none: leave it out')
+            if self.upload is None and self.url is None and getattr(self, name) is not None:
+                raise ValueError(f'"{name}" is for an upload or a "url", but the data set is neither: leave it out')
         if self.unlabelled is not None and str(self.unlabelled) in (self.class_order or ()):
             raise ValueError(f'"unlabelled" and "class_order" both have {self.unlabelled}: leave it out of one of them')
         return self

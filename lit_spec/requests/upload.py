@@ -22,7 +22,8 @@ class UploadRequest(SpecModel):
     """Hexadecimal. With it, a file that the service already has need not be sent, and damaged bytes are refused."""
     architecture: LibraryRequest | None = None
     """Which network of torchvision or timm a teacher is."""
-
+    direct: bool = False
+    """Answer with URLs to which the client sends the parts itself, past the service."""
     teacher_weights: TeacherWeights | None = None
     """Which weights of a teacher's checkpoint that has raw and averaged ones. None: raw, or averaged where there are no
     others."""
@@ -33,6 +34,18 @@ class UploadRequest(SpecModel):
             if getattr(self, name) is not None and self.kind != UploadKind.TEACHER:
                 raise ValueError(f"{name} is for teachers: leave it out")
         return self
+
+
+class SentPart(SpecModel):
+    number: int = Field(ge=1, le=10_000)
+    etag: str = Field(min_length=1, max_length=200)
+    """As the object store answered it, with or without quotes."""
+
+
+class SentParts(SpecModel):
+    """The body of `POST /v1/uploads/{id}/complete`."""
+
+    parts: list[SentPart] = Field(min_length=1, max_length=10_000)
 
 
 class WeightsRequest(SpecModel):

@@ -364,7 +364,7 @@ class ReportSummary(Comparison):
     seed: int
     environment: dict[str, str]
     """What must be the same for bit-identical results, beside `versions`: `device`, `cpu`, `threads`, `torch`,
-    `precision`."""
+    `precision`, and `dataset` for a data set by URL: its version or ETag."""
     versions: dict[str, str]
     """Versions of this package, of Python, and of the libraries that affect the result."""
     seconds: float

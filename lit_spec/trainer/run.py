@@ -20,9 +20,23 @@ class TrainerMachine(SpecModel):
     """The operator's network for FID and Inception Score; absolute as well."""
 
 
+class DatasetOrigin(SpecModel):
+    """What lay under the URL of a data set when the worker fetched it."""
+
+    url: str
+    files: int
+    bytes: int
+    etag: str | None
+    """Of the object; for a folder a sha256 over the names, sizes and ETags of its objects. None: the store has none."""
+    version: str | None
+    """Of the object, in a bucket that keeps versions."""
+
+
 class TrainerRun(TrainerMachine):
     """The content of run.json."""
 
     device: str
     """`cpu` or `cuda`."""
     attempt: int = 1
+    dataset_origin: DatasetOrigin | None = None
+    """None: the data set has no URL."""

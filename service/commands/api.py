@@ -13,7 +13,7 @@ from jobs.database.connection import Database
 from jobs.ledger import keys as api_keys
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key
-from jobs.storage.storage import open_storage
+from jobs.storage.opening import open_storage
 from service import http_server
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
@@ -48,7 +48,8 @@ def _mark_storage(settings: Settings) -> None:
             storage.put_bytes(marker, b"")
     except OSError as failure:
         raise NotConfigured(
-            f"the storage {settings.storage_root} can't be written ({failure}): correct it, or set LIT_STORAGE_DIR"
+            f"the storage {settings.storage_place} can't be written ({failure}): correct it, or set LIT_STORAGE_DIR or "
+            "LIT_STORAGE_URL"
         ) from failure
     finally:
         database.close()

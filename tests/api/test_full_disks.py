@@ -21,7 +21,7 @@ from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from tests.small_disks import MIB, files_up_to, fill, mounted, remount
 from tests.worker.bench import Bench
 from tests.worker.databases import DatabaseServer

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from tests.api.test_job_requests import bench_teacher_with, request
 from tests.api.test_jobs import finish
 from tests.worker.bench import Bench
@@ -94,15 +94,15 @@ def test_a_form_is_the_same_after_its_upload_was_deleted(api: TestClient, bench:
 @pytest.mark.usefixtures("inspected_datasets")
 def test_a_form_beside_its_first_transfer(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is still storing its file when the second comes and overtakes it."""
-    append, storing, go_on = FolderStorage.append, threading.Event(), threading.Event()
+    write_piece, storing, go_on = FolderStorage.write_piece, threading.Event(), threading.Event()
 
-    def slow_at_first(storage: FolderStorage, key: str, offset: int, chunk: bytes) -> None:
+    def slow_at_first(storage: FolderStorage, key: str, offset: int, piece: bytes, writer: int) -> None:
         if not storing.is_set():
             storing.set()
             assert go_on.wait(30)
-        append(storage, key, offset, chunk)
+        write_piece(storage, key, offset, piece, writer)
 
-    monkeypatch.setattr(FolderStorage, "append", slow_at_first)
+    monkeypatch.setattr(FolderStorage, "write_piece", slow_at_first)
     teacher = bench.teacher()
     sent = form({"teacher": teacher, "student": {"depth": 14}}, dataset=b"PK\x03\x04 arrays")
     answers: list[httpx.Response] = []

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from jobs.ledger import uploads
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from tests.api.test_job_requests import request
 from tests.api.test_uploads import begin, patch, safetensors_file, send_first_part, status_line
 from tests.small_disks import files_up_to
@@ -27,7 +27,7 @@ def vanish(bench: Bench, upload: str) -> None:
 
 
 def shorten(bench: Bench, upload: str) -> None:
-    bench.storage.append(f"uploads/{upload}/data", 1000, b"")
+    bench.storage.cut(f"uploads/{upload}/data", 1000)
 
 
 LOSSES: list[Callable[[Bench, str], None]] = [vanish, shorten]
@@ -135,12 +135,12 @@ def test_two_forms_send_the_same_lost_bytes_again(
     """The first has sent the file when another request writes to the same upload."""
     known, content = complete(api, bench, "dataset", inspected=False)
     vanish(bench, known)
-    append = FolderStorage.append
+    write_piece = FolderStorage.write_piece
 
-    def overtaken(storage: FolderStorage, key: str, offset: int, chunk: bytes) -> None:
-        append(storage, key, offset, chunk)
+    def overtaken(storage: FolderStorage, key: str, offset: int, piece: bytes, writer: int) -> None:
+        write_piece(storage, key, offset, piece, writer)
         if key == f"uploads/{known}/data":
-            monkeypatch.setattr(FolderStorage, "append", append)
+            monkeypatch.setattr(FolderStorage, "write_piece", write_piece)
             overtake()
 
     other: list[threading.Thread] = []
@@ -155,7 +155,7 @@ def test_two_forms_send_the_same_lost_bytes_again(
         other[0].start()
         wait_for(lambda: waits_for_a_lock(bench))
 
-    monkeypatch.setattr(FolderStorage, "append", overtaken)
+    monkeypatch.setattr(FolderStorage, "write_piece", overtaken)
     job = {"teacher": bench.teacher(), "student": {"depth": 14}}
     made = api.post("/v1/jobs", data={"job": json.dumps(job)}, files={"dataset": ("d.npz", content)})
     other[0].join(30)

@@ -17,7 +17,7 @@ from api.http.bodies import JsonRoute
 from api.http.forms import FormRoute
 from lit_spec import JobRequest, LibraryRequest
 from lit_spec.requests.study import CompareRequest, DepthRequest, PlanRequest, SearchRequest
-from lit_spec.requests.upload import UploadRequest, WeightsRequest
+from lit_spec.requests.upload import SentParts, UploadRequest, WeightsRequest
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
 
 STREAM = ("/v1/uploads/{upload_id}", "patch")
@@ -29,6 +29,7 @@ BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/uploads/{upload_id}/weights", "put"): WeightsRequest,
     ("/v1/webhooks", "post"): WebhookRequest,
     ("/v1/webhooks/{webhook_id}", "patch"): WebhookChange,
+    ("/v1/uploads/{upload_id}/complete", "post"): SentParts,
 }
 REFERENCE = "#/components/schemas/{model}"
 
@@ -91,7 +92,7 @@ def test_no_schema_is_written_by_hand(api: TestClient) -> None:
 def test_every_typed_body_is_read_within_limits(api: TestClient) -> None:
     """FastAPI's own reading has no limit for JSON, takes NaN, and reads before it asks for a key."""
     typed = [route for route in routes(api) if route.body_field is not None]
-    assert len(typed) == 9
+    assert len(typed) == 10
     assert {type(route) for route in typed} == {JsonRoute, FormRoute}
 
 

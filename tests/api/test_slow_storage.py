@@ -15,7 +15,7 @@ from api.uploads.writing import UploadWriter
 from jobs.database.connection import Database
 from jobs.errors import Stale
 from jobs.ledger import uploads
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from tests.worker.bench import OWNER, Bench
 
 CONTENT = bytes(range(256)) * 100
@@ -30,11 +30,11 @@ class HangingStorage(FolderStorage):
         self.hangs = threading.Event()
         self.go_on = threading.Event()
 
-    def append(self, key: str, offset: int, chunk: bytes) -> None:
+    def write_piece(self, key: str, offset: int, piece: bytes, writer: int) -> None:
         if not self.hangs.is_set():
             self.hangs.set()
             assert self.go_on.wait(30)
-        super().append(key, offset, chunk)
+        super().write_piece(key, offset, piece, writer)
 
 
 def write_whole(context: Context, upload: str, content: bytes) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from jobs.housekeeping import LEDGER_LOCK
-from jobs.storage.storage import TEMPORARY
+from jobs.storage.folder import TEMPORARY
 from tests.faults.machines import LEASE_SECONDS, Machines, wait_for_epochs
 from tests.worker.bench import Bench, wait_for
 

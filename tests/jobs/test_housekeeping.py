@@ -22,7 +22,7 @@ from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, uploads, workers
 from jobs.ledger.attempts import Claim
 from jobs.storage import checkpoints
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION, ErrorType, JobError
 from lit_spec.states import JobState
 from tests.worker.bench import OWNER, Bench, wait_for
@@ -163,7 +163,7 @@ def test_what_nobody_needs_any_more_is_removed(house: Household) -> None:
     with bench.database.session() as session:
         abandoned, going_on = (uploads.create(session, OWNER, "dataset", "d", 9, None).id for _ in range(2))
     for upload in (abandoned, going_on):
-        bench.storage.append(f"uploads/{upload}/data", 0, b"half")
+        bench.storage.write_piece(f"uploads/{upload}/data", 0, b"half", 0)
     # Its folder was never made.
     with bench.database.session() as session:
         empty = uploads.create(session, OWNER, "dataset", "d", 9, None).id

@@ -1,178 +1,258 @@
-"""The folder storage: no key leads out of it, and readers see whole files."""
+"""What every storage promises: a folder, and an object store on a real S3 server."""
 
 from __future__ import annotations
 
-import os
-import signal
-import stat
-import subprocess
-import sys
+import hashlib
+import io
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from jobs.settings import Settings
-from jobs.storage.faults import StorageFault
-from jobs.storage.storage import FolderStorage, StorageBytesMissing, StorageKeyMissing, open_storage
-from tests.worker.bench import wait_for
+from jobs.storage.folder import FolderStorage
+from jobs.storage.objects import ObjectStorage
+from jobs.storage.opening import open_storage
+from jobs.storage.storage import Storage, StorageBytesMissing, StorageKeyMissing
 
-ROOT = Path(__file__).parents[2]
-NO_KEYS = ["", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "./a", "a/./b", ".", "a\0b", ".tmp/a"]
+NO_KEYS = [
+    "",
+    "/",
+    "/etc/passwd",
+    "..",
+    "../a",
+    "a/../../b",
+    "a/..",
+    "./a",
+    "a/./b",
+    ".",
+    "a\0b",
+    ".tmp/a",
+    ".pieces/a",
+]
+NOT_A_KEY = "is not a storage key"
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> FolderStorage:
-    return FolderStorage(tmp_path / "storage")
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return open_storage(Settings(storage_dir=tmp_path / "storage"))
+    s3 = request.getfixturevalue("s3")
+    return open_storage(Settings(storage_url=f"s3://{s3.make_bucket()}/some/prefix"))
 
 
-def content(storage: FolderStorage, key: str) -> bytes:
+def content(storage: Storage, key: str) -> bytes:
     with storage.open(key) as file:
         return file.read()
 
 
-def temporary_files(storage: FolderStorage) -> list[Path]:
-    return sorted((storage.root / ".tmp").iterdir())
+def test_the_settings_name_the_storage(storage: Storage) -> None:
+    assert isinstance(storage, FolderStorage | ObjectStorage)
+    storage.check()
+    assert storage.list("") == []
 
 
 @pytest.mark.parametrize("key", NO_KEYS)
-def test_a_key_never_leaves_the_folder(storage: FolderStorage, tmp_path: Path, key: str) -> None:
+def test_a_key_never_leaves_the_storage(storage: Storage, tmp_path: Path, key: str) -> None:
     (tmp_path / "a").write_bytes(b"outside")
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.put_bytes(key, b"x")
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.put_file(key, tmp_path / "a")
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.append(key, 0, b"x")
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.open(key)
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.size(key)
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.delete_prefix(f"{key}/")
+    for refused in (
+        lambda: storage.put_bytes(key, b"x"),
+        lambda: storage.put_file(key, tmp_path / "a"),
+        lambda: storage.write_piece(key, 0, b"x", 0),
+        lambda: storage.open(key),
+        lambda: storage.size(key),
+        lambda: storage.delete(key),
+        lambda: storage.delete_prefix(f"{key}/"),
+    ):
+        with pytest.raises(ValueError, match=NOT_A_KEY):
+            refused()
     if key.strip("/"):  # an empty prefix lists everything
-        with pytest.raises(ValueError, match="is not a storage key"):
+        with pytest.raises(ValueError, match=NOT_A_KEY):
             storage.list(key)
     assert (tmp_path / "a").read_bytes() == b"outside"
-    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", storage.root]
+    assert storage.list("") == []
 
 
-def test_what_was_put_is_there(storage: FolderStorage, tmp_path: Path) -> None:
+def test_what_was_put_is_there(storage: Storage, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)) * 10_000)
     storage.put_file("jobs/1/2/student.pt", source)
     storage.put_bytes("jobs/1/2/.hidden", b"")
+    storage.put_bytes("jobs/1/2/ä b+c%20.json", b"{}")
     assert content(storage, "jobs/1/2/student.pt") == source.read_bytes()
     assert storage.size("jobs/1/2/student.pt") == 2_560_000
     assert content(storage, "jobs/1/2/.hidden") == b""
+    assert content(storage, "jobs/1/2/ä b+c%20.json") == b"{}"
+    assert storage.list("jobs/") == ["jobs/1/2/.hidden", "jobs/1/2/student.pt", "jobs/1/2/ä b+c%20.json"]
     assert storage.exists("jobs/1/2/.hidden")
     assert not storage.exists("jobs/1/2")
     assert source.exists()
-    with storage.open("jobs/1/2/student.pt") as file:
-        file.seek(300)
-        assert file.read(2) == bytes([44, 45])
-    storage.check()
-    assert temporary_files(storage) == []
 
 
-def test_an_object_is_deleted_alone_and_twice_is_as_good_as_once(storage: FolderStorage) -> None:
+def test_reading_goes_where_it_is_told(storage: Storage, tmp_path: Path) -> None:
+    written = b"".join(number.to_bytes(4, "big") for number in range(2_500_000))  # more than is fetched at once
+    (tmp_path / "source").write_bytes(written)
+    storage.put_file("numbers", tmp_path / "source")
+    with storage.open("numbers") as file:
+        assert file.read(8) == written[:8]
+        for position in (300, 9_000_000, 262_140, 5, len(written) - 3):
+            assert file.seek(position) == file.tell() == position
+            assert file.read(1000) == written[position : position + 1000]
+        assert file.seek(-4, io.SEEK_END) == len(written) - 4
+        assert file.read() == written[-4:]
+        assert file.read(1) == b""
+        file.seek(0)
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+        assert found.digest() == hashlib.sha256(written).digest()
+
+
+def test_a_large_file_is_put_in_parts(storage: Storage, tmp_path: Path) -> None:
+    written = hashlib.shake_128(b"a large file").digest(20 << 20)
+    (tmp_path / "source").write_bytes(written)
+    storage.put_file("large", tmp_path / "source")
+    assert storage.size("large") == len(written)
+    assert content(storage, "large") == written
+
+
+def test_an_object_is_deleted_alone_and_twice_is_as_good_as_once(storage: Storage) -> None:
     for key in ("jobs/1/2/a", "jobs/1/2/b"):
         storage.put_bytes(key, b"x")
     for _ in range(2):
         storage.delete("jobs/1/2/a")
         assert storage.list("jobs/") == ["jobs/1/2/b"]
-    with pytest.raises(ValueError, match="is not a storage key"):
-        storage.delete("../a")
 
 
 # Neither the folder of a key nor something below it is a key.
 @pytest.mark.parametrize("key", ["nothing", "folder/nothing", "nothing/at/all", "folder", "folder/file/below"])
-def test_a_missing_key_is_said_to_be_missing(storage: FolderStorage, key: str) -> None:
+def test_a_missing_key_is_said_to_be_missing(storage: Storage, key: str) -> None:
     storage.put_bytes("folder/file", b"x")
     assert not storage.exists(key)
-    for method in (storage.open, storage.size, storage.sync):
+    for method in (storage.open, storage.size):
         with pytest.raises(StorageKeyMissing) as missing:
             method(key)
         assert missing.value.key == key
+    with pytest.raises(StorageKeyMissing), storage.finish(key, 1):
+        pass
+    assert storage.pieces_size(key) == 0
 
 
-def test_a_replaced_file_is_seen_whole_the_old_or_the_new(storage: FolderStorage) -> None:
+def test_a_replaced_file_is_seen_whole_the_old_or_the_new(storage: Storage) -> None:
     versions = [bytes([value]) * 300_000 for value in range(2)]
     storage.put_bytes("key", versions[0])
     with storage.open("key") as old:
         storage.put_bytes("key", versions[1])
-        assert old.read() == versions[0]
+        try:
+            assert old.read() == versions[0]
+        except OSError as replaced:
+            assert "was replaced" in str(replaced)  # noqa: PT017 - either is right
     seen: list[bytes] = []
     done = threading.Event()
 
     def read() -> None:
         while not done.is_set():
-            seen.append(content(storage, "key"))
+            try:
+                seen.append(content(storage, "key"))
+            except OSError as replaced:
+                assert "was replaced" in str(replaced)  # noqa: PT017
 
     reader = threading.Thread(target=read)
     reader.start()
-    for i in range(50):
+    for i in range(30):
         storage.put_bytes("key", versions[i % 2])
     done.set()
     reader.join(20)
-    assert len(seen) > 1
+    seen.append(content(storage, "key"))
     assert set(seen) <= set(versions)
 
 
-def test_what_cannot_be_put_leaves_what_was_there(storage: FolderStorage, tmp_path: Path) -> None:
+def test_what_cannot_be_put_leaves_what_was_there(storage: Storage, tmp_path: Path) -> None:
     storage.put_bytes("key", b"old")
     with pytest.raises(FileNotFoundError):
         storage.put_file("key", tmp_path / "missing")
-    (storage.root / "taken" / "by").mkdir(parents=True)
-    with pytest.raises(OSError, match="directory"):
-        storage.put_bytes("taken", b"new")
     assert content(storage, "key") == b"old"
-    assert temporary_files(storage) == []
 
 
-def test_appending_goes_on_where_it_is_told_and_cuts_off_the_rest(storage: FolderStorage) -> None:
-    storage.append("up/1", 0, b"0123")
-    storage.append("up/1", 4, b"4567")
-    assert content(storage, "up/1") == b"01234567"
-    # A piece that was sent before is written over, and what came after it is gone.
-    storage.append("up/1", 2, b"ab")
-    assert content(storage, "up/1") == b"01ab"
-    with pytest.raises(StorageBytesMissing):
-        storage.append("up/1", 5, b"x")
-    assert content(storage, "up/1") == b"01ab"
-    storage.sync("up/1")
-    storage.append("up/1", 0, b"")
-    assert storage.size("up/1") == 0
+def write(storage: Storage, key: str, offset: int, *pieces: bytes, writer: int) -> None:
+    for piece in pieces:
+        storage.write_piece(key, offset, piece, writer)
+        offset += len(piece)
 
 
-def test_the_size_is_right_where_the_attributes_of_files_are_old(
-    storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on NFS, which tells what it knew of a file until somebody opens it."""
-    storage.append("a/b", 0, b"12")
-    known = (storage.root / "a/b").stat()
-    storage.append("a/b", 2, b"345")
-    monkeypatch.setattr(Path, "stat", lambda *_, **__: known)
-    monkeypatch.setattr(os, "stat", lambda *_, **__: known)
-    assert storage.size("a/b") == 5
+def finished(storage: Storage, key: str, size: int) -> bytes:
+    with storage.finish(key, size) as found:
+        with found.open() as file:
+            before = file.read()
+        found.publish()
+    assert content(storage, key) == before
+    assert found.sha256 == hashlib.sha256(before).hexdigest()
+    return before
 
 
-def test_a_refused_first_piece_leaves_no_file(storage: FolderStorage) -> None:
-    with pytest.raises(StorageBytesMissing):
-        storage.append("up/1", 5, b"x")
+def test_pieces_become_a_file(storage: Storage) -> None:
+    key = "uploads/1/data"
+    assert storage.pieces_size(key) == 0
+    write(storage, key, 0, b"0123", b"4567", writer=1)
+    storage.sync(key)
+    assert storage.pieces_size(key) == 8
+    for size in (7, 9):
+        with pytest.raises(StorageBytesMissing), storage.finish(key, size):
+            pass
+    assert finished(storage, key, 8) == b"01234567"
+    assert storage.list("") == [key]
+    storage.delete_prefix("uploads/1/")
+    assert storage.list("") == []
+    assert storage.pieces_size(key) == 0
+
+
+def test_a_newer_writer_goes_on_where_it_is_told(storage: Storage) -> None:
+    """The ledger knew of fewer bytes than were stored, and the client sends others of another length."""
+    key = "uploads/1/data"
+    write(storage, key, 0, b"0123", b"4567", b"89", writer=1)
+    write(storage, key, 4, b"ab", b"cdef", b"gh", writer=2)
+    assert finished(storage, key, 12) == b"0123abcdefgh"
+
+
+def test_what_is_cut_is_gone(storage: Storage) -> None:
+    key = "uploads/1/data"
+    write(storage, key, 0, b"0123", b"4567", writer=1)
+    storage.cut(key, 6)
+    assert storage.pieces_size(key) == 6
+    write(storage, key, 6, b"xy", writer=1)
+    assert finished(storage, key, 8) == b"012345xy"
+    again = "uploads/2/data"
+    write(storage, again, 0, b"0123", writer=1)
+    storage.cut(again, 0)
+    assert storage.pieces_size(again) == 0
+
+
+def test_bytes_that_are_not_there_are_missed_at_the_end_at_the_latest(storage: Storage) -> None:
+    with suppress(StorageBytesMissing):
+        storage.write_piece("up/1", 5, b"x", 1)
+    with pytest.raises(StorageKeyMissing), storage.finish("up/1", 6):
+        pass
+    assert storage.pieces_size("up/1") == 0
     assert not storage.exists("up/1")
 
 
-def test_lists_and_removal_by_prefix(storage: FolderStorage) -> None:
+def test_what_is_not_published_is_not_seen_by_who_reads_an_earlier_file(storage: Storage) -> None:
+    key = "uploads/1/data"
+    write(storage, key, 0, b"right", writer=1)
+    with pytest.raises(RuntimeError), storage.finish(key, 5):
+        raise RuntimeError("the sha256 is another")
+    assert storage.pieces_size(key) == 5
+    assert finished(storage, key, 5) == b"right"
+
+
+def test_lists_and_removal_by_prefix(storage: Storage) -> None:
     keys = ["jobs/1/1/a", "jobs/1/2/a", "jobs/10/1/a", "jobs/2/1/b", "top", "uploads/1/data"]
     for key in reversed(keys):
         storage.put_bytes(key, b"x")
-    # What a writer that died in the middle leaves.
-    (storage.root / ".tmp" / "0123").write_bytes(b"half")
     assert storage.list("") == keys
     assert storage.list("jobs/1/") == keys[:2]
+    assert storage.list("jobs/1") == keys[:3]
     assert storage.list("jobs/1/2") == ["jobs/1/2/a"]
     assert storage.list("to") == ["top"]
     assert storage.list("missing/") == storage.list("missing/too/") == []
@@ -184,107 +264,10 @@ def test_lists_and_removal_by_prefix(storage: FolderStorage) -> None:
     with pytest.raises(ValueError, match="must end in a slash"):
         storage.delete_prefix("jobs/10")
     assert storage.list("") == keys[2:]
-    assert [path.name for path in temporary_files(storage)] == ["0123"]
 
 
-def test_a_prefix_is_no_folder(storage: FolderStorage) -> None:
-    for key in ("jobs/1/a", "jobs/10/a"):
-        storage.put_bytes(key, b"x")
-    assert storage.list("jobs/1") == ["jobs/1/a", "jobs/10/a"]
-
-
-def test_what_is_being_removed_is_not_listed(storage: FolderStorage) -> None:
-    storage.put_bytes("jobs/1/a", b"x")
-    # Where the removing process was killed, or has not come to the end.
-    (storage.root / "jobs" / "1").rename(storage.root / ".tmp" / "0123456789abcdef")
-    assert storage.list("jobs/") == storage.list("") == []
-
-
-def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, tmp_path: Path) -> None:
-    storage.put_bytes("jobs/1/a", b"x")
-    (storage.root / "jobs" / "1").rename(storage.root / ".tmp" / "0123456789abcdef")
-    os.mkfifo(tmp_path / "endless")
-    code = "import sys; from jobs.storage.storage import *; "
-    code += "FolderStorage(Path(sys.argv[1])).put_file('key', Path(sys.argv[2]))"
-    command = [sys.executable, "-c", code, str(storage.root), str(tmp_path / "endless")]
-    with subprocess.Popen(command, cwd=ROOT) as writer, (tmp_path / "endless").open("wb"):
-        wait_for(lambda: len(temporary_files(storage)) == 2)
-        writer.send_signal(signal.SIGKILL)
-    storage.remove_leftovers(3600)
-    assert len(temporary_files(storage)) == 2
+def test_there_is_nothing_to_remove_at_first(storage: Storage) -> None:
     storage.remove_leftovers(0)
-    assert temporary_files(storage) == []
-    # Before anything was written there is nothing to look through.
-    FolderStorage(tmp_path / "new").remove_leftovers(0)
-
-
-def test_others_can_read_nothing_whatever_the_umask(tmp_path: Path) -> None:
-    (tmp_path / "found").mkdir(mode=0o755)
-    before = os.umask(0)
-    try:
-        for root in (tmp_path / "found", tmp_path / "new" / "storage"):
-            storage = FolderStorage(root)
-            storage.put_bytes("jobs/a/1/output/x", b"x")
-            storage.append("uploads/b/data", 0, b"x")
-    finally:
-        os.umask(before)
-    paths = list(tmp_path.rglob("*"))
-    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in paths if path.is_dir()} == {"0o700"}
-    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in paths if path.is_file()} == {"0o600"}
-
-
-@pytest.mark.parametrize("mode", [0o1777, 0o2775])
-def test_a_folder_that_is_shared_on_purpose_is_not_closed(tmp_path: Path, mode: int) -> None:
-    tmp_path.chmod(mode)
-    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
-    assert stat.S_IMODE((tmp_path / "jobs").stat().st_mode) & 0o777 == 0o700
-
-
-def test_a_folder_with_files_of_others_is_not_closed(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    (tmp_path / "letters").mkdir()
-    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
-    assert FolderStorage(tmp_path).exists("jobs/a/1/output/x")
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
-    assert stat.S_IMODE((tmp_path / "jobs").stat().st_mode) == 0o700
-
-
-def test_a_folder_that_holds_only_what_is_stored_is_closed(tmp_path: Path) -> None:
-    FolderStorage(tmp_path).put_bytes("jobs/a/1/output/x", b"x")
-    tmp_path.chmod(0o755)
-    with capture_logs() as logs:
-        FolderStorage(tmp_path)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
-    assert [(entry["event"], entry["mode_before"]) for entry in logs] == [("folder closed to others", "0755")]
-
-
-def test_a_storage_that_cannot_be_written_says_so(storage: FolderStorage) -> None:
-    storage.root.rmdir()
-    storage.root.write_bytes(b"a file where the folder was")
-    with pytest.raises(StorageFault):
-        storage.check()
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda storage: storage.put_bytes("a/b", b"1"),
-        lambda storage: storage.append("a/b", 0, b"1"),
-        lambda storage: storage.check(),
-    ],
-)
-def test_a_storage_that_is_away_is_not_made_anew_by_a_write(
-    storage: FolderStorage, write: Callable[[FolderStorage], None]
-) -> None:
-    storage.root.rename(storage.root.with_name("away"))
-    with pytest.raises(StorageFault):
-        write(storage)
-    assert not storage.root.exists()
-
-
-def test_the_settings_name_the_folder(tmp_path: Path) -> None:
-    for settings in (Settings(storage_dir=tmp_path / "s"), Settings(data_dir=tmp_path, storage_dir=None)):
-        open_storage(settings).put_bytes("key", b"x")
-        assert (settings.storage_root / "key").read_bytes() == b"x"
-    assert (tmp_path / "storage" / "key").exists()
+    storage.put_bytes("jobs/1/a", b"x")
+    storage.remove_leftovers(0)
+    assert storage.list("") == ["jobs/1/a"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from sqlalchemy import text
 
 from jobs.database.migrate import upgrade
+from jobs.storage.folder import FolderStorage
 from jobs.storage.marker import marker_key, storage_fault
-from jobs.storage.storage import FolderStorage
 from tests.worker.bench import Bench
 
 

@@ -165,8 +165,8 @@ def only(form: str, value: Any) -> dict[str, Any]:
             },
         ),
         (["student.plan={}"], {"student": only("plan", {})}),
-        (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", "builtin": None, "mounted": None}}),
-        (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", "upload": None, "builtin": None}}),
+        (["dataset.upload=upl_x"], {"dataset": {"upload": "upl_x", **dict.fromkeys(("builtin", "mounted", "url"))}}),
+        (["dataset.mounted=svhn"], {"dataset": {"mounted": "svhn", **dict.fromkeys(("upload", "builtin", "url"))}}),
         (
             ["student.blocks=[2]", "student.depth=null"],
             {"student": only("blocks", [2])},

@@ -21,7 +21,8 @@ from jobs.ledger import owned_jobs, uploads
 from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.marker import marker_key
-from jobs.storage.storage import Storage, open_storage
+from jobs.storage.opening import open_storage
+from jobs.storage.storage import Storage
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
@@ -138,10 +139,18 @@ class Bench:
             return Inspection.model_validate(uploads.get(session, OWNER, upload_id).inspection)
 
     def job(
-        self, *, teacher: str | None = None, dataset: str | None = None, mounted: str | None = None, **request: Any
+        self,
+        *,
+        teacher: str | None = None,
+        dataset: str | None = None,
+        mounted: str | None = None,
+        dataset_url: str | None = None,
+        **request: Any,
     ) -> str:
         teacher = teacher or self.teacher()
         source = {"upload": dataset} if dataset else {"mounted": mounted} if mounted else {"builtin": "digits"}
+        if dataset_url is not None:
+            source = {"url": dataset_url}
         asked = JobRequest.model_validate(
             {
                 "teacher": teacher,

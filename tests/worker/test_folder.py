@@ -75,7 +75,7 @@ def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench
     claim = Claim("job_1", 1, "local", spec, "cpu", None, 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
-    prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, sizes.get)
+    prepare(folder, claim, bench.storage, bench.settings, TrainerMachine(threads=1), lambda: None, sizes.get)
     contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
     assert contents == {
         "teacher.safetensors": b"G",
@@ -86,5 +86,5 @@ def test_a_folder_gets_the_generator_its_discriminator_and_the_data(bench: Bench
 
     bench.storage.delete_prefix(f"uploads/{ids['discriminator']}/")
     with pytest.raises(UploadMissing) as failed:
-        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, sizes.get)
+        prepare(folder, claim, bench.storage, bench.settings, TrainerMachine(threads=1), lambda: None, sizes.get)
     assert (failed.value.error.type, failed.value.error.field) == ("bad-teacher", "discriminator")

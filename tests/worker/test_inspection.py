@@ -23,7 +23,7 @@ from jobs.ledger import uploads
 from jobs.ledger.attempts import Claim
 from jobs.ledger.stored_specs import read_job_spec
 from jobs.storage import layout
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from lit_spec import DatasetInspection, Inspection, Library, LibraryRequest, TeacherWeights
 from lit_spec.trainer.run import TrainerMachine
 from tests.small_disks import MIB, fill, mounted
@@ -43,7 +43,7 @@ import sys
 from pathlib import Path
 from jobs.database.connection import Database
 from jobs.settings import Settings
-from jobs.storage.storage import open_storage
+from jobs.storage.opening import open_storage
 from worker.host.work_folder import WorkFolder
 from worker.inspecting.inspector import Inspector
 settings = Settings()
@@ -93,7 +93,7 @@ def upload_file(bench: Bench, kind: str, content: bytes, found: Inspection | Dat
     with bench.database.session() as session:
         made = uploads.create(session, OWNER, kind, "file", len(content), None)
         upload = made.id
-        bench.storage.append(layout.upload_data(upload), 0, content)
+        bench.storage.put_bytes(layout.upload_data(upload), content)
         uploads.complete(session, upload, made.writer, upload)
     (bench.folder.parent / "found.json").write_text(found.model_dump_json())
     return upload
@@ -216,7 +216,7 @@ def test_a_job_keeps_the_teacher_that_it_was_made_with(
         claim = Claim(one, 1, OWNER, read_job_spec(bench.row(one)), "cpu", None, 0.0)
         folder = tmp_path / f"job {number}"
         folder.mkdir()
-        prepare(folder, claim, bench.storage, TrainerMachine(threads=1), lambda: None, lambda _: None)
+        prepare(folder, claim, bench.storage, bench.settings, TrainerMachine(threads=1), lambda: None, lambda _: None)
         assert (folder / "teacher.safetensors").read_bytes() == content
 
 

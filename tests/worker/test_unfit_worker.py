@@ -19,7 +19,7 @@ import pytest
 from jobs import backoff
 from jobs.backoff import Backoff
 from jobs.ledger import uploads, workers
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import OWNER, Bench, child, wait_for
@@ -105,7 +105,7 @@ def test_a_file_that_storage_has_lost_is_looked_for_again_before_the_job_fails(b
 
 
 def cut(bench: Bench, dataset: str) -> None:
-    bench.storage.append(f"uploads/{dataset}/data", 8, b"")
+    bench.storage.cut(f"uploads/{dataset}/data", 8)
 
 
 def send_half_again(bench: Bench, dataset: str) -> None:
@@ -142,7 +142,7 @@ def test_no_job_is_trained_on_a_part_of_its_data_set(
 def test_a_file_that_storage_has_only_in_part_is_not_trained_on(bench: Bench) -> None:
     dataset = bench.dataset(b"a data set")
     job_id = bench.job(dataset=dataset, max_attempts=2)
-    bench.storage.append(f"uploads/{dataset}/data", 4, b"")
+    bench.storage.cut(f"uploads/{dataset}/data", 4)
     bench.work("succeed")
     assert state(bench, job_id) == ("failed", 2)
     error = bench.row(job_id).error

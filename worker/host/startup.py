@@ -22,7 +22,8 @@ from jobs.database.connection import Database
 from jobs.database.outages import first_line, is_outage
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key, storage_fault
-from jobs.storage.storage import Storage, open_storage
+from jobs.storage.opening import open_storage
+from jobs.storage.storage import Storage
 from worker.host.work_folder import WorkFolder
 
 LEDGER_SECONDS = 2.0
@@ -89,9 +90,9 @@ def _open_storage(settings: Settings, marker: str) -> Storage:
     try:
         storage = open_storage(settings)
     except OSError as failure:
-        refuse_to_start(f"the storage {settings.storage_root} can't be used: {failure}")
+        refuse_to_start(f"the storage {settings.storage_place} can't be used: {failure}")
     if (fault := storage_fault(storage, marker)) is not None:
-        refuse_to_start(f"the storage {settings.storage_root} can't be used: {fault}")
+        refuse_to_start(f"the storage {settings.storage_place} can't be used: {fault}")
     return storage
 
 

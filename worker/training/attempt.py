@@ -61,7 +61,7 @@ from worker.training.attempt_results import (
     trainer_failed,
     unfit,
 )
-from worker.training.job_folder import UploadMissing, prepare
+from worker.training.job_folder import InputRefused, UploadMissing, prepare
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
 from worker.training.limits import LimitWatch, TrainerLimits
 from worker.training.progress import AttemptProgress
@@ -126,11 +126,21 @@ class Attempt:
     def _run_trainer(self) -> AttemptResult:
         self._record_progress(JobPhase.PREPARING)
         try:
-            prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._size_of)
+            prepare(
+                self.folder,
+                self.claim,
+                self.storage,
+                self.settings,
+                self.machine,
+                self.lease.check,
+                self._size_of,
+            )
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = Trainer(self.start, self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
             return self._upload_missing(missing)
+        except InputRefused as refused:
+            return failed(refused.error)
         except Interrupted as interrupted:
             return self._interrupted(interrupted.reason)
         except OSError as failure:

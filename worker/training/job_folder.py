@@ -19,7 +19,7 @@ from lit_spec.trainer.folder import (
     TEACHER_FILE,
     TEST_DATASET_FILE,
 )
-from lit_spec.trainer.run import TrainerMachine, TrainerRun
+from lit_spec.trainer.run import DatasetOrigin, TrainerMachine, TrainerRun
 from worker.host.fetching import fetch
 
 
@@ -42,10 +42,19 @@ class UploadMissing(Exception):
         self.error = error
 
 
+class InputRefused(Exception):
+    """An input can't be had, and trying again would not help: the job fails with `error`."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
 def prepare(
     folder: Path,
     claim: Claim,
     storage: Storage,
+    settings: Settings,
     machine: TrainerMachine,
     check: Callable[[], None],
     size_of: Callable[[str], int | None],
@@ -54,12 +63,10 @@ def prepare(
 
     `size_of` looks into the ledger: it gives the bytes of a complete upload, and None for any other.
 
-    Raises UploadMissing, and OSError when something is wrong with this machine.
+    Raises UploadMissing, InputRefused, and OSError when something is wrong with this machine.
     """
     spec = claim.spec
     (folder / SPEC_FILE).write_text(spec.model_dump_json())
-    run = TrainerRun(device=claim.device, attempt=claim.attempt, **machine.model_dump())
-    (folder / RUN_FILE).write_text(run.model_dump_json())
     networks = (("teacher", spec.teacher, TEACHER_FILE), ("discriminator", spec.discriminator, DISCRIMINATOR_FILE))
     for field, network, file in networks:
         if network is not None:
@@ -77,12 +84,27 @@ def prepare(
             # Asked afterwards: an upload whose file was lost may have begun again meanwhile.
             if (folder / file).stat().st_size != size_of(upload):
                 raise missing
+    origin = None if spec.dataset.url is None else _fetch_dataset(settings, spec.dataset.url, folder, check)
+    run = TrainerRun(device=claim.device, attempt=claim.attempt, dataset_origin=origin, **machine.model_dump())
+    (folder / RUN_FILE).write_text(run.model_dump_json())
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)
 
 
 def _upload_missing(upload: str, type: ErrorType, field: str, what: str) -> UploadMissing:
     return UploadMissing(upload, JobError(type=type, detail=f"{what} was deleted: upload it again", field=field))
+
+
+def _fetch_dataset(settings: Settings, url: str, folder: Path, check: Callable[[], None]) -> DatasetOrigin:
+    """Raises InputRefused, and OSError during an outage."""
+    # obstore is loaded only where it is used.
+    from jobs.storage.dataset_stores import DatasetRefused, fetch_dataset
+
+    try:
+        return fetch_dataset(settings, url, folder / DATASET_FILE, check)
+    except DatasetRefused as refused:
+        error = JobError(type=ErrorType.BAD_DATASET, detail=str(refused), field="dataset.url")
+        raise InputRefused(error) from refused
 
 
 def _fetch_input(storage: Storage, key: str, path: Path, check: Callable[[], None], refusal: UploadMissing) -> None:
