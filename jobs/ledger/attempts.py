@@ -66,6 +66,10 @@ class Claim:
     """Seconds of training in all earlier attempts."""
     study_id: str | None = None
     """The study of which the job is a trial."""
+    traceparent: str | None = None
+    """The span of the request that made the job."""
+    queued_at: datetime | None = None
+    """When the job was made, if this is its first attempt."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ def _take(
         checkpoint=job.checkpoint,
         seconds_used=job.seconds_used,
         study_id=job.study_id,
+        traceparent=job.traceparent,
+        queued_at=job.created_at if job.attempt == 1 else None,
     )
 
 
