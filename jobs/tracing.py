@@ -76,22 +76,46 @@ class Tracing:
         self._tracer = None if provider is None else provider.get_tracer("lit", version("lit-compress"))
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes | None = None, *, parent: str | None = None) -> Iterator[Span]:
+    def span(
+        self,
+        name: str,
+        attributes: Attributes | None = None,
+        *,
+        parent: str | None = None,
+        start: float | None = None,
+    ) -> Iterator[Span]:
         """A span that is the current one inside `with`: a child of the current one, or of the traceparent `parent`.
 
-        An exception that leaves it makes it a failed one.
+        It begins at `start`, in seconds since 1970; None: now. An exception that leaves it makes it a failed one.
         """
         if self._tracer is None:
             yield Span()
             return
-        with self._tracer.start_as_current_span(name, _context(parent), attributes=dict(attributes or {})) as span:
+        begun = self._tracer.start_as_current_span(
+            name,
+            _context(parent),
+            attributes=dict(attributes or {}),
+            start_time=None if start is None else _nanoseconds(start),
+        )
+        with begun as span:
             yield Span(span)
 
-    def record(self, name: str, start: float, end: float, attributes: Attributes | None = None) -> None:
-        """A child of the current span that has already ended. `start` and `end` are seconds since 1970."""
-        if self._tracer is not None:
-            span = self._tracer.start_span(name, start_time=_nanoseconds(start), attributes=dict(attributes or {}))
-            span.end(_nanoseconds(max(start, end)))
+    def record(
+        self,
+        name: str,
+        start: float,
+        end: float,
+        attributes: Attributes | None = None,
+        *,
+        parent: str | None = None,
+    ) -> None:
+        """A span that has already ended, a child as in `span`. `start` and `end` are seconds since 1970."""
+        if self._tracer is None:
+            return
+        span = self._tracer.start_span(
+            name, _context(parent), attributes=dict(attributes or {}), start_time=_nanoseconds(start)
+        )
+        span.end(_nanoseconds(max(start, end)))
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most."""

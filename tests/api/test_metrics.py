@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from api.app import create_app
 from api.metrics import ledger
@@ -35,7 +38,7 @@ def scrape(api: TestClient, **headers: str) -> Samples:
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def value(samples: Samples, name: str, **labels: str) -> float | None:
+def value(samples: Samples, name: str, /, **labels: str) -> float | None:
     return samples.get((name, frozenset(labels.items())))
 
 
@@ -148,8 +151,6 @@ def test_while_the_database_is_away_the_process_still_tells_its_own(
 
 
 def _fail(_: Any) -> None:
-    from sqlalchemy.exc import OperationalError
-
     raise OperationalError("SELECT", {}, Exception("away"))
 
 
@@ -193,10 +194,6 @@ def test_the_token_opens_it_from_anywhere_and_nothing_else_does(with_token: Test
 
 
 def test_long_polls_are_counted_while_they_wait(address: tuple[str, int], bench: Bench) -> None:
-    import threading
-
-    import httpx
-
     job_id = bench.job()
     with httpx.Client(base_url="http://{}:{}".format(*address)) as client:
         etag = client.get(f"/v1/jobs/{job_id}").headers["ETag"]

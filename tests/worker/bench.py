@@ -21,10 +21,12 @@ from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.marker import marker_key
 from jobs.storage.storage import Storage, open_storage
+from jobs.tracing import OFF, Tracing
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
 from worker.host.work_folder import WorkFolder
+from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
@@ -183,6 +185,8 @@ class Bench:
         database: Database | None = None,
         device: str = "cpu",
         send_wakeup: SendWakeup | None = None,
+        metrics: TrainingMetrics | None = None,
+        tracing: Tracing = OFF,
     ) -> Iterator[Supervisor]:
         work_folder = WorkFolder(self.folder, name)
         try:
@@ -196,6 +200,8 @@ class Bench:
                 devices=[device],
                 command=command,
                 send_wakeup=send_wakeup,
+                metrics=metrics,
+                tracing=tracing,
             )
         finally:
             work_folder.close()

@@ -66,7 +66,7 @@ def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[s
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """A connection that broke is no failure of the worker."""
         log.debug("a request for metrics failed", client=str(client_address), exc_info=True)
 

@@ -9,17 +9,26 @@ import structlog
 from jobs.database.notifications import TopicListener
 from jobs.ledger.uploads import INSPECTIONS_TOPIC
 from jobs.settings import Settings
+from worker.host.metrics import serve_metrics
 from worker.host.startup import open_host
 from worker.host.stop_signals import StopSignals
 from worker.inspecting.inspector import Inspector
+from worker.inspecting.metrics import InspectionMetrics
 
 log = structlog.get_logger()
 
 
 def run(settings: Settings) -> int:
     """Inspect until SIGTERM or SIGINT; returns the exit code."""
+    metrics = InspectionMetrics()
+    with serve_metrics(settings, metrics.registry):
+        _run(settings, metrics)
+    return 0
+
+
+def _run(settings: Settings, metrics: InspectionMetrics) -> None:
     host = open_host(settings)
-    inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker)
+    inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker, metrics=metrics)
     listener = TopicListener(settings.database_url or "", INSPECTIONS_TOPIC, inspector.wake)
     # Before anything is to be stopped: until here SIGTERM ends the process at once.
     signals = StopSignals()
@@ -29,6 +38,6 @@ def run(settings: Settings) -> int:
         stack.callback(inspector.stop)  # first, because it takes longest
         inspector.start()
         listener.start()
+        metrics.ready.set(1)
         log.info("inspecting worker starts", worker=host.worker_id)
         signals.wait()
-    return 0

@@ -80,9 +80,7 @@ class TrainingMetrics:
             "lit_checkpoint_bytes", "Bytes of the checkpoints that were stored.", registry=self.registry
         )
         self.store_seconds = self._histogram("lit_output_seconds", "Time to store the output of a job.", COPIES)
-        self.store_bytes = Counter(
-            "lit_output_bytes", "Bytes of the outputs that were stored.", registry=self.registry
-        )
+        self.store_bytes = Counter("lit_output_bytes", "Bytes of the outputs that were stored.", registry=self.registry)
 
     def _gauge(self, name: str, help: str) -> Gauge:
         return Gauge(name, help, registry=self.registry)

@@ -11,10 +11,13 @@ from jobs.broker.queues import DEVICE_QUEUES, WORK_TASK
 from jobs.broker.wakeups import Wakeups
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
+from jobs.tracing import Tracing
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
+from worker.host.metrics import serve_metrics
 from worker.host.registration import Registration
-from worker.host.startup import open_host, refuse_to_start
+from worker.host.startup import open_host, refuse_to_start, traced
 from worker.training.celery_app import make_app, run_worker
+from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -24,9 +27,15 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
     """Train until SIGTERM or SIGINT; returns the exit code."""
     if not settings.redis_url:
         refuse_to_start("the training worker needs REDIS_URL: set it to the URL of the broker")
+    metrics = TrainingMetrics()
+    with serve_metrics(settings, metrics.registry), traced("lit-worker") as tracing:
+        return _run(settings, settings.redis_url, devices, metrics, tracing)
+
+
+def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: TrainingMetrics, tracing: Tracing) -> int:
     host = open_host(settings)
-    app = make_app(settings.redis_url)
-    wakeups = Wakeups(app, settings.redis_url)
+    app = make_app(redis_url)
+    wakeups = Wakeups(app, redis_url)
     supervisor = Supervisor(
         host.database,
         host.storage,
@@ -36,6 +45,8 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         worker_id=host.worker_id,
         devices=devices,
         send_wakeup=wakeups,
+        metrics=metrics,
+        tracing=tracing,
     )
     registration = Registration(
         host.database,
@@ -54,6 +65,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         registration.start()
         stack.callback(housekeeper.stop)
         housekeeper.start()
+        metrics.ready.set(1)
         log.info("training worker starts", worker=host.worker_id, devices=list(devices))
         queues = [DEVICE_QUEUES[device] for device in devices]
         return run_worker(app, host.worker_id, queues, supervisor.drain)
