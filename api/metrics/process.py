@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 from api.metrics.http import HttpMetrics
 from api.metrics.ledger import LedgerMetrics
 from jobs.database.connection import Database
-from jobs.exposition import exposition, new_registry
+from jobs.exposition import DiskCollector, exposition, new_registry
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class ApiMetrics:
     def __init__(self) -> None:
         self._registry = new_registry("api")
         self.http = HttpMetrics(self._registry)
-        self._ledger: LedgerMetrics | None = None
+        self.ledger: LedgerMetrics | None = None
         self._watched: list[Collector] = []
         self._ready = Gauge(
             "lit_ready",
@@ -45,20 +44,24 @@ class ApiMetrics:
 
     def watch(self, database: Database, long_polls: LongPolls, settings: Settings) -> None:
         self._long_polls.set_function(lambda: long_polls.open)
-        self._ledger = LedgerMetrics(database)
-        self._watched = [_Pool(database), _Disks(settings), self._ledger]
+        self.ledger = LedgerMetrics(database)
+        self._watched = [
+            _Pool(database),
+            DiskCollector({"storage": settings.storage_root, "temporary": Path(tempfile.gettempdir())}),
+            self.ledger,
+        ]
         for collector in self._watched:
             self._registry.register(collector)
 
     def unwatch(self) -> None:
         for collector in self._watched:
             self._registry.unregister(collector)
-        self._ledger = None
+        self.ledger = None
 
     def look(self) -> None:
         """Look into the ledger, if the last look is some seconds ago."""
-        if self._ledger is not None:
-            self._ledger.look()
+        if self.ledger is not None:
+            self.ledger.look()
 
     def set_ready(self, parts: Mapping[str, bool]) -> None:
         for part, there in parts.items():
@@ -90,24 +93,3 @@ class _Pool(Collector):
             "Connections that this process may use at the same time.",
             self._database.most_connections,
         )
-
-
-class _Disks(Collector):
-    """A collector: the disks that this process writes to. A storage that is no folder of this machine is left out."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._folders = {"storage": settings.storage_root, "temporary": Path(tempfile.gettempdir())}
-
-    def collect(self) -> Iterator[Metric]:
-        free = GaugeMetricFamily(
-            "lit_disk_free_bytes", "Free bytes of the disk on which the folder lies.", labels=["folder"]
-        )
-        size = GaugeMetricFamily("lit_disk_size_bytes", "Size of that disk.", labels=["folder"])
-        for name, folder in self._folders.items():
-            try:
-                usage = shutil.disk_usage(folder)
-            except OSError:
-                continue  # `lit_ready` tells that it can't be used
-            free.add_metric([name], usage.free)
-            size.add_metric([name], usage.total)
-        yield from (free, size)

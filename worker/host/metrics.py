@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
-from jobs.exposition import exposition, is_token
+from jobs.exposition import DiskCollector, exposition, is_token
 from jobs.settings import Settings
 from worker.host.startup import refuse_to_start
 
@@ -53,6 +53,7 @@ def serve_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[s
             f"the metrics can't be served on {host} port {port} ({failure.strerror}): choose another "
             "LIT_WORKER_METRICS_PORT, or unset it"
         )
+    registry.register(DiskCollector({"work": settings.data_dir}))
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     log.info("metrics are served", host=host, port=port)

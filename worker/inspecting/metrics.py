@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Histogram
 
 from jobs.exposition import new_registry
+from lit_spec.states import UploadKind
 from worker.host.metrics import ready_gauge
 
 SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -28,3 +29,7 @@ class InspectionMetrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        for kind in UploadKind:
+            self.seconds.labels(kind.value)
+            for result in ("done", "refused", "given-back"):
+                self.inspections.labels(kind.value, result)

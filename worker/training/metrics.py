@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from jobs.exposition import new_registry
+from lit_spec import Phase
 from lit_spec.trainer.messages import EpochDone, Started, TrainerMessage
 from worker.host.metrics import ready_gauge
 
@@ -15,6 +16,8 @@ COPIES = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900)
 EPOCHS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
 """Seconds: from tiny data sets to ImageNet."""
 NAME_LENGTH = 100
+RESULTS = ("succeeded", "failed", "cancelled", "released", "lost", "expired", "stale")
+"""The names of results of attempts."""
 
 
 class TrainingMetrics:
@@ -81,6 +84,21 @@ class TrainingMetrics:
         )
         self.store_seconds = self._histogram("lit_output_seconds", "Time to store the output of a job.", COPIES)
         self.store_bytes = Counter("lit_output_bytes", "Bytes of the outputs that were stored.", registry=self.registry)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Let counters begin at 0 for each label that they may have, so that the first increase shows in rates."""
+        for result in RESULTS:
+            self.attempts.labels(result)
+        for result in ("renewed", "failed", "stale"):
+            self.heartbeats.labels(result)
+        for reason in ("expired", "stale"):
+            self.leases_lost.labels(reason)
+        for device in ("cpu", "cuda"):
+            self.trainer_starts.labels(device)
+        for phase in Phase:
+            for metric in (self._epochs, self._epoch_seconds, self._steps, self._step_seconds):
+                metric.labels(phase.value)
 
     def _gauge(self, name: str, help: str) -> Gauge:
         return Gauge(name, help, registry=self.registry)
