@@ -80,7 +80,9 @@ def collecting() -> Iterator[Collector]:
     collector.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield collector
-    server.shutdown()
-    thread.join(20)
-    server.server_close()
+    try:
+        yield collector
+    finally:
+        server.shutdown()
+        thread.join(20)
+        server.server_close()
