@@ -137,7 +137,7 @@ class _EventCounters:
         )
         self._lost = Counter(
             "lit_attempts_lost",
-            "Attempts that failed and may be tried again, by type of error (worker-lost: the worker died or has a fault).",
+            "Attempts that failed and may be tried again, by error (worker-lost: the worker died or has a fault).",
             ["error"],
             registry=registry,
         )
