@@ -97,6 +97,18 @@ class Settings(BaseSettings):
     webhook_allowed_networks: str | None = None
     """Networks that are not public and that webhooks may reach all the same, also by http, comma-separated."""
     log_format: Literal["json", "console"] = "console"
+    metrics_token: str | None = Field(None, pattern=r"^[!-~]{16,500}$")
+    """Whoever sends it as `Authorization: Bearer` reads /metrics of API and workers. None: loopback only."""
+    worker_metrics_port: int | None = Field(None, ge=1, le=65_000)
+    """Port on which a worker process serves /metrics; those of one command take consecutive ports. None: it doesn't."""
+    worker_metrics_host: str = "127.0.0.1"
+    """Address for that port. Any address other than loopback needs `metrics_token`."""
+
+    @field_validator("metrics_token", mode="before")
+    @classmethod
+    def _empty_is_none(cls, token: object) -> object:
+        # As Compose hands over a variable that .env leaves empty.
+        return token or None
 
     @field_validator("redis_url")
     @classmethod
@@ -105,7 +117,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(BROKER_SCHEMES)}")
         return url
 
-    @field_validator("host")
+    @field_validator("host", "worker_metrics_host")
     @classmethod
     def _is_a_host(cls, host: str) -> str:
         if HOST_NAME.fullmatch(host) is None:

@@ -29,14 +29,17 @@ def check_devices(settings: Settings) -> None:
 
 def training_worker(settings: Settings, *, number: int = 1) -> ChildProcess:
     name = "training worker" if number == 1 else f"training worker {number}"
-    return _worker(name, settings)
+    return _worker(name, settings, number)
 
 
-def inspecting_worker(settings: Settings) -> ChildProcess:
-    return _worker("inspecting worker", settings, "--inspect")
+def inspecting_worker(settings: Settings, *, number: int = 2) -> ChildProcess:
+    return _worker("inspecting worker", settings, number, "--inspect")
 
 
-def _worker(name: str, settings: Settings, *options: str) -> ChildProcess:
+def _worker(name: str, settings: Settings, number: int, *options: str) -> ChildProcess:
+    """`number` counts the workers of one command from 1: each serves its metrics on a port of its own."""
+    if settings.worker_metrics_port is not None:
+        settings = settings.model_copy(update={"worker_metrics_port": settings.worker_metrics_port + number - 1})
     command = [sys.executable, "-m", "service.worker_process", "--stop-with-parent", str(os.getpid()), *options]
     environment = with_checkout(os.environ) | settings.as_environment()
     return ChildProcess(name, command, environment=environment, seconds_to_stop=SECONDS_TO_STOP)

@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
+from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
@@ -30,6 +31,7 @@ class Context:
     long_polls: LongPolls
     readiness: Readiness
     receivers: Receivers
+    metrics: ApiMetrics
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
 

@@ -21,6 +21,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+LIFECYCLE_EVENTS = ("queued", "claimed", "released", "lost", "succeeded", "failed", "cancelled")
+"""Types of the events that change the state of a job."""
+LIFECYCLE = f"type IN ({', '.join(map(repr, LIFECYCLE_EVENTS))})"
+"""The index of events by time has these only. A query must say it in these words, and not with parameters."""
+
 
 class Base(DeclarativeBase):
     metadata = MetaData(
@@ -220,6 +225,8 @@ class Job(Base):
     """Grows with every change that a reader can see. Heartbeats don't change it."""
     seconds_used: Mapped[float] = mapped_column(server_default="0")
     """Seconds of training over all attempts."""
+    traceparent: Mapped[str | None]
+    """The span of the request that made the job (W3C Trace Context), which the worker's trace continues."""
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -236,6 +243,7 @@ class JobUpload(Base):
 
 class Event(Base):
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_lifecycle", "created_at", postgresql_where=text(LIFECYCLE)),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

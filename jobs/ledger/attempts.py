@@ -69,6 +69,10 @@ class Claim:
     """How much of the training earlier attempts did, from 0 to 1; 0 without a checkpoint."""
     study_id: str | None = None
     """The study of which the job is a trial."""
+    traceparent: str | None = None
+    """The span of the request that made the job."""
+    queued_at: datetime | None = None
+    """When the job was made, if this is its first attempt."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ def _take(
         fraction=progress["fraction"],
         seconds_used=job.seconds_used,
         study_id=job.study_id,
+        traceparent=job.traceparent,
+        queued_at=job.created_at if job.attempt == 1 else None,
     )
 
 

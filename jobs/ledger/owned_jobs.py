@@ -21,6 +21,7 @@ from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
+from jobs.tracing import current_traceparent
 from lit_spec import Device, JobRequest, JobSpec, Phase
 from lit_spec.states import JobState, StudyState
 
@@ -87,6 +88,7 @@ def create(
         event_seq=0,
         version=0,
         seconds_used=0.0,
+        traceparent=current_traceparent(),
     )
     session.add(job)
     session.flush()

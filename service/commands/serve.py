@@ -36,7 +36,7 @@ def serve(
         if workers:
             training = [training_worker(settings, number=number) for number in range(1, workers + 1)]
             # One is enough to inspect uploads.
-            minder.start(*training, inspecting_worker(settings))
+            minder.start(*training, inspecting_worker(settings, number=workers + 1))
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.
         stack.callback(http_server.ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")

@@ -58,6 +58,9 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_PUBLIC_URL": "https://lit.example.com/base",
         "LIT_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8",
         "LIT_LOG_FORMAT": "json",
+        "LIT_METRICS_TOKEN": "a-token-of-prometheus",
+        "LIT_WORKER_METRICS_PORT": "9464",
+        "LIT_WORKER_METRICS_HOST": "0.0.0.0",
     }
     defaults = Settings().model_dump(mode="json")
     assert (defaults["database_url"], defaults["redis_url"], defaults["data_dir"]) == (None, None, ".lit")
@@ -140,6 +143,11 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_TRAINER_CPU_SECONDS", HUGE),
         ("LIT_TRAINER_FILE_BYTES", HUGE),
         ("LIT_TRAINER_DISK_BYTES", HUGE),
+        ("LIT_METRICS_TOKEN", "short"),
+        ("LIT_METRICS_TOKEN", "with a blank in it, so"),
+        ("LIT_WORKER_METRICS_PORT", "0"),
+        ("LIT_WORKER_METRICS_PORT", "65535"),
+        ("LIT_WORKER_METRICS_HOST", "http://worker"),
     ],
 )
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
