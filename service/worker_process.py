@@ -1,4 +1,4 @@
-"""`python -m service.worker_process [--inspect | --track] [--devices cpu,cuda]`: one worker process, ended by SIGTERM."""
+"""`python -m service.worker_process [--inspect | --track] [--devices cpu,cuda]`: a worker process, ended by SIGTERM."""
 
 from __future__ import annotations
 

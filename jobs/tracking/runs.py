@@ -25,7 +25,6 @@ from lit_spec.requests.tracking import Track
 
 TURN_SECONDS = 120.0
 """A process that has not renewed its turn for this long loses it."""
-_VISIBLE = {"run_id", "experiment_id", "stage", "registered", "error"}
 
 
 class RunStage(StrEnum):
@@ -89,10 +88,12 @@ def write(session: Session, turn: Turn, *, seconds: float = TURN_SECONDS, **valu
         .values(due_at=_in(seconds), **values)
         .returning(TrackedRun)
     )
+    before = session.get(TrackedRun, turn.job_id)
+    seen = None if before is None else _visible(before)
     run = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if run is None:
         raise Stale
-    if _VISIBLE & values.keys():
+    if _visible(run) != seen:
         notify(session, turn.job_id)
     return run
 
@@ -112,6 +113,11 @@ def of_jobs(session: Session, job_ids: Collection[str]) -> dict[str, TrackedRun]
 def forget_complete(session: Session, job_ids: Collection[str]) -> None:
     """Remove the rows of deleted jobs. Those that are not complete stay until their runs have been ended."""
     session.execute(sql_delete(TrackedRun).where(TrackedRun.job_id.in_(job_ids), TrackedRun.stage == RunStage.COMPLETE))
+
+
+def _visible(run: TrackedRun) -> tuple[Any, ...]:
+    """What readers of the job see of its run."""
+    return run.run_id, run.experiment_id, run.stage == RunStage.COMPLETE, run.registered, run.error
 
 
 def _in(seconds: float) -> Any:

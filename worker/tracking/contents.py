@@ -149,10 +149,8 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     shown = [(name, found) for name, found in rows if any(value is not None for value in found)]
     if not shown:
         return []
-    lines = [
-        f"| {name} | {' | '.join('' if value is None else f'{value:g}' for value in found)} |" for name, found in shown
-    ]
-    return ["|  | teacher | student |", "|---|---|---|", *lines, ""]
+    lines = [" | ".join([name, *("" if value is None else f"{value:g}" for value in found)]) for name, found in shown]
+    return ["|  | teacher | student |", "|---|---|---|", *(f"| {line} |" for line in lines), ""]
 
 
 def _at(value: Any, path: Iterable[str]) -> float | None:

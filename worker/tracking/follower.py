@@ -160,7 +160,9 @@ class Follower:
         """Send the new events and the job's state. Ends the run once the job is finished and all events are sent."""
         run_id = _id_of(run)
         schedule = Schedule.model_validate(snapshot.job.spec["schedule"])
-        values, tags, epochs = [], {}, run.epochs
+        values: list[contents.Value] = []
+        tags: dict[str, str] = {}
+        epochs = run.epochs
         for event in snapshot.events:
             values += contents.values_of(event, schedule, epochs)
             tags |= contents.tags_of(event)
@@ -169,7 +171,7 @@ class Follower:
         if values or tags:
             server.log_values(run_id, values, tags)
         sent = snapshot.events[-1].seq if snapshot.events else run.event_seq
-        done = {"event_seq": sent, "epochs": epochs, "error": None, "failures": 0}
+        done: dict[str, Any] = {"event_seq": sent, "epochs": epochs, "error": None, "failures": 0}
         if sent < snapshot.job.event_seq:
             return self._write(turn, seconds=0, **done)
         status = contents.STATUSES[JobState(snapshot.job.state)]
@@ -180,8 +182,7 @@ class Follower:
             return self._write(turn, stage=RunStage.ENDED, status=status, **done)
         if status != run.status:
             server.set_status(run_id, status, None)
-        changed = done if run.failures or run.error or snapshot.events or status != run.status else {}
-        return self._write(turn, seconds=FOLLOW_SECONDS, **changed, **({"status": status} if changed else {}))
+        return self._write(turn, seconds=FOLLOW_SECONDS, status=status, **done)
 
     def _store(self, turn: Turn, run: TrackedRun, server: MlflowServer, snapshot: Snapshot) -> TrackedRun:
         """Upload the job's files. Those that are there already are written once more after a failure."""
@@ -195,10 +196,9 @@ class Follower:
 
             (folder / SPEC_FILE).write_text(json.dumps(job.spec, indent=2))
             send(folder / SPEC_FILE, None)
-            with self._copied(
-                layout.trainer_log(job.id, job.attempt), folder / LOG_FILE, may_be_missing=True
-            ) as copied:
-                if copied:
+            trainer_log = layout.trainer_log(job.id, job.attempt)
+            with self._copied(trainer_log, folder / LOG_FILE, may_be_missing=True) as is_there:
+                if is_there:
                     send(folder / LOG_FILE, None)
             for artifact in job.manifest or []:
                 path = folder / artifact["name"]
