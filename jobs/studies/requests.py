@@ -48,7 +48,7 @@ def specify_study(request: StudyRequest, inspections: Inspections, trackers: Tra
 
 
 def _check_registers_nothing(job: JobRequest) -> None:
-    if job.register is not None:
+    if job.registered_model is not None:
         message = "would register every trial: leave it out, and rerun the study's best job with it"
         raise RequestRefused.invalid_field("register", message)
 

@@ -73,7 +73,7 @@ class Trackers:
         if request.track is not None and request.track.mlflow is not False:
             message = f"is needed, because this service has no tracking server of its own: {self._advice()}"
             raise RequestRefused.invalid_field("track.mlflow.tracking_uri", message)
-        if request.register is not None:
+        if request.registered_model is not None:
             message = f"needs a tracking server, but the job goes to none: set track.mlflow ({self._advice()})"
             raise RequestRefused.invalid_field("register", message)
 

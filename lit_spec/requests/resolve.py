@@ -63,7 +63,7 @@ def resolve(
     if request.student.plan is not None:
         _check_plan(request)
     exports = _exports(request)
-    if request.register is not None and Export.ONNX not in exports:
+    if request.registered_model is not None and Export.ONNX not in exports:
         raise SpecError("register", 'registers the ONNX file, which the job does not write: add "onnx" to exports')
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
     shared["schedule"] = resolve_schedule(request.schedule, request.method)
@@ -236,8 +236,10 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
 
 
 def _check_plan(request: JobRequest) -> None:
-    for name in ("exports", "then", "accept", "tensorboard", "register"):
-        if getattr(request, name):
+    names = ("exports", "then", "accept", "tensorboard")
+    asked = {name: getattr(request, name) for name in names} | {"register": request.registered_model}
+    for name, value in asked.items():
+        if value:
             raise SpecError(name, "is for a trained student, but student.plan trains none: leave it out")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from lit_spec.base import SpecModel
 
@@ -65,14 +64,13 @@ class Track(SpecModel):
     """`false` keeps the job out of MLflow."""
 
 
-with warnings.catch_warnings():
-    # ABCMeta, from which pydantic's metaclass comes, has a method `register`, which no model calls.
-    warnings.filterwarnings("ignore", message='Field name "register"')
+class Tracked(SpecModel):
+    """The fields of a request that trackers read. The trainer knows nothing of them."""
 
-    class Tracked(SpecModel):
-        """The fields of a request that trackers read. The trainer knows nothing of them."""
+    model_config = ConfigDict(serialize_by_alias=True)
 
-        track: Track | None = None
-        """None: the job goes to the operator's tracking server, if there is one."""
-        register: ModelName | None = None
-        """Name of a registered model of MLflow, of which the student becomes a version."""
+    track: Track | None = None
+    """None: the job goes to the operator's tracking server, if there is one."""
+    # Not `register`, which is a method of every class with the metaclass ABCMeta, as pydantic's.
+    registered_model: ModelName | None = Field(None, alias="register")
+    """Name of a registered model of MLflow, of which the student becomes a version."""
