@@ -106,12 +106,19 @@ class Settings(BaseSettings):
             device_names(devices)
         return devices
 
-    @field_validator("mlflow_tracking_uri", "mlflow_tracking_uris")
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _is_a_tracking_server(cls, uri: str | None) -> str | None:
+        if uri:
+            tracker_uri(uri)
+        return uri or None
+
+    @field_validator("mlflow_tracking_uris")
     @classmethod
     def _are_tracking_servers(cls, uris: str | None) -> str | None:
         for uri in listed(uris):
             tracker_uri(uri)
-        return uris
+        return uris or None
 
     @field_validator("public_url")
     @classmethod

@@ -17,7 +17,8 @@ def tracker_uri(uri: str) -> str:
     """The address of a tracking server in its one form. Raises ValueError."""
     try:
         parts = urlsplit(uri)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query and not parts.fragment
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and "," not in uri
+        valid = known and not parts.query and not parts.fragment and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
     if not valid:

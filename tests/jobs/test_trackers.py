@@ -37,12 +37,15 @@ def test_settings_become_servers_whose_passwords_nobody_sees() -> None:
     assert found == Trackers(Tracker(DEFAULT), (Tracker(OTHER, "me", "se@cret"),))
     assert "se@cret" not in repr(found)
     assert not Trackers.of(Settings())
+    assert not Trackers.of(Settings(MLFLOW_TRACKING_URI="", mlflow_tracking_uris=""))
 
 
-@pytest.mark.parametrize("uri", ["mlflow:5000", "sqlite:///x.db", "http://", "http://h?x=1"])
+@pytest.mark.parametrize("uri", ["mlflow:5000", "sqlite:///x.db", "http://", "http://h?x=1", "http://h:port"])
 def test_what_is_no_server_is_refused_as_a_setting(uri: str) -> None:
     with pytest.raises(ValueError, match="address of a tracking server"):
         Settings(mlflow_tracking_uris=f"{DEFAULT},{uri}")
+    with pytest.raises(ValueError, match="address of a tracking server"):
+        Settings(MLFLOW_TRACKING_URI=uri)
 
 
 def test_a_request_goes_to_the_default_to_a_named_server_or_to_none() -> None:
