@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,11 +12,15 @@ import pytest
 import yaml
 
 from jobs.database.models import Event, Job
+from jobs.settings import Settings
 from lit_spec import Schedule
 from lit_spec.states import JobState
+from service.errors import NotConfigured
+from service.worker_children import check_trackers, tracking_workers
 from tests.worker.mlflow_services import RESULT, onnx_file
 from worker.tracking import contents
 from worker.tracking.model_folder import MODEL_FILE, write_model_files
+from worker.tracking.package import missing_package
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 SCHEDULE = Schedule.model_validate({"lit": {"epochs": 3}, "fine_tune": {"epochs": 2}})
@@ -113,3 +119,24 @@ def test_the_model_folder_has_the_networks_signature(tmp_path: Path) -> None:
     (tmp_path / MODEL_FILE).write_bytes(b"not a network")
     with pytest.raises(ValueError, match="not an ONNX file"):
         write_model_files(tmp_path, "run", {})
+
+
+def test_a_missing_package_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = Settings(mlflow_tracking_uris="http://mlflow:5000")
+    assert missing_package(tracked) is None
+    monkeypatch.setattr("worker.tracking.package.find_spec", lambda _: None)
+    assert missing_package(Settings()) is None
+    with pytest.raises(NotConfigured, match="mlflow-skinny is not installed"):
+        check_trackers(tracked)
+
+
+def test_workers_start_without_the_client() -> None:
+    code = "import sys, service.worker_process; sys.exit(bool({'mlflow', 'onnx', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_there_is_a_tracking_worker_only_with_a_server() -> None:
+    assert tracking_workers(Settings()) == []
+    assert [child.name for child in tracking_workers(Settings(MLFLOW_TRACKING_URI="http://mlflow:5000"))] == [
+        "tracking worker"
+    ]
