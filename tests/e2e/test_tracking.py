@@ -15,7 +15,8 @@ from tests.worker.mlflow_services import MlflowProcess, free_port
 
 
 @pytest.mark.long
-def test_a_job_of_a_whole_service_becomes_a_registered_model(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_job_of_a_whole_service_becomes_a_registered_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The short form, with the ledger's own calls in the place of a training, is tests/worker/test_tracking.py."""
     import mlflow
     import onnxruntime
@@ -53,7 +54,8 @@ def test_a_job_of_a_whole_service_becomes_a_registered_model(tmp_path: Path) -> 
             assert (run.error, run.registered and run.registered.version) == (None, "1")
             client.download(job.id, tmp_path / "files")
             assert service.stop() == 0, service.end_of_log()
-        mlflow.set_tracking_uri(server.uri)
+        # Not set_tracking_uri, which sets the variable for good.
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         found = mlflow.get_run(run.run_id)
         assert found.info.status == "FINISHED"
         assert {"kd_loss", "ir_loss", "learning_rate", "student.accuracy.test", "teacher.latency.batch_1.p50_ms"} <= (

@@ -78,7 +78,11 @@ def files() -> dict[str, bytes]:
 
 
 def test_a_run_follows_its_job_and_its_student_is_registered(
-    tracked: TrackedJobs, mlflow_client: Any, server: MlflowProcess, tmp_path: Path
+    tracked: TrackedJobs,
+    mlflow_client: Any,
+    server: MlflowProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import mlflow
     import onnxruntime
@@ -139,7 +143,8 @@ def test_a_run_follows_its_job_and_its_student_is_registered(
     assert metric_points(mlflow_client, row.run_id, "student.accuracy.test") == [(0, 97.0)]
 
     # The real package loads the version, and it predicts as the job's own file.
-    mlflow.set_tracking_uri(server.uri)
+    # Not set_tracking_uri, which sets the variable for good.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     runtime = onnxruntime.InferenceSession(onnx_file(WEIGHTS), providers=["CPUExecutionProvider"])
     wanted = runtime.run(["logits"], {"input": x})[0]
