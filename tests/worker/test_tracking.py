@@ -31,6 +31,8 @@ from tests.worker.mlflow_services import (
 )
 from worker.tracking.mlflow_server import prepare_client
 
+pytestmark = pytest.mark.timeout(400)
+"""A server of MLflow takes seconds to start, on a busy machine many."""
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 
 
