@@ -284,10 +284,11 @@ def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
         for name, field in Settings.model_fields.items()
         if {int, float} & {field.annotation, *get_args(field.annotation)}
     }
+    addresses = {"LIT_PUBLIC_URL", "LIT_MLFLOW_TRACKING_URIS", "MLFLOW_TRACKING_URI"}
     # Texts, and the credentials of an object store.
     texts = {name for name in optional if name.startswith(("AWS_", "LIT_STORAGE_"))} | {"LIT_DATASET_STORES"}
     # The port is published by Compose, and restarts are Compose's.
-    assert optional - (texts - numbers) - MONITORING == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
+    assert optional - (texts - numbers) - MONITORING - addresses == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
     assert optional > MONITORING
     example = (ROOT / ".env.example").read_text()
     assert {name for name in optional if f"#{name}=" not in example} == set()

@@ -19,7 +19,7 @@ HUGE = str(2**63 - 1)
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.upper().startswith("LIT_") or name.upper() in {"DATABASE_URL", "REDIS_URL"}:
+        if name.upper().startswith("LIT_") or name.upper() in {"DATABASE_URL", "REDIS_URL", "MLFLOW_TRACKING_URI"}:
             monkeypatch.delenv(name)
 
 
@@ -57,6 +57,9 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_DISK_BYTES": "6000",
         "LIT_PUBLIC_URL": "https://lit.example.com/base",
         "LIT_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "LIT_MLFLOW_TRACKING_URIS": "https://user:secret@mlflow.example.org,http://other:5000",
+        "LIT_TRACKING_GIVE_UP_SECONDS": "60.0",
         "LIT_LOG_FORMAT": "json",
         "LIT_METRICS_TOKEN": "a-token-of-prometheus",
         "LIT_WORKER_METRICS_PORT": "9464",
@@ -67,7 +70,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     read = Settings().model_dump(mode="json")
-    plain = {"database_url", "redis_url"}
+    plain = {"database_url", "redis_url", "mlflow_tracking_uri"}
     names = {field: field.upper() if field in plain else f"LIT_{field.upper()}" for field in read}
     assert sorted(names.values()) == sorted(environment)
     for field, value in read.items():

@@ -21,6 +21,7 @@ from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
 from jobs.tracing import OFF, Tracing
+from jobs.tracking.trackers import Trackers
 from lit_spec import ErrorType
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
@@ -68,6 +69,7 @@ class Supervisor:
         self._database = database
         self._storage = storage
         self._settings = settings
+        self._trackers = Trackers.of(settings)
         self._machine = trainer_machine(settings)
         self._work_folder = work_folder
         self._marker = marker
@@ -115,6 +117,7 @@ class Supervisor:
                     READABLE_SPEC_VERSIONS,
                     self._settings.lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
+                    trackers=self._trackers,
                 )
         except Exception as failure:
             if not is_outage(failure):
