@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.compress import compress_command, follow_to_end
 from lit_client.command.dataset_display import dataset_table
@@ -27,6 +26,7 @@ from lit_client.command.study_commands import app as study_app
 from lit_client.command.transfers import DATASET, check_input, fetch, send_inspected_dataset, send_teacher
 from lit_client.errors import LitError
 from lit_client.kinds import kind_of
+from lit_client.synchronous.client import Client
 from lit_spec import Library
 from lit_spec.networks.catalogue import near_names
 from lit_spec.states import UploadKind

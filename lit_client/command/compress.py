@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.job_request import (
-    PLACEHOLDER_ID,
     BadRequest,
     Body,
     build_body,
@@ -36,9 +34,11 @@ from lit_client.command.options import (
     WeightsOption,
 )
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_datasets, send_teacher
-from lit_client.downloads import DownloadedFile
+from lit_client.compressed import PLACEHOLDER_ID
 from lit_client.errors import ProblemError
+from lit_client.files import DownloadedFile
 from lit_client.models import Inspection, Job
+from lit_client.synchronous.client import Client
 from lit_spec import BUILTIN, Device, Export, Feed, Init, JobRequest, Method, Preset, Select
 from lit_spec.states import JobState, UploadKind
 

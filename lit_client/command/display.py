@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lit_client.files import ProgressCallback
 from lit_client.models import (
     Architecture,
     ArchitectureItem,
@@ -24,7 +25,6 @@ from lit_client.models import (
     StudentOption,
     Upload,
 )
-from lit_client.uploads import ProgressCallback
 from lit_spec import Phase, Split, Task
 
 PIPE_WIDTH = 1000

@@ -12,11 +12,10 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 
-from lit_client.client import InspectionFailed
 from lit_client.command import display, study_display
 from lit_client.command.job_request import BadRequest
-from lit_client.downloads import DownloadedFile
-from lit_client.errors import InvalidAddress, InvalidKey, LitError, ProblemError
+from lit_client.errors import InspectionFailed, InvalidAddress, InvalidKey, LitError, ProblemError
+from lit_client.files import DownloadedFile
 from lit_client.models import Job, Study
 from lit_spec.states import JobState, StudyState
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_client.client import Client
 from lit_client.command import display, study_display
 from lit_client.command.job_request import (
     BadRequest,
@@ -32,8 +31,9 @@ from lit_client.command.options import (
 from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_datasets, send_teacher
-from lit_client.downloads import DownloadedFile
+from lit_client.files import DownloadedFile
 from lit_client.models import Study
+from lit_client.synchronous.client import Client
 from lit_spec import BUILTIN, Device, Init
 
 app = typer.Typer(

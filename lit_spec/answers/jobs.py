@@ -16,12 +16,21 @@ from lit_spec.states import JobState
 
 
 class JobProgress(Answer):
+    """How far a job is. While it is not running: how far its last attempt came."""
+
     phase: str
+    """What the job does: a `lit_spec.trainer.phases.JobPhase`."""
     epoch: int
+    """Finished epochs of this phase; 0 in a phase without epochs."""
     epochs: int
     """All epochs of this phase."""
+    step: int | None = None
+    """Finished steps of the epoch after these, or of a phase without epochs."""
+    steps: int | None = None
+    """All of these steps; null if their number is not known."""
     fraction: float
-    """How much of the whole job is done, from 0 to 1."""
+    """How much of the training is done, from 0 to 1. It falls only when an attempt begins at an earlier checkpoint, or
+    an unstable training goes back."""
 
 
 class Waiting(Answer):
@@ -74,6 +83,10 @@ class Job(Answer):
     worker: JobWorker | None
     cancel_requested: bool
     progress: JobProgress | None
+    """Null before a worker has claimed the job."""
+    estimated_finish: datetime | None = None
+    """When the training will have finished if it goes on as fast as in this attempt so far. Null while that is unknown,
+    after the training, and while the job is not running."""
     waiting: Waiting | None
     """Why a queued job waits; left out of lists."""
     accepted: bool | None
