@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from lit_client.models import Event, Job
@@ -57,7 +57,7 @@ def time_left(job: Job, now: datetime | None = None) -> str:
     """`2:05` until the training will have finished; empty while that is unknown."""
     if job.estimated_finish is None or job.finished:
         return ""
-    seconds = max(0, round((job.estimated_finish - (now or datetime.now(timezone.utc))).total_seconds()))  # noqa: UP017
+    seconds = max(0, round((job.estimated_finish - (now or datetime.now(UTC))).total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

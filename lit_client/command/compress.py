@@ -33,6 +33,7 @@ from lit_client.command.options import (
     UrlOption,
     WeightsOption,
 )
+from lit_client.command.progress_bar import JobBar
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_datasets, send_teacher
 from lit_client.compressed import PLACEHOLDER_ID
 from lit_client.errors import ProblemError
@@ -282,10 +283,10 @@ def _cancel(client: Client, job: Job) -> None:
 
 def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False) -> Job:
     """Show a job's epochs until it has finished. An interrupt exits with 130; the job continues or is cancelled."""
-    bar = display.EpochBar()
+    bar = JobBar()
     try:
         with bar.progress:
-            for event in client.follow(job.id, on_job=bar.show_job):
+            for event in client.follow(job.id, on_job=bar.show_job, every=bar.every):
                 bar.show_event(event)
         return client.job(job.id)
     except KeyboardInterrupt:

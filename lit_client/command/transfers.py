@@ -116,7 +116,9 @@ def send_inspected_dataset(client: Client, source: str) -> Upload:
     return client.wait_inspection(send(client, source, UploadKind.DATASET).id)
 
 
-def fetch(client: Client, job_id: str, folder: Path, names: Collection[str] | None = None) -> list[DownloadedFile]:
-    """Download and verify a job's files, or those with these names."""
+def fetch(
+    client: Client, job_id: str, folder: Path, names: Collection[str] | None = None, *, bundle: bool = False
+) -> list[DownloadedFile]:
+    """Download and verify a job's files, or those with these names, or the bundle in their place."""
     with display.transfer_bar("downloading") as progress:
-        return client.download(job_id, folder, names, progress)
+        return client.download(job_id, folder, names, progress, bundle=bundle)
