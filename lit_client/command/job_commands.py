@@ -130,7 +130,7 @@ def show_metrics(
     if as_csv and as_json:
         raise BadRequest("Both --csv and --json are given: give one of them.")
     with Client(url) as client:
-        found = client.metrics(job_id, phase=phase, name=names[0] if names and len(names) == 1 else None)
+        found = client.metrics(job_id, phase=phase)
     there = sorted({metric.name for metric in found})
     if missing := sorted(set(names or []) - set(there)):
         raise LitError(f"{job_id} has no {', '.join(missing)}" + (f"; it has {', '.join(there)}." if there else "."))
