@@ -42,6 +42,7 @@ from lit_core.training.setbacks import note_of
 from lit_spec import Hyperparameters, Method, Output, Phase, Select
 from lit_spec.requests.presets import Preset
 from lit_spec.requests.then import prune_shares
+from lit_spec.trainer.messages import Progress
 
 IMPORTANCE_BATCHES = 8
 NOT_VALIDATED = (
@@ -139,6 +140,9 @@ class SilentObserver:
     """Ignores everything and never stops the training."""
 
     def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
         pass
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -17,13 +17,14 @@ ONCE = frozenset(
         b"content-type",
         b"idempotency-key",
         b"if-range",
+        b"last-event-id",
         b"origin",
         b"range",
         b"upload-offset",
     }
 )
 """Headers with a single value. Which of two values counts would depend on who reads the request."""
-LISTS = frozenset({b"if-match", b"if-none-match"})
+LISTS = frozenset({b"accept", b"if-match", b"if-none-match"})
 """Headers that are lists. Several lines are one list (RFC 9110, section 5.3), but FastAPI reads only one of them."""
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?")

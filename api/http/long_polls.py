@@ -10,7 +10,7 @@ from fastapi import Query
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.numbers import WholeNumber
-from jobs.database.notifications import Listener
+from jobs.database.notifications import Listener, Subscription
 
 T = TypeVar("T")
 
@@ -35,6 +35,14 @@ class LongPolls:
         """Let everyone answer now: the process is about to end."""
         self._stopping = True
         self._listener.wake_all()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def subscribe(self, topic: str) -> Subscription:
+        """For one who waits longer than a request with `wait`, and looks at `stopping` after each wake-up."""
+        return self._listener.subscribe(topic)
 
     async def until(self, topic: str, seconds: float, look: Callable[[], T], done: Callable[[T], bool]) -> T:
         """Look again at each change of `topic` until `done` holds or the time is up; the last look's value."""

@@ -11,17 +11,20 @@ from fastapi.responses import StreamingResponse
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
+from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
-from api.http.bodies import JsonRoute, SentJson
+from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
 from api.http.context import Context, InContext, InSession
 from api.http.downloads import send_bytes, stream
+from api.http.event_streams import EVENT_STREAM, LastEventId, stream_events
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.wakeups import InBackground
+from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
 from api.jobs.requests import make_job
 from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
@@ -171,7 +174,7 @@ def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch 
     context.storage.delete_prefix(prefix)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", response_model=EventPage, responses={200: {"content": {EVENT_STREAM: {}}}})
 async def list_events(
     job_id: str,
     owner: Owner,
@@ -179,8 +182,19 @@ async def list_events(
     after: Annotated[WholeNumber, Query(ge=0, le=2**62, description="Number of the last event that you have.")] = 0,
     limit: Annotated[WholeNumber, Query(ge=1, le=1000)] = 100,
     wait: Wait = 0,
-) -> EventPage:
-    """What happened to a job after event number `after`; `wait` holds the answer until there is something."""
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What happened to a job after event number `after`; `wait` holds the answer until there is something.
+
+    With `Accept: text/event-stream` the answer is a stream of server-sent events until the job has finished. Each event
+    of the job has its number as `id`, its type as `event` and an Event as `data`. Between them `progress` tells a
+    JobLive, at most once a second; `end` is the last one. `limit` and `wait` have no effect on a stream, and the header
+    Last-Event-ID replaces `after`.
+    """
+    if prefers(accept, EVENT_STREAM, over=JSON):
+        events = JobEvents(context.database, owner, job_id, after if last_event_id is None else last_event_id)
+        return await stream_events(context, job_id, events.look, name="progress")
 
     def read() -> EventPage:
         with context.database.session() as session:
@@ -189,7 +203,8 @@ async def list_events(
             last = found[-1].seq if found else 0
             return EventPage(items=found, last=max(job.event_seq, last))
 
-    return await context.long_polls.until(job_id, wait, read, lambda events: bool(events.items))
+    page = await context.long_polls.until(job_id, wait, read, lambda events: bool(events.items))
+    return Response(page.model_dump_json(), media_type=JSON, headers=VARY)
 
 
 @router.get("/{job_id}/metrics")

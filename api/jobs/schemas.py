@@ -10,7 +10,7 @@ from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
 from jobs.ledger.owned_jobs import WaitingReason
 from lit_spec import JobError
-from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobProgress, JobWorker, Metric, Waiting
+from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobLive, JobProgress, JobWorker, Metric, Waiting
 from lit_spec.base import READING_ANSWER
 from lit_spec.states import JobState
 
@@ -36,7 +36,8 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
         max_attempts=job.max_attempts,
         worker=running_on,
         cancel_requested=job.cancel_requested_at is not None,
-        progress=job.progress and JobProgress.model_validate(job.progress),
+        progress=_show_progress(job),
+        estimated_finish=job.estimated_finish,
         waiting=waiting and Waiting.model_validate(waiting),
         accepted=(job.result or {}).get("accepted"),
         result=job.result,
@@ -52,6 +53,19 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
             artifacts=f"{path}/artifacts",
         ),
     )
+
+
+def show_live(job: JobRow) -> JobLive:
+    return JobLive(
+        state=JobState(job.state),
+        progress=_show_progress(job),
+        estimated_finish=job.estimated_finish,
+        version=job.version,
+    )
+
+
+def _show_progress(job: JobRow) -> JobProgress | None:
+    return None if job.progress is None else JobProgress.model_validate(job.progress)
 
 
 def show_event(event: EventRow) -> Event:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
+from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
-from api.http.bodies import JsonRoute, SentJson
+from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, require_unchanged
 from api.http.context import Context, InContext, InSession
+from api.http.event_streams import EVENT_STREAM, Look, stream_events
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.pages import InPages
 from api.http.problems import Problem
@@ -72,11 +75,24 @@ def list_studies(
     return page.make_page(rows, lambda study: show_study(study, progress.get(study.id)))
 
 
-@router.get("/{study_id}", response_model=Study, responses=NOT_MODIFIED)
+@router.get("/{study_id}", response_model=Study, responses={**NOT_MODIFIED, 200: {"content": {EVENT_STREAM: {}}}})
 @router.head("/{study_id}", response_class=Response, responses=NOT_MODIFIED)
-async def get_study(study_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
-    """One study. `wait` holds the answer until it is finished or, with If-None-Match, until it has changed."""
-    return await get.answer(study_id, lambda: _read(context, owner, study_id), lambda study: study.state.finished)
+async def get_study(
+    study_id: str, owner: Owner, context: InContext, get: InConditionalGet, accept: Accept = ""
+) -> Response:
+    """One study. `wait` holds the answer until it is finished or, with If-None-Match, until it has changed.
+
+    With `Accept: text/event-stream` the answer is a stream: `study` now and after each change, then `end`.
+    """
+
+    def look() -> Look:
+        study = _read(context, owner, study_id)
+        return Look([], study.model_dump_json(), finished=study.state.finished)
+
+    if prefers(accept, EVENT_STREAM, over=JSON) and get.request.method == "GET":
+        return await stream_events(context, study_id, look, name="study")
+    read = partial(_read, context, owner, study_id)
+    return await get.answer(study_id, read, lambda study: study.state.finished, lambda _: VARY)
 
 
 @router.get("/{study_id}/table", response_model=StudyTable, responses={200: {"content": {CSV: {}}}})
@@ -85,12 +101,12 @@ def get_table(
     owner: Owner,
     session: InSession,
     format: Annotated[TableFormat | None, Query(description="By default what Accept asks for, otherwise JSON.")] = None,
-    accept: Annotated[str, Header()] = "",
+    accept: Accept = "",
 ) -> Response:
     """The table so far, as JSON or as CSV."""
     table = read_status(session, studies.get(session, owner, study_id)).table
-    headers = {"Vary": "Accept"}
-    if format is TableFormat.CSV or (format is None and CSV in accept):
+    headers = VARY
+    if format is TableFormat.CSV or (format is None and prefers(accept, CSV, over=JSON)):
         return Response(as_csv(table), media_type=CSV, headers=headers)
     return Response(table.model_dump_json(), media_type="application/json", headers=headers)
 

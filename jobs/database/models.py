@@ -161,6 +161,7 @@ class Job(Base):
         CheckConstraint(
             "(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished_at"
         ),
+        CheckConstraint("estimated_finish IS NULL OR state = 'running'", name="estimated_finish"),
         CheckConstraint("(study_id IS NULL) = (trial IS NULL)", name="trial"),
         CheckConstraint("trial_stopped IN ('hopeless', 'unneeded')", name="trial_stopped"),
         Index("ix_jobs_owner_created_at_id", "owner", "created_at", "id"),
@@ -206,6 +207,9 @@ class Job(Base):
     checkpoint: Mapped[str | None]
     """Storage key of the newest recorded checkpoint, whichever attempt stored it."""
     progress: Mapped[dict[str, Any] | None]
+    """How far the newest attempt is, or came."""
+    estimated_finish: Mapped[datetime | None]
+    """Written with the progress, by the database's clock. None while it is unknown or the job is not running."""
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     manifest: Mapped[list[dict[str, Any]] | None]

@@ -29,6 +29,7 @@ from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.transitions import Event, change
 from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.states import JobState
+from lit_spec.trainer.phases import JobPhase
 
 METRICS_PER_STATEMENT = 5000
 
@@ -64,6 +65,8 @@ class Claim:
     """Storage key of the checkpoint to resume from."""
     seconds_used: float
     """Seconds of training in all earlier attempts."""
+    fraction: float = 0.0
+    """How much of the training earlier attempts did, from 0 to 1; 0 without a checkpoint."""
     study_id: str | None = None
     """The study of which the job is a trial."""
 
@@ -142,6 +145,7 @@ def _take(
     session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
 ) -> Claim:
     device = job.device if job.device != Device.AUTO else _preferred(devices)
+    progress = _progress_at_claim(job)
     job.attempt += 1
     change(
         session,
@@ -150,7 +154,8 @@ def _take(
         state=JobState.RUNNING,
         worker_id=worker_id,
         worker_device=device,
-        lease_expires_at=_lease_end(lease_seconds),
+        lease_expires_at=_seconds_from_now(lease_seconds),
+        progress=progress,
         started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
     )
     return Claim(
@@ -160,6 +165,7 @@ def _take(
         spec=spec,
         device=device,
         checkpoint=job.checkpoint,
+        fraction=progress["fraction"],
         seconds_used=job.seconds_used,
         study_id=job.study_id,
     )
@@ -168,7 +174,7 @@ def _take(
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, seconds_used: float) -> Heartbeat:
     """Renew the lease. Raises Stale."""
     cancel_requested_at = _update_unseen(
-        session, claim, lease_expires_at=_lease_end(lease_seconds), seconds_used=seconds_used
+        session, claim, lease_expires_at=_seconds_from_now(lease_seconds), seconds_used=seconds_used
     )
     return Heartbeat(cancel_requested=cancel_requested_at is not None)
 
@@ -181,8 +187,12 @@ def record(
     progress: dict[str, Any] | None,
     checkpoint: str | None,
     batch: str | None = None,
+    *,
+    seconds_left: float | None = None,
 ) -> None:
     """Write what the trainer reported. A `progress` or `checkpoint` of None changes nothing. Raises Stale.
+
+    `seconds_left` belongs to the `progress`: how long the training still takes, None if nobody knows.
 
     `batch` identifies this call. A worker that did not receive the answer to its commit calls again with the same
     `batch`; the second call changes nothing. Comparing with the newest batch is enough, because an attempt records its
@@ -195,6 +205,7 @@ def record(
     values: dict[str, Any] = {"batch": batch}
     if progress is not None:
         values["progress"] = progress
+        values["estimated_finish"] = None if seconds_left is None else _seconds_from_now(seconds_left)
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
     change(session, job, events, **values)
@@ -260,11 +271,17 @@ _QUEUED: dict[str, Any] = {
     "worker_id": None,
     "worker_device": None,
     "lease_expires_at": None,
+    "estimated_finish": None,
 }
 
 
 def _finished(state: JobState) -> dict[str, Any]:
-    return {"state": state, "lease_expires_at": None, "finished_at": func.clock_timestamp()}
+    return {
+        "state": state,
+        "lease_expires_at": None,
+        "estimated_finish": None,
+        "finished_at": func.clock_timestamp(),
+    }
 
 
 def _held(claim: Claim) -> ColumnElement[bool]:
@@ -307,8 +324,14 @@ def _upsert(session: Session, claim: Claim, metrics: Sequence[Metric]) -> None:
         session.execute(statement.on_conflict_do_update(index_elements=["job_id", "phase", "epoch", "name"], set_=new))
 
 
-def _lease_end(lease_seconds: float) -> ColumnElement[datetime]:
-    return func.clock_timestamp() + timedelta(seconds=lease_seconds)
+def _seconds_from_now(seconds: float) -> ColumnElement[datetime]:
+    return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def _progress_at_claim(job: Job) -> dict[str, Any]:
+    """An attempt that resumes from a checkpoint keeps the fraction that was reached before."""
+    reached = (job.progress or {}).get("fraction", 0.0) if job.checkpoint is not None else 0.0
+    return {"phase": JobPhase.CLAIMED.value, "epoch": 0, "epochs": 0, "step": None, "steps": None, "fraction": reached}
 
 
 def _preferred(devices: Sequence[str]) -> str:

@@ -10,8 +10,9 @@ from lit_client.addresses import path_to
 from lit_client.answers import parse
 from lit_client.asynchronous.calls import NOT_MODIFIED, AsyncCalls, long_polls
 from lit_client.asynchronous.downloads import fetch_file
+from lit_client.asynchronous.events import stream_events
 from lit_client.files import DownloadedFile, ProgressCallback, choose, without_copies
-from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, Metric, MetricPage, Page
+from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, JobLive, Metric, MetricPage, Page
 from lit_spec import JobRequest
 from lit_spec.trainer.folder import BUNDLE_FILE
 
@@ -115,6 +116,14 @@ class AsyncJobCalls(AsyncCalls):
                 after = page.items[-1].seq
             elif job.finished:
                 return
+
+    def stream_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event | JobLive]:
+        """Like `follow`, over one connection, with the job's state and progress between the events.
+
+        A `JobLive` comes after the events that there are already, and then at most once a second when the state, the
+        progress within an epoch or the estimate of the end has changed.
+        """
+        return stream_events(self._connection, job_id, after)
 
     async def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
         """A job's numbers per phase and epoch."""

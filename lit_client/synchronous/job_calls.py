@@ -11,9 +11,10 @@ from typing import Any, overload
 from lit_client.addresses import path_to
 from lit_client.answers import parse
 from lit_client.files import DownloadedFile, ProgressCallback, choose, without_copies
-from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, Metric, MetricPage, Page
+from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, JobLive, Metric, MetricPage, Page
 from lit_client.synchronous.calls import NOT_MODIFIED, Calls, long_polls
 from lit_client.synchronous.downloads import fetch_file
+from lit_client.synchronous.events import stream_events
 from lit_spec import JobRequest
 from lit_spec.trainer.folder import BUNDLE_FILE
 
@@ -114,6 +115,14 @@ class JobCalls(Calls):
                 after = page.items[-1].seq
             elif job.finished:
                 return
+
+    def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[Event | JobLive]:
+        """Like `follow`, over one connection, with the job's state and progress between the events.
+
+        A `JobLive` comes after the events that there are already, and then at most once a second when the state, the
+        progress within an epoch or the estimate of the end has changed.
+        """
+        return stream_events(self._connection, job_id, after)
 
     def metrics(self, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[Metric]:
         """A job's numbers per phase and epoch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,10 +53,12 @@ from lit_spec.trainer.folder import (
 from lit_spec.trainer.messages import (
     CheckpointWritten,
     EpochDone,
+    Progress,
     Started,
     StudentChosen,
     TeacherMeasured,
 )
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanReport
 from lit_spec.trainer.report import Report
 from lit_spec.trainer.run import TrainerRun
@@ -81,6 +83,9 @@ class JobObserver:
             EpochDone(phase=phase, epoch=epoch, epochs=epochs, fraction=fraction, metrics=metrics),
         )
 
+    def progress(self, progress: Progress) -> None:
+        self.messages.emit(progress)
+
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         save_checkpoint(checkpoint, self.folder / CHECKPOINT_FILE)
         position = checkpoint.position
@@ -101,6 +106,10 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     environment = environment_of(run, spec)
     messages.emit(Started(data={"environment": environment, "versions": versions()}))
 
+    def begin(phase: JobPhase) -> None:
+        messages.emit(Progress(phase=phase))
+
+    begin(JobPhase.LOADING)
     teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
     teacher.network.to(device)
     dataset = _load_dataset(spec, run, folder)
@@ -115,7 +124,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
         return run_plan(planning, inputs, messages, stop, environment, folder / OUTPUT_FOLDER)
     checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)
 
-    selection = _select_blocks(spec, teacher, dataset, device) if checkpoint is None else checkpoint.selection
+    selection = checkpoint.selection if checkpoint else _select_blocks(spec, teacher, dataset, device, begin)
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
     is_chosen_here, spec = spec.student.blocks is None, _with_student(spec, selection)
     if checkpoint is None and is_chosen_here:
@@ -126,6 +135,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     student = build_student(teacher, spec, selection.kept_blocks)
     student.network.to(device)
 
+    begin(JobPhase.MEASURING_TEACHER)
     task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
     teacher_scores = with_doubts(task.check(), doubts)
     log.info("teacher: %s", teacher_scores)
@@ -140,7 +150,8 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
         checkpoint=checkpoint,
         attempt=run.attempt,
     )
-    return write_output(folder / OUTPUT_FOLDER, spec, trained, environment, teacher_file=folder / TEACHER_FILE)
+    output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
+    return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
 
 
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
@@ -200,12 +211,16 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _select_blocks(spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device) -> Selection:
+def _select_blocks(
+    spec: JobSpec, teacher: SectionedNetwork, dataset: Dataset, device: torch.device, begin: Callable[[JobPhase], None]
+) -> Selection:
     """The student's blocks, and its repaired weights if it is to be repaired. Raises SpecError for blocks of which one
     that must stay is missing, and for a target that no student reaches."""
+    begin(JobPhase.CHOOSING_BLOCKS if spec.student.target is None else JobPhase.SEARCHING_TARGET)
     selection = _chosen_blocks(spec, teacher, dataset, device, _importance_inputs(spec, dataset, device))
     if not spec.student.repair:
         return selection
+    begin(JobPhase.REPAIRING)
     return with_repair(selection, teacher, list(_importance_inputs(spec, dataset, device)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lit_core.training.task import Task
 from lit_spec import Export, JobSpec, Split
 from lit_spec import Task as TaskKind
 from lit_spec.trainer.folder import REPORT_FILE, WEIGHTS_FILE
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.report import Report
 
 CALIBRATION_BATCHES = 2
@@ -30,9 +31,16 @@ log = logging.getLogger("trainer")
 
 
 def write_output(
-    output: Path, spec: JobSpec, trained: TrainedStudent[Task], environment: dict[str, str], *, teacher_file: Path
+    output: Path,
+    spec: JobSpec,
+    trained: TrainedStudent[Task],
+    environment: dict[str, str],
+    begin: Callable[[JobPhase], None],
+    *,
+    teacher_file: Path,
 ) -> Report:
-    """Write everything into the folder `output` and return its report."""
+    """Write everything into the folder `output` and return its report. `begin` is told the phases of this."""
+    begin(JobPhase.MEASURING_STUDENT)
     task, student = trained.task, trained.task.student.network
     architecture = student_architecture(spec, trained.selection.kept_blocks)
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
@@ -44,6 +52,7 @@ def write_output(
     def calibration() -> Iterator[tuple[Tensor, ...]]:
         return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
 
+    begin(JobPhase.EXPORTING)
     exports = write_exports(
         student,
         [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
@@ -52,6 +61,8 @@ def write_output(
         calibration=calibration,
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
+    if spec.then:
+        begin(JobPhase.AFTER_TRAINING)
     operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration, architecture)
     report = build_report(spec, trained, networks, baselines, exports, operations, environment)
     if Export.HUGGING_FACE in spec.exports:

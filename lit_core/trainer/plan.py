@@ -38,7 +38,8 @@ from lit_spec import JobSpec, Output, Split
 from lit_spec.networks.students import NANOSECONDS_PER_MS
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.trainer.folder import PLAN_PICTURE_FILE, REPORT_FILE
-from lit_spec.trainer.messages import StudentMeasured, TeacherMeasured
+from lit_spec.trainer.messages import Progress, StudentMeasured, TeacherMeasured
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlannedStudent, PlannedTeacher, PlanReport
 from lit_spec.trainer.report import BySplit, MeasuredAccuracy, Measures
 
@@ -102,9 +103,11 @@ def run_plan(
     requested a stop: a plan that was interrupted begins again.
     """
     started = time.monotonic()
+    messages.emit(Progress(phase=JobPhase.MEASURING_TEACHER))
     split, answers = planning.labelled_answers()
     checked = check_teacher(answers, split, planning.dataset, planning.spec)
     messages.emit(TeacherMeasured(data=with_doubts(checked, [*planning.doubts])))
+    messages.emit(Progress(phase=JobPhase.CHOOSING_BLOCKS))
     with seeded(0):
         costs = planning.costs()
         recovery = Recovery(planning.teacher, list(inputs), Output.LOGITS)
@@ -124,6 +127,7 @@ def _students(
     planning: Planning, recovery: Recovery, costs: Costs, messages: MessageSink, stop: StopSignal
 ) -> Iterator[PlannedStudent]:
     students = students_of_plan(recovery, costs, planning.options.students)
+    messages.emit(Progress(phase=JobPhase.PLAN, epochs=len(students)))
     for number, kept in enumerate(students, start=1):
         if stop.stop_requested:
             raise Drained

@@ -47,10 +47,13 @@ from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase, PhaseSchedule
 from lit_spec.requests.then import prune_shares
+from lit_spec.trainer.messages import Progress
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.report import EpochReport, Race, Resume, Setback
 
 PHASES = (Phase.LIT, Phase.FINE_TUNE)
 STEPS_BETWEEN_FINITE_CHECKS = 25
+SECONDS_BETWEEN_PROGRESS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 TaskT = TypeVar("TaskT", bound=Trainable)
@@ -67,6 +70,9 @@ class Observer(Protocol):
 
     def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
         """An epoch is done: `epoch` (from 1) of the phase's `epochs`. `fraction` of the whole training is done."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called when a phase begins, and between two steps, at most once a second."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store the checkpoint."""
@@ -150,6 +156,7 @@ class Training:
         self.setbacks: list[Setback] = []
         self.race: Race | None = None
         self._restored: Checkpoint | None = None
+        self._told = time.monotonic()
         self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
@@ -186,7 +193,7 @@ class Training:
         if self._restored is None:
             self._measure_start()
             if self.spec.race:
-                self._use(race(self.task, self.spec, self._drain_if_requested))
+                self._use(race(self.task, self.spec, self._before_racer))
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
@@ -205,6 +212,11 @@ class Training:
             if not self._measure_as_start():
                 load_state(network, untrained)
 
+    def _before_racer(self, number: int) -> None:
+        """`number` candidates have raced."""
+        self._drain_if_requested()
+        self.observer.progress(Progress(phase=JobPhase.RACING, step=number))
+
     def _use(self, found: Race) -> None:
         self.race, self.spec = found, with_winner(self.spec, found)
 
@@ -221,6 +233,8 @@ class Training:
         schedule = self.spec.schedule.of(phase)
         if self.position.phase != phase:
             self.position = TrainingPosition(phase, first, 0)
+        # Without the fraction: the pace of the training is taken from its steps.
+        self.observer.progress(self._progress(fraction=None))
         updater = self.task.updater(phase, self.spec)
         self._begin_epoch(losses=len(updater.names))
         if self._restored is None:
@@ -247,6 +261,7 @@ class Training:
             self._run_step(phase, epoch, step, passed, updater)
             if step % STEPS_BETWEEN_FINITE_CHECKS == 0:
                 self._check_finite()
+            self._tell_if_due()
             self._checkpoint_if_due(updater)
         self._check_finite()
         self._end_epoch(phase, epoch, passed, updater)
@@ -281,6 +296,7 @@ class Training:
         if supersedes or not has_collapsed(scores, self.best):
             self._keep_good_state(state, updater)
         self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics)
+        self._told = time.monotonic()
         self._begin_epoch(losses=len(updater.names))
 
     def _run_pruning(self, number: int) -> None:
@@ -417,6 +433,26 @@ class Training:
         sections = [value for name, value in named.items() if name.startswith("ir_loss_")]
         return named | ({"ir_loss": math.fsum(sections)} if sections else {})
 
+    # --- progress ---
+
+    def _tell_if_due(self) -> None:
+        """Called between two steps. It reads the clock, and nothing that a GPU must first compute."""
+        now = time.monotonic()
+        if now - self._told >= SECONDS_BETWEEN_PROGRESS and self.position.step < self.steps_per_epoch:
+            self.observer.progress(self._progress(self._fraction()))
+            self._told = now
+
+    def _progress(self, fraction: float | None) -> Progress:
+        phase, epoch, step = self.position.phase, self.position.epoch, self.position.step
+        return Progress(
+            phase=JobPhase(phase.value),
+            epoch=epoch,
+            epochs=self._epochs_of(phase),
+            step=step,
+            steps=self.steps_per_epoch,
+            fraction=fraction,
+        )
+
     def _epochs_of(self, phase: Phase) -> int:
         epochs = self.spec.schedule.of(phase).epochs
         return epochs * len(self.prunings) if phase == Phase.PRUNE else epochs
@@ -425,7 +461,7 @@ class Training:
         phases = [*self.phases, Phase.PRUNE]
         epochs = [self._epochs_of(phase) for phase in phases]
         before = sum(epochs[: phases.index(self.position.phase)])
-        return (before + self.position.epoch) / sum(epochs)
+        return (before + self.position.epoch + self.position.step / self.steps_per_epoch) / sum(epochs)
 
 
 def _are_finite(scores: Scores) -> bool:

@@ -40,17 +40,18 @@ HARM = 1.5
 so few steps, and made up for by the training."""
 
 
-def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[], None]) -> Race:
+def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[int], None]) -> Race:
     """Find the method and the learning rate that bring the student closest to the teacher in a few steps; without
     held-out samples only a learning rate that does no harm.
 
-    The student is as before afterwards. `before_each` is called before each candidate, and may raise.
+    The student is as before afterwards. `before_each` is called before each candidate, with the number of those
+    before it, and may raise.
     """
     start, before, steps = copy_of_state(task.student.network), task.divergence(), _steps(task, asked)
     racers: list[Racer] = []
 
     def reached_by(candidate: Hyperparameters) -> float:
-        before_each()
+        before_each(len(racers))
         load_state(task.student.network, start)
         _train(task, candidate, steps)
         reached = task.divergence()

@@ -125,6 +125,16 @@ class Event(Answer):
     created_at: datetime
 
 
+class JobLive(Answer):
+    """What a stream of events tells about the job itself, whenever it has changed."""
+
+    state: JobState
+    progress: JobProgress | None
+    estimated_finish: datetime | None
+    version: int
+    """Grows with every change of the job."""
+
+
 class EventPage(Answer):
     """Events after a number."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_serializer
 
 from lit_spec.errors import JobError
 from lit_spec.requests.training import Phase
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.report import ReportSummary
 
@@ -71,6 +72,23 @@ class EpochDone(_Message):
     metrics: dict[MetricName, float] = Field(max_length=1000)
 
 
+class Progress(_Message):
+    """How far the job is: sent when a phase begins, and at most once a second within one. It is no event."""
+
+    type: Literal["progress"] = "progress"
+    phase: JobPhase
+    epoch: Count = 0
+    """Finished epochs of the phase; 0 in a phase without epochs."""
+    epochs: Count = 0
+    """All epochs of the phase."""
+    step: Count | None = None
+    """Finished steps of the epoch after these, or of a phase without epochs."""
+    steps: Count | None = None
+    """All of these steps; None if their number is not known."""
+    fraction: float | None = Field(None, ge=0, le=1)
+    """How much of the whole training is done, from 0 to 1. None: as much as before."""
+
+
 class CheckpointWritten(_Message):
     """The trainer has written a checkpoint. The training continues with `step` of `epoch`, both counted from 0."""
 
@@ -106,6 +124,7 @@ TrainerMessage = (
     | StudentChosen
     | StudentMeasured
     | EpochDone
+    | Progress
     | CheckpointWritten
     | Finished
     | Failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,14 +46,15 @@ def inspected_datasets(bench: Bench) -> Iterator[None]:
 
 
 @contextmanager
-def serving(bench: Bench) -> Iterator[tuple[str, int]]:
-    listening = server.listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
+def serving(bench: Bench, port: int = 0) -> Iterator[tuple[str, int]]:
+    """Told to stop it ends all waits; without a limit it would be held up for ever by a request that does not end."""
+    listening = server.listen("127.0.0.1", port)
+    running = server.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     wait_for(lambda: running.started, 20)
     yield listening.getsockname()[:2]
-    running.should_exit = True
+    running.handle_exit(signal.SIGTERM, None)
     thread.join(20)
     assert not thread.is_alive()
 

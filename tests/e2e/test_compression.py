@@ -13,8 +13,10 @@ import torch
 
 import lit_core
 from lit_client import Client, InspectionFailed, ProblemError
+from lit_client.models import Event, JobLive
 from lit_core.data import Interface, load_dataset
 from lit_spec import DatasetRequest, Split
+from lit_spec.trainer.phases import JobPhase
 from tests.e2e.digits import QUICK, SHORT, TEACHER, images, members, write_npz, write_pt, write_tar, write_zip
 
 
@@ -45,9 +47,16 @@ def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teach
             "accept": {"max_accuracy_drop": 100},
         }
     )
-    events = list(client.follow(job.id))
+    told = list(client.stream_events(job.id))
+    events = [one for one in told if isinstance(one, Event)]
+    lives = [one for one in told if isinstance(one, JobLive)]
     job = client.job(job.id)
     assert job.state == "succeeded", job.error
+    assert (lives[-1].state, lives[-1].progress, lives[-1].estimated_finish) == ("succeeded", job.progress, None)
+    progress = [one.progress for one in lives if one.progress is not None]
+    assert [one.fraction for one in progress] == sorted(one.fraction for one in progress)
+    assert {one.phase for one in progress} <= set(JobPhase)
+    assert (progress[-1].phase, progress[-1].fraction) == ("storing", 1.0)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     epochs = [(event.data["phase"], event.data["epoch"]) for event in events if event.type == "epoch"]
     assert epochs == [("lit", 1), ("lit", 2), ("lit", 3), ("fine_tune", 1), ("fine_tune", 2)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Event as EventRow
@@ -183,6 +183,27 @@ def test_a_drain_costs_no_failure_and_the_next_attempt_resumes(bench: Bench) -> 
     row = bench.row(job)
     assert (row.state, row.failures, row.progress) == (JobState.QUEUED, 0, {"epoch": 4})
     assert len(started) == 1
+
+
+def test_an_estimate_ends_with_its_attempt_and_a_checkpoint_keeps_what_was_done(bench: Bench) -> None:
+    job = bench.job()
+    claim = take(bench)
+    nothing = {"phase": "claimed", "epoch": 0, "epochs": 0, "step": None, "steps": None, "fraction": 0.0}
+    assert (bench.row(job).progress, bench.row(job).estimated_finish, claim.fraction) == (nothing, None, 0.0)
+    told = {"phase": "lit", "epoch": 1, "epochs": 2, "step": 3, "steps": 9, "fraction": 0.4}
+    with bench.database.session() as session:
+        attempts.record(session, claim, [], [], told, None, seconds_left=600)
+        left = session.scalars(select(Job.estimated_finish - func.clock_timestamp())).one()
+    assert 500 < left.total_seconds() <= 600
+    before = bench.row(job)
+    with bench.database.session() as session:
+        attempts.record(session, claim, [], [], None, f"jobs/{job}/1/checkpoint")
+    assert (bench.row(job).progress, bench.row(job).estimated_finish) == (told, before.estimated_finish)
+    assert types(bench, job) == ["queued", "claimed"], "progress is no event"
+    do(bench, "release", claim)
+    assert (bench.row(job).progress, bench.row(job).estimated_finish) == (told, None)
+    assert take(bench).fraction == 0.4
+    assert bench.row(job).progress == {**nothing, "fraction": 0.4}
 
 
 def test_a_cancelled_job_does_not_go_back_to_the_queue(bench: Bench) -> None:

@@ -256,6 +256,18 @@ def do_run() -> None:
     wait_for_sigterm()
 
 
+def do_step() -> None:
+    """Trains step by step, and goes on only when the last step was told: until told to stop."""
+    emit({"type": "progress", "phase": "loading"})
+    emit({"type": "progress", "phase": "lit", "epoch": 0, "epochs": 2, "step": 0, "steps": 50})
+    for number in range(1, 50):
+        told = {"phase": "lit", "epoch": 0, "epochs": 2, "step": number, "steps": 50, "fraction": number / 100}
+        emit({"type": "progress", **told})
+        if stop.wait(0.05):
+            break
+    wait_for_sigterm()
+
+
 def do_allocate() -> int:
     """Asks for memory until there is none, and says so as the real trainer does."""
     kept = []

@@ -20,7 +20,7 @@ from lit_spec import ErrorType
 from lit_spec.trainer.run import TrainerRun
 from tests.worker.bench import CHILD, Bench, child, wait_for
 from tests.worker.outages import cut_off
-from worker.training import supervisor
+from worker.training import progress, supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_job_from_claim_to_manifest(bench: Bench) -> None:
     job = bench.row(job_id)
     assert (job.state, job.attempt, job.failures) == ("succeeded", 1, 0)
     assert job.result["student"]["accuracy"]["test"] == 53.0
-    assert job.progress == {"phase": "lit", "epoch": 3, "epochs": 3, "fraction": 1.0}
+    assert (job.progress["phase"], job.progress["fraction"], job.estimated_finish) == ("storing", 1.0, None)
     manifest = {artifact["name"]: artifact for artifact in job.manifest}
     assert sorted(manifest) == ["config.json", "model.safetensors", "report.json"]
     assert bench.text(job_id, 1, "output/config.json") == "config.json"
@@ -174,13 +174,30 @@ def test_an_epoch_is_in_the_ledger_within_a_second(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")):
         wait_for(lambda: bench.events(job_id, "started"), 20)
-        wait_for(lambda: bench.row(job_id).progress, 1)
+        wait_for(lambda: bench.events(job_id, "epoch"), 1)
+
+
+def test_steps_are_told_with_an_estimate_and_without_events(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_WRITES", 0.0)
+    job_id = bench.job()
+    with bench.working(child("step")):
+        wait_for(lambda: bench.row(job_id).estimated_finish, 20)
+        job = bench.row(job_id)
+    assert job.progress == {**job.progress, "phase": "lit", "epoch": 0, "epochs": 2, "steps": 50}
+    assert job.progress["fraction"] == job.progress["step"] / 100 > 0
+    assert job.estimated_finish > job.started_at
+    left = bench.row(job_id)
+    assert (left.state, left.estimated_finish, left.progress["phase"]) == ("queued", None, "lit")
+    assert bench.events(job_id, "progress") == []
+    bench.work("succeed")
+    assert (bench.row(job_id).state, bench.row(job_id).progress["phase"]) == ("succeeded", "storing")
 
 
 def test_cancel_ends_the_trainer_soon(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")):
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
         bench.cancel(job_id)
         wait_for(lambda: bench.row(job_id).state == "cancelled", 10)
 
@@ -207,7 +224,7 @@ def test_a_process_left_behind_is_ended(bench: Bench) -> None:
 def test_drain_gives_the_job_back_with_a_fresh_checkpoint(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")):
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
     job = bench.row(job_id)
     assert (job.state, job.attempt, job.failures) == ("queued", 1, 0)
     assert bench.text(job_id, 1, "checkpoint.pt") == "epoch 9"
@@ -237,7 +254,7 @@ def test_time_between_the_last_heartbeat_and_the_end_counts(bench: Bench, behavi
     seldom = replace(bench, settings=settings)  # a heartbeat every 2 s, and these trainers are quicker
     job_id = bench.job(max_attempts=1)
     with seldom.working(child(behaviour)):
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
     job = bench.row(job_id)
     assert job.state in ("failed", "queued")
     assert job.seconds_used > 0
@@ -246,7 +263,7 @@ def test_time_between_the_last_heartbeat_and_the_end_counts(bench: Bench, behavi
 def test_the_trainer_gets_deadlines_within_its_lease(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")):
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
         [received] = bench.folder.glob("*/*/deadlines")
         wait_for(lambda: len(received.read_text().splitlines()) >= 3, 10)
         lines = [[float(part) for part in line.split()] for line in received.read_text().splitlines()]
@@ -257,7 +274,7 @@ def test_the_trainer_gets_deadlines_within_its_lease(bench: Bench) -> None:
 def test_a_stale_attempt_changes_nothing(bench: Bench) -> None:
     job_id = bench.job()
     with bench.working(child("run")) as supervisor:
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
         [folder] = bench.folder.glob("*/job_*")
         with bench.database.session() as session:
             session.execute(text("UPDATE jobs SET attempt = 7 WHERE id = :id"), {"id": job_id})
@@ -353,7 +370,7 @@ def test_cut_off_from_the_database_the_trainer_ends_before_its_lease_and_the_job
     ):
         thread = threading.Thread(target=supervisor.work)
         thread.start()
-        wait_for(lambda: bench.row(job_id).progress, 20)
+        wait_for(lambda: bench.events(job_id, "epoch"), 20)
         [trainer] = children()
         outage.lock_out()
         lease_ends = bench.row(job_id).lease_expires_at

@@ -36,12 +36,14 @@ from lit_spec.trainer.messages import (
     EpochDone,
     Failed,
     Finished,
+    Progress,
     Started,
     StudentChosen,
     StudentMeasured,
     TeacherMeasured,
     TrainerMessage,
 )
+from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.run import TrainerMachine
 from worker.host.full_disks import work_disk_fault
@@ -61,12 +63,11 @@ from worker.training.attempt_results import (
 from worker.training.job_folder import UploadMissing, prepare
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
 from worker.training.limits import LimitWatch, TrainerLimits
+from worker.training.progress import AttemptProgress
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
 LOG_SECONDS = 2.0
-PLAN = "plan"
-"""The phase in the progress of a plan, in which each student counts as an epoch."""
 
 T = TypeVar("T")
 
@@ -87,6 +88,7 @@ class Attempt:
     machine: TrainerMachine
     settings: Settings
     log: Any
+    progress: AttemptProgress
     _last_message: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
     _copy: Future[list[CheckpointWritten]] | None = None
@@ -120,6 +122,7 @@ class Attempt:
             return expired(lambda: self.lease.cut_off)
 
     def _run_trainer(self) -> AttemptResult:
+        self._record_progress(JobPhase.PREPARING)
         try:
             prepare(self.folder, self.claim, self.storage, self.machine, self.lease.check, self._size_of)
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
@@ -229,6 +232,8 @@ class Attempt:
             trainer.kill()
         if messages := trainer.messages(LOOK_SECONDS):
             self._record(messages)
+        if self.progress.is_due(boottime()):
+            self._write_progress()
         self._copy_checkpoint()
         self._push_log()
 
@@ -236,19 +241,19 @@ class Attempt:
         """Record new messages in one transaction, except checkpoints: they are recorded after they are stored."""
         events: list[Event] = []
         metrics: list[Metric] = []
-        progress: dict[str, Any] | None = None
         for message in messages:
+            self.progress.take(message, boottime())
             match message:
                 case EpochDone():
                     events.append(Event("epoch", message.model_dump(mode="json", exclude={"type"})))
                     values = message.metrics.items()
                     metrics += [Metric(message.phase.value, message.epoch, name, value) for name, value in values]
-                    progress = message.model_dump(mode="json", exclude={"type", "metrics"})
+                case Progress():
+                    pass
                 case Started() | TeacherMeasured() | StudentChosen():
                     events.append(Event(message.type, message.data))
                 case StudentMeasured(number=number, students=students):
                     events.append(Event(message.type, {"number": number, "students": students, **message.data}))
-                    progress = {"phase": PLAN, "epoch": number, "epochs": students, "fraction": number / students}
                 case CheckpointWritten():
                     self._checkpoints.append(message)
                 case Finished() | Failed():
@@ -256,7 +261,23 @@ class Attempt:
                 case _:
                     self.log.info("trainer drained")
         if events:
-            self._record_batch(events, metrics, progress, None)
+            self._record_batch(events, metrics, None)
+
+    def _record_progress(self, phase: JobPhase) -> None:
+        """Record what the worker itself does now."""
+        self.progress.take(Progress(phase=phase), boottime())
+        self._write_progress()
+
+    def _write_progress(self) -> None:
+        """Record the progress alone, without an event. One that an outage loses is replaced by the next one."""
+        if self.lease.lost:
+            return
+        try:
+            self._transact(lambda session: self._record_in(session, [], [], None, new_id("bat")))
+        except Exception as failure:
+            if not is_outage(failure):
+                raise
+            self.log.warning("ledger out of reach; progress not recorded", error=first_line(failure))
 
     def _copy_checkpoint(self) -> None:
         """Store the newest checkpoint, one at a time, while the training continues. Record it after it is stored."""
@@ -281,13 +302,19 @@ class Attempt:
             self.log.exception("checkpoint not stored")
             return
         events = [Event("checkpoint", message.model_dump(mode="json", exclude={"type"})) for message in covered]
-        self._record_batch(events, [], None, layout.checkpoint(self.claim.job_id, self.claim.attempt))
+        self._record_batch(events, [], layout.checkpoint(self.claim.job_id, self.claim.attempt))
 
-    def _record_batch(
-        self, events: list[Event], metrics: list[Metric], progress: dict[str, Any] | None, checkpoint: str | None
-    ) -> None:
+    def _record_batch(self, events: list[Event], metrics: list[Metric], checkpoint: str | None) -> None:
         batch = new_id("bat")
-        self._write(lambda session: attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch))
+        self._write(lambda session: self._record_in(session, events, metrics, checkpoint, batch))
+
+    def _record_in(
+        self, session: Session, events: list[Event], metrics: list[Metric], checkpoint: str | None, batch: str
+    ) -> None:
+        """The newest progress goes with whatever is recorded."""
+        now = boottime()
+        progress, seconds_left = self.progress.newest(now), self.progress.seconds_left(now)
+        attempts.record(session, self.claim, events, metrics, progress, checkpoint, batch, seconds_left=seconds_left)
 
     def _push_log(self) -> None:
         """Store the trainer's log every few seconds, if it has grown."""
@@ -322,6 +349,7 @@ class Attempt:
     # --- the end ---
 
     def _store_and_succeed(self, message: Finished) -> AttemptResult:
+        self._record_progress(JobPhase.STORING)
         try:
             manifest = self._store_output()
         except OSError as failure:

@@ -31,6 +31,7 @@ from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
 from worker.training.lease import Lease
+from worker.training.progress import AttemptProgress
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 PAUSE_SECONDS = 2.0
@@ -156,6 +157,7 @@ class Supervisor:
                 machine=self._machine,
                 settings=self._settings,
                 log=bound,
+                progress=AttemptProgress(claim.fraction),
             ).run()
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:

@@ -28,6 +28,7 @@ from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import Drained, Training
 from lit_spec import JobRequest, JobSpec, Phase, Split, resolve
+from lit_spec.trainer.messages import Progress
 from lit_spec.trainer.report import Report
 from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_teachers
 from tests.lit_core.trainer.test_training import run, write_dataset
@@ -319,6 +320,9 @@ class Stopping:
         self.path, self.steps = path, steps
 
     def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+        """Told elsewhere."""
+
+    def progress(self, progress: Progress) -> None:
         """Told elsewhere."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:

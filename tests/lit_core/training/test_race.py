@@ -56,7 +56,7 @@ def found_for(given: Hyperparameters, **options: Any) -> Race:
     """The student is as before, whatever the candidates made of it."""
     one = task(given, **options)
     before = state_of(one.student)
-    found = race(one, given, lambda: None)
+    found = race(one, given, lambda _: None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in one.student.network.state_dict().items())
     return found
 
@@ -151,7 +151,7 @@ class Counting:
 def test_every_candidate_and_the_training_get_the_data_from_its_start() -> None:
     data, given = Counting(), asked(1e-3)
     one = task(given, data)
-    found = race(one, given, lambda: None)
+    found = race(one, given, lambda _: None)
     runs = "".join(chr(97 + number) for number in data.given).split("a")[1:]
     # 600 steps, of which a candidate takes 3 %, but not fewer than 20; a pass has 23.
     assert (found.steps, len(runs)) == (20, len(found.racers))
@@ -197,7 +197,7 @@ def test_short_data_is_gone_through_several_times() -> None:
     one = task(given)
     one.__class__ = Watched
     one.samples = 40
-    found = race(one, given, lambda: None)
+    found = race(one, given, lambda _: None)
     assert found.steps > 3
     assert min(len(some) for some in rows) == 8
 
