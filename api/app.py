@@ -14,11 +14,16 @@ from fastapi_offline import FastAPIOffline
 
 from api import broker, health, openapi
 from api.architectures import endpoints as architectures
+from api.audit import endpoints as audit
 from api.http import problems, schemas
+from api.http.actors import Actors
 from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
+from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
+from api.keys import endpoints as keys
+from api.owners import endpoints as owners
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
@@ -55,8 +60,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         storage = open_storage(settings)
         long_polls = LongPolls(listener)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
+        tokens = open_tokens(settings)
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), keyless
+            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), keyless, tokens
         )
         await listener.start()
         housekeeper.start()
@@ -65,6 +71,8 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         finally:
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
+            if tokens is not None:
+                await tokens.close()
             wakeups.close()
             sender.close()
             database.close()
@@ -76,6 +84,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.add_middleware(Actors)
     app.add_middleware(HeaderChecks)
     problems.install(app)
     for router in (
@@ -84,6 +93,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         jobs.router,
         studies.router,
         architectures.router,
+        owners.router,
+        keys.router,
+        audit.router,
         health.router,
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})

@@ -20,6 +20,7 @@ from typing import Any, Self, overload
 
 import httpx
 
+from lit_client.administration import Administration
 from lit_client.connection import Connection, fits_a_header, parse, path_to
 from lit_client.downloads import DownloadedFile, fetch_file
 from lit_client.errors import InspectedOtherwise, LitError, WaitTimeout
@@ -41,15 +42,16 @@ from lit_client.models import (
     Upload,
     UploadKind,
 )
+from lit_client.pages import paged
 from lit_client.uploads import CHUNK_BYTES, ProgressCallback, name_architecture, name_weights, send_file
 from lit_spec import JobRequest, LibraryRequest, TeacherWeights
+from lit_spec.answers.owners import Me
 from lit_spec.answers.pages import ItemT
 from lit_spec.requests.study import StudyRequest
 
 LONGEST_WAIT = 30
 """Seconds that the service holds an answer."""
 LONG_POLL_SECONDS = float(LONGEST_WAIT)
-PAGE_ITEMS = 100
 # The least time between two long polls, in case a service answers them at once.
 SHORTEST_POLL_SECONDS = 0.2
 NOT_MODIFIED = 304
@@ -106,6 +108,15 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def me(self) -> Me:
+        """Who the service takes this client for: owner, key, scopes; and what the owner uses and may use."""
+        return parse(Me, self._get("/v1/me"))
+
+    @property
+    def administration(self) -> Administration:
+        """Keys, quotas and the audit log, for keys with the scope `admin`."""
+        return Administration(self._connection)
 
     # --- uploads ---------------------------------------------------------------------------------------
 
@@ -407,16 +418,7 @@ class Client:
     def _paged(
         self, model: type[Page[ItemT]], path: str, filters: Mapping[str, Any], limit: int | None
     ) -> Iterator[ItemT]:
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            params = {**filters, "limit": PAGE_ITEMS if left is None else min(PAGE_ITEMS, left)}
-            page = parse(model, self._get(path, params=params | ({"cursor": cursor} if cursor else {})))
-            yield from page.items
-            left = None if left is None else left - len(page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        return paged(self._connection, model, path, filters, limit)
 
     def _get(self, path: str, *, wait: float | None = None, **options: Any) -> httpx.Response:
         seconds = _whole_seconds(wait or 0.0)

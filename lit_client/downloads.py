@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection, path_to
+from lit_client.connection import Connection, path_to
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.models import Artifact
 from lit_client.uploads import ProgressCallback, file_sha256
@@ -93,7 +93,7 @@ class _Fetch:
         except httpx.TransportError as error:
             return self.connection.unreachable(error)
         except ProblemError as error:
-            if error.status not in TEMPORARY:
+            if not error.temporary:
                 raise
             return error
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection, parse, path_to
+from lit_client.connection import Connection, parse, path_to
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Page, Upload, UploadKind
 from lit_spec import TeacherWeights
@@ -154,7 +154,7 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
         return int(response.headers.get(OFFSET, offset + len(piece)))
     problem = ProblemError.from_response(response)
     other_offset = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
-    if other_offset or problem.status in TEMPORARY:
+    if other_offset or problem.temporary:
         raise _Interrupted(str(problem)) from problem
     raise problem
 

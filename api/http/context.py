@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
+from api.http.tokens import Tokens
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
@@ -30,6 +31,8 @@ class Context:
     readiness: Readiness
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
+    tokens: Tokens | None
+    """Checks bearer tokens; None: only API keys are accepted."""
 
 
 def get_context(request: Request) -> Context:

@@ -47,6 +47,15 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_CPU_SECONDS": "60",
         "LIT_TRAINER_FILE_BYTES": "5000",
         "LIT_TRAINER_DISK_BYTES": "6000",
+        "LIT_QUOTA_JOBS_QUEUED": "100",
+        "LIT_QUOTA_JOBS_RUNNING": "3",
+        "LIT_QUOTA_BYTES": "7000",
+        "LIT_AUDIT_DAYS": "30",
+        "LIT_OIDC_ISSUER": "https://issuer.example/realm",
+        "LIT_OIDC_AUDIENCE": "lit",
+        "LIT_OIDC_OWNER_CLAIM": "team",
+        "LIT_OIDC_SCOPE_CLAIM": "realm_access.roles",
+        "LIT_OIDC_SCOPES": "read=*,admin=operators",
         "LIT_LOG_FORMAT": "json",
     }
     defaults = Settings().model_dump(mode="json")

@@ -104,6 +104,7 @@ class Supervisor:
                     READABLE_SPEC_VERSIONS,
                     self._settings.lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
+                    defaults=self._settings.quotas,
                 )
         except Exception as failure:
             if not is_outage(failure):
@@ -174,7 +175,7 @@ class Supervisor:
         """Advance the study after one of its trials. If that fails, housekeeping does it a little later."""
         try:
             with self._database.session() as session:
-                queues = advance(session, study_id)
+                queues = advance(session, study_id, self._settings.quotas)
         except Exception:
             log.exception("study not advanced", study=study_id)
             return
