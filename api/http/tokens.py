@@ -75,7 +75,7 @@ class Tokens:
         except PyJWTError as bad:
             raise _refused("it is not a JWT") from bad
         algorithm = header.get("alg")
-        if algorithm not in ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise _refused(f"it is signed with {algorithm!r}, and only {', '.join(sorted(ALGORITHMS))} are accepted")
         key = await self._keys.find(header.get("kid"), algorithm)
         if key is None:

@@ -103,6 +103,12 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
     ("name", "value"),
     [
         ("LIT_PORT", "65536"),
+        ("LIT_QUOTA_JOBS_RUNNING", "0"),
+        ("LIT_AUDIT_DAYS", "0"),
+        ("LIT_OIDC_ISSUER", "http://issuer.example"),
+        ("LIT_OIDC_AUDIENCE", "lit"),
+        ("LIT_OIDC_SCOPES", "root=operators"),
+        ("LIT_OIDC_SCOPES", "admin"),
         ("LIT_HOST", ""),
         ("LIT_HOST", "http://127.0.0.1"),
         ("LIT_HOST", "127.0.0.1:8000"),
