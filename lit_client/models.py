@@ -1,6 +1,7 @@
 """What the client's calls return. The classes are those that the API answers with, from `lit_spec.answers`."""
 
 from lit_spec.answers.architectures import ArchitectureItem, LibraryArchitecture
+from lit_spec.answers.audit import AuditEntry
 from lit_spec.answers.jobs import (
     Artifact,
     ArtifactPage,
@@ -14,6 +15,8 @@ from lit_spec.answers.jobs import (
     MetricPage,
     Waiting,
 )
+from lit_spec.answers.keys import Key, NewKey
+from lit_spec.answers.owners import Me, OwnerQuotas, Quotas, Usage
 from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress, StudyTable, TeacherRow
 from lit_spec.answers.uploads import Upload
@@ -27,6 +30,7 @@ __all__ = [
     "ArchitectureItem",
     "Artifact",
     "ArtifactPage",
+    "AuditEntry",
     "Event",
     "EventPage",
     "Inspection",
@@ -35,11 +39,16 @@ __all__ = [
     "JobLinks",
     "JobProgress",
     "JobWorker",
+    "Key",
     "LibraryArchitecture",
     "LibraryRequest",
+    "Me",
     "Metric",
     "MetricPage",
+    "NewKey",
+    "OwnerQuotas",
     "Page",
+    "Quotas",
     "StudentOption",
     "Study",
     "StudyError",
@@ -50,5 +59,6 @@ __all__ = [
     "TeacherWeights",
     "Upload",
     "UploadKind",
+    "Usage",
     "Waiting",
 ]

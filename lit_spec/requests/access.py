@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from lit_spec.base import SpecModel
 from lit_spec.scopes import USUAL_SCOPES, Scope
@@ -19,6 +20,17 @@ OwnerName = Annotated[
     str, StringConstraints(min_length=1, max_length=LONGEST_OWNER, pattern=r"^[!-~]+$"), Field(examples=["vision-team"])
 ]
 """Printable ASCII without blanks, so that it fits into paths, headers and logs."""
+_LATEST = datetime(3000, 1, 1, tzinfo=UTC)
+"""So that no sum of times leaves what a datetime can be."""
+
+
+def _is_near(time: datetime) -> datetime:
+    if time >= _LATEST:
+        raise ValueError("must be before the year 3000; leave it out for a key that does not expire")
+    return time
+
+
+Expiry = Annotated[AwareDatetime, AfterValidator(_is_near)]
 Limit = Annotated[int, Field(ge=0, le=MOST)]
 
 
@@ -31,7 +43,7 @@ class KeyRequest(SpecModel):
     """Whose things it reaches. Keys with the same owner share all they make. None: the key is an owner of its own."""
     scopes: list[Scope] = Field(list(USUAL_SCOPES), min_length=1, max_length=len(Scope))
     """What it may do. `admin` includes the others."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Expiry | None = None
     """From then on it is refused. None: it does not expire."""
 
 
@@ -40,7 +52,7 @@ class RotateRequest(SpecModel):
 
     grace_seconds: int = Field(0, ge=0, le=LONGEST_GRACE)
     """How long the old secret stays valid beside the new one."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Expiry | None = None
     """Of the new secret. None: it lives as long as the old one was made to."""
 
 

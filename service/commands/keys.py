@@ -20,7 +20,7 @@ from jobs.ledger import audit
 from jobs.ledger import keys as api_keys
 from jobs.ledger.audit import Actor
 from lit_spec.mistakes import as_text, mistakes
-from lit_spec.requests.access import LONGEST_GRACE, KeyRequest
+from lit_spec.requests.access import LONGEST_GRACE, KeyRequest, RotateRequest
 from lit_spec.scopes import USUAL_SCOPES, Scope
 from service.backing_services import open_ledger
 from service.commands.options import errors_as_sentences, read_settings
@@ -56,7 +56,10 @@ def _expiry(text: str | None) -> datetime | None:
     found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
     if found <= now:
         raise typer.BadParameter(f"{text!r} is in the past: give a time to come")
-    return found
+    try:
+        return RotateRequest(expires_at=found).expires_at
+    except ValidationError as wrong:
+        raise typer.BadParameter(as_text(mistakes(RotateRequest, {"expires_at": found}, wrong))) from wrong
 
 
 Expires = Annotated[

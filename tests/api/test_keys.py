@@ -141,6 +141,7 @@ def test_only_one_of_two_rotations_at_once_succeeds(api: TestClient, bench: Benc
         ({"name": "x", "scopes": ["root"]}, "scopes.0"),
         ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"name": "x", "expires_at": "2999-01-01T00:00:00"}, "expires_at"),
+        ({"name": "x", "expires_at": "9999-12-31T23:59:59-14:00"}, "expires_at"),
         ({"name": "x", "secret": "mine"}, "secret"),
     ],
 )

@@ -111,6 +111,7 @@ def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
         (("--expires", "soon"), "not a duration"),
         (("--expires", "2020-01-01"), "in the past"),
         (("--expires", "0d"), "in the past"),
+        (("--expires", "9999-12-31"), "the year 3000"),
     ):
         refused = run("create", "x", *wrong)
         assert (refused.returncode, refused.stdout) == (2, ""), wrong
