@@ -14,6 +14,7 @@ from tests.worker.bench import Bench
 def test_no_route_of_an_owner_ignores_a_parameter_that_it_does_not_take(api: TestClient, bench: Bench) -> None:
     assert isinstance(api.app, FastAPI)
     ids = {"job_id": bench.job(), "upload_id": bench.dataset(), "library": "timm", "name": "x"}
+    ids |= {"key_id": "key_none", "owner": "team"}
     asked = 0
     for found in iter_route_contexts(api.app.routes):
         route = found.original_route
