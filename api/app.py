@@ -19,6 +19,7 @@ from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
 from api.jobs import endpoints as jobs
+from api.page import endpoints as page
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import endpoints as uploads
@@ -87,6 +88,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         health.router,
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})
+    app.include_router(page.router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     openapi.install(app)
     return app
