@@ -32,8 +32,17 @@ let shown = false;
 
 function address() {
   const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, id] = path.split("/").map(decodeURIComponent);
+  const [name, id] = path.split("/").map(decoded);
   return { name: name in VIEWS ? name : "jobs", id, parameters: new URLSearchParams(search) };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // Someone has cut the address within an escape.
+    return text;
+  }
 }
 
 async function showView() {

@@ -2,8 +2,8 @@
 
 import { h, put, svg } from "../shared/dom.js";
 
-const WIDTH = 44;
-const HEIGHT = 34;
+const WIDTH = 48;
+const HEIGHT = 42;
 const GAP = 6;
 
 export function blockDrawing(signal) {
@@ -26,8 +26,9 @@ export function blockDrawing(signal) {
 
   function draw() {
     if (!drawn) return;
+    const worst = Math.max(...drawn.sections.flat().map((block) => block.value ?? 0), 1e-9);
     const perRow = Math.max(4, Math.floor((place.clientWidth || 640) / (WIDTH + GAP)));
-    put(place, drawn.sections.map((section, i) => drawSection(section, i, perRow, drawn.unit)));
+    put(place, drawn.sections.map((section, i) => drawSection(section, i, perRow, worst, drawn.unit)));
   }
 
   const observer = new ResizeObserver(() => {
@@ -71,13 +72,12 @@ function sectionsOf(job, events) {
   return { sections, final: Boolean(result), unit: damages ? "damage" : importance ? "importance" : null };
 }
 
-function drawSection(blocks, number, perRow, unit) {
+function drawSection(blocks, number, perRow, worst, unit) {
   const rows = Math.ceil(blocks.length / perRow);
   const columns = Math.min(blocks.length, perRow);
   const size = [columns * (WIDTH + GAP), rows * (HEIGHT + GAP)];
   const kept = blocks.filter((block) => block.kept).length;
   const title = blocks.some((block) => block.kept !== null) ? `${kept} of ${blocks.length} blocks kept` : `${blocks.length} blocks`;
-  const worst = Math.max(...blocks.map((block) => block.value ?? 0), 1e-9);
   return h(
     "figure",
     null,
@@ -102,16 +102,16 @@ function drawBlock(block, perRow, worst, unit) {
     { class: `block ${block.kept === false ? "dropped" : "kept"}` },
     svg("title", null, words.filter(Boolean).join(", ")),
     svg("rect", { x, y, width: WIDTH - 2, height: HEIGHT - 2, rx: 4 }),
-    svg("rect", { class: "share", x: x + 4, y: y + HEIGHT - 9, width: Math.max(0, share * (WIDTH - 10)), height: 3, rx: 1.5 }),
-    svg("text", { x: x + 5, y: y + 12, class: "index" }, String(block.index)),
-    svg("text", { x: x + WIDTH - 7, y: y + 12, class: "value", "text-anchor": "end" }, valueText(block)),
+    svg("rect", { class: "share", x: x + 4, y: y + HEIGHT - 9, width: share * (WIDTH - 10), height: 3, rx: 1.5 }),
+    svg("text", { x: x + 5, y: y + 13, class: "index" }, String(block.index)),
+    svg("text", { x: x + 5, y: y + 26, class: "value" }, valueText(block)),
   );
 }
 
 function valueText(block) {
   if (block.value === null) return block.stays ? "stays" : "";
   if (block.value === 0) return "0";
-  return block.value >= 0.01 ? block.value.toFixed(2) : "<.01";
+  return block.value < 1e-4 ? "< 1e-4" : String(Number(block.value.toPrecision(2)));
 }
 
 function describe(blocks, number, unit) {

@@ -94,7 +94,8 @@ function show({ names, pattern, log }, drawn, items) {
     };
   });
   const values = traces.flatMap((trace) => trace.y);
-  const boundaries = Object.values(offsets).filter(({ start }) => start > 0).map(({ start }) => start + 0.5);
+  const last = Math.max(...traces.flatMap((trace) => trace.x));
+  const boundaries = Object.values(offsets).map(({ start }) => start + 0.5).filter((x) => x > 1 && x < last);
   const logarithmic = log && values.every((value) => value > 0) && Math.max(...values) > 20 * Math.min(...values);
   drawn.draw({
     traces,
@@ -103,7 +104,7 @@ function show({ names, pattern, log }, drawn, items) {
       showlegend: traces.length > 1,
       boundaries,
       xaxis: { title: "epoch, over all phases", dtick: values.length / traces.length < 12 ? 1 : null },
-      yaxis: logarithmic ? { type: "log", dtick: 1 } : {},
+      yaxis: logarithmic ? { type: "log", dtick: 1, exponentformat: "e" } : {},
     },
   });
 }

@@ -11,7 +11,10 @@ export function isFinished(job) {
 
 export function nameOf(job) {
   if (job.name) return job.name;
-  const trial = Object.entries(job.trial ?? {}).map(([key, value]) => `${key} ${value}`);
+  // A trial's method is shown beside its name.
+  const trial = Object.entries(job.trial ?? {})
+    .filter(([key]) => key !== "method")
+    .map(([key, value]) => (key === "arm" ? value : `${format.sign(key)} ${value}`));
   return trial.length ? trial.join(", ") : format.shortId(job.id);
 }
 

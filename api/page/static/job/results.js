@@ -91,7 +91,7 @@ function comparison(result) {
     { class: "scroller" },
     h(
       "table",
-      { class: "compare" },
+      { class: "compare gains" },
       h("thead", null, h("tr", null, ["", "Teacher", "Student", "Gain"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", null, rows.map(([name, ...values]) => h("tr", null, h("th", { scope: "row" }, name), values.map((value) => h("td", null, String(value)))))),
     ),

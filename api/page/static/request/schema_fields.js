@@ -9,7 +9,7 @@ export function schemaReader(document) {
   function follow(schema) {
     if (schema?.$ref) return { ...follow(schemas[schema.$ref.split("/").pop()]), ...without(schema, "$ref") };
     const choices = schema?.anyOf ?? schema?.oneOf;
-    if (!choices) return schema;
+    if (!choices) return schema?.items ? { ...schema, items: follow(schema.items) } : schema;
     const given = choices.filter((choice) => choice.type !== "null");
     return given.length ? { ...follow(given[0]), ...without(schema, "anyOf", "oneOf") } : schema;
   }
@@ -47,7 +47,7 @@ function choice(schema, id) {
   return h(
     "select",
     { id },
-    h("option", { value: "" }, usual === null ? "default" : `default: ${usual}`),
+    h("option", { value: "" }, usual === null ? "none" : `default: ${usual}`),
     schema.enum.map((name) => h("option", { value: name }, name)),
   );
 }
@@ -62,7 +62,7 @@ function box(schema, id) {
     min: schema.minimum ?? null,
     max: schema.maximum ?? null,
     maxlength: schema.maxLength ?? null,
-    placeholder: schema.default === undefined || schema.default === null ? "default" : `default: ${schema.default}`,
+    placeholder: schema.default === undefined || schema.default === null ? "none" : `default: ${schema.default}`,
   });
 }
 
@@ -98,9 +98,7 @@ export function field({ path, label, control, hint, read }) {
 /** Several boxes of an enumeration. Untouched, it isn't sent. */
 export function schemaChecks(read, path, label, usual) {
   const schema = read("JobRequest", path);
-  const names = schema?.items ? (read("JobRequest", path).items.enum ?? null) : null;
-  if (!names) return null;
-  return checks(path, label, names, usual);
+  return schema?.items?.enum ? checks(path, label, schema.items.enum, usual) : null;
 }
 
 export function checks(path, label, names, usual) {
@@ -143,8 +141,10 @@ export function showErrors(fields, errors) {
   for (const error of errors) {
     const path = error.field.replace(/^job\./, "");
     const target = fields.find((one) => path === one.path) ?? fields.find((one) => path.startsWith(`${one.path}.`));
-    if (target) target.showError(error.message);
-    else left.push(error);
+    if (target) {
+      target.showError(error.message);
+      target.node.closest("details")?.setAttribute("open", "");
+    } else left.push(error);
   }
   const first = fields.find((one) => one.node.querySelector(".fault")?.textContent);
   first?.control?.focus();

@@ -67,7 +67,7 @@ export function age(time) {
 }
 
 export function clock(time) {
-  return new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 }
 
 export function dateAndTime(time) {
@@ -84,8 +84,17 @@ export function shortId(id) {
   return id.length > 12 ? `…${id.slice(-6)}` : id;
 }
 
+const SIGNS = { tau: "τ", alpha: "α", beta: "β" };
+const SPELLED = { onnx: "ONNX", pt2: "PT2", int8: "int8", hugging_face: "Hugging Face", lit: "LIT" };
+
+/** A name of a hyperparameter as it is written. */
+export function sign(name) {
+  return SIGNS[name] ?? name;
+}
+
 /** A word of the API as a label: `fine_tune` as "Fine tune". */
 export function label(word) {
+  if (SPELLED[word]) return SPELLED[word];
   const text = String(word).replaceAll("_", " ").replaceAll("-", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -32,7 +32,9 @@ export async function show(place, { id }, signal) {
     trainerLog(path, signal),
     requestPanel(path),
   ];
-  put(place, panels.map((panel) => panel.node));
+  const [head, error, progress, result, curve, blocks, files, ...others] = panels.map((panel) => panel.node);
+  const beside = h("div", { class: "beside" }, blocks, files);
+  put(place, head, error, progress, h("div", { class: "job-grid" }, result, beside), curve, others);
 
   const update = () => {
     document.title = `${nameOf(job)} · ${job.state} · LIT`;

@@ -3,7 +3,7 @@
 import { get, idempotencyKey, openapi, part, post, query } from "../shared/api.js";
 import { announce, h, problemBox, put } from "../shared/dom.js";
 import * as format from "../shared/format.js";
-import { checks, field, schemaChecks, schemaField, schemaReader, setAt, showErrors } from "../request/schema_fields.js";
+import { field, schemaChecks, schemaField, schemaReader, setAt, showErrors } from "../request/schema_fields.js";
 import { studentChoice, studyOptions } from "../request/student_choice.js";
 import { dropZone } from "../upload/drop_zone.js";
 import { inspectionOf } from "../upload/inspection.js";
@@ -174,7 +174,7 @@ function uploadStep(kind, title, hint, uploads, read, parameters, changed, signa
 
   function take(upload) {
     put(fault);
-    if (upload === null) put(recognised);
+    if (upload === null) put(recognised, nothingYet());
     else if (upload.inspection_state === "done" || upload.state === "complete") {
       put(recognised, inspectionOf(upload));
       if (upload.inspection_state !== "failed") {
@@ -193,7 +193,11 @@ function uploadStep(kind, title, hint, uploads, read, parameters, changed, signa
   });
   function showKnown() {
     const upload = known.get(select.value);
-    put(recognised, upload ? inspectionOf(upload) : null);
+    put(recognised, upload ? inspectionOf(upload) : nothingYet());
+  }
+  function nothingYet() {
+    if (select.value.startsWith("builtin:")) return h("p", { class: "muted" }, "1,797 handwritten digits of 8 × 8 pixels, with labels, from scikit-learn.");
+    return h("p", { class: "muted" }, `What the service recognises in the ${title.toLowerCase()} is shown here.`);
   }
   showKnown();
 
@@ -242,7 +246,7 @@ function jobOptions(read) {
     schemaField(read, "accept.max_accuracy_drop", "Accept a loss of at most", "Points of test accuracy. Empty: the student is not judged."),
     schemaField(read, "seed", "Seed", ""),
     schemaField(read, "device", "Device", ""),
-    schemaChecks(read, "exports", "Exports", USUAL_EXPORTS) ?? checks("exports", "Exports", read("Export", "")?.enum ?? USUAL_EXPORTS, USUAL_EXPORTS),
+    schemaChecks(read, "exports", "Exports", USUAL_EXPORTS),
   ].filter(Boolean);
 }
 

@@ -70,12 +70,10 @@ export function trials(progress) {
   return words.join(", ");
 }
 
-const SIGNS = { tau: "τ", alpha: "α", beta: "β" };
-
 export function choiceText(choice) {
   if (!choice) return format.NOTHING;
   return Object.entries(choice)
     .filter(([, value]) => value !== null)
-    .map(([key, value]) => `${SIGNS[key] ?? key} ${Array.isArray(value) ? value.join(", ") : value}`)
+    .map(([key, value]) => `${format.sign(key)} ${Array.isArray(value) ? value.join(", ") : value}`)
     .join(", ");
 }

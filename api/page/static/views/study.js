@@ -7,7 +7,6 @@ import * as format from "../shared/format.js";
 import { choiceText, trials } from "./studies.js";
 import { frontChart, planChart, planTable } from "./plan.js";
 
-const SIGNS = { tau: "τ", alpha: "α", beta: "β" };
 const WAIT_SECONDS = 30;
 
 export async function show(place, { id }, signal) {
@@ -105,7 +104,7 @@ function drawer(place, signal) {
       const own = teacher && { x: teacher.latency_ms, y: teacher.validation, label: `teacher: ${format.percent(teacher.validation)}, ${format.milliseconds(teacher.latency_ms)}` };
       if (points.length) at("Accuracy against latency").draw(frontChart(points, own, { x: "latency, ms", y: "validation, %" }));
     }
-    if (study.kind === "search") for (const stage of new Set(rows.map((row) => row.stage))) at(`Stage ${SIGNS[stage] ?? stage}`).draw(stageChart(rows, stage));
+    if (study.kind === "search") for (const stage of new Set(rows.map((row) => row.stage))) at(`Stage ${format.sign(stage)}`).draw(stageChart(rows, stage));
     if (study.kind === "compare") at("Test score of each arm, with its 95 % interval").draw(armChart(rows, teacher));
   };
 }
@@ -121,12 +120,12 @@ function stageChart(rows, stage) {
         mode: "lines+markers",
         name: "validation",
         marker: { size: own.map((row) => (row.chosen ? 11 : 6)) },
-        hovertemplate: `${SIGNS[stage]} %{x}: %{y:.2f} %<extra></extra>`,
+        hovertemplate: `${format.sign(stage)} %{x}: %{y:.2f} %<extra></extra>`,
         colour: 0,
       },
     ],
-    says: own.map((row) => `${SIGNS[stage]} ${row[stage]}: ${format.percent(row.validation_mean)}${row.chosen ? ", chosen" : ""}`).join("; "),
-    layout: { showlegend: false, xaxis: { title: SIGNS[stage] }, yaxis: { title: "validation, %" } },
+    says: own.map((row) => `${format.sign(stage)} ${row[stage]}: ${format.percent(row.validation_mean)}${row.chosen ? ", chosen" : ""}`).join("; "),
+    layout: { showlegend: false, xaxis: { title: format.sign(stage) }, yaxis: { title: "validation, %" } },
   };
 }
 
@@ -169,6 +168,11 @@ const SHOWN = {
   speedup: format.times,
   seconds: format.duration,
 };
+function heading(column) {
+  const sign = format.sign(column);
+  return sign === column ? format.label(column) : sign;
+}
+
 const HIDDEN = new Set(["job_id", "chosen"]);
 
 function cellText(column, value) {
@@ -191,7 +195,7 @@ function tableOf(study) {
     h(
       "table",
       { class: "compare" },
-      h("thead", null, h("tr", null, shown.map((name) => h("th", { scope: "col" }, SIGNS[name] ?? format.label(name))), h("th", { scope: "col" }, "Best"))),
+      h("thead", null, h("tr", null, shown.map((name) => h("th", { scope: "col" }, heading(name))), h("th", { scope: "col" }, "Best"))),
       h(
         "tbody",
         null,
