@@ -58,7 +58,9 @@ export function progressText(job) {
   const { progress } = job;
   if (!progress) return job.state === "queued" ? "waiting" : "starting";
   const words = [phaseName(progress.phase, job)];
-  if (progress.epochs) words.push(`epoch ${progress.epoch} of ${progress.epochs}`);
+  // `epoch` counts finished epochs, and steps are those of the epoch after them.
+  const epoch = progress.steps ? Math.min(progress.epoch + 1, progress.epochs) : progress.epoch;
+  if (progress.epochs) words.push(`epoch ${epoch} of ${progress.epochs}`);
   if (progress.steps) words.push(`step ${progress.step ?? 0} of ${progress.steps}`);
   return words.join(", ");
 }

@@ -58,7 +58,7 @@ export function progressPanel() {
 
 function stepOf(phase, i, now, job) {
   const failed = i === now && (job.state === "failed" || job.state === "cancelled");
-  const state = failed ? "stopped" : i < now ? "done" : i === now ? "now" : "todo";
+  const state = failed ? "stopped" : i < now ? "done" : i === now ? "now" : "later";
   return h("li", { class: state, "aria-current": state === "now" ? "step" : null }, h("span", null, phaseName(phase, job)));
 }
 

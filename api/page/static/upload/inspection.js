@@ -38,7 +38,7 @@ function teacher(found) {
     "div",
     { class: "recognised" },
     facts([
-      ["Network", name ? `${architecture.family}: ${name}` : format.label(architecture.family)],
+      ["Network", name ? `${architecture.family}: ${name}` : architecture.family],
       ["Task", format.label(architecture.task)],
       ["Depth", architecture.depth],
       ["Blocks per section", format.blocks(architecture.blocks)],

@@ -71,7 +71,7 @@ function uploadCard(first, fault) {
 
 function summaryOf(upload) {
   const architecture = upload.inspection?.architecture;
-  if (architecture) return ` · ${architecture.network?.name ?? format.label(architecture.family)}, depth ${architecture.depth}`;
+  if (architecture) return ` · ${architecture.network?.name ?? architecture.family}, depth ${architecture.depth}`;
   const data = upload.dataset_inspection;
   const samples = Object.values(data?.splits ?? {}).reduce((sum, split) => sum + split.samples, 0);
   return data ? ` · ${samples} samples, ${data.number_of_classes} classes` : "";
