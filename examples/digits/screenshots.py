@@ -38,7 +38,7 @@ ARGUMENTS = (
 )
 DESKTOP = {"width": 1200, "height": 900}
 PHONE = {"width": 380, "height": 800}
-MOST_HEIGHT = 1150
+MOST_HEIGHT = 1100
 """In pixels. What is below is cut off, so that a picture stays small."""
 SHORT = {"lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
 

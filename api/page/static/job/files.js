@@ -47,7 +47,7 @@ function table(path, items, status, presigned, signal) {
       null,
       h("th", { scope: "row" }, file.name),
       h("td", { class: "num" }, format.bytes(file.size)),
-      h("td", null, h("code", { title: file.sha256, class: "sha" }, file.sha256.slice(0, 12))),
+      h("td", null, h("code", { title: file.sha256, class: "sha" }, file.sha256.slice(0, 8))),
       h("td", null, download(path, file, status, presigned, signal)),
     );
   return h(

@@ -6,7 +6,7 @@ import * as format from "../shared/format.js";
 import { accuraciesOf, isFinished, nameOf, progressBar, progressText, sizesOf, stateBadge, timeLeft } from "../job/facts.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
-const COLUMNS = ["State", "Job", "Blocks", "Progress", "Accuracy", "Smaller", "Faster", "Created", ""];
+const COLUMNS = ["State", "Job", "Blocks", "Progress", "Accuracy, %", "Smaller", "Faster", "Created", ""];
 const PAGE = 25;
 
 export async function show(place, { parameters }, signal) {
@@ -113,7 +113,7 @@ function jobRow(first, fault) {
     const running = [progressText(job), timeLeft(job)].filter(Boolean).join(" · ");
     setText(at, !finished ? running : took === null ? format.NOTHING : `took ${format.duration(took)}`);
     const accuracies = accuraciesOf(job);
-    setText(cells.Accuracy, accuracies ? `${accuracies.teacher.toFixed(1)} → ${accuracies.student.toFixed(1)} %` : format.NOTHING);
+    setText(cells["Accuracy, %"], accuracies ? `${accuracies.teacher.toFixed(1)} → ${accuracies.student.toFixed(1)}` : format.NOTHING);
     setText(cells.Smaller, format.times(job.result?.ratios?.parameters));
     setText(cells.Faster, format.times(job.result?.ratios?.latency_batch_1));
     setText(cells.Created, format.age(job.created_at));
