@@ -63,7 +63,7 @@ bench-latency: $(INSTALLED) ## Compare students' expected latency with their mea
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page
 
-screenshots: $(INSTALLED) ## Write the pictures of the web page, docs/images/page-*.png (2 minutes; needs chromium)
+screenshots: $(INSTALLED) ## Write the pictures of the web page, docs/images/page-*.png (minutes; needs chromium)
 	@$(BIN)/python examples/digits/screenshots.py
 
 lint: $(INSTALLED) ## Style, types, import contracts
