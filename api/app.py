@@ -27,6 +27,7 @@ from api.keys import endpoints as keys
 from api.metrics import endpoint as monitoring
 from api.metrics.process import ApiMetrics
 from api.owners import endpoints as owners
+from api.page import endpoints as page
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import direct as direct_uploads
@@ -121,6 +122,7 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         health.router,
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})
+    app.include_router(page.router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     app.include_router(monitoring.router)
     openapi.install(app)
