@@ -19,6 +19,7 @@ MOST_BYTES = 1 << 62
 """The kernel and the database count in 64 bits, and sums of limits must fit too."""
 MOST_SECONDS = 1 << 30
 """34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
+MOST_DAYS = 36_500
 MOST_THREADS = 1 << 15
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
@@ -74,6 +75,10 @@ class Settings(BaseSettings):
     inspect_timeout_seconds: float = Field(120, gt=0, le=MOST_SECONDS)
     inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
     """Memory that reading an uploaded teacher may take."""
+    retention_days: float | None = Field(None, gt=0, le=MOST_DAYS)
+    """The files of a finished job are removed after this many days, unless its owner keeps them. None: never."""
+    upload_retention_days: float | None = Field(None, gt=0, le=MOST_DAYS)
+    """An upload that nothing unfinished needs is removed this many days after its last use. None: never."""
     log_format: Literal["json", "console"] = "console"
 
     @field_validator("redis_url")

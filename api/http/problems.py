@@ -34,6 +34,7 @@ TITLES = {
     "forbidden-origin": "This service answers local programs only",
     "not-found": "Not found",
     "method-not-allowed": "This method is not allowed here",
+    "artifact-removed": "The files of the job were removed",
     "upload-unfinished": "The upload is not finished",
     "upload-in-use": "A job or study needs this upload",
     "upload-gone": "An upload that is needed was deleted",

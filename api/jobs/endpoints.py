@@ -21,13 +21,14 @@ from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
+from api.http.problems import Problem
 from api.http.wakeups import InBackground
 from api.jobs.forms import FormUploads, JobForm
 from api.jobs.requests import make_job
 from api.jobs.schemas import media_type, show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
-from jobs.ledger import owned_jobs
+from jobs.ledger import owned_jobs, retention
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout
@@ -39,6 +40,7 @@ from lit_spec.merge_patch import merge_patch
 from lit_spec.states import JobState
 
 MERGE_PATCH = "application/merge-patch+json"
+_REMOVED: dict[int | str, dict[str, Any]] = {410: {"description": "The files of the job were removed."}}
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
@@ -100,7 +102,7 @@ async def rerun_job(
 
     def change() -> JobRequest:
         with context.database.session() as session:
-            require_unchanged(if_match, lambda: _look(session, owner, job_id))
+            require_unchanged(if_match, lambda: _look(context, session, owner, job_id))
             return parse(JobRequest, merge_patch(owned_jobs.get(session, owner, job_id).request, changes))
 
     repeated = idempotent_request(idempotency_key, {"rerun": job_id, "changes": changes})
@@ -118,18 +120,19 @@ async def _make(
     job, queues = await make_job(context, owner, repeated, prepare)
     wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return show_job(job)
+    return show_job(job, context.settings.retention_days)
 
 
-def _look(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
+def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
     job = owned_jobs.get(session, owner, job_id, lock=lock)
-    return show_job(job, owned_jobs.waiting_reason(session, job))
+    return show_job(job, context.settings.retention_days, owned_jobs.waiting_reason(session, job))
 
 
 @router.get("")
 def list_jobs(
     owner: Owner,
     session: InSession,
+    context: InContext,
     page: InPages,
     state: JobState | None = None,
     tag: str | None = None,
@@ -140,7 +143,7 @@ def list_jobs(
     rows = owned_jobs.list_page(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=page.after(), limit=page.limit + 1
     )
-    return page.make_page(rows, show_job)
+    return page.make_page(rows, lambda row: show_job(row, context.settings.retention_days))
 
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
@@ -150,23 +153,42 @@ async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditio
 
     def read() -> Job:
         with context.database.session() as session:
-            return _look(session, owner, job_id)
+            return _look(context, session, owner, job_id)
 
     return await get.answer(job_id, read, lambda job: job.state.finished)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Job:
+def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
-    require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
-    return show_job(owned_jobs.request_cancel(session, owner, job_id))
+    require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
+    return show_job(owned_jobs.request_cancel(session, owner, job_id), context.settings.retention_days)
+
+
+@router.post("/{job_id}/keep", responses=_REMOVED)
+def keep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
+    """Keep the files of a job, also beyond the time after which the service removes files. It may be unfinished."""
+    return _set_kept(context, session, owner, job_id, if_match, kept=True)
+
+
+@router.delete("/{job_id}/keep", responses=_REMOVED)
+def unkeep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
+    """Let the files of a job be removed when their time has come."""
+    return _set_kept(context, session, owner, job_id, if_match, kept=False)
+
+
+def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_match: str | None, *, kept: bool) -> Job:
+    require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
+    job = retention.set_kept(session, owner, job_id, kept)
+    _require_files(job)
+    return show_job(job, context.settings.retention_days, owned_jobs.waiting_reason(session, job))
 
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
     with context.database.session() as session:
-        require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
+        require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
         prefix = owned_jobs.delete(session, owner, job_id)
     context.storage.delete_prefix(prefix)
 
@@ -215,6 +237,7 @@ def get_log(
     """What the trainer wrote; empty before the trainer has started."""
     with context.database.session() as session:
         job = owned_jobs.get(session, owner, job_id)
+    _require_files(job)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
@@ -238,6 +261,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
         200: {"content": {"application/octet-stream": {}}},
         206: {"description": "The requested range."},
         **NOT_MODIFIED,
+        **_REMOVED,
         416: {"description": "The file has no such range."},
     },
 )
@@ -252,7 +276,9 @@ def download_artifact(
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
-        artifact = _find(owned_jobs.get(session, owner, job_id), name)
+        job = owned_jobs.get(session, owner, job_id)
+        artifact = _find(job, name)
+    _require_files(job)
     try:
         return send_bytes(
             request,
@@ -266,6 +292,16 @@ def download_artifact(
     except StorageKeyMissing:
         # The job was deleted after its row was read.
         raise NotFound("artifact", f"{name} of {job_id} in storage") from None
+
+
+def _require_files(job: JobRow) -> None:
+    """Raises Problem 410 if the files of the job are removed."""
+    if job.files_removed_at is not None:
+        detail = (
+            f"the files of {job.id} were removed on {job.files_removed_at:%Y-%m-%d}, because the service keeps files "
+            f"for a limited time: run it again (POST /v1/jobs/{job.id}/rerun), and keep the next one (POST …/keep)"
+        )
+        raise Problem(410, "artifact-removed", detail)
 
 
 def _find(job: JobRow, name: str) -> dict[str, Any]:

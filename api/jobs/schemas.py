@@ -9,6 +9,7 @@ from jobs.database.models import Event as EventRow
 from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
 from jobs.ledger.owned_jobs import WaitingReason
+from jobs.ledger.retention import job_expires_at
 from lit_spec import JobError
 from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobProgress, JobWorker, Metric, Waiting
 from lit_spec.base import READING_ANSWER
@@ -17,7 +18,8 @@ from lit_spec.states import JobState
 MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
 
 
-def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
+def show_job(job: JobRow, retention_days: float | None, waiting: WaitingReason | None = None) -> Job:
+    """`retention_days`: how long the files of finished jobs stay."""
     path = f"/v1/jobs/{job.id}"
     running_on = JobWorker(id=job.worker_id, device=job.worker_device) if job.worker_id and job.worker_device else None
     return Job(
@@ -44,6 +46,9 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+        kept=job.kept,
+        expires_at=job_expires_at(job, retention_days),
+        artifacts_removed_at=job.files_removed_at,
         links=JobLinks(
             self=path,
             events=f"{path}/events",

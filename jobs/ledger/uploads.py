@@ -15,7 +15,7 @@ from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
-from jobs.storage import layout
+from jobs.storage import layout, removals
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
@@ -52,6 +52,8 @@ def create(
         elif same.kind == UploadKind.DATASET:
             inspect_at_first(session, owner, same.id)
         inspect_with(session, owner, same.id, teacher_weights)
+        same.used_at = clock(session)
+        session.flush()
         return same
     upload = Upload(
         id=new_id("upl"),
@@ -308,14 +310,14 @@ def finish_inspection(
     return True
 
 
-def delete_abandoned(session: Session) -> list[str]:
-    """Remove the uploads that received nothing for a week; returns the prefixes of their files."""
+def delete_abandoned(session: Session) -> None:
+    """Remove the uploads that received nothing for a week, and have their files removed."""
     too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
     query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
     abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
     for upload in abandoned:
         session.delete(upload)
-    return [layout.upload_prefix(upload.id) for upload in abandoned]
+        removals.record(session, layout.upload_prefix(upload.id))
 
 
 def _jobs_using(session: Session, upload_id: str) -> list[str]:

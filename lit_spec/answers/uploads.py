@@ -36,6 +36,8 @@ class Upload(Answer):
     inspection_error: JobError | None
     created_at: datetime
     completed_at: datetime | None
+    expires_at: datetime | None = None
+    """When it is removed unless it is used again; null: never, or not while an unfinished job or study needs it."""
 
     @property
     def complete(self) -> bool:
