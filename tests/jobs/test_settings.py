@@ -47,6 +47,8 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_CPU_SECONDS": "60",
         "LIT_TRAINER_FILE_BYTES": "5000",
         "LIT_TRAINER_DISK_BYTES": "6000",
+        "LIT_RETENTION_DAYS": "90.0",
+        "LIT_UPLOAD_RETENTION_DAYS": "0.5",
         "LIT_LOG_FORMAT": "json",
     }
     defaults = Settings().model_dump(mode="json")
@@ -106,6 +108,9 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_LEASE_SECONDS", "nan"),
         ("LIT_LEASE_SECONDS", "0.9"),
         ("LIT_LOG_FORMAT", "xml"),
+        ("LIT_RETENTION_DAYS", "0"),
+        ("LIT_RETENTION_DAYS", HUGE),
+        ("LIT_UPLOAD_RETENTION_DAYS", "nan"),
         ("LIT_THREADS", HUGE),
         ("LIT_LEASE_SECONDS", HUGE),
         ("LIT_HOUSEKEEPING_SECONDS", HUGE),
