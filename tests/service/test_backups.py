@@ -141,6 +141,7 @@ def litc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -> None:
     old, new, copy = tmp_path / "old", tmp_path / "new", tmp_path / "copy"
     with running_service(old) as service, Client(service.url) as client:
@@ -148,7 +149,7 @@ def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -
         request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": QUICK, "exports": []}
         done = client.wait_job(client.create_job({**request, "schedule": SHORT}).id, timeout=200)
         assert done.state == "succeeded", done.error
-        longer = {"lit": {"epochs": 4}, "fine_tune": {"epochs": 2}}
+        longer = {"lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
         going_on = client.create_job({**request, "schedule": longer}).id
         for event in client.follow(going_on):
             if event.type == "epoch":
