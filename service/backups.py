@@ -108,7 +108,7 @@ def _run_on(database: Database, command: Sequence[str], *files: Path) -> None:
     if (password := address.pop("password", None)) is not None:
         environment["PGPASSWORD"] = str(password)
     program, *options = command
-    words = [_program(program), *options, "--dbname", make_conninfo(**address), *map(str, files)]
+    words = [_program(program), *options, "--dbname", make_conninfo("", **address), *map(str, files)]
     ended = subprocess.run(
         words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

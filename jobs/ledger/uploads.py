@@ -46,13 +46,15 @@ def create(
     complete one is inspected again if that was not known, or if it was inspected with other weights.
     """
     again = architecture is not None or teacher_weights is not None
-    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
+    same = None if sha256 is None else find_same(session, owner, kind, size, sha256, failed_too=again)
+    # Locked, because it may expire at this moment.
+    if same is not None and _locked(session, Upload.id == same.id) is not None:
+        same.used_at = clock(session)
         if architecture is not None:
             inspect_as(session, owner, same.id, architecture)
         elif same.kind == UploadKind.DATASET:
             inspect_at_first(session, owner, same.id)
         inspect_with(session, owner, same.id, teacher_weights)
-        same.used_at = clock(session)
         session.flush()
         return same
     upload = Upload(

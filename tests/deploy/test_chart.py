@@ -245,6 +245,7 @@ def test_workers_have_time_to_write_a_checkpoint_and_no_liveness_probe(rendered:
     for made in workers.values():
         pod = made["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] > SECONDS_TO_STOP
+        assert pod["shareProcessNamespace"]  # for what a trainer leaves behind
         [container] = pod["containers"]
         assert "livenessProbe" not in container
         assert {"name": "datasets", "mountPath": "/datasets", "readOnly": True} in container["volumeMounts"]

@@ -86,6 +86,13 @@ def test_files_of_a_finished_job_go_and_its_row_stays(service: Expiring) -> None
         assert datetime.fromisoformat(before["expires_at"]) == datetime.fromisoformat(
             before["finished_at"]
         ) + timedelta(days=DAYS)
+        unused = bench.dataset()
+        shown = {item["id"]: item["expires_at"] for item in api.get("/v1/uploads").json()["items"]}
+        assert shown[teacher] is None  # a queued job needs it
+        one = api.get(f"/v1/uploads/{unused}")
+        assert one.json()["expires_at"] == shown[unused]
+        assert datetime.fromisoformat(shown[unused]) > datetime.now(UTC)
+        assert api.delete(f"/v1/uploads/{unused}", headers={"If-Match": one.headers["ETag"]}).status_code == 204
         pinned = api.post(f"/v1/jobs/{kept}/keep").json()
         assert (pinned["kept"], pinned["expires_at"]) == (True, None)
         # Before it has finished, too.
@@ -216,6 +223,28 @@ def test_a_job_that_is_made_at_the_same_moment_keeps_its_upload(
     # Held by a request for a job: skipped. Asked for too late: there is no such upload.
     assert service.uploads() == {teacher}
     assert [str(failure) for failure in refused] == [f"there is no upload {loser}"]
+
+
+def test_a_file_that_is_announced_again_while_it_expires_is_a_new_upload(service: Expiring) -> None:
+    bench = service.bench
+    teacher = bench.teacher()
+    service.age_upload(teacher, DAYS + 1)
+    made: list[str] = []
+
+    def announce() -> None:
+        with bench.database.session() as session:
+            made.append(uploads.create(session, OWNER, "teacher", "again", len(b"a teacher"), teacher).id)
+
+    announcing = threading.Thread(target=announce)
+    with bench.database.session() as session:
+        assert retention.expire_uploads(session, DAYS) == [teacher]
+        session.flush()
+        # It still sees the row, and waits for what becomes of it.
+        announcing.start()
+        announcing.join(0.3)
+        assert made == []
+    announcing.join(20)
+    assert service.uploads() == set(made)
 
 
 def test_trials_wait_for_the_end_of_their_study(service: Expiring) -> None:

@@ -149,10 +149,11 @@ def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -
         request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": QUICK, "exports": []}
         done = client.wait_job(client.create_job({**request, "schedule": SHORT}).id, timeout=200)
         assert done.state == "succeeded", done.error
-        longer = {"lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
+        longer = {"lit": {"epochs": 50}, "fine_tune": {"epochs": 1}}
         going_on = client.create_job({**request, "schedule": longer}).id
         for event in client.follow(going_on):
-            if event.type == "epoch":
+            # By the second epoch the checkpoint of the first is recorded.
+            if event.type == "epoch" and event.data["epoch"] == 2:
                 break
         taken = litc(old, "backup", str(copy))
         assert taken.returncode == 0, taken.stderr
@@ -169,5 +170,13 @@ def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -
         files = client.download(done.id, tmp_path / "student")
         found = {file.path.name: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files}
         assert found == expected
-        finished = client.wait_job(going_on, timeout=300)
-        assert (finished.state, finished.attempt) == ("succeeded", 2), finished.error
+        # The interrupted training goes on from its checkpoint, in the restored service.
+        events = []
+        for event in client.follow(going_on):
+            events.append(event)
+            if event.type == "epoch" and event.attempt > 1:
+                break
+        claims = [event.data["resumes"] for event in events if event.type == "claimed"]
+        assert claims[:2] == [False, True]
+        assert events[-1].data["epoch"] > 1
+        client.cancel(going_on)

@@ -67,6 +67,8 @@ envFrom:
 serviceAccountName: {{ include "lit.name" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
+# The pause container is process 1 and collects orphans, as Compose's `init` does.
+shareProcessNamespace: true
 securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
