@@ -47,6 +47,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_CPU_SECONDS": "60",
         "LIT_TRAINER_FILE_BYTES": "5000",
         "LIT_TRAINER_DISK_BYTES": "6000",
+        "LIT_WARM_TRAINER": "False",
         "LIT_RETENTION_DAYS": "90.0",
         "LIT_UPLOAD_RETENTION_DAYS": "0.5",
         "LIT_LOG_FORMAT": "json",

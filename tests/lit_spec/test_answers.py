@@ -43,6 +43,7 @@ UPLOAD: dict[str, Any] = {
     "inspection_error": {"type": "bad-teacher", "detail": "no tensors", "field": "teacher", "member": None},
     "created_at": NOW,
     "completed_at": NOW,
+    "expires_at": None,
 }
 
 
