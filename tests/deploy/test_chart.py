@@ -69,7 +69,7 @@ EVERYTHING = {
         },
         {"name": "any", "devices": "cpu,cuda", "autoscaling": SCALED},
     ],
-    "serviceMonitor": {"enabled": True, "bearerTokenSecret": {"name": "scrape", "key": "key"}},
+    "serviceMonitor": {"enabled": True},
     "networkPolicy": {
         "apiFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}],
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
@@ -273,6 +273,15 @@ def test_the_schema_is_migrated_before_what_needs_it(rendered: dict[str, list[Ob
     assert (first["name"], second["name"]) == ("migrate", "wait-for-key")
 
 
+def test_prometheus_finds_the_port_and_the_token(rendered: dict[str, list[Object]]) -> None:
+    [monitor] = of_kind(rendered["everything"], "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    [service] = of_kind(rendered["everything"], "Service").values()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["authorization"]["credentials"] == {"name": "lit-secret", "key": "LIT_METRICS_TOKEN"}
+
+
 def test_storage_is_shared_and_stays(rendered: dict[str, list[Object]]) -> None:
     claim = of_kind(rendered["external"], "PersistentVolumeClaim")["lit-storage"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -293,7 +302,7 @@ def test_keda_scales_what_is_there(rendered: dict[str, list[Object]]) -> None:
                 if trigger["type"] == "postgresql":
                     assert trigger["authenticationRef"]["name"] in of_kind(rendered[case], "TriggerAuthentication")
     query = of_kind(rendered["prometheus"], "ScaledObject")["lit-worker-gpu"]["spec"]["triggers"][0]["metadata"]
-    assert query["query"] == 'sum(lit_jobs{state=~"queued|running",device=~"auto|cuda"})'
+    assert query["query"] == ('sum(max by (state, device) (lit_jobs{state=~"queued|running",device=~"auto|cuda"}))')
 
 
 def test_the_queries_of_keda_count_jobs_and_inspections(bench: Bench, rendered: dict[str, list[Object]]) -> None:

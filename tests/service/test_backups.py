@@ -24,7 +24,7 @@ from lit_spec import SPEC_VERSION
 from lit_spec.states import JobState
 from service.backups import BackupFailed, restore_backup, take_backup
 from service.running import own_environment, running_service
-from tests.e2e.digits import QUICK, SHORT, TEACHER
+from tests.e2e.digits import QUICK, SHORT, TEACHER, images, write_npz
 from tests.modes import open_to_others
 from tests.worker.bench import Bench, make_bench
 from tests.worker.databases import DatabaseServer
@@ -146,10 +146,11 @@ def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -
     old, new, copy = tmp_path / "old", tmp_path / "new", tmp_path / "copy"
     with running_service(old) as service, Client(service.url) as client:
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id).id
-        request = {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": QUICK, "exports": []}
+        dataset = client.upload(write_npz(tmp_path / "digits.npz", *images(200)), "dataset").id
+        request = {"teacher": teacher, "dataset": {"upload": dataset}, "student": QUICK, "exports": []}
         done = client.wait_job(client.create_job({**request, "schedule": SHORT}).id, timeout=200)
         assert done.state == "succeeded", done.error
-        longer = {"lit": {"epochs": 50}, "fine_tune": {"epochs": 1}}
+        longer = {"lit": {"epochs": 1000}, "fine_tune": {"epochs": 1}}
         going_on = client.create_job({**request, "schedule": longer}).id
         for event in client.follow(going_on):
             # By the second epoch the checkpoint of the first is recorded.
