@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 from sqlalchemy import text
 
-from jobs.ledger import attempts, uploads
+from jobs.ledger import attempts, keys, uploads
 from jobs.settings import Settings
 from lit_client.command.service_commands import SUMMARIES
 from lit_spec import SPEC_VERSION
@@ -271,6 +272,23 @@ def test_the_schema_is_migrated_before_what_needs_it(rendered: dict[str, list[Ob
     assert of_kind(rendered["bundled"], "Job") == {}
     first, second = of_kind(rendered["bundled"], "Deployment")["lit-api"]["spec"]["template"]["spec"]["initContainers"]
     assert (first["name"], second["name"]) == ("migrate", "wait-for-key")
+
+
+def test_the_api_waits_until_there_is_a_key(bench: Bench, rendered: dict[str, list[Object]]) -> None:
+    [wait] = of_kind(rendered["external"], "Deployment")["lit-api"]["spec"]["template"]["spec"]["initContainers"]
+    shell, option, command = wait["command"]
+    looks = re.fullmatch(r"until (.+); do sleep 3; done", command)
+    assert looks is not None
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    given = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "DATABASE_URL": bench.settings.database_url or ""}
+
+    def found() -> int:
+        return subprocess.run([shell, option, looks[1]], cwd=ROOT, env=given, check=False, timeout=60).returncode
+
+    assert found() == 1
+    with bench.database.session() as session:
+        keys.create(session, "ci")
+    assert found() == 0
 
 
 def test_prometheus_finds_the_port_and_the_token(rendered: dict[str, list[Object]]) -> None:
