@@ -185,8 +185,9 @@ def _networks_table(report: Report) -> str:
 
 
 def _exports_table(exports: Sequence[ExportReport]) -> str:
-    header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", "")
-    return "Beside this folder in the job's output, each compared with the network itself.\n\n" + _table(
+    header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", *LATENCIES, "")
+    about = "Beside this folder in the job's output, each compared with the network itself, and run on the CPU.\n\n"
+    return about + _table(
         header,
         (
             (
@@ -195,6 +196,7 @@ def _exports_table(exports: Sequence[ExportReport]) -> str:
                 ABSENT if export.max_abs_difference is None else f"{export.max_abs_difference:.2g}",
                 _number(export.top1_agreement),
                 _number(export.accuracy),
+                *(_number(export.latency[batch].p50_ms if export.latency else None) for batch in LATENCIES.values()),
                 "" if export.error is None else f"failed: {export.error}",
             )
             for export in exports

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_core.exports import write_exports
+from lit_core.exports import Details, write_exports
 from lit_core.exports.after_training import write_operations
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
+from lit_core.exports.metadata import metadata_of
 from lit_core.model import ModelConfig, save
 from lit_core.networks.student import student_architecture
 from lit_core.report import build_report, measure_baselines, measure_networks
@@ -44,15 +45,16 @@ def write_output(
     def calibration() -> Iterator[tuple[Tensor, ...]]:
         return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
 
+    details = Details(metadata_of(config), calibration)
     exports = write_exports(
         student,
         [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
         output,
         batches=lambda: task.batches(Split.TEST),
-        calibration=calibration,
+        details=details,
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
-    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration, architecture)
+    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, details, architecture)
     report = build_report(spec, trained, networks, baselines, exports, operations, environment)
     if Export.HUGGING_FACE in spec.exports:
         # Last, because the model card shows the report.

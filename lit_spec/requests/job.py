@@ -15,7 +15,7 @@ from lit_spec.requests.presets import Preset
 from lit_spec.requests.target import Target
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
-SPEC_VERSION = 8
+SPEC_VERSION = 9
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 

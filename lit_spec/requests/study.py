@@ -11,7 +11,7 @@ from lit_spec.requests.job import STUDENT_FORMS, JobRequest, Tag
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.training import Init, Method
 
-STUDY_VERSION = 7
+STUDY_VERSION = 8
 """Raise it with every change that makes a stored study create other trials than before."""
 MOST_TRIALS = 10_000
 

@@ -63,6 +63,11 @@ def _with_minus_one_unlabelled(job: Stored) -> Stored:
     return {**job, "spec_version": 8, "dataset": _read_as_before(job["dataset"], job["teacher"]["architecture"])}
 
 
+def _without_openvino(job: Stored) -> Stored:
+    """Version 8 knew no export `openvino`. Its workers would fail a job that asks for it."""
+    return {**job, "spec_version": 9}
+
+
 def _read_as_before(dataset: Stored, teacher: Stored) -> Stored:
     """A data set from before `unlabelled`, with what -1 meant for a teacher of this architecture."""
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
@@ -120,6 +125,11 @@ def _with_minus_one_unlabelled_in_trials(study: Stored) -> Stored:
     return {**study, "request": {**request, "job": {**job, "dataset": dataset}}}
 
 
+def _without_openvino_in_trials(study: Stored) -> Stored:
+    """Version 7 knew no export `openvino`, and would fail a study whose trials have it."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -142,6 +152,7 @@ JOB_STEPS: Steps = {
     5: _with_repair,
     6: _without_race_of_rates,
     7: _with_minus_one_unlabelled,
+    8: _without_openvino,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -151,6 +162,7 @@ STUDY_STEPS: Steps = {
     4: _without_repair,
     5: _with_no_race,
     6: _with_minus_one_unlabelled_in_trials,
+    7: _without_openvino_in_trials,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)
