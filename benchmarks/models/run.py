@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.models.page import write_page
-from lit_core.compression import Compressed, compress
+from lit_core.compressed import Compressed
+from lit_core.compression import compress
 from lit_core.exports import Details, write_exports
 from lit_core.networks.families import FAMILIES, Unrecognised
 from lit_core.networks.families.library import create, describe

@@ -225,8 +225,8 @@ class ExportReport(ReportModel):
     samples: int | None = None
     """Number of samples on which the two were compared."""
     latency: dict[str, LatencyReport] | None = None
-    """By batch size, `batch_1` and `batch_32`: of one run of the file on the CPU, by the runtime that the format is for.
-    Null if there is no file."""
+    """By batch size, `batch_1` and `batch_32`, on the CPU and by the runtime that the format is for. Null without a
+    file."""
     reads: Literal["timm", "lit-compress"] | None = None
     """Which library loads the Hugging Face folder."""
     error: str | None
