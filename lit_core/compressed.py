@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lit_core.data import ImagePreprocessing, Preprocessing
 from lit_core.exports import FORMATS, Details, Inputs, write_exports
-from lit_core.exports.metadata import metadata_of
 from lit_core.model import PROGRAM_FAMILY, PROGRAM_FILE, ModelConfig, save, save_weights
 from lit_core.networks.families.shapes import Shapes
 from lit_core.networks.recognition import recognised_student
@@ -80,21 +79,22 @@ class Compressed:
         target = Path(folder)
         kinds = [_format(kind) for kind in dict.fromkeys(exports)]
         config = self._config(preprocessing, classes)
-        if config.architecture.family == PROGRAM_FAMILY and Export.PT2 not in kinds:
+        is_program = config.architecture.family == PROGRAM_FAMILY
+        if is_program and Export.PT2 not in kinds:
             kinds.append(Export.PT2)
         save(self.student, config, target)
         reports = write_exports(
-            self.student, kinds, target, batches=self._compared, details=Details(metadata_of(config), self._calibration)
+            self.student, kinds, target, batches=self._compared, details=Details(config.metadata, self._calibration)
         )
         failed = {report.kind: report.error for report in reports if report.error is not None}
-        if config.architecture.family == PROGRAM_FAMILY and Export.PT2 in failed:
+        if is_program and Export.PT2 in failed:
             raise ValueError(
                 f"LIT can't build this network, and it can't be written as {PROGRAM_FILE} ({failed[Export.PT2]}): keep "
                 "the student with torch.save, and its code"
             )
         for operation, network in self.pruned.items():
             path = target / f"model.prune-{prune_share(operation):g}.safetensors"
-            save_weights(network, path, None if config.architecture.family == PROGRAM_FAMILY else config.architecture)
+            save_weights(network, path, None if is_program else config.architecture, config.metadata)
         (target / PLOT_FILE).write_bytes(self.plot().as_png())
         written = {**self.report, "exports": [report.as_json() for report in reports]}
         (target / REPORT_FILE).write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")

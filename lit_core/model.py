@@ -3,7 +3,8 @@ read by `load`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lit_core.data import ImagePreprocessing, Preprocessing
+from lit_core.data.metadata import metadata_of
 from lit_core.data.samples import Samples, listed, opened
 from lit_core.measuring.scores import class_logits
 from lit_core.networks.families import family_of
@@ -27,6 +29,8 @@ CONFIG_VERSION = 2
 PROGRAM_FAMILY = "program"
 """Of a network that no code here can build: the folder has it as a program of torch.export."""
 PROGRAM_FILE = "model.pt2"
+HEADER_SIZE_BYTES = 8
+"""Of safetensors: the length of the JSON that follows, little-endian."""
 AT_ONCE = 64
 """Samples that are opened and classified together."""
 
@@ -38,6 +42,11 @@ class ModelConfig(SpecModel):
     architecture: Architecture
     preprocessing: Preprocessing
     """With the names of the outputs, in their order."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """For the files of the model."""
+        return metadata_of(self.architecture.task, self.preprocessing)
 
 
 class ClassProbability(NamedTuple):
@@ -173,16 +182,40 @@ class Program(nn.Module):
 def save(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     is_program = config.architecture.family == PROGRAM_FAMILY
-    save_weights(network, folder / WEIGHTS_FILE, None if is_program else config.architecture)
+    save_weights(network, folder / WEIGHTS_FILE, None if is_program else config.architecture, config.metadata)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
 
 
-def save_weights(network: nn.Module, path: Path, architecture: Architecture | None = None) -> None:
-    """Write the network's tensors, and with them its architecture, by which the file alone can be a teacher again."""
+def save_weights(
+    network: nn.Module,
+    path: Path,
+    architecture: Architecture | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the network's tensors, and with them the metadata, and its architecture, by which the file alone can be a
+    teacher again."""
     # Copies, because safetensors refuses tensors that share memory, as those of modules that are used twice do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    # A single entry, because safetensors writes several in any order, and the same run shall make the same bytes.
-    save_file(tensors, path, None if architecture is None else {ARCHITECTURE_KEY: architecture.model_dump_json()})
+    told = {} if architecture is None else {ARCHITECTURE_KEY: architecture.model_dump_json()}
+    entries = {**told, **(metadata or {})}
+    save_file(tensors, path, entries or None)
+    if entries:
+        _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes the entries in any order, and the same run shall make the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(HEADER_SIZE_BYTES), "little")
+        header = json.loads(file.read(size))
+        entries = header.pop("__metadata__")
+        ordered = {"__metadata__": dict(sorted(entries.items())), **header}
+        text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > size:
+            raise ValueError(f"the header of {path} has {len(text)} bytes, but there is room for {size}")
+        file.seek(HEADER_SIZE_BYTES)
+        # The format pads headers with spaces.
+        file.write(text.ljust(size))
 
 
 def load(folder: str | Path, weights: str = WEIGHTS_FILE) -> Model:

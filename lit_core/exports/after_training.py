@@ -48,7 +48,7 @@ def write_operations(
         load_state(student, chosen[pruned].state)
         name = f"model.prune-{share:g}"
         path = folder / f"{name}.safetensors"
-        save_weights(student, path, architecture)
+        save_weights(student, path, architecture, details.metadata)
         found = _measured(task, student)
         reports.append(
             _operation_report(task, operation, path, teacher, found, before=before, epoch=chosen[pruned].epoch)

@@ -29,7 +29,7 @@ class Details:
     """What some formats take beside the network."""
 
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """By `metadata_of`."""
+    """Of the model; JSON by key."""
     calibration: Calibration = tuple
     """For quantisation."""
 

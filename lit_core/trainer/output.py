@@ -14,7 +14,6 @@ from lit_core.exports import Details, write_exports
 from lit_core.exports.after_training import write_operations
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
-from lit_core.exports.metadata import metadata_of
 from lit_core.model import ModelConfig, save
 from lit_core.networks.student import student_architecture
 from lit_core.report import build_report, measure_baselines, measure_networks
@@ -45,7 +44,7 @@ def write_output(
     def calibration() -> Iterator[tuple[Tensor, ...]]:
         return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
 
-    details = Details(metadata_of(config), calibration)
+    details = Details(config.metadata, calibration)
     exports = write_exports(
         student,
         [kind for kind in spec.exports if kind != Export.HUGGING_FACE],

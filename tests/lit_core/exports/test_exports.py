@@ -20,6 +20,7 @@ import timm
 import torch
 import torchvision
 from ruamel.yaml import YAML
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,7 +29,6 @@ from lit_core.data import ImagePreprocessing
 from lit_core.exports import Details, write_exports
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.hugging_face import timm_config, write_hugging_face
-from lit_core.exports.metadata import metadata_of
 from lit_core.exports.openvino_file import is_installed
 from lit_core.exports.verify import Unfaithful, check, compare
 from lit_core.model import ModelConfig, save
@@ -189,7 +189,7 @@ def test_files_say_what_they_are(cifar_files: Path) -> None:
     assert {key: value.encode() if isinstance(value, str) else value for key, value in read.items()} == {
         key: value.encode() for key, value in METADATA.items()
     }
-    told = {key: json.loads(value) for key, value in metadata_of(config_of(cifar_architecture())).items()}
+    told = {key: json.loads(value) for key, value in config_of(cifar_architecture()).metadata.items()}
     assert told["lit.classes"] == [f"class {n}" for n in range(CLASSES)]
     assert (told["lit.mean"], told["lit.std"], told["lit.scale"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.1], 255)
     assert (told["lit.layout"], told["lit.channels"], told["lit.size"]) == ("NCHW", 3, [32, 32])
@@ -498,6 +498,22 @@ def test_what_timm_cannot_load_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "huggingface").exists()
     with pytest.raises(ValueError, match="crop"):
         timm_config("vit_tiny_patch16_224", VIT, network, preprocessing(crop=20))
+
+
+def test_the_weights_say_what_they_are_in_the_same_bytes(tmp_path: Path) -> None:
+    config = config_of(cifar_architecture())
+    config.preprocessing.class_order[0] = 'ä "0" \\ \x7f\n'
+    for name in ("one", "two", "three"):
+        save(cifar_network(), config, tmp_path / name)
+    first, *others = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three"))
+    assert [first, first] == others
+    with safe_open(tmp_path / "one/model.safetensors", "pt") as file:
+        told = file.metadata()
+        assert set(told) == {*config.metadata, "lit_architecture"}
+        assert json.loads(told["lit.classes"]) == config.preprocessing.class_order
+    state = cifar_network().state_dict()
+    read = load_file(tmp_path / "one/model.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
 
 
 def test_a_folder_of_our_own_families(tmp_path: Path) -> None:
