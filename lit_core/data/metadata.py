@@ -13,7 +13,7 @@ LAYOUTS = {"image": "NCHW", "text": "NL"}
 
 
 def metadata_of(task: Task, preprocessing: Preprocessing) -> dict[str, str]:
-    """JSON by key: `lit.version`, `lit.task`, `lit.classes`, `lit.layout`, and each value of the preprocessing under its
+    """JSON by key: `lit.version`, `lit.task`, `lit.classes`, `lit.layout`, and each value of the preprocessing by its
     name in config.json: of images `lit.size`, `lit.channels`, `lit.scale`, `lit.mean`, `lit.std` and others."""
     values = {
         "version": version("lit-compress"),
