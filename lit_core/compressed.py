@@ -18,7 +18,7 @@ from lit_core.model import PROGRAM_FAMILY, PROGRAM_FILE, ModelConfig, save, save
 from lit_core.networks.families.shapes import Shapes
 from lit_core.networks.recognition import recognised_student
 from lit_core.tasks.batches import Batches, split_batch
-from lit_spec import Architecture, Export, Modality
+from lit_spec import Architecture, Export, Modality, Output
 from lit_spec.requests.then import prune_share
 from lit_spec.trainer.folder import REPORT_FILE
 from lit_spec.trainer.report import EpochReport
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PLOT_FILE = "training.png"
 CALIBRATION_BATCHES = 2
+COMPARED_BATCHES = 16
+"""Of the training data, where there is no validation data."""
 SHOWN_SCORES = {"student_accuracy": "accuracy (%)", "agreement": "agreement (%)", "cosine": "cosine"}
 
 
@@ -68,8 +70,8 @@ class Compressed:
 
         The files are those of a job: `model.safetensors`, `config.json`, `report.json`, the formats in `exports`
         ("onnx", "pt2", "int8", "openvino"), each compared with the student on the validation data or, without it, on
-        the training data, `training.png`, and the pruned students. A student of a network that LIT can't build is also
-        written as `model.pt2`, which `load` then runs.
+        some batches of the training data, `training.png`, and the pruned students. A student of a network that LIT
+        can't build is also written as `model.pt2`, which `load` then runs.
 
         `preprocessing` says how raw samples become the model's input. None: of a model that `load` has read, its own;
         else images are given as the data gave them. `classes` are the names of the outputs in their order; None: those
@@ -84,7 +86,12 @@ class Compressed:
             kinds.append(Export.PT2)
         save(self.student, config, target)
         reports = write_exports(
-            self.student, kinds, target, batches=self._compared, details=Details(config.metadata, self._calibration)
+            self.student,
+            kinds,
+            target,
+            batches=self._compared,
+            details=Details(config.metadata, self._calibration),
+            classifier=self.report["hyperparameters"]["output"] == Output.LOGITS,
         )
         failed = {report.kind: report.error for report in reports if report.error is not None}
         if is_program and Export.PT2 in failed:
@@ -191,8 +198,9 @@ class Compressed:
         )
 
     def _compared(self) -> Iterator[tuple[Inputs, Tensor]]:
-        batches = self.origin.validation
-        for batch in self.origin.training if batches is None else batches:
+        validation = self.origin.validation
+        # Training data may be endless.
+        for batch in islice(self.origin.training, COMPARED_BATCHES) if validation is None else validation:
             yield split_batch(batch)
 
     def _calibration(self) -> Iterator[Inputs]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from contextlib import redirect_stderr
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ class Seen:
 class Impatient:
     def on_epoch(self, done: EpochDone) -> None:
         raise InterruptedError(f"after epoch {done.epoch}")
+
+
+class Endless:
+    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return cycle(self.batches)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +193,10 @@ def test_image_files_and_folders_are_read(tmp_path: Path, digits: Dataset) -> No
 def test_a_network_that_nobody_can_build_is_saved_as_a_program(digits: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
     training = batches(digits, Split.TRAIN, 64)
-    made = lit_core.compress(OnDigits(), training, blocks=[2, 2], select="even", schedule=LIT_ONLY)
+    endless = Endless(training)
+    made = lit_core.compress(
+        OnDigits(), endless, blocks=[2, 2], select="even", schedule={**LIT_ONLY, "steps_per_epoch": 2}
+    )
     model = lit_core.load(made.save(tmp_path, classes=[f"digit {n}" for n in range(10)]))
     x = training[0][0]
     with torch.no_grad():
