@@ -413,3 +413,12 @@ def test_a_format_whose_package_the_worker_lacks_is_refused_before_the_training(
         run(tmp_path / "job", teacher_file, exports=["onnx", "openvino"])
     assert (refused.value.error.type, refused.value.error.field) == (ErrorType.BAD_SPECIFICATION, "exports")
     assert not (tmp_path / "job/output").exists()
+
+
+def test_a_job_writes_openvino_and_says_how_fast_it_is(tmp_path: Path, teacher_file: Path) -> None:
+    pytest.importorskip("openvino", reason="the package openvino is not installed")
+    (export,) = run(tmp_path / "job", teacher_file, exports=["openvino"])["exports"]
+    assert (export["kind"], export["file"], export["error"]) == ("openvino", "model.openvino.zip", None)
+    assert set(export["latency"]) == {"batch_1", "batch_32"}
+    with zipfile.ZipFile(tmp_path / "job/output/model.openvino.zip") as archive:
+        assert '<classes value="[&quot;' in archive.read("model.xml").decode()
