@@ -14,7 +14,7 @@ from jobs.database.models import StorageRemoval, Upload
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, retention, uploads
 from jobs.ledger.attempts import Artifact
-from jobs.storage.storage import FolderStorage
+from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.worker.bench import OWNER, Bench
 
