@@ -14,6 +14,9 @@ shopt -s inherit_errexit
 readonly URL=${LIT_URL:-http://127.0.0.1:8000}
 readonly PIECE=$((64 * 1024 * 1024)) # bytes in one request; curl keeps them in memory
 
+ANSWER=$(mktemp)
+trap 'rm --force "$ANSWER"' EXIT
+
 fail() {
   echo "nightly.sh: $1" >&2
   exit "${2:-1}"
@@ -27,16 +30,16 @@ request() {
 }
 
 # What the service says is wrong.
-detail() { jq --raw-output '.detail // .title // empty' <<<"$1" 2>/dev/null || true; }
+detail() { jq --raw-output '.detail // .title // empty' 2>/dev/null || true; }
 
-# Prints the answer's body, or fails with what the service says.
+# Prints the answer's body, or fails with what the service says. By a file, because a retry then begins it anew.
 call() {
-  local body
-  if ! body=$(request --fail-with-body --retry 6 --retry-connrefused "$@"); then
-    detail "$body" >&2
+  : >"$ANSWER"
+  if ! request --fail-with-body --retry 6 --retry-connrefused --output "$ANSWER" "$@"; then
+    detail <"$ANSWER" >&2
     return 1
   fi
-  printf '%s' "$body"
+  cat "$ANSWER"
 }
 
 # post PATH BODY [option of curl]...
@@ -63,7 +66,7 @@ upload() {
         [ "$misses" -lt 6 ] || fail "$file could not be sent: 6 tries in a row failed."
         sleep $((2 ** misses))
         ;;
-      *) fail "$file is refused: $(detail "${answer%$'\n'*}")" ;;
+      *) fail "$file is refused: $(detail <<<"${answer%$'\n'*}")" ;;
     esac
   done
   while [[ $(call "$URL/v1/uploads/$id?wait=30" | jq --raw-output .inspection_state) =~ pending|running ]]; do :; done
