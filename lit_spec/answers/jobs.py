@@ -128,6 +128,12 @@ class Job(Answer):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    kept: bool = False
+    """Whether its files stay however old they are."""
+    expires_at: datetime | None = None
+    """When its files are removed; null: never, or not known before the job has finished."""
+    artifacts_removed_at: datetime | None = None
+    """When its files were removed, because the job had finished too long ago. Everything else stays."""
     links: JobLinks
     etag: str | None = Field(None, exclude=True)
     """In the client: the answer's ETag, to ask later whether anything has changed."""
