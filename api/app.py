@@ -12,13 +12,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 
-from api import broker, health, openapi
+from api import broker, health, openapi, traces
 from api.architectures import endpoints as architectures
 from api.http import problems, schemas
 from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
+from api.http.request_log import RequestLog
 from api.jobs import endpoints as jobs
+from api.metrics import endpoint as monitoring
+from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import direct as direct_uploads
@@ -30,6 +33,7 @@ from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
+from jobs.tracing import OFF, Tracing
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.networks import AllowedNetworks
@@ -43,7 +47,7 @@ problems (RFC 9457) with a stable `type`.
 """
 
 
-def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
+def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> FastAPI:
     """The API. `keyless` lets callers in without a key while none exists: for loopback addresses only.
 
     Raises ValueError when the settings lack the database or the broker.
@@ -51,6 +55,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     if settings.database_url is None or settings.redis_url is None:
         raise ValueError("the API needs DATABASE_URL and REDIS_URL")
     database_url, redis_url = settings.database_url, settings.redis_url
+    metrics = ApiMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,8 +68,10 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         housekeeper = Housekeeper(database, wakeups, settings, storage)
         receivers = Receivers(AllowedNetworks.parse(settings.webhook_allowed_networks))
         deliverer = Deliverer(database, listener, Sender(receivers, settings.public_url))
+        readiness = Readiness(database, wakeups, storage)
+        metrics.watch(database, long_polls, settings)
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, Readiness(database, wakeups, storage), receivers, keyless
+            settings, database, storage, wakeups, long_polls, readiness, receivers, metrics, keyless
         )
         await listener.start()
         housekeeper.start()
@@ -77,7 +84,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
             await listener.stop()
             wakeups.close()
             sender.close()
+            metrics.unwatch()
             database.close()
+            await run_in_threadpool(tracing.close)
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -87,6 +96,7 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
         lifespan=lifespan,
     )
     app.add_middleware(HeaderChecks)
+    app.add_middleware(RequestLog, metrics=metrics.http)  # around the one before
     problems.install(app)
     for router in (
         uploads.router,
@@ -100,7 +110,9 @@ def create_app(settings: Settings, *, keyless: bool) -> FastAPI:
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
+    app.include_router(monitoring.router)
     openapi.install(app)
+    traces.instrument(app, tracing)
     return app
 
 

@@ -40,24 +40,32 @@ class Readiness:
             "temporary files": lambda: disks.probe(Path(tempfile.gettempdir())),
         }
         self._look = asyncio.Lock()
-        self._faults: list[str] = []
+        self._faults: dict[str, str] = {}
         self._looked_at: float | None = None
 
     async def faults(self) -> list[str]:
         """What is missing, as of the last FRESH_SECONDS."""
+        return [f"{name}: {reason}" for name, reason in (await self._faults_by_part()).items()]
+
+    async def parts(self) -> dict[str, bool]:
+        """Whether each part is there, as of the last FRESH_SECONDS."""
+        faults = await self._faults_by_part()
+        return {name: name not in faults for name in self._checks}
+
+    async def _faults_by_part(self) -> dict[str, str]:
         async with self._look:
             if self._looked_at is None or time.monotonic() - self._looked_at > FRESH_SECONDS:
                 self._faults = await run_in_threadpool(self._find_faults)
                 self._looked_at = time.monotonic()
             return self._faults
 
-    def _find_faults(self) -> list[str]:
-        found = []
+    def _find_faults(self) -> dict[str, str]:
+        found = {}
         for name, check in self._checks.items():
             try:
                 check()
             except (SQLAlchemyError, redis.RedisError, OSError, NotReady) as failure:
-                found.append(f"{name}: {_reason(failure)}")
+                found[name] = _reason(failure)
         return found
 
 

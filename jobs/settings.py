@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from jobs.broker.queues import DEVICE_QUEUES
 from jobs.webhooks.networks import AllowedNetworks
 from lit_spec.requests.store_urls import store_prefix
+from lit_spec.requests.tracking import tracker_uri
 
 GIB = 1 << 30
 MOST_BYTES = 1 << 62
@@ -22,13 +23,12 @@ MOST_BYTES = 1 << 62
 MOST_SECONDS = 1 << 30
 """34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
 MOST_THREADS = 1 << 15
-UNPREFIXED = ("database_url", "redis_url")
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 
 
 class Settings(BaseSettings):
-    """`LIT_<NAME>` for each field; DATABASE_URL and REDIS_URL carry no prefix."""
+    """`LIT_<NAME>` for each field; DATABASE_URL, REDIS_URL and MLFLOW_TRACKING_URI carry no prefix."""
 
     model_config = SettingsConfigDict(env_prefix="LIT_", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -93,10 +93,29 @@ class Settings(BaseSettings):
     inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
     """Memory that reading an uploaded teacher may take."""
     public_url: str | None = None
-    """Where callers reach the API, as https://lit.example.com. Messages of webhooks then carry whole URLs."""
+    """Where users reach the API, as https://lit.example.com. Messages of webhooks and runs of trackers then link to
+    it."""
     webhook_allowed_networks: str | None = None
     """Networks that are not public and that webhooks may reach all the same, also by http, comma-separated."""
+    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    """MLflow's tracking server, to which all jobs go unless they say otherwise. None: only those that name a server."""
+    mlflow_tracking_uris: str | None = None
+    """Further tracking servers that requests may name, comma-separated; each may have a user and a password."""
+    tracking_give_up_seconds: float = Field(86_400, ge=0, le=MOST_SECONDS)
+    """For how long after a job's end its run is tried again when the tracking server fails."""
     log_format: Literal["json", "console"] = "console"
+    metrics_token: str | None = Field(None, pattern=r"^[!-~]{16,500}$")
+    """Whoever sends it as `Authorization: Bearer` reads /metrics of API and workers. None: loopback only."""
+    worker_metrics_port: int | None = Field(None, ge=1, le=65_000)
+    """Port on which a worker process serves /metrics; those of one command take consecutive ports. None: it doesn't."""
+    worker_metrics_host: str = "127.0.0.1"
+    """Address for that port. Any address other than loopback needs `metrics_token`."""
+
+    @field_validator("metrics_token", mode="before")
+    @classmethod
+    def _empty_is_none(cls, token: object) -> object:
+        # As Compose hands over a variable that .env leaves empty.
+        return token or None
 
     @field_validator("redis_url")
     @classmethod
@@ -105,7 +124,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(BROKER_SCHEMES)}")
         return url
 
-    @field_validator("host")
+    @field_validator("host", "worker_metrics_host")
     @classmethod
     def _is_a_host(cls, host: str) -> str:
         if HOST_NAME.fullmatch(host) is None:
@@ -147,6 +166,27 @@ class Settings(BaseSettings):
             device_names(devices)
         return devices
 
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _is_a_tracking_server(cls, uri: str | None) -> str | None:
+        if uri:
+            tracker_uri(uri)
+        return uri or None
+
+    @field_validator("mlflow_tracking_uris")
+    @classmethod
+    def _are_tracking_servers(cls, uris: str | None) -> str | None:
+        for uri in listed(uris):
+            tracker_uri(uri)
+        return uris or None
+
+    @field_validator("mlflow_tracking_uris")
+    @classmethod
+    def _are_tracking_servers(cls, uris: str | None) -> str | None:
+        for uri in listed(uris):
+            tracker_uri(uri)
+        return uris or None
+
     @property
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"
@@ -166,6 +206,11 @@ class Settings(BaseSettings):
         values = dict(self) | {"storage_dir": self.storage_root}
         absolute = {name: value.resolve() if isinstance(value, Path) else value for name, value in values.items()}
         return {_variable(name): str(value) for name, value in absolute.items() if value is not None}
+
+
+def listed(setting: str | None) -> list[str]:
+    """The entries of a comma-separated setting, without empty ones."""
+    return [entry.strip() for entry in (setting or "").split(",") if entry.strip()]
 
 
 def device_names(setting: str) -> list[str]:
@@ -192,8 +237,10 @@ def _source(location: tuple[int | str, ...], options: Collection[str]) -> str:
 
 
 def _variable(name: str) -> str:
-    """The environment variable of a field. The two URLs carry no prefix."""
-    return name.upper() if name.isupper() or name in UNPREFIXED else f"LIT_{name.upper()}"
+    """The environment variable of a field. Some carry no prefix."""
+    field = Settings.model_fields.get(name)
+    own = None if field is None else field.validation_alias
+    return own if isinstance(own, str) else name if name.isupper() else f"LIT_{name.upper()}"
 
 
 def _message(entry: ErrorDetails) -> str:

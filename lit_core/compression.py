@@ -139,7 +139,9 @@ def compress(
 class SilentObserver:
     """Ignores everything and never stops the training."""
 
-    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+    def epoch(
+        self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], steps: int
+    ) -> None:
         pass
 
     def progress(self, progress: Progress) -> None:

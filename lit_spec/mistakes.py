@@ -163,7 +163,7 @@ def _fields_at(models: Models, path: Sequence[str]) -> list[str]:
     for name in path:
         inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, name)]
         models = inner or [m for m in models if _is_variant(m, name)] or models
-    return sorted({name for found in models for name in found.model_fields})
+    return sorted({field.alias or name for found in models for name, field in found.model_fields.items()})
 
 
 def _is_variant(model: type[BaseModel], name: str) -> bool:

@@ -44,7 +44,7 @@ class RunningService:
 def own_environment(data_dir: Path) -> dict[str, str]:
     """This process's environment, without the settings of another service, for one whose data lie in `data_dir`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_")}
-    for name in ("DATABASE_URL", "REDIS_URL"):
+    for name in ("DATABASE_URL", "REDIS_URL", "MLFLOW_TRACKING_URI"):
         kept.pop(name, None)
     return {**kept, "LIT_DATA_DIR": str(data_dir)}
 

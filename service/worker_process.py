@@ -1,4 +1,4 @@
-"""`python -m service.worker_process [--inspect] [--devices cpu,cuda]`: one worker process, ended by SIGTERM."""
+"""`python -m service.worker_process [--inspect | --track] [--devices cpu,cuda]`: a worker process, ended by SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from worker.host.devices import worker_devices
 from worker.host.parent_death import stop_with_parent
 from worker.host.startup import exit_on_sigterm, refuse_to_start
 from worker.inspecting import process as inspecting
+from worker.tracking import process as tracking
 from worker.training import process as training
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m service.worker_process", description=__doc__)
     parser.add_argument("--inspect", action="store_true", help="inspect uploads instead of training")
+    parser.add_argument("--track", action="store_true", help="keep runs at MLflow up to date instead of training")
     parser.add_argument("--devices", help='"cpu", "cuda" or both, comma-separated; detected when not given')
     parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
@@ -30,6 +32,8 @@ def main() -> int:
     set_up_logs(settings.log_format)
     if arguments.inspect:
         return inspecting.run(settings)
+    if arguments.track:
+        return tracking.run(settings)
     try:
         devices = worker_devices(arguments.devices or settings.worker_devices)
     except ValueError as failure:

@@ -30,6 +30,7 @@ def check_caller(request: Request, context: Context) -> str:
     Raises Problem 401, 403, 404 or 422.
     """
     owner = _authenticate(request, context)
+    request.state.owner = owner
     check_address(request)
     return owner
 
@@ -44,7 +45,7 @@ def _authenticate(request: Request, context: Context) -> str:
         open_to_all = context.keyless and not keys.any_keys(session)
     if not open_to_all:
         raise _unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
-    _refuse_browsers_of_others(request)
+    refuse_browsers_of_others(request)
     return LOCAL_OWNER
 
 
@@ -73,7 +74,7 @@ def _unauthorized(detail: str) -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _refuse_browsers_of_others(request: Request) -> None:
+def refuse_browsers_of_others(request: Request) -> None:
     """Refuse requests of web pages from elsewhere, which reach this service through a browser on this machine.
 
     If the page's name resolves to this machine, the browser sends that name as Host; otherwise it sends an Origin.

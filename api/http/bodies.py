@@ -65,7 +65,7 @@ class JsonRoute(APIRoute):
 
 async def check_caller(request: Request) -> None:
     """Refuse a missing key or a wrong path before the body is read. FastAPI would read the body first."""
-    request.state.owner = await run_in_threadpool(auth.check_caller, request, get_context(request))
+    await run_in_threadpool(auth.check_caller, request, get_context(request))
 
 
 async def _sent_json(request: Request) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -11,11 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
+from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
+from jobs.tracking.trackers import Trackers
 from jobs.webhooks.addresses import Receivers
 
 T = TypeVar("T")
@@ -30,8 +33,14 @@ class Context:
     long_polls: LongPolls
     readiness: Readiness
     receivers: Receivers
+    metrics: ApiMetrics
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
+
+    @cached_property
+    def trackers(self) -> Trackers:
+        """Where runs of jobs may go."""
+        return Trackers.of(self.settings)
 
 
 def get_context(request: Request) -> Context:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Query
 from fastapi.concurrency import run_in_threadpool
 
 from api.http.numbers import WholeNumber
+from api.http.request_log import mark_held
 from jobs.database.notifications import Listener, Subscription
 
 T = TypeVar("T")
@@ -30,6 +32,8 @@ class LongPolls:
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._stopping = False
+        self.open = 0
+        """How many requests wait now."""
 
     def stop(self) -> None:
         """Let everyone answer now: the process is about to end."""
@@ -47,10 +51,21 @@ class LongPolls:
     async def until(self, topic: str, seconds: float, look: Callable[[], T], done: Callable[[T], bool]) -> T:
         """Look again at each change of `topic` until `done` holds or the time is up; the last look's value."""
         end = time.monotonic() + seconds
-        with self._listener.subscribe(topic) as subscription:
+        if seconds > 0:
+            mark_held()
+        with self._listener.subscribe(topic) as subscription, self._counted(seconds):
             while True:
                 value = await run_in_threadpool(look)
                 left = end - time.monotonic()
                 if left <= 0 or self._stopping or done(value):
                     return value
                 await subscription.changed(min(left, LOOK_SECONDS))
+
+    @contextmanager
+    def _counted(self, seconds: float) -> Iterator[None]:
+        waits = int(seconds > 0)
+        self.open += waits
+        try:
+            yield
+        finally:
+            self.open -= waits

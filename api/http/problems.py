@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http import schemas
+from api.http.request_ids import HEADER
 from jobs import disks
 from jobs.database import outages
 from jobs.errors import Conflict, NotFound, RequestRefused, Stale
@@ -232,9 +233,12 @@ def _storage_fault(_request: Request, error: Exception) -> JSONResponse:
     return disk_problem("the storage", error).response()
 
 
-def _failure(_request: Request, _error: Exception) -> JSONResponse:
-    # Starlette logs the traceback; the caller must not see internals.
-    return Problem(500, "internal-error", "the service failed at this request: see its log").response()
+def _failure(request: Request, _error: Exception) -> JSONResponse:
+    # Starlette logs the traceback; the caller must not see internals. The middleware that sends the id is passed by.
+    request_id = getattr(request.state, "request_id", None)
+    headers = {} if request_id is None else {HEADER: request_id}
+    detail = "the service failed at this request: see its log"
+    return Problem(500, "internal-error", detail, headers=headers).response()
 
 
 def _sentence(error: Exception) -> str:

@@ -36,6 +36,7 @@ from jobs.ledger.requests import parse
 from jobs.storage import layout
 from jobs.storage.media_types import media_type
 from jobs.storage.storage import StorageKeyMissing
+from jobs.tracking import runs
 from lit_spec import JobRequest, Phase
 from lit_spec.answers.jobs import ArtifactPage, EventPage, Job, MetricPage
 from lit_spec.answers.pages import Page
@@ -127,7 +128,7 @@ async def _make(
 
 def _look(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
     job = owned_jobs.get(session, owner, job_id, lock=lock)
-    return show_job(job, owned_jobs.waiting_reason(session, job))
+    return show_job(job, owned_jobs.waiting_reason(session, job), runs.of_jobs(session, [job_id]).get(job_id))
 
 
 @router.get("")
@@ -144,7 +145,8 @@ def list_jobs(
     rows = owned_jobs.list_page(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=page.after(), limit=page.limit + 1
     )
-    return page.make_page(rows, show_job)
+    tracked = runs.of_jobs(session, [row.id for row in rows])
+    return page.make_page(rows, lambda row: show_job(row, run=tracked.get(row.id)))
 
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
@@ -163,7 +165,8 @@ async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditio
 def cancel_job(job_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Job:
     """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
     require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
-    return show_job(owned_jobs.request_cancel(session, owner, job_id))
+    owned_jobs.request_cancel(session, owner, job_id)
+    return _look(session, owner, job_id)
 
 
 @router.delete("/{job_id}", status_code=204)

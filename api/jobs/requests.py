@@ -34,6 +34,7 @@ async def make_job(
     if earlier is not None:
         return earlier, []
     request = await prepare()
+    context.trackers.check(request)
     inspections = await inspections_of(context, owner, request)
     job = await in_transaction(
         context, lambda session: requests.create_job(session, owner, request, inspections, repeated)

@@ -7,15 +7,30 @@ from typing import Any
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
+from jobs.database.models import TrackedRun
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.storage.media_types import media_type
+from jobs.tracking.runs import RunStage
 from lit_spec import JobError
-from lit_spec.answers.jobs import Artifact, Event, Job, JobLinks, JobLive, JobProgress, JobWorker, Metric, Waiting
+from lit_spec.answers.jobs import (
+    Artifact,
+    Event,
+    Job,
+    JobLinks,
+    JobLive,
+    JobProgress,
+    JobTracking,
+    JobWorker,
+    Metric,
+    MlflowRun,
+    RegisteredVersion,
+    Waiting,
+)
 from lit_spec.base import READING_ANSWER
 from lit_spec.states import JobState
 
 
-def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
+def show_job(job: JobRow, waiting: WaitingReason | None = None, run: TrackedRun | None = None) -> Job:
     path = f"/v1/jobs/{job.id}"
     running_on = JobWorker(id=job.worker_id, device=job.worker_device) if job.worker_id and job.worker_device else None
     return Job(
@@ -40,6 +55,7 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None) -> Job:
         accepted=(job.result or {}).get("accepted"),
         result=job.result,
         error=job.error and JobError.model_validate(job.error, context=READING_ANSWER),
+        tracking=run and JobTracking(mlflow=show_run(run)),
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
@@ -64,6 +80,18 @@ def show_live(job: JobRow) -> JobLive:
 
 def _show_progress(job: JobRow) -> JobProgress | None:
     return None if job.progress is None else JobProgress.model_validate(job.progress)
+
+
+def show_run(run: TrackedRun) -> MlflowRun:
+    return MlflowRun(
+        tracking_uri=run.tracking_uri,
+        run_id=run.run_id,
+        experiment_id=run.experiment_id,
+        url=run.run_id and f"{run.tracking_uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}",
+        complete=run.stage == RunStage.COMPLETE,
+        registered=run.registered and RegisteredVersion.model_validate(run.registered),
+        error=run.error,
+    )
 
 
 def show_event(event: EventRow) -> Event:

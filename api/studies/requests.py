@@ -26,5 +26,5 @@ async def make_study(
         return earlier, []
     with renaming(field_of_job):
         inspections = await inspections_of(context, owner, request.job)
-    spec = await run_in_threadpool(specify_study, request, inspections)
+    spec = await run_in_threadpool(specify_study, request, inspections, context.trackers)
     return await in_transaction(context, lambda session: create_study(session, owner, body, spec, repeated))

@@ -57,10 +57,12 @@ class Database:
     def __init__(
         self, url: str, *, pool_size: int = 10, idle_transaction_seconds: float = IDLE_TRANSACTION_SECONDS
     ) -> None:
+        overflow = pool_size
+        self.most_connections = pool_size + overflow
         self.engine: Engine = create_engine(
             database_url(url),
             pool_size=pool_size,
-            max_overflow=pool_size,
+            max_overflow=overflow,
             pool_pre_ping=True,
             pool_timeout=10,
             connect_args=CONNECT_ARGS,

@@ -21,6 +21,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+LIFECYCLE_EVENTS = ("queued", "claimed", "released", "lost", "succeeded", "failed", "cancelled")
+"""Types of the events that change the state of a job."""
+LIFECYCLE = f"type IN ({', '.join(map(repr, LIFECYCLE_EVENTS))})"
+"""The index of events by time has these only. A query must say it in these words, and not with parameters."""
+
 
 class Base(DeclarativeBase):
     metadata = MetaData(
@@ -220,6 +225,8 @@ class Job(Base):
     """Grows with every change that a reader can see. Heartbeats don't change it."""
     seconds_used: Mapped[float] = mapped_column(server_default="0")
     """Seconds of training over all attempts."""
+    traceparent: Mapped[str | None]
+    """The span of the request that made the job (W3C Trace Context), which the worker's trace continues."""
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -236,6 +243,7 @@ class JobUpload(Base):
 
 class Event(Base):
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_lifecycle", "created_at", postgresql_where=text(LIFECYCLE)),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -254,6 +262,45 @@ class Metric(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[float]
     attempt: Mapped[int]
+
+
+class TrackedRun(Base):
+    """The run of a job at a tracking server. A job that a worker claims gets it; `jobs.ledger.tracked_runs` keeps it.
+
+    It outlives its job until the run at the server has been ended.
+    """
+
+    __tablename__ = "tracked_runs"
+    __table_args__ = (
+        CheckConstraint("stage IN ('new', 'live', 'ended', 'stored', 'complete')", name="stage"),
+        Index("ix_tracked_runs_due", "due_at", postgresql_where=text("stage <> 'complete'")),
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    tracking_uri: Mapped[str]
+    run_id: Mapped[str | None]
+    """None: the run has not been made yet."""
+    experiment_id: Mapped[str | None]
+    stage: Mapped[str] = mapped_column(server_default="new")
+    """What has been done: `new` nothing, `live` the run is described and follows the job, `ended` the job is finished
+    and so is the run, `stored` its files are there, `complete` nothing is left to do."""
+    event_seq: Mapped[int] = mapped_column(server_default="0")
+    """Number of the job's newest event that the run has."""
+    epochs: Mapped[int] = mapped_column(server_default="0")
+    """The newest epoch that the run has, counted through all phases. Epochs that are repeated don't count."""
+    status: Mapped[str | None]
+    """The run's status, as it was last set."""
+    registered: Mapped[dict[str, Any] | None]
+    """`name` and `version` of the registered model."""
+    error: Mapped[str | None]
+    """What failed last, until it succeeds."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """How often in a row the tracking server has failed."""
+    turn: Mapped[int] = mapped_column(server_default="0")
+    """The token of the newest process that works on the run: it only grows, and fences off every earlier one."""
+    due_at: Mapped[datetime] = _now()
+    """When somebody may work on it again: not while a process does, and not too soon after a failure."""
+    created_at: Mapped[datetime] = _now()
 
 
 class SpentCheckpoints(Base):

@@ -27,6 +27,8 @@ from jobs.errors import Stale
 from jobs.ids import new_id
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.transitions import Event, change
+from jobs.tracking import runs
+from jobs.tracking.trackers import Trackers
 from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.states import JobState
 from lit_spec.trainer.phases import JobPhase
@@ -69,6 +71,10 @@ class Claim:
     """How much of the training earlier attempts did, from 0 to 1; 0 without a checkpoint."""
     study_id: str | None = None
     """The study of which the job is a trial."""
+    traceparent: str | None = None
+    """The span of the request that made the job."""
+    queued_at: datetime | None = None
+    """When the job was made, if this is its first attempt."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,13 @@ def claim(
     spec_versions: Sequence[int],
     lease_seconds: float,
     left_to_others: Sequence[str] = (),
+    trackers: Trackers = Trackers(),
 ) -> Claim | None:
     """Take the oldest queued job that this worker can run and that is not in `left_to_others`. None if there is none.
 
     Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
-    whose stored specification this version can't read fails here, so that it does not block the queue.
+    whose stored specification this version can't read fails here, so that it does not block the queue. `trackers` says
+    where the job's run goes.
     """
     while (job := _oldest(session, devices, spec_versions, left_to_others)) is not None:
         try:
@@ -113,6 +121,7 @@ def claim(
         except Unreadable as wrong:
             _fail_unreadable(session, job, wrong)
         else:
+            runs.follow(session, job, trackers)
             return _take(session, job, spec, worker_id, devices, lease_seconds)
     return None
 
@@ -168,6 +177,8 @@ def _take(
         fraction=progress["fraction"],
         seconds_used=job.seconds_used,
         study_id=job.study_id,
+        traceparent=job.traceparent,
+        queued_at=job.created_at if job.attempt == 1 else None,
     )
 
 

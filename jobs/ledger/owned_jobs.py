@@ -21,6 +21,8 @@ from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
+from jobs.tracing import current_traceparent
+from jobs.tracking import runs
 from lit_spec import Device, JobRequest, JobSpec, Phase
 from lit_spec.states import JobState, StudyState
 
@@ -87,6 +89,7 @@ def create(
         event_seq=0,
         version=0,
         seconds_used=0.0,
+        traceparent=current_traceparent(),
     )
     session.add(job)
     session.flush()
@@ -162,6 +165,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
         detail = f"job {job_id} is a trial of {job.study_id}, which is still running: cancel the study first"
         raise Conflict("study-not-finished", detail)
     session.execute(sql_delete(Job).where(Job.id == job_id))
+    runs.forget_complete(session, [job_id])
     return layout.job_prefix(job_id)
 
 

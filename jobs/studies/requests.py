@@ -18,11 +18,12 @@ from jobs.ledger.requests import Inspections, parse, refuse_deleted_upload, spec
 from jobs.studies import studies
 from jobs.studies.kinds.kind_of import kind_of
 from jobs.studies.kinds.trials import StudySpec
+from jobs.tracking.trackers import Trackers
 from lit_spec import JobRequest, SpecError
 from lit_spec.requests.study import MOST_TRIALS, PlanRequest, StudyRequest
 
 
-def specify_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
+def specify_study(request: StudyRequest, inspections: Inspections, trackers: Trackers = Trackers()) -> StudySpec:
     """The study's specification. Every trial that it may make is checked like a job of its own."""
     spec = StudySpec(request=request, inspection=inspections.teacher, discriminator=inspections.discriminator)
     try:
@@ -35,12 +36,21 @@ def specify_study(request: StudyRequest, inspections: Inspections) -> StudySpec:
         )
     for template in kind.templates():
         with renaming(template.blame):
-            student = specify(parse(JobRequest, template.request), inspections).student
+            job = parse(JobRequest, template.request)
+            _check_registers_nothing(job)
+            trackers.check(job)
+            student = specify(job, inspections).student
             if student.plan is not None and not isinstance(request, PlanRequest):
                 raise RequestRefused.invalid_field(
                     "student.plan", 'trains no student that could be compared: make a study of kind "plan"'
                 )
     return spec
+
+
+def _check_registers_nothing(job: JobRequest) -> None:
+    if job.registered_model is not None:
+        message = "would register every trial: leave it out, and rerun the study's best job with it"
+        raise RequestRefused.invalid_field("register", message)
 
 
 def create_study(

@@ -23,6 +23,7 @@ from jobs.studies.kinds.kind_of import kind_of
 from jobs.studies.kinds.trials import StudySpec
 from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_progress
+from jobs.tracking import runs
 from jobs.webhooks import outbox
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import StudyState
@@ -155,4 +156,5 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
         )
     removed = session.scalars(sql_delete(Job).where(Job.study_id == study_id).returning(Job.id)).all()
     session.execute(sql_delete(Study).where(Study.id == study_id))
+    runs.forget_complete(session, removed)
     return [layout.job_prefix(job_id) for job_id in removed]

@@ -77,11 +77,13 @@ class JobObserver:
         self.stop = stop
         self.folder = folder
 
-    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+    def epoch(
+        self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], steps: int
+    ) -> None:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("%s epoch %d/%d: %s", phase, epoch, epochs, shown)
         self.messages.emit(
-            EpochDone(phase=phase, epoch=epoch, epochs=epochs, fraction=fraction, metrics=metrics),
+            EpochDone(phase=phase, epoch=epoch, epochs=epochs, fraction=fraction, metrics=metrics, steps=steps),
         )
 
     def progress(self, progress: Progress) -> None:

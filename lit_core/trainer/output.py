@@ -17,6 +17,7 @@ from lit_core.exports.folder import export_folder
 from lit_core.model import ModelConfig, save
 from lit_core.networks.student import student_architecture
 from lit_core.report import build_report, measure_baselines, measure_networks
+from lit_core.trainer.tensorboard_file import write_tensorboard
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.task import Task
 from lit_spec import Export, JobSpec, Split
@@ -65,6 +66,8 @@ def write_output(
         begin(JobPhase.AFTER_TRAINING)
     operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration, architecture)
     report = build_report(spec, trained, networks, baselines, exports, operations, environment)
+    if spec.tensorboard and (missing := write_tensorboard(output, spec, trained.epochs)) is not None:
+        report.notes.insert(0, missing)
     if Export.HUGGING_FACE in spec.exports:
         # Last, because the model card shows the report.
         report.exports.append(export_folder(output, report, config, student, task.sample(2)))

@@ -68,8 +68,13 @@ class Drained(Exception):
 class Observer(Protocol):
     """Is told about the progress of the training, and may stop it."""
 
-    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
-        """An epoch is done: `epoch` (from 1) of the phase's `epochs`. `fraction` of the whole training is done."""
+    def epoch(
+        self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], steps: int
+    ) -> None:
+        """An epoch is done: `epoch` (from 1) of the phase's `epochs`. `fraction` of the whole training is done.
+
+        The epoch had so many optimisation `steps`.
+        """
 
     def progress(self, progress: Progress) -> None:
         """Called when a phase begins, and between two steps, at most once a second."""
@@ -295,7 +300,7 @@ class Training:
         self.position = TrainingPosition(phase, epoch + 1, 0)
         if supersedes or not has_collapsed(scores, self.best):
             self._keep_good_state(state, updater)
-        self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics)
+        self.observer.epoch(phase, epoch + 1, self._epochs_of(phase), self._fraction(), metrics, self.steps_per_epoch)
         self._told = time.monotonic()
         self._begin_epoch(losses=len(updater.names))
 

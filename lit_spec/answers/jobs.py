@@ -57,6 +57,34 @@ class JobLinks(Answer):
     artifacts: str
 
 
+class RegisteredVersion(Answer):
+    """A version of a registered model."""
+
+    name: str
+    version: str
+
+
+class MlflowRun(Answer):
+    """The run of MLflow that follows a job."""
+
+    tracking_uri: str
+    run_id: str | None
+    """None: the tracking server has not been reached yet."""
+    experiment_id: str | None
+    url: str | None
+    """The run's page."""
+    complete: bool
+    """Whether everything is there, or was given up; `error` tells which."""
+    registered: RegisteredVersion | None
+    """The version that the student became, if the request asked for it."""
+    error: str | None
+    """What failed last, until it succeeds."""
+
+
+class JobTracking(Answer):
+    mlflow: MlflowRun
+
+
 class Job(Answer):
     """A compression job."""
 
@@ -95,6 +123,8 @@ class Job(Answer):
     result: dict[str, Any] | None
     """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None
+    tracking: JobTracking | None = None
+    """The job's runs in experiment trackers; null before its first attempt, and without a tracker."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -13,6 +13,7 @@ from lit_spec.requests.exports import Export
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.presets import Preset
 from lit_spec.requests.target import Target
+from lit_spec.requests.tracking import Tracked
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
 SPEC_VERSION = 9
@@ -81,7 +82,7 @@ ExpectedAccuracy = Annotated[float | None, Field(gt=0, le=100)]
 validation split or, if it has none, of the test split show that it reaches less here. None: that is not checked."""
 
 
-class JobRequest(Hyperparameters):
+class JobRequest(Tracked, Hyperparameters):
     """The body of `POST /v1/jobs`."""
 
     teacher: str = Field(min_length=1)
@@ -101,6 +102,8 @@ class JobRequest(Hyperparameters):
     teacher_accuracy: ExpectedAccuracy = None
     exports: list[Export] | None = Field(None, max_length=len(Export))
     """Formats in addition to safetensors. None: onnx and pt2; for the trials of a study none."""
+    tensorboard: bool = False
+    """Whether the job's files include `training.tfevents`, the training for TensorBoard."""
     preset: Preset | None = None
     """Values for the fields that the request does not set; see docs/method.md."""
     name: str | None = Field(None, min_length=1, max_length=200)
@@ -152,5 +155,7 @@ class JobSpec(Hyperparameters):
     augmentation: Augmentation | None = None
     teacher_accuracy: ExpectedAccuracy = None
     exports: list[Export] = Field(default_factory=list)
+    tensorboard: bool = False
+    """Whether the output includes the training as a file of TensorBoard events."""
     preset: Preset | None = None
     """The preset that was used. All its values are in this specification."""

@@ -62,6 +62,9 @@ def resolve(
     _check_task(request, teacher)
     if request.student.plan is not None:
         _check_plan(request)
+    exports = _exports(request)
+    if request.registered_model is not None and Export.ONNX not in exports:
+        raise SpecError("register", 'registers the ONNX file, which the job does not write: add "onnx" to exports')
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
     shared["schedule"] = resolve_schedule(request.schedule, request.method)
     discriminator_spec = _resolve_discriminator(request, teacher, discriminator)
@@ -85,7 +88,8 @@ def resolve(
         student=resolve_student(request.student, request.method, inspection, dataset),
         augmentation=request.augmentation,
         teacher_accuracy=request.teacher_accuracy,
-        exports=_exports(request),
+        exports=exports,
+        tensorboard=request.tensorboard,
         preset=request.preset,
         **shared,
     )
@@ -232,8 +236,10 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
 
 
 def _check_plan(request: JobRequest) -> None:
-    for name in ("exports", "then", "accept"):
-        if getattr(request, name):
+    names = ("exports", "then", "accept", "tensorboard")
+    asked = {name: getattr(request, name) for name in names} | {"register": request.registered_model}
+    for name, value in asked.items():
+        if value:
             raise SpecError(name, "is for a trained student, but student.plan trains none: leave it out")
 
 

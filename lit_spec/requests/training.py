@@ -237,6 +237,11 @@ class Schedule(SpecModel):
         """The schedule of a phase. The phase after a pruning has the schedule of fine-tuning."""
         return self.lit if phase == Phase.LIT else self.fine_tune
 
+    def epochs_before(self, phase: Phase) -> int:
+        """The number of epochs before a phase. Epochs of the phase added to it count through the whole training."""
+        phases = list(Phase)
+        return sum(self.of(earlier).epochs for earlier in phases[: phases.index(phase)])
+
     @model_validator(mode="after")
     def _trains(self) -> Self:
         if self.lit.epochs + self.fine_tune.epochs == 0:

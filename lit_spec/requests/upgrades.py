@@ -63,8 +63,11 @@ def _with_minus_one_unlabelled(job: Stored) -> Stored:
     return {**job, "spec_version": 8, "dataset": _read_as_before(job["dataset"], job["teacher"]["architecture"])}
 
 
-def _without_url(job: Stored) -> Stored:
-    """Version 8 knew no `dataset.url`. Its workers would fail a job that has it."""
+def _without_trackers(job: Stored) -> Stored:
+    """Version 8 knew no `dataset.url` and no `tensorboard`, and its workers no trackers.
+
+    They would fail such jobs, or run a tracked job untracked.
+    """
     return {**job, "spec_version": 9}
 
 
@@ -125,8 +128,8 @@ def _with_minus_one_unlabelled_in_trials(study: Stored) -> Stored:
     return {**study, "request": {**request, "job": {**job, "dataset": dataset}}}
 
 
-def _without_urls(study: Stored) -> Stored:
-    """Version 7 knew no `dataset.url`, and would fail a study that has it."""
+def _without_trackers_in_trials(study: Stored) -> Stored:
+    """Version 7 knew no `dataset.url`, `track` and `tensorboard`, and would fail a study that has one of them."""
     return study
 
 
@@ -152,7 +155,7 @@ JOB_STEPS: Steps = {
     5: _with_repair,
     6: _without_race_of_rates,
     7: _with_minus_one_unlabelled,
-    8: _without_url,
+    8: _without_trackers,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -162,7 +165,7 @@ STUDY_STEPS: Steps = {
     4: _without_repair,
     5: _with_no_race,
     6: _with_minus_one_unlabelled_in_trials,
-    7: _without_urls,
+    7: _without_trackers_in_trials,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

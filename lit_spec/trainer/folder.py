@@ -28,6 +28,8 @@ REPORT_FILE = "report.json"
 """The `Report`."""
 BUNDLE_FILE = "bundle.zip"
 """All other files of the output."""
+TENSORBOARD_FILE = "training.tfevents"
+"""Only of jobs that ask for it. TensorBoard reads files with `tfevents` in their name."""
 PICTURE_FILE = "translations.png"
 """Of a generator's job only."""
 REQUIRED_OUTPUT = (WEIGHTS_FILE, CONFIG_FILE, REPORT_FILE)

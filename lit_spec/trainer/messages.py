@@ -70,6 +70,8 @@ class EpochDone(_Message):
     fraction: float = Field(ge=0, le=1)
     """How much of the whole training is done, from 0 to 1."""
     metrics: dict[MetricName, float] = Field(max_length=1000)
+    steps: Count | None = None
+    """Optimisation steps of this epoch."""
 
 
 class Progress(_Message):

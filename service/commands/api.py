@@ -14,6 +14,7 @@ from jobs.ledger import keys as api_keys
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
+from jobs.tracing import TracingNotConfigured, open_tracing
 from service import http_server
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
@@ -34,7 +35,12 @@ def api(host: Host = None, port: Port = None) -> None:
 def prepared_api(settings: Settings) -> FastAPI:
     """The API application; writes the ledger's marker into its storage. Raises NotConfigured."""
     _mark_storage(settings)
-    return create_app(settings, keyless=_keyless(settings))
+    keyless = _keyless(settings)
+    try:
+        tracing = open_tracing("lit-api")
+    except TracingNotConfigured as wrong:
+        raise NotConfigured(str(wrong)) from wrong
+    return create_app(settings, keyless=keyless, tracing=tracing)
 
 
 def _mark_storage(settings: Settings) -> None:

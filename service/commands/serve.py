@@ -14,7 +14,7 @@ from service import http_server
 from service.backing_services import backing_services
 from service.commands.api import prepared_api
 from service.commands.options import Host, Port, errors_as_sentences, read_settings
-from service.worker_children import check_devices, inspecting_worker, training_worker
+from service.worker_children import check_devices, check_trackers, inspecting_worker, tracking_workers, training_worker
 
 
 def serve(
@@ -27,6 +27,7 @@ def serve(
         settings = read_settings(host=host, port=port)
         if workers:
             check_devices(settings)
+            check_trackers(settings)
         http_server.exit_on_signals()
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))
@@ -35,8 +36,8 @@ def serve(
         url = http_server.url_of(listening)
         if workers:
             training = [training_worker(settings, number=number) for number in range(1, workers + 1)]
-            # One is enough to inspect uploads.
-            minder.start(*training, inspecting_worker(settings))
+            # One is enough to inspect uploads, and one to keep runs at MLflow up to date.
+            minder.start(*training, inspecting_worker(settings, number=workers + 1), *tracking_workers(settings))
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.
         stack.callback(http_server.ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")

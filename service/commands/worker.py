@@ -9,7 +9,7 @@ import typer
 
 from service.commands.options import errors_as_sentences, read_settings, require_addresses
 from service.minder import Child, ProcessMinder, RestartPolicy
-from service.worker_children import check_devices, inspecting_worker, training_worker
+from service.worker_children import check_devices, check_trackers, inspecting_worker, tracking_workers, training_worker
 from worker.host.stop_signals import StopSignals
 
 
@@ -25,7 +25,8 @@ def worker(
         settings = read_settings(worker_devices=devices)
         require_addresses(settings, "litc worker")
         check_devices(settings)
-        children = [training_worker(settings)]
+        check_trackers(settings)
+        children = [training_worker(settings), *tracking_workers(settings)]
         if with_inspect:
             children.append(inspecting_worker(settings))
         exit_code = run_until_signal(children, RestartPolicy(first_pause=settings.restart_seconds))

@@ -40,6 +40,13 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SECRETS = {"POSTGRES_PASSWORD": "a1" * 24, "REDIS_PASSWORD": "b2" * 24}
 OURS = ["migrate", "api", "worker", "worker-gpu"]
+MONITORING = {
+    "LIT_METRICS_TOKEN",
+    "LIT_WORKER_METRICS_HOST",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+}
+"""Optional settings that are not numbers."""
 START_SECONDS = 60
 
 Service = dict[str, Any]
@@ -277,10 +284,12 @@ def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
         for name, field in Settings.model_fields.items()
         if {int, float} & {field.annotation, *get_args(field.annotation)}
     }
+    addresses = {"LIT_PUBLIC_URL", "LIT_MLFLOW_TRACKING_URIS", "MLFLOW_TRACKING_URI"}
     # Texts, and the credentials of an object store.
     texts = {name for name in optional if name.startswith(("AWS_", "LIT_STORAGE_"))} | {"LIT_DATASET_STORES"}
     # The port is published by Compose, and restarts are Compose's.
-    assert optional - (texts - numbers) == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
+    assert optional - (texts - numbers) - MONITORING - addresses == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
+    assert optional > MONITORING
     example = (ROOT / ".env.example").read_text()
     assert {name for name in optional if f"#{name}=" not in example} == set()
 

@@ -19,7 +19,7 @@ HUGE = str(2**63 - 1)
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.upper().startswith("LIT_") or name.upper() in {"DATABASE_URL", "REDIS_URL"}:
+        if name.upper().startswith("LIT_") or name.upper() in {"DATABASE_URL", "REDIS_URL", "MLFLOW_TRACKING_URI"}:
             monkeypatch.delenv(name)
 
 
@@ -57,14 +57,20 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_TRAINER_DISK_BYTES": "6000",
         "LIT_PUBLIC_URL": "https://lit.example.com/base",
         "LIT_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "LIT_MLFLOW_TRACKING_URIS": "https://user:secret@mlflow.example.org,http://other:5000",
+        "LIT_TRACKING_GIVE_UP_SECONDS": "60.0",
         "LIT_LOG_FORMAT": "json",
+        "LIT_METRICS_TOKEN": "a-token-of-prometheus",
+        "LIT_WORKER_METRICS_PORT": "9464",
+        "LIT_WORKER_METRICS_HOST": "0.0.0.0",
     }
     defaults = Settings().model_dump(mode="json")
     assert (defaults["database_url"], defaults["redis_url"], defaults["data_dir"]) == (None, None, ".lit")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     read = Settings().model_dump(mode="json")
-    plain = {"database_url", "redis_url"}
+    plain = {"database_url", "redis_url", "mlflow_tracking_uri"}
     names = {field: field.upper() if field in plain else f"LIT_{field.upper()}" for field in read}
     assert sorted(names.values()) == sorted(environment)
     for field, value in read.items():
@@ -140,6 +146,11 @@ def test_the_lease_can_be_set_alone(monkeypatch: pytest.MonkeyPatch, seconds: st
         ("LIT_TRAINER_CPU_SECONDS", HUGE),
         ("LIT_TRAINER_FILE_BYTES", HUGE),
         ("LIT_TRAINER_DISK_BYTES", HUGE),
+        ("LIT_METRICS_TOKEN", "short"),
+        ("LIT_METRICS_TOKEN", "with a blank in it, so"),
+        ("LIT_WORKER_METRICS_PORT", "0"),
+        ("LIT_WORKER_METRICS_PORT", "65535"),
+        ("LIT_WORKER_METRICS_HOST", "http://worker"),
     ],
 )
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

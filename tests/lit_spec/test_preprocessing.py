@@ -131,7 +131,7 @@ def test_a_stored_job_from_before_keeps_its_preprocessing() -> None:
     old = {name: value for name, value in stored.items() if name not in newer} | {"spec_version": 7}
     old["teacher"] = {name: value for name, value in stored["teacher"].items() if name != "preprocessing"}
     old["dataset"] = {n: value for n, value in stored["dataset"].items() if n not in {"resize", "resampling"}}
-    assert max(JOB_STEPS) == 8
+    assert 7 in JOB_STEPS
     again = JobSpec.model_validate(upgrade_job(old, 7)).model_dump(mode="json")
     again["dataset"]["unlabelled"] = None  # which is another step's
     assert again == stored

@@ -23,6 +23,7 @@ from jobs.storage import layout
 from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
 from jobs.storage.storage import Storage
+from jobs.tracing import OFF, Tracing
 from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
 from lit_spec.networks.architecture import TeacherFormat
@@ -31,6 +32,7 @@ from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import trainer_environment
+from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import TRAINER, Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
@@ -201,6 +203,8 @@ class Bench:
         database: Database | None = None,
         device: str = "cpu",
         send_wakeup: SendWakeup | None = None,
+        metrics: TrainingMetrics | None = None,
+        tracing: Tracing = OFF,
     ) -> Iterator[Supervisor]:
         work_folder = WorkFolder(self.folder, name)
         try:
@@ -215,6 +219,8 @@ class Bench:
                 command=command,
                 start=TEMPLATE.fork if tuple(command) == TRAINER else execute,
                 send_wakeup=send_wakeup,
+                metrics=metrics,
+                tracing=tracing,
             )
         finally:
             work_folder.close()

@@ -26,8 +26,8 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def epoch(number: int, epochs: int = 3) -> None:
-    metrics = {"loss": 1.0 / number, "student_accuracy": 50.0 + number}
+def epoch(number: int, epochs: int = 3, **more: float) -> None:
+    metrics = {"loss": 1.0 / number, "student_accuracy": 50.0 + number, **more}
     emit(
         {
             "type": "epoch",
@@ -36,6 +36,7 @@ def epoch(number: int, epochs: int = 3) -> None:
             "epochs": epochs,
             "fraction": number / epochs,
             "metrics": metrics,
+            "steps": 40,
         }
     )
 
@@ -142,7 +143,8 @@ def main() -> int:
     behaviour = sys.argv[1]
     obey_sigterm()
     log(f"behaviour {behaviour}, environment {sorted(os.environ)}")
-    emit({"type": "started", "data": {"folder": sorted(path.name for path in Path().iterdir())}})
+    folder = sorted(path.name for path in Path().iterdir())
+    emit({"type": "started", "data": {"folder": folder, "environment": {"device": "cpu"}}})
     return int(globals()[f"do_{behaviour}"]() or 0)
 
 
@@ -151,6 +153,13 @@ def do_succeed() -> None:
         log(f"resumed from {Path('checkpoint.pt').read_text()}")
     for number in (1, 2, 3):
         epoch(number)
+        checkpoint(number)
+    finish()
+
+
+def do_succeed_with_times() -> None:
+    for number in (1, 2, 3):
+        epoch(number, seconds=2.0)
         checkpoint(number)
     finish()
 

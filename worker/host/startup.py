@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -24,6 +26,7 @@ from jobs.settings import Settings
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.opening import open_storage
 from jobs.storage.storage import Storage
+from jobs.tracing import Tracing, TracingNotConfigured, open_tracing
 from worker.host.work_folder import WorkFolder
 
 LEDGER_SECONDS = 2.0
@@ -68,6 +71,19 @@ def open_host(settings: Settings) -> WorkerHost:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     storage = _open_storage(settings, marker)
     return WorkerHost(worker_id, database, storage, marker, _make_work_folder(settings, worker_id))
+
+
+@contextmanager
+def traced(service: str) -> Iterator[Tracing]:
+    """Tracing as the environment says; at the end the last spans are sent."""
+    try:
+        tracing = open_tracing(service)
+    except TracingNotConfigured as wrong:
+        refuse_to_start(str(wrong))
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 def _read_marker(database: Database) -> str:

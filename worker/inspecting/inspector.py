@@ -40,6 +40,7 @@ from worker.host.children import Child, Start, execute
 from worker.host.fetching import fetch
 from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
+from worker.inspecting.metrics import InspectionMetrics
 
 INSPECT = (sys.executable, "-m", "lit_core.trainer.inspect")
 BOUND = (sys.executable, "-m", "worker.host.parent_death")
@@ -109,6 +110,7 @@ class Inspector:
         marker: str,
         command: Sequence[str] = INSPECT,
         start: Start = execute_bound,
+        metrics: InspectionMetrics | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -118,6 +120,7 @@ class Inspector:
         self._backoff = Backoff()
         self._command = command
         self._start = start
+        self._metrics = metrics or InspectionMetrics()
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._task = SideTask("inspector", self._serve)
@@ -167,22 +170,31 @@ class Inspector:
             error = refused.error
         except Stopped:
             bound.info("inspection interrupted")
+            self._count(upload, "given-back")
             self._give_back(lambda session: uploads.release_inspection(session, upload))
             return False
         except Unfit as unfit:
+            self._count(upload, "given-back")
             self._give_back(lambda session: uploads.release_inspection(session, upload))
             self._recover(str(unfit))
             return True
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the inspection is given back
             bound.exception("the worker failed at an inspection")
+            self._count(upload, "given-back")
             lost = worker_lost(failure)
             self._give_back(lambda session: uploads.lose_inspection(session, upload, lost))
             self._recover(lost.detail)
             return True
         self._backoff.reset()
         self._finish(upload, inspection, error)
-        bound.info("inspected", error=error and error.detail, seconds=round(time.monotonic() - started, 2))
+        seconds = time.monotonic() - started
+        self._count(upload, "done" if error is None else "refused")
+        self._metrics.seconds.labels(upload.kind).observe(seconds)
+        bound.info("inspected", error=error and error.detail, seconds=round(seconds, 2))
         return True
+
+    def _count(self, upload: Upload, result: str) -> None:
+        self._metrics.inspections.labels(upload.kind, result).inc()
 
     def _give_back(self, write: Callable[[Session], None]) -> None:
         try:
@@ -194,11 +206,13 @@ class Inspector:
 
     def _recover(self, fault: str | None) -> None:
         """Claim nothing for a while, and continue to pause as long as the storage or a disk has a fault."""
+        self._metrics.ready.set(0)
         while fault is not None and not self._stopped.is_set():
             seconds = self._backoff.next()
             log.error("this worker has a fault and inspects nothing for a while", fault=fault, seconds=seconds)
             self._stopped.wait(seconds)
             fault = storing_fault(self._storage, self._marker, self._work_folder.path)
+        self._metrics.ready.set(1)
 
     def _finish(
         self, upload: Upload, inspection: Inspection | DatasetInspection | None, error: JobError | None

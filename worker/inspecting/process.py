@@ -9,20 +9,31 @@ import structlog
 from jobs.database.notifications import TopicListener
 from jobs.ledger.uploads import INSPECTIONS_TOPIC
 from jobs.settings import Settings
+from worker.host.metrics import serve_metrics
 from worker.host.startup import open_host
 from worker.host.stop_signals import StopSignals
 from worker.host.trainer_template import opened_template
 from worker.inspecting.inspector import Inspector, execute_bound, inspection_environment
+from worker.inspecting.metrics import InspectionMetrics
 
 log = structlog.get_logger()
 
 
 def run(settings: Settings) -> int:
     """Inspect until SIGTERM or SIGINT; returns the exit code."""
+    metrics = InspectionMetrics()
+    with serve_metrics(settings, metrics.registry):
+        _run(settings, metrics)
+    return 0
+
+
+def _run(settings: Settings, metrics: InspectionMetrics) -> None:
     host = open_host(settings)
     template = opened_template(settings, inspection_environment(host.work_folder.path))
     start = execute_bound if template is None else template.fork
-    inspector = Inspector(host.database, host.storage, settings, host.work_folder, marker=host.marker, start=start)
+    inspector = Inspector(
+        host.database, host.storage, settings, host.work_folder, marker=host.marker, start=start, metrics=metrics
+    )
     listener = TopicListener(settings.database_url or "", INSPECTIONS_TOPIC, inspector.wake)
     # Before anything is to be stopped: until here SIGTERM ends the process at once.
     signals = StopSignals()
@@ -34,6 +45,6 @@ def run(settings: Settings) -> int:
         stack.callback(inspector.stop)  # first, because it takes longest
         inspector.start()
         listener.start()
+        metrics.ready.set(1)
         log.info("inspecting worker starts", worker=host.worker_id)
         signals.wait()
-    return 0

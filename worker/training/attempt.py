@@ -27,6 +27,7 @@ from jobs.settings import Settings
 from jobs.storage import checkpoints, layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
+from jobs.tracing import Tracing, current_traceparent
 from lit_spec import ErrorType, JobError
 from lit_spec.states import UploadState
 from lit_spec.trainer.clock import boottime
@@ -64,7 +65,9 @@ from worker.training.attempt_results import (
 from worker.training.job_folder import InputRefused, UploadMissing, prepare
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
 from worker.training.limits import LimitWatch, TrainerLimits
+from worker.training.metrics import TrainingMetrics
 from worker.training.progress import AttemptProgress
+from worker.training.spans import PhaseSpans
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
@@ -91,6 +94,9 @@ class Attempt:
     settings: Settings
     log: Any
     progress: AttemptProgress
+    metrics: TrainingMetrics
+    tracing: Tracing
+    _phases: PhaseSpans = field(init=False)
     _last_message: Finished | Failed | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
     _copy: Future[list[CheckpointWritten]] | None = None
@@ -126,15 +132,16 @@ class Attempt:
     def _run_trainer(self) -> AttemptResult:
         self._record_progress(JobPhase.PREPARING)
         try:
-            prepare(
-                self.folder,
-                self.claim,
-                self.storage,
-                self.settings,
-                self.machine,
-                self.lease.check,
-                self._size_of,
-            )
+            with self.metrics.prepare_seconds.time(), self.tracing.span("prepare"):
+                prepare(
+                    self.folder,
+                    self.claim,
+                    self.storage,
+                    self.settings,
+                    self.machine,
+                    self.lease.check,
+                    self._size_of,
+                )
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = Trainer(self.start, self.command, self.folder, self.environment, limits)
         except UploadMissing as missing:
@@ -145,11 +152,17 @@ class Attempt:
             return self._interrupted(interrupted.reason)
         except OSError as failure:
             return unfit(f"the worker could not prepare the job: {failure}")
-        with started as trainer, LimitWatch(trainer.pid, trainer.kill, limits, self.folder) as watch:
+        watch = LimitWatch(started.pid, started.kill, limits, self.folder, self.metrics.memory)
+        with self.tracing.span("trainer") as span, started as trainer, watch:
             self.log.info("trainer started", pid=trainer.pid)
+            self.metrics.trainer_started(self.claim.device)
+            self._phases = PhaseSpans(self.tracing)
             self.lease.attach(trainer)
             code = self._follow(trainer)
+            self._phases.end()
+            span.set("lit.exit_code", code)
             self.log.info("trainer ended", exit_code=code)
+        self.metrics.memory(0)
         return self._judge(code, trainer, limits, watch.error)
 
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
@@ -255,9 +268,11 @@ class Attempt:
         metrics: list[Metric] = []
         for message in messages:
             self.progress.take(message, boottime())
+            self.metrics.trainer_said(message)
+            self._phases.trainer_said(message)
             match message:
                 case EpochDone():
-                    events.append(Event("epoch", message.model_dump(mode="json", exclude={"type"})))
+                    events.append(Event("epoch", message.model_dump(mode="json", exclude={"type", "steps"})))
                     values = message.metrics.items()
                     metrics += [Metric(message.phase.value, message.epoch, name, value) for name, value in values]
                 case Progress():
@@ -303,7 +318,10 @@ class Attempt:
     def _store_checkpoint(self, covered: list[CheckpointWritten]) -> list[CheckpointWritten]:
         self._check_not_lost()
         self._check_storage()
-        self.storage.put_file(layout.checkpoint(self.claim.job_id, self.claim.attempt), self.folder / CHECKPOINT_FILE)
+        file = self.folder / CHECKPOINT_FILE
+        with self.metrics.checkpoint_seconds.time():
+            self.storage.put_file(layout.checkpoint(self.claim.job_id, self.claim.attempt), file)
+        self.metrics.checkpoint_bytes.inc(file.stat().st_size)
         return covered
 
     def _record_checkpoint(self, copy: Future[list[CheckpointWritten]]) -> None:
@@ -363,7 +381,9 @@ class Attempt:
     def _store_and_succeed(self, message: Finished) -> AttemptResult:
         self._record_progress(JobPhase.STORING)
         try:
-            manifest = self._store_output()
+            with self.metrics.store_seconds.time(), self.tracing.span("store"):
+                manifest = self._store_output()
+            self.metrics.store_bytes.inc(sum(artifact.size for artifact in manifest))
         except OSError as failure:
             fault = f"the worker could not store the output: {failure}"
             return lost(ErrorType.WORKER_LOST, fault, fault=fault)
@@ -397,7 +417,8 @@ class Attempt:
             attempts.count_seconds(session, self.claim, self.lease.seconds_used())
             attempt_result.write(session, self.claim)
 
-        self._write_last(write)
+        with self.tracing.span("finish"):
+            self._write_last(write)
         self.log.info("attempt finished", result=attempt_result.name)
 
     def _remove_spent_checkpoints(self) -> None:
@@ -479,6 +500,8 @@ def trainer_environment(folder: Path, device: str | None, threads: int | None, c
             environment[name] = os.environ[name]
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if (traceparent := current_traceparent()) is not None:
+        environment["TRACEPARENT"] = traceparent
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return environment

@@ -14,6 +14,7 @@ from jobs.ledger import attempts
 from jobs.ledger.attempts import Claim
 from jobs.side_task import SideTask
 from lit_spec.trainer.clock import boottime
+from worker.training.metrics import TrainingMetrics
 from worker.training.trainer_process import Trainer
 
 LOOK_SECONDS = 0.1
@@ -64,6 +65,7 @@ class Lease:
         claimed_at: float,
         lease_seconds: float,
         log: Any,
+        metrics: TrainingMetrics,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -72,6 +74,7 @@ class Lease:
         self._interval = min(HEARTBEAT_SECONDS, lease_seconds / 3)
         self._margin = min(5.0, lease_seconds / 5)
         self._log = log
+        self._metrics = metrics
         self.deadline = claimed_at + lease_seconds - self._margin
         self._next_heartbeat = boottime() + self._interval
         self._trainer: Trainer | None = None
@@ -180,14 +183,17 @@ class Lease:
                 with self._database.session() as session:
                     beat = attempts.heartbeat(session, self._claim, self._lease_seconds, self.seconds_used())
             except Stale:
+                self._metrics.heartbeats.labels("stale").inc()
                 self._interrupt(InterruptReason.STALE)
                 return
             except Exception as failure:
                 if not is_outage(failure):
                     raise
                 self._cut_off = self._cut_off or is_down(failure)
+                self._metrics.heartbeats.labels("failed").inc()
                 self._log.warning("heartbeat failed; trying again", error=first_line(failure))
                 return
+        self._metrics.heartbeats.labels("renewed").inc()
         if not self.lost:
             self._cut_off = False
         self.deadline = sent + self._lease_seconds - self._margin
@@ -201,6 +207,8 @@ class Lease:
         """The first reason counts, except that a lost lease replaces any other."""
         if self._reason is None or (reason in FATAL and self._reason not in FATAL):
             self._reason = reason
+            if reason in FATAL:
+                self._metrics.leases_lost.labels(reason.value).inc()
             self._log.info("attempt interrupted", reason=reason.value)
 
     def _stop_trainer(self) -> None:

@@ -23,6 +23,8 @@ from jobs.side_task import SideTask
 from lit_spec import ErrorType, JobError
 
 LOOK_SECONDS = 0.2
+UNLIMITED_LOOK_SECONDS = 5.0
+"""Between two looks at memory that has no limit: they only serve the metrics."""
 TIMES_DISK_LOOK = 10
 """After the folder has been measured, it is left alone this many times as long as that took."""
 FREE_BYTES = 8 * GIB
@@ -96,12 +98,22 @@ class TrainerLimits:
 class LimitWatch:
     """A side task that kills a trainer which uses too much memory or disk; `error` says which."""
 
-    def __init__(self, pid: int, kill: Callable[[], None], limits: TrainerLimits, folder: Path) -> None:
+    def __init__(
+        self,
+        pid: int,
+        kill: Callable[[], None],
+        limits: TrainerLimits,
+        folder: Path,
+        on_memory: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_memory` is told the bytes that the trainer has in memory, every few seconds."""
         self.error: JobError | None = None
         self._pid = pid
         self._kill = kill
         self._limits = limits
         self._folder = folder
+        self._on_memory = on_memory
+        self._next_memory_look = 0.0
         self._next_disk_look = 0.0
         self._task = SideTask("trainer-limits", self._watch, longest_pause=1.0)
 
@@ -120,7 +132,7 @@ class LimitWatch:
 
     def _exceeded(self) -> JobError | None:
         limits = self._limits
-        if limits.memory_bytes is not None and memory_usage(self._pid) > limits.memory_bytes:
+        if self._memory_too_large():
             detail = f"the trainer used more than the {limits.memory_bytes} bytes of memory that this worker allows"
             return _memory_error(detail, "LIT_TRAINER_MEMORY_BYTES")
         if monotonic() < self._next_disk_look:
@@ -132,6 +144,15 @@ class LimitWatch:
             detail = f"the job folder grew beyond the {limits.disk_bytes} bytes that this worker allows"
             return _error(ErrorType.DISK_LIMIT, detail, "use a smaller teacher", "LIT_TRAINER_DISK_BYTES")
         return None
+
+    def _memory_too_large(self) -> bool:
+        limit = self._limits.memory_bytes
+        if limit is None and monotonic() < self._next_memory_look:
+            return False
+        usage = memory_usage(self._pid)
+        self._next_memory_look = monotonic() + UNLIMITED_LOOK_SECONDS
+        self._on_memory(usage)
+        return limit is not None and usage > limit
 
 
 def memory_usage(session: int) -> int:

@@ -11,15 +11,18 @@ from jobs.broker.queues import DEVICE_QUEUES, WORK_TASK
 from jobs.broker.wakeups import Wakeups
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
+from jobs.tracing import Tracing
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
+from worker.host.metrics import serve_metrics
 from worker.host.registration import Registration
-from worker.host.startup import open_host, refuse_to_start
+from worker.host.startup import open_host, refuse_to_start, traced
 from worker.host.trainer_template import opened_template
 from worker.training.attempt import trainer_environment
 from worker.training.celery_app import make_app, run_worker
 from worker.training.job_folder import trainer_machine
+from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -29,11 +32,17 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
     """Train until SIGTERM or SIGINT; returns the exit code."""
     if not settings.redis_url:
         refuse_to_start("the training worker needs REDIS_URL: set it to the URL of the broker")
+    metrics = TrainingMetrics()
+    with serve_metrics(settings, metrics.registry), traced("lit-worker") as tracing:
+        return _run(settings, settings.redis_url, devices, metrics, tracing)
+
+
+def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: TrainingMetrics, tracing: Tracing) -> int:
     host = open_host(settings)
-    app = make_app(settings.redis_url)
-    wakeups = Wakeups(app, settings.redis_url)
     machine = trainer_machine(settings)
     template = opened_template(settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT))
+    app = make_app(redis_url)
+    wakeups = Wakeups(app, redis_url)
     supervisor = Supervisor(
         host.database,
         host.storage,
@@ -44,6 +53,8 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         devices=devices,
         start=execute if template is None else template.fork,
         send_wakeup=wakeups,
+        metrics=metrics,
+        tracing=tracing,
     )
     registration = Registration(
         host.database,
@@ -64,6 +75,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
         registration.start()
         stack.callback(housekeeper.stop)
         housekeeper.start()
+        metrics.ready.set(1)
         log.info("training worker starts", worker=host.worker_id, devices=list(devices))
         queues = [DEVICE_QUEUES[device] for device in devices]
         return run_worker(app, host.worker_id, queues, supervisor.drain)

@@ -20,6 +20,8 @@ from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
+from jobs.tracing import OFF, Tracing
+from jobs.tracking.trackers import Trackers
 from lit_spec import ErrorType
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
@@ -32,7 +34,9 @@ from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
 from worker.training.lease import Lease
+from worker.training.metrics import TrainingMetrics
 from worker.training.progress import AttemptProgress
+from worker.training.spans import attempt_span, end_span
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 PAUSE_SECONDS = 2.0
@@ -59,10 +63,13 @@ class Supervisor:
         command: Sequence[str] = TRAINER,
         start: Start = execute,
         send_wakeup: SendWakeup | None = None,
+        metrics: TrainingMetrics | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._database = database
         self._storage = storage
         self._settings = settings
+        self._trackers = Trackers.of(settings)
         self._machine = trainer_machine(settings)
         self._work_folder = work_folder
         self._marker = marker
@@ -71,6 +78,8 @@ class Supervisor:
         self._command = command
         self._start = start
         self._send_wakeup = send_wakeup
+        self._metrics = metrics or TrainingMetrics()
+        self._tracing = tracing
         self._busy = threading.Lock()
         self._drain = threading.Event()
         self._backoff = Backoff()
@@ -100,7 +109,7 @@ class Supervisor:
 
     def _claim(self) -> Claim | None:
         try:
-            with self._database.session() as session:
+            with self._metrics.claim_seconds.time(), self._database.session() as session:
                 return attempts.claim(
                     session,
                     self._worker_id,
@@ -108,6 +117,7 @@ class Supervisor:
                     READABLE_SPEC_VERSIONS,
                     self._settings.lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
+                    trackers=self._trackers,
                 )
         except Exception as failure:
             if not is_outage(failure):
@@ -125,14 +135,20 @@ class Supervisor:
         bound = log.bind(job=claim.job_id, attempt=claim.attempt)
         bound.info("claimed", device=claim.device, resumes=claim.checkpoint is not None)
         self.current_job = claim.job_id
+        self._metrics.busy.set(1)
         try:
-            return self._attempt(claim, claimed_at, bound)
+            with attempt_span(self._tracing, claim, boottime() - claimed_at) as span:
+                result = self._attempt(claim, claimed_at, bound)
+                end_span(span, result.name, result.fault)
         except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
             bound.exception("the worker failed at an attempt")
             fault = f"the worker failed: {failure!r}"
-            return self._record(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
+            result = self._record(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
         finally:
             self.current_job = None
+            self._metrics.busy.set(0)
+        self._metrics.attempts.labels(result.name).inc()
+        return result
 
     def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> AttemptResult:
         with ExitStack() as stack:
@@ -147,6 +163,7 @@ class Supervisor:
                 claimed_at=claimed_at,
                 lease_seconds=self._settings.lease_seconds,
                 log=bound,
+                metrics=self._metrics,
             )
             return Attempt(
                 database=self._database,
@@ -162,6 +179,8 @@ class Supervisor:
                 settings=self._settings,
                 log=bound,
                 progress=AttemptProgress(claim.fraction),
+                metrics=self._metrics,
+                tracing=self._tracing,
             ).run()
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
@@ -207,6 +226,7 @@ class Supervisor:
     def _recover(self, fault: str | None) -> None:
         """Claim nothing for a while, and continue to pause as long as the storage, a disk or a device has a fault."""
         self.paused = True
+        self._metrics.ready.set(0)
         while fault is not None and not self._drain.is_set():
             seconds = self._backoff.next()
             log.error("this worker has a fault and claims no job for a while", fault=fault, seconds=seconds)
@@ -214,3 +234,4 @@ class Supervisor:
             place = self._work_folder.path
             fault = storing_fault(self._storage, self._marker, place) or device_fault(self._devices)
         self.paused = False
+        self._metrics.ready.set(1)

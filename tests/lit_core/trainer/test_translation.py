@@ -319,7 +319,9 @@ class Stopping:
     def __init__(self, path: Path, steps: int) -> None:
         self.path, self.steps = path, steps
 
-    def epoch(self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float]) -> None:
+    def epoch(
+        self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], steps: int
+    ) -> None:
         """Told elsewhere."""
 
     def progress(self, progress: Progress) -> None:

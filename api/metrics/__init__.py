@@ -1,0 +1,1 @@
+"""What `GET /metrics` of the API tells: numbers of this process, and numbers of the ledger."""

@@ -1,0 +1,195 @@
+"""The ledger in numbers, over all owners: for monitoring. What is asked for often is answered from small indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import BigInteger, cast, func, select, text
+from sqlalchemy.orm import Session
+
+from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload
+from jobs.ledger import workers
+from lit_spec import Device
+from lit_spec.states import InspectionState, JobState, StudyState, UploadKind
+
+DEVICES = (Device.CPU.value, Device.CUDA.value)
+"""What a worker has."""
+ASKED_DEVICES = tuple(device.value for device in Device)
+"""What a job asks for."""
+TOTALS_TIMEOUT_MS = 5000
+"""`totals` reads whole tables; it is given up when it would burden the database for longer."""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What waits."""
+
+    count: int = 0
+    oldest_seconds: float = 0.0
+    """Since when the oldest waits; 0 if nothing waits."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What goes on now."""
+
+    queued: dict[str, Backlog]
+    """By the device that jobs ask for. The age is that of the oldest job which was never claimed."""
+    running: dict[str, int]
+    """By the device of the worker."""
+    expired: int
+    """Running jobs whose lease has expired, and which nobody has taken back yet."""
+    workers: dict[str, int]
+    """Live training workers, by device. A worker with two devices counts for both."""
+    inspections: dict[str, Backlog]
+    """Uploads that wait for their inspection, by kind."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What has come together since the service began, without what was deleted."""
+
+    studies: dict[str, int]
+    """By state."""
+    uploads: dict[tuple[str, str], int]
+    """By kind and state."""
+    upload_bytes: dict[str, int]
+    """Bytes that have arrived, by kind."""
+    output_bytes: int
+    """Bytes of the files that succeeded jobs offer for download."""
+
+
+@dataclass(frozen=True)
+class LifecycleEvent:
+    """An event that changed the state of a job."""
+
+    job_id: str
+    seq: int
+    type: str
+    at: datetime
+    error: str | None
+    """The type of the error, in `lost` and `failed`."""
+    asked_device: str
+    """The device that the job asks for."""
+    claimed_device: str | None
+    """In `claimed`: the device of the worker that claimed it."""
+    worker_device: str | None
+    """The device of the job's newest worker; None while the job is in the queue."""
+    waited_seconds: float | None
+    """From the creation of the job to its first claim, in that claim's event."""
+    ran_seconds: float | None
+    """From the first claim to the end, in events that end the job."""
+
+
+def overview(session: Session) -> Overview:
+    now = func.clock_timestamp()
+    return Overview(
+        queued=_backlogs(session, ASKED_DEVICES),
+        running=_running(session),
+        expired=session.scalars(
+            select(func.count(Job.id)).where(Job.state == JobState.RUNNING, Job.lease_expires_at < now)
+        ).one(),
+        workers=_workers(session),
+        inspections=_inspections(session),
+    )
+
+
+def totals(session: Session) -> Totals:
+    """Reads whole tables, so it is not for every scrape. Gives up after TOTALS_TIMEOUT_MS with OperationalError."""
+    session.execute(text(f"SET LOCAL statement_timeout = {TOTALS_TIMEOUT_MS}"))
+    studies = session.execute(select(Study.state, func.count()).group_by(Study.state)).all()
+    uploads = session.execute(
+        select(Upload.kind, Upload.state, func.count(), func.sum(Upload.received)).group_by(Upload.kind, Upload.state)
+    ).all()
+    file = func.jsonb_array_elements(Job.manifest).table_valued("value", joins_implicitly=True)
+    size = cast(func.jsonb_extract_path_text(file.c.value, "size"), BigInteger)
+    outputs = select(func.sum(size)).select_from(Job, file).where(Job.manifest.is_not(None))
+    output_bytes = session.scalars(outputs).one()
+    return Totals(
+        studies={state.value: 0 for state in StudyState} | {row[0]: row[1] for row in studies},
+        uploads={(kind, state): count for kind, state, count, _ in uploads},
+        upload_bytes={
+            kind.value: sum(int(received) for found, _, _, received in uploads if found == kind) for kind in UploadKind
+        },
+        output_bytes=int(output_bytes or 0),
+    )
+
+
+def lifecycle_events(session: Session, since: datetime) -> list[LifecycleEvent]:
+    """The events of all jobs that changed a job's state since then."""
+    waited = func.extract("epoch", Event.created_at - Job.created_at)
+    ran = func.extract("epoch", Job.finished_at - Job.started_at)
+    query = (
+        select(
+            Event.job_id,
+            Event.seq,
+            Event.type,
+            Event.created_at,
+            func.jsonb_extract_path_text(Event.data, "error", "type"),
+            Job.device,
+            func.jsonb_extract_path_text(Event.data, "device"),
+            Job.worker_device,
+            waited.label("waited"),
+            ran.label("ran"),
+            Event.attempt,
+        )
+        .join(Job, Job.id == Event.job_id)
+        .where(text(LIFECYCLE), Event.created_at > since)
+        .order_by(Event.created_at)
+    )
+    return [
+        LifecycleEvent(
+            job_id,
+            seq,
+            type,
+            at,
+            error,
+            asked,
+            claimed,
+            used,
+            float(waited) if type == "claimed" and attempt == 1 else None,
+            float(ran) if ran is not None and type in _ENDS else None,
+        )
+        for job_id, seq, type, at, error, asked, claimed, used, waited, ran, attempt in session.execute(query)
+    ]
+
+
+_ENDS = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def _backlogs(session: Session, devices: Iterable[str]) -> dict[str, Backlog]:
+    # A job that was given back has waited since then, not since its creation.
+    oldest = func.min(Job.created_at).filter(Job.attempt == 0)
+    query = (
+        select(Job.device, func.count(), func.extract("epoch", func.clock_timestamp() - oldest))
+        .where(Job.state == JobState.QUEUED)
+        .group_by(Job.device)
+    )
+    found = {device: Backlog(count, _age(seconds)) for device, count, seconds in session.execute(query)}
+    return dict.fromkeys(devices, Backlog()) | found
+
+
+def _running(session: Session) -> dict[str, int]:
+    query = select(Job.worker_device, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.worker_device)
+    found = {device: count for device, count in session.execute(query) if device is not None}
+    return dict.fromkeys(DEVICES, 0) | found
+
+
+def _workers(session: Session) -> dict[str, int]:
+    alive = workers.live(session)
+    return {device: sum(device in worker.devices for worker in alive) for device in DEVICES}
+
+
+def _inspections(session: Session) -> dict[str, Backlog]:
+    age = func.extract("epoch", func.clock_timestamp() - func.min(Upload.completed_at))
+    waiting = Upload.inspection_state == InspectionState.PENDING
+    query = select(Upload.kind, func.count(), age).where(waiting).group_by(Upload.kind)
+    found = {kind: Backlog(count, _age(seconds)) for kind, count, seconds in session.execute(query)}
+    return {kind.value: Backlog() for kind in UploadKind} | found
+
+
+def _age(seconds: object) -> float:
+    """0 instead of none, and of what a clock that was set back would make negative."""
+    return max(0.0, float(str(seconds))) if seconds is not None else 0.0
