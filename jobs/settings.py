@@ -180,13 +180,6 @@ class Settings(BaseSettings):
             tracker_uri(uri)
         return uris or None
 
-    @field_validator("mlflow_tracking_uris")
-    @classmethod
-    def _are_tracking_servers(cls, uris: str | None) -> str | None:
-        for uri in listed(uris):
-            tracker_uri(uri)
-        return uris or None
-
     @property
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"

@@ -9,8 +9,12 @@ from typing import Any, Self
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lit_client.models import Job, JobError, Upload, UploadKind
+from lit_spec.states import JobState
+
 OFFICIAL_PREFIX = "/problems/"
 KEY_VARIABLE = "LIT_API_KEY"
+UPLOAD_WORDS = {UploadKind.TEACHER: "teacher", UploadKind.DATASET: "data set"}
 
 
 class FieldProblem(BaseModel):
@@ -63,6 +67,36 @@ class UnexpectedAnswer(LitError):
 
 class WaitTimeout(LitError):
     """A wait reached its `timeout`."""
+
+
+class InspectionFailed(LitError):
+    """The service can't use an uploaded file as what it was sent for, a teacher or a data set; `failure` says why."""
+
+    def __init__(self, upload: Upload, failure: JobError) -> None:
+        what = UPLOAD_WORDS.get(upload.kind, upload.kind)
+        super().__init__(f"{upload.filename} can't be used as a {what}: {failure.detail}")
+        self.upload = upload
+        self.failure = failure
+        self.fields = [] if failure.field is None else [failure.field]
+
+
+class JobFailed(LitError):
+    """A job has failed or was cancelled, so there is no student."""
+
+    def __init__(self, job: Job) -> None:
+        why = f": {job.error}" if job.error is not None else "."
+        super().__init__(f"{job.id} {job.state if job.state == JobState.FAILED else f'was {job.state}'}{why}")
+        self.job = job
+
+
+class MissingCore(LitError):
+    """A model or data in memory needs torch, which is not installed."""
+
+    def __init__(self, what: str, package: str) -> None:
+        super().__init__(
+            f"{what[:1].upper()}{what[1:]} needs {package}, which is not installed: pip install "
+            "'lit-compress[core]', or give a file."
+        )
 
 
 class InspectedOtherwise(LitError):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from lit_client.uploads import ProgressCallback
+from lit_client.files import ProgressCallback
 from lit_spec.states import UploadKind
 from lit_spec.system_files import is_system_file
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE

@@ -25,8 +25,9 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lit_client import Client, LitError
-from lit_client.command.display import epoch_line, result_table
+from lit_client.command.display import result_table
 from lit_client.models import Job
+from lit_client.progress import epoch_line
 from service.running import RunningService, ServiceNotStarted, running_service
 
 TEACHER = Path(__file__).with_name("teacher.safetensors")
@@ -119,11 +120,11 @@ def compress_and_check(client: Client, folder: Path) -> tuple[dict[str, Any], li
 
 
 def fetch_and_verify(client: Client, job: Job, folder: Path) -> bool:
-    """Download everything; whether each file's sha256, computed once more here, is the manifest's."""
-    client.download(job.id, folder)
+    """Download the files; whether each one's sha256, computed once more here, is the manifest's."""
+    manifest = {artifact.name: artifact.sha256 for artifact in client.artifacts(job.id)}
     return all(
-        hashlib.sha256((folder / artifact.name).read_bytes()).hexdigest() == artifact.sha256
-        for artifact in client.artifacts(job.id)
+        hashlib.sha256(file.path.read_bytes()).hexdigest() == manifest[file.path.name]
+        for file in client.download(job.id, folder)
     )
 
 

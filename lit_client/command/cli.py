@@ -13,110 +13,58 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_client.client import Client
+from lit_client.addresses import URL_VARIABLE
 from lit_client.command import display, output
-from lit_client.command.compress import compress_command, follow_to_end
+from lit_client.command.compress import compress_command
 from lit_client.command.dataset_display import dataset_table
+from lit_client.command.doctor import doctor_command, show_versions
 from lit_client.command.fields import with_options
-from lit_client.command.job_request import BadRequest, parse_architecture, parse_changes, parse_network
-from lit_client.command.options import ArchitectureOption, JsonOption, SetOption, UrlOption, WeightsOption
+from lit_client.command.inspection_display import architecture_table, architectures_table, inspection_table
+from lit_client.command.job_commands import app as job_app
+from lit_client.command.job_request import BadRequest, parse_architecture, parse_network
+from lit_client.command.options import ArchitectureOption, JsonOption, UrlOption, WeightsOption
 from lit_client.command.output import show
 from lit_client.command.plan import plan_command
 from lit_client.command.service_commands import add_service_commands, asked_service_command
 from lit_client.command.study_commands import app as study_app
-from lit_client.command.transfers import DATASET, check_input, fetch, send_inspected_dataset, send_teacher
+from lit_client.command.transfers import DATASET, check_input, send_inspected_dataset, send_teacher
+from lit_client.command.upload_commands import app as uploads_app
+from lit_client.command.webhook_commands import app as webhooks_app
 from lit_client.errors import LitError
 from lit_client.kinds import kind_of
+from lit_client.synchronous.client import Client
 from lit_spec import Library
 from lit_spec.networks.catalogue import near_names
 from lit_spec.states import UploadKind
 
 app = typer.Typer(
     name="litc",
-    help="Make a deep network shallower without losing its accuracy.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("compress")(compress_command)
 app.command("plan")(plan_command)
 app.add_typer(study_app, name="study")
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
-
-
-@app.command("jobs")
-def list_jobs(
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs with this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List jobs, newest first."""
-    with Client(url) as client:
-        jobs = list(client.jobs(state=state, tag=tag, name=name, limit=limit))
-    show([job.model_dump(mode="json") for job in jobs], display.jobs_table(jobs), as_json)
+app.add_typer(job_app)
+app.add_typer(uploads_app, name="uploads")
+app.add_typer(webhooks_app, name="webhooks")
+app.command("doctor")(doctor_command)
 
 
-@app.command("job")
-def show_job(
-    job_id: JobId,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the job until it has finished; exit codes as of compress.")
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions of this command and of the service.")
     ] = False,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
+    url: Annotated[str | None, typer.Option("--url", envvar=URL_VARIABLE, hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
 ) -> None:
-    """Show one job, or follow it until it has finished."""
-    with Client(url) as client:
-        job = client.job(job_id)
-        if wait and not job.finished:
-            job = follow_to_end(client, job)
-    output.show_job(job, as_json)
-    if wait:
-        raise typer.Exit(output.exit_code_of_job(job))
-
-
-@app.command("cancel")
-def cancel_job(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Cancel a job; a running one stops within seconds."""
-    with Client(url) as client:
-        job = client.cancel(job_id)
-    show(job.model_dump(mode="json"), f"{job.id}: {job.state}{' (cancel requested)' * (not job.finished)}", as_json)
-
-
-@app.command("rerun")
-def rerun_job(job_id: JobId, settings: SetOption = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Run a job's request again as a new job, with changes if `--set` gives any."""
-    with Client(url) as client:
-        job = client.rerun(job_id, parse_changes(settings or []))
-    show(job.model_dump(mode="json"), job.id, as_json)
-
-
-@app.command("download")
-def download_job(
-    job_id: JobId,
-    folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
-    names: Annotated[list[str] | None, typer.Option("--file", help="Only this file; may be repeated.")] = None,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Download and verify a job's files. Continues where an earlier download stopped."""
-    with Client(url) as client:
-        files = fetch(client, job_id, folder, names)
-    output.show_files(files, as_json)
-
-
-@app.command("log")
-def show_log(
-    job_id: JobId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Number of an attempt; by default the newest.")] = None,
-    url: UrlOption = None,
-) -> None:
-    """Print what the trainer wrote."""
-    with Client(url) as client:
-        typer.echo(client.log(job_id, attempt), nl=False)
+    """Make a deep network shallower without losing its accuracy."""
+    if version:
+        show_versions(url, as_json)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command("sections")
@@ -133,10 +81,10 @@ def show_sections(
                 near = ", ".join(f"{library}/{one}" for library in Library for one in near_names(library, name)[:2])
                 suggestion = f": did you mean {near}?" if near else "."
                 raise LitError(f"No network of torchvision or timm has {name!r} in its name{suggestion}")
-            show([item.model_dump(mode="json") for item in found], display.architectures_table(found), as_json)
+            show([item.model_dump(mode="json") for item in found], architectures_table(found), as_json)
             return
         shown = client.architecture(*parse_network("NAME", name))
-    show(shown.model_dump(mode="json"), display.architecture_table(shown), as_json)
+    show(shown.model_dump(mode="json"), architecture_table(shown), as_json)
 
 
 @app.command("inspect")
@@ -165,7 +113,7 @@ def inspect_upload(
         else:
             upload = send_teacher(client, source, named, teacher_weights)
     if upload.inspection is not None:
-        show(upload.model_dump(mode="json"), display.inspection_table(upload, upload.inspection), as_json)
+        show(upload.model_dump(mode="json"), inspection_table(upload, upload.inspection), as_json)
     elif upload.dataset_inspection is not None:
         show(upload.model_dump(mode="json"), dataset_table(upload, upload.dataset_inspection), as_json)
     else:

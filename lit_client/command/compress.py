@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lit_client.client import Client
 from lit_client.command import display, output
 from lit_client.command.job_request import (
-    PLACEHOLDER_ID,
     BadRequest,
     Body,
     build_body,
@@ -35,10 +33,13 @@ from lit_client.command.options import (
     UrlOption,
     WeightsOption,
 )
+from lit_client.command.progress_bar import JobBar
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send, send_datasets, send_teacher
-from lit_client.downloads import DownloadedFile
+from lit_client.compressed import PLACEHOLDER_ID
 from lit_client.errors import ProblemError
+from lit_client.files import DownloadedFile
 from lit_client.models import Inspection, Job
+from lit_client.synchronous.client import Client
 from lit_spec import BUILTIN, Device, Export, Feed, Init, JobRequest, Method, Preset, Select
 from lit_spec.states import JobState, UploadKind
 
@@ -282,10 +283,10 @@ def _cancel(client: Client, job: Job) -> None:
 
 def follow_to_end(client: Client, job: Job, *, cancel_on_interrupt: bool = False) -> Job:
     """Show a job's epochs until it has finished. An interrupt exits with 130; the job continues or is cancelled."""
-    bar = display.EpochBar()
+    bar = JobBar()
     try:
         with bar.progress:
-            for event in client.follow(job.id, on_job=bar.show_job):
+            for event in client.follow(job.id, on_job=bar.show_job, every=bar.every):
                 bar.show_event(event)
         return client.job(job.id)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lit_client.compressed import PLACEHOLDER_ID
 from lit_client.errors import LitError
 from lit_spec import (
     Constants,
@@ -28,9 +29,6 @@ from lit_spec.requests.job import STUDENT_FORMS
 from lit_spec.requests.target import LATENCIES, TARGETS
 
 Body = dict[str, Any]
-
-PLACEHOLDER_ID = "upl_to_come"
-"""Stands for the id of an upload that does not exist yet."""
 
 
 class BadRequest(LitError):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lit_client.connection import DEFAULT_URL, URL_VARIABLE
+from lit_client.addresses import DEFAULT_URL, URL_VARIABLE
 from lit_spec import Constants, TeacherWeights
 
 UrlOption = Annotated[

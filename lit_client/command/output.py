@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -12,11 +13,10 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 
-from lit_client.client import InspectionFailed
 from lit_client.command import display, study_display
 from lit_client.command.job_request import BadRequest
-from lit_client.downloads import DownloadedFile
-from lit_client.errors import InvalidAddress, InvalidKey, LitError, ProblemError
+from lit_client.errors import InspectionFailed, InvalidAddress, InvalidKey, LitError, ProblemError
+from lit_client.files import DownloadedFile
 from lit_client.models import Job, Study
 from lit_spec.states import JobState, StudyState
 
@@ -75,6 +75,47 @@ def exit_code_of_error(error: LitError) -> ExitCode:
     return ExitCode.FAILED
 
 
+@contextmanager
+def ends_when_interrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a command that only looks on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def as_line(answer: Any) -> str:
+    return json.dumps(answer)
+
+
+def write_piece(text: str) -> None:
+    """A part of an answer that comes bit by bit."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show_line(answer: Any, text: str, as_json: bool) -> None:
+    """One of several answers, as it comes: a line of JSON, or text."""
+    write_piece(f"{as_line(answer) if as_json else text}\n")
+
+
+def delete_each(ids: Sequence[str], delete: Callable[[str], None], as_json: bool) -> None:
+    """Remove one after the other, and go on after a refusal, which decides the exit code."""
+    deleted: list[str] = []
+    codes = {ExitCode.OK}
+    for one in dict.fromkeys(ids):
+        try:
+            delete(one)
+        except ProblemError as problem:
+            display.stderr.print(str(problem), soft_wrap=True)
+            codes.add(exit_code_of_error(problem))
+        else:
+            deleted.append(one)
+    if deleted or as_json:
+        show({"deleted": deleted}, "\n".join(f"{one} deleted" for one in deleted), as_json)
+    raise typer.Exit(max(codes))
+
+
 def show(answer: Any, text: RenderableType, as_json: bool) -> None:
     """One answer on stdout, for programs or for people."""
     if as_json:
@@ -99,7 +140,7 @@ def show_job(job: Job, as_json: bool, files: Sequence[DownloadedFile] = ()) -> N
             display.stdout.print(display.operations_table(operations))
     if files:
         show_files(files, as_json)
-    for line in [*display.decision_lines(job), *display.note_lines(job.result or {})]:
+    for line in display.closing_lines(job):
         display.stdout.print(line)
 
 

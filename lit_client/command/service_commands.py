@@ -34,9 +34,8 @@ def asked_service_command(arguments: Sequence[str]) -> str | None:
 
 def add_service_commands(app: typer.Typer, asked: str | None) -> None:
     """Add the command that is asked for, or else a line for each in the help."""
-    root = checkout_root()
-    if asked is not None and root is not None:
-        _add_real(app, asked, root)
+    if asked is not None and add_checkout():
+        _add_real(app, asked)
         return
     for name, summary in SUMMARIES.items():
         _add_explanation(app, name, summary)
@@ -50,9 +49,15 @@ def checkout_root() -> Path | None:
     return root if all(part.is_dir() for part in parts) else None
 
 
-def _add_real(app: typer.Typer, name: str, root: Path) -> None:
-    if str(root) not in sys.path:
+def add_checkout() -> bool:
+    """Whether the service's code lies beside this package; if so, its modules can be imported from now on."""
+    root = checkout_root()
+    if root is not None and str(root) not in sys.path:
         sys.path.insert(0, str(root))
+    return root is not None
+
+
+def _add_real(app: typer.Typer, name: str) -> None:
     command: Any = getattr(_import(f"service.commands.{name}", name), name)
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_client.client import Client
 from lit_client.command import display, study_display
+from lit_client.command.completion import complete_study
 from lit_client.command.job_request import (
     BadRequest,
     Body,
@@ -29,11 +29,20 @@ from lit_client.command.options import (
     UrlOption,
     WeightsOption,
 )
-from lit_client.command.output import ExitCode, exit_code_of_study, files_json, folder_for_results, show, show_files
+from lit_client.command.output import (
+    ExitCode,
+    delete_each,
+    exit_code_of_study,
+    files_json,
+    folder_for_results,
+    show,
+    show_files,
+)
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
 from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_datasets, send_teacher
-from lit_client.downloads import DownloadedFile
+from lit_client.files import DownloadedFile
 from lit_client.models import Study
+from lit_client.synchronous.client import Client
 from lit_spec import BUILTIN, Device, Init
 
 app = typer.Typer(
@@ -50,7 +59,7 @@ TeacherArgument = Annotated[
         metavar="TEACHER", help="The trained network: a safetensors or .pt file, a student's folder, or an upload's id."
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.")]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.", autocompletion=complete_study)]
 DatasetOption = Annotated[
     str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB_PANEL)
 ]
@@ -291,10 +300,16 @@ def resume_study(study_id: StudyArgument, url: UrlOption = None, as_json: JsonOp
 
 
 @app.command("delete")
-def delete_study(study_id: StudyArgument, url: UrlOption = None) -> None:
-    """Remove a finished study with its jobs and their files."""
+def delete_studies(
+    study_ids: Annotated[
+        list[str], typer.Argument(metavar="STUDY…", help="Studies' ids.", autocompletion=complete_study)
+    ],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove finished studies with their jobs and files. One that can't be removed doesn't keep the others."""
     with Client(url) as client:
-        client.delete_study(study_id)
+        delete_each(study_ids, client.delete_study, as_json)
 
 
 def _student(depth: int | None, target: str | None) -> dict[str, float]:

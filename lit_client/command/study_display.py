@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lit_client.command import display
+from lit_client.command.display import FittedTable
 from lit_client.models import Study
 from lit_spec import Split
 from lit_spec.answers.studies import TeacherRow
@@ -59,7 +60,7 @@ def _yes_or_no(name: str) -> Callable[[Row], str]:
 
 
 _VALIDATION: Column = ("val", _number("validation_mean"))
-_TEST: Column = ("test, 95 % interval", _interval("test_mean", "test_low", "test_high"))
+_TEST: Column = ("test (95 % interval)", _interval("test_mean", "test_low", "test_high"))
 _PARAMETERS: Column = ("parameters", _number("parameters", "{:,}"))
 _SECONDS: Column = ("seconds", _number("seconds", "{:.1f}"))
 _TRIALS: Column = ("trials", _trials)
@@ -111,28 +112,60 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 
 
-def study_table(study: Study) -> Table:
+DISPENSABLE = (
+    "seconds",
+    "parameters",
+    "size (MB)",
+    "damage",
+    "front",
+    "stage",
+    "latency (ms)",
+    "trials",
+    "good enough",
+    "speedup",
+    "val",
+)
+"""The columns that a narrow window shows last."""
+
+
+def study_table(study: Study) -> FittedTable:
     """The table so far, with a star before the chosen row."""
     found = study.table
     columns = COLUMNS.get(study.kind) or tuple((name, _text(name)) for name in (found.columns if found else ()))
-    table = Table("", *(label for label, _ in columns), title=title(study), title_justify="left")
-    if found is None:
+
+    def make(left_out: Collection[str]) -> Table:
+        shown = [column for column in columns if column[0] not in left_out]
+        table = Table("", *(label for label, _ in shown), title=title(study), title_justify="left")
+        for row in found.rows if found else ():
+            table.add_row("*" if row.get("chosen") else "", *(show(row) for _, show in shown))
+        if found is not None and found.teacher is not None:
+            table.caption = f"{found.test_metric or found.validation_metric}; the teacher: {_teacher(found.teacher)}"
+            table.caption_justify = "left"
         return table
-    for row in found.rows:
-        table.add_row("*" if row.get("chosen") else "", *(show(row) for _, show in columns))
-    if found.teacher is not None:
-        table.caption = f"{found.test_metric or found.validation_metric}; the teacher: {_teacher(found.teacher)}"
-        table.caption_justify = "left"
-    return table
+
+    return FittedTable(make, _dispensable(columns))
 
 
-def plan_table(result: dict[str, Any]) -> Table:
+def _dispensable(columns: Sequence[Column]) -> list[str]:
+    """Of a newer service's kind of study only the first column is known to be needed."""
+    labels = [label for label, _ in columns]
+    known = [label for label in DISPENSABLE if label in labels]
+    return known or list(reversed(labels[1:]))
+
+
+def plan_table(result: dict[str, Any]) -> FittedTable:
     """The students of a plan, from its job's `result`."""
     found = MeasuredStudents.model_validate(result)
-    table = Table(*(label for label, _ in PLAN), caption=f"{found.metric}, {Split.VALIDATION}", caption_justify="left")
-    for row in found.rows:
-        table.add_row(*(show(row) for _, show in PLAN))
-    return table
+
+    def make(left_out: Collection[str]) -> Table:
+        shown = [column for column in PLAN if column[0] not in left_out]
+        caption = f"{found.metric}, {Split.VALIDATION}"
+        table = Table(*(label for label, _ in shown), caption=caption, caption_justify="left")
+        for row in found.rows:
+            table.add_row(*(show(row) for _, show in shown))
+        return table
+
+    return FittedTable(make, _dispensable(PLAN))
 
 
 def _teacher(row: TeacherRow) -> str:
@@ -176,16 +209,23 @@ def result_lines(study: Study) -> list[str]:
     return lines
 
 
-def studies_table(studies: Iterable[Study]) -> Table:
-    table = Table("id", "name", "kind", "state", "trials", "created")
-    table.columns[0].no_wrap = True
-    for study in studies:
-        progress = study.progress
-        created = study.created_at.astimezone().isoformat(" ", "seconds")
-        table.add_row(
-            study.id, study.name or "", study.kind, study.state, f"{progress.finished}/{progress.planned}", created
-        )
-    return table
+def studies_table(studies: Iterable[Study]) -> FittedTable:
+    rows = [
+        {
+            "id": study.id,
+            "name": study.name or "",
+            "kind": study.kind,
+            "state": str(study.state),
+            "trials": f"{study.progress.finished}/{study.progress.planned}",
+            "created": display.format_minute(study.created_at),
+        }
+        for study in studies
+    ]
+
+    def make(left_out: Collection[str]) -> Table:
+        return display.table_of(["id", "name", "kind", "state", "trials", "created"], rows, left_out)
+
+    return FittedTable(make, ["created", "trials"])
 
 
 @contextmanager

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_client.client import Client
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest, Body
-from lit_client.downloads import DownloadedFile
+from lit_client.compressed import UPLOAD_PREFIX
+from lit_client.files import DownloadedFile
 from lit_client.folders import UnusableFolder, as_file, check_folder
 from lit_client.models import Upload
+from lit_client.synchronous.client import Client
 from lit_spec import BUILTIN
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind
 
-UPLOAD_PREFIX, DATASET, TEST_DATASET = "upl_", "--dataset", "--test-dataset"
+DATASET, TEST_DATASET = "--dataset", "--test-dataset"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def send_inspected_dataset(client: Client, source: str) -> Upload:
     return client.wait_inspection(send(client, source, UploadKind.DATASET).id)
 
 
-def fetch(client: Client, job_id: str, folder: Path, names: Collection[str] | None = None) -> list[DownloadedFile]:
-    """Download and verify a job's files, or those with these names."""
+def fetch(
+    client: Client, job_id: str, folder: Path, names: Collection[str] | None = None, *, bundle: bool = False
+) -> list[DownloadedFile]:
+    """Download and verify a job's files, or those with these names, or the bundle in their place."""
     with display.transfer_bar("downloading") as progress:
-        return client.download(job_id, folder, names, progress)
+        return client.download(job_id, folder, names, progress, bundle=bundle)

@@ -72,7 +72,6 @@ def test_a_teacher_goes_in_and_a_working_student_comes_out(client: Client, teach
         "report.json",
         "model.onnx",
         "model.pt2",
-        "bundle.zip",
     }
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["student"]["accuracy"]["test"] > 90

@@ -90,7 +90,7 @@ def test_a_generator_becomes_shallower_with_and_without_its_discriminator(
         folder = tmp_path / job.id
         names = {file.path.name for file in client.download(job.id, folder)}
         assert names == {
-            *("model.safetensors", "config.json", "report.json", "translations.png", "bundle.zip"),
+            *("model.safetensors", "config.json", "report.json", "translations.png"),
             *(("model.onnx", "model.pt2") if job is tuned else ()),
         }
         students[job.id] = load_file(folder / "model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,16 +11,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from lit_client.command.display import (
-    EpochBar,
-    chosen_line,
+    closing_lines,
     decision_lines,
     exports_table,
-    inspection_table,
+    job_table,
     jobs_table,
-    measured_line,
     operations_table,
     result_table,
 )
+from lit_client.command.inspection_display import inspection_table
+from lit_client.command.progress_bar import JobBar, chosen_line, measured_line
 from lit_spec import LibraryPreprocessing, Resampling
 from tests.lit_client.made_answers import make_event, make_job, make_upload
 from tests.lit_spec.test_translation import discriminator
@@ -91,15 +92,64 @@ def test_steps_have_a_row_each_and_failures_their_reason() -> None:
     assert row(table, "int8")[-1].strip() == "failed: writing: ValueError: no samples"
 
 
-def test_the_bar_goes_over_all_phases() -> None:
-    spec = {"schedule": {"lit": {"epochs": 5}, "fine_tune": {"epochs": 2}}, "then": ["prune:0.3", "prune:0.5", "int8"]}
-    bar = EpochBar()
-    bar.show_job(make_job(state="running", spec=spec))
+def running(**progress: Any) -> dict[str, Any]:
+    told = {"phase": "lit", "epoch": 3, "epochs": 10, "fraction": 0.32} | progress
+    return {"state": "running", "progress": told}
+
+
+def test_the_bar_shows_the_step_in_the_epoch_and_the_time_left() -> None:
+    bar = JobBar()
+    finish = datetime.now(UTC) + timedelta(seconds=3725, milliseconds=500)
+    bar.show_job(make_job(**running(step=120, steps=400), estimated_finish=finish.isoformat()))
     (task,) = bar.progress.tasks
-    assert task.total == 5 + 2 + 2 * 2
-    for phase, epoch, done in (("lit", 3, 3), ("fine_tune", 1, 6), ("prune", 1, 8), ("prune", 4, 11)):
-        bar.show_event(make_event(data={"phase": phase, "epoch": epoch, "epochs": 9}))
-        assert bar.progress.tasks[0].completed == done
+    assert (task.description, task.completed) == ("LIT 3/10, step 120/400", 0.32)
+    assert task.fields["left"].startswith("1:02:0")
+    bar.show_event(make_event(data={"phase": "lit", "epoch": 4, "epochs": 10, "metrics": {"student_accuracy": 97.5}}))
+    bar.show_job(make_job(**running(epoch=4, step=7)))
+    assert bar.progress.tasks[0].description == "LIT 4/10, step 7  student 97.50 %"
+    assert bar.progress.tasks[0].fields["left"] == ""
+
+
+def test_an_older_service_tells_neither_steps_nor_the_time_left() -> None:
+    bar = JobBar()
+    bar.show_job(make_job(**running()))
+    assert bar.progress.tasks[0].description == "LIT 3/10"
+    assert "time left" not in "\n".join(lines(job_table(make_job(**running()))))
+
+
+def test_phases_without_epochs_have_a_line_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = JobBar()
+    for phase in ("measuring_teacher", "measuring_teacher", "lit", "exporting"):
+        bar.show_job(make_job(**running(phase=phase, epoch=0, epochs=0)))
+    assert capsys.readouterr().err.splitlines() == ["measuring teacher", "exporting"]
+
+
+def test_the_last_line_says_why_a_student_is_not_accepted() -> None:
+    drop = {"accuracy_drop": 3.0, "accuracy_drop_is": "measured", "accuracy_drop_samples": 200, "notes": ["a remark"]}
+    accepting = {"accept": {"max_accuracy_drop": 2, "min_psnr": None}}
+    lines = closing_lines(make_job(result=drop, spec=accepting, accepted=False))
+    assert lines[-1].endswith("3.00 points on 200 test samples, not accepted (the limit is 2 points).")
+    useless = drop | {"outcome": "at-chance"}
+    assert closing_lines(make_job(result=useless, spec=accepting, accepted=False))[-1] == "Note: a remark."
+    assert closing_lines(make_job(result=drop, spec=accepting, accepted=True))[-1] == "Note: a remark."
+
+
+def test_a_narrow_window_gets_fewer_columns_and_is_told_which() -> None:
+    jobs = [make_job(id="job_" + "x" * 26, name="a name", result=result(depth=14))]
+
+    def shown(width: int) -> list[str]:
+        console = Console(width=width, file=io.StringIO())
+        with console.capture() as capture:
+            console.print(jobs_table(jobs))
+        return capture.get().splitlines()
+
+    assert "created" in shown(100)[1]
+    assert len(shown(100)) == 5
+    narrow = shown(72)
+    assert all(name not in narrow[1] for name in ("created", "test"))
+    assert max(map(len, narrow)) <= 72
+    assert len(narrow) == 6, "no row is folded"
+    assert " ".join(narrow[5:]) == "Too wide for the window, and left out: created, test. --json has all."
 
 
 def test_a_student_that_is_still_to_be_chosen_is_shown_by_its_target() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lit_client import Client
-from lit_client.command import display
+from lit_client import Client, progress
+from lit_client.command import display, inspection_display, progress_bar
 from lit_client.command.job_request import BadRequest, check_body, check_student
 from tests.api.test_uploads import safetensors_file
 from tests.lit_client.command import litc
@@ -74,22 +74,22 @@ def test_student_and_discriminator_are_checked_before_the_data_is_sent() -> None
 
 def test_an_epoch_shows_what_was_measured() -> None:
     place = {"phase": "lit", "epoch": 3, "epochs": 20}
-    assert display.epoch_line({**place, "metrics": {"psnr": 27.123, "validation_ir_loss": 0.51234, "l1": 0.1}}) == (
+    assert progress.epoch_line({**place, "metrics": {"psnr": 27.123, "validation_ir_loss": 0.51234, "l1": 0.1}}) == (
         "LIT 3/20  PSNR 27.12 dB  IR loss 0.5123"
     )
     accuracies = {"student_accuracy": 90.0, "teacher_accuracy": 95.5}
-    assert display.epoch_line({**place, "metrics": accuracies}) == "LIT 3/20  student 90.00 %  teacher 95.50 %"
-    assert display.epoch_line({**place, "metrics": {"agreement": 88.0}}) == "LIT 3/20  agreement 88.00 %"
+    assert progress.epoch_line({**place, "metrics": accuracies}) == "LIT 3/20  student 90.00 %  teacher 95.50 %"
+    assert progress.epoch_line({**place, "metrics": {"agreement": 88.0}}) == "LIT 3/20  agreement 88.00 %"
 
 
 def test_the_teacher_is_shown_by_what_was_measured_of_it() -> None:
     data = {"split": "val", "reconstruction_l1": 0.08125, "domains": "exclusive"}
-    assert display.measured_line(data) == "teacher on the validation split: reconstruction l1 0.08125"
-    assert display.measured_line({"split": "val", "accuracy": 97.5, "chance": 11.0}) == (
+    assert progress_bar.measured_line(data) == "teacher on the validation split: reconstruction l1 0.08125"
+    assert progress_bar.measured_line({"split": "val", "accuracy": 97.5, "chance": 11.0}) == (
         "teacher on the validation split: accuracy 97.5, chance 11"
     )
-    assert display.measured_line({"split": "val", "accuracy": None, "chance": None}) == "teacher measured"
-    warned = display.measured_line({"split": "val", "accuracy": 60.0, "chance": 48.0, "note": "the teacher …"})
+    assert progress_bar.measured_line({"split": "val", "accuracy": None, "chance": None}) == "teacher measured"
+    warned = progress_bar.measured_line({"split": "val", "accuracy": 60.0, "chance": 48.0, "note": "the teacher …"})
     assert warned == "teacher on the validation split: accuracy 60, chance 48. Warning: the teacher …"
 
 
@@ -98,6 +98,6 @@ def test_tables_need_no_accuracy() -> None:
     assert "31.2 dB" in rendered(display.jobs_table([job]))
     agreeing = make_job(result={"student": {"agreement": {"test": 91.25}}})
     assert "91.2 % agree" in rendered(display.jobs_table([agreeing]))
-    shown = rendered(display.inspection_table(make_upload(filename="d.pt"), discriminator()))
+    shown = rendered(inspection_display.inspection_table(make_upload(filename="d.pt"), discriminator()))
     assert "stargan_discriminator" in shown
     assert "5 domains" in shown

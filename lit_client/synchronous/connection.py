@@ -1,30 +1,23 @@
 """HTTP to one service: address, key, timeouts, and which requests may be repeated."""
 
+# Generated from lit_client/asynchronous by `python -m tests.lit_client.generate`: change the source instead.
+
 from __future__ import annotations
 
-import ipaddress
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any
 
 import httpx
-from pydantic import ValidationError
 
+from lit_client.addresses import DEFAULT_URL, URL_VARIABLE, is_loopback, parse_address, parse_key
 from lit_client.errors import (
     KEY_VARIABLE,
-    InvalidAddress,
-    InvalidKey,
     ProblemError,
     ServiceUnreachable,
-    UnexpectedAnswer,
 )
-from lit_spec.answers.base import Answer
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-URL_VARIABLE = "LIT_URL"
 
 # With these statuses the request may succeed later: a service is busy, restarting or not ready yet.
 TEMPORARY = frozenset({429, 502, 503, 504})
@@ -33,10 +26,6 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 8.0
 # A proxy may ask to wait for an hour. A caller who wants to wait that long can catch the error.
 LONGEST_RETRY_AFTER = 30.0
-# A URL with them as they are would mean another path (RFC 3986, section 5.2.4).
-_DOTS = {".": "%2E", "..": "%2E%2E"}
-
-AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Connection:
@@ -61,15 +50,15 @@ class Connection:
         self.timeout = timeout
         self._first_pause = first_pause
         self._reached = False
-        key = _parse_key(api_key or os.environ.get(KEY_VARIABLE) or "")
-        address = _parse_address(self.base_url)
+        key = parse_key(api_key or os.environ.get(KEY_VARIABLE) or "")
+        address = parse_address(self.base_url)
         self._http = httpx.Client(
             base_url=address,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(timeout, connect=10.0),
             transport=transport,
             # A proxy from the environment can't reach this machine's own loopback.
-            trust_env=not _is_loopback(address.host),
+            trust_env=not is_loopback(address.host),
         )
 
     def close(self) -> None:
@@ -149,56 +138,3 @@ def outside_client(seconds: float) -> httpx.Client:
 
 def _no_proxy_for_loopback() -> dict[str, httpx.BaseTransport | None]:
     return {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
-
-
-def parse(model: type[AnswerT], response: httpx.Response) -> AnswerT:
-    """Read an answer's body as `model`. Raises UnexpectedAnswer for anything else."""
-    try:
-        return model.read(response.content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise UnexpectedAnswer(
-            f"{response.request.url} answered {response.status_code}, but not as a LIT service does: "
-            f"{where}: {first['msg']}."
-        ) from error
-
-
-def path_to(*parts: str) -> str:
-    """The path /v1/… to a thing. An id, whatever it contains, is one part of the path."""
-    return "/v1/" + "/".join(_DOTS.get(part) or quote(part, safe="") for part in parts)
-
-
-def _parse_key(key: str) -> str:
-    """The key without the blanks and newlines that a file or a variable may add. Raises InvalidKey."""
-    key = key.strip()
-    if not fits_a_header(key):
-        raise InvalidKey
-    return key
-
-
-def fits_a_header(text: str) -> bool:
-    """Whether a header can have this value."""
-    return text.isascii() and text.isprintable()
-
-
-def _parse_address(url: str) -> httpx.URL:
-    """Raises InvalidAddress."""
-    try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InvalidAddress(url, str(error)) from error
-    if address.scheme not in {"http", "https"} or not address.host:
-        raise InvalidAddress(url, "it must begin with http:// or https:// and a host")
-    if address.port is not None and not 0 < address.port < 1 << 16:
-        raise InvalidAddress(url, "its port must be from 1 to 65535")
-    return address
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

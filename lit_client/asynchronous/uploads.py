@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection, parse, path_to
-from lit_client.direct_uploads import send_directly
+from lit_client.addresses import path_to
+from lit_client.answers import parse
+from lit_client.asynchronous.connection import TEMPORARY, AsyncConnection
+from lit_client.asynchronous.direct_uploads import send_directly
 from lit_client.errors import ProblemError, TransferError
+from lit_client.files import ProgressCallback, file_sha256, ignore_progress
 from lit_client.models import Page, Upload, UploadKind
 from lit_spec import TeacherWeights
 
@@ -21,12 +23,9 @@ CHUNK_BYTES = 8 * 1024 * 1024
 COMPLETION_SECONDS = 600.0
 OFFSET = "Upload-Offset"
 
-ProgressCallback = Callable[[int, int], None]
-"""Called with two numbers: the bytes done, and all bytes."""
 
-
-def send_file(
-    connection: Connection,
+async def send_file(
+    connection: AsyncConnection,
     path: Path,
     kind: UploadKind,
     progress: ProgressCallback | None = None,
@@ -40,45 +39,41 @@ def send_file(
     Raises TransferError when the connection keeps breaking, ProblemError when the service refuses.
     """
     size = path.stat().st_size
-    sha256 = file_sha256(path)
-    upload = _find_unfinished(connection, path.name, kind, size, sha256)
+    sha256 = await asyncio.to_thread(file_sha256, path)
+    upload = await _find_unfinished(connection, path.name, kind, size, sha256)
     if upload is None:
-        upload = _create(connection, path.name, kind, size, sha256, architecture, teacher_weights)
+        upload = await _create(connection, path.name, kind, size, sha256, architecture, teacher_weights)
     else:
         if architecture is not None:
-            name_architecture(connection, upload.id, architecture)
+            await name_architecture(connection, upload.id, architecture)
         if upload.teacher_weights != teacher_weights:
-            name_weights(connection, upload.id, teacher_weights)
-    report = progress or _ignore
+            await name_weights(connection, upload.id, teacher_weights)
+    report = progress or ignore_progress
     if upload.complete:
         report(size, size)
         return upload
-    if not send_directly(connection, path, upload, report):
-        _send_pieces(connection, path, upload, chunk_bytes, report)
-    return _ask(connection, upload)
+    if not await send_directly(connection, path, upload, report):
+        await _send_pieces(connection, path, upload, chunk_bytes, report)
+    return await _ask(connection, upload)
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def name_architecture(connection: Connection, upload_id: str, architecture: Mapping[str, Any] | None) -> Upload:
+async def name_architecture(
+    connection: AsyncConnection, upload_id: str, architecture: Mapping[str, Any] | None
+) -> Upload:
     method, body = ("DELETE", None) if architecture is None else ("PUT", dict(architecture))
     path = path_to("uploads", upload_id, "architecture")
-    return parse(Upload, connection.request(method, path, json=body, repeatable=True))
+    return parse(Upload, await connection.request(method, path, json=body, repeatable=True))
 
 
-def name_weights(connection: Connection, upload_id: str, weights: TeacherWeights | None) -> Upload:
+async def name_weights(connection: AsyncConnection, upload_id: str, weights: TeacherWeights | None) -> Upload:
     method, body = ("DELETE", None) if weights is None else ("PUT", {"teacher_weights": weights.value})
     return parse(
-        Upload, connection.request(method, path_to("uploads", upload_id, "weights"), json=body, repeatable=True)
+        Upload, await connection.request(method, path_to("uploads", upload_id, "weights"), json=body, repeatable=True)
     )
 
 
-def _create(
-    connection: Connection,
+async def _create(
+    connection: AsyncConnection,
     filename: str,
     kind: UploadKind,
     size: int,
@@ -92,12 +87,14 @@ def _create(
     if teacher_weights is not None:
         body["teacher_weights"] = teacher_weights.value
     # Repeating the request leaves at most an empty upload, which the service removes later.
-    return parse(Upload, connection.request("POST", "/v1/uploads", repeatable=True, json=body))
+    return parse(Upload, await connection.request("POST", "/v1/uploads", repeatable=True, json=body))
 
 
-def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, size: int, sha256: str) -> Upload | None:
+async def _find_unfinished(
+    connection: AsyncConnection, filename: str, kind: UploadKind, size: int, sha256: str
+) -> Upload | None:
     """An upload of the same file that an earlier run began, if it is among the newest 100."""
-    page = parse(Page[Upload], connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
+    page = parse(Page[Upload], await connection.request("GET", "/v1/uploads", repeatable=True, params={"limit": 100}))
     same = (filename, kind, size, sha256)
     for upload in page.items:
         if not upload.complete and (upload.filename, upload.kind, upload.size, upload.sha256) == same:
@@ -105,8 +102,8 @@ def _find_unfinished(connection: Connection, filename: str, kind: UploadKind, si
     return None
 
 
-def _send_pieces(
-    connection: Connection, path: Path, upload: Upload, chunk_bytes: int, report: ProgressCallback
+async def _send_pieces(
+    connection: AsyncConnection, path: Path, upload: Upload, chunk_bytes: int, report: ProgressCallback
 ) -> None:
     """Send the file from the service's offset to the end. Each byte that arrives sets the number of failures to 0."""
     offset = furthest = upload.received
@@ -114,7 +111,7 @@ def _send_pieces(
     report(offset, upload.size)
     while True:
         try:
-            offset = _send_piece(connection, path, upload, offset, chunk_bytes)
+            offset = await _send_piece(connection, path, upload, offset, chunk_bytes)
             done = offset >= upload.size
         except _Interrupted as error:
             failures += 1
@@ -123,10 +120,10 @@ def _send_pieces(
                     f"Sending {path} stopped at {furthest} of {upload.size} bytes: {error} "
                     "Send it again to continue from there."
                 ) from error
-            time.sleep(connection.pause(failures))
-            offset = _ask_offset(connection, upload)
+            await asyncio.sleep(connection.pause(failures))
+            offset = await _ask_offset(connection, upload)
             # The answer to the last piece may have been lost.
-            done = offset >= upload.size and _ask(connection, upload).complete
+            done = offset >= upload.size and (await _ask(connection, upload)).complete
         report(offset, upload.size)
         if done:
             return
@@ -138,7 +135,7 @@ class _Interrupted(Exception):
     """A piece was not sent completely, for a temporary reason. The service knows how much of it has arrived."""
 
 
-def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int, chunk_bytes: int) -> int:
+async def _send_piece(connection: AsyncConnection, path: Path, upload: Upload, offset: int, chunk_bytes: int) -> int:
     """Send one piece and return the new offset. Raises _Interrupted when the piece may be tried again."""
     with path.open("rb") as file:
         file.seek(offset)
@@ -147,7 +144,7 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
         raise TransferError(f"{path} became shorter while it was being sent. Send it again.")
     headers = {OFFSET: str(offset), "Content-Type": "application/octet-stream"}
     try:
-        response = connection.request_once(
+        response = await connection.request_once(
             "PATCH", path_to("uploads", upload.id), wait=COMPLETION_SECONDS, content=piece, headers=headers
         )
     except httpx.TransportError as error:
@@ -161,14 +158,10 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
     raise problem
 
 
-def _ask(connection: Connection, upload: Upload) -> Upload:
-    return parse(Upload, connection.request("GET", path_to("uploads", upload.id), repeatable=True))
+async def _ask(connection: AsyncConnection, upload: Upload) -> Upload:
+    return parse(Upload, await connection.request("GET", path_to("uploads", upload.id), repeatable=True))
 
 
-def _ask_offset(connection: Connection, upload: Upload) -> int:
-    response = connection.request("HEAD", path_to("uploads", upload.id), repeatable=True)
+async def _ask_offset(connection: AsyncConnection, upload: Upload) -> int:
+    response = await connection.request("HEAD", path_to("uploads", upload.id), repeatable=True)
     return int(response.headers[OFFSET])
-
-
-def _ignore(_done: int, _total: int) -> None:
-    """The progress callback of callers that give none."""

@@ -1,28 +1,20 @@
 """Downloads a job's files. Downloads can be continued and are verified; a file gets its name when it is complete."""
 
+# Generated from lit_client/asynchronous by `python -m tests.lit_client.generate`: change the source instead.
+
 from __future__ import annotations
 
-import os
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from lit_client.connection import TEMPORARY, Connection, path_to
+from lit_client.addresses import path_to
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
+from lit_client.files import DownloadedFile, ProgressCallback, file_sha256, is_complete, publish, safe_name
 from lit_client.models import Artifact
-from lit_client.uploads import ProgressCallback, file_sha256
-
-
-@dataclass(frozen=True)
-class DownloadedFile:
-    """A file of a job on this machine, verified."""
-
-    path: Path
-    size: int
-    sha256: str
+from lit_client.synchronous.connection import TEMPORARY, Connection
 
 
 def fetch_file(
@@ -32,27 +24,27 @@ def fetch_file(
 
     Raises ChecksumError when the content is wrong twice, TransferError when the connection keeps breaking.
     """
-    target = folder / _safe_name(artifact.name)
+    target = folder / safe_name(artifact.name)
     result = DownloadedFile(target, artifact.size, artifact.sha256)
-    if _is_complete(target, artifact):
+    if is_complete(target, artifact):
         progress(artifact.size, artifact.size)
         return result
     # Its name depends on the content, so that a part of another job's file is never continued with this one's bytes.
     part = folder / f".{artifact.name}.{artifact.sha256[:16]}.part"
     resumed = part.exists()
     _Fetch(connection, job_id, artifact, part, progress).run()
-    if resumed and not _is_complete(part, artifact):
+    if resumed and not is_complete(part, artifact):
         # The part that an earlier run left may be damaged (a full disk, a crash), so download it again from the start.
         part.unlink()
         _Fetch(connection, job_id, artifact, part, progress).run()
-    if not _is_complete(part, artifact):
+    if not is_complete(part, artifact):
         found = file_sha256(part)
         part.unlink()
         raise ChecksumError(
             f"{artifact.name} of {job_id} arrived with sha256 {found}, but the service's manifest says "
             f"{artifact.sha256}. The download was removed: fetch it again."
         )
-    _publish(part, target)
+    publish(part, target)
     return result
 
 
@@ -158,21 +150,3 @@ def _range_start(response: httpx.Response) -> int:
     if match is None:
         raise TransferError(f"{response.request.url} answered 206 without saying which bytes (Content-Range).")
     return int(match[1])
-
-
-def _safe_name(name: str) -> str:
-    """Check that the name is a plain file name, because a service must not choose where files are written."""
-    if not name or name.startswith(".") or any(c in "/\\:\0" for c in name):
-        raise TransferError(f"The service names a file {name!r}, which is not a plain file name.")
-    return name
-
-
-def _is_complete(path: Path, artifact: Artifact) -> bool:
-    return path.is_file() and path.stat().st_size == artifact.size and file_sha256(path) == artifact.sha256
-
-
-def _publish(part: Path, target: Path) -> None:
-    """Rename so that a crash leaves either nothing or the whole file under its name."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(target)

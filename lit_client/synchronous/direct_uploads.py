@@ -1,5 +1,7 @@
 """Sends large files straight to the service's object store, where the service offers that."""
 
+# Generated from lit_client/asynchronous by `python -m tests.lit_client.generate`: change the source instead.
+
 from __future__ import annotations
 
 import time
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import httpx
 
-from lit_client.connection import Connection, outside_client, parse, path_to
+from lit_client.addresses import path_to
+from lit_client.answers import parse
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Upload, UploadPart, UploadParts
+from lit_client.synchronous.connection import Connection, outside_client
 
 FROM_BYTES = 32 << 20
 """Smaller files go through the service."""
