@@ -15,7 +15,9 @@ class Problem(BaseModel):
     type: str
     """Stable, for example /problems/upload-in-use."""
     title: str
+    """The same for every problem of this type."""
     status: int
+    """The HTTP status of the answer."""
     detail: str
     """What is wrong and what to do."""
     errors: list[Mistake] | None = None

@@ -75,7 +75,9 @@ def _check_navigation(pages: Path) -> None:
     if missing := named - present:
         raise BrokenSite(f"zensical.toml names pages that don't exist: {', '.join(sorted(missing))}")
     if unnamed := present - named:
-        raise BrokenSite(f"Pages are missing in the navigation; add them to zensical.toml: {', '.join(sorted(unnamed))}")
+        raise BrokenSite(
+            f"Pages are missing in the navigation; add them to zensical.toml: {', '.join(sorted(unnamed))}"
+        )
 
 
 def _pages_in(entry: Any) -> Iterator[str]:

@@ -41,7 +41,7 @@ def _operations(described: JSON) -> Iterator[str]:
     for tag, members in groupby(found, key=lambda each: each[2]["tags"][0]):
         yield f"## {tag.capitalize()}\n"
         for path, method, operation in members:
-            yield from _operation(path, method, operation)
+            yield from _operation(path, method, operation, described)
     yield "## Problems\n"
     yield "An error is a problem document. Its `type` is one of these:\n"
     yield "| `type` | Title |\n|---|---|"
@@ -50,7 +50,7 @@ def _operations(described: JSON) -> Iterator[str]:
     yield ""
 
 
-def _operation(path: str, method: str, operation: JSON) -> Iterator[str]:
+def _operation(path: str, method: str, operation: JSON, described: JSON) -> Iterator[str]:
     yield f"### {operation['summary']}: `{method.upper()} {path}`\n"
     yield f"{operation['description']}\n"
     if parameters := operation.get("parameters"):
@@ -62,7 +62,7 @@ def _operation(path: str, method: str, operation: JSON) -> Iterator[str]:
         yield ""
     for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
         yield f"**Body** (`{media_type}`): {_type(body['schema']) if 'schema' in body else 'the bytes'}\n"
-        for example in _examples(body):
+        for example in examples(body, described):
             yield f"```json\n{json.dumps(example, indent=2)}\n```\n"
     yield "| Answer | Body | Meaning |\n|---|---|---|"
     for code, answer in operation["responses"].items():
@@ -76,10 +76,13 @@ def _operation(path: str, method: str, operation: JSON) -> Iterator[str]:
     yield ""
 
 
-def _examples(body: JSON) -> list[Any]:
-    if "example" in body:
-        return [body["example"]]
-    return [each["value"] for each in body.get("examples", {}).values()]
+def examples(body: JSON, described: JSON) -> list[Any]:
+    """The examples of a body of one media type: its own, or those of each schema that it may have."""
+    schema = body.get("schema", {})
+    if found := schema.get("examples"):
+        return list(found)
+    models = [each["$ref"].rsplit("/", 1)[1] for each in [schema, *schema.get("oneOf", [])] if "$ref" in each]
+    return [example for model in models for example in described["components"]["schemas"][model].get("examples", [])]
 
 
 def _objects(described: JSON) -> Iterator[str]:
