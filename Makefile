@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs docs docs-commands lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ docs: $(INSTALLED) ## Build the documentation's site into site/; broken links an
 
 docs-commands: $(INSTALLED) ## Run every command of the documentation that can run here (2 minutes)
 	$(BIN)/pytest -m "long or not long" tests/docs $(PYTEST_ARGS)
+
+screenshots: $(INSTALLED) ## Write the pictures of the web page, docs/images/page-*.png (minutes; needs chromium)
+	@$(BIN)/python examples/digits/screenshots.py
 
 lint: $(INSTALLED) ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -14,14 +14,20 @@ from fastapi_offline import FastAPIOffline
 
 from api import broker, health, openapi, traces
 from api.architectures import endpoints as architectures
+from api.audit import endpoints as audit
 from api.http import problems, schemas
+from api.http.actors import Actors
 from api.http.context import Context
 from api.http.headers import HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
+from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
+from api.keys import endpoints as keys
 from api.metrics import endpoint as monitoring
 from api.metrics.process import ApiMetrics
+from api.owners import endpoints as owners
+from api.page import endpoints as page
 from api.readiness import Readiness
 from api.studies import endpoints as studies
 from api.uploads import direct as direct_uploads
@@ -70,8 +76,9 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         deliverer = Deliverer(database, listener, Sender(receivers, settings.public_url))
         readiness = Readiness(database, wakeups, storage)
         metrics.watch(database, long_polls, settings)
+        tokens = open_tokens(settings)
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, readiness, receivers, metrics, keyless
+            settings, database, storage, wakeups, long_polls, readiness, receivers, metrics, keyless, tokens
         )
         await listener.start()
         housekeeper.start()
@@ -82,6 +89,8 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
             await deliverer.stop()
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
+            if tokens is not None:
+                await tokens.close()
             wakeups.close()
             sender.close()
             metrics.unwatch()
@@ -95,6 +104,7 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    app.add_middleware(Actors)
     app.add_middleware(HeaderChecks)
     app.add_middleware(RequestLog, metrics=metrics.http)  # around the one before
     problems.install(app)
@@ -106,9 +116,13 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         studies.router,
         architectures.router,
         webhooks.router,
+        owners.router,
+        keys.router,
+        audit.router,
         health.router,
     ):
         app.include_router(router, responses={"default": {"model": schemas.Problem}})
+    app.include_router(page.router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     app.include_router(monitoring.router)
     openapi.install(app)

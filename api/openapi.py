@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 
-from api.http import problems
+from api.http import auth, problems
 from api.http.forms import FormRoute
 
 PATH_PARAMETERS = {
@@ -30,7 +30,9 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _complete(generate(), _document_forms(app))
+            document = generate()
+            _complete(document, _document_forms(app))
+            _name_scopes(document, app)
         assert app.openapi_schema is not None  # noqa: S101 - for the type checker: `generate` has set it
         return app.openapi_schema
 
@@ -53,8 +55,19 @@ def _complete(document: dict[str, Any], forms: dict[str, Any]) -> None:
             _name_problem_media_type(operation)
             _describe_answers(operation)
             _describe_path(operation)
+
+
+def _name_scopes(document: dict[str, Any], app: FastAPI) -> None:
+    """Say which scope each operation needs, as a role (OpenAPI 3.1, security requirement object)."""
+    routes = [found.original_route for found in iter_route_contexts(app.routes)]
+    for route in routes:
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
             if "security" in operation:
-                operation["security"].append({})  # a service without keys answers its own machine
+                # The empty one: a service without keys answers its own machine.
+                operation["security"] = [{auth.SECURITY_SCHEME: [auth.scope_of(route, method).value]}, {}]
 
 
 def _name_problem_media_type(operation: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from lit_spec.answers.owners import QuotaName
 from lit_spec.mistakes import Mistake, as_text
 
 
@@ -23,6 +24,17 @@ class Conflict(Exception):
     def __init__(self, type: str, detail: str) -> None:
         super().__init__(detail)
         self.type = type
+        self.detail = detail
+
+
+class QuotaExceeded(Exception):
+    """The owner uses all that is allowed. `used` counts what there is, without what was asked for."""
+
+    def __init__(self, quota: QuotaName, used: int, allowed: int, detail: str) -> None:
+        super().__init__(detail)
+        self.quota = quota
+        self.used = used
+        self.allowed = allowed
         self.detail = detail
 
 

@@ -22,7 +22,7 @@ from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database, allow_idle
 from jobs.database.models import Job
 from jobs.database.outages import first_line, is_down, is_outage
-from jobs.ledger import attempts, idempotency, uploads, workers
+from jobs.ledger import attempts, audit, idempotency, uploads, workers
 from jobs.settings import Settings
 from jobs.side_task import SideTask
 from jobs.storage import checkpoints
@@ -116,6 +116,8 @@ class Housekeeper:
         self._database = database
         self._send_wakeup = send_wakeup
         self._lease_seconds = settings.lease_seconds
+        self._audit_days = settings.audit_days
+        self._quotas = settings.quotas
         # With a longer pause an outage could pass unnoticed.
         self._seconds = min(settings.housekeeping_seconds, settings.lease_seconds / 3)
         self._storage = storage
@@ -195,6 +197,7 @@ class Housekeeper:
         self._in_session(workers.forget_dead)
         self._in_session(idempotency.forget_old_keys)
         self._in_session(deliveries.forget_old)
+        self._in_session(partial(audit.forget_old, days=self._audit_days))
 
     def _send_wakeups(self) -> None:
         for queue in self._in_session(queues_with_work):
@@ -227,7 +230,7 @@ class Housekeeper:
 
     def _advance(self, study_id: str) -> None:
         try:
-            queues = self._in_session(lambda session: advance(session, study_id))
+            queues = self._in_session(lambda session: advance(session, study_id, self._quotas))
         except Exception as failure:
             if is_down(failure):
                 raise

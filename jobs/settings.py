@@ -7,15 +7,18 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.broker.queues import DEVICE_QUEUES
 from jobs.webhooks.networks import AllowedNetworks
+from lit_spec.answers.owners import Quotas
 from lit_spec.requests.store_urls import store_prefix
 from lit_spec.requests.tracking import tracker_uri
+from lit_spec.scopes import GRANTED_SCOPES, Scope
 
 GIB = 1 << 30
 MOST_BYTES = 1 << 62
@@ -103,6 +106,24 @@ class Settings(BaseSettings):
     """Further tracking servers that requests may name, comma-separated; each may have a user and a password."""
     tracking_give_up_seconds: float = Field(86_400, ge=0, le=MOST_SECONDS)
     """For how long after a job's end its run is tried again when the tracking server fails."""
+    quota_jobs_queued: int | None = Field(None, ge=1, le=MOST_BYTES)
+    """How many jobs of one owner may be queued. More are refused. None: no limit, here and below."""
+    quota_jobs_running: int | None = Field(None, ge=1, le=MOST_BYTES)
+    """How many jobs of one owner may run at once. More wait. API and workers need the same value."""
+    quota_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
+    """How many bytes of one owner may be stored: uploads, and files of jobs. More uploads are refused."""
+    audit_days: int = Field(365, ge=1, le=36_500)
+    """How long entries of the audit log are kept."""
+    oidc_issuer: str | None = None
+    """URL of an OpenID Connect issuer. Its tokens are accepted beside API keys. None: only keys are."""
+    oidc_audience: str | None = Field(None, validate_default=True)
+    """What `aud` of a token must name: this service, as the issuer knows it."""
+    oidc_owner_claim: str = Field("sub", min_length=1)
+    """The claim that names the owner. It must be one that users can't choose. Dots lead into nested claims."""
+    oidc_scope_claim: str = Field("scope", min_length=1)
+    """The claim with a caller's roles: words in a string, or a list."""
+    oidc_scopes: str = "read=lit:read,submit=lit:submit,admin=lit:admin"
+    """Which role gives which scope, as `scope=role`, comma-separated. The role `*` is everybody's."""
     log_format: Literal["json", "console"] = "console"
     metrics_token: str | None = Field(None, pattern=r"^[!-~]{16,500}$")
     """Whoever sends it as `Authorization: Bearer` reads /metrics of API and workers. None: loopback only."""
@@ -159,6 +180,26 @@ class Settings(BaseSettings):
             return None
         return ",".join(f"{store_prefix(url.strip())}/" for url in urls.split(",") if url.strip()) or None
 
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _is_an_issuer(cls, issuer: str | None) -> str | None:
+        if issuer is not None and not is_safe_address(issuer):
+            raise ValueError("must begin with https://, or name a loopback address")
+        return issuer
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _stands_beside_an_issuer(cls, audience: str | None, info: ValidationInfo) -> str | None:
+        if (audience is None) != (info.data.get("oidc_issuer") is None):
+            raise ValueError("give both LIT_OIDC_ISSUER and LIT_OIDC_AUDIENCE, or neither")
+        return audience
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def _names_scopes(cls, setting: str) -> str:
+        scopes_by_role(setting)
+        return setting
+
     @field_validator("worker_devices")
     @classmethod
     def _are_devices(cls, devices: str | None) -> str | None:
@@ -194,6 +235,11 @@ class Settings(BaseSettings):
         """The stores of data sets, each with a slash at its end."""
         return tuple(self.dataset_stores.split(",")) if self.dataset_stores else ()
 
+    @property
+    def quotas(self) -> Quotas:
+        """What every owner may use, unless an administrator has set something else."""
+        return Quotas(jobs_queued=self.quota_jobs_queued, jobs_running=self.quota_jobs_running, bytes=self.quota_bytes)
+
     def as_environment(self) -> dict[str, str]:
         """The variables from which another process on this machine reads the same settings, wherever it runs."""
         values = dict(self) | {"storage_dir": self.storage_root}
@@ -215,6 +261,28 @@ def device_names(setting: str) -> list[str]:
             "separated by commas"
         )
     return devices
+
+
+def is_safe_address(url: str) -> bool:
+    """Whether nobody on the way can change what comes from there: HTTPS, or this machine itself."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    if parts.scheme == "http":
+        return parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    return parts.scheme == "https" and bool(parts.hostname)
+
+
+def scopes_by_role(setting: str) -> dict[str, frozenset[Scope]]:
+    """The scopes of each role in "read=lit:read,admin=operators". Raises ValueError."""
+    found: dict[str, frozenset[Scope]] = {}
+    for pair in filter(None, (part.strip() for part in setting.split(","))):
+        scope, _, role = (part.strip() for part in pair.partition("="))
+        if scope not in GRANTED_SCOPES or not role:
+            raise ValueError(f"{pair!r} gives no scope: write {', '.join(f'{name}=ROLE' for name in GRANTED_SCOPES)}")
+        found[role] = found.get(role, frozenset()) | {Scope(scope)}
+    return found
 
 
 def explain(wrong: ValidationError, options: Collection[str] = ()) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import httpx
 
 from lit_client.errors import KEY_VARIABLE, LitError, ProblemError
+from lit_client.models import Me
 from lit_client.synchronous.client import Client
 
 NOT_FOUND, UNAUTHORIZED = 404, 401
@@ -87,22 +87,21 @@ def _key(client: Client, has_key: bool) -> Iterator[Check]:
         first, _, rest = str(problem).partition("\n")
         yield Check("key", Status.FAIL, first, rest)
         return
-    owner = f", owner {me['owner']}" if me.get("owner") else ""
+    owner = f", owner {me.owner}" if me is not None else ""
     yield Check("key", Status.OK, f"valid{owner}" if has_key else "the service needs none")
-    scopes = me.get("scopes")
-    if isinstance(scopes, list):
-        yield _scopes([str(scope) for scope in scopes])
+    if me is not None:
+        yield _scopes([scope.value for scope in me.scopes])
 
 
-def _me(client: Client) -> dict[str, Any]:
-    """Nothing from a service that has no `/v1/me`. Raises ProblemError where the key is wrong."""
+def _me(client: Client) -> Me | None:
+    """None from a service that has no `/v1/me`. Raises ProblemError where the key is wrong."""
     try:
         return client.me()
     except ProblemError as problem:
         if problem.status != NOT_FOUND:
             raise
         next(client.jobs(limit=1), None)
-        return {}
+        return None
 
 
 def _scopes(scopes: list[str]) -> Check:

@@ -15,6 +15,7 @@ from lit_spec.states import JobState
 OFFICIAL_PREFIX = "/problems/"
 KEY_VARIABLE = "LIT_API_KEY"
 UPLOAD_WORDS = {UploadKind.TEACHER: "teacher", UploadKind.DATASET: "data set"}
+TEMPORARY = frozenset({429, 502, 503, 504})
 
 
 class FieldProblem(BaseModel):
@@ -148,6 +149,14 @@ class ProblemError(LitError):
             retry_after=_seconds(response.headers.get("Retry-After")),
             advice=_advice_on_keys(response) if response.status_code == HTTPStatus.UNAUTHORIZED else "",
         )
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the same request may succeed soon: the service is busy, restarting or not ready yet.
+
+        An owner who has reached a quota is told at once, because it may take long until there is room.
+        """
+        return self.status in TEMPORARY and self.type != "quota-exceeded"
 
     def _sentence(self, advice: str) -> str:
         text = self.detail or f"The service answered {self.status} {self.title}"

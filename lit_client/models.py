@@ -1,6 +1,7 @@
 """What the client's calls return. The classes are those that the API answers with, from `lit_spec.answers`."""
 
 from lit_spec.answers.architectures import ArchitectureItem, LibraryArchitecture
+from lit_spec.answers.audit import AuditEntry
 from lit_spec.answers.jobs import (
     Artifact,
     ArtifactPage,
@@ -15,6 +16,8 @@ from lit_spec.answers.jobs import (
     MetricPage,
     Waiting,
 )
+from lit_spec.answers.keys import Key, NewKey
+from lit_spec.answers.owners import Me, OwnerQuotas, Quotas, Usage
 from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress, StudyTable, TeacherRow
 from lit_spec.answers.uploads import Upload, UploadPart, UploadParts
@@ -28,6 +31,7 @@ __all__ = [
     "ArchitectureItem",
     "Artifact",
     "ArtifactPage",
+    "AuditEntry",
     "Event",
     "EventPage",
     "Inspection",
@@ -37,11 +41,16 @@ __all__ = [
     "JobLive",
     "JobProgress",
     "JobWorker",
+    "Key",
     "LibraryArchitecture",
     "LibraryRequest",
+    "Me",
     "Metric",
     "MetricPage",
+    "NewKey",
+    "OwnerQuotas",
     "Page",
+    "Quotas",
     "StudentOption",
     "Study",
     "StudyError",
@@ -54,5 +63,6 @@ __all__ = [
     "UploadKind",
     "UploadPart",
     "UploadParts",
+    "Usage",
     "Waiting",
 ]

@@ -1,77 +1,195 @@
-"""Finds the owner of a request: the owner of its API key, or `local` on a service without keys."""
+"""Finds the caller of a request: by an API key, by a bearer token of the issuer, or `local` on a service without keys.
+
+Nothing is kept between two requests: a key that is revoked, or an owner's scope that is taken away, counts from the
+next request on.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.addresses import check_address
 from api.http.context import Context, InContext
 from api.http.headers import host_name
 from api.http.problems import Problem
-from jobs.ledger import keys
+from api.http.tokens import looks_like_a_token
+from jobs.database.outages import first_line, is_outage
+from jobs.ledger import audit, keys
+from lit_spec.answers.audit import Outcome
+from lit_spec.scopes import Scope
 
 LOCAL_OWNER = "local"
 SCHEME = "bearer"
+SECURITY_SCHEME = "key"
+"""In the OpenAPI document."""
+READING_METHODS = frozenset({"GET", "HEAD"})
 _BEARER = HTTPBearer(
-    scheme_name="key",
-    description="Not needed from this machine itself while the service has no keys.",
+    scheme_name=SECURITY_SCHEME,
+    description="An API key, or a token of the service's OpenID Connect issuer. The role is the scope that a route "
+    "needs. Nothing is needed from this machine itself while the service has no keys.",
     auto_error=False,
 )
 
+log = structlog.get_logger()
 
-def check_caller(request: Request, context: Context) -> str:
-    """The owner of this request; only a caller with a key learns what is wrong with its path or parameters.
 
-    Raises Problem 401, 403, 404 or 422.
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a request, and what they may do."""
+
+    owner: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+    key_name: str | None = None
+    subject: str | None = None
+    """`sub` of a bearer token."""
+    expires_at: datetime | None = None
+    """Of the key or the token."""
+
+
+async def check_caller(request: Request, context: Context) -> Caller:
+    """The caller; only one with a key learns what is wrong with the path or the parameters.
+
+    Raises Problem 401, 403, 404, 422 or 503.
     """
-    owner = _authenticate(request, context)
-    request.state.owner = owner
+    caller = await _authenticate(request, context)
+    _note_actor(caller)
+    await _check_scope(request, context, caller)
     check_address(request)
-    return owner
+    request.state.caller = caller
+    return caller
 
 
-def _authenticate(request: Request, context: Context) -> str:
-    """Raises Problem 401 or 403."""
+async def _authenticate(request: Request, context: Context) -> Caller:
+    """Raises Problem 401, 403 or 503."""
     header = request.headers.get("Authorization")
-    # In its own session, because a request may wait for long and must not occupy a connection all the time.
-    with context.database.session() as session:
-        if header is not None:
-            return _by_key(header, session)
-        open_to_all = context.keyless and not keys.any_keys(session)
+    if header is None:
+        return await run_in_threadpool(_without_key, request, context)
+    scheme, _, secret = header.partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != SCHEME:
+        raise _unknown_key()
+    if context.tokens is not None and looks_like_a_token(secret):
+        # Without a session and without a thread: the issuer may have to be asked for its keys.
+        found = await context.tokens.verify(secret)
+        return Caller(found.owner, found.scopes, subject=found.subject, expires_at=found.expires_at)
+    return await run_in_threadpool(_by_key, secret, context)
+
+
+def _without_key(request: Request, context: Context) -> Caller:
+    open_to_all = context.keyless and context.tokens is None
+    if open_to_all:
+        # In its own session, as in `_by_key`: a request may wait for long and must not occupy a connection meanwhile.
+        with context.database.session() as session:
+            open_to_all = not keys.any_keys(session)
     if not open_to_all:
-        raise _unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
+        raise unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
     refuse_browsers_of_others(request)
-    return LOCAL_OWNER
+    return Caller(LOCAL_OWNER, frozenset(Scope))
 
 
-def _get_owner(
+def _by_key(secret: str, context: Context) -> Caller:
+    with context.database.session() as session:
+        key = keys.authenticate(session, secret)
+    if key is None:
+        raise _unknown_key()
+    if key.expired:
+        raise unauthorized(f"the API key {key.id} has expired: use another, or ask an administrator to make one")
+    if key.use_unrecorded:
+        _record_use(context, key.id)
+    return Caller(key.owner, key.scopes, key.id, key.name, expires_at=key.expires_at)
+
+
+def _record_use(context: Context, key_id: str) -> None:
+    """A full disk of the database, or a database that can only be read, must not keep anybody from reading."""
+    try:
+        with context.database.session() as session:
+            keys.record_use(session, key_id)
+    except SQLAlchemyError as failure:
+        if not is_outage(failure):
+            raise
+        log.info("use of a key not recorded", key=key_id, error=first_line(failure))
+
+
+def _note_actor(caller: Caller) -> None:
+    """Tell the audit log who acts in this request."""
+    actor = audit.current_actor()
+    actor.owner, actor.key_id, actor.subject = caller.owner, caller.key_id, caller.subject
+
+
+async def _check_scope(request: Request, context: Context, caller: Caller) -> None:
+    needed = scope_of(request.scope["route"], request.method)
+    if needed in caller.scopes:
+        return
+    if needed is not Scope.READ:
+        await run_in_threadpool(_record_denial, request, context)
+    raise Problem(
+        403,
+        "insufficient-scope",
+        f"the request needs the scope {needed.value}: use a key or token that has it",
+        # RFC 6750, section 3
+        headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed.value}"'},
+    )
+
+
+def scope_of(route: APIRoute, method: str) -> Scope:
+    """The scope that a request needs: by its method, except for the routes of administrators."""
+    if any(dependency.dependency is _administers for dependency in route.dependencies):
+        return Scope.ADMIN
+    return Scope.READ if method in READING_METHODS else Scope.SUBMIT
+
+
+def _record_denial(request: Request, context: Context) -> None:
+    with context.database.session() as session:
+        detail = {"method": request.method, "path": request.url.path[:500]}
+        audit.record(session, "request.deny", None, detail=detail, outcome=Outcome.DENIED)
+
+
+async def _get_caller(
     request: Request,
     context: InContext,
     _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
-) -> str:
-    known: str | None = getattr(request.state, "owner", None)
-    return check_caller(request, context) if known is None else known
+) -> Caller:
+    known: Caller | None = getattr(request.state, "caller", None)
+    return await check_caller(request, context) if known is None else known
+
+
+InCaller = Annotated[Caller, Depends(_get_caller)]
+"""The caller of the request. Routes with a body have already found it, before they read the body."""
+
+
+async def _administers(_caller: InCaller) -> None:
+    """`scope_of` looks for it, so that the scope of a route with a body is checked before the body is read."""
+
+
+ADMIN = Depends(_administers)
+"""Among the `dependencies` of a route or a router: it needs the scope `admin`."""
+
+
+async def _get_owner(caller: InCaller) -> str:
+    return caller.owner
 
 
 Owner = Annotated[str, Depends(_get_owner)]
-"""The owner of the request. Routes with a body have already found it, before they read the body."""
+"""The owner of the request."""
 
 
-def _by_key(header: str, session: Session) -> str:
-    scheme, _, secret = header.partition(" ")
-    owner = keys.authenticate(session, secret.strip()) if scheme.lower() == SCHEME else None
-    if owner is None:
-        raise _unauthorized("this is not an API key of this service, or it was revoked: check the key")
-    return owner
-
-
-def _unauthorized(detail: str) -> Problem:
+def unauthorized(detail: str) -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _unknown_key() -> Problem:
+    return unauthorized("this is not an API key of this service, or it was revoked: check the key")
 
 
 def refuse_browsers_of_others(request: Request) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api.http import auth
@@ -65,7 +64,7 @@ class JsonRoute(APIRoute):
 
 async def check_caller(request: Request) -> None:
     """Refuse a missing key or a wrong path before the body is read. FastAPI would read the body first."""
-    await run_in_threadpool(auth.check_caller, request, get_context(request))
+    await auth.check_caller(request, get_context(request))
 
 
 async def _sent_json(request: Request) -> dict[str, Any]:

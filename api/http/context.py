@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.long_polls import LongPolls
+from api.http.tokens import Tokens
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
@@ -36,6 +37,8 @@ class Context:
     metrics: ApiMetrics
     keyless: bool
     """Whether the service may be used without a key as long as none exists."""
+    tokens: Tokens | None
+    """Checks bearer tokens; None: only API keys are accepted."""
 
     @cached_property
     def trackers(self) -> Trackers:

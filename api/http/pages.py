@@ -16,11 +16,11 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 from api.http.auth import Owner
 from api.http.numbers import WholeNumber
 from api.http.problems import invalid_field
-from jobs.database.models import Job, Study, Upload, Webhook, WebhookDelivery
+from jobs.database.models import ApiKey, AuditEntry, Job, Study, Upload, Webhook, WebhookDelivery
 from jobs.ledger.owned_rows import PageCursor
 from lit_spec.answers.pages import ItemT, Page
 
-RowT = TypeVar("RowT", Job, Study, Upload, Webhook, WebhookDelivery)
+RowT = TypeVar("RowT", Job, Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
 PositionT = TypeVar("PositionT", bound=tuple[Any, ...])
 
 _ROW: TypeAdapter[tuple[datetime, str]] = TypeAdapter(

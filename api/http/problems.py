@@ -19,11 +19,13 @@ from api.http import schemas
 from api.http.request_ids import HEADER
 from jobs import disks
 from jobs.database import outages
-from jobs.errors import Conflict, NotFound, RequestRefused, Stale
+from jobs.errors import Conflict, NotFound, QuotaExceeded, RequestRefused, Stale
 from jobs.storage.faults import StorageFault
 from lit_spec.mistakes import Mistake, as_text, mistakes_in
 
 RETRY_SECONDS = 2
+QUOTA_SECONDS = 30
+"""After a quota was exceeded: jobs start and finish by themselves, but seldom within seconds."""
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
 
@@ -33,6 +35,7 @@ TITLES = {
     "bad-request": "The request is malformed",
     "unauthorized": "An API key is needed",
     "forbidden-origin": "This service answers local programs only",
+    "insufficient-scope": "The key may not do this",
     "not-found": "Not found",
     "method-not-allowed": "This method is not allowed here",
     "upload-unfinished": "The upload is not finished",
@@ -43,6 +46,7 @@ TITLES = {
     "direct-upload-unavailable": "The service takes all bytes itself",
     "upload-bytes-lost": "The bytes of the upload are no longer in storage",
     "idempotency-key-reused": "The Idempotency-Key belongs to another request",
+    "key-invalid": "The key is not valid",
     "job-finished": "The job has already finished",
     "job-not-finished": "The job has not finished yet",
     "study-finished": "The study has already finished",
@@ -62,6 +66,7 @@ TITLES = {
     "checksum-mismatch": "The bytes are not those announced",
     "internal-error": "The service failed",
     "inspected-otherwise": "Another request changed the teacher's architecture",
+    "quota-exceeded": "The owner uses all that is allowed",
     "inspection-pending": "An upload is still being inspected",
     "insufficient-storage": "A disk of the service is full",
     "unavailable": "The service is not ready",
@@ -79,11 +84,13 @@ class Problem(Exception):
         *,
         errors: Sequence[Mistake] = (),
         headers: dict[str, str] | None = None,
+        quota: schemas.ExceededQuota | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.type = type
         self.detail = detail
+        self.quota = quota
         self.errors = list(errors)
         self.headers = headers or {}
 
@@ -94,8 +101,9 @@ class Problem(Exception):
             status=self.status,
             detail=self.detail,
             errors=self.errors or None,
+            quota=self.quota,
         )
-        return JSONResponse(body.model_dump(exclude_none=True), self.status, self.headers, MEDIA_TYPE)
+        return JSONResponse(body.model_dump(mode="json", exclude_none=True), self.status, self.headers, MEDIA_TYPE)
 
 
 def invalid(errors: Iterable[Mistake]) -> Problem:
@@ -132,6 +140,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NotFound, _not_found)
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(RequestRefused, _refused)
+    app.add_exception_handler(QuotaExceeded, _quota_exceeded)
     app.add_exception_handler(Stale, _stale)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -168,6 +177,13 @@ _REFUSALS = {
 def _refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestRefused)  # noqa: S101
     return Problem(_REFUSALS[error.type], error.type, error.detail, errors=error.mistakes).response()
+
+
+def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, QuotaExceeded)  # noqa: S101
+    quota = schemas.ExceededQuota(name=error.quota, used=error.used, allowed=error.allowed)
+    headers = {"Retry-After": str(QUOTA_SECONDS)}
+    return Problem(429, "quota-exceeded", _sentence(error), headers=headers, quota=quota).response()
 
 
 def _stale(_request: Request, _error: Exception) -> JSONResponse:

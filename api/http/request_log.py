@@ -104,7 +104,7 @@ class RequestLog:
             status=status,
             seconds=round(seconds, 4),
             bytes=exchange.sent,
-            owner=scope["state"].get("owner"),
+            owner=caller.owner if (caller := scope["state"].get("caller")) is not None else None,
             client=client[0] if client else None,
         )
 

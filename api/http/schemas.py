@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from lit_spec.answers.owners import QuotaName
 from lit_spec.mistakes import Mistake
+
+
+class ExceededQuota(BaseModel):
+    """A quota, and what the owner uses of it, without what was asked for."""
+
+    name: QuotaName
+    used: int
+    allowed: int
 
 
 class Problem(BaseModel):
@@ -22,3 +31,5 @@ class Problem(BaseModel):
     """What is wrong and what to do."""
     errors: list[Mistake] | None = None
     """The wrong fields, if fields are wrong."""
+    quota: ExceededQuota | None = None
+    """The quota, if one would be exceeded."""

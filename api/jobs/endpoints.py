@@ -30,7 +30,7 @@ from api.jobs.requests import make_job
 from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
-from jobs.ledger import owned_jobs
+from jobs.ledger import audit, owned_jobs
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout
@@ -105,11 +105,11 @@ async def rerun_job(
 
     def change() -> JobRequest:
         with context.database.session() as session:
-            require_unchanged(if_match, lambda: _look(session, owner, job_id))
+            require_unchanged(if_match, lambda: _look(context, session, owner, job_id))
             return parse(JobRequest, merge_patch(owned_jobs.get(session, owner, job_id).request, changes))
 
     repeated = idempotent_request(idempotency_key, {"rerun": job_id, "changes": changes})
-    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups)
+    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups, job_id)
 
 
 async def _make(
@@ -119,16 +119,18 @@ async def _make(
     prepare: Callable[[], Awaitable[JobRequest]],
     response: Response,
     wakeups: InBackground,
+    rerun_of: str | None = None,
 ) -> Job:
-    job, queues = await make_job(context, owner, repeated, prepare)
+    job, queues = await make_job(context, owner, repeated, prepare, rerun_of)
     wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job)
 
 
-def _look(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
+def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
     job = owned_jobs.get(session, owner, job_id, lock=lock)
-    return show_job(job, owned_jobs.waiting_reason(session, job), runs.of_jobs(session, [job_id]).get(job_id))
+    waiting = owned_jobs.waiting_reason(session, job, context.settings.quotas)
+    return show_job(job, waiting, runs.of_jobs(session, [job_id]).get(job_id))
 
 
 @router.get("")
@@ -156,25 +158,27 @@ async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditio
 
     def read() -> Job:
         with context.database.session() as session:
-            return _look(session, owner, job_id)
+            return _look(context, session, owner, job_id)
 
     return await get.answer(job_id, read, lambda job: job.state.finished)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Job:
+def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
-    require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
+    require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
     owned_jobs.request_cancel(session, owner, job_id)
-    return _look(session, owner, job_id)
+    audit.record(session, "job.cancel", job_id)
+    return _look(context, session, owner, job_id)
 
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
     with context.database.session() as session:
-        require_unchanged(if_match, lambda: _look(session, owner, job_id, lock=True))
+        require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
         prefix = owned_jobs.delete(session, owner, job_id)
+        audit.record(session, "job.delete", job_id)
     context.storage.delete_prefix(prefix)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from api.http.context import Context, in_transaction
 from api.http.problems import Problem
@@ -14,7 +15,7 @@ from api.uploads.stored_bytes import read_upload
 from jobs.broker.queues import queues_for
 from jobs.database.models import Job
 from jobs.errors import NotFound, RequestRefused
-from jobs.ledger import requests
+from jobs.ledger import audit, requests
 from jobs.ledger.idempotency import IdempotentRequest, find_job
 from lit_spec import JobRequest
 
@@ -23,22 +24,36 @@ INSPECTION_SECONDS = 30.0
 
 
 async def make_job(
-    context: Context, owner: str, repeated: IdempotentRequest | None, prepare: Callable[[], Awaitable[JobRequest]]
+    context: Context,
+    owner: str,
+    repeated: IdempotentRequest | None,
+    prepare: Callable[[], Awaitable[JobRequest]],
+    rerun_of: str | None = None,
 ) -> tuple[Job, list[str]]:
     """The new job, or the one that the same request made earlier; and the queues to send wake-ups to.
 
     `prepare` gives the request of a new job. What it needs may be gone when the request is sent again.
-    Raises Problem and RequestRefused.
+    `rerun_of`: the job that is run again. Raises Problem, RequestRefused and QuotaExceeded.
     """
+
+    def create(session: Session) -> Job:
+        earlier = find_job(session, owner, repeated)
+        if earlier is not None:
+            return earlier
+        made = requests.create_job(session, owner, request, inspections, repeated, context.settings.quotas)
+        if rerun_of is None:
+            audit.record(session, "job.create", made.id)
+        else:
+            audit.record(session, "job.rerun", made.id, detail={"of": rerun_of})
+        return made
+
     earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
     if earlier is not None:
         return earlier, []
     request = await prepare()
     context.trackers.check(request)
     inspections = await inspections_of(context, owner, request)
-    job = await in_transaction(
-        context, lambda session: requests.create_job(session, owner, request, inspections, repeated)
-    )
+    job = await in_transaction(context, create)
     return job, queues_for(job.device)
 
 

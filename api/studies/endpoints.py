@@ -24,6 +24,7 @@ from api.studies.requests import make_study
 from api.studies.schemas import show_study
 from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
+from jobs.ledger import audit
 from jobs.studies import studies
 from jobs.studies.kinds.table import as_csv
 from jobs.studies.status import read_status
@@ -115,7 +116,9 @@ def get_table(
 def cancel_study(study_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Study:
     """Cancel a study and its trials. It is finished when the last trial is; 409 if it is finished already."""
     require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
-    return _show(session, studies.request_cancel(session, owner, study_id))
+    study = studies.request_cancel(session, owner, study_id)
+    audit.record(session, "study.cancel", study_id)
+    return _show(session, study)
 
 
 @router.post("/{study_id}/resume", status_code=202)
@@ -126,7 +129,8 @@ def resume_study(
     try:
         with context.database.session() as session:
             require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
-            study, queues = studies.resume(session, owner, study_id)
+            study, queues = studies.resume(session, owner, study_id, context.settings.quotas)
+            audit.record(session, "study.resume", study_id)
             shown = _show(session, study)
     except NotFound as gone:
         if gone.kind != "upload":
@@ -143,6 +147,7 @@ def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMa
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
         prefixes = studies.delete(session, owner, study_id)
+        audit.record(session, "study.delete", study_id)
     for prefix in prefixes:
         context.storage.delete_prefix(prefix)
 

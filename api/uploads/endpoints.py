@@ -28,7 +28,7 @@ from api.uploads.stored_bytes import OFFSET, announce, offset_headers, read_uplo
 from api.uploads.writing import RECORD_BYTES, UploadWriter, pieces
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
-from jobs.ledger import uploads
+from jobs.ledger import audit, uploads
 from lit_spec import LibraryRequest
 from lit_spec.answers.pages import Page
 from lit_spec.answers.uploads import Upload
@@ -93,6 +93,7 @@ def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: If
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(session, owner, upload_id))
         prefix = uploads.delete(session, owner, upload_id)
+        audit.record(session, "upload.delete", upload_id)
     context.storage.delete_prefix(prefix)
 
 
@@ -189,6 +190,7 @@ def _inspect_again(
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
             raise invalid_field("upload_id", f"{upload_id} is a data set, not a teacher: give a teacher's id")
         change(session)
+        audit.record(session, "upload.inspect_again", upload_id)
         return show_upload(uploads.get(session, owner, upload_id))
 
 

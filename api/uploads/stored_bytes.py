@@ -7,7 +7,7 @@ import structlog
 from api.http.context import Context
 from api.http.problems import Problem, unavailable
 from jobs.database.models import Upload
-from jobs.ledger import uploads
+from jobs.ledger import audit, uploads
 from jobs.storage import layout
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
@@ -31,12 +31,16 @@ def announce(
 ) -> tuple[Upload, bool]:
     """A new upload, or the owner's complete one with the same content; and whether it is new.
 
-    Raises like `read_upload`.
+    Raises QuotaExceeded, and like `read_upload`.
     """
     with context.database.session() as session:
-        upload = uploads.create(session, owner, kind, filename, size, sha256, architecture, teacher_weights)
+        upload = uploads.create(
+            session, owner, kind, filename, size, sha256, architecture, teacher_weights, context.settings.quotas
+        )
         session.refresh(upload)
-    new = upload.state != UploadState.COMPLETE
+        new = upload.state != UploadState.COMPLETE
+        if new:
+            audit.record(session, "upload.create", upload.id)
     return recover(context, upload), new
 
 

@@ -13,7 +13,7 @@ from api.uploads.stored_bytes import bytes_lost, recover
 from api.uploads.teacher_files import find_fault
 from jobs.database.connection import allow_idle
 from jobs.database.models import Upload
-from jobs.ledger import uploads
+from jobs.ledger import audit, quotas, uploads
 from jobs.storage import layout
 from jobs.storage.storage import FinishedPieces, StorageKeyMissing
 from lit_spec.states import UploadKind
@@ -36,13 +36,18 @@ class UploadWriter:
     def __init__(
         self, context: Context, owner: str, upload_id: str, offset: int, check: Callable[[Upload], None] | None = None
     ) -> None:
-        """`check` may refuse to write to the upload, by raising: then an earlier request goes on."""
+        """`check` may refuse to write to the upload, by raising: then an earlier request goes on.
+
+        Raises QuotaExceeded if the owner has more stored than is allowed.
+        """
         with context.database.session() as session:
             before = uploads.get(session, owner, upload_id)
         recovered = recover(context, before)
         if recovered.received < min(offset, before.received):
             raise bytes_lost(recovered)
         with context.database.session() as session:
+            # It was counted when it was announced. Files of jobs, or a smaller quota, may have come after that.
+            quotas.require_room_for_bytes(session, owner, 0, context.settings.quotas)
             self.upload = uploads.open_writer(session, owner, upload_id, offset)
             if check is not None:
                 check(self.upload)
@@ -77,6 +82,7 @@ class UploadWriter:
             if (problem := self._find_problem(finished)) is None:
                 with self._transaction() as session:
                     uploads.complete(session, self.upload.id, self.upload.writer, finished.sha256)
+                    audit.record(session, "upload.complete", self.upload.id)
                     # Under the lock, so that no bytes of an older request appear later.
                     finished.publish()
         if problem is not None:

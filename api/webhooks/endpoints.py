@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
+from sqlalchemy.orm import Session
 
 from api.http.auth import Owner
 from api.http.bodies import JsonRoute, SentJson
@@ -12,6 +13,8 @@ from api.http.context import Context, InContext, InSession, in_transaction
 from api.http.pages import InPages
 from api.http.problems import invalid_field
 from api.webhooks.schemas import show_delivery, show_webhook, show_with_secret
+from jobs.database.models import Webhook as WebhookRow
+from jobs.ledger import audit
 from jobs.webhooks import deliveries, webhooks
 from jobs.webhooks.urls import read_url
 from lit_spec.answers.pages import Page
@@ -31,7 +34,13 @@ async def create_webhook(
     """
     values: dict[str, Any] = webhook.model_dump(mode="json")
     values["url"] = await _checked_url(context, webhook.url)
-    made = await in_transaction(context, lambda session: webhooks.create(session, owner, **values))
+
+    def create(session: Session) -> WebhookRow:
+        made = webhooks.create(session, owner, **values)
+        audit.record(session, "webhook.create", made.id)
+        return made
+
+    made = await in_transaction(context, create)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     return show_with_secret(made)
 
@@ -65,21 +74,28 @@ async def change_webhook(
     values = {name: value for name, value in values.items() if value is not None or name in {"name", "events"}}
     if "url" in values:
         values["url"] = await _checked_url(context, values["url"])
-    return show_webhook(
-        await in_transaction(context, lambda session: webhooks.change(session, owner, webhook_id, values))
-    )
+
+    def change(session: Session) -> WebhookRow:
+        changed = webhooks.change(session, owner, webhook_id, values)
+        audit.record(session, "webhook.change", webhook_id, detail={"fields": sorted(values)})
+        return changed
+
+    return show_webhook(await in_transaction(context, change))
 
 
 @router.delete("/{webhook_id}", status_code=204)
 def delete_webhook(webhook_id: str, owner: Owner, session: InSession) -> None:
     """Delete a webhook with its deliveries. What waits is not sent."""
     webhooks.delete(session, owner, webhook_id)
+    audit.record(session, "webhook.delete", webhook_id)
 
 
 @router.post("/{webhook_id}/test", status_code=202)
 def test_webhook(webhook_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
     """Send a message of the type `ping`. Its delivery says what came of it. 409 if the webhook is disabled."""
-    return show_delivery(deliveries.send_test(session, owner, webhook_id))
+    sent = deliveries.send_test(session, owner, webhook_id)
+    audit.record(session, "webhook.test", webhook_id)
+    return show_delivery(sent)
 
 
 @router.post("/{webhook_id}/rotate-secret")
@@ -87,7 +103,9 @@ def rotate_secret(webhook_id: str, owner: Owner, session: InSession) -> WebhookW
     """Make a new secret, which is shown once. For a day messages carry two signatures, one of them by the secret
     before.
     """
-    return show_with_secret(webhooks.rotate_secret(session, owner, webhook_id))
+    changed = webhooks.rotate_secret(session, owner, webhook_id)
+    audit.record(session, "webhook.rotate_secret", webhook_id)
+    return show_with_secret(changed)
 
 
 @router.get("/{webhook_id}/deliveries")
@@ -112,7 +130,9 @@ def get_delivery(webhook_id: str, delivery_id: str, owner: Owner, session: InSes
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202)
 def redeliver(webhook_id: str, delivery_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
     """Send a message again now, with the same `webhook-id`, whatever became of it. 409 if the webhook is disabled."""
-    return show_delivery(deliveries.redeliver(session, owner, webhook_id, delivery_id))
+    sent = deliveries.redeliver(session, owner, webhook_id, delivery_id)
+    audit.record(session, "webhook.redeliver", webhook_id, detail={"delivery": delivery_id})
+    return show_delivery(sent)
 
 
 async def _checked_url(context: Context, text: str) -> str:

@@ -24,12 +24,14 @@ from rich.console import Console
 # A script's own folder is on the path, but the service's code lies in the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples.digits.screenshots import NoBrowser, picture_of_job
 from lit_client import Client, LitError
 from lit_client.command.display import result_table
 from lit_client.models import Job
 from lit_client.progress import epoch_line
 from service.running import RunningService, ServiceNotStarted, running_service
 
+PICTURE = Path(tempfile.gettempdir()) / "lit-demo-page.png"
 TEACHER = Path(__file__).with_name("teacher.safetensors")
 
 REQUEST: dict[str, Any] = {
@@ -69,7 +71,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="lit-demo-") as folder, own_service(Path(folder)) as service:
             console.print(f"Service ready at {service.url} after {time.monotonic() - began:.1f} s.")
             with Client(service.url) as client:
-                summary, problems = compress_and_check(client, Path(folder) / "student")
+                summary, problems = compress_and_check(client, service.url, Path(folder) / "student")
     except (DemoFailed, LitError, ServiceNotStarted) as failure:
         console.print(f"The demo failed: {failure}", soft_wrap=True)
         return 1
@@ -98,11 +100,12 @@ def own_service(folder: Path) -> Iterator[RunningService]:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def compress_and_check(client: Client, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def compress_and_check(client: Client, url: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """One job from upload to a checked student: what to say of it, and what is wrong with it."""
     teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
     job = client.create_job(REQUEST | {"teacher": teacher.id})
     console.print(f"Job {job.id}: depth {_teacher_depth(job)} to {job.spec['student']['depth']}.")
+    console.print(f"Its web page, while the demo runs: {url}/#/jobs/{job.id}", soft_wrap=True)
     for event in client.follow(job.id):
         if event.type == "epoch":
             console.print(f"  {epoch_line(event.data)}")
@@ -115,8 +118,19 @@ def compress_and_check(client: Client, folder: Path) -> tuple[dict[str, Any], li
     own_accuracy, images = classify_test_split(folder)
     console.print(f"Classified the {images} images of the test split here: {own_accuracy:.2f} % right.")
     console.print(result_table(job.result, title="resnet38 to resnet14 on digits"))
+    show_page(url, job)
     summary = summarize(job.result, sha256_ok)
     return summary, check(summary, own_accuracy, images)
+
+
+def show_page(url: str, job: Job) -> None:
+    """A picture of the job's web page, which is gone when the demo ends."""
+    try:
+        picture_of_job(url, job.id, PICTURE)
+    except NoBrowser as missing:
+        console.print(f"No picture of the job's web page: {missing}.", soft_wrap=True)
+    else:
+        console.print(f"A picture of the job's web page: {PICTURE}", soft_wrap=True)
 
 
 def fetch_and_verify(client: Client, job: Job, folder: Path) -> bool:

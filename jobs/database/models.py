@@ -55,15 +55,65 @@ def _now() -> Mapped[datetime]:
 
 class ApiKey(Base):
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_created_at_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
+    owner: Mapped[str]
+    """Whose things the key reaches. Several keys may have one owner: a team."""
+    scopes: Mapped[list[str]]
+    """Of `read`, `submit` and `admin`, sorted. Those that a scope includes are named too."""
     hash: Mapped[str] = mapped_column(unique=True)
     """Hexadecimal sha256 of the secret. The secret itself is not stored."""
     prefix: Mapped[str]
     """The secret's first characters, to tell keys apart."""
     created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
     revoked_at: Mapped[datetime | None]
+    replaced_by: Mapped[str | None]
+    """The key that a rotation made from this one."""
+
+
+class OwnerQuotas(Base):
+    """The quotas of an owner that differ from the service's."""
+
+    __tablename__ = "owner_quotas"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    limits: Mapped[dict[str, Any]]
+    """By the name of the quota; null: no limit. A quota that is not named is the service's."""
+    updated_at: Mapped[datetime] = _now()
+
+
+class AuditEntry(Base):
+    """Something that somebody changed, or was not allowed to."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        CheckConstraint("outcome IN ('done', 'denied')", name="outcome"),
+        Index("ix_audit_log_created_at_id", "created_at", "id"),
+        Index("ix_audit_log_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_audit_log_object_id", "object_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = _now()
+    owner: Mapped[str | None]
+    """Of the request. None: nobody's, as on the command line."""
+    key_id: Mapped[str | None]
+    subject: Mapped[str | None]
+    """Of a bearer token; on the command line the user of the machine."""
+    action: Mapped[str]
+    """The kind of the object and what was done, as in `job.create`."""
+    kind: Mapped[str]
+    object_id: Mapped[str | None]
+    outcome: Mapped[str]
+    request_id: Mapped[str | None]
+    address: Mapped[str | None]
+    """The client's, as the service sees it."""
+    detail: Mapped[dict[str, Any] | None]
 
 
 class Upload(Base):
@@ -181,6 +231,8 @@ class Job(Base):
         Index("ix_jobs_study_id_state", "study_id", "state", postgresql_where=text("study_id IS NOT NULL")),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
         Index("ix_jobs_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_owner_stored_bytes", "owner", "stored_bytes", postgresql_where=text("stored_bytes > 0")),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where=text("state = 'running'")),
     )
 
@@ -218,6 +270,8 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     manifest: Mapped[list[dict[str, Any]] | None]
+    stored_bytes: Mapped[int] = mapped_column(server_default="0")
+    """Size of the files in the manifest, which count towards the owner's quota."""
     batch: Mapped[str | None]
     """Id of the newest recorded batch of trainer messages, so that a batch that is sent twice is recorded once."""
     event_seq: Mapped[int] = mapped_column(server_default="0")

@@ -25,11 +25,14 @@ from jobs.database.models import Job
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ids import new_id
+from jobs.ledger import quotas
+from jobs.ledger.queue import oldest_queued
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.transitions import Event, change
 from jobs.tracking import runs
 from jobs.tracking.trackers import Trackers
 from lit_spec import Device, ErrorType, JobError, JobSpec
+from lit_spec.answers.owners import Quotas
 from lit_spec.states import JobState
 from lit_spec.trainer.phases import JobPhase
 
@@ -108,14 +111,30 @@ def claim(
     lease_seconds: float,
     left_to_others: Sequence[str] = (),
     trackers: Trackers = Trackers(),
+    defaults: Quotas = quotas.NO_QUOTAS,
 ) -> Claim | None:
     """Take the oldest queued job that this worker can run and that is not in `left_to_others`. None if there is none.
+
+    Jobs of owners who run as many as they may are passed over. `defaults`: the quotas of owners without their own.
 
     Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
     whose stored specification this version can't read fails here, so that it does not block the queue. `trackers` says
     where the job's run goes.
     """
-    while (job := _oldest(session, devices, spec_versions, left_to_others)) is not None:
+    fits = [
+        or_(Job.device == Device.AUTO, Job.device.in_(devices)),
+        Job.spec_version <= max(spec_versions),
+        Job.id.not_in(left_to_others),
+    ]
+    at_limit = quotas.owners_at_limit(session, defaults)
+    # Only for the first owner's turn: two workers that have one each must not wait for the other's.
+    wait = True
+    while (job := oldest_queued(session, fits, at_limit)) is not None:
+        may_run, wait = quotas.may_run(session, job.owner, defaults, wait=wait), False
+        if not may_run:
+            # Another worker has just taken the owner's last place, or is about to.
+            at_limit.add(job.owner)
+            continue
         try:
             spec = read_job_spec(job)
         except Unreadable as wrong:
@@ -124,24 +143,6 @@ def claim(
             runs.follow(session, job, trackers)
             return _take(session, job, spec, worker_id, devices, lease_seconds)
     return None
-
-
-def _oldest(
-    session: Session, devices: Sequence[str], spec_versions: Sequence[int], left_to_others: Sequence[str]
-) -> Job | None:
-    query = (
-        select(Job)
-        .where(
-            Job.state == JobState.QUEUED,
-            or_(Job.device == Device.AUTO, Job.device.in_(devices)),
-            Job.spec_version <= max(spec_versions),
-            Job.id.not_in(left_to_others),
-        )
-        .order_by(Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
 def _fail_unreadable(session: Session, job: Job, wrong: Unreadable) -> None:
@@ -235,7 +236,8 @@ def succeed(session: Session, claim: Claim, result: dict[str, Any], manifest: Se
     """Finish the job with its result and its files. Only files in the manifest can be downloaded. Raises Stale."""
     files = [asdict(artifact) for artifact in manifest]
     event = Event("succeeded", {"accepted": result.get("accepted")})
-    _write(session, claim, [event], **_finished(JobState.SUCCEEDED), result=result, manifest=files)
+    stored = {"manifest": files, "stored_bytes": sum(artifact.size for artifact in manifest)}
+    _write(session, claim, [event], **_finished(JobState.SUCCEEDED), result=result, **stored)
 
 
 def fail(session: Session, claim: Claim, error: JobError) -> None:

@@ -16,7 +16,7 @@ from jobs.database.models import Job, JobUpload, Study, Worker
 from jobs.database.models import Metric as MetricRow
 from jobs.errors import Conflict
 from jobs.ids import new_id
-from jobs.ledger import uploads, workers
+from jobs.ledger import quotas, uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.transitions import Event, change
@@ -24,6 +24,7 @@ from jobs.storage import layout
 from jobs.tracing import current_traceparent
 from jobs.tracking import runs
 from lit_spec import Device, JobRequest, JobSpec, Phase
+from lit_spec.answers.owners import Quotas
 from lit_spec.states import JobState, StudyState
 
 
@@ -42,7 +43,8 @@ class WaitingReason:
     """Why a queued job does not run yet."""
 
     reason: str
-    """`position`: others are before it; `no-worker`: no live worker can run it; `starting`: it is next."""
+    """`position`: others are before it; `no-worker`: no live worker can run it; `quota`: as many jobs of its owner run
+    as are allowed; `starting`: it is next."""
     position: int
     """1 for the job that such a worker claims next."""
     detail: str
@@ -57,17 +59,21 @@ def create(
     upload_ids: Sequence[str],
     idempotency: IdempotentRequest | None,
     trial: TrialOfStudy | None = None,
+    defaults: Quotas = quotas.NO_QUOTAS,
 ) -> Job:
     """Add a queued job, or return the one that the same idempotent request made earlier.
 
-    `trial` makes it a trial of a study.
+    `trial` makes it a trial of a study, which has looked for room in the owner's quota itself. `defaults`: the quotas
+    of owners without their own.
 
-    Raises Conflict `idempotency-key-reused` when the key belongs to another request, and NotFound when one of the
-    uploads was deleted.
+    Raises Conflict `idempotency-key-reused` when the key belongs to another request, NotFound when one of the uploads
+    was deleted, and QuotaExceeded.
     """
     earlier = find_job(session, owner, idempotency)
     if earlier is not None:
         return earlier
+    if trial is None:
+        quotas.require_room_for_job(session, owner, defaults)
     job_id = new_id("job")
     uploads.hold_for_job(session, owner, upload_ids)
     job = Job(
@@ -169,8 +175,8 @@ def delete(session: Session, owner: str, job_id: str) -> str:
     return layout.job_prefix(job_id)
 
 
-def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
-    """Why a queued job waits; None for any other."""
+def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOTAS) -> WaitingReason | None:
+    """Why a queued job waits; None for any other. `defaults`: the quotas of owners without their own."""
     if job.state != JobState.QUEUED:
         return None
     live = workers.live(session)
@@ -178,8 +184,10 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     # A worker claims the oldest job that it can run, so earlier jobs that it can't run do not count.
     any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
     takers = [(worker.devices, _newest_version(worker)) for worker in able] or [(any_device, job.spec_version)]
+    at_limit = quotas.owners_at_limit(session, defaults)
     earlier = select(func.count(Job.id)).where(
         Job.state == JobState.QUEUED,
+        Job.owner.not_in(at_limit - {job.owner}),
         tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id),
         or_(
             *(
@@ -191,6 +199,9 @@ def waiting_reason(session: Session, job: Job) -> WaitingReason | None:
     position = 1 + session.execute(earlier).scalar_one()
     if not able:
         return WaitingReason("no-worker", position, _why_no_worker(live, job))
+    if job.owner in at_limit:
+        allowed = quotas.effective(session, job.owner, defaults).jobs_running
+        return WaitingReason("quota", position, f"{job.owner} runs as many jobs at once as are allowed: {allowed}")
     # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
-from jobs.database.models import Job, Study, Upload, Webhook, WebhookDelivery
+from jobs.database.models import ApiKey, AuditEntry, Job, Study, Upload, Webhook, WebhookDelivery
 from jobs.errors import NotFound
 
 RowT = TypeVar("RowT", Job, Study, Upload, Webhook, WebhookDelivery)
@@ -20,6 +20,8 @@ NAMES: dict[type[Any], str] = {
     Webhook: "webhook",
     WebhookDelivery: "delivery",
 }
+
+ListedT = TypeVar("ListedT", Job, Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
 
 
 class PageCursor(NamedTuple):
@@ -54,7 +56,19 @@ def read_page(
     limit: int = 50,
 ) -> list[RowT]:
     """The owner's rows that pass all filters, newest first, beginning after the cursor."""
-    query = select(model).where(model.owner == owner, *filters)
+    return read_rows(session, model, filters=[model.owner == owner, *filters], after=after, limit=limit)
+
+
+def read_rows(
+    session: Session,
+    model: type[ListedT],
+    *,
+    filters: Sequence[ColumnElement[bool]],
+    after: PageCursor | None = None,
+    limit: int = 50,
+) -> list[ListedT]:
+    """Like `read_page`, of all owners: for administrators."""
+    query = select(model).where(*filters)
     if after is not None:
         query = query.where(tuple_(model.created_at, model.id) < tuple_(after.created_at, after.id))
     return list(session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit)))

@@ -16,7 +16,9 @@ from jobs.database.models import Job, Upload
 from jobs.errors import NotFound, RequestRefused
 from jobs.ledger import owned_jobs, uploads
 from jobs.ledger.idempotency import IdempotentRequest
+from jobs.ledger.quotas import NO_QUOTAS
 from lit_spec import DatasetInspection, Inspection, JobError, JobRequest, JobSpec, SpecError, resolve
+from lit_spec.answers.owners import Quotas
 from lit_spec.mistakes import Mistake, mistakes
 from lit_spec.states import InspectionState, UploadKind, UploadState
 
@@ -158,11 +160,18 @@ def create_job(
     request: JobRequest,
     inspections: Inspections,
     idempotency: IdempotentRequest | None,
+    defaults: Quotas = NO_QUOTAS,
 ) -> Job:
-    """Add the job, or return the one that the same idempotent request made earlier. Raises Conflict as well."""
+    """Add the job, or return the one that the same idempotent request made earlier.
+
+    `defaults`: the quotas of owners without their own. Raises Conflict and QuotaExceeded as well.
+    """
     spec = specify(request, inspections)
+    needed = upload_ids(request)
     try:
-        return owned_jobs.create(session, owner, request, spec, upload_ids=upload_ids(request), idempotency=idempotency)
+        return owned_jobs.create(
+            session, owner, request, spec, upload_ids=needed, idempotency=idempotency, defaults=defaults
+        )
     except NotFound as deleted:
         raise refuse_deleted_upload(request, deleted.id) from deleted
 

@@ -14,10 +14,12 @@ from jobs.database.models import Job, JobUpload, Study, StudyUpload, Upload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
+from jobs.ledger import quotas
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.storage import layout
 from jobs.webhooks import outbox
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
+from lit_spec.answers.owners import Quotas
 from lit_spec.states import FINISHED_STATES, InspectionState, StudyState, UploadKind, UploadState
 
 ABANDONED_DAYS = 7
@@ -40,11 +42,13 @@ def create(
     sha256: str | None,
     architecture: LibraryRequest | None = None,
     teacher_weights: TeacherWeights | None = None,
+    defaults: Quotas = quotas.NO_QUOTAS,
 ) -> Upload:
     """A new upload, or the owner's complete one of the same kind, size and content.
 
     `architecture` says which library's network a teacher is, `teacher_weights` which weights of its file to take. A
-    complete one is inspected again if that was not known, or if it was inspected with other weights.
+    complete one is inspected again if that was not known, or if it was inspected with other weights. `defaults`: the
+    quotas of owners without their own. Raises QuotaExceeded if there is no room for a new one.
     """
     again = architecture is not None or teacher_weights is not None
     if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
@@ -54,6 +58,7 @@ def create(
             inspect_at_first(session, owner, same.id)
         inspect_with(session, owner, same.id, teacher_weights)
         return same
+    quotas.require_room_for_bytes(session, owner, size, defaults)
     upload = Upload(
         id=new_id("upl"),
         owner=owner,

@@ -21,7 +21,7 @@ from jobs.broker.queues import queues_for
 from jobs.database.connection import clock
 from jobs.database.models import Job, Study
 from jobs.database.notifications import notify
-from jobs.ledger import owned_jobs, workers
+from jobs.ledger import owned_jobs, quotas, workers
 from jobs.ledger.owned_jobs import TrialOfStudy
 from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
@@ -38,6 +38,7 @@ from jobs.studies.stored_specs import is_newer, read_study
 from jobs.studies.trial_rows import count_finished, read_trials
 from jobs.webhooks import outbox
 from lit_spec import JobRequest, JobSpec, SpecError, resolve
+from lit_spec.answers.owners import Quotas
 from lit_spec.errors import StudyError, StudyErrorType
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import FINISHED_STATES, JobState, StudyState
@@ -65,8 +66,10 @@ def due(session: Session) -> list[str]:
     return list(session.scalars(query.order_by(Study.created_at)))
 
 
-def advance(session: Session, study_id: str) -> list[str]:
+def advance(session: Session, study_id: str, defaults: Quotas = quotas.NO_QUOTAS) -> list[str]:
     """Stop, create and finish what its kind says. Returns a queue for each new job, to wake as many workers.
+
+    `defaults`: the quotas of owners without their own. Trials that don't fit into the owner's quota are made later.
 
     Does nothing if the study is finished or deleted.
     """
@@ -74,10 +77,10 @@ def advance(session: Session, study_id: str) -> list[str]:
     study = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
     if study is None or study.state != StudyState.RUNNING:
         return []
-    return advance_locked(session, study)
+    return advance_locked(session, study, defaults)
 
 
-def advance_locked(session: Session, study: Study) -> list[str]:
+def advance_locked(session: Session, study: Study, defaults: Quotas = quotas.NO_QUOTAS) -> list[str]:
     """Like `advance`, for a running study whose row the caller has locked."""
     if is_newer(study):
         return []
@@ -92,7 +95,10 @@ def advance_locked(session: Session, study: Study) -> list[str]:
     width = max(len(workers.live(session)), 1)
     steps = NextSteps[Key]() if study.cancel_requested_at is not None else kind.next_steps(trials, width)
     try:
-        new = [_resolved(spec, kind, key) for key in steps.new[: _room(trials.values(), width)]]
+        wanted = steps.new[: _room(trials.values(), width)]
+        if wanted:
+            wanted = wanted[: quotas.room_for_jobs(session, study.owner, defaults)]
+        new = [_resolved(spec, kind, key) for key in wanted]
     except (SpecError, ValidationError) as refused:
         detail = f"this version of LIT refuses a trial of the study ({refused}): create the study again"
         steps, new = NextSteps(failure=StudyError(type=StudyErrorType.OUTDATED, detail=detail)), []

@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 from jobs.database.models import Study
 from jobs.errors import NotFound, RequestRefused
 from jobs.ledger.idempotency import IdempotentRequest
+from jobs.ledger.quotas import NO_QUOTAS
 from jobs.ledger.requests import Inspections, parse, refuse_deleted_upload, specify
 from jobs.studies import studies
 from jobs.studies.kinds.kind_of import kind_of
 from jobs.studies.kinds.trials import StudySpec
 from jobs.tracking.trackers import Trackers
 from lit_spec import JobRequest, SpecError
+from lit_spec.answers.owners import Quotas
 from lit_spec.requests.study import MOST_TRIALS, PlanRequest, StudyRequest
 
 
@@ -54,14 +56,21 @@ def _check_registers_nothing(job: JobRequest) -> None:
 
 
 def create_study(
-    session: Session, owner: str, body: dict[str, Any], spec: StudySpec, idempotency: IdempotentRequest | None
+    session: Session,
+    owner: str,
+    body: dict[str, Any],
+    spec: StudySpec,
+    idempotency: IdempotentRequest | None,
+    defaults: Quotas = NO_QUOTAS,
 ) -> tuple[Study, list[str]]:
-    """Add the study, or return the one that the same idempotent request made earlier. Raises Conflict as well.
+    """Add the study, or return the one that the same idempotent request made earlier.
+
+    `defaults`: the quotas of owners without their own. Raises Conflict and QuotaExceeded as well.
 
     Also returns a queue for each new job, so that as many workers can be told. `body` is stored as it came.
     """
     try:
-        return studies.create(session, owner, body, spec, idempotency=idempotency)
+        return studies.create(session, owner, body, spec, idempotency=idempotency, defaults=defaults)
     except NotFound as deleted:
         with renaming(field_of_job):
             raise refuse_deleted_upload(spec.request.job, deleted.id) from deleted

@@ -12,7 +12,7 @@ from jobs.database.models import Job, Study, StudyUpload
 from jobs.database.notifications import notify
 from jobs.errors import Conflict
 from jobs.ids import new_id
-from jobs.ledger import uploads
+from jobs.ledger import quotas, uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
 from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
 from jobs.ledger.requests import upload_ids
@@ -25,6 +25,7 @@ from jobs.studies.stored_specs import read_study
 from jobs.studies.trial_rows import read_progress
 from jobs.tracking import runs
 from jobs.webhooks import outbox
+from lit_spec.answers.owners import Quotas
 from lit_spec.requests.study import STUDY_VERSION
 from lit_spec.states import StudyState
 
@@ -36,15 +37,18 @@ def create(
     spec: StudySpec,
     *,
     idempotency: IdempotentRequest | None,
+    defaults: Quotas = quotas.NO_QUOTAS,
 ) -> tuple[Study, list[str]]:
     """Add a study with its first trials, or return the one that the same idempotent request made earlier.
 
-    Also returns a queue for each new job. `request` is stored as it came. Raises Conflict `idempotency-key-reused`
-    when the key belongs to another request, and NotFound when one of the uploads was deleted.
+    Also returns a queue for each new job. `request` is stored as it came. `defaults`: the quotas of owners without
+    their own. Raises Conflict `idempotency-key-reused` when the key belongs to another request, NotFound when one of
+    the uploads was deleted, and QuotaExceeded if there is no room for a single trial.
     """
     earlier = find_study(session, owner, idempotency)
     if earlier is not None:
         return earlier, []
+    quotas.require_room_for_job(session, owner, defaults)
     needed = upload_ids(spec.request.job)
     uploads.hold_for_job(session, owner, needed)
     kind = kind_of(spec)
@@ -70,7 +74,7 @@ def create(
     session.flush()
     remember(session, owner, idempotency, study_id=study.id)
     outbox.study_changed(session, study)
-    queues = advance_locked(session, study)
+    queues = advance_locked(session, study, defaults)
     session.refresh(study)
     return study, queues
 
@@ -115,9 +119,10 @@ def request_cancel(session: Session, owner: str, study_id: str) -> Study:
     return study
 
 
-def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str]]:
+def resume(session: Session, owner: str, study_id: str, defaults: Quotas = quotas.NO_QUOTAS) -> tuple[Study, list[str]]:
     """Continue a finished study: trials that failed or were cancelled are created again, the others stay.
 
+    `defaults`: the quotas of owners without their own. Trials that don't fit into the owner's quota are made later.
     Also returns a queue for each new job. Raises NotFound, also for an upload that was deleted meanwhile; Conflict
     `study-not-finished` while the study runs, `study-finished` if no trial failed or was cancelled, and
     `study-outdated` if this version of LIT can't read the study.
@@ -140,7 +145,7 @@ def resume(session: Session, owner: str, study_id: str) -> tuple[Study, list[str
     session.flush()
     outbox.study_changed(session, study)
     notify(session, study_id)
-    queues = advance_locked(session, study)
+    queues = advance_locked(session, study, defaults)
     return study, queues
 
 

@@ -8,8 +8,11 @@ from typing import Any
 import httpx
 
 from lit_client.addresses import path_to
-from lit_client.answers import parse_object
-from lit_client.asynchronous.calls import PAGE_ITEMS, AsyncCalls
+from lit_client.answers import parse, parse_object
+from lit_client.asynchronous.administration import AsyncAdministration
+from lit_client.asynchronous.calls import AsyncCalls
+from lit_client.asynchronous.pages import PAGE_ITEMS
+from lit_spec.answers.owners import Me
 
 JsonObject = dict[str, Any]
 
@@ -61,9 +64,14 @@ class AsyncAccountCalls(AsyncCalls):
         path = path_to("webhooks", webhook_id, "deliveries", delivery_id, "redeliver")
         return parse_object(await self._connection.request("POST", path, repeatable=False))
 
-    async def me(self) -> JsonObject:
-        """Who the key belongs to, what it may do, and how much of the quotas is used."""
-        return parse_object(await self._get("/v1/me"))
+    async def me(self) -> Me:
+        """Who the service takes this client for: owner, key, scopes; and what the owner uses and may use."""
+        return parse(Me, await self._get("/v1/me"))
+
+    @property
+    def administration(self) -> AsyncAdministration:
+        """Keys, quotas and the audit log, for keys with the scope `admin`."""
+        return AsyncAdministration(self._connection)
 
     async def readiness(self) -> httpx.Response:
         """The answer of `/readyz`: 200, or a problem that says what is missing. Raises httpx.TransportError."""

@@ -13,6 +13,7 @@ import httpx
 from lit_client.addresses import fits_a_header
 from lit_client.answers import parse
 from lit_client.asynchronous.connection import AsyncConnection
+from lit_client.asynchronous.pages import paged
 from lit_client.errors import WaitTimeout
 from lit_client.models import Job, Page
 from lit_spec.answers.pages import ItemT
@@ -20,7 +21,6 @@ from lit_spec.answers.pages import ItemT
 LONGEST_WAIT = 30
 """Seconds that the service holds an answer."""
 LONG_POLL_SECONDS = float(LONGEST_WAIT)
-PAGE_ITEMS = 100
 # The least time between two long polls, in case a service answers them at once.
 SHORTEST_POLL_SECONDS = 0.2
 NOT_MODIFIED = 304
@@ -33,20 +33,10 @@ class AsyncCalls:
         self._connection = connection
         self._chunk_bytes = chunk_bytes
 
-    async def _paged(
+    def _paged(
         self, model: type[Page[ItemT]], path: str, filters: Mapping[str, Any], limit: int | None
     ) -> AsyncIterator[ItemT]:
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            params = {**filters, "limit": PAGE_ITEMS if left is None else min(PAGE_ITEMS, left)}
-            page = parse(model, await self._get(path, params=params | ({"cursor": cursor} if cursor else {})))
-            for item in page.items:
-                yield item
-            left = None if left is None else left - len(page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        return paged(self._connection, model, path, filters, limit)
 
     async def _get(self, path: str, *, wait: float | None = None, **options: Any) -> httpx.Response:
         seconds = _whole_seconds(wait or 0.0)

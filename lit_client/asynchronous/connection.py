@@ -17,8 +17,6 @@ from lit_client.errors import (
     ServiceUnreachable,
 )
 
-# With these statuses the request may succeed later: a service is busy, restarting or not ready yet.
-TEMPORARY = frozenset({429, 502, 503, 504})
 # With these errors nothing was sent, so every request may be repeated.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 8.0
@@ -89,7 +87,7 @@ class AsyncConnection:
             if response.is_success or response.status_code in accept:
                 return response
             problem = ProblemError.from_response(response)
-            if last or not repeatable or problem.status not in TEMPORARY:
+            if last or not repeatable or not problem.temporary:
                 raise problem
             await asyncio.sleep(min(problem.retry_after or self.pause(attempt), LONGEST_RETRY_AFTER))
         raise AssertionError("the last attempt returns or raises")

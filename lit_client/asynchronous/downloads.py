@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from lit_client.addresses import path_to
-from lit_client.asynchronous.connection import TEMPORARY, AsyncConnection
+from lit_client.asynchronous.connection import AsyncConnection
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.files import DownloadedFile, ProgressCallback, file_sha256, is_complete, publish, safe_name
 from lit_client.models import Artifact
@@ -83,7 +83,7 @@ class _AsyncFetch:
         except httpx.TransportError as error:
             return self.connection.unreachable(error)
         except ProblemError as error:
-            if error.status not in TEMPORARY:
+            if not error.temporary:
                 raise
             return error
         return None

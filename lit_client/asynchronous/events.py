@@ -9,7 +9,7 @@ import httpx
 from pydantic import ValidationError
 
 from lit_client.addresses import path_to
-from lit_client.asynchronous.connection import TEMPORARY, AsyncConnection
+from lit_client.asynchronous.connection import AsyncConnection
 from lit_client.errors import ProblemError, UnexpectedAnswer
 from lit_client.events import END, EVENT_STREAM, ServerSentEvent, StreamParser, parse_event
 from lit_spec.answers.jobs import Event, JobLive
@@ -35,7 +35,7 @@ async def stream_events(connection: AsyncConnection, job_id: str, after: int) ->
             if failures >= connection.retries:
                 raise connection.unreachable(error) from error
         except ProblemError as problem:
-            if failures >= connection.retries or problem.status not in TEMPORARY:
+            if failures >= connection.retries or not problem.temporary:
                 raise
         # The service also ends a stream before the job has finished, as when it stops or when the stream is long.
         await asyncio.sleep(connection.pause(failures))

@@ -11,7 +11,7 @@ import httpx
 
 from lit_client.addresses import path_to
 from lit_client.answers import parse
-from lit_client.asynchronous.connection import TEMPORARY, AsyncConnection
+from lit_client.asynchronous.connection import AsyncConnection
 from lit_client.asynchronous.direct_uploads import send_directly
 from lit_client.errors import ProblemError, TransferError
 from lit_client.files import ProgressCallback, file_sha256, ignore_progress
@@ -153,7 +153,7 @@ async def _send_piece(connection: AsyncConnection, path: Path, upload: Upload, o
         return int(response.headers.get(OFFSET, offset + len(piece)))
     problem = ProblemError.from_response(response)
     other_offset = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
-    if other_offset or problem.status in TEMPORARY:
+    if other_offset or problem.temporary:
         raise _Interrupted(str(problem)) from problem
     raise problem
 

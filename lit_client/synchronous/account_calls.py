@@ -10,8 +10,11 @@ from typing import Any
 import httpx
 
 from lit_client.addresses import path_to
-from lit_client.answers import parse_object
-from lit_client.synchronous.calls import PAGE_ITEMS, Calls
+from lit_client.answers import parse, parse_object
+from lit_client.synchronous.administration import Administration
+from lit_client.synchronous.calls import Calls
+from lit_client.synchronous.pages import PAGE_ITEMS
+from lit_spec.answers.owners import Me
 
 JsonObject = dict[str, Any]
 
@@ -63,9 +66,14 @@ class AccountCalls(Calls):
         path = path_to("webhooks", webhook_id, "deliveries", delivery_id, "redeliver")
         return parse_object(self._connection.request("POST", path, repeatable=False))
 
-    def me(self) -> JsonObject:
-        """Who the key belongs to, what it may do, and how much of the quotas is used."""
-        return parse_object(self._get("/v1/me"))
+    def me(self) -> Me:
+        """Who the service takes this client for: owner, key, scopes; and what the owner uses and may use."""
+        return parse(Me, self._get("/v1/me"))
+
+    @property
+    def administration(self) -> Administration:
+        """Keys, quotas and the audit log, for keys with the scope `admin`."""
+        return Administration(self._connection)
 
     def readiness(self) -> httpx.Response:
         """The answer of `/readyz`: 200, or a problem that says what is missing. Raises httpx.TransportError."""

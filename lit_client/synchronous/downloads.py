@@ -14,7 +14,7 @@ from lit_client.addresses import path_to
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.files import DownloadedFile, ProgressCallback, file_sha256, is_complete, publish, safe_name
 from lit_client.models import Artifact
-from lit_client.synchronous.connection import TEMPORARY, Connection
+from lit_client.synchronous.connection import Connection
 
 
 def fetch_file(
@@ -85,7 +85,7 @@ class _Fetch:
         except httpx.TransportError as error:
             return self.connection.unreachable(error)
         except ProblemError as error:
-            if error.status not in TEMPORARY:
+            if not error.temporary:
                 raise
             return error
         return None

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lit_client.addresses import path_to
 from lit_client.errors import ProblemError, UnexpectedAnswer
 from lit_client.events import END, EVENT_STREAM, ServerSentEvent, StreamParser, parse_event
-from lit_client.synchronous.connection import TEMPORARY, Connection
+from lit_client.synchronous.connection import Connection
 from lit_spec.answers.jobs import Event, JobLive
 
 
@@ -37,7 +37,7 @@ def stream_events(connection: Connection, job_id: str, after: int) -> Iterator[E
             if failures >= connection.retries:
                 raise connection.unreachable(error) from error
         except ProblemError as problem:
-            if failures >= connection.retries or problem.status not in TEMPORARY:
+            if failures >= connection.retries or not problem.temporary:
                 raise
         # The service also ends a stream before the job has finished, as when it stops or when the stream is long.
         time.sleep(connection.pause(failures))

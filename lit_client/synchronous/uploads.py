@@ -16,7 +16,7 @@ from lit_client.answers import parse
 from lit_client.errors import ProblemError, TransferError
 from lit_client.files import ProgressCallback, file_sha256, ignore_progress
 from lit_client.models import Page, Upload, UploadKind
-from lit_client.synchronous.connection import TEMPORARY, Connection
+from lit_client.synchronous.connection import Connection
 from lit_client.synchronous.direct_uploads import send_directly
 from lit_spec import TeacherWeights
 
@@ -151,7 +151,7 @@ def _send_piece(connection: Connection, path: Path, upload: Upload, offset: int,
         return int(response.headers.get(OFFSET, offset + len(piece)))
     problem = ProblemError.from_response(response)
     other_offset = problem.status == httpx.codes.CONFLICT and OFFSET in response.headers
-    if other_offset or problem.status in TEMPORARY:
+    if other_offset or problem.temporary:
         raise _Interrupted(str(problem)) from problem
     raise problem
 

@@ -37,8 +37,8 @@ class Waiting(Answer):
     """Why a queued job does not run yet."""
 
     reason: str
-    """`position`: others are before it; `no-worker`: no live worker can run it, as `detail` says; `starting`: it is
-    next."""
+    """`position`: others are before it; `no-worker`: no live worker can run it, as `detail` says; `quota`: as many jobs
+    of its owner run as are allowed; `starting`: it is next."""
     position: int
     """Its place in the queue: 1 is the next job that a worker for its device takes."""
     detail: str

@@ -62,7 +62,9 @@ def _mark_storage(settings: Settings) -> None:
 
 
 def _keyless(settings: Settings) -> bool:
-    """Whether requests need no key. Raises NotConfigured for an open address while there is no key."""
+    """Whether requests need no key. Raises NotConfigured for an open address while nobody could get in."""
+    if settings.oidc_issuer is not None:
+        return False
     if is_loopback(settings.host):
         return True
     database = Database(settings.database_url or "", pool_size=1)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from jobs.database import outages
 from jobs.database.connection import database_url
-from jobs.errors import NotFound
+from jobs.errors import Conflict, NotFound
 from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings, explain
 from service.errors import USAGE, CommandError, NotConfigured
@@ -60,7 +60,7 @@ def errors_as_sentences() -> Iterator[None]:
         yield
     except CommandError as failure:
         _end(str(failure), failure.exit_code)
-    except NotFound as failure:
+    except (NotFound, Conflict) as failure:
         _end(str(failure))
     except OperationalError as failure:
         _end(f"{outages.explain(failure)}: {str(failure.orig).strip().splitlines()[0]}")

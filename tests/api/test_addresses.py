@@ -14,6 +14,7 @@ from tests.worker.bench import Bench
 def test_no_route_of_an_owner_ignores_a_parameter_that_it_does_not_take(api: TestClient, bench: Bench) -> None:
     assert isinstance(api.app, FastAPI)
     ids = {"job_id": bench.job(), "upload_id": bench.dataset(), "library": "timm", "name": "x"}
+    ids |= {"key_id": "key_none", "owner": "team"}
     asked = 0
     for found in iter_route_contexts(api.app.routes):
         route = found.original_route
@@ -33,7 +34,16 @@ def test_no_route_of_an_owner_ignores_a_parameter_that_it_does_not_take(api: Tes
 
 @pytest.mark.parametrize(
     "path",
-    ["/healthz", "/readyz", "/docs", "/openapi.json", "/problems/not-found", "/static-offline-docs/swagger-ui.css"],
+    [
+        "/",
+        "/page/main.js",
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+        "/problems/not-found",
+        "/static-offline-docs/swagger-ui.css",
+    ],
 )
 def test_what_needs_no_key_takes_any_parameter(api: TestClient, path: str) -> None:
     """Load balancers and browsers add one, so that no cache answers."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from api.http.bodies import JsonRoute
 from api.http.forms import FormRoute
 from lit_spec import JobRequest, LibraryRequest
+from lit_spec.requests.access import KeyRequest, QuotasRequest, RotateRequest
 from lit_spec.requests.study import CompareRequest, DepthRequest, PlanRequest, SearchRequest
 from lit_spec.requests.upload import SentParts, UploadRequest, WeightsRequest
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
@@ -30,7 +31,11 @@ BODIES: dict[tuple[str, str], type[BaseModel]] = {
     ("/v1/webhooks", "post"): WebhookRequest,
     ("/v1/webhooks/{webhook_id}", "patch"): WebhookChange,
     ("/v1/uploads/{upload_id}/complete", "post"): SentParts,
+    ("/v1/keys", "post"): KeyRequest,
+    ("/v1/keys/{key_id}/rotate", "post"): RotateRequest,
+    ("/v1/owners/{owner}/quotas", "put"): QuotasRequest,
 }
+ADMINISTRATION = ("/v1/keys", "/v1/owners/", "/v1/audit")
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -92,7 +97,7 @@ def test_no_schema_is_written_by_hand(api: TestClient) -> None:
 def test_every_typed_body_is_read_within_limits(api: TestClient) -> None:
     """FastAPI's own reading has no limit for JSON, takes NaN, and reads before it asks for a key."""
     typed = [route for route in routes(api) if route.body_field is not None]
-    assert len(typed) == 10
+    assert len(typed) == 13
     assert {type(route) for route in typed} == {JsonRoute, FormRoute}
 
 
@@ -103,11 +108,12 @@ def test_every_answer_and_error_is_described(document: dict[str, Any]) -> None:
     assert {"Job", "Study", "Upload", "Problem", "Schedule", "Arm"} <= set(schemas)
     assert not {"HTTPValidationError", "ValidationError"} & set(schemas)
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
-    for path, _, operation in operations(document):
+    for path, method, operation in operations(document):
         problem = operation["responses"]["default"]["content"]
         assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         assert "422" not in operation["responses"]
-        assert operation.get("security") == ([{"key": []}, {}] if path.startswith("/v1/") else None)
+        scope = "admin" if path.startswith(ADMINISTRATION) else "read" if method in {"get", "head"} else "submit"
+        assert operation.get("security") == ([{"key": [scope]}, {}] if path.startswith("/v1/") else None)
 
 
 def test_what_has_an_etag_takes_conditions(document: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ def new(database: Database, name: str) -> tuple[str, str]:
 
 def owner(database: Database, secret: str) -> str | None:
     with database.session() as session:
-        return keys.authenticate(session, secret)
+        found = keys.authenticate(session, secret)
+        return None if found is None else found.owner
 
 
 def test_a_key_is_its_owner_until_it_is_revoked(database: Database) -> None:

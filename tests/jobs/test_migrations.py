@@ -11,7 +11,11 @@ from sqlalchemy import Connection, text
 from jobs.database.connection import Database
 from jobs.database.migrate import MIGRATIONS, is_current, upgrade
 from jobs.database.models import Base
+from jobs.ledger import keys
 from tests.jobs.racing import together
+from tests.worker.bench import Bench
+
+FILES = {"files": '[{"size": 5}, {"size": 7}]'}
 
 # As the server spells them, predicates of indexes and conditions of checks included: alembic doesn't compare these.
 DEFINITIONS = """
@@ -34,12 +38,12 @@ def url(database: Database) -> str:
     return database.engine.url.render_as_string(hide_password=False)
 
 
-def downgrade(database: Database) -> None:
+def downgrade(database: Database, revision: str = "base") -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(config, revision)
 
 
 def definitions(connection: Connection) -> set[str]:
@@ -90,3 +94,18 @@ def test_downgrading_leaves_nothing_and_concurrent_upgrades_bring_it_back(databa
     assert ours(database) == before
     with database.engine.connect() as connection:
         assert is_current(connection)
+
+
+def test_keys_and_finished_jobs_of_before_get_owners_scopes_and_sizes(bench: Bench) -> None:
+    job = bench.job()
+    with bench.database.session() as session:
+        keys.create(session, "old")
+        session.execute(text("UPDATE jobs SET state = 'succeeded', finished_at = now(), manifest = :files"), FILES)
+        [old] = keys.all_keys(session)
+    downgrade(bench.database, "0008")
+    upgrade(url(bench.database))
+    assert bench.row(job).stored_bytes == 12
+    with bench.database.session() as session:
+        [key] = keys.all_keys(session)
+        assert (key.owner, key.scopes, key.expires_at) == (old.id, ["read", "submit"], None)
+        assert keys.hash_secret("x") != key.hash == old.hash

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from lit_client import Client
 from lit_spec.answers.base import Answer
+from lit_spec.scopes import Scope
 from tests.api.test_studies import request as study_request
 from tests.jobs.study_bench import look
 from tests.lit_client.faults import FaultyTransport
@@ -65,6 +66,17 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     client.inspect_as(upload.id, None)
     client.inspect_with(upload.id, "ema")
     client.inspect_with(upload.id, None)
+
+    client.me()
+    administration = client.administration
+    key = administration.create_key("ci", owner="team", scopes=[Scope.ADMIN])
+    # The first key ends the time without keys.
+    monkeypatch.setitem(client._connection._http.headers, "Authorization", f"Bearer {key.secret}")
+    administration.key(administration.rotate_key(key.id, grace_seconds=60).id)
+    list(administration.keys(owner="team"))
+    administration.set_quotas("a/team", {"bytes": 5})
+    administration.quotas("a/team")
+    list(administration.audit(action="key.rotate"))
 
     answering = {(method, route.path) for route in routes() if route.response_model for method in route.methods}
     assert set(read) == answering

@@ -55,6 +55,18 @@ def test_a_repeated_post_makes_one_job(
     assert [listed.id for listed in client.jobs()] == [job.id]
 
 
+def test_who_has_reached_a_quota_is_told_at_once(
+    client: Client, transport: FaultyTransport, request_body: dict[str, Any]
+) -> None:
+    client.administration.set_quotas(OWNER, {"jobs_queued": 0})
+    with pytest.raises(ProblemError, match="0 queued jobs, and 0 are allowed") as caught:
+        client.create_job(request_body)
+    assert (caught.value.type, caught.value.status) == ("quota-exceeded", 429)
+    assert transport.count("POST", "/v1/jobs") == 1
+    client.administration.set_quotas(OWNER, {})
+    assert client.create_job(request_body).state == "queued"
+
+
 def test_two_calls_make_two_jobs_unless_the_key_is_given(client: Client, request_body: dict[str, Any]) -> None:
     assert client.create_job(request_body).id != client.create_job(request_body).id
     first, second = (client.create_job(request_body, idempotency_key="k").id for _ in range(2))

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from jobs.database.connection import Database
+from jobs.ledger import audit, keys
 from service.embedded.servers import EmbeddedServers
-from tests.lit_client.command import NOWHERE, ROOT, environment, litc
+from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc
 from tests.worker.bench import wait_for
 
 
@@ -64,3 +67,54 @@ def test_several_signals_while_the_database_starts_leave_nothing_running(data: P
     wait_for(lambda: process.poll() is not None, 60, "the end")
     assert (process.returncode, process.communicate()[0]) == (130, "")
     assert list(servers_of(data)) == []
+
+
+def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
+    def run(*words: str) -> Finished:
+        url = database.engine.url.render_as_string(hide_password=False)
+        return litc(NOWHERE, "keys", *words, DATABASE_URL=url, REDIS_URL="redis://127.0.0.1:9")
+
+    made = run("create", "ci", "--owner", "vision", "--scope", "admin", "--expires", "90d")
+    assert (made.returncode, made.stdout[:4]) == (0, "lit_"), made.stderr
+    with database.session() as session:
+        [key] = keys.all_keys(session)
+        assert (key.owner, key.scopes) == ("vision", ["admin", "read", "submit"])
+        assert key.expires_at is not None
+        assert timedelta(days=89) < key.expires_at - key.created_at < timedelta(days=91)
+        found = keys.authenticate(session, made.stdout.strip())
+        assert found is not None
+        assert found.owner == "vision"
+    listed = run("list").stdout
+    assert all(word in listed for word in (key.id, "vision", "admin read submit", f"{key.expires_at:%Y-%m-%d}"))
+
+    rotated = run("rotate", key.id, "--grace", "1h")
+    assert rotated.returncode == 0, rotated.stderr
+    with database.session() as session:
+        both = [keys.authenticate(session, done.stdout.strip()) for done in (made, rotated)]
+        assert [one and (one.owner, one.expired) for one in both] == [("vision", False)] * 2
+    again = run("rotate", key.id)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "already replaced" in again.stderr
+    assert run("revoke", key.id).returncode == 0
+    with database.session() as session:
+        entries = audit.list_page(session)
+        assert [(e.action, e.owner) for e in entries] == [
+            ("key.revoke", None),
+            ("key.rotate", None),
+            ("key.create", None),
+        ]
+        assert all(entry.subject is not None and entry.subject.startswith("command line, ") for entry in entries)
+
+    for wrong, why in (
+        (("--owner", "a b"), "owner"),
+        (("--scope", "root"), "root"),
+        (("--expires", "soon"), "not a duration"),
+        (("--expires", "2020-01-01"), "in the past"),
+        (("--expires", "0d"), "in the past"),
+        (("--expires", "9999-12-31"), "the year 3000"),
+    ):
+        refused = run("create", "x", *wrong)
+        assert (refused.returncode, refused.stdout) == (2, ""), wrong
+        assert why in refused.stderr, refused.stderr
+    with database.session() as session:
+        assert len(keys.all_keys(session)) == 2

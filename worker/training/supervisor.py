@@ -118,6 +118,7 @@ class Supervisor:
                     self._settings.lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
                     trackers=self._trackers,
+                    defaults=self._settings.quotas,
                 )
         except Exception as failure:
             if not is_outage(failure):
@@ -199,7 +200,7 @@ class Supervisor:
         """Advance the study after one of its trials. If that fails, housekeeping does it a little later."""
         try:
             with self._database.session() as session:
-                queues = advance(session, study_id)
+                queues = advance(session, study_id, self._settings.quotas)
         except Exception:
             log.exception("study not advanced", study=study_id)
             return

@@ -1,0 +1,23 @@
+"""Tells the audit log through which request somebody acts."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.http.request_ids import current_request_id
+from jobs.ledger.audit import Actor, acting
+
+
+class Actors:
+    """ASGI middleware: an Actor for each request. Who sends it is noted as soon as it is known."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = scope.get("client")
+        with acting(Actor(request_id=current_request_id(), address=client[0] if client else None)):
+            await self._app(scope, receive, send)

@@ -1,0 +1,140 @@
+"""Quotas: how many jobs of an owner may be queued and run, and how many bytes they may store.
+
+What the service gives to every owner comes from its settings, as `defaults`; what an administrator has set for one
+owner is a row. Where a limit applies, those who count towards it take turns by an advisory lock, so that two requests
+at once can't both be the last one that fits. Without a limit nobody counts and nobody waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, case, cast, func, literal, null, select, union_all
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from jobs.database.models import Job, OwnerQuotas, Upload
+from jobs.errors import QuotaExceeded
+from jobs.ledger import audit
+from lit_spec.answers.owners import QuotaName, Quotas, Usage
+from lit_spec.states import JobState
+
+NO_QUOTAS = Quotas()
+
+
+def effective(session: Session, owner: str, defaults: Quotas) -> Quotas:
+    """What an owner may use."""
+    limits = session.scalars(select(OwnerQuotas.limits).where(OwnerQuotas.owner == owner)).one_or_none()
+    return defaults.model_copy(update=limits or {})
+
+
+def replace(session: Session, owner: str, limits: dict[str, int | None]) -> None:
+    """Set an owner's quotas, by their names; None is no limit. Those that are not named are the service's."""
+    statement = insert(OwnerQuotas).values(owner=owner, limits=limits)
+    changed = {"limits": statement.excluded.limits, "updated_at": func.clock_timestamp()}
+    session.execute(statement.on_conflict_do_update(index_elements=["owner"], set_=changed))
+    audit.record(session, "quotas.set", owner, detail=dict(limits))
+
+
+def usage(session: Session, owner: str) -> Usage:
+    return Usage(
+        jobs_queued=_count(session, owner, JobState.QUEUED),
+        jobs_running=_count(session, owner, JobState.RUNNING),
+        bytes=_stored(session, owner),
+    )
+
+
+def require_room_for_job(session: Session, owner: str, defaults: Quotas) -> None:
+    """Until this transaction ends, no other adds to the owner's queued jobs. Raises QuotaExceeded."""
+    allowed = effective(session, owner, defaults).jobs_queued
+    room = room_for_jobs(session, owner, defaults)
+    if allowed is not None and room == 0:
+        used = _count(session, owner, JobState.QUEUED)
+        raise QuotaExceeded(
+            QuotaName.JOBS_QUEUED,
+            used,
+            allowed,
+            f"{owner} has {used} queued jobs, and {allowed} are allowed: wait until one has started, or cancel one",
+        )
+
+
+def room_for_jobs(session: Session, owner: str, defaults: Quotas) -> int | None:
+    """How many more jobs of the owner may be queued; None: any number.
+
+    Until this transaction ends, no other adds to them.
+    """
+    allowed = effective(session, owner, defaults).jobs_queued
+    if allowed is None:
+        return None
+    _take_turns(session, QuotaName.JOBS_QUEUED, owner)
+    return max(allowed - _count(session, owner, JobState.QUEUED), 0)
+
+
+def require_room_for_bytes(session: Session, owner: str, size: int, defaults: Quotas) -> None:
+    """Room for an upload of so many bytes. Until this transaction ends, no other takes it. Raises QuotaExceeded."""
+    allowed = effective(session, owner, defaults).bytes
+    if allowed is None:
+        return
+    if size:
+        _take_turns(session, QuotaName.BYTES, owner)
+    used = _stored(session, owner)
+    if used + size > allowed:
+        more = f", and this upload has {size}" if size else ""
+        raise QuotaExceeded(
+            QuotaName.BYTES,
+            used,
+            allowed,
+            f"{owner} has {used} bytes stored{more}, and {allowed} are allowed: delete uploads or jobs",
+        )
+
+
+def may_run(session: Session, owner: str, defaults: Quotas, *, wait: bool) -> bool:
+    """Whether one more job of the owner may run. Until this transaction ends, no other starts one.
+
+    `wait`: for another transaction that may be starting one; otherwise the answer is then no.
+    """
+    allowed = effective(session, owner, defaults).jobs_running
+    if allowed is None:
+        return True
+    if not wait and not session.scalar(select(func.pg_try_advisory_xact_lock(_turn(QuotaName.JOBS_RUNNING, owner)))):
+        return False
+    _take_turns(session, QuotaName.JOBS_RUNNING, owner)
+    return _count(session, owner, JobState.RUNNING) < allowed
+
+
+def owners_at_limit(session: Session, defaults: Quotas) -> set[str]:
+    """The owners of whom no more jobs may run now."""
+    limits = OwnerQuotas.limits
+    name = QuotaName.JOBS_RUNNING.value
+    own: ColumnElement[Any] = cast(limits[name].astext, BigInteger)
+    default = null() if defaults.jobs_running is None else literal(defaults.jobs_running, BigInteger)
+    allowed = case((limits.has_key(name), own), else_=default)
+    full = (
+        select(Job.owner)
+        .outerjoin(OwnerQuotas, OwnerQuotas.owner == Job.owner)
+        .where(Job.state == JobState.RUNNING)
+        .group_by(Job.owner, OwnerQuotas.owner)
+        .having(func.count() >= allowed)
+    )
+    barred = select(OwnerQuotas.owner).where(own == 0)
+    return set(session.scalars(union_all(full, barred)))
+
+
+def _take_turns(session: Session, quota: QuotaName, owner: str) -> None:
+    session.execute(select(func.pg_advisory_xact_lock(_turn(quota, owner))))
+
+
+def _turn(quota: QuotaName, owner: str) -> ColumnElement[int]:
+    return func.hashtextextended(f"quota {quota.value}\n{owner}", 0)
+
+
+def _count(session: Session, owner: str, state: JobState) -> int:
+    query = select(func.count()).where(Job.owner == owner, Job.state == state.value)
+    return session.execute(query).scalar_one()
+
+
+def _stored(session: Session, owner: str) -> int:
+    """Bytes of uploads, by their announced sizes, and of the files of jobs."""
+    uploads = select(func.coalesce(func.sum(Upload.size), 0)).where(Upload.owner == owner).scalar_subquery()
+    files = select(func.coalesce(func.sum(Job.stored_bytes), 0)).where(Job.owner == owner, Job.stored_bytes > 0)
+    return int(session.execute(select(uploads + files.scalar_subquery())).scalar_one())

@@ -1,0 +1,37 @@
+"""What the API answers about the audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from lit_spec.answers.base import Answer
+from lit_spec.base import OpenEnum
+
+
+class Outcome(OpenEnum):
+    DONE = "done"
+    DENIED = "denied"
+    """The caller lacks the scope. Nothing has changed."""
+
+
+class AuditEntry(Answer):
+    """Something that a caller changed, or was not allowed to."""
+
+    id: str
+    created_at: datetime
+    owner: str | None
+    """Of the caller; null on the command line."""
+    key_id: str | None
+    subject: str | None
+    """`sub` of a bearer token; on the command line the user of the machine."""
+    action: str
+    """As in `job.create`."""
+    kind: str
+    """Of the object: `job`, `study`, `upload`, `key`, `quotas`, …"""
+    object_id: str | None
+    outcome: Outcome
+    request_id: str | None
+    address: str | None
+    """The client's, as the service sees it."""
+    detail: dict[str, Any] | None
