@@ -18,6 +18,8 @@ PATH_PARAMETERS = {
     "study_id": "The study's id, `study_…`.",
     "webhook_id": "The webhook's id, `webhook_…`.",
     "delivery_id": "The message's id, `msg_…`.",
+    "key_id": "The key's id, `key_…`.",
+    "owner": "The owner's name.",
     "library": "`torchvision` or `timm`.",
     "name": "The name in the list that the path begins with.",
 }
@@ -88,5 +90,5 @@ def _describe_answers(operation: dict[str, Any]) -> None:
 
 def _describe_path(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", []):
-        if parameter["in"] == "path":
+        if parameter["in"] == "path" and parameter["name"] in PATH_PARAMETERS:
             parameter.setdefault("description", PATH_PARAMETERS[parameter["name"]])

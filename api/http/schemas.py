@@ -12,8 +12,11 @@ class ExceededQuota(BaseModel):
     """A quota, and what the owner uses of it, without what was asked for."""
 
     name: QuotaName
+    """Which quota it is."""
     used: int
+    """How much is used."""
     allowed: int
+    """How much may be used."""
 
 
 class Problem(BaseModel):

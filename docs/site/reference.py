@@ -35,7 +35,7 @@ def _operations(described: JSON) -> Iterator[str]:
     yield "# API reference: requests\n"
     yield (
         "Every request that the service takes, written from its OpenAPI document. [HTTP API](../api.md) explains the "
-        f"conventions and shows a whole session. The objects in bodies and answers are [on their own page]({OBJECTS}).\n"
+        f"conventions and shows a whole session. The objects in them are [on their own page]({OBJECTS}).\n"
     )
     found = [(p, m, o) for p, methods in described["paths"].items() for m, o in methods.items()]
     for tag, members in groupby(found, key=lambda each: each[2]["tags"][0]):
