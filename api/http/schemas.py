@@ -11,6 +11,8 @@ from lit_spec.mistakes import Mistake
 class ExceededQuota(BaseModel):
     """A quota, and what the owner uses of it, without what was asked for."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     name: QuotaName
     """Which quota it is."""
     used: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -19,8 +20,9 @@ LONGEST_DEFAULT = 40
 """Characters. Longer defaults are whole objects, whose own fields show them."""
 
 
+@cache
 def document() -> JSON:
-    """The OpenAPI document. Nothing is connected to for it."""
+    """The OpenAPI document, which nobody may change. Nothing is connected to for it."""
     settings = Settings(DATABASE_URL="postgresql://127.0.0.1/lit", REDIS_URL="redis://127.0.0.1:6379/0")
     return create_app(settings, keyless=True).openapi()
 

@@ -74,4 +74,5 @@ def test_every_body_has_an_example_that_the_service_takes(document: dict[str, An
 def test_every_problem_is_explained(document: dict[str, Any]) -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     assert [name for name in problems.TITLES if f"`{name}`" not in page] == []
-    assert all(f"`/problems/{name}`" in reference.pages()[reference.OPERATIONS] for name in problems.TITLES)
+    written = reference.pages()[reference.OPERATIONS]
+    assert [name for name in problems.TITLES if f"`/problems/{name}`" not in written] == []
