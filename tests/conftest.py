@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ from tests.worker.services import bench, database, database_server, ledgers, mig
 __all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "s3", "s3_server", "service_urls"]
 
 structlog.configure(
+    # Not sys.stderr, which a test of a command may have replaced while a service runs in this process.
+    logger_factory=structlog.PrintLoggerFactory(file=sys.__stderr__),
     processors=[
         structlog.stdlib.add_log_level,
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
-    ]
+    ],
 )
 
 

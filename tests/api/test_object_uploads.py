@@ -16,7 +16,8 @@ from api.app import create_app
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
 from jobs.storage import object_pieces
-from lit_client import Client, direct_uploads
+from lit_client import Client
+from lit_client.synchronous import direct_uploads
 from tests.api.conftest import serving
 from tests.api.test_jobs import finish
 from tests.api.test_uploads import begin, patch

@@ -325,6 +325,7 @@ def test_the_threads_go_on_after_any_exception_and_end_when_stopped(
     storage = FailingStorage(bench.settings.storage_root)
     bench.storage = storage
     keeper = house.keeper(lease_seconds=0.3)
+    before = set(threading.enumerate())
     keeper.start()
     try:
         wait_for(lambda: storage.calls > 2)
@@ -338,7 +339,8 @@ def test_the_threads_go_on_after_any_exception_and_end_when_stopped(
         wait_for(lambda: house.wakeups)
     finally:
         keeper.stop()
-    assert not {"housekeeper", "storage-housekeeper"} & {thread.name for thread in threading.enumerate()}
+    started = set(threading.enumerate()) - before
+    assert not {"housekeeper", "storage-housekeeper"} & {thread.name for thread in started}
 
 
 class SlowStorage(FolderStorage):

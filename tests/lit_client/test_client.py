@@ -26,8 +26,8 @@ from lit_client import (
     WaitTimeout,
 )
 from lit_client.files import file_sha256
-from lit_client.synchronous import calls as calls_module
 from lit_client.synchronous import connection as connection_module
+from lit_client.synchronous import pages as pages_module
 from lit_spec import ErrorType, JobError, JobRequest, TeacherWeights
 from tests.jobs.study_bench import take
 from tests.lit_client.command import litc
@@ -104,7 +104,7 @@ def test_an_etag_answers_none_while_nothing_has_changed(client: Client, bench: B
 def test_lists_go_over_pages_up_to_the_limit(
     client: Client, transport: FaultyTransport, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "PAGE_ITEMS", 2)
+    monkeypatch.setattr(pages_module, "PAGE_ITEMS", 2)
     teacher = bench.teacher()
     newest_first = [bench.job(teacher=teacher) for _ in range(5)][::-1]
     assert [job.id for job in client.jobs()] == newest_first
