@@ -66,7 +66,7 @@ inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused,
 docs: $(INSTALLED) ## Build the documentation's site into site/; broken links and missing pages fail (10 seconds)
 	@$(BIN)/python -m docs.site.build
 
-docs-commands: $(INSTALLED) ## Run every command of the documentation that can run here (2 minutes)
+docs-commands: $(INSTALLED) ## Run every command of the documentation that can run here (3 minutes)
 	$(BIN)/pytest -m "long or not long" tests/docs $(PYTEST_ARGS)
 
 screenshots: $(INSTALLED) ## Write the pictures of the web page, docs/images/page-*.png (minutes; needs chromium)

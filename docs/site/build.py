@@ -39,7 +39,7 @@ def build(site: Path) -> None:
         _stage(work / "docs")
         shutil.copy(CONFIGURATION, work)
         _check_navigation(work / "docs")
-        command = [Path(sys.executable).with_name("zensical"), "build", "--strict"]
+        command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict"]
         built = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
         if built.returncode != 0:
             raise BrokenSite(_without_colours(built.stdout + built.stderr))

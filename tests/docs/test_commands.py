@@ -23,7 +23,9 @@ def runnable(page: Path) -> bool:
     return any(block.reason is None and block.language in {*SHELLS, "python"} for block in blocks_of(page))
 
 
-LONG = [str(page.relative_to(ROOT)) for page in PAGES if runnable(page) and QUICK.get(str(page.relative_to(ROOT)), True)]
+LONG = [
+    str(page.relative_to(ROOT)) for page in PAGES if runnable(page) and QUICK.get(str(page.relative_to(ROOT)), True)
+]
 
 
 @pytest.fixture(scope="module")
