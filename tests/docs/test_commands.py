@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 
 from service.running import RunningService, own_environment, running_service
 from tests.docs.blocks import PAGES, ROOT, SHELLS, blocks_of
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the documentation's commands use curl")
 
 QUICK = {"docs/first-job.md": None, "docs/bring-your-own-network.md": None, "docs/api.md": "## Studies"}
 """Pages whose commands `make test` runs, those of some only up to a heading. The others train for longer."""

@@ -11,6 +11,8 @@ import pytest
 from docs.site import build
 from jobs.settings import Settings
 
+pytest.importorskip("zensical", reason="the extra `docs` isn't installed")
+
 LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 """What a browser fetches by itself, by element. The address in `a` is followed only by readers."""
 OUTSIDE = re.compile(r"^(?:[a-z]+:)?//")
