@@ -18,14 +18,14 @@ RUN pip install --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch to
 # Before the code, so that a change of code does not install gigabytes again.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-wanted = ('core', 'service', 'mlflow', 'tensorboard', 'otel'); \
+wanted = ('core', 'service', 'mlflow', 'tensorboard', 'openvino', 'otel'); \
 print(*project['dependencies'], *(package for extra in wanted for package in extras[extra]), sep='\n')" \
     > /tmp/requirements.txt \
     && pip install -c constraints.txt -r /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
 COPY . .
-RUN pip install -c constraints.txt -e '.[core,service,mlflow,tensorboard,otel]'
+RUN pip install -c constraints.txt -e '.[core,service,mlflow,tensorboard,openvino,otel]'
 
 # A new named volume takes its owner from the folder that it covers.
 RUN groupadd --gid 10001 lit \

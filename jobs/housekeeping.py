@@ -22,10 +22,10 @@ from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database, allow_idle
 from jobs.database.models import Job
 from jobs.database.outages import first_line, is_down, is_outage
-from jobs.ledger import attempts, audit, idempotency, uploads, workers
+from jobs.ledger import attempts, audit, idempotency, retention, uploads, workers
 from jobs.settings import Settings
 from jobs.side_task import SideTask
-from jobs.storage import checkpoints
+from jobs.storage import checkpoints, removals
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
@@ -41,6 +41,8 @@ STORAGE_LOCK = LEDGER_LOCK + 1
 JOBS_PER_ROUND = 100
 STORAGE_LOCK_SECONDS = 3600.0
 """For longer than this no round in storage keeps the others away. Storage may be slow, and nobody waits for it."""
+EXPIRY_SECONDS = 60.0
+"""A process looks no more often than this for what has expired: it looks at every upload."""
 LEFTOVER_SECONDS = 86_400.0
 """Age from which a temporary file in storage is a leftover: no write or removal takes this long."""
 
@@ -121,6 +123,10 @@ class Housekeeper:
         # With a longer pause an outage could pass unnoticed.
         self._seconds = min(settings.housekeeping_seconds, settings.lease_seconds / 3)
         self._storage = storage
+        self._expired_at: float | None = None
+        self._retention_days = settings.retention_days
+        self._signed_seconds = settings.presigned_seconds
+        self._upload_retention_days = settings.upload_retention_days
         self._contact = Contact(settings.lease_seconds)
         self._tasks = [
             SideTask("housekeeper", partial(self._repeat, self.keep_ledger)),
@@ -208,10 +214,38 @@ class Housekeeper:
             # If this folder is not the storage, removals would find no files, but the rows would be deleted.
             log.warning("nothing removed from storage", reason=wrong)
             return
-        for prefix in self._in_session(uploads.delete_abandoned):
-            self._remove_files(prefix)
+        self._in_session(uploads.delete_abandoned)
+        self._expire()
+        self._remove_recorded()
         self._remove_spent_checkpoints()
         self._storage.remove_leftovers(LEFTOVER_SECONDS)
+
+    def _expire(self) -> None:
+        if self._expired_at is not None and boottime() - self._expired_at < EXPIRY_SECONDS:
+            return
+        self._expired_at = boottime()
+        if (days := self._retention_days) is not None:
+            for job_id in self._in_session(
+                partial(retention.expire_jobs, days=days, signed_seconds=self._signed_seconds)
+            ):
+                log.info("files of a finished job expired", job=job_id)
+        if (days := self._upload_retention_days) is not None:
+            for upload_id in self._in_session(partial(retention.expire_uploads, days=days)):
+                log.info("unused upload removed", upload=upload_id)
+
+    def _remove_recorded(self) -> None:
+        removed, failures = [], []
+        for prefix in self._in_session(removals.due):
+            try:
+                self._storage.delete_prefix(prefix)
+            except OSError as failure:
+                failures.append(failure)
+            else:
+                removed.append(prefix)
+        if removed:
+            self._in_session(partial(removals.forget, prefixes=removed))
+        if failures:
+            log.warning("files not removed from storage yet", prefixes=len(failures), error=str(failures[0]))
 
     def _remove_spent_checkpoints(self) -> None:
         removed, failures = [], []
@@ -239,13 +273,6 @@ class Housekeeper:
         else:
             for queue in queues:
                 self._send_wakeup(queue)
-
-    def _remove_files(self, prefix: str) -> None:
-        # The row is already deleted, so no later round tries again. The other removals must continue.
-        try:
-            self._storage.delete_prefix(prefix)
-        except OSError as failure:
-            log.error("files left behind in storage", prefix=prefix, error=str(failure))
 
     def _in_session(self, action: Callable[[Session], T]) -> T:
         with self._in_contact(), self._database.session() as session:

@@ -25,6 +25,7 @@ MOST_BYTES = 1 << 62
 """The kernel and the database count in 64 bits, and sums of limits must fit too."""
 MOST_SECONDS = 1 << 30
 """34 years. The kernel counts processor time in nanoseconds, and no wait may be longer than threads can wait."""
+MOST_DAYS = 36_500
 MOST_THREADS = 1 << 15
 BROKER_SCHEMES = ("redis://", "rediss://", "unix://")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
@@ -124,6 +125,10 @@ class Settings(BaseSettings):
     """The claim with a caller's roles: words in a string, or a list."""
     oidc_scopes: str = "read=lit:read,submit=lit:submit,admin=lit:admin"
     """Which role gives which scope, as `scope=role`, comma-separated. The role `*` is everybody's."""
+    retention_days: float | None = Field(None, gt=0, le=MOST_DAYS)
+    """The files of a finished job are removed after this many days, unless its owner keeps them. None: never."""
+    upload_retention_days: float | None = Field(None, gt=0, le=MOST_DAYS)
+    """An upload that nothing unfinished needs is removed this many days after its last use. None: never."""
     log_format: Literal["json", "console"] = "console"
     metrics_token: str | None = Field(None, pattern=r"^[!-~]{16,500}$")
     """Whoever sends it as `Authorization: Bearer` reads /metrics of API and workers. None: loopback only."""

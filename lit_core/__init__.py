@@ -10,11 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_core.compression import Compressed, compress
+    from lit_core.compressed import Compressed
+    from lit_core.compression import compress
     from lit_core.model import Model, load
+    from lit_core.progress import Callback
 
-__all__ = ["Compressed", "Model", "compress", "load"]
-MODULES = {"Compressed": "compression", "compress": "compression", "Model": "model", "load": "model"}
+__all__ = ["Callback", "Compressed", "Model", "compress", "load"]
+MODULES = {
+    "Callback": "progress",
+    "Compressed": "compressed",
+    "compress": "compression",
+    "Model": "model",
+    "load": "model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.arguments import Wish, hyperparameters_of, kept_blocks, wanted_blocks, wish_of
+from lit_core.compressed import Compressed, Origin
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.cost import ratio_of
+from lit_core.model import Model
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.discovery import check_composition, check_trains, find_layout
+from lit_core.networks.recognition import shapes_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
+from lit_core.progress import Callback, watched
 from lit_core.report import CompressionReport, PruningReport, compare_networks, race_notes, selection_report
 from lit_core.seeding import seeded
 from lit_core.selection.blocks import select_blocks
@@ -55,16 +59,6 @@ NOT_RACED = (
 )
 
 
-@dataclass(frozen=True)
-class Compressed:
-    student: nn.Module
-    """In eval mode, on the device that it was trained on."""
-    report: dict[str, Any]
-    """A `lit_core.report.CompressionReport` as JSON."""
-    pruned: dict[str, nn.Module]
-    """The result of each operation of `then`."""
-
-
 def compress(
     model: nn.Module,
     data: Batches,
@@ -81,6 +75,8 @@ def compress(
     preset: Preset | str | None = None,
     device: torch.device | str | None = None,
     observer: Observer | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **hyperparameters: Any,
 ) -> Compressed:
     """Train a student of `model` that has fewer blocks.
@@ -99,7 +95,10 @@ def compress(
     With `output="embedding"` the model's output is an embedding (B, D), of which the direction counts.
     `hyperparameters` are the fields of `lit_spec.Hyperparameters`: method, alpha, beta, tau, feed, schedule,
     `then=["prune:0.5"]`, … `preset` ("few", "quick" or "paper", docs/models.md) sets those that are not given. A model
-    with one output is a binary classifier, and its output the logit of class 1. The model itself does not change.
+    with one output is a binary classifier, and its output the logit of class 1. The model itself does not change; it
+    may be one that `load` has read.
+    While it trains, `progress` shows a bar of tqdm (None: on a terminal and in a notebook, if tqdm is installed), and
+    each of `callbacks` is called with the metrics of every epoch: `on_epoch(done)`. What it raises ends the training.
     `seed` decides all random numbers: the global generators of torch (CPU and CUDA), Python and numpy are seeded from
     it, and have their old states afterwards. Raises NoSections for a model that can't be divided, ValueError for wrong
     arguments, and Diverged.
@@ -114,6 +113,8 @@ def compress(
         repair=repair,
         validated=validation is not None,
     )
+    config = model.config if isinstance(model, Model) else None
+    model = model.network if isinstance(model, Model) else model
     asked = hyperparameters_of(model, preset, hyperparameters)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     if place.type == "cuda":
@@ -127,13 +128,22 @@ def compress(
         teacher = _teacher(model, place, inputs, sections or ())
         outputs = _outputs(teacher, inputs)
         _check(teacher, inputs, outputs, given, asked)
-        selection = _selection(wish, teacher, given, inputs, outputs, asked)
-        student = shortened(teacher, selection.kept_blocks)
-        task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
-        trained = train_student(task, asked, observer or SilentObserver(), selection=selection)
+        with watched(observer or SilentObserver(), callbacks, progress, _epochs(asked)) as watching:
+            selection = _selection(wish, teacher, given, inputs, outputs, asked)
+            student = shortened(teacher, selection.kept_blocks)
+            task = IterableTask(asked, teacher, student, given.training, given.validation, first.batches, outputs)
+            trained = train_student(task, asked, watching, selection=selection)
         network = student.network.eval()
         pruned = _pruned_networks(trained)
-        return Compressed(network, _report(trained, wish.select, pruned, inputs).as_json(), pruned)
+        report = _report(trained, wish.select, pruned, inputs).as_json()
+        origin = Origin(shapes_of(model), config, inputs, outputs, given.training, given.validation)
+        return Compressed(network, report, pruned, origin)
+
+
+def _epochs(asked: Hyperparameters) -> int:
+    """Of the whole training."""
+    pruning = len(prune_shares(asked.then)) * asked.schedule.of(Phase.PRUNE).epochs
+    return asked.schedule.lit.epochs + asked.schedule.fine_tune.epochs + pruning
 
 
 class SilentObserver:

@@ -64,6 +64,17 @@ def open_ledger(settings: Settings, *, create: bool) -> Iterator[Database]:
 
 
 @contextmanager
+def open_empty_ledger(settings: Settings) -> Iterator[Database]:
+    """The database that a backup is restored into, without a schema. Raises DataDirInUse if a service runs."""
+    if settings.database_url is not None:
+        with _open(settings.database_url) as given:
+            yield given
+        return
+    with EmbeddedServers(settings.data_dir, broker=False) as servers, _open(servers.database_url) as own:
+        yield own
+
+
+@contextmanager
 def _open(url: str) -> Iterator[Database]:
     database = Database(url, pool_size=1)
     try:

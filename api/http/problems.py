@@ -38,6 +38,7 @@ TITLES = {
     "insufficient-scope": "The key may not do this",
     "not-found": "Not found",
     "method-not-allowed": "This method is not allowed here",
+    "artifact-removed": "The files of the job were removed",
     "upload-unfinished": "The upload is not finished",
     "upload-in-use": "A job or study needs this upload",
     "upload-gone": "An upload that is needed was deleted",

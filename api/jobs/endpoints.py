@@ -23,6 +23,7 @@ from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
+from api.http.problems import Problem
 from api.http.wakeups import InBackground
 from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
@@ -30,7 +31,7 @@ from api.jobs.requests import make_job
 from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
-from jobs.ledger import audit, owned_jobs
+from jobs.ledger import audit, owned_jobs, retention
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout
@@ -44,6 +45,7 @@ from lit_spec.merge_patch import merge_patch
 from lit_spec.states import JobState
 
 MERGE_PATCH = "application/merge-patch+json"
+_REMOVED: dict[int | str, dict[str, Any]] = {410: {"description": "The files of the job were removed."}}
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
@@ -124,19 +126,21 @@ async def _make(
     job, queues = await make_job(context, owner, repeated, prepare, rerun_of)
     wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return show_job(job)
+    return show_job(job, context.settings.retention_days)
 
 
 def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
     job = owned_jobs.get(session, owner, job_id, lock=lock)
     waiting = owned_jobs.waiting_reason(session, job, context.settings.quotas)
-    return show_job(job, waiting, runs.of_jobs(session, [job_id]).get(job_id))
+    run = runs.of_jobs(session, [job_id]).get(job_id)
+    return show_job(job, context.settings.retention_days, waiting, run)
 
 
 @router.get("")
 def list_jobs(
     owner: Owner,
     session: InSession,
+    context: InContext,
     page: InPages,
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
     tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
@@ -148,7 +152,8 @@ def list_jobs(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=page.after(), limit=page.limit + 1
     )
     tracked = runs.of_jobs(session, [row.id for row in rows])
-    return page.make_page(rows, lambda row: show_job(row, run=tracked.get(row.id)))
+    days = context.settings.retention_days
+    return page.make_page(rows, lambda row: show_job(row, days, run=tracked.get(row.id)))
 
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)
@@ -169,6 +174,26 @@ def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext
     require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
     owned_jobs.request_cancel(session, owner, job_id)
     audit.record(session, "job.cancel", job_id)
+    return _look(context, session, owner, job_id)
+
+
+@router.post("/{job_id}/keep", responses=_REMOVED)
+def keep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
+    """Keep the files of a job, also beyond the time after which the service removes files. It may be unfinished."""
+    return _set_kept(context, session, owner, job_id, if_match, kept=True)
+
+
+@router.delete("/{job_id}/keep", responses=_REMOVED)
+def unkeep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
+    """Let the files of a job be removed when their time has come."""
+    return _set_kept(context, session, owner, job_id, if_match, kept=False)
+
+
+def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_match: str | None, *, kept: bool) -> Job:
+    require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
+    job = retention.set_kept(session, owner, job_id, kept)
+    _require_files(job)
+    audit.record(session, "job.keep" if kept else "job.unkeep", job_id)
     return _look(context, session, owner, job_id)
 
 
@@ -242,6 +267,7 @@ def get_log(
     """What the trainer wrote; empty before the trainer has started."""
     with context.database.session() as session:
         job = owned_jobs.get(session, owner, job_id)
+    _require_files(job)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
@@ -266,6 +292,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
         206: {"description": "The requested range."},
         307: {"description": "With `presigned`: the file at the object store."},
         **NOT_MODIFIED,
+        **_REMOVED,
         416: {"description": "The file has no such range."},
     },
 )
@@ -283,7 +310,9 @@ def download_artifact(
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
     with context.database.session() as session:
-        artifact = _find(owned_jobs.get(session, owner, job_id), name)
+        job = owned_jobs.get(session, owner, job_id)
+        artifact = _find(job, name)
+    _require_files(job)
     # The URL is signed for GET alone.
     if presigned and request.method == "GET" and (url := context.storage.download_url(artifact["key"])) is not None:
         return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
@@ -300,6 +329,16 @@ def download_artifact(
     except StorageKeyMissing:
         # The job was deleted after its row was read.
         raise NotFound("artifact", f"{name} of {job_id} in storage") from None
+
+
+def _require_files(job: JobRow) -> None:
+    """Raises Problem 410 if the files of the job are removed."""
+    if job.files_removed_at is not None:
+        detail = (
+            f"the files of {job.id} were removed on {job.files_removed_at:%Y-%m-%d}, because the service keeps files "
+            f"for a limited time: run it again (POST /v1/jobs/{job.id}/rerun), and keep the next one (POST …/keep)"
+        )
+        raise Problem(410, "artifact-removed", detail)
 
 
 def _find(job: JobRow, name: str) -> dict[str, Any]:

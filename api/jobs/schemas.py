@@ -9,6 +9,7 @@ from jobs.database.models import Job as JobRow
 from jobs.database.models import Metric as MetricRow
 from jobs.database.models import TrackedRun
 from jobs.ledger.owned_jobs import WaitingReason
+from jobs.ledger.retention import job_expires_at
 from jobs.storage.media_types import media_type
 from jobs.tracking.runs import RunStage
 from lit_spec import JobError
@@ -30,7 +31,13 @@ from lit_spec.base import READING_ANSWER
 from lit_spec.states import JobState
 
 
-def show_job(job: JobRow, waiting: WaitingReason | None = None, run: TrackedRun | None = None) -> Job:
+def show_job(
+    job: JobRow,
+    retention_days: float | None,
+    waiting: WaitingReason | None = None,
+    run: TrackedRun | None = None,
+) -> Job:
+    """`retention_days`: how long the files of finished jobs stay."""
     path = f"/v1/jobs/{job.id}"
     running_on = JobWorker(id=job.worker_id, device=job.worker_device) if job.worker_id and job.worker_device else None
     return Job(
@@ -59,6 +66,9 @@ def show_job(job: JobRow, waiting: WaitingReason | None = None, run: TrackedRun 
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+        kept=job.kept,
+        expires_at=job_expires_at(job, retention_days),
+        artifacts_removed_at=job.files_removed_at,
         links=JobLinks(
             self=path,
             events=f"{path}/events",

@@ -29,6 +29,7 @@ from api.uploads.writing import RECORD_BYTES, UploadWriter, pieces
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import audit, uploads
+from jobs.ledger.retention import uploads_expire_at
 from lit_spec import LibraryRequest
 from lit_spec.answers.pages import Page
 from lit_spec.answers.uploads import Upload
@@ -59,7 +60,7 @@ async def create_upload(
     given = {name: value for name, value in announced if name != "direct"}
     upload, _ = await run_in_threadpool(announce, context, owner, **given)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
-    shown = show_upload(upload)
+    shown = await run_in_threadpool(_show_read, context, upload)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
     elif announced.direct:
@@ -68,9 +69,11 @@ async def create_upload(
 
 
 @router.get("")
-def list_uploads(owner: Owner, session: InSession, page: InPages) -> Page[Upload]:
+def list_uploads(owner: Owner, session: InSession, context: InContext, page: InPages) -> Page[Upload]:
     """List your uploads, newest first."""
-    return page.make_page(uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_upload)
+    rows = uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1)
+    expire_at = uploads_expire_at(session, rows, context.settings.upload_retention_days)
+    return page.make_page(rows, lambda row: show_upload(row, expire_at.get(row.id)))
 
 
 @router.get("/{upload_id}", response_model=Upload, responses=NOT_MODIFIED)
@@ -81,7 +84,7 @@ async def get_upload(upload_id: str, owner: Owner, context: InContext, get: InCo
     """
     return await get.answer(
         upload_id,
-        lambda: show_upload(read_upload(context, owner, upload_id)),
+        lambda: _show_read(context, read_upload(context, owner, upload_id)),
         lambda upload: not upload.inspecting,
         lambda upload: {**offset_headers(upload.received), LENGTH: str(upload.size)},
     )
@@ -91,7 +94,7 @@ async def get_upload(upload_id: str, owner: Owner, context: InContext, get: InCo
 def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete an upload; 409 while a job or study that is not finished needs it."""
     with context.database.session() as session:
-        require_unchanged(if_match, lambda: _look(session, owner, upload_id))
+        require_unchanged(if_match, lambda: _look(context, session, owner, upload_id))
         prefix = uploads.delete(session, owner, upload_id)
         audit.record(session, "upload.delete", upload_id)
     context.storage.delete_prefix(prefix)
@@ -186,12 +189,12 @@ def _inspect_again(
     context: Context, owner: str, upload_id: str, if_match: str | None, change: Callable[[Session], None]
 ) -> Upload:
     with context.database.session() as session:
-        require_unchanged(if_match, lambda: _look(session, owner, upload_id))
+        require_unchanged(if_match, lambda: _look(context, session, owner, upload_id))
         if uploads.get(session, owner, upload_id).kind != UploadKind.TEACHER:
             raise invalid_field("upload_id", f"{upload_id} is a data set, not a teacher: give a teacher's id")
         change(session)
         audit.record(session, "upload.inspect_again", upload_id)
-        return show_upload(uploads.get(session, owner, upload_id))
+        return _show(context, session, uploads.get(session, owner, upload_id))
 
 
 async def _receive(request: Request, writer: UploadWriter) -> int:
@@ -215,9 +218,22 @@ async def _receive(request: Request, writer: UploadWriter) -> int:
     return offset
 
 
-def _look(session: Session, owner: str, upload_id: str) -> Upload:
+def _look(context: Context, session: Session, owner: str, upload_id: str) -> Upload:
     """The upload, which stays as it is until the transaction ends."""
-    return show_upload(uploads.get(session, owner, upload_id, lock=True))
+    return _show(context, session, uploads.get(session, owner, upload_id, lock=True))
+
+
+def _show_read(context: Context, upload: UploadRow) -> Upload:
+    """An upload that was read in an earlier transaction."""
+    if context.settings.upload_retention_days is None:
+        return show_upload(upload)
+    with context.database.session() as session:
+        return _show(context, session, upload)
+
+
+def _show(context: Context, session: Session, upload: UploadRow) -> Upload:
+    expire_at = uploads_expire_at(session, [upload], context.settings.upload_retention_days)
+    return show_upload(upload, expire_at.get(upload.id))
 
 
 def _too_long(upload: UploadRow) -> Problem:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.models.page import write_page
-from lit_core.compression import Compressed, compress
-from lit_core.exports import write_exports
+from lit_core.compressed import Compressed
+from lit_core.compression import compress
+from lit_core.exports import Details, write_exports
 from lit_core.networks.families import FAMILIES, Unrecognised
 from lit_core.networks.families.library import create, describe
 from lit_core.networks.state_dicts import load_state
@@ -158,7 +159,7 @@ def _exported(student: nn.Module, x: Tensor) -> dict[str, Row]:
             [Export.ONNX, Export.PT2],
             Path(folder),
             batches=lambda: [((x,), labels), ((x[:1],), labels[:1])],
-            calibration=lambda: [(x,)],
+            details=Details(),
         )
     return {report.kind.value: report.as_json() for report in reports}
 

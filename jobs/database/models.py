@@ -15,11 +15,13 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Text,
+    exists,
     func,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 LIFECYCLE_EVENTS = ("queued", "claimed", "released", "lost", "succeeded", "failed", "cancelled")
 """Types of the events that change the state of a job."""
@@ -158,6 +160,8 @@ class Upload(Base):
     received_at: Mapped[datetime] = _now()
     """When the newest bytes arrived."""
     completed_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    """When its owner announced the same file again. Jobs and studies have their own times."""
 
 
 class Study(Base):
@@ -205,6 +209,30 @@ class StudyUpload(Base):
 
     study_id: Mapped[str] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True)
     upload_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class JobFiles(Base):
+    """What becomes of a job's files. A row of its own, because a finished job's row never changes.
+
+    A trigger adds it when the job finishes.
+    """
+
+    __tablename__ = "job_files"
+    __table_args__ = (
+        Index(
+            "ix_job_files_finished_at",
+            "finished_at",
+            postgresql_where=text("removed_at IS NULL AND NOT kept"),
+        ),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    finished_at: Mapped[datetime | None]
+    """None: the job has not finished, and its owner wants to keep its files."""
+    kept: Mapped[bool] = mapped_column(server_default="false")
+    """Whether its owner wants to keep the files, however old they are."""
+    removed_at: Mapped[datetime | None]
+    """From then on nobody reads the files. They leave storage a little later."""
 
 
 class Job(Base):
@@ -284,6 +312,12 @@ class Job(Base):
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    kept: Mapped[bool] = column_property(
+        exists().where(JobFiles.job_id == id, JobFiles.kept).correlate_except(JobFiles)
+    )
+    files_removed_at: Mapped[datetime | None] = column_property(
+        select(JobFiles.removed_at).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery()
+    )
 
 
 class JobUpload(Base):
@@ -364,6 +398,15 @@ class SpentCheckpoints(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     finished_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
+
+
+class StorageRemoval(Base):
+    """A prefix in storage that nothing in the ledger names any more, and whose files are still to be removed."""
+
+    __tablename__ = "storage_removals"
+
+    prefix: Mapped[str] = mapped_column(primary_key=True)
+    remove_after: Mapped[datetime] = mapped_column(index=True)
 
 
 class StorageMarker(Base):

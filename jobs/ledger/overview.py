@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, cast, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload
@@ -103,9 +103,7 @@ def totals(session: Session) -> Totals:
     uploads = session.execute(
         select(Upload.kind, Upload.state, func.count(), func.sum(Upload.received)).group_by(Upload.kind, Upload.state)
     ).all()
-    file = func.jsonb_array_elements(Job.manifest).table_valued("value", joins_implicitly=True)
-    size = cast(func.jsonb_extract_path_text(file.c.value, "size"), BigInteger)
-    outputs = select(func.sum(size)).select_from(Job, file).where(Job.manifest.is_not(None))
+    outputs = select(func.sum(Job.stored_bytes)).where(Job.stored_bytes > 0, Job.files_removed_at.is_(None))
     output_bytes = session.scalars(outputs).one()
     return Totals(
         studies={state.value: 0 for state in StudyState} | {row[0]: row[1] for row in studies},

@@ -136,5 +136,7 @@ def _count(session: Session, owner: str, state: JobState) -> int:
 def _stored(session: Session, owner: str) -> int:
     """Bytes of uploads, by their announced sizes, and of the files of jobs."""
     uploads = select(func.coalesce(func.sum(Upload.size), 0)).where(Upload.owner == owner).scalar_subquery()
-    files = select(func.coalesce(func.sum(Job.stored_bytes), 0)).where(Job.owner == owner, Job.stored_bytes > 0)
+    files = select(func.coalesce(func.sum(Job.stored_bytes), 0)).where(
+        Job.owner == owner, Job.stored_bytes > 0, Job.files_removed_at.is_(None)
+    )
     return int(session.execute(select(uploads + files.scalar_subquery())).scalar_one())

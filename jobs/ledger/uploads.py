@@ -16,7 +16,7 @@ from jobs.errors import Conflict, NotFound, Stale
 from jobs.ids import new_id
 from jobs.ledger import quotas
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
-from jobs.storage import layout
+from jobs.storage import layout, removals
 from jobs.webhooks import outbox
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError, LibraryRequest, TeacherWeights
 from lit_spec.answers.owners import Quotas
@@ -51,12 +51,16 @@ def create(
     quotas of owners without their own. Raises QuotaExceeded if there is no room for a new one.
     """
     again = architecture is not None or teacher_weights is not None
-    if sha256 is not None and (same := find_same(session, owner, kind, size, sha256, failed_too=again)) is not None:
+    same = None if sha256 is None else find_same(session, owner, kind, size, sha256, failed_too=again)
+    # Locked, because it may expire at this moment.
+    if same is not None and _locked(session, Upload.id == same.id) is not None:
+        same.used_at = clock(session)
         if architecture is not None:
             inspect_as(session, owner, same.id, architecture)
         elif same.kind == UploadKind.DATASET:
             inspect_at_first(session, owner, same.id)
         inspect_with(session, owner, same.id, teacher_weights)
+        session.flush()
         return same
     quotas.require_room_for_bytes(session, owner, size, defaults)
     upload = Upload(
@@ -315,14 +319,14 @@ def finish_inspection(
     return True
 
 
-def delete_abandoned(session: Session) -> list[str]:
-    """Remove the uploads that received nothing for a week; returns the prefixes of their files."""
+def delete_abandoned(session: Session) -> None:
+    """Remove the uploads that received nothing for a week, and have their files removed."""
     too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
     query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
     abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
     for upload in abandoned:
         session.delete(upload)
-    return [layout.upload_prefix(upload.id) for upload in abandoned]
+        removals.record(session, layout.upload_prefix(upload.id))
 
 
 def _jobs_using(session: Session, upload_id: str) -> list[str]:

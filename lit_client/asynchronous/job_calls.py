@@ -84,6 +84,14 @@ class AsyncJobCalls(AsyncCalls):
         """Cancel a job. Raises ProblemError `job-finished` if it has succeeded or failed."""
         return parse(Job, await self._connection.request("POST", path_to("jobs", job_id, "cancel"), repeatable=True))
 
+    async def keep(self, job_id: str) -> Job:
+        """Keep a job's files for good. Raises ProblemError `artifact-removed` if they are gone."""
+        return parse(Job, await self._connection.request("POST", path_to("jobs", job_id, "keep"), repeatable=True))
+
+    async def unkeep(self, job_id: str) -> Job:
+        """Let a job's files be removed when their time has come. Raises ProblemError `artifact-removed`."""
+        return parse(Job, await self._connection.request("DELETE", path_to("jobs", job_id, "keep"), repeatable=True))
+
     async def delete_job(self, job_id: str) -> None:
         """Remove a finished job and its files. Raises ProblemError `job-not-finished` if it has not finished."""
         await self._connection.request("DELETE", path_to("jobs", job_id), repeatable=True)

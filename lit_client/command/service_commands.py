@@ -22,6 +22,8 @@ SUMMARIES = {
     "worker": "Run a worker that trains.",
     "keys": "Create, list and revoke API keys.",
     "migrate": "Bring the database's schema up to date.",
+    "backup": "Copy ledger and storage into a folder.",
+    "restore": "Bring a backup into an empty service.",
 }
 PANEL = "The service (from a checkout or the container image)"
 

@@ -5,25 +5,48 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from lit_core.exports.int8_file import Calibration, write_int8
+from lit_core.exports.int8_file import write_int8
 from lit_core.exports.onnx_file import onnx_runner, write_onnx
+from lit_core.exports.openvino_file import openvino_runner, write_openvino
 from lit_core.exports.pt2_file import program_runner, write_program
-from lit_core.exports.verify import Batches, ExportComparison, Inputs, Run, check, compare
+from lit_core.exports.verify import Batches, Calibration, Details, ExportComparison, Inputs, Run, check, compare
+from lit_core.measuring.cost import latency_of_runs
 from lit_spec import Export
-from lit_spec.trainer.report import ExportReport
+from lit_spec.trainer.report import ExportReport, LatencyReport
 
-__all__ = ["SUFFIXES", "Batches", "Calibration", "Inputs", "write_exports"]
+__all__ = ["FORMATS", "Batches", "Calibration", "Details", "Inputs", "write_exports"]
 
-SUFFIXES = {Export.ONNX: ".onnx", Export.PT2: ".pt2", Export.INT8: ".int8.onnx"}
-"""Formats that are one file. The Hugging Face folder is written last, because its card shows what was measured."""
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is one file."""
+
+    suffix: str
+    write: Callable[[nn.Module, Inputs, Path, Details], None]
+    """Network on the CPU and in eval mode, two examples, path of the file."""
+    runner: Callable[[Path], Run]
+    exact: bool = True
+    """Whether the file computes in floating point what the network does. False: its differences are measured, but not
+    judged."""
+
+
+FORMATS = {
+    Export.ONNX: Format(".onnx", write_onnx, onnx_runner),
+    Export.PT2: Format(".pt2", write_program, program_runner),
+    Export.INT8: Format(".int8.onnx", write_int8, onnx_runner, exact=False),
+    Export.OPENVINO: Format(".openvino.zip", write_openvino, openvino_runner),
+}
+"""The Hugging Face folder is not among them: it is written last, because its card shows what was measured."""
 EXAMPLE_BATCH = 2
+LATENCY_BATCHES = (1, 32)
 LONGEST_ERROR = 300
 
 log = logging.getLogger("trainer")
@@ -39,28 +62,26 @@ def write_exports(
     folder: Path,
     *,
     batches: Batches,
-    calibration: Callable[[], Iterable[Inputs]],
+    details: Details,
     classifier: bool = True,
     name: str = "model",
 ) -> list[ExportReport]:
-    """Write the network in each format (of SUFFIXES) into `folder` and compare it with the network on `batches`.
+    """Write the network in each format (of FORMATS) into `folder` and compare it with the network on `batches`.
 
-    An export that fails leaves no file, and its report says why. `calibration` gives inputs for `int8`. The samples may
-    be on any device. The network keeps its device and mode. The files have this `name` and the formats' suffixes.
+    An export that fails leaves no file, and its report says why. The samples may be on any device.
+    The network keeps its device and mode. The files have this `name` and the formats' suffixes.
     """
-    paths = [folder / f"{name}{SUFFIXES[kind]}" for kind in kinds]
-    return [
-        _export(network, kind, path, batches, calibration, classifier) for kind, path in zip(kinds, paths, strict=True)
-    ]
+    paths = [folder / f"{name}{FORMATS[kind].suffix}" for kind in kinds]
+    return [_export(network, kind, path, batches, details, classifier) for kind, path in zip(kinds, paths, strict=True)]
 
 
 def _export(
-    network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
+    network: nn.Module, kind: Export, path: Path, batches: Batches, details: Details, classifier: bool
 ) -> ExportReport:
     started = time.monotonic()
-    found, size, error = None, None, None
+    found, latency, size, error = None, None, None, None
     try:
-        found = _written_and_compared(network, kind, path, batches, calibration, classifier)
+        found, latency = _written_and_compared(network, FORMATS[kind], path, batches, details, classifier)
         size = path.stat().st_size
     except ExportFailed as failure:
         # The student itself is unharmed, so the job goes on; the report has the error.
@@ -75,6 +96,7 @@ def _export(
         top1_agreement=None if found is None else found.top1_agreement,
         accuracy=None if found is None else found.accuracy,
         samples=0 if found is None else found.samples,
+        latency=latency,
         error=error,
     )
     log.info("export %s: %s", kind, report)
@@ -82,8 +104,8 @@ def _export(
 
 
 def _written_and_compared(
-    network: nn.Module, kind: Export, path: Path, batches: Batches, calibration: Calibration, classifier: bool
-) -> ExportComparison:
+    network: nn.Module, form: Format, path: Path, batches: Batches, details: Details, classifier: bool
+) -> tuple[ExportComparison, dict[str, LatencyReport]]:
     """Raises ExportFailed, and then there is no file."""
     try:
         with _step("copying the network to the CPU"):
@@ -92,19 +114,26 @@ def _written_and_compared(
         with _step("reading an example"):
             inputs = _example(batches)
         with _step("writing"):
-            _write(kind, copied, inputs, path, calibration)
+            form.write(copied, inputs, path, details)
         with _step("loading"):
-            run = _runner(kind, path)
+            run = form.runner(path)
         with _step("comparing"):
             found = compare(copied, run, batches, classifier=classifier)
-            # Quantisation changes the outputs, so the difference is measured but not judged.
-            if kind != Export.INT8:
+            if form.exact:
                 check(found)
+        with _step("measuring its latency"):
+            latency = {f"batch_{batch}": _latency(run, inputs, batch) for batch in LATENCY_BATCHES}
     except ExportFailed:
         if path.is_file():
             path.unlink()
         raise
-    return found
+    return found, latency
+
+
+def _latency(run: Run, inputs: Inputs, batch: int) -> LatencyReport:
+    given = tuple(x[:1].repeat(batch, *[1] * (x.ndim - 1)) for x in inputs)
+    found = latency_of_runs(lambda: run(given))
+    return LatencyReport(p50_ms=found.p50_ms, p95_ms=found.p95_ms)
 
 
 @contextmanager
@@ -127,17 +156,3 @@ def _example(batches: Batches) -> Inputs:
     """Two samples, because exporters take a batch size of one for a constant."""
     inputs, _ = next(iter(batches()))
     return tuple(x.detach().cpu()[torch.arange(EXAMPLE_BATCH) % len(x)].contiguous() for x in inputs)
-
-
-def _write(kind: Export, network: nn.Module, inputs: Inputs, path: Path, calibration: Calibration) -> None:
-    match kind:
-        case Export.ONNX:
-            write_onnx(network, inputs, path)
-        case Export.PT2:
-            write_program(network, inputs, path)
-        case Export.INT8:
-            write_int8(network, inputs, path, calibration)
-
-
-def _runner(kind: Export, path: Path) -> Run:
-    return program_runner(path) if kind == Export.PT2 else onnx_runner(path)

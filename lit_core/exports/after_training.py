@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lit_core.exports import Calibration, write_exports
+from lit_core.exports import Details, write_exports
 from lit_core.exports.onnx_file import onnx_runner
 from lit_core.measuring.cost import ratio_of
 from lit_core.model import save_weights
@@ -26,7 +26,7 @@ def write_operations(
     chosen: Sequence[BestEpoch],
     teacher: NetworkReport,
     folder: Path,
-    calibration: Calibration,
+    details: Details,
     architecture: Architecture,
 ) -> list[OperationReport]:
     """Measure the result of each operation and write it into `folder`. The student is unchanged afterwards.
@@ -39,7 +39,7 @@ def write_operations(
     for operation in operations:
         share = prune_share(operation)
         if share is None:
-            reports.append(_quantised(task, operation, name, teacher, folder, calibration))
+            reports.append(_quantised(task, operation, name, teacher, folder, details))
             continue
         load_state(student, chosen[pruned].state)
         task.prune(share)
@@ -48,7 +48,7 @@ def write_operations(
         load_state(student, chosen[pruned].state)
         name = f"model.prune-{share:g}"
         path = folder / f"{name}.safetensors"
-        save_weights(student, path, architecture)
+        save_weights(student, path, architecture, details.metadata)
         found = _measured(task, student)
         reports.append(
             _operation_report(task, operation, path, teacher, found, before=before, epoch=chosen[pruned].epoch)
@@ -58,14 +58,14 @@ def write_operations(
 
 
 def _quantised(
-    task: Task, operation: str, name: str, teacher: NetworkReport, folder: Path, calibration: Calibration
+    task: Task, operation: str, name: str, teacher: NetworkReport, folder: Path, details: Details
 ) -> OperationReport:
     (report,) = write_exports(
         task.student.network,
         [Export.INT8],
         folder,
         batches=lambda: task.batches(Split.TEST),
-        calibration=calibration,
+        details=details,
         name=name,
     )
     path = folder / report.file

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lit_core.data import ImagePreprocessing
 from lit_core.model import ModelConfig
 from lit_spec import Method, Modality, Split, Task
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
-from lit_spec.trainer.report import EpochReport, ExportReport, NetworkSummary, OperationReport, Report
+from lit_spec.trainer.report import ExportReport, NetworkSummary, OperationReport, Report
 
 FOLDER = "huggingface"
 CARD_FILE = "README.md"
@@ -44,7 +43,10 @@ def write_hugging_face(
         _check_loads(target)
     plotted = bool(report.epochs)
     if plotted:
-        _plot(report.epochs, target / PLOT_FILE)
+        # Imported here, because it loads matplotlib.
+        from lit_core.exports.training_figure import training_figure
+
+        (target / PLOT_FILE).write_bytes(training_figure(report.epochs).as_png())
     (target / CARD_FILE).write_text(_card(report, config, by_timm=timm_config is not None, plotted=plotted))
     return target
 
@@ -185,8 +187,9 @@ def _networks_table(report: Report) -> str:
 
 
 def _exports_table(exports: Sequence[ExportReport]) -> str:
-    header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", "")
-    return "Beside this folder in the job's output, each compared with the network itself.\n\n" + _table(
+    header = ("file", "size (bytes)", "largest difference", "same answers (%)", "accuracy (%)", *LATENCIES, "")
+    about = "Beside this folder in the job's output, each compared with the network itself, and run on the CPU.\n\n"
+    return about + _table(
         header,
         (
             (
@@ -195,6 +198,7 @@ def _exports_table(exports: Sequence[ExportReport]) -> str:
                 ABSENT if export.max_abs_difference is None else f"{export.max_abs_difference:.2g}",
                 _number(export.top1_agreement),
                 _number(export.accuracy),
+                *(_number(export.latency[batch].p50_ms if export.latency else None) for batch in LATENCIES.values()),
                 "" if export.error is None else f"failed: {export.error}",
             )
             for export in exports
@@ -251,40 +255,3 @@ def _loading(config: ModelConfig, *, by_timm: bool) -> str:
         call = "translate(images, domain)" if config.architecture.task == Task.TRANSLATION else "classify(samples)"
         lines = ["from lit_core import load", "", f'model = load("{FOLDER}")', f"model.{call}"]
     return "\n".join(["```python", *lines, "```"])
-
-
-def _plot(epochs: Sequence[EpochReport], path: Path) -> None:
-    """The losses and the validation scores over the epochs of all phases."""
-    # Without pyplot, which keeps figures and looks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, scores = figure.subplots(1, 2)
-    names = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
-    for name in names:
-        if name == "loss" or name.endswith("_loss"):
-            _draw(losses, name, epochs)
-        elif name == "agreement" or name.endswith("_accuracy"):
-            _draw(scores, name, epochs)
-    for axes, title, unit in ((losses, "training", "loss"), (scores, "validation", "percent")):
-        axes.set(title=title, xlabel="epoch", ylabel=unit)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        for place in _phase_ends(epochs):
-            axes.axvline(place, color="grey", linestyle=":")
-        if axes.lines:
-            axes.legend()
-    # Without the software's version, so that the same training makes the same file.
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-
-
-def _phase_ends(epochs: Sequence[EpochReport]) -> list[float]:
-    """Places between the epochs of two phases, whose losses are different."""
-    return [place + 0.5 for place, (one, next_) in enumerate(pairwise(epochs), 1) if one.phase != next_.phase]
-
-
-def _draw(axes: Any, name: str, epochs: Sequence[EpochReport]) -> None:
-    """Some metrics exist in one phase only."""
-    points = [(place, epoch.metrics[name]) for place, epoch in enumerate(epochs, start=1) if name in epoch.metrics]
-    axes.plot(*zip(*points, strict=True), marker=".", label=name)

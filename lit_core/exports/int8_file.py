@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,33 +10,32 @@ from typing import Any
 from torch import nn
 
 from lit_core.exports.onnx_file import feed, write_onnx
-from lit_core.exports.verify import Inputs
-
-Calibration = Callable[[], Iterable[Inputs]]
-"""Gives preprocessed training samples, batch by batch."""
+from lit_core.exports.verify import Calibration, Details, Inputs
 
 ATTENTION = ("LayerNormalization", "Softmax")
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 
 
-def write_int8(network: nn.Module, inputs: Inputs, path: Path, calibration: Calibration) -> None:
-    """`inputs` are examples as for `write_onnx`; the file has the same input names and takes any batch size.
+def write_int8(network: nn.Module, inputs: Inputs, path: Path, details: Details) -> None:
+    """`inputs` are examples as for `write_onnx`; the file has the same input names and metadata, and takes any batch
+    size.
 
-    `network` is on the CPU and in eval mode. Raises what `write_onnx` raises, and ValueError if `calibration` gives no
-    samples.
+    `network` is on the CPU and in eval mode. Raises what `write_onnx` raises, and ValueError if
+    `details.calibration` gives no samples.
     """
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with TemporaryDirectory(dir=path.parent) as folder:
         full, prepared = Path(folder) / "full.onnx", Path(folder) / "prepared.onnx"
-        write_onnx(network, inputs, full)
+        write_onnx(network, inputs, full, Details())
         # ONNX's own shape inference knows everything that torch exports; the symbolic one fails at TopK.
         quant_pre_process(full, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             path,
-            _reader(calibration),
+            _reader(details.calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_quantised(prepared),
             activation_type=QuantType.QUInt8,
@@ -46,6 +45,9 @@ def write_int8(network: nn.Module, inputs: Inputs, path: Path, calibration: Cali
             # differ from the one measured here.
             reduce_range=True,
         )
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, dict(details.metadata))
+    onnx.save(written, path)
 
 
 def _quantised(path: Path) -> list[str] | None:

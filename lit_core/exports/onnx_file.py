@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.exports.pt2_file import program_of
-from lit_core.exports.verify import Inputs, Run
+from lit_core.exports.verify import Details, Inputs, Run
 
 OPSET = 20
 """From 2023: the first opset with Gelu; ONNX Runtime reads it since 1.17."""
@@ -19,25 +19,27 @@ FUSED_DIMENSIONS = 4
 """Dimensions of queries: batch, heads, positions, channels."""
 
 
-def write_onnx(network: nn.Module, inputs: Inputs, path: Path) -> None:
-    """`inputs` are examples with two samples or more; the file takes any number. Its inputs are named by `input_names`.
+def write_onnx(network: nn.Module, inputs: Inputs, path: Path, details: Details) -> None:
+    """`inputs` are examples with two samples or more; the file takes any number. Its inputs are named by `input_names`,
+    and its `metadata_props` are the metadata.
 
     `network` is on the CPU and in eval mode. Raises what `program_of` raises, what torch.onnx raises for a program that
     it does not support, and for more than 2 GB, the limit of an ONNX file.
     """
     # Not from the network: as a last resort torch.onnx would write a file for a single batch size.
-    torch.onnx.export(
+    program = torch.onnx.export(
         _with_plain_attention(program_of(network, inputs)),
         (),
-        path,
         dynamo=True,
-        external_data=False,
         opset_version=OPSET,
         input_names=input_names(inputs),
         output_names=[OUTPUT],
         dynamic_shapes=tuple({0: "batch"} for _ in inputs),
         verbose=False,
     )
+    assert program is not None  # noqa: S101 - only without dynamo=True
+    program.model.metadata_props.update(details.metadata)
+    program.save(path, external_data=False)
 
 
 def _with_plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

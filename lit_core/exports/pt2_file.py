@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from lit_core.exports.verify import Inputs, Run
+from lit_core.exports.verify import Details, Inputs, Run
 
 
 def program_of(network: nn.Module, inputs: Inputs) -> ExportedProgram:
@@ -22,9 +22,9 @@ def program_of(network: nn.Module, inputs: Inputs) -> ExportedProgram:
         return torch.export.export(network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
 
 
-def write_program(network: nn.Module, inputs: Inputs, path: Path) -> None:
-    """Has the arguments and exceptions of `program_of`."""
-    torch.export.save(program_of(network, inputs), path)
+def write_program(network: nn.Module, inputs: Inputs, path: Path, details: Details) -> None:
+    """Has the arguments and exceptions of `program_of`. Each entry of the metadata is an extra file by its key."""
+    torch.export.save(program_of(network, inputs), path, extra_files=dict(details.metadata))
 
 
 def program_runner(path: Path) -> Run:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,22 @@ Batches = Callable[[], Iterable[tuple[Inputs, Tensor]]]
 """Each call gives the inputs and labels of the split on which exports are compared, batch by batch."""
 Run = Callable[[Inputs], Tensor]
 """Runs an export's file: inputs on the CPU -> output."""
+Calibration = Callable[[], Iterable[Inputs]]
+"""Gives preprocessed training samples, batch by batch."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Of outputs, relative to the largest output, or absolute if that is below 1."""
 LEAST_AGREEMENT = 99.9
+
+
+@dataclass(frozen=True)
+class Details:
+    """What some formats take beside the network."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of the model; JSON by key."""
+    calibration: Calibration = tuple
+    """For quantisation."""
 
 
 class Unfaithful(Exception):

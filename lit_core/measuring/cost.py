@@ -27,6 +27,10 @@ LATENCY_SECONDS = 1.0
 LATENCY_RUNS = 100
 LATENCY_WARM_UP = 5
 LEAST_RUNS = 5
+RUNTIME_SECONDS = 0.5
+RUNTIME_RUNS = 20
+RUNTIME_WARM_UP = 2
+LEAST_RUNTIME_RUNS = 3
 BLOCK_LATENCY_SECONDS = 3.0
 LEAST_BLOCK_RUNS = 3
 
@@ -95,6 +99,18 @@ def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list
         for network, measured in zip(networks, times, strict=True):
             measured.append(_timed(network, sample))
     return [_summary(measured) for measured in times]
+
+
+@torch.no_grad()
+def latency_of_runs(run: Callable[[], object]) -> Latency:
+    """Latency of `run`, over a fixed number of runs, or fewer if they take long. It waits for its own result."""
+    for _ in range(RUNTIME_WARM_UP):
+        run()
+    times: list[float] = []
+    end = time.monotonic() + RUNTIME_SECONDS
+    while len(times) < RUNTIME_RUNS and (time.monotonic() < end or len(times) < LEAST_RUNTIME_RUNS):
+        times.append(_milliseconds_of(run))
+    return _summary(times)
 
 
 @torch.no_grad()
@@ -222,10 +238,17 @@ def _block_costs(blocks: Blocks, total: float, spent: dict[Place, float]) -> Blo
 
 
 def _timed(network: nn.Module, sample: tuple[Tensor, ...]) -> float:
+    def run() -> None:
+        network(*sample)
+        if sample[0].is_cuda:
+            torch.cuda.synchronize(sample[0].device)
+
+    return _milliseconds_of(run)
+
+
+def _milliseconds_of(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    network(*sample)
-    if sample[0].is_cuda:
-        torch.cuda.synchronize(sample[0].device)
+    run()
     return 1000 * (time.perf_counter() - start)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lit_core.exports.openvino_file import is_installed
 from lit_core.trainer.devices import cuda_fault
 from lit_core.training.task import Refused
-from lit_spec import ErrorType, JobError, JobSpec
+from lit_spec import ErrorType, Export, JobError, JobSpec
 from lit_spec.trainer.run import TrainerRun
 
 
@@ -23,6 +25,16 @@ def prepare_torch(run: TrainerRun) -> torch.device:
     # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.
     torch.use_deterministic_algorithms(True, warn_only=run.device == "cuda")
     return torch.device(run.device)
+
+
+def check_exports(exports: Sequence[Export]) -> None:
+    """Raises Refused for a format that could not be written after the training."""
+    if Export.OPENVINO in exports and not is_installed():
+        detail = (
+            "exports has openvino, but the worker has no package openvino: leave it out, or install the extra "
+            "lit-compress[openvino] on the workers"
+        )
+        raise Refused(JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail, field="exports"))
 
 
 def environment_of(run: TrainerRun, spec: JobSpec) -> dict[str, str]:

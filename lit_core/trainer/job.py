@@ -29,7 +29,7 @@ from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.tasks.library_notes import library_notes, with_doubts
 from lit_core.tasks.scale_of_floats import check_scale
-from lit_core.trainer.environment import environment_of, prepare_torch
+from lit_core.trainer.environment import check_exports, environment_of, prepare_torch
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
 from lit_core.trainer.supervision import MessageSink, StopSignal
@@ -105,6 +105,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     """
     spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     run = TrainerRun.model_validate_json((folder / RUN_FILE).read_bytes())
+    check_exports(spec.exports)
     device = prepare_torch(run)
     environment = environment_of(run, spec)
     messages.emit(Started(data={"environment": environment, "versions": versions()}))

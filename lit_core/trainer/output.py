@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_core.exports import write_exports
+from lit_core.exports import Details, write_exports
 from lit_core.exports.after_training import write_operations
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
@@ -54,17 +54,18 @@ def write_output(
         return islice((inputs for inputs, _ in task.batches(Split.TRAIN)), CALIBRATION_BATCHES)
 
     begin(JobPhase.EXPORTING)
+    details = Details(config.metadata, calibration)
     exports = write_exports(
         student,
         [kind for kind in spec.exports if kind != Export.HUGGING_FACE],
         output,
         batches=lambda: task.batches(Split.TEST),
-        calibration=calibration,
+        details=details,
         classifier=spec.teacher.architecture.task == TaskKind.CLASSIFICATION,
     )
     if spec.then:
         begin(JobPhase.AFTER_TRAINING)
-    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, calibration, architecture)
+    operations = write_operations(task, spec.then, trained.chosen, networks[0], output, details, architecture)
     report = build_report(spec, trained, networks, baselines, exports, operations, environment)
     if spec.tensorboard and (missing := write_tensorboard(output, spec, trained.epochs)) is not None:
         report.notes.insert(0, missing)

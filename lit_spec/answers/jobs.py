@@ -159,6 +159,12 @@ class Job(Answer):
     """When a worker first took it."""
     finished_at: datetime | None
     """When it reached its last state."""
+    kept: bool = False
+    """Whether its files stay however old they are."""
+    expires_at: datetime | None = None
+    """When its files are removed; null: never, or not known before the job has finished."""
+    artifacts_removed_at: datetime | None = None
+    """When its files were removed, because the job had finished too long ago. Everything else stays."""
     links: JobLinks
     """Where to read more of it."""
     etag: str | None = Field(None, exclude=True)

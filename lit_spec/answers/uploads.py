@@ -68,6 +68,8 @@ class Upload(Answer):
     """When the last byte had arrived."""
     parts: list[UploadPart] | None = None
     """Only in the answer to an announcement with `direct`: where to send the parts."""
+    expires_at: datetime | None = None
+    """When it is removed unless it is used again; null: never, or not while an unfinished job or study needs it."""
 
     @property
     def complete(self) -> bool:

@@ -64,7 +64,7 @@ def _with_minus_one_unlabelled(job: Stored) -> Stored:
 
 
 def _without_trackers(job: Stored) -> Stored:
-    """Version 8 knew no `dataset.url` and no `tensorboard`, and its workers no trackers.
+    """Version 8 knew no `dataset.url`, no `tensorboard` and no export `openvino`, and its workers no trackers.
 
     They would fail such jobs, or run a tracked job untracked.
     """
@@ -129,7 +129,7 @@ def _with_minus_one_unlabelled_in_trials(study: Stored) -> Stored:
 
 
 def _without_trackers_in_trials(study: Stored) -> Stored:
-    """Version 7 knew no `dataset.url`, `track` and `tensorboard`, and would fail a study that has one of them."""
+    """Version 7 knew no `dataset.url`, `track`, `tensorboard` and export `openvino`, and would fail such studies."""
     return study
 
 

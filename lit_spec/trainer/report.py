@@ -207,7 +207,7 @@ class Comparison(ReportModel):
 
 
 class ExportReport(ReportModel):
-    """One exported file, compared with the torch network over the test split. `seconds` to `samples` are absent for a
+    """One exported file, compared with the torch network over the test split. `seconds` to `latency` are absent for a
     Hugging Face folder, and `reads` is absent for all others."""
 
     kind: Export
@@ -224,6 +224,9 @@ class ExportReport(ReportModel):
     """Percent of the labelled samples that the file classifies correctly; null if no sample has a label."""
     samples: int | None = None
     """Number of samples on which the two were compared."""
+    latency: dict[str, LatencyReport] | None = None
+    """By batch size, `batch_1` and `batch_32`, on the CPU and by the runtime that the format is for. Null without a
+    file."""
     reads: Literal["timm", "lit-compress"] | None = None
     """Which library loads the Hugging Face folder."""
     error: str | None

@@ -288,7 +288,8 @@ def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
     # Texts, and the credentials of an object store.
     texts = {name for name in optional if name.startswith(("AWS_", "LIT_STORAGE_"))} | {"LIT_DATASET_STORES"}
     # The port is published by Compose, and restarts are Compose's.
-    assert optional - (texts - numbers) - MONITORING - addresses == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
+    others = (texts - numbers) | MONITORING | addresses | {"LIT_WARM_TRAINER"}
+    assert optional - others == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
     assert optional > MONITORING
     example = (ROOT / ".env.example").read_text()
     assert {name for name in optional if f"#{name}=" not in example} == set()

@@ -59,5 +59,5 @@ def test_types_of_the_installed_packages_are_checked(wheel: Path, tmp_path: Path
     )
     assert "import-untyped" not in checked.stdout
     shown = [line for line in checked.stdout.splitlines() if "Revealed type" in line]
-    for line, expected in zip(shown, ("JobRequest", "compression.Compressed", "Client"), strict=True):
+    for line, expected in zip(shown, ("JobRequest", "compressed.Compressed", "Client"), strict=True):
         assert expected in line

@@ -54,6 +54,8 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     list(client.follow(job.id))
     client.metrics(job.id)
     client.artifacts(job.id)
+    client.keep(job.id)
+    client.unkeep(job.id)
     list(client.jobs())
     client.cancel(client.rerun(bench.job(teacher=upload.id, device="cuda")).id)
     study = client.create_study(study_request(upload.id, methods=["lit"], job={"device": "cuda"}))

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_core
-from lit_core.compression import Compressed
+from lit_core.compressed import Compressed
 from lit_core.data import Interface, load_dataset
 from lit_core.measuring.scores import class_logits
 from lit_core.networks.families.resnet_cifar import ResNet

@@ -44,6 +44,7 @@ UPLOAD: dict[str, Any] = {
     "created_at": NOW,
     "completed_at": NOW,
     "parts": None,
+    "expires_at": None,
 }
 
 

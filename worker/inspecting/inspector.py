@@ -336,7 +336,10 @@ class Inspector:
 
 def inspection_environment(folder: Path) -> dict[str, str]:
     """The environment variables of the sandboxed process: no secrets."""
-    return {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(folder), "TMPDIR": str(folder)}
+    own = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(folder), "TMPDIR": str(folder)}
+    # Where it is set, the code may lie where nothing can be written.
+    name = "PYTHONDONTWRITEBYTECODE"
+    return own | ({name: os.environ[name]} if name in os.environ else {})
 
 
 def refused(kind: UploadKind, detail: str) -> Refused:

@@ -482,6 +482,16 @@ class Attempt:
             raise OSError(fault)
 
 
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+)
+
+
 def trainer_environment(folder: Path, device: str | None, threads: int | None, checkout: Path) -> dict[str, str]:
     """The trainer's environment variables: search paths, its device and its threads, but no secrets.
 
@@ -495,7 +505,7 @@ def trainer_environment(folder: Path, device: str | None, threads: int | None, c
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+    for name in PASSED_ON:
         if name in os.environ:
             environment[name] = os.environ[name]
     if device == "cpu":

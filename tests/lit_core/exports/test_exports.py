@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ import timm
 import torch
 import torchvision
 from ruamel.yaml import YAML
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_core import load
 from lit_core.data import ImagePreprocessing
-from lit_core.exports import write_exports
+from lit_core.exports import Details, write_exports
 from lit_core.exports.bundle import write_bundle
 from lit_core.exports.hugging_face import timm_config, write_hugging_face
+from lit_core.exports.openvino_file import is_installed
 from lit_core.exports.verify import Unfaithful, check, compare
 from lit_core.model import ModelConfig, save
 from lit_core.networks.families import family_of
@@ -36,8 +39,10 @@ from lit_spec import Architecture, Export, JobSpec, Method, Phase
 from lit_spec.trainer.report import BySplit, EpochReport, ExportReport, LatencyReport, NetworkReport, Report
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
+OPENVINO = [Export.OPENVINO] if is_installed() else []
 FORMATS = [Export.ONNX, Export.PT2, Export.INT8]
 FLOATS = [Export.ONNX, Export.PT2]
+METADATA = {"lit.classes": '["a", "é"]', "lit.version": '"0"'}
 CLASSES = 7
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2}
 
@@ -62,7 +67,9 @@ def export(
     network: nn.Module, kinds: list[Export], folder: Path, *inputs: Tensor, **options: Any
 ) -> dict[Export, ExportReport]:
     batches = batches_of(*inputs, labels=options.pop("labels", None))
-    reports = write_exports(network, kinds, folder, batches=batches, calibration=lambda: [inputs], **options)
+    reports = write_exports(
+        network, kinds, folder, batches=batches, details=Details(METADATA, lambda: [inputs]), **options
+    )
     return {report.kind: report for report in reports}
 
 
@@ -112,21 +119,23 @@ def text_network(*, ties: bool) -> VDCNN:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "kinds"),
     [
-        cifar_network,
-        lambda: vision_transformer("timm"),
-        lambda: vision_transformer("torchvision"),
+        (cifar_network, FORMATS + OPENVINO),
+        (lambda: vision_transformer("timm"), FORMATS),
+        (lambda: vision_transformer("torchvision"), FORMATS),
     ],
     ids=["cifar", "timm-vit", "torchvision-vit"],
 )
-def test_all_formats_of_classifiers_of_images(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_all_formats_of_classifiers_of_images(
+    make: Callable[[], nn.Module], kinds: list[Export], tmp_path: Path
+) -> None:
     network = make().train()
-    reports = export(network, FORMATS, tmp_path, images(8), labels=torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]))
+    reports = export(network, kinds, tmp_path, images(8), labels=torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]))
     assert no_errors(reports)
     assert network.training
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.int8.onnx", "model.onnx", "model.pt2"]
-    for kind in FLOATS:
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(reports[kind].file for kind in kinds)
+    for kind in set(kinds) - {Export.INT8}:
         report = reports[kind]
         assert report.max_abs_difference == pytest.approx(0, abs=1e-4)
         assert (report.top1_agreement, report.samples) == (100, 8)
@@ -137,15 +146,18 @@ def test_all_formats_of_classifiers_of_images(make: Callable[[], nn.Module], tmp
     difference = reports[Export.INT8].max_abs_difference
     assert difference is not None
     assert difference > 1e-4
-    sizes = {kind: (tmp_path / reports[kind].file).stat().st_size for kind in FORMATS}
-    assert sizes == {kind: reports[kind].size for kind in FORMATS}
+    for report in reports.values():
+        assert report.latency is not None
+        assert all(report.latency[name].p50_ms > 0 for name in ("batch_1", "batch_32"))
+    sizes = {kind: (tmp_path / reports[kind].file).stat().st_size for kind in kinds}
+    assert sizes == {kind: reports[kind].size for kind in kinds}
 
 
 @pytest.fixture(scope="module")
 def cifar_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with all formats of `cifar_network`."""
     folder = tmp_path_factory.mktemp("cifar")
-    assert no_errors(export(cifar_network(), FORMATS, folder, images(8)))
+    assert no_errors(export(cifar_network(), FORMATS + OPENVINO, folder, images(8)))
     return folder
 
 
@@ -166,6 +178,41 @@ def test_files_take_any_batch_size(cifar_files: Path) -> None:
         torch.testing.assert_close(program(x), wanted)
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), wanted)
         assert eight.run(None, {"input": x.numpy()})[0].shape == wanted.shape
+
+
+def test_files_say_what_they_are(cifar_files: Path) -> None:
+    for name in ("model.onnx", "model.int8.onnx"):
+        session = onnxruntime.InferenceSession(cifar_files / name, providers=["CPUExecutionProvider"])
+        assert session.get_modelmeta().custom_metadata_map == METADATA
+    read = dict.fromkeys(METADATA, "")
+    torch.export.load(cifar_files / "model.pt2", extra_files=read)
+    assert {key: value.encode() if isinstance(value, str) else value for key, value in read.items()} == {
+        key: value.encode() for key, value in METADATA.items()
+    }
+    told = {key: json.loads(value) for key, value in config_of(cifar_architecture()).metadata.items()}
+    assert told["lit.classes"] == [f"class {n}" for n in range(CLASSES)]
+    assert (told["lit.mean"], told["lit.std"], told["lit.scale"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.1], 255)
+    assert (told["lit.layout"], told["lit.channels"], told["lit.size"]) == ("NCHW", 3, [32, 32])
+    assert (told["lit.task"], told["lit.version"]) == ("classification", version("lit-compress"))
+
+
+@pytest.mark.skipif(not OPENVINO, reason="the package openvino is not installed")
+def test_openvino_reads_the_files_of_the_archive(cifar_files: Path, tmp_path: Path) -> None:
+    import openvino
+
+    with zipfile.ZipFile(cifar_files / "model.openvino.zip") as archive:
+        assert archive.namelist() == ["model.bin", "model.xml"]
+        archive.extractall(tmp_path)
+    model = openvino.Core().read_model(tmp_path / "model.xml")
+    assert model.get_rt_info(["lit", "classes"]).astype(str) == METADATA["lit.classes"]
+    assert model.input("input").partial_shape.to_string() == "[?,3,32,32]"
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for samples in (1, 17):
+        x = images(samples)
+        with torch.no_grad():
+            wanted = cifar_network().eval()(x)
+        found = torch.from_numpy(compiled({"input": x.numpy()})["logits"])
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_onnx_file_holds_its_weights_and_passes_its_checker(cifar_files: Path) -> None:
@@ -193,7 +240,7 @@ def test_int8_has_its_weights_in_eight_bits_with_a_scale_for_each_channel(
 
 def test_a_network_of_texts(tmp_path: Path) -> None:
     x = torch.randint(0, 20, (6, 64), generator=torch.Generator().manual_seed(0))
-    reports = export(text_network(ties=False), FORMATS, tmp_path, x, labels=torch.tensor([0, 1, 1, 0, 1, 0]))
+    reports = export(text_network(ties=False), FORMATS + OPENVINO, tmp_path, x, labels=torch.tensor([0, 1, 1, 0, 1, 0]))
     assert no_errors(reports)
     assert reports[Export.PT2].accuracy == reports[Export.ONNX].accuracy
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -309,7 +356,7 @@ def test_an_unfaithful_export_is_taken_back(tmp_path: Path) -> None:
 def test_one_failure_does_not_keep_the_other_formats(tmp_path: Path) -> None:
     kinds = [Export.INT8, Export.PT2]
     of_int8, of_program = write_exports(
-        cifar_network(), kinds, tmp_path, batches=batches_of(images(4)), calibration=lambda: iter(())
+        cifar_network(), kinds, tmp_path, batches=batches_of(images(4)), details=Details(calibration=lambda: iter(()))
     )
     assert str(of_int8.error).startswith("writing: ValueError")
     assert of_program.error is None
@@ -453,6 +500,22 @@ def test_what_timm_cannot_load_is_refused(tmp_path: Path) -> None:
         timm_config("vit_tiny_patch16_224", VIT, network, preprocessing(crop=20))
 
 
+def test_the_weights_say_what_they_are_in_the_same_bytes(tmp_path: Path) -> None:
+    config = config_of(cifar_architecture())
+    config.preprocessing.class_order[0] = 'ä "0" \\ \x7f\n'
+    for name in ("one", "two", "three"):
+        save(cifar_network(), config, tmp_path / name)
+    first, *others = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three"))
+    assert [first, first] == others
+    with safe_open(tmp_path / "one/model.safetensors", "pt") as file:
+        told = file.metadata()
+        assert set(told) == {*config.metadata, "lit_architecture"}
+        assert json.loads(told["lit.classes"]) == config.preprocessing.class_order
+    state = cifar_network().state_dict()
+    read = load_file(tmp_path / "one/model.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+
+
 def test_a_folder_of_our_own_families(tmp_path: Path) -> None:
     network, config = cifar_network().eval(), config_of(cifar_architecture())
     save(network, config, tmp_path)
@@ -464,6 +527,7 @@ def test_a_folder_of_our_own_families(tmp_path: Path) -> None:
             max_abs_difference=2e-6,
             top1_agreement=100.0,
             accuracy=90.5,
+            latency={name: LatencyReport(p50_ms=1.5, p95_ms=2) for name in ("batch_1", "batch_32")},
             error=None,
         ),
         ExportReport(kind=Export.PT2, file="model.pt2", error="writing: ValueError: a | b"),
@@ -491,8 +555,8 @@ def test_a_folder_of_our_own_families(tmp_path: Path) -> None:
         "| accuracy (%) | 91.25 | 90.50 |",
         "| parameters | 12,345 | 12,345 |",
         "| latency p50, batch 32 (ms) | 48.00 | 48.00 |",
-        "| `model.onnx` | 1,234 | 2e-06 | 100.00 | 90.50 |  |",
-        "| `model.pt2` | – | – | – | – | failed: writing: ValueError: a \\| b |",
+        "| `model.onnx` | 1,234 | 2e-06 | 100.00 | 90.50 | 1.50 | 1.50 |  |",
+        "| `model.pt2` | – | – | – | – | – | – | failed: writing: ValueError: a \\| b |",
         "α = 0.5, β = 0.25 and τ = 4",
         "- mean: `[0.5, 0.4, 0.3]`",
     ):

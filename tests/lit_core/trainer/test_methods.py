@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import lit_core
 from lit_core.data import DatasetError
 from lit_core.networks.teacher import inspect_teacher, read_teacher
+from lit_core.trainer import environment
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import Drained
@@ -402,3 +403,22 @@ def test_too_few_test_samples_to_accept_the_student_are_told(tmp_path: Path, tea
     undecided = [note for note in report["notes"] if "don't decide" in note]
     assert len(undecided) == (low <= 3 < high) == 1
     assert "24 samples" in undecided[0]
+
+
+def test_a_format_whose_package_the_worker_lacks_is_refused_before_the_training(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "is_installed", lambda: False)
+    with pytest.raises(Refused, match=r"lit-compress\[openvino\]") as refused:
+        run(tmp_path / "job", teacher_file, exports=["onnx", "openvino"])
+    assert (refused.value.error.type, refused.value.error.field) == (ErrorType.BAD_SPECIFICATION, "exports")
+    assert not (tmp_path / "job/output").exists()
+
+
+def test_a_job_writes_openvino_and_says_how_fast_it_is(tmp_path: Path, teacher_file: Path) -> None:
+    pytest.importorskip("openvino", reason="the package openvino is not installed")
+    (export,) = run(tmp_path / "job", teacher_file, exports=["openvino"])["exports"]
+    assert (export["kind"], export["file"], export["error"]) == ("openvino", "model.openvino.zip", None)
+    assert set(export["latency"]) == {"batch_1", "batch_32"}
+    with zipfile.ZipFile(tmp_path / "job/output/model.openvino.zip") as archive:
+        assert '<classes value="[&quot;' in archive.read("model.xml").decode()
