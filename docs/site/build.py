@@ -13,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,21 @@ def _stage(pages: Path) -> None:
     for name, staged in ROOT_PAGES.items():
         shutil.copy(ROOT / name, pages / staged)
     for page in pages.glob("*.md"):
-        page.write_text(LINK.sub(_on_the_site, page.read_text()))
+        page.write_text(LINK.sub(partial(_on_the_site, pages), page.read_text()))
     (pages / "reference").mkdir()
     for name, text in reference.pages().items():
         (pages / "reference" / name).write_text(text)
 
 
-def _on_the_site(link: re.Match[str]) -> str:
-    """The link with the address that its target has on the site."""
+def _on_the_site(pages: Path, link: re.Match[str]) -> str:
+    """The link with the address that its target has on the site. Files of the repository are copied there."""
     target, anchor = link[1], link[2] or ""
     if "://" in target:
         return link[0]
     inside = target.removeprefix("../").removeprefix("docs/")
+    if not inside.endswith(".md") and not (pages / inside).exists() and (ROOT / inside).is_file():
+        (pages / inside).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / inside, pages / inside)
     return f"]({ROOT_PAGES.get(inside, inside)}{anchor})"
 
 
