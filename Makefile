@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs screenshots lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,12 @@ bench-latency: $(INSTALLED) ## Compare students' expected latency with their mea
 
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page
+
+docs: $(INSTALLED) ## Build the documentation's site into site/; broken links and missing pages fail (10 seconds)
+	@$(BIN)/python -m docs.site.build
+
+docs-commands: $(INSTALLED) ## Run every command of the documentation that can run here (3 minutes)
+	$(BIN)/pytest -m "long or not long" tests/docs $(PYTEST_ARGS)
 
 screenshots: $(INSTALLED) ## Write the pictures of the web page, docs/images/page-*.png (minutes; needs chromium)
 	@$(BIN)/python examples/digits/screenshots.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from api.http.context import InContext
 from api.http.problems import unavailable
@@ -12,7 +12,12 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
+    """How the process is."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     status: str
+    """`alive` or `ready`."""
 
 
 @router.get("/healthz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +11,19 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from api.http import auth, problems
 from api.http.forms import FormRoute
+
+PATH_PARAMETERS = {
+    "upload_id": "The upload's id, `upl_…`.",
+    "job_id": "The job's id, `job_…`.",
+    "study_id": "The study's id, `study_…`.",
+    "webhook_id": "The webhook's id, `webhook_…`.",
+    "delivery_id": "The message's id, `msg_…`.",
+    "key_id": "The key's id, `key_…`.",
+    "owner": "The owner's name.",
+    "library": "`torchvision` or `timm`.",
+    "name": "The name in the list that the path begins with.",
+}
+"""What the parts of paths are, in all routes alike."""
 
 
 def install(app: FastAPI) -> None:
@@ -41,6 +55,8 @@ def _complete(document: dict[str, Any], forms: dict[str, Any]) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             _name_problem_media_type(operation)
+            _describe_answers(operation)
+            _describe_path(operation)
 
 
 def _name_scopes(document: dict[str, Any], app: FastAPI) -> None:
@@ -61,3 +77,18 @@ def _name_problem_media_type(operation: dict[str, Any]) -> None:
     problem = operation["responses"]["default"]
     [schema] = problem["content"].values()
     problem["content"] = {problems.MEDIA_TYPE: schema}
+
+
+def _describe_answers(operation: dict[str, Any]) -> None:
+    """In the words of HTTP, where the route has none of its own; FastAPI calls every answer a successful response."""
+    for code, response in operation["responses"].items():
+        if code == "default":
+            response["description"] = "What is wrong, and what to do."
+        elif response["description"] == "Successful Response":
+            response["description"] = HTTPStatus(int(code)).phrase
+
+
+def _describe_path(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] == "path" and parameter["name"] in PATH_PARAMETERS:
+            parameter.setdefault("description", PATH_PARAMETERS[parameter["name"]])

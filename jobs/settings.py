@@ -1,4 +1,4 @@
-"""The settings, from environment variables. The README has a table of them."""
+"""The settings, from environment variables. docs/settings.md has a table of them."""
 
 from __future__ import annotations
 

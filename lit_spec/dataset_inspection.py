@@ -26,7 +26,10 @@ class LabelKind(OpenEnum):
 
 
 class SplitContents(SpecModel):
+    """The samples of one split."""
+
     samples: int
+    """How many there are."""
     labelled: int
     """How many of them have a label."""
     counts: list[int] = Field(default_factory=list)
@@ -34,6 +37,8 @@ class SplitContents(SpecModel):
 
 
 class ImageContents(SpecModel):
+    """What the images of a data set are like."""
+
     channels: list[int]
     """The numbers of channels that the images can be read with: 1 and 3 for image files, of an array what its shape
     allows."""
@@ -42,16 +47,22 @@ class ImageContents(SpecModel):
     height: list[int]
     """The least and the largest, in pixels."""
     width: list[int]
+    """The least and the largest, in pixels."""
     mean: list[float]
     """Per channel, after scaling to [0, 1] for integers."""
     std: list[float]
+    """Standard deviation per channel, on the same scale."""
 
 
 class TextContents(SpecModel):
+    """How long the texts of a data set are."""
+
     shortest: int
     """In characters."""
     median: int
+    """In characters."""
     longest: int
+    """In characters."""
 
 
 class Need(SpecModel):
@@ -61,23 +72,29 @@ class Need(SpecModel):
     """`dataset.unlabelled`, `dataset.columns` or `dataset.class_order`; or `dataset.upload`, if the columns that are
     told by their names can't be read, so that only a request that names others can use it."""
     why: str
+    """Why that must be said, for people."""
 
 
 class DatasetInspection(SpecModel):
     """What the upload of a data set contains."""
 
     format: str
+    """What the file was read as, for example `npz`, `images` or `parquet`."""
     modalities: list[Modality]
     """Of the teachers that may take it; what is said of the samples is for the first of them. A table may have images
     and texts. Empty: the inspection couldn't read it within its limits of time and memory."""
     label_kind: LabelKind = LabelKind.NONE
+    """What a sample's label says."""
     classes: list[str] = Field(default_factory=list)
     """In the order of the outputs, unless the request gives another; for numbers those from 0 to the largest."""
     number_of_classes: int = 0
+    """How many classes the labels have; 0 without classes."""
     splits: dict[str, SplitContents] = Field(default_factory=dict)
     """By `Split`, those that the data has; what else is needed is held out from `train`."""
     images: ImageContents | None = None
+    """What the images are like; null without images."""
     texts: TextContents | None = None
+    """What the texts are like; null without texts."""
     looked_at: int = 0
     """Samples whose content was read. The others are read by the job."""
     skipped: list[str] = Field(default_factory=list)

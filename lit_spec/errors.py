@@ -27,7 +27,9 @@ class JobError(SpecModel):
     """Why a job failed: `detail` is for people, `type` for programs."""
 
     type: ErrorType
+    """The stable name of the cause."""
     detail: str
+    """One sentence that says what is wrong, followed by what to do."""
     field: str | None = None
     """The field of the request that should be changed, if there is one."""
     member: str | None = None
@@ -50,7 +52,9 @@ class StudyError(SpecModel):
     """Why a study failed."""
 
     type: StudyErrorType
+    """The stable name of the cause."""
     detail: str
+    """One sentence that says what is wrong, followed by what to do."""
 
     def __str__(self) -> str:
         return f"{self.detail} [{self.type}]"

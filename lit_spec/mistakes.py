@@ -33,7 +33,9 @@ class Mistake:
     """A field, as a dotted path, and what is wrong with it."""
 
     field: str
+    """Dotted path of the field, for example `student.depth`."""
     message: str
+    """What is wrong with it and what to do."""
 
 
 def as_text(found: Iterable[Mistake]) -> str:

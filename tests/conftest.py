@@ -46,7 +46,7 @@ def same_umask() -> Iterator[None]:
     os.umask(before)
 
 
-SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "service", "worker")
+SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "docs", "service", "worker")
 """Folders that begin first, so that what is left for the end of a run on several processes is short."""
 
 

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/architectures", tags=["architectures"])
 @router.get("")
 def list_architectures(
     page: InPages,
-    library: Library | None = None,
+    library: Annotated[Library | None, Query(description="Only the networks of this library.")] = None,
     search: Annotated[str, Query(max_length=100, description="Part of the name.")] = "",
 ) -> Page[ArchitectureItem]:
     """The networks by library and name."""

@@ -11,9 +11,14 @@ from lit_spec.mistakes import Mistake
 class ExceededQuota(BaseModel):
     """A quota, and what the owner uses of it, without what was asked for."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     name: QuotaName
+    """Which quota it is."""
     used: int
+    """How much is used."""
     allowed: int
+    """How much may be used."""
 
 
 class Problem(BaseModel):
@@ -24,7 +29,9 @@ class Problem(BaseModel):
     type: str
     """Stable, for example /problems/upload-in-use."""
     title: str
+    """The same for every problem of this type."""
     status: int
+    """The HTTP status of the answer."""
     detail: str
     """What is wrong and what to do."""
     errors: list[Mistake] | None = None

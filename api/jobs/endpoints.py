@@ -95,7 +95,7 @@ async def create_job(
 @router.post("/{job_id}/rerun", status_code=202)
 async def rerun_job(
     job_id: str,
-    changes: Annotated[dict[str, JsonValue], Body(media_type=MERGE_PATCH)],
+    changes: Annotated[dict[str, JsonValue], Body(media_type=MERGE_PATCH, examples=[{"student": {"depth": 20}}])],
     response: Response,
     wakeups: InBackground,
     owner: Owner,
@@ -142,9 +142,9 @@ def list_jobs(
     session: InSession,
     context: InContext,
     page: InPages,
-    state: JobState | None = None,
-    tag: str | None = None,
-    name: str | None = None,
+    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
+    name: Annotated[str | None, Query(description="Only those with exactly this name.")] = None,
     study: Annotated[str | None, Query(description="Id of a study: only its trials.")] = None,
 ) -> Page[Job]:
     """List your jobs, newest first."""
@@ -213,7 +213,7 @@ async def list_events(
     owner: Owner,
     context: InContext,
     after: Annotated[WholeNumber, Query(ge=0, le=2**62, description="Number of the last event that you have.")] = 0,
-    limit: Annotated[WholeNumber, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[WholeNumber, Query(ge=1, le=1000, description="The most events in the answer.")] = 100,
     wait: Wait = 0,
     accept: Accept = "",
     last_event_id: LastEventId = None,
@@ -242,7 +242,11 @@ async def list_events(
 
 @router.get("/{job_id}/metrics")
 def list_metrics(
-    job_id: str, owner: Owner, session: InSession, phase: Phase | None = None, name: str | None = None
+    job_id: str,
+    owner: Owner,
+    session: InSession,
+    phase: Annotated[Phase | None, Query(description="Only those of this phase.")] = None,
+    name: Annotated[str | None, Query(description="Only those of this name.")] = None,
 ) -> MetricPage:
     """A job's numbers per phase and epoch: losses, accuracies on the validation split, learning rate, seconds."""
     owned_jobs.get(session, owner, job_id)

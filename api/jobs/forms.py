@@ -51,13 +51,25 @@ JsonPart = Annotated[Json[dict[str, JsonValue]], WrapValidator(lambda part, _par
 class JobForm(BaseModel):
     """A job and its files in one request."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "teacher": "@teacher.safetensors",
+                    "job": '{"dataset": {"builtin": "digits"}, "student": {"depth": 14}}',
+                }
+            ]
+        },
+    )
 
     teacher: FilePart | None = None
     """A file of safetensors or of torch.save."""
     discriminator: FilePart | None = None
     """The same, for generators."""
     dataset: FilePart | None = None
+    """The data set, as a file. Then the job has no `dataset.upload`."""
     job: JsonPart
     """The request as JSON, without the ids of the files that are in the form."""
 

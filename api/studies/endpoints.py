@@ -66,9 +66,9 @@ def list_studies(
     owner: Owner,
     session: InSession,
     page: InPages,
-    state: StudyState | None = None,
-    tag: str | None = None,
-    name: str | None = None,
+    state: Annotated[StudyState | None, Query(description="Only those in this state.")] = None,
+    tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
+    name: Annotated[str | None, Query(description="Only those with exactly this name.")] = None,
 ) -> Page[Study]:
     """The studies, newest first, without their tables."""
     rows = studies.list_page(session, owner, state=state, tag=tag, name=name, after=page.after(), limit=page.limit + 1)

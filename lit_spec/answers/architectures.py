@@ -11,8 +11,11 @@ class ArchitectureItem(Answer):
     """A network of torchvision or timm."""
 
     library: Library
+    """The library that has it."""
     name: str
+    """The library's name of it."""
     parameters: int
+    """How many it has with the library's default arguments."""
     blocks: list[int]
     """Blocks of each section; empty if the network can't be made shallower."""
     refused: str | None

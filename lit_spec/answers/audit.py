@@ -19,10 +19,13 @@ class AuditEntry(Answer):
     """Something that a caller changed, or was not allowed to."""
 
     id: str
+    """`aud_…`."""
     created_at: datetime
+    """When it happened."""
     owner: str | None
     """Of the caller; null on the command line."""
     key_id: str | None
+    """The key of the request; null without a key."""
     subject: str | None
     """`sub` of a bearer token; on the command line the user of the machine."""
     action: str
@@ -30,8 +33,12 @@ class AuditEntry(Answer):
     kind: str
     """Of the object: `job`, `study`, `upload`, `key`, `quotas`, …"""
     object_id: str | None
+    """The object's id; null if there is none."""
     outcome: Outcome
+    """Whether it was done."""
     request_id: str | None
+    """As in the answer's `X-Request-Id` and in the log."""
     address: str | None
     """The client's, as the service sees it."""
     detail: dict[str, Any] | None
+    """What else is known of it."""

@@ -42,35 +42,51 @@ class Waiting(Answer):
     position: int
     """Its place in the queue: 1 is the next job that a worker for its device takes."""
     detail: str
+    """The reason in a sentence, for people."""
 
 
 class JobWorker(Answer):
+    """A worker that has taken a job."""
+
     id: str
+    """The name under which the worker has registered."""
     device: str
+    """The device that it trains on: `cpu` or `cuda`."""
 
 
 class JobLinks(Answer):
+    """Paths of a job and of what belongs to it."""
+
     self: str
+    """The job itself."""
     events: str
+    """What happened to it."""
     metrics: str
+    """Its numbers by phase and epoch."""
     log: str
+    """What its trainer wrote."""
     artifacts: str
+    """Its files."""
 
 
 class RegisteredVersion(Answer):
     """A version of a registered model."""
 
     name: str
+    """Name of the registered model."""
     version: str
+    """The version in the registry."""
 
 
 class MlflowRun(Answer):
     """The run of MLflow that follows a job."""
 
     tracking_uri: str
+    """The tracking server."""
     run_id: str | None
     """None: the tracking server has not been reached yet."""
     experiment_id: str | None
+    """The run's experiment; null until the tracking server was reached."""
     url: str | None
     """The run's page."""
     complete: bool
@@ -82,19 +98,27 @@ class MlflowRun(Answer):
 
 
 class JobTracking(Answer):
+    """The runs of trackers that follow a job."""
+
     mlflow: MlflowRun
+    """Its run of MLflow."""
 
 
 class Job(Answer):
     """A compression job."""
 
     id: str
+    """`job_…`."""
     name: str | None
+    """As in the request."""
     tags: list[str]
+    """As in the request."""
     state: JobState
+    """Where it is between `queued` and its end."""
     device: str
     """As in the request: `auto`, `cpu` or `cuda`. `worker.device` is the device that was used."""
     spec_version: int
+    """Version of the form of `spec`."""
     spec: Annotated[dict[str, Any], DocumentedAs(JobSpec)]
     """The request with every value explicit, as resolved by the version of LIT that created the job."""
     request: dict[str, Any]
@@ -108,8 +132,11 @@ class Job(Answer):
     failures: int
     """How many of these attempts were lost."""
     max_attempts: int
+    """How many attempts may be lost before the job fails."""
     worker: JobWorker | None
+    """The worker that runs it, or ran it last."""
     cancel_requested: bool
+    """Whether somebody asked to cancel it. A running job stops at its worker's next heartbeat."""
     progress: JobProgress | None
     """Null before a worker has claimed the job."""
     estimated_finish: datetime | None = None
@@ -123,11 +150,15 @@ class Job(Answer):
     result: dict[str, Any] | None
     """The report without its epochs, its specification and the accuracies per class."""
     error: JobError | None
+    """Why it failed; null unless it has."""
     tracking: JobTracking | None = None
     """The job's runs in experiment trackers; null before its first attempt, and without a tracker."""
     created_at: datetime
+    """When it was created."""
     started_at: datetime | None
+    """When a worker first took it."""
     finished_at: datetime | None
+    """When it reached its last state."""
     kept: bool = False
     """Whether its files stay however old they are."""
     expires_at: datetime | None = None
@@ -135,6 +166,7 @@ class Job(Answer):
     artifacts_removed_at: datetime | None = None
     """When its files were removed, because the job had finished too long ago. Everything else stays."""
     links: JobLinks
+    """Where to read more of it."""
     etag: str | None = Field(None, exclude=True)
     """In the client: the answer's ETag, to ask later whether anything has changed."""
 
@@ -156,9 +188,13 @@ class Event(Answer):
     seq: int
     """The event's number: from 1, without gaps within a job."""
     attempt: int
+    """The attempt in which it happened; 0 before the first one."""
     type: str
+    """What happened, for example `running`, `epoch` or `succeeded`."""
     data: dict[str, Any]
+    """What else there is to say; docs/api.md lists the fields of each type."""
     created_at: datetime
+    """When it was written."""
 
 
 class JobLive(Answer):
@@ -175,6 +211,7 @@ class EventPage(Answer):
     """Events after a number."""
 
     items: list[Event]
+    """In the order in which they happened."""
     last: int
     """Number of the job's newest event."""
 
@@ -183,26 +220,39 @@ class Metric(Answer):
     """A number that a training reached in an epoch."""
 
     phase: str
+    """The training's phase: `lit`, `fine_tune` or `prune`."""
     epoch: int
+    """From 1 in each phase."""
     name: str
+    """What was measured: docs/jobs.md lists the metrics."""
     value: float
+    """In the metric's unit."""
 
 
 class MetricPage(Answer):
+    """The metrics of a job."""
+
     items: list[Metric]
+    """By phase, epoch and name."""
 
 
 class Artifact(Answer):
     """A file that a succeeded job left."""
 
     name: str
+    """Its name among the job's files."""
     size: int
     """In bytes."""
     sha256: str
     """Hexadecimal."""
     media_type: str
+    """Its content type."""
     href: str
+    """Path from which the file is downloaded."""
 
 
 class ArtifactPage(Answer):
+    """The files of a job."""
+
     items: list[Artifact]
+    """All files of the job."""

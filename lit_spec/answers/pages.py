@@ -15,5 +15,6 @@ class Page(Answer, Generic[ItemT]):
     """Part of a list, newest first."""
 
     items: list[ItemT]
+    """The things of this part of the list."""
     next_cursor: str | None
     """Asks for the part after this one; null ends the list."""

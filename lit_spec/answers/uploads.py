@@ -27,21 +27,29 @@ class UploadPart(Answer):
 
 
 class UploadParts(Answer):
+    """Where to send the parts of a file."""
+
     parts: list[UploadPart]
+    """All parts of the file, in order."""
 
 
 class Upload(Answer):
     """A file that was sent, or is being sent, to the service."""
 
     id: str
+    """`upl_…`."""
     kind: UploadKind
+    """What the file is for."""
     filename: str
+    """As it was announced; only people read it."""
     size: int
     """In bytes."""
     received: int
     """How many bytes are stored: the `Upload-Offset` of the next PATCH."""
     sha256: str | None
+    """Hexadecimal; null until it was announced or computed."""
     state: UploadState
+    """Whether all bytes have arrived."""
     architecture: LibraryRequest | None
     """The network of torchvision or timm that was named for a teacher."""
     teacher_weights: TeacherWeights | None
@@ -53,8 +61,11 @@ class Upload(Answer):
     dataset_inspection: DatasetInspection | None = None
     """What was found in a data set."""
     inspection_error: JobError | None
+    """Why the file can't be used; null unless the inspection failed."""
     created_at: datetime
+    """When it was announced."""
     completed_at: datetime | None
+    """When the last byte had arrived."""
     parts: list[UploadPart] | None = None
     """Only in the answer to an announcement with `direct`: where to send the parts."""
     expires_at: datetime | None = None

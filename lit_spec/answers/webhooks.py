@@ -51,12 +51,18 @@ class WebhookDisabled(Answer):
     """Why the service itself disabled a webhook."""
 
     reason: str
+    """Why, for people."""
     at: datetime
+    """When it was disabled."""
 
 
 class WebhookLinks(Answer):
+    """Paths of a webhook and of what belongs to it."""
+
     self: str
+    """The webhook itself."""
     deliveries: str
+    """Its messages."""
 
 
 class Webhook(Answer):
@@ -65,12 +71,17 @@ class Webhook(Answer):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
+    """`webhook_…`."""
     url: str
+    """Where events are posted to."""
     name: str | None
+    """A name for people."""
     events: list[WebhookEvent] | None
     """null: all."""
     tags: list[str]
+    """Only jobs and studies with one of these tags are told; empty: all."""
     enabled: bool
+    """Whether it is told anything."""
     disabled: WebhookDisabled | None
     """Null as long as it is enabled, and if its owner disabled it."""
     failing_since: datetime | None
@@ -78,7 +89,9 @@ class Webhook(Answer):
     previous_secret_until: datetime | None
     """Until then messages are signed with the secret before the newest one too."""
     created_at: datetime
+    """When it was created."""
     links: WebhookLinks
+    """Where to read more of it."""
 
 
 class WebhookWithSecret(Webhook):
@@ -98,6 +111,7 @@ class DeliveryAttempt(Answer):
     number: int
     """From 1. A number is missing if the service stopped before it could record how the attempt ended."""
     at: datetime
+    """When it began."""
     seconds: float
     """How long it took."""
     status: int | None
@@ -116,9 +130,11 @@ class WebhookDelivery(Answer):
     id: str
     """The `webhook-id` header of all attempts."""
     webhook_id: str
+    """The webhook that it is for."""
     type: str
     """The event, or `ping` for a test."""
     state: DeliveryState
+    """Whether it has arrived."""
     data: dict[str, Any]
     """What the message says."""
     failures: int
@@ -128,3 +144,4 @@ class WebhookDelivery(Answer):
     next_attempt_at: datetime | None
     """Null if no attempt is planned: the message was delivered, is dead, or its webhook is disabled."""
     created_at: datetime
+    """When the message was made."""

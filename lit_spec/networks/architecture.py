@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from lit_spec.base import OpenEnum, SpecModel
 from lit_spec.networks.students import BlockCosts, ParameterCounts, StudentOption
@@ -57,7 +57,17 @@ NOT_ABOUT_THE_NETWORK = re.compile(
 class LibraryRequest(SpecModel):
     """A library's network by its name."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"library": "torchvision", "name": "resnet50"},
+                {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": {"img_size": 64}},
+            ]
+        }
+    )
+
     library: Library
+    """The library that has the network."""
     name: str = Field(min_length=1, max_length=200)
     """The library's name of the network, such as `resnet50` or `vit_tiny_patch16_224`."""
     kwargs: dict[Word, Kwarg] = Field(default_factory=dict, max_length=32)
@@ -83,8 +93,11 @@ class LibraryNetwork(SpecModel):
     """A library's network and its sections, as paths of modules and of parameters outside of them."""
 
     name: str
+    """The library's name of it."""
     kwargs: dict[str, Kwarg]
+    """Arguments of the library's function."""
     stem: list[str]
+    """What runs before the first section."""
     sections: list[list[str]]
     """Paths of the blocks of each section in the library's network."""
     head: list[str]
@@ -99,8 +112,11 @@ class Architecture(SpecModel):
     """A network as read from its tensors. Together with its state dict it is enough to rebuild the network."""
 
     family: str
+    """The family of networks, for example `resnet_cifar`, or the library."""
     modality: Modality = Modality.IMAGE
+    """What its inputs are."""
     task: Task = Task.CLASSIFICATION
+    """What it is for."""
     depth: int
     """Layers with weights, as the family's paper counts them. For a library's network: the number of its blocks."""
     blocks: list[int]
@@ -134,8 +150,11 @@ class InspectedLatency(SpecModel):
     """How long a forward pass of one input took on the machine that inspected the teacher, in float32."""
 
     device: str
+    """The device of the inspection."""
     threads: int
+    """Threads that torch used."""
     nanoseconds: BlockCosts
+    """Of the whole network and of its blocks."""
 
 
 class LibraryPreprocessing(SpecModel):
@@ -148,15 +167,18 @@ class LibraryPreprocessing(SpecModel):
     resize: int | list[int] | None
     """As `dataset.resize` of a request."""
     resampling: Resampling
+    """The filter for resizing."""
     mean: list[float]
     """Per channel, after scaling to [0, 1], as for `std`."""
     std: list[float]
+    """Standard deviation per channel, on the same scale."""
 
 
 class Inspection(SpecModel):
     """What the upload of a teacher contains."""
 
     format: TeacherFormat
+    """The format of the uploaded file."""
     unwrapped: list[str] = Field(default_factory=list)
     """What was done to find the network's tensors in the file: which ones were taken, prefixes that were removed from
     names, parts that were put together, and what was left out."""
@@ -167,7 +189,9 @@ class Inspection(SpecModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the safetensors file that was made of the teacher, which jobs read. None: as for `weights`."""
     architecture: Architecture
+    """The network."""
     parameters: int
+    """Number of its parameters."""
     students: list[StudentOption]
     """One for each depth that a student may have, shallowest first, the teacher's own depth last. Empty for a
     discriminator."""
@@ -179,6 +203,7 @@ class Inspection(SpecModel):
     input_shape: list[int] | None = None
     """Of the input for which FLOPs and latency were measured, without the batch. None: they were not."""
     flops: BlockCosts | None = None
+    """Of one input. None: they are not known."""
     latency: InspectedLatency | None = None
     """None: the network is too large to measure it within seconds, or as for `parameter_counts`."""
     preprocessing: LibraryPreprocessing | None = None

@@ -28,8 +28,11 @@ class StudentOption(SpecModel):
     """A possible student, and what it would save."""
 
     depth: int
+    """As in `student.depth` of a request."""
     blocks: list[int]
+    """Blocks of each section."""
     parameters: int
+    """Number of its parameters."""
     parameters_ratio: float
     """Teacher / student."""
     flops: int | None = None
@@ -44,6 +47,7 @@ class SharedParameters(SpecModel):
     blocks: list[tuple[int, int]]
     """Section and index of each block."""
     parameters: int
+    """How many they are."""
 
 
 class BlockCosts(SpecModel):
@@ -51,6 +55,7 @@ class BlockCosts(SpecModel):
     FLOPs, or nanoseconds of a forward pass."""
 
     total: int
+    """Of the whole network."""
     blocks: list[list[int]]
     """Of each block of each section."""
 
@@ -73,6 +78,7 @@ class ParameterCounts(BlockCosts):
     """Where a network's parameters are, each counted once. `blocks` are those that only one block has."""
 
     shared: list[SharedParameters] = Field(default_factory=list)
+    """Parameters that several blocks have in common."""
 
     def left(self, kept_blocks: Sequence[Sequence[int]]) -> int:
         unused = (

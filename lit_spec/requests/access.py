@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
 from lit_spec.base import SpecModel
 from lit_spec.scopes import USUAL_SCOPES, Scope
@@ -37,6 +37,10 @@ Limit = Annotated[int, Field(ge=0, le=MOST)]
 class KeyRequest(SpecModel):
     """The body of `POST /v1/keys`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "ci", "owner": "vision-team", "scopes": ["read", "submit"]}]}
+    )
+
     name: str = Field(min_length=1, max_length=255)
     """Who or what the key is for."""
     owner: OwnerName | None = None
@@ -50,6 +54,8 @@ class KeyRequest(SpecModel):
 class RotateRequest(SpecModel):
     """The body of `POST /v1/keys/{id}/rotate`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grace_seconds": 86_400}]})
+
     grace_seconds: int = Field(0, ge=0, le=LONGEST_GRACE)
     """How long the old secret stays valid beside the new one."""
     expires_at: Expiry | None = None
@@ -59,6 +65,11 @@ class RotateRequest(SpecModel):
 class QuotasRequest(SpecModel):
     """The body of `PUT /v1/owners/{owner}/quotas`. What is left out is as for every owner; null is no limit."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs_queued": 100, "bytes": None}]})
+
     jobs_queued: Limit | None = None
+    """Jobs that may wait for a worker."""
     jobs_running: Limit | None = None
+    """Jobs that workers may run at once; more wait."""
     bytes: Limit | None = None
+    """Bytes that may be stored."""

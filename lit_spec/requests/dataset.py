@@ -51,6 +51,7 @@ class Preprocessing(SpecModel):
     """Per channel, after scaling to [0, 1]. Unset: "library" for a teacher whose library has constants, 0.5 for a
     generator, otherwise "data", and the same for `std`."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64)] | Constants = Constants.DATA
+    """Standard deviation per channel, as for `mean`."""
     length: int = Field(1014, ge=8, le=1_000_000)
     """Number of characters to which a text is cut or padded."""
     vocabulary: str | None = Field(None, min_length=1, max_length=10_000)
@@ -73,6 +74,7 @@ class TableColumns(SpecModel):
     image: str | None = None
     """The column of encoded images."""
     label: str | None = None
+    """The column with the labels. None: the one that its name tells."""
 
     @property
     def texts(self) -> list[str]:
@@ -86,8 +88,12 @@ class TableColumns(SpecModel):
 
 
 class DatasetRequest(Preprocessing):
+    """Where the samples come from, how they are read, and how they become the network's input."""
+
     upload: str | None = None
+    """The id of an upload of the kind `dataset`."""
     builtin: Literal["digits"] | None = None
+    """A data set that LIT has built in."""
     mounted: Literal["cifar10", "cifar100", "svhn", "celeba"] | None = None
     """Name of a data set in the folder that the operator of the workers has mounted."""
     url: Annotated[str, Field(max_length=2048), AfterValidator(dataset_url)] | None = None

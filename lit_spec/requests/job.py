@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import Architecture, LibraryPreprocessing, LibraryRequest, TeacherWeights
@@ -44,9 +44,30 @@ STUDENT_FORMS = {
 STUDENT_FORMS_SHOWN = ", ".join(f'"{name}" (as {example})' for name, example in STUDENT_FORMS.items())
 
 
+TEACHER_EXAMPLE = "upl_2v5ytd3sgvgnbwcy6gzrpafudq"
+DATASET_EXAMPLE = "upl_n4cpzq7l2uhxjv3dk6wtmaeryo"
+JOB_EXAMPLES: list[JsonValue] = [
+    {"teacher": TEACHER_EXAMPLE, "dataset": {"upload": DATASET_EXAMPLE}, "student": {"depth": 14}},
+    {
+        "teacher": TEACHER_EXAMPLE,
+        "architecture": {"library": "torchvision", "name": "resnet50"},
+        "dataset": {"upload": DATASET_EXAMPLE, "size": [224, 224]},
+        "student": {"target": {"latency_ratio": 1.5}},
+        "preset": "few",
+        "accept": {"max_accuracy_drop": 1},
+        "tags": ["nightly"],
+    },
+]
+
+
 class StudentRequest(SpecModel):
+    """How shallow the student is, and where it starts. Give one of `depth`, `blocks`, `ratio`, `target`, `kept` and
+    `plan`."""
+
     depth: int | None = Field(None, ge=1)
+    """Layers as the teacher's family counts them; for a library's network the number of its blocks."""
     blocks: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
+    """Blocks of each section."""
     ratio: float | None = Field(None, gt=1, le=1000)
     """The same as the target `parameters_ratio`."""
     target: Target | None = None
@@ -65,6 +86,7 @@ class StudentRequest(SpecModel):
     """Whether the student is repaired without labels before the training. Where that brings it closer to the teacher
     and it is no worse on the validation split, the training begins there. None: with `select: recover`."""
     allow_same_depth: bool = False
+    """Whether the student may be as deep as the teacher."""
 
     @model_validator(mode="after")
     def _gives_depth_once(self) -> Self:
@@ -85,6 +107,8 @@ validation split or, if it has none, of the test split show that it reaches less
 class JobRequest(Tracked, Hyperparameters):
     """The body of `POST /v1/jobs`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": JOB_EXAMPLES})
+
     teacher: str = Field(min_length=1)
     """The id of a teacher upload."""
     architecture: LibraryRequest | None = None
@@ -96,10 +120,14 @@ class JobRequest(Tracked, Hyperparameters):
     discriminator: str | None = Field(None, min_length=1)
     """The id of a teacher upload with a GAN's discriminator, for the adversarial fine-tuning of its generator."""
     dataset: DatasetRequest
+    """The samples to train and to measure with."""
     student: StudentRequest = Field(default_factory=StudentRequest)
+    """How shallow the student is, and where it starts."""
     augmentation: Augmentation | None = None
     """None: the standard augmentation of the data; see docs/datasets.md."""
     teacher_accuracy: ExpectedAccuracy = None
+    """Percentage that the teacher is known to reach on the test split. If it clearly reaches less, the job fails
+    before the training."""
     exports: list[Export] | None = Field(None, max_length=len(Export))
     """Formats in addition to safetensors. None: onnx and pt2; for the trials of a study none."""
     tensorboard: bool = False
@@ -107,15 +135,20 @@ class JobRequest(Tracked, Hyperparameters):
     preset: Preset | None = None
     """Values for the fields that the request does not set; see docs/method.md."""
     name: str | None = Field(None, min_length=1, max_length=200)
+    """A name for people."""
     tags: list[Tag] = Field(default_factory=list, max_length=32)
+    """Words by which lists are filtered."""
 
 
 class StudentSpec(SpecModel):
+    """The student, as resolved for its teacher."""
+
     depth: int | None
     """None: the trainer finds it, by `target`, or there is a `plan`."""
     blocks: list[int] | None
     """Of each section. None: the trainer chooses them, for `depth` or for `target`."""
     init: Init
+    """Where its weights start."""
     select: Select | None = Select.EVEN
     """None: `kept` names the blocks."""
     kept: Kept | None = None
@@ -135,11 +168,15 @@ class StudentSpec(SpecModel):
 
 
 class TeacherSpec(SpecModel):
+    """The trained network that a job compresses."""
+
     upload: str
+    """The id of its upload."""
     sha256: str | None = None
     """Of the file that the inspection made of the upload. An upload that is inspected again, as another network or with
     other weights, has several such files. None: an older version of LIT has inspected it, and there is one."""
     architecture: Architecture
+    """The network, as its inspection found it."""
     preprocessing: LibraryPreprocessing | None = None
     """As its inspection found it. What `dataset` has from it stands there too."""
 
@@ -148,13 +185,21 @@ class JobSpec(Hyperparameters):
     """A resolved job: what the ledger stores and the trainer runs."""
 
     spec_version: int = SPEC_VERSION
+    """Version of this form; newer versions of LIT read older ones."""
     teacher: TeacherSpec
+    """The trained network."""
     discriminator: TeacherSpec | None = None
+    """For a GAN: the discriminator that the fine-tuning needs."""
     dataset: DatasetRequest
+    """The samples to train and to measure with."""
     student: StudentSpec
+    """How shallow the student is, and where it starts."""
     augmentation: Augmentation | None = None
+    """How training samples are varied. None: not at all."""
     teacher_accuracy: ExpectedAccuracy = None
+    """Percentage that the teacher is known to reach. None: not known."""
     exports: list[Export] = Field(default_factory=list)
+    """Formats that are written besides safetensors."""
     tensorboard: bool = False
     """Whether the output includes the training as a file of TensorBoard events."""
     preset: Preset | None = None

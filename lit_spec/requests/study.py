@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from lit_spec.base import OpenEnum, SpecModel
-from lit_spec.requests.job import STUDENT_FORMS, JobRequest, Tag
+from lit_spec.requests.job import DATASET_EXAMPLE, JOB_EXAMPLES, STUDENT_FORMS, TEACHER_EXAMPLE, JobRequest, Tag
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.training import Init, Method
 
@@ -63,6 +74,7 @@ class Arm(SpecModel):
     model_config = ConfigDict(extra="allow")
 
     name: str = Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=,-]*$")
+    """Its name in the table."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +90,13 @@ class Arm(SpecModel):
         return dict(self.model_extra or {})
 
 
+class _OrItsName:
+    """Annotation of an Arm: a word of ARM_WORDS may stand for it, which the JSON schema of the class can't say."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "enum": list(ARM_WORDS)}, handler(schema)]}
+
+
 class StudyRequest(SpecModel):
     """What all kinds of studies have in common."""
 
@@ -86,7 +105,9 @@ class StudyRequest(SpecModel):
     seeds: Seeds | None = None
     """Every configuration of the study is run with each of these. None: with the job's own seed."""
     name: str | None = Field(None, min_length=1, max_length=200)
+    """A name for people."""
     tags: list[Tag] = Field(default_factory=list, max_length=32)
+    """Words by which lists are filtered. The study's jobs have those of `job`."""
 
     @field_validator("seeds")
     @classmethod
@@ -101,11 +122,19 @@ class StudyRequest(SpecModel):
         return [self.job.seed] if self.seeds is None else self.seeds
 
 
+def _example(**fields: JsonValue) -> ConfigDict:
+    example: JsonValue = {"job": JOB_EXAMPLES[0], **fields}
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
 class CompareRequest(StudyRequest):
     """`methods` x `inits` x `seeds`."""
 
+    model_config = _example(kind="compare", methods=["lit", "kd", "hint"], seeds=[0, 1, 2])
+
     kind: Literal[StudyKind.COMPARE]
-    methods: list[Arm] = Field(min_length=1, max_length=100)
+    """Chooses this kind of study."""
+    methods: list[Annotated[Arm, _OrItsName()]] = Field(min_length=1, max_length=100)
     """Names of methods, `hint`, `lit-scheduled`, or objects. All others are compared with the first."""
     inits: Annotated[list[Init], Field(min_length=1), AfterValidator(_different)] | None = None
     """None: what `job` and the arm say, else the method's default."""
@@ -114,16 +143,25 @@ class CompareRequest(StudyRequest):
 class SearchRequest(StudyRequest):
     """First τ, then α, both by distillation only; then β with the whole loss."""
 
+    model_config = _example(kind="search", taus=[1, 4, 8], alphas=[0, 0.5], betas=[0.25, 0.75])
+
     kind: Literal[StudyKind.SEARCH]
+    """Chooses this kind of study."""
     taus: Grid[Temperature] = Field(list(DEFAULT_TAUS))
+    """Values of τ to try."""
     alphas: Grid[Share] = Field(list(DEFAULT_ALPHAS))
+    """Values of α to try."""
     betas: Grid[Share] = Field(list(DEFAULT_BETAS))
+    """Values of β to try."""
 
 
 class DepthRequest(StudyRequest):
     """Students of several depths."""
 
+    model_config = _example(kind="depth", max_accuracy_drop=1)
+
     kind: Literal[StudyKind.DEPTH]
+    """Chooses this kind of study."""
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
     """Points of validation accuracy that the student may lose. The study looks for the shallowest such student."""
     front: bool = Field(False, validate_default=True)
@@ -145,7 +183,12 @@ class DepthRequest(StudyRequest):
 class PlanRequest(StudyRequest, PlanOptions):
     """A range of students, measured by one job that trains nothing."""
 
+    model_config = _example(
+        kind="plan", job={"teacher": TEACHER_EXAMPLE, "dataset": {"upload": DATASET_EXAMPLE}}, students=6
+    )
+
     kind: Literal[StudyKind.PLAN]
+    """Chooses this kind of study."""
 
     @field_validator("seeds")
     @classmethod

@@ -58,9 +58,12 @@ class MlflowTracking(SpecModel):
     run_name: str | None = Field(None, min_length=1, max_length=250)
     """None: the job's name, otherwise its id."""
     tags: Annotated[dict[TagName, TagValue], AfterValidator(_not_reserved)] = Field(default_factory=dict, max_length=50)
+    """Further tags of the run, by name."""
 
 
 class Track(SpecModel):
+    """The trackers that follow the job."""
+
     mlflow: MlflowTracking | Literal[False]
     """`false` keeps the job out of MLflow."""
 

@@ -143,35 +143,46 @@ class Feed(StrEnum):
 
 
 class Constant(SpecModel):
+    """The learning rate stays as it is."""
+
     kind: Literal["constant"]
+    """Chooses this schedule."""
 
 
 class Milestones(SpecModel):
     """The learning rate is multiplied by gamma at each milestone, in epochs."""
 
     kind: Literal["milestones"]
+    """Chooses this schedule."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    """Epochs after which the rate is multiplied."""
     gamma: float = Field(0.1, gt=0, lt=1)
+    """The factor at each milestone."""
 
 
 class Cosine(SpecModel):
     """The learning rate falls to zero along half a cosine, step by step."""
 
     kind: Literal["cosine"]
+    """Chooses this schedule."""
 
 
 class OneCycle(SpecModel):
     """Linear warm-up over a share of the steps, then half a cosine to zero."""
 
     kind: Literal["one_cycle"]
+    """Chooses this schedule."""
     warmup: float = Field(0.2, gt=0, lt=1)
+    """Share of the steps that warm up."""
 
 
 class Linear(SpecModel):
     """The learning rate is constant for a share of the steps, then falls linearly to zero."""
 
     kind: Literal["linear"]
+    """Chooses this schedule."""
     start: float = Field(0.5, ge=0, lt=1)
+    """Share of the steps after which it falls."""
 
 
 LearningRateSchedule = Annotated[Constant | Milestones | Cosine | OneCycle | Linear, Field(discriminator="kind")]
@@ -184,22 +195,30 @@ class PhaseSchedule(SpecModel):
     epochs: int = Field(ge=0, le=100_000)
     learning_rate: float = Field(gt=0, le=100)
     schedule: LearningRateSchedule = OneCycle(kind="one_cycle", warmup=0.2)
+    """How the learning rate changes over the phase."""
     frozen: list[Literal[Part.STEM, Part.HEAD]] | None = None
     """Parts of the student that keep the teacher's weights in this phase. None: stem and head in the first phase of
     a method with an IR loss, nothing otherwise."""
 
 
 class LitSchedule(PhaseSchedule):
+    """The first phase, with the method's whole loss."""
+
     epochs: int = Field(26, ge=0, le=100_000)
+    """Passes over the training split, or runs of `steps_per_epoch` steps."""
     learning_rate: float = Field(0.1, gt=0, le=100)
+    """The largest learning rate of the phase."""
 
 
 class FineTuneSchedule(PhaseSchedule):
     """Short, with a learning rate that preserves what the first phase has reached."""
 
     epochs: int = Field(4, ge=0, le=100_000)
+    """Passes over the training split, or runs of `steps_per_epoch` steps."""
     learning_rate: float = Field(0.01, gt=0, le=100)
+    """The largest learning rate of the phase."""
     schedule: LearningRateSchedule = Cosine(kind="cosine")
+    """How the learning rate changes over the phase."""
 
 
 class Optimizer(StrEnum):
@@ -214,22 +233,29 @@ class Schedule(SpecModel):
     """Both phases: the first with the method's whole loss, then fine-tuning with only KD (GANs: adversarial)."""
 
     lit: LitSchedule = Field(default_factory=LitSchedule)
+    """The first phase."""
     fine_tune: FineTuneSchedule = Field(default_factory=FineTuneSchedule)
+    """The second phase."""
     batch_size: int = Field(32, ge=1, le=65_536)
+    """Samples in a step."""
     steps_per_epoch: int | None = Field(None, ge=1, le=10_000_000)
     """Steps between two evaluations. None: one pass over the training split; the last batch may be smaller. With a
     number, all batches have the same size and passes follow each other without a gap, so that small data sets can be
     used for many steps."""
     optimizer: Optimizer = Optimizer.SGD
+    """SGD or Adam."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
     nesterov: bool = True
     """Whether SGD uses Nesterov momentum."""
     adam_betas: list[Decay] = Field([0.9, 0.999], min_length=2, max_length=2)
+    """Decay rates of Adam's two moments."""
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    """Weight of the L2 penalty."""
     gradient_clip: float | None = Field(None, gt=0, le=1e6)
     """The largest L2 norm of all gradients of a step together; larger ones are scaled down. None: no limit."""
     batch_norm: BatchNorm = BatchNorm.TRAIN
+    """What BatchNorm normalises with during training."""
     dropout: bool = True
     """Whether dropout and stochastic depth of the student are on in training."""
 
@@ -259,11 +285,14 @@ class Adversarial(SpecModel):
     reconstruction: float = Field(10.0, ge=0, le=1000)
     """Weight of the cycle reconstruction loss."""
     gradient_penalty: float = Field(10.0, ge=0, le=1000)
+    """Weight of the gradient penalty on the discriminator."""
     n_critic: int = Field(5, ge=1, le=100)
     """Steps of the discriminator for each step of the generator."""
 
 
 class Acceptance(SpecModel):
+    """What the student must reach to be accepted. Give one of the two."""
+
     max_accuracy_drop: float | None = Field(None, ge=0, le=100)
     """Points of test accuracy that a classifier may lose against the teacher. Without labels in the test split: points
     of agreement with the teacher, which bounds that loss."""
@@ -281,6 +310,7 @@ class Hyperparameters(SpecModel):
     """The fields that request and specification have in common."""
 
     method: Method = Method.LIT
+    """How the student learns."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the labels against the teacher's softened output in the KD loss."""
     beta: float = Field(0.5, ge=0, le=1)
@@ -288,7 +318,9 @@ class Hyperparameters(SpecModel):
     tau: float = Field(4.0, gt=0, le=1000)
     """Temperature of the KD loss."""
     output: Output = Output.LOGITS
+    """What the network puts out."""
     ir_loss: IrLoss = IrLoss.MSE
+    """The loss between representations."""
     ir_relative: bool = False
     """Whether each section's IR loss is divided by the loss of a constant, the teacher's mean representation of the
     batch. Sections then have like weights, whatever the scale of their representations."""
@@ -296,6 +328,7 @@ class Hyperparameters(SpecModel):
     """For the methods with an IR loss: the weight of the loss between features, as method `mimic` has it alone, beside
     the losses of both phases."""
     feed: Feed = Feed.SCHEDULED
+    """What the student's sections get as input on the IR path."""
     feed_until: float = Field(0.8, gt=0, le=1)
     """Share of the LIT phase over which `scheduled` feeding goes from the teacher's representation to the student's."""
     noise: float = Field(0.0, ge=0, le=100)
@@ -315,14 +348,19 @@ class Hyperparameters(SpecModel):
     adversarial: Adversarial | None = None
     """For a GAN's fine-tuning. None: the defaults, if a discriminator is given."""
     schedule: Schedule = Field(default_factory=Schedule)
+    """Epochs, learning rates and the optimiser."""
     race: bool | Literal["rates"] = False
     """For classifiers, with the methods lit, kd, at and mimic: whether methods (the one asked for, mimic, kd) and
     learning rates (those asked for, times powers of three) compete for a few steps before the training, which goes on
     with the winner. `rates`: only learning rates compete."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """All random numbers of the job follow from it."""
     device: Device = Device.AUTO
+    """Where the job trains. `auto`: on whichever worker is free first."""
     precision: Precision = Precision.FLOAT32
+    """The type of numbers in training."""
     accept: Acceptance | None = None
+    """What the student must reach. None: every student is accepted."""
     max_attempts: int = Field(3, ge=1, le=20)
     """How often the job may lose its trainer or worker before it fails."""
     time_limit_s: int | None = Field(None, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from lit_spec.base import SpecModel
 from lit_spec.networks.architecture import LibraryRequest, TeacherWeights
@@ -14,8 +14,14 @@ from lit_spec.states import UploadKind
 class UploadRequest(SpecModel):
     """The body of `POST /v1/uploads`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "teacher", "filename": "teacher.safetensors", "size": 1_277_336}]}
+    )
+
     kind: UploadKind
+    """What the file is for."""
     filename: str = Field(min_length=1, max_length=255)
+    """For people; it does not decide how the file is read."""
     size: int = Field(ge=1)
     """Size of the file in bytes."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
@@ -37,7 +43,10 @@ class UploadRequest(SpecModel):
 
 
 class SentPart(SpecModel):
+    """A part that the client has sent to the object store."""
+
     number: int = Field(ge=1, le=10_000)
+    """As in the upload's `parts`."""
     etag: str = Field(min_length=1, max_length=200)
     """As the object store answered it, with or without quotes."""
 
@@ -45,10 +54,18 @@ class SentPart(SpecModel):
 class SentParts(SpecModel):
     """The body of `POST /v1/uploads/{id}/complete`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"parts": [{"number": 1, "etag": "d41d8cd98f00b204e9800998ecf8427e"}]}]}
+    )
+
     parts: list[SentPart] = Field(min_length=1, max_length=10_000)
+    """All parts, in any order."""
 
 
 class WeightsRequest(SpecModel):
     """The body of `PUT /v1/uploads/{id}/weights`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"teacher_weights": "ema"}]})
+
     teacher_weights: TeacherWeights
+    """The weights to use."""

@@ -46,11 +46,13 @@ class WebhookRequest(SpecModel):
     url: Url
     """Where events are posted to. https, at a public address; the operator can allow other networks, and http there."""
     name: Name | None = None
+    """A name for people."""
     events: Events | None = None
     """What to tell. None: everything, also what later versions of LIT add."""
     tags: Tags = Field(default_factory=list)
     """Only jobs and studies with at least one of these tags. Empty: all jobs, studies and uploads."""
     enabled: bool = True
+    """false: it is told nothing yet."""
 
 
 class WebhookChange(SpecModel):
