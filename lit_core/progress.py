@@ -54,7 +54,8 @@ class Watched:
     def _move(self, fraction: float | None) -> None:
         # An unstable training goes back to an earlier epoch, and the bar with it.
         if fraction is not None:
-            self.bar.n = round(fraction * self.bar.total, 2)
+            done = round(fraction * self.bar.total, 2)
+            self.bar.n = int(done) if done.is_integer() else done
         self.bar.refresh()
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
