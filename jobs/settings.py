@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     """CPU threads of a trainer. None: torch's own choice."""
     warm_trainer: bool = True
     """Whether a worker keeps a process that has loaded torch, so that jobs and inspections start within a second. It
-    takes about 400 MB. False: each job loads torch."""
+    takes about 400 MB beside what processes share. False: each job loads torch."""
     trainer_memory_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """Memory that a trainer may use, apart from a GPU's. None: what the machine has."""
     trainer_data_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)

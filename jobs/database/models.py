@@ -353,7 +353,7 @@ class Metric(Base):
 
 
 class TrackedRun(Base):
-    """The run of a job at a tracking server. A job that a worker claims gets it; `jobs.ledger.tracked_runs` keeps it.
+    """The run of a job at a tracking server. A job that a worker claims gets it; `jobs.tracking.runs` keeps it.
 
     It outlives its job until the run at the server has been ended.
     """

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from lit_spec.trainer.folder import TrainerExit
-from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
+from lit_spec.trainer.template import GO, MAX_REQUEST_BYTES, READY, Forked, ForkRequest, Program
 
 LOADED = (
     "lit_core.networks.teacher",
@@ -36,7 +36,7 @@ PROCESS_NAMES = {Program.TRAINER: b"lit-trainer", Program.INSPECTION: b"lit-insp
 """Of at most 15 bytes."""
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
-STANDARD_STREAMS = 3
+DESCRIPTORS = 4
 
 
 def main() -> int:
@@ -45,14 +45,17 @@ def main() -> int:
     programs = _load()
     # The garbage collector would write to the modules' pages, which are shared until then.
     gc.freeze()
+    requests.send(READY)
     while True:
-        packet, streams, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, STANDARD_STREAMS)
+        packet, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, DESCRIPTORS)
         if not packet:
             return 0
         request = ForkRequest.model_validate_json(packet)
         pid = _fork(worker)
         if pid == 0:
             requests.close()
+            go, *streams = descriptors
+            _wait_for_go(go)
             _become(request, streams)
             code = programs[request.program]()
             logging.shutdown()
@@ -60,8 +63,8 @@ def main() -> int:
             sys.stderr.flush()
             # Taking the loaded modules apart, as the interpreter would, takes longer than a small inspection.
             os._exit(code)
-        for stream in streams:
-            os.close(stream)
+        for descriptor in descriptors:
+            os.close(descriptor)
         requests.send(Forked(pid=pid).model_dump_json().encode())
 
 
@@ -105,6 +108,13 @@ def _wait_for_parent(worker: int, between: int) -> None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != worker:
         os._exit(TrainerExit.FAILED)
+
+
+def _wait_for_go(pipe: int) -> None:
+    """If this process's id has not reached the worker, another one may have taken the place of this one."""
+    if os.read(pipe, len(GO)) != GO:
+        os._exit(TrainerExit.FAILED)
+    os.close(pipe)
 
 
 def _become(request: ForkRequest, streams: Sequence[int]) -> None:

@@ -17,8 +17,16 @@ class Program(StrEnum):
     INSPECTION = "lit_core.trainer.inspect"
 
 
+READY = b"ready"
+"""The template's first packet: torch is loaded."""
+GO = b"go"
+"""The new process runs nothing before it has read this."""
+
+
 class ForkRequest(BaseModel):
-    """Sent with three file descriptors: standard input, output and error of the new process."""
+    """Sent with four file descriptors: the end of a pipe on which `GO` comes, and standard input, output and error of
+    the new process. It ends when that pipe is closed without `GO`.
+    """
 
     program: Program
     arguments: list[str]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import psutil
 import pytest
 
 from lit_spec.trainer.folder import TrainerExit
+from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
 from tests.worker.bench import TEMPLATE, wait_for
 from worker.host.checkout import CHECKOUT
-from worker.host.children import Child
-from worker.host.trainer_template import TrainerTemplate
+from worker.host.children import Check, Child, no_check
+from worker.host.trainer_template import TrainerTemplate, _subreaper
 from worker.training.attempt import trainer_environment
 
 INSPECT = [sys.executable, "-m", "lit_core.trainer.inspect"]
@@ -32,10 +35,10 @@ sys.stdin.read()
 """
 
 
-def fork(template: TrainerTemplate, command: list[str], folder: Path) -> Child:
+def fork(template: TrainerTemplate, command: list[str], folder: Path, check: Check = no_check) -> Child:
     streams = {name: os.open(folder / name, os.O_RDWR | os.O_CREAT) for name in ("stdin", "stdout", "stderr")}
     try:
-        return template.fork(command, folder, {"HOME": str(folder), "TMPDIR": str(folder)}, **streams)
+        return template.fork(command, folder, {"HOME": str(folder), "TMPDIR": str(folder)}, **streams, check=check)
     finally:
         for stream in streams.values():
             os.close(stream)
@@ -75,10 +78,25 @@ def test_a_forked_process_is_a_child_that_leads_its_session(waits: Child, tmp_pa
     assert waits.end() == -signal.SIGKILL
 
 
-def test_it_has_no_secrets_and_only_its_own_files(waits: Child, tmp_path: Path) -> None:
+BECOME = """\
+import os
+from lit_core.trainer.template import _become
+from lit_spec.trainer.template import ForkRequest, Program
+given = {"HOME": "/", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+_become(ForkRequest(program=Program.TRAINER, arguments=[], folder="/", environment=given), [])
+print(dict(os.environ) == given, os.getcwd())
+"""
+
+
+def test_it_has_no_secrets() -> None:
+    """/proc shows the template's variables for ever, so the process itself is asked."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "AWS_SECRET_ACCESS_KEY": "a secret"}
+    done = subprocess.run([sys.executable, "-c", BECOME], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True /\n", done.stderr
+
+
+def test_it_has_only_its_own_files(waits: Child) -> None:
     wait_for(lambda: psutil.Process(waits.pid).name() == "lit-trainer")
-    environment = psutil.Process(waits.pid).environ()
-    assert environment.keys() <= trainer_environment(tmp_path, None, 1, CHECKOUT).keys()
     sockets = [link for link in links(waits.pid) if link.startswith("socket:")]
     assert sockets == []
 
@@ -94,7 +112,8 @@ def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:
     second.mkdir()
     try:
         running = waiting(template, first)
-        [made] = [child for child in psutil.Process().children() if is_template(child)][-1:]
+        assert template._process is not None
+        made = psutil.Process(template._process.pid)
         made.kill()
         # What it has forked does not depend on it.
         wait_for(lambda: not made.is_running() or made.status() == psutil.STATUS_ZOMBIE)
@@ -108,8 +127,55 @@ def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:
     assert not made.is_running()
 
 
-def is_template(process: psutil.Process) -> bool:
-    return "lit_core.trainer.template" in process.cmdline() and process.name() != "lit-trainer"
+class Interrupted(Exception):
+    pass
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+def test_a_start_is_interrupted_while_the_template_loads(tmp_path: Path) -> None:
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    with pytest.raises(Interrupted):
+        fork(template, WAITS, tmp_path, check=interrupt)
+    template.stop()
+    assert template._process is None
+
+
+def test_a_template_that_is_stopped_while_a_start_waits_is_not_replaced(tmp_path: Path) -> None:
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    stops = [threading.Thread(target=template.stop)]
+
+    def stop() -> None:
+        if not stops[0].is_alive():
+            stops[0].start()
+
+    with pytest.raises(OSError, match="has ended"):
+        fork(template, WAITS, tmp_path, check=stop)
+    stops[0].join(20)
+    assert template._process is None
+
+
+def test_a_process_that_the_worker_does_not_know_runs_nothing(tmp_path: Path) -> None:
+    """As when the template is killed after the fork and before its answer."""
+    (tmp_path / "data").write_bytes(b"no data set")
+    fork(TEMPLATE, [*INSPECT, "data", ".", "--kind", "dataset"], tmp_path).end()
+    (tmp_path / "stdout").unlink()
+    requests = TEMPLATE._running()
+    go, say_go = os.pipe()
+    output = os.open(tmp_path / "stdout", os.O_RDWR | os.O_CREAT)
+    request = ForkRequest(
+        program=Program.INSPECTION, arguments=["data", ".", "--kind", "dataset"], folder=str(tmp_path), environment={}
+    )
+    with _subreaper():
+        socket.send_fds(requests, [request.model_dump_json().encode()], [go, output, output, output])
+        unknown = Child(Forked.model_validate_json(requests.recv(MAX_REQUEST_BYTES)).pid)
+    for descriptor in (go, say_go, output):
+        os.close(descriptor)
+    wait_for(lambda: unknown.exit_code() is not None)
+    assert unknown.end() == TrainerExit.FAILED
+    assert (tmp_path / "stdout").read_bytes() == b""
 
 
 def test_all_processes_die_with_the_worker(tmp_path: Path) -> None:

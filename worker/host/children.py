@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -48,8 +48,18 @@ class Child:
         return self._code
 
 
+Check = Callable[[], None]
+
+
+def no_check() -> None:
+    """Nothing keeps a process from being started."""
+
+
 class Start(Protocol):
-    """Starts a command as a child. `stdin`, `stdout` and `stderr` are file descriptors. Raises OSError."""
+    """Starts a command as a child. `stdin`, `stdout` and `stderr` are file descriptors.
+
+    `check` is called before the start and while it waits for something, and may raise. Raises OSError.
+    """
 
     def __call__(
         self,
@@ -60,6 +70,7 @@ class Start(Protocol):
         stdin: int,
         stdout: int,
         stderr: int,
+        check: Check = no_check,
     ) -> Child: ...
 
 
@@ -71,8 +82,10 @@ def execute(
     stdin: int,
     stdout: int,
     stderr: int,
+    check: Check = no_check,
 ) -> Child:
     """Start a command as a new process. Raises OSError."""
+    check()
     process = subprocess.Popen(
         command,
         cwd=folder,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -15,12 +17,14 @@ import structlog
 
 from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
-from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
-from worker.host.children import Child
+from lit_spec.trainer.template import GO, MAX_REQUEST_BYTES, READY, Forked, ForkRequest, Program
+from worker.host.children import Check, Child, no_check
 
 TEMPLATE = (sys.executable, "-m", "lit_core.trainer.template")
-SECONDS_TO_START = 300.0
-"""Loading torch from a slow disk may take minutes."""
+ANSWER_SECONDS = 20.0
+"""A fork takes milliseconds, but the machine may be busy."""
+LOOK_SECONDS = 0.1
+ENDED = "the process from which trainers are forked has ended; its last lines are in this log"
 PR_SET_CHILD_SUBREAPER = 36
 
 log = structlog.get_logger()
@@ -37,6 +41,8 @@ class TrainerTemplate:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+        self._ready = False
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to load torch, so that the first job need not wait for it. Raises OSError."""
@@ -44,6 +50,11 @@ class TrainerTemplate:
             self._running()
 
     def stop(self) -> None:
+        """End the template. A `fork` that waits for it raises OSError."""
+        self._stopped = True
+        # Without the lock, which a waiting `fork` has.
+        if (process := self._process) is not None:
+            process.kill()
         with self._lock:
             self._end()
 
@@ -56,8 +67,12 @@ class TrainerTemplate:
         stdin: int,
         stdout: int,
         stderr: int,
+        check: Check = no_check,
     ) -> Child:
-        """Start `command`, a `Program` run by `python -m`, as a child of this process. Raises OSError."""
+        """Start `command`, a `Program` run by `python -m`, as a child of this process.
+
+        While torch is being loaded, `check` is called again and again, and what it raises is raised. Raises OSError.
+        """
         _, _, program, *arguments = command
         request = ForkRequest(
             program=Program(program), arguments=arguments, folder=str(folder), environment=dict(environment)
@@ -65,26 +80,46 @@ class TrainerTemplate:
         streams = [stdin, stdout, stderr]
         with self._lock:
             try:
-                return self._ask(request, streams)
+                return self._ask(request, streams, check)
             except OSError as failure:
-                log.warning("the template of the trainers has ended; starting another one", error=str(failure))
                 self._end()
-                return self._ask(request, streams)
+                if self._stopped:
+                    raise
+                log.warning("the template of the trainers has ended; starting another one", error=str(failure))
+                return self._ask(request, streams, check)
 
-    def _ask(self, request: ForkRequest, streams: Sequence[int]) -> Child:
+    def _ask(self, request: ForkRequest, streams: Sequence[int], check: Check) -> Child:
         requests = self._running()
-        with _subreaper():
-            socket.send_fds(requests, [request.model_dump_json().encode()], streams)
-            answer = requests.recv(MAX_REQUEST_BYTES)
-        if not answer:
-            raise OSError("the process from which trainers are forked has ended; its last lines are in this log")
+        self._wait_until_ready(requests, check)
+        go, say_go = os.pipe()
+        try:
+            with _subreaper():
+                socket.send_fds(requests, [request.model_dump_json().encode()], [go, *streams])
+                answer = requests.recv(MAX_REQUEST_BYTES)
+            if not answer:
+                raise OSError(ENDED)
+            os.write(say_go, GO)
+        finally:
+            # A process that was forked but is not known here ends when it reads the end of this pipe.
+            os.close(go)
+            os.close(say_go)
         return Child(Forked.model_validate_json(answer).pid)
+
+    def _wait_until_ready(self, requests: socket.socket, check: Check) -> None:
+        while not self._ready:
+            readable, _, _ = select.select([requests], [], [], LOOK_SECONDS)
+            if readable:
+                if requests.recv(MAX_REQUEST_BYTES) != READY:
+                    raise OSError(ENDED)
+                self._ready = True
+            else:
+                check()
 
     def _running(self) -> socket.socket:
         """The socket of the running template, which is started if there is none."""
         if self._requests is None:
             ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.settimeout(SECONDS_TO_START)
+            ours.settimeout(ANSWER_SECONDS)
             with its:
                 self._process = subprocess.Popen(
                     TEMPLATE,
@@ -96,6 +131,7 @@ class TrainerTemplate:
                     umask=PRIVATE_UMASK,
                 )
             self._requests = ours
+            self._ready = False
         return self._requests
 
     def _end(self) -> None:

@@ -36,7 +36,7 @@ from lit_spec import DatasetInspection, ErrorType, Inspection, JobError
 from lit_spec.states import UploadKind
 from lit_spec.trainer.folder import INSPECTION_FILE, TEACHER_FILE, TrainerExit
 from worker.host.checkout import CHECKOUT
-from worker.host.children import Child, Start, execute
+from worker.host.children import Check, Child, Start, execute, no_check
 from worker.host.fetching import fetch
 from worker.host.full_disks import storing_fault
 from worker.host.work_folder import WorkFolder
@@ -88,10 +88,11 @@ def execute_bound(
     stdin: int,
     stdout: int,
     stderr: int,
+    check: Check = no_check,
 ) -> Child:
     """Like `execute`; the command is killed when this process dies."""
     bound = [*BOUND, str(os.getpid()), *command]
-    return execute(bound, folder, environment, stdin=stdin, stdout=stdout, stderr=stderr)
+    return execute(bound, folder, environment, stdin=stdin, stdout=stdout, stderr=stderr, check=check)
 
 
 class Inspector:
@@ -301,6 +302,7 @@ class Inspector:
                 stdin=nothing.fileno(),
                 stdout=stdout.fileno(),
                 stderr=nothing.fileno(),
+                check=self._check,
             )
         try:
             code = self._wait(process, time.monotonic() + seconds, builds_network=architecture is not None)

@@ -143,7 +143,7 @@ class Attempt:
                     self._size_of,
                 )
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
-            started = Trainer(self.start, self.command, self.folder, self.environment, limits)
+            started = Trainer(self.start, self.command, self.folder, self.environment, limits, self.lease.check)
         except UploadMissing as missing:
             return self._upload_missing(missing)
         except InputRefused as refused:
@@ -504,6 +504,8 @@ def trainer_environment(folder: Path, device: str | None, threads: int | None, c
         # The job folder is the working directory, and nothing in it may be imported.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
+        # cuBLAS is deterministic only with a workspace of fixed size.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     for name in PASSED_ON:
         if name in os.environ:

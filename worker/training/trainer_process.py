@@ -16,7 +16,7 @@ from jobs.private_files import PRIVATE_FILE
 from jobs.side_task import SideTask
 from lit_spec.trainer.folder import LOG_FILE
 from lit_spec.trainer.messages import Deadline, TrainerMessage
-from worker.host.children import Start
+from worker.host.children import Check, Start, no_check
 from worker.training.limits import TrainerLimits
 from worker.training.messages import MAX_LINE_BYTES, parse
 
@@ -32,7 +32,13 @@ class Trainer:
     """Starts `command` in `folder`. As a context manager it leaves no process of its group behind. Raises OSError."""
 
     def __init__(
-        self, start: Start, command: Sequence[str], folder: Path, environment: dict[str, str], limits: TrainerLimits
+        self,
+        start: Start,
+        command: Sequence[str],
+        folder: Path,
+        environment: dict[str, str],
+        limits: TrainerLimits,
+        check: Check = no_check,
     ) -> None:
         self.log = folder / LOG_FILE
         self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
@@ -45,7 +51,13 @@ class Trainer:
             its_deadlines, self._deadlines = _pipe(on_failure)
             self._events, its_events = _pipe(on_failure)
             self._child = start(
-                command, folder, environment, stdin=its_deadlines, stdout=its_events, stderr=self._log_file
+                command,
+                folder,
+                environment,
+                stdin=its_deadlines,
+                stdout=its_events,
+                stderr=self._log_file,
+                check=check,
             )
             on_failure.callback(self._child.end)
             limits.apply(self._child.pid)
