@@ -52,7 +52,7 @@ async def fetch_file(
 class _AsyncFetch:
     """Downloads one artifact into its part file, from the end of what the file already has.
 
-    The service may send a large file's reader to its object store. Where nothing comes from there, the service sends it.
+    The service may name its object store for a large file. Where nothing comes from there, the service sends the file.
     """
 
     def __init__(

@@ -14,18 +14,23 @@ from lit_client.command.job_request import (
     BadRequest,
     Body,
     build_body,
+    dataset_options,
     image_options,
     parse_architecture,
     target_option,
+    tracking_options,
 )
 from lit_client.command.options import (
     ArchitectureOption,
     ExpectAccuracyOption,
+    ExperimentOption,
     JsonOption,
     NormalizeOption,
+    NoTrackOption,
     SetOption,
     SizeOption,
     TargetOption,
+    TensorboardOption,
     UrlOption,
     WeightsOption,
 )
@@ -43,7 +48,7 @@ from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_
 from lit_client.files import DownloadedFile
 from lit_client.models import Study
 from lit_client.synchronous.client import Client
-from lit_spec import BUILTIN, Device, Init
+from lit_spec import Device, Init
 
 app = typer.Typer(
     help="Groups of jobs from one request, with one table as the result.",
@@ -61,7 +66,7 @@ TeacherArgument = Annotated[
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.", autocompletion=complete_study)]
 DatasetOption = Annotated[
-    str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB_PANEL)
+    str | None, typer.Option(help="A file, an upload's id, s3://…, or the word digits.", rich_help_panel=JOB_PANEL)
 ]
 DepthOption = Annotated[
     int | None, typer.Option(help="The student's depth, for example 14.", rich_help_panel=JOB_PANEL)
@@ -109,6 +114,9 @@ def compare(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -122,6 +130,7 @@ def compare(
     others = {
         **_student(depth, target),
         **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
         "teacher_weights": teacher_weights,
     }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
@@ -148,6 +157,9 @@ def search(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -161,6 +173,7 @@ def search(
     others = {
         **_student(depth, target),
         **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
         "teacher_weights": teacher_weights,
     }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
@@ -191,6 +204,9 @@ def depth(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -201,7 +217,11 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    others = {**image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
+    others = {
+        **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
+        "teacher_weights": teacher_weights,
+    }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
@@ -226,8 +246,7 @@ def run_file(
     """Run the study that a file describes."""
     body = read_study(file)
     body["job"] = {**body.get("job", {})}
-    if dataset in BUILTIN:
-        body["job"]["dataset"] = {"builtin": dataset}
+    body["job"] |= build_body(None, dataset_options(dataset), [])
     source = teacher or body["job"].get("teacher")
     if source is None:
         raise BadRequest(f"{file} names no teacher: add job.teacher, or give --teacher.")
@@ -335,7 +354,7 @@ def job_request(
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
         "device": device,
-        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        **dataset_options(dataset),
     }
     return build_body(request_file, options, settings or [])
 
