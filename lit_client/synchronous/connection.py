@@ -102,15 +102,17 @@ class Connection:
         return response
 
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str], *, presigned: bool = False) -> Iterator[httpx.Response]:
+    def stream(
+        self, path: str, headers: Mapping[str, str], *, presigned: bool = False, silence: float = 0.0
+    ) -> Iterator[httpx.Response]:
         """One GET that is not repeated and whose body the caller reads.
 
-        `presigned`: the service may answer with a redirect to its object store, which is not followed.
+        `presigned`: the service may answer with a redirect to its object store, which is not followed. `silence`: for
+        how many seconds the service may have nothing to send.
         """
-        params = {"presigned": "true"} if presigned else None
-        with self._http.stream(
-            "GET", path, params=params, headers=dict(headers), follow_redirects=not presigned
-        ) as response:
+        options: dict[str, Any] = {"params": {"presigned": "true"}} if presigned else {"follow_redirects": True}
+        limits = httpx.Timeout(self.timeout, connect=10.0, read=self.timeout + silence)
+        with self._http.stream("GET", path, headers=dict(headers), timeout=limits, **options) as response:
             self._reached = True
             yield response
 

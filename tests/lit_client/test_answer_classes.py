@@ -52,7 +52,7 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     list(client.architectures(search="resnet18"))
     client.architecture("timm", "resnet18")
     job = client.create_job({"teacher": upload.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}})
-    list(client.follow(job.id))
+    client.events(client.wait_job(job.id).id)
     client.metrics(job.id)
     client.artifacts(job.id)
     list(client.jobs())
