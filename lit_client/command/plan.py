@@ -30,12 +30,11 @@ from lit_client.command.study_commands import (
     RequestOption,
     TagsOption,
     TeacherArgument,
-    end,
     job_request,
-    send_and_follow,
     study_request,
 )
 from lit_client.command.study_display import kept_text
+from lit_client.command.study_following import end, send_and_follow
 from lit_client.models import Study
 
 
