@@ -13,7 +13,8 @@ from lit_spec import Phase, Split
 from lit_spec.states import JobState
 
 SECONDS_BETWEEN_UPDATES = 1.0
-SILENT_EVENTS = {"checkpoint", "started"}
+# The job itself tells of its place in the queue and of its claim.
+SILENT_EVENTS = {"checkpoint", "claimed", "queued", "started"}
 BAR_WIDTH = 20
 
 
@@ -69,7 +70,7 @@ class JobBar:
 
     def _print_once(self, line: str) -> None:
         if not display.stderr.is_terminal and line != self._told:
-            display.stderr.print(line)
+            display.stderr.print(line, soft_wrap=True)
             self._told = line
 
 
