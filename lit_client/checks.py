@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,6 +15,7 @@ from lit_client.models import Me
 from lit_client.synchronous.client import Client
 
 NOT_FOUND, UNAUTHORIZED = 404, 401
+SOON = timedelta(days=7)
 
 
 class Status(StrEnum):
@@ -87,10 +89,24 @@ def _key(client: Client, has_key: bool) -> Iterator[Check]:
         first, _, rest = str(problem).partition("\n")
         yield Check("key", Status.FAIL, first, rest)
         return
-    owner = f", owner {me.owner}" if me is not None else ""
-    yield Check("key", Status.OK, f"valid{owner}" if has_key else "the service needs none")
-    if me is not None:
-        yield _scopes([scope.value for scope in me.scopes])
+    if me is None:
+        yield Check("key", Status.OK, "valid" if has_key else "the service needs none")
+        return
+    yield _valid(me, has_key)
+    yield _scopes([scope.value for scope in me.scopes])
+
+
+def _valid(me: Me, has_key: bool) -> Check:
+    if not has_key:
+        return Check("key", Status.OK, "the service needs none")
+    detail = f"valid, owner {me.owner}" + (f", key {me.key.name}" if me.key is not None else "")
+    if me.expires_at is None:
+        return Check("key", Status.OK, detail)
+    detail += f", until {me.expires_at.astimezone():%Y-%m-%d %H:%M}"
+    # A token of an issuer is always short-lived.
+    if me.key is None or me.expires_at - datetime.now(UTC) > SOON:
+        return Check("key", Status.OK, detail)
+    return Check("key", Status.WARN, detail, "ask for a new one: litc keys rotate gives the service's operator one")
 
 
 def _me(client: Client) -> Me | None:

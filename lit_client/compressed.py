@@ -15,6 +15,7 @@ from lit_client.progress import ProgressReport
 from lit_spec import BUILTIN, JobRequest, LibraryRequest, SpecError, check_depth
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.requests.dataset import DATASET_SOURCES
+from lit_spec.requests.store_urls import STORE_SCHEMES
 
 PLACEHOLDER_ID = "upl_to_come"
 """Stands for the id of an upload that does not exist yet."""
@@ -58,10 +59,17 @@ def source_of(given: Any) -> Source:
     raise ValueError(f"{given} is not a file: give a file, a folder, or the id of an upload ({UPLOAD_PREFIX}…)")
 
 
+def is_store_url(given: object) -> bool:
+    """Whether it names data in an object store, as s3://bucket/key."""
+    return isinstance(given, str) and given.startswith(tuple(f"{scheme}://" for scheme in STORE_SCHEMES))
+
+
 def dataset_fields(fields: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], Source | None]:
     """The request's `dataset`, and what is to be uploaded for it, if anything is. Raises ValueError."""
     if isinstance(data, str) and data in BUILTIN:
         return {**fields, "builtin": data}, None
+    if is_store_url(data):
+        return {**fields, "url": data}, None
     if isinstance(data, Mapping) and set(data) & set(DATASET_SOURCES):
         return {**fields, **data}, None
     return {**fields, "upload": PLACEHOLDER_ID}, source_of(data)

@@ -66,6 +66,10 @@ class UnexpectedAnswer(LitError):
     """Something other than a LIT service answered, for example a proxy."""
 
 
+class StreamUnavailable(UnexpectedAnswer):
+    """The service is older and sends no streams of events."""
+
+
 class WaitTimeout(LitError):
     """A wait reached its `timeout`."""
 

@@ -11,9 +11,12 @@ from lit_spec.answers.jobs import (
     JobLinks,
     JobLive,
     JobProgress,
+    JobTracking,
     JobWorker,
     Metric,
     MetricPage,
+    MlflowRun,
+    RegisteredVersion,
     Waiting,
 )
 from lit_spec.answers.keys import Key, NewKey
@@ -21,6 +24,7 @@ from lit_spec.answers.owners import Me, OwnerQuotas, Quotas, Usage
 from lit_spec.answers.pages import Page
 from lit_spec.answers.studies import Study, StudyLinks, StudyProgress, StudyTable, TeacherRow
 from lit_spec.answers.uploads import Upload, UploadPart, UploadParts
+from lit_spec.answers.webhooks import DeliveryAttempt, Webhook, WebhookDelivery, WebhookDisabled, WebhookWithSecret
 from lit_spec.errors import JobError, StudyError
 from lit_spec.networks.architecture import Architecture, Inspection, LibraryRequest, TeacherWeights
 from lit_spec.networks.students import StudentOption
@@ -32,6 +36,7 @@ __all__ = [
     "Artifact",
     "ArtifactPage",
     "AuditEntry",
+    "DeliveryAttempt",
     "Event",
     "EventPage",
     "Inspection",
@@ -40,6 +45,7 @@ __all__ = [
     "JobLinks",
     "JobLive",
     "JobProgress",
+    "JobTracking",
     "JobWorker",
     "Key",
     "LibraryArchitecture",
@@ -47,10 +53,12 @@ __all__ = [
     "Me",
     "Metric",
     "MetricPage",
+    "MlflowRun",
     "NewKey",
     "OwnerQuotas",
     "Page",
     "Quotas",
+    "RegisteredVersion",
     "StudentOption",
     "Study",
     "StudyError",
@@ -65,4 +73,8 @@ __all__ = [
     "UploadParts",
     "Usage",
     "Waiting",
+    "Webhook",
+    "WebhookDelivery",
+    "WebhookDisabled",
+    "WebhookWithSecret",
 ]

@@ -70,22 +70,27 @@ def epoch_line(data: dict[str, Any]) -> str:
     return "  ".join([f"{phase_name(str(data.get('phase')))} {data.get('epoch')}/{data.get('epochs')}", *shown])
 
 
+def epoch_score(data: dict[str, Any]) -> str:
+    """The first of an epoch's numbers, which fits beside a bar; empty if there is none."""
+    _, *metrics = epoch_line(data).split("  ")
+    return metrics[0] if metrics else ""
+
+
 class JobReport:
     """Tells a ProgressReport of a job that is followed."""
 
     def __init__(self, report: ProgressReport) -> None:
         self._report = report
-        self._metrics = ""
+        self._score = ""
 
     def job(self, job: Job) -> None:
         left = time_left(job)
-        parts = [phase_line(job), self._metrics, f"{left} left" if left else ""]
+        parts = [phase_line(job), self._score, f"{left} left" if left else ""]
         self._report("  ".join(part for part in parts if part), fraction(job))
 
     def event(self, event: Event) -> None:
         if event.type == "epoch":
-            _, *metrics = epoch_line(event.data).split("  ")
-            self._metrics = "  ".join(metrics)
+            self._score = epoch_score(event.data)
 
 
 @contextmanager

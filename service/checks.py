@@ -20,6 +20,7 @@ from jobs.settings import GIB, Settings, explain
 from jobs.storage.opening import open_storage
 from lit_client.checks import Check, Status
 from service.embedded.servers import ADDRESS_FILE, has_database
+from service.integration_checks import integration_checks
 from worker.host.devices import cuda_present, device_fault
 
 SECONDS = 5
@@ -27,7 +28,7 @@ LITTLE_DISK, TOO_LITTLE_DISK = 10 * GIB, GIB
 
 
 def service_checks() -> Iterator[Check]:
-    """Changes nothing, and starts nothing."""
+    """Starts nothing, and changes nothing but that probes are written into the storage."""
     try:
         settings = Settings()
     except ValidationError as wrong:
@@ -39,6 +40,7 @@ def service_checks() -> Iterator[Check]:
     yield _storage(settings)
     yield _disk(settings.data_dir)
     yield _gpu(settings)
+    yield from integration_checks(settings)
 
 
 def _settings(settings: Settings) -> Check:
@@ -93,6 +95,19 @@ def _broker(settings: Settings) -> Check:
 
 
 def _storage(settings: Settings) -> Check:
+    return _folder(settings) if settings.storage_url is None else _object_store(settings, settings.storage_url)
+
+
+def _object_store(settings: Settings, url: str) -> Check:
+    try:
+        open_storage(settings).check()
+    except OSError as failure:
+        advice = "check LIT_STORAGE_URL, the store's variables such as AWS_ENDPOINT_URL and the keys, and the network"
+        return Check("storage", Status.FAIL, f"{url}: {disks.reason(failure)}", advice)
+    return Check("storage", Status.OK, f"{url} can be written")
+
+
+def _folder(settings: Settings) -> Check:
     root = settings.storage_root
     if not root.exists():
         if nearest := _nearest(root):

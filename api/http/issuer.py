@@ -88,7 +88,7 @@ class IssuerKeys:
                 return
             try:
                 async with asyncio.timeout(FETCH_SECONDS):
-                    self._keys = await self._fetch()
+                    self._keys = await self.fetch()
             except (IssuerUnreachable, httpx.HTTPError, httpx.InvalidURL, TimeoutError) as failure:
                 self._failed = True
                 log.warning("issuer's keys not fetched", issuer=self._issuer, error=str(failure) or repr(failure))
@@ -98,7 +98,8 @@ class IssuerKeys:
             finally:
                 self._tried_at = time.monotonic()
 
-    async def _fetch(self) -> list[dict[str, Any]]:
+    async def fetch(self) -> list[dict[str, Any]]:
+        """Those for signatures, from the issuer itself. Raises IssuerUnreachable, httpx.HTTPError, httpx.InvalidURL."""
         discovery = await self._get(self._issuer.rstrip("/") + DISCOVERY_PATH)
         if discovery.get("issuer") != self._issuer:
             raise IssuerUnreachable(f"its discovery document is of another issuer: {discovery.get('issuer')!r}")

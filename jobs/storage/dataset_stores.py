@@ -16,13 +16,14 @@ import obstore
 from jobs.settings import Settings
 from jobs.storage.faults import StorageFault
 from jobs.storage.object_files import Segment, open_segments
-from jobs.storage.object_stores import missing_as, open_store
+from jobs.storage.object_stores import missing_as, object_faults, open_store
 from jobs.storage.storage import StorageKeyMissing
 from lit_spec.trainer.run import DatasetOrigin
 
 CHUNK_BYTES = 8 << 20
 MOST_FILES = 1_000_000
 CONCURRENT_FILES = 16
+PROBE_SECONDS = 5.0
 SMALL_BYTES = 4 << 20
 """Files up to this size are fetched several at a time."""
 
@@ -52,6 +53,13 @@ def fetch_dataset(settings: Settings, url: str, path: Path, check: Callable[[], 
         if fault.errno == errno.EACCES:
             raise DatasetRefused(f"{url} can't be read: {fault.strerror}; the operator must grant it") from fault
         raise
+
+
+def check_dataset_store(settings: Settings, prefix: str) -> None:
+    """Raises StorageFault if nothing can be listed there."""
+    store = open_store(prefix, settings, timeout=PROBE_SECONDS, retry=0)
+    with object_faults(prefix):
+        next(iter(obstore.list(store, chunk_size=1)), None)
 
 
 def _fetch_object(

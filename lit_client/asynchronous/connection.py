@@ -100,9 +100,17 @@ class AsyncConnection:
         return response
 
     @asynccontextmanager
-    async def stream(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        """One GET that is not repeated and whose body the caller reads; follows a redirect to object storage."""
-        async with self._http.stream("GET", path, headers=dict(headers), follow_redirects=True) as response:
+    async def stream(
+        self, path: str, headers: Mapping[str, str], *, presigned: bool = False, silence: float = 0.0
+    ) -> AsyncIterator[httpx.Response]:
+        """One GET that is not repeated and whose body the caller reads.
+
+        `presigned`: the service may answer with a redirect to its object store, which is not followed. `silence`: for
+        how many seconds the service may have nothing to send.
+        """
+        options: dict[str, Any] = {"params": {"presigned": "true"}} if presigned else {"follow_redirects": True}
+        limits = httpx.Timeout(self.timeout, connect=10.0, read=self.timeout + silence)
+        async with self._http.stream("GET", path, headers=dict(headers), timeout=limits, **options) as response:
             self._reached = True
             yield response
 
@@ -128,7 +136,7 @@ class AsyncConnection:
 
 
 def outside_client(seconds: float) -> httpx.AsyncClient:
-    """For signed URLs of an object store: it sends no key. `seconds` is the time that a part may take."""
+    """For signed URLs of an object store: it sends no key. `seconds`: how long the store may be silent."""
     return httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=10.0), mounts=_no_proxy_for_loopback())
 
 

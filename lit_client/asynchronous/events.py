@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
 import httpx
 from pydantic import ValidationError
 
 from lit_client.addresses import path_to
 from lit_client.asynchronous.connection import AsyncConnection
-from lit_client.errors import ProblemError, UnexpectedAnswer
+from lit_client.errors import ProblemError, StreamUnavailable, UnexpectedAnswer
 from lit_client.events import END, EVENT_STREAM, ServerSentEvent, StreamParser, parse_event
 from lit_spec.answers.jobs import Event, JobLive
+
+KEEP_ALIVE_SECONDS = 15.0
+"""How often the service sends at least a comment."""
 
 
 async def stream_events(connection: AsyncConnection, job_id: str, after: int) -> AsyncIterator[Event | JobLive]:
@@ -24,7 +27,7 @@ async def stream_events(connection: AsyncConnection, job_id: str, after: int) ->
     failures = 0
     while True:
         try:
-            async for told in _stream_once(connection, job_id, after):
+            async for told in stream_once(connection, job_id, after):
                 failures = 0
                 if told is None:
                     return
@@ -42,15 +45,20 @@ async def stream_events(connection: AsyncConnection, job_id: str, after: int) ->
         failures += 1
 
 
-async def _stream_once(connection: AsyncConnection, job_id: str, after: int) -> AsyncIterator[Event | JobLive | None]:
-    """What one connection tells; None at the end of the job."""
+async def stream_once(
+    connection: AsyncConnection, job_id: str, after: int
+) -> AsyncGenerator[Event | JobLive | None, None]:
+    """What one connection tells; None at the end of the job.
+
+    Raises httpx.TransportError, ProblemError, StreamUnavailable, UnexpectedAnswer.
+    """
     headers = {"Accept": EVENT_STREAM, "Cache-Control": "no-store"} | ({"Last-Event-ID": str(after)} if after else {})
-    async with connection.stream(path_to("jobs", job_id, "events"), headers) as response:
+    async with connection.stream(path_to("jobs", job_id, "events"), headers, silence=KEEP_ALIVE_SECONDS) as response:
         if not response.is_success:
             await response.aread()
             raise ProblemError.from_response(response)
         if not response.headers.get("Content-Type", "").startswith(EVENT_STREAM):
-            raise UnexpectedAnswer(
+            raise StreamUnavailable(
                 f"{response.request.url} answered with {response.headers.get('Content-Type')}, not with a stream of "
                 "events: use Client.follow with this service, which is older."
             )

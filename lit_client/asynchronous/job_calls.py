@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, overload
+
+import httpx
 
 from lit_client.addresses import path_to
 from lit_client.answers import parse
 from lit_client.asynchronous.calls import NOT_MODIFIED, AsyncCalls, long_polls
 from lit_client.asynchronous.downloads import fetch_file
-from lit_client.asynchronous.events import stream_events
+from lit_client.asynchronous.events import stream_events, stream_once
+from lit_client.errors import ProblemError, StreamUnavailable
 from lit_client.files import DownloadedFile, ProgressCallback, choose, without_copies
 from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, JobLive, Metric, MetricPage, Page
 from lit_spec import JobRequest
+from lit_spec.states import JobState
 from lit_spec.trainer.folder import BUNDLE_FILE
 
 LOG_SECONDS = 2.0
@@ -108,14 +113,34 @@ class AsyncJobCalls(AsyncCalls):
     ) -> AsyncIterator[Event]:
         """Every event after a number, as it happens, until the job has finished, also after a restart of the service.
 
-        `on_job` is called with the job before each request for events; it says why a queued job waits, and how far a
-        running one is. With `every` that is at least once in so many seconds.
+        `on_job` is called with the job whenever its state, progress or estimated end has changed, at most once a
+        second, and while it is queued with why it waits, every `every` or 30 seconds. A service that sends no streams
+        is asked again and again; then a running job is looked at as often as a queued one.
         """
+        streams = True
         async for longest in long_polls(None, job_id):
             # Before the events, so that a finished job's last events are among them.
             job = await self.job(job_id)
             if on_job is not None:
                 on_job(job)
+            # A stream does not say why a queued job waits.
+            if streams and (on_job is None or job.state != JobState.QUEUED):
+                try:
+                    async with aclosing(self._streamed_events(job, after, on_job)) as events:
+                        async for event in events:
+                            if event is None:
+                                return
+                            after = event.seq
+                            yield event
+                except (StreamUnavailable, httpx.ReadTimeout):
+                    # Something on the way may hold a stream back, although the service always has something to send.
+                    streams = False
+                except httpx.TransportError:
+                    pass
+                except ProblemError as problem:
+                    if not problem.temporary:
+                        raise
+                continue
             wait = None if job.finished else min(longest, every or longest)
             page = await self.events(job_id, after=after, wait=wait)
             for event in page.items:
@@ -124,6 +149,20 @@ class AsyncJobCalls(AsyncCalls):
                 after = page.items[-1].seq
             elif job.finished:
                 return
+
+    async def _streamed_events(
+        self, job: Job, after: int, on_job: Callable[[Job], None] | None
+    ) -> AsyncGenerator[Event | None, None]:
+        """Those of one connection; None at the end of the job. Ends too when `on_job` is to tell why the job waits."""
+        async with aclosing(stream_once(self._connection, job.id, after)) as stream:
+            async for told in stream:
+                if told is None or isinstance(told, Event):
+                    yield told
+                elif on_job is not None:
+                    job = await self.job(job.id) if told.state.finished else _with_live(job, told)
+                    on_job(job)
+                    if job.state == JobState.QUEUED:
+                        return
 
     def stream_events(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event | JobLive]:
         """Like `follow`, over one connection, with the job's state and progress between the events.
@@ -201,3 +240,9 @@ class AsyncJobCalls(AsyncCalls):
         for artifact in chosen:
             finished.append(await fetch_file(self._connection, job_id, artifact, folder, report))
         return finished
+
+
+def _with_live(job: Job, live: JobLive) -> Job:
+    """The job with what a stream has told of it."""
+    told = {name: getattr(live, name) for name in ("state", "progress", "estimated_finish")}
+    return job.model_copy(update={**told, "waiting": None})

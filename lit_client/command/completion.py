@@ -31,7 +31,7 @@ def complete_upload(incomplete: str) -> list[Completion]:
 
 
 def complete_webhook(incomplete: str) -> list[Completion]:
-    return _completed(incomplete, lambda client: ((str(one["id"]), str(one["url"])) for one in client.webhooks()))
+    return _completed(incomplete, lambda client: ((one.id, one.url) for one in client.webhooks(limit=MOST)))
 
 
 def _completed(incomplete: str, find: Callable[[Client], Iterable[Completion]]) -> list[Completion]:
@@ -39,5 +39,5 @@ def _completed(incomplete: str, find: Callable[[Client], Iterable[Completion]]) 
     try:
         with Client(retries=0, timeout=SECONDS) as client:
             return [found for found in islice(find(client), MOST) if found[0].startswith(incomplete)]
-    except (LitError, KeyError):
+    except LitError:
         return []

@@ -15,21 +15,27 @@ from lit_client.command.job_request import (
     build_body,
     check_body,
     check_student,
+    dataset_options,
     image_options,
     parse_architecture,
     parse_blocks,
     parse_columns,
     parse_kept,
     target_option,
+    tracking_options,
 )
 from lit_client.command.options import (
     ArchitectureOption,
     ExpectAccuracyOption,
+    ExperimentOption,
     JsonOption,
     NormalizeOption,
+    NoTrackOption,
+    RegisterOption,
     SetOption,
     SizeOption,
     TargetOption,
+    TensorboardOption,
     UrlOption,
     WeightsOption,
 )
@@ -40,7 +46,7 @@ from lit_client.errors import ProblemError
 from lit_client.files import DownloadedFile
 from lit_client.models import Inspection, Job
 from lit_client.synchronous.client import Client
-from lit_spec import BUILTIN, Device, Export, Feed, Init, JobRequest, Method, Preset, Select
+from lit_spec import Device, Export, Feed, Init, JobRequest, Method, Preset, Select
 from lit_spec.states import JobState, UploadKind
 
 METHOD_PANEL, TRAINING_PANEL, JOB_PANEL = "The method", "Training", "The job"
@@ -57,7 +63,9 @@ def compress_command(
     folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for the student.", file_okay=False)],
     dataset: Annotated[
         str | None,
-        typer.Option(help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload, or digits."),
+        typer.Option(
+            help="A folder, an .npz, safetensors, Parquet, csv, tsv, zip or tar file, an upload, s3://…, or digits."
+        ),
     ] = None,
     test_dataset: Annotated[
         str | None,
@@ -151,6 +159,10 @@ def compress_command(
             rich_help_panel=JOB_PANEL,
         ),
     ] = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    register: RegisterOption = None,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: Annotated[
         Path | None, typer.Option("--request", help="A request as a JSON file; options override it.", exists=True)
@@ -206,8 +218,10 @@ def compress_command(
         "name": name,
         "tags": tags or None,
         "accept.max_accuracy_drop": max_accuracy_drop,
+        **tracking_options(experiment, no_track, tensorboard),
+        "register": register,
         "discriminator": None if discriminator is None else PLACEHOLDER_ID,
-        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        **dataset_options(dataset),
         "dataset.upload": None if dataset_file is None else PLACEHOLDER_ID,
         "dataset.test_upload": None if test_dataset is None else PLACEHOLDER_ID,
     }

@@ -169,6 +169,7 @@ def job_table(job: Job) -> Table:
         ("trial", job.trial and ", ".join(f"{name} {value}" for name, value in job.trial.items())),
         ("accepted", job.accepted),
         ("outcome", value_at(job.result, "outcome")),
+        *_tracking_rows(job),
         ("device", job.device),
         ("attempt", f"{job.attempt} ({job.failures} failed)"),
         ("created", format_time(job.created_at)),
@@ -179,6 +180,17 @@ def job_table(job: Job) -> Table:
         if value is not None and value != "":
             table.add_row(label, str(value))
     return table
+
+
+def _tracking_rows(job: Job) -> list[tuple[str, object]]:
+    """Where the job's run is, what the student was registered as, and what fails there."""
+    if job.tracking is None:
+        return []
+    run = job.tracking.mlflow
+    place = run.url or run.run_id or f"none at {run.tracking_uri} yet"
+    registered = run.registered and f"{run.registered.name}, version {run.registered.version}"
+    unfinished = " (not all is there yet)" * (job.finished and not run.complete)
+    return [("MLflow run", place + unfinished), ("registered as", registered), ("MLflow error", run.error)]
 
 
 RESULT_ROWS = (

@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, str] = {
     "dataset.test_upload": "--test-dataset",
     "dataset.unlabelled": "--unlabelled",
     "dataset.upload": "--dataset",
+    "dataset.url": "--dataset",
     "device": "--device",
     "discriminator": "--discriminator",
     "exports": "--export",
@@ -28,6 +29,7 @@ OPTIONS: Mapping[str, str] = {
     "method": "--method",
     "name": "--name",
     "preset": "--preset",
+    "register": "--register",
     "schedule.batch_size": "--batch-size",
     "schedule.fine_tune.epochs": "--fine-tune-epochs",
     "schedule.fine_tune.learning_rate": "--fine-tune-learning-rate",
@@ -48,7 +50,9 @@ OPTIONS: Mapping[str, str] = {
     "tau": "--tau",
     "teacher_accuracy": "--expect-accuracy",
     "teacher_weights": "--teacher-weights",
+    "tensorboard": "--tensorboard",
     "then": "--then",
+    "track.mlflow.experiment": "--track-experiment",
 }
 """By the field of a job's request. What has no option of its own is set with `--set`."""
 STUDY_OPTIONS: Mapping[str, str] = {

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lit_client.compressed import PLACEHOLDER_ID
+from lit_client.compressed import PLACEHOLDER_ID, is_store_url
 from lit_client.errors import LitError
 from lit_spec import (
+    BUILTIN,
     Constants,
     Inspection,
     JobRequest,
@@ -105,6 +106,25 @@ def image_options(size: str | None, normalize: Constants | None, accuracy: float
         "dataset.mean": normalize,
         "dataset.std": normalize,
         "teacher_accuracy": accuracy,
+    }
+
+
+def dataset_options(dataset: str | None) -> dict[str, object | None]:
+    """What `--dataset` says about a data set that is not uploaded, as paths into the request with their values."""
+    return {
+        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        "dataset.url": dataset if is_store_url(dataset) else None,
+    }
+
+
+def tracking_options(experiment: str | None, no_track: bool, tensorboard: bool = False) -> dict[str, object | None]:
+    """Paths into the request with their values. Raises BadRequest."""
+    if experiment is not None and no_track:
+        raise BadRequest("Both --track-experiment and --no-track are given: give one of them.")
+    return {
+        "track.mlflow.experiment": experiment,
+        "track.mlflow": False if no_track else None,
+        "tensorboard": tensorboard or None,
     }
 
 

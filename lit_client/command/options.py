@@ -60,3 +60,29 @@ TargetOption = Annotated[
         "max_accuracy_drop.",
     ),
 ]
+
+TRACKING_PANEL = "Tracking"
+ExperimentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--track-experiment",
+        metavar="NAME",
+        help="MLflow's experiment; default the operator's.",
+        rich_help_panel=TRACKING_PANEL,
+    ),
+]
+NoTrackOption = Annotated[
+    bool, typer.Option("--no-track", help="Keep it out of MLflow.", rich_help_panel=TRACKING_PANEL)
+]
+RegisterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A registered model of MLflow, of which the student becomes a version.",
+        rich_help_panel=TRACKING_PANEL,
+    ),
+]
+TensorboardOption = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write training.tfevents, for TensorBoard.", rich_help_panel=TRACKING_PANEL),
+]

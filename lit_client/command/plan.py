@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from lit_client.command import display
-from lit_client.command.job_request import image_options
+from lit_client.command.job_request import image_options, tracking_options
 from lit_client.command.options import (
     ArchitectureOption,
     ExpectAccuracyOption,
+    ExperimentOption,
     JsonOption,
     NormalizeOption,
+    NoTrackOption,
     SetOption,
     SizeOption,
     UrlOption,
@@ -28,12 +30,11 @@ from lit_client.command.study_commands import (
     RequestOption,
     TagsOption,
     TeacherArgument,
-    end,
     job_request,
-    send_and_follow,
     study_request,
 )
 from lit_client.command.study_display import kept_text
+from lit_client.command.study_following import end, send_and_follow
 from lit_client.models import Study
 
 
@@ -55,6 +56,8 @@ def plan_command(
     ] = False,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Ignore labels.")] = False,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -66,6 +69,7 @@ def plan_command(
     """Show what students of several depths would cost and keep. Trains nothing; takes a minute or two."""
     others = {
         **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track),
         "teacher_weights": teacher_weights,
         "dataset.labels": False if no_labels else None,
     }

@@ -8,12 +8,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from lit_client.command import display
 from lit_client.models import Event, Job
-from lit_client.progress import epoch_line, fraction, phase_line, phase_name, time_left
+from lit_client.progress import epoch_line, epoch_score, fraction, phase_line, phase_name, time_left
 from lit_spec import Phase, Split
 from lit_spec.states import JobState
 
 SECONDS_BETWEEN_UPDATES = 1.0
-SILENT_EVENTS = {"checkpoint", "started"}
+# The job itself tells of its place in the queue and of its claim.
+SILENT_EVENTS = {"checkpoint", "claimed", "queued", "started"}
 BAR_WIDTH = 20
 
 
@@ -30,12 +31,12 @@ class JobBar:
         )
         self.progress = Progress(*columns, console=display.stderr, disable=not display.stderr.is_terminal)
         self.task = self.progress.add_task("queued", total=1.0, left="")
-        self._metrics = ""
+        self._score = ""
         self._told = ""
 
     @property
     def every(self) -> float | None:
-        """How often the job is looked at, in seconds: only a terminal shows what is between the epochs."""
+        """How often a queued job is looked at, in seconds: only a terminal shows each change of its place."""
         return SECONDS_BETWEEN_UPDATES if display.stderr.is_terminal else None
 
     def show_job(self, job: Job) -> None:
@@ -45,7 +46,7 @@ class JobBar:
         self.progress.update(
             self.task,
             completed=fraction(job) or 0.0,
-            description="  ".join(part for part in (line, self._metrics) if part),
+            description="  ".join(part for part in (line, self._score) if part),
             left=f"{left} left" if left else "",
         )
         if job.waiting is not None:
@@ -60,14 +61,16 @@ class JobBar:
             return
         line = event_line(event)
         if event.type == "epoch":
-            _, *metrics = line.split("  ")
-            self._metrics = "  ".join(metrics)
-        self.progress.update(self.task, description=line)
+            self._score = epoch_score(event.data)
+            # The line has more numbers than fit beside a bar.
+            self.progress.update(self.task, description="  ".join(line.split("  ")[:2]))
+        else:
+            self.progress.update(self.task, description=line)
         self._print_once(line)
 
     def _print_once(self, line: str) -> None:
         if not display.stderr.is_terminal and line != self._told:
-            display.stderr.print(line)
+            display.stderr.print(line, soft_wrap=True)
             self._told = line
 
 

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lit_client.command import display, study_display
+from lit_client.command import study_display, study_following
 from lit_client.command.completion import complete_study
 from lit_client.command.job_request import (
     BadRequest,
     Body,
     build_body,
+    dataset_options,
     image_options,
     parse_architecture,
     target_option,
+    tracking_options,
 )
 from lit_client.command.options import (
     ArchitectureOption,
     ExpectAccuracyOption,
+    ExperimentOption,
     JsonOption,
     NormalizeOption,
+    NoTrackOption,
     SetOption,
     SizeOption,
     TargetOption,
+    TensorboardOption,
     UrlOption,
     WeightsOption,
 )
-from lit_client.command.output import (
-    ExitCode,
-    delete_each,
-    exit_code_of_study,
-    files_json,
-    folder_for_results,
-    show,
-    show_files,
-)
+from lit_client.command.output import delete_each, exit_code_of_study, show
+from lit_client.command.study_following import end, follow, send_and_follow
 from lit_client.command.study_request import check_study, parse_arms, parse_numbers, read_study
-from lit_client.command.transfers import Inputs, dataset_to_upload, fetch, send_datasets, send_teacher
-from lit_client.files import DownloadedFile
-from lit_client.models import Study
 from lit_client.synchronous.client import Client
-from lit_spec import BUILTIN, Device, Init
+from lit_spec import Device, Init
 
 app = typer.Typer(
     help="Groups of jobs from one request, with one table as the result.",
@@ -61,7 +56,7 @@ TeacherArgument = Annotated[
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id.", autocompletion=complete_study)]
 DatasetOption = Annotated[
-    str | None, typer.Option(help="A file, an upload's id, or the word digits.", rich_help_panel=JOB_PANEL)
+    str | None, typer.Option(help="A file, an upload's id, s3://…, or the word digits.", rich_help_panel=JOB_PANEL)
 ]
 DepthOption = Annotated[
     int | None, typer.Option(help="The student's depth, for example 14.", rich_help_panel=JOB_PANEL)
@@ -109,6 +104,9 @@ def compare(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -122,6 +120,7 @@ def compare(
     others = {
         **_student(depth, target),
         **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
         "teacher_weights": teacher_weights,
     }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
@@ -148,6 +147,9 @@ def search(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -161,6 +163,7 @@ def search(
     others = {
         **_student(depth, target),
         **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
         "teacher_weights": teacher_weights,
     }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
@@ -191,6 +194,9 @@ def depth(
     epochs: EpochsOption = None,
     fine_tune_epochs: FineTuneEpochsOption = None,
     device: DeviceOption = None,
+    experiment: ExperimentOption = None,
+    no_track: NoTrackOption = False,
+    tensorboard: TensorboardOption = False,
     settings: SetOption = None,
     request_file: RequestOption = None,
     name: NameOption = None,
@@ -201,7 +207,11 @@ def depth(
     as_json: JsonOption = False,
 ) -> None:
     """Find how shallow a student may be. Exit code 3: no depth is good enough."""
-    others = {**image_options(size, normalize, expect_accuracy), "teacher_weights": teacher_weights}
+    others = {
+        **image_options(size, normalize, expect_accuracy),
+        **tracking_options(experiment, no_track, tensorboard),
+        "teacher_weights": teacher_weights,
+    }
     job = job_request(request_file, settings, dataset, architecture, others, epochs, fine_tune_epochs, device)
     fields: dict[str, Any] = {
         "max_accuracy_drop": max_accuracy_drop,
@@ -226,8 +236,7 @@ def run_file(
     """Run the study that a file describes."""
     body = read_study(file)
     body["job"] = {**body.get("job", {})}
-    if dataset in BUILTIN:
-        body["job"]["dataset"] = {"builtin": dataset}
+    body["job"] |= build_body(None, dataset_options(dataset), [])
     source = teacher or body["job"].get("teacher")
     if source is None:
         raise BadRequest(f"{file} names no teacher: add job.teacher, or give --teacher.")
@@ -261,8 +270,8 @@ def show_study(
 ) -> None:
     """Show a study with its table so far, or follow it until it has finished."""
     with Client(url) as client:
-        study = _follow(client, study_id) if wait else client.study(study_id)
-    _show(study, as_json)
+        study = follow(client, study_id) if wait else client.study(study_id)
+    study_following.show_study(study, as_json)
     if wait:
         raise typer.Exit(exit_code_of_study(study))
 
@@ -335,7 +344,7 @@ def job_request(
         "schedule.lit.epochs": epochs,
         "schedule.fine_tune.epochs": fine_tune_epochs,
         "device": device,
-        "dataset.builtin": dataset if dataset in BUILTIN else None,
+        **dataset_options(dataset),
     }
     return build_body(request_file, options, settings or [])
 
@@ -352,69 +361,3 @@ def study_request(
     body = {"kind": kind, "job": job, **{key: value for key, value in given.items() if value is not None}}
     check_study(body)
     return body
-
-
-def send_and_follow(
-    url: str | None,
-    body: Body,
-    teacher: str,
-    dataset: str | None,
-    folder: Path | None,
-    detach: bool,
-    as_json: bool,
-) -> Study:
-    """Upload the files, make the study and, unless detached, follow it, show it and fetch its best job's files."""
-    inputs = Inputs(teacher, dataset_to_upload(dataset))
-    inputs.check(body["job"])
-    with folder_for_results(folder), Client(url) as client:
-        study = client.create_study({**body, "job": _send_inputs(client, body["job"], inputs)})
-        display.stderr.print(f"study {study.id}")
-        if detach:
-            show(study.model_dump(mode="json"), study.id, as_json)
-            return study
-        study = _follow(client, study.id)
-        files = [] if folder is None or study.best_job is None else fetch(client, study.best_job, folder)
-    _show(study, as_json, files)
-    return study
-
-
-def end(study: Study) -> None:
-    """Exit with what a study means to a pipeline, if it has finished."""
-    raise typer.Exit(exit_code_of_study(study) if study.finished else ExitCode.OK)
-
-
-def _send_inputs(client: Client, job: Body, inputs: Inputs) -> Body:
-    """Upload the files and return the job's request with their ids. The teacher goes first, because it may be wrong."""
-    job = {
-        **job,
-        "teacher": send_teacher(client, inputs.teacher, job.get("architecture"), job.get("teacher_weights")).id,
-    }
-    return send_datasets(client, inputs, job)
-
-
-def _follow(client: Client, study_id: str) -> Study:
-    """Show a study's table until it has finished. After Ctrl-C the study continues; the exit code is 130."""
-    try:
-        with study_display.live_table() as update:
-            for study in client.follow_study(study_id):
-                update(study)
-    except KeyboardInterrupt:
-        display.stderr.print(
-            f"Interrupted; {study_id} continues without this command.\n"
-            f"Cancel it:   litc study cancel {study_id}\n"
-            f"Follow it:   litc study show {study_id} --wait"
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    return study
-
-
-def _show(study: Study, as_json: bool, files: Sequence[DownloadedFile] = ()) -> None:
-    """Print a study with its table, and with the downloaded files if there are any."""
-    answer = study.model_dump(mode="json")
-    show(answer | {"files": files_json(files)} if files else answer, study_display.study_table(study), as_json)
-    if as_json:
-        return
-    for line in study_display.result_lines(study):
-        display.stdout.print(line)
-    if files:
-        show_files(files, as_json)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_client.command import display
 from lit_client.command.job_request import BadRequest, Body
-from lit_client.compressed import UPLOAD_PREFIX
+from lit_client.compressed import UPLOAD_PREFIX, is_store_url
 from lit_client.files import DownloadedFile
 from lit_client.folders import UnusableFolder, as_file, check_folder
 from lit_client.models import Upload
@@ -46,8 +46,8 @@ class Inputs:
 
 
 def dataset_to_upload(dataset: str | None) -> str | None:
-    """What `--dataset` names, unless it is a built-in data set."""
-    return None if dataset in (None, *BUILTIN) else dataset
+    """What `--dataset` names, unless the service has it already or reads it from an object store."""
+    return None if dataset in (None, *BUILTIN) or is_store_url(dataset) else dataset
 
 
 def check_input(option: str, value: str) -> None:

@@ -4,67 +4,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import httpx
 
 from lit_client.addresses import path_to
 from lit_client.answers import parse, parse_object
+from lit_client.models import Me, Page, Webhook, WebhookDelivery, WebhookWithSecret
 from lit_client.synchronous.administration import Administration
 from lit_client.synchronous.calls import Calls
-from lit_client.synchronous.pages import PAGE_ITEMS
-from lit_spec.answers.owners import Me
-
-JsonObject = dict[str, Any]
 
 
 class AccountCalls(Calls):
-    """Webhooks, the caller, and the service itself. Answers are JSON objects with the fields of docs/api.md."""
+    """Webhooks, the caller, and the service itself."""
 
-    def create_webhook(self, url: str, **fields: Any) -> JsonObject:
-        """Register an endpoint. `fields`: events, name, enabled, tags. The answer has the `secret`, this once."""
-        return parse_object(self._post("/v1/webhooks", {"url": url, **fields}, None))
+    def create_webhook(
+        self,
+        url: str,
+        *,
+        events: Collection[str] | None = None,
+        name: str | None = None,
+        tags: Collection[str] = (),
+        enabled: bool = True,
+    ) -> WebhookWithSecret:
+        """Let an address be told what happens. `events` None: of everything. The secret is shown only here.
 
-    def webhooks(self, *, limit: int | None = None) -> Iterator[JsonObject]:
-        """The owner's endpoints."""
-        return self._objects("/v1/webhooks", {}, limit)
+        `tags`: only jobs and studies with one of these; none: all, and uploads.
+        """
+        body = {
+            "url": url,
+            "events": None if events is None else list(events),
+            "name": name,
+            "tags": list(tags),
+            "enabled": enabled,
+        }
+        # Repeated after a lost answer, it would make a second one.
+        return parse(WebhookWithSecret, self._connection.request("POST", "/v1/webhooks", repeatable=False, json=body))
 
-    def webhook(self, webhook_id: str) -> JsonObject:
-        """One endpoint. Raises ProblemError `not-found`."""
-        return parse_object(self._get(path_to("webhooks", webhook_id)))
+    def webhooks(self, *, limit: int | None = None) -> Iterator[Webhook]:
+        """The owner's webhooks, newest first."""
+        return self._paged(Page[Webhook], "/v1/webhooks", {}, limit)
 
-    def change_webhook(self, webhook_id: str, **fields: Any) -> JsonObject:
-        """Change an endpoint's url, events, name, enabled or tags."""
+    def webhook(self, webhook_id: str) -> Webhook:
+        """One webhook. Raises ProblemError `not-found`."""
+        return parse(Webhook, self._get(path_to("webhooks", webhook_id)))
+
+    def change_webhook(self, webhook_id: str, **changes: Any) -> Webhook:
+        """Change a webhook's `url`, `events`, `name`, `tags` or `enabled`. `events` None: all; `name` None: none."""
         path = path_to("webhooks", webhook_id)
-        return parse_object(self._connection.request("PATCH", path, repeatable=True, json=fields))
+        return parse(Webhook, self._connection.request("PATCH", path, repeatable=True, json=changes))
 
     def delete_webhook(self, webhook_id: str) -> None:
-        """Remove an endpoint with its deliveries."""
+        """Remove a webhook with its deliveries."""
         self._connection.request("DELETE", path_to("webhooks", webhook_id), repeatable=True)
 
-    def test_webhook(self, webhook_id: str) -> JsonObject:
-        """Send a `ping` to an endpoint."""
+    def test_webhook(self, webhook_id: str) -> WebhookDelivery:
+        """Send a `ping`. Raises ProblemError `webhook-disabled`."""
         path = path_to("webhooks", webhook_id, "test")
-        return parse_object(self._connection.request("POST", path, repeatable=False))
+        return parse(WebhookDelivery, self._connection.request("POST", path, repeatable=False))
 
-    def rotate_webhook_secret(self, webhook_id: str) -> JsonObject:
-        """A new secret, which the answer has this once; the old one signs too for a day."""
+    def rotate_webhook_secret(self, webhook_id: str) -> WebhookWithSecret:
+        """A new secret, which is shown only here; messages are signed with the old one too for a day."""
         path = path_to("webhooks", webhook_id, "rotate-secret")
-        return parse_object(self._connection.request("POST", path, repeatable=False))
+        return parse(WebhookWithSecret, self._connection.request("POST", path, repeatable=False))
 
     def deliveries(
         self, webhook_id: str, *, state: str | None = None, limit: int | None = None
-    ) -> Iterator[JsonObject]:
-        """An endpoint's deliveries, newest first, with their attempts."""
-        return self._objects(
-            path_to("webhooks", webhook_id, "deliveries"), {} if state is None else {"state": state}, limit
-        )
+    ) -> Iterator[WebhookDelivery]:
+        """What was or will be sent to a webhook, newest first. `state`: pending, delivered or dead."""
+        filters = {} if state is None else {"state": state}
+        return self._paged(Page[WebhookDelivery], path_to("webhooks", webhook_id, "deliveries"), filters, limit)
 
-    def redeliver(self, webhook_id: str, delivery_id: str) -> JsonObject:
-        """Send a delivery again."""
+    def delivery(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """One of them. Raises ProblemError `not-found`."""
+        return parse(WebhookDelivery, self._get(path_to("webhooks", webhook_id, "deliveries", delivery_id)))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """Send it again, as soon as possible. Raises ProblemError `webhook-disabled`."""
         path = path_to("webhooks", webhook_id, "deliveries", delivery_id, "redeliver")
-        return parse_object(self._connection.request("POST", path, repeatable=False))
+        return parse(WebhookDelivery, self._connection.request("POST", path, repeatable=False))
 
     def me(self) -> Me:
         """Who the service takes this client for: owner, key, scopes; and what the owner uses and may use."""
@@ -83,16 +102,3 @@ class AccountCalls(Calls):
         """The version of the service."""
         description = parse_object(self._get("/openapi.json"))
         return str(description.get("info", {}).get("version", "unknown"))
-
-    def _objects(self, path: str, filters: Mapping[str, Any], limit: int | None) -> Iterator[JsonObject]:
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            params = {**filters, "limit": PAGE_ITEMS if left is None else min(PAGE_ITEMS, left)}
-            page = parse_object(self._get(path, params=params | ({"cursor": cursor} if cursor else {})))
-            items: list[JsonObject] = page.get("items", [])
-            yield from items
-            left = None if left is None else left - len(items)
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return

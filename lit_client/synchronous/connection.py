@@ -102,9 +102,17 @@ class Connection:
         return response
 
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """One GET that is not repeated and whose body the caller reads; follows a redirect to object storage."""
-        with self._http.stream("GET", path, headers=dict(headers), follow_redirects=True) as response:
+    def stream(
+        self, path: str, headers: Mapping[str, str], *, presigned: bool = False, silence: float = 0.0
+    ) -> Iterator[httpx.Response]:
+        """One GET that is not repeated and whose body the caller reads.
+
+        `presigned`: the service may answer with a redirect to its object store, which is not followed. `silence`: for
+        how many seconds the service may have nothing to send.
+        """
+        options: dict[str, Any] = {"params": {"presigned": "true"}} if presigned else {"follow_redirects": True}
+        limits = httpx.Timeout(self.timeout, connect=10.0, read=self.timeout + silence)
+        with self._http.stream("GET", path, headers=dict(headers), timeout=limits, **options) as response:
             self._reached = True
             yield response
 
@@ -130,7 +138,7 @@ class Connection:
 
 
 def outside_client(seconds: float) -> httpx.Client:
-    """For signed URLs of an object store: it sends no key. `seconds` is the time that a part may take."""
+    """For signed URLs of an object store: it sends no key. `seconds`: how long the store may be silent."""
     return httpx.Client(timeout=httpx.Timeout(seconds, connect=10.0), mounts=_no_proxy_for_loopback())
 
 

@@ -14,7 +14,10 @@ from lit_client.addresses import path_to
 from lit_client.errors import ChecksumError, LitError, ProblemError, TransferError
 from lit_client.files import DownloadedFile, ProgressCallback, file_sha256, is_complete, publish, safe_name
 from lit_client.models import Artifact
-from lit_client.synchronous.connection import Connection
+from lit_client.synchronous.connection import Connection, outside_client
+
+FROM_STORE_BYTES = 1 << 20
+"""Smaller files come through the service, which saves a connection to the store."""
 
 
 def fetch_file(
@@ -49,7 +52,10 @@ def fetch_file(
 
 
 class _Fetch:
-    """Downloads one artifact into its part file, from the end of what the file already has."""
+    """Downloads one artifact into its part file, from the end of what the file already has.
+
+    The service may name its object store for a large file. Where nothing comes from there, the service sends the file.
+    """
 
     def __init__(
         self, connection: Connection, job_id: str, artifact: Artifact, part: Path, progress: ProgressCallback
@@ -59,7 +65,9 @@ class _Fetch:
         self.artifact = artifact
         self.part = part
         self.progress = progress
+        self.presigned = artifact.size >= FROM_STORE_BYTES
         self.etag: str | None = None
+        """Of the store, or of the service."""
 
     def run(self) -> None:
         """Raises TransferError when the connection keeps breaking, ProblemError when the service refuses."""
@@ -101,20 +109,43 @@ class _Fetch:
         return size
 
     def _read_on(self, offset: int) -> None:
-        with self.connection.stream(self.path, self._headers(offset)) as response:
-            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                self.part.unlink(missing_ok=True)
+        with self.connection.stream(self.path, self._headers(offset), presigned=self.presigned) as response:
+            if not (self.presigned and response.has_redirect_location):
+                self._take(response, offset)
                 return
-            if not response.is_success:
-                response.read()
-                raise ProblemError.from_response(response)
-            self.etag = response.headers.get("ETag")
-            start = _range_start(response)
-            if start > offset:
-                raise TransferError(
-                    f"{self.artifact.name}: asked for bytes from {offset}, got them from {start}. Fetch it again."
-                )
-            self._write(response, start)
+            store_url = response.url.join(response.headers["Location"])
+        if not self._read_from_store(store_url, offset):
+            self.presigned, self.etag = False, None
+            self._read_on(self._have())
+
+    def _read_from_store(self, url: httpx.URL, offset: int) -> bool:
+        """Without the key. False: nothing came."""
+        try:
+            with (
+                outside_client(self.connection.timeout) as store,
+                store.stream("GET", url, headers=self._headers(offset)) as response,
+            ):
+                if response.is_success:
+                    self._take(response, offset)
+        except httpx.TransportError:
+            if self._have() > offset:
+                raise
+        return self._have() > offset
+
+    def _take(self, response: httpx.Response, offset: int) -> None:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self.part.unlink(missing_ok=True)
+            return
+        if not response.is_success:
+            response.read()
+            raise ProblemError.from_response(response)
+        self.etag = response.headers.get("ETag")
+        start = _range_start(response)
+        if start > offset:
+            raise TransferError(
+                f"{self.artifact.name}: asked for bytes from {offset}, got them from {start}. Fetch it again."
+            )
+        self._write(response, start)
 
     def _headers(self, offset: int) -> dict[str, str]:
         # Without compression, because a compressed transfer can't be continued by offset.

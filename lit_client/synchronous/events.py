@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import httpx
 from pydantic import ValidationError
 
 from lit_client.addresses import path_to
-from lit_client.errors import ProblemError, UnexpectedAnswer
+from lit_client.errors import ProblemError, StreamUnavailable, UnexpectedAnswer
 from lit_client.events import END, EVENT_STREAM, ServerSentEvent, StreamParser, parse_event
 from lit_client.synchronous.connection import Connection
 from lit_spec.answers.jobs import Event, JobLive
+
+KEEP_ALIVE_SECONDS = 15.0
+"""How often the service sends at least a comment."""
 
 
 def stream_events(connection: Connection, job_id: str, after: int) -> Iterator[Event | JobLive]:
@@ -26,7 +29,7 @@ def stream_events(connection: Connection, job_id: str, after: int) -> Iterator[E
     failures = 0
     while True:
         try:
-            for told in _stream_once(connection, job_id, after):
+            for told in stream_once(connection, job_id, after):
                 failures = 0
                 if told is None:
                     return
@@ -44,15 +47,18 @@ def stream_events(connection: Connection, job_id: str, after: int) -> Iterator[E
         failures += 1
 
 
-def _stream_once(connection: Connection, job_id: str, after: int) -> Iterator[Event | JobLive | None]:
-    """What one connection tells; None at the end of the job."""
+def stream_once(connection: Connection, job_id: str, after: int) -> Generator[Event | JobLive | None, None]:
+    """What one connection tells; None at the end of the job.
+
+    Raises httpx.TransportError, ProblemError, StreamUnavailable, UnexpectedAnswer.
+    """
     headers = {"Accept": EVENT_STREAM, "Cache-Control": "no-store"} | ({"Last-Event-ID": str(after)} if after else {})
-    with connection.stream(path_to("jobs", job_id, "events"), headers) as response:
+    with connection.stream(path_to("jobs", job_id, "events"), headers, silence=KEEP_ALIVE_SECONDS) as response:
         if not response.is_success:
             response.read()
             raise ProblemError.from_response(response)
         if not response.headers.get("Content-Type", "").startswith(EVENT_STREAM):
-            raise UnexpectedAnswer(
+            raise StreamUnavailable(
                 f"{response.request.url} answered with {response.headers.get('Content-Type')}, not with a stream of "
                 "events: use Client.follow with this service, which is older."
             )

@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, overload
 
+import httpx
+
 from lit_client.addresses import path_to
 from lit_client.answers import parse
+from lit_client.errors import ProblemError, StreamUnavailable
 from lit_client.files import DownloadedFile, ProgressCallback, choose, without_copies
 from lit_client.models import Artifact, ArtifactPage, Event, EventPage, Job, JobLive, Metric, MetricPage, Page
 from lit_client.synchronous.calls import NOT_MODIFIED, Calls, long_polls
 from lit_client.synchronous.downloads import fetch_file
-from lit_client.synchronous.events import stream_events
+from lit_client.synchronous.events import stream_events, stream_once
 from lit_spec import JobRequest
+from lit_spec.states import JobState
 from lit_spec.trainer.folder import BUNDLE_FILE
 
 LOG_SECONDS = 2.0
@@ -108,21 +113,56 @@ class JobCalls(Calls):
     ) -> Iterator[Event]:
         """Every event after a number, as it happens, until the job has finished, also after a restart of the service.
 
-        `on_job` is called with the job before each request for events; it says why a queued job waits, and how far a
-        running one is. With `every` that is at least once in so many seconds.
+        `on_job` is called with the job whenever its state, progress or estimated end has changed, at most once a
+        second, and while it is queued with why it waits, every `every` or 30 seconds. A service that sends no streams
+        is asked again and again; then a running job is looked at as often as a queued one.
         """
+        streams = True
         for longest in long_polls(None, job_id):
             # Before the events, so that a finished job's last events are among them.
             job = self.job(job_id)
             if on_job is not None:
                 on_job(job)
+            # A stream does not say why a queued job waits.
+            if streams and (on_job is None or job.state != JobState.QUEUED):
+                try:
+                    with closing(self._streamed_events(job, after, on_job)) as events:
+                        for event in events:
+                            if event is None:
+                                return
+                            after = event.seq
+                            yield event
+                except (StreamUnavailable, httpx.ReadTimeout):
+                    # Something on the way may hold a stream back, although the service always has something to send.
+                    streams = False
+                except httpx.TransportError:
+                    pass
+                except ProblemError as problem:
+                    if not problem.temporary:
+                        raise
+                continue
             wait = None if job.finished else min(longest, every or longest)
             page = self.events(job_id, after=after, wait=wait)
-            yield from page.items
+            for event in page.items:
+                yield event
             if page.items:
                 after = page.items[-1].seq
             elif job.finished:
                 return
+
+    def _streamed_events(
+        self, job: Job, after: int, on_job: Callable[[Job], None] | None
+    ) -> Generator[Event | None, None]:
+        """Those of one connection; None at the end of the job. Ends too when `on_job` is to tell why the job waits."""
+        with closing(stream_once(self._connection, job.id, after)) as stream:
+            for told in stream:
+                if told is None or isinstance(told, Event):
+                    yield told
+                elif on_job is not None:
+                    job = self.job(job.id) if told.state.finished else _with_live(job, told)
+                    on_job(job)
+                    if job.state == JobState.QUEUED:
+                        return
 
     def stream_events(self, job_id: str, *, after: int = 0) -> Iterator[Event | JobLive]:
         """Like `follow`, over one connection, with the job's state and progress between the events.
@@ -200,3 +240,9 @@ class JobCalls(Calls):
         for artifact in chosen:
             finished.append(fetch_file(self._connection, job_id, artifact, folder, report))
         return finished
+
+
+def _with_live(job: Job, live: JobLive) -> Job:
+    """The job with what a stream has told of it."""
+    told = {name: getattr(live, name) for name in ("state", "progress", "estimated_finish")}
+    return job.model_copy(update={**told, "waiting": None})

@@ -15,14 +15,15 @@ from sqlalchemy import text
 from api.app import create_app
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
+from jobs.ledger import keys
 from jobs.storage import object_pieces
 from lit_client import Client
-from lit_client.synchronous import direct_uploads
+from lit_client.synchronous import direct_uploads, downloads
 from tests.api.conftest import serving
 from tests.api.test_jobs import finish
 from tests.api.test_uploads import begin, patch
 from tests.s3 import S3Server
-from tests.worker.bench import Bench, make_bench
+from tests.worker.bench import OWNER, Bench, make_bench
 
 CONTENT = bytes(range(256)) * 200
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -189,6 +190,13 @@ def test_a_store_that_is_away(api: TestClient, bench: Bench, monkeypatch: pytest
     assert patch(api, upload, 0, CONTENT).status_code == 204
 
 
+def refusing() -> httpx.MockTransport:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no route", request=request)
+
+    return httpx.MockTransport(refuse)
+
+
 def test_the_client_sends_large_files_past_the_service(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,16 +215,45 @@ def test_the_client_sends_through_the_service_where_the_store_is_out_of_reach(
 ) -> None:
     monkeypatch.setattr(direct_uploads, "FROM_BYTES", 50_000)
 
-    def unreachable(_seconds: float) -> httpx.Client:
-        def refuse(request: httpx.Request) -> httpx.Response:
-            raise httpx.ConnectError("no route", request=request)
-
-        return httpx.Client(transport=httpx.MockTransport(refuse))
-
-    monkeypatch.setattr(direct_uploads, "outside_client", unreachable)
+    monkeypatch.setattr(direct_uploads, "outside_client", lambda seconds: httpx.Client(transport=refusing()))
     (tmp_path / "data.npz").write_bytes(CONTENT)
     with serving(bench) as (host, port), Client(f"http://{host}:{port}", retries=1, first_pause=0.01) as client:
         assert client.upload(tmp_path / "data.npz", "dataset").complete
+
+
+def test_the_client_downloads_large_files_from_the_store_without_its_key(
+    api: TestClient, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "FROM_STORE_BYTES", 50_000)
+    job = finish(bench, CONTENT)
+    asked: list[httpx.Request] = []
+    outside = direct_uploads.outside_client
+
+    def watched(seconds: float) -> httpx.Client:
+        made = outside(seconds)
+        made.event_hooks["request"].append(asked.append)
+        return made
+
+    monkeypatch.setattr(downloads, "outside_client", watched)
+    artifact = api.get(f"/v1/jobs/{job}/artifacts").json()["items"][0]
+    part = f".{artifact['name']}.{artifact['sha256'][:16]}.part"
+    (tmp_path / part).write_bytes(CONTENT[:1000])
+    with bench.database.session() as session:
+        _, secret = keys.create(session, "ci", owner=OWNER)
+    with serving(bench) as (host, port), Client(f"http://{host}:{port}", secret, first_pause=0.01) as client:
+        client.download(job, tmp_path)
+        assert (tmp_path / "model.safetensors").read_bytes() == CONTENT
+        assert [request.headers["Range"] for request in asked] == ["bytes=1000-"]
+        assert "Authorization" not in asked[0].headers
+        # Out of reach, the store is asked once, and the service sends the file.
+        monkeypatch.setattr(downloads, "outside_client", lambda seconds: httpx.Client(transport=refusing()))
+        client.download(job, tmp_path / "again")
+        assert (tmp_path / "again/model.safetensors").read_bytes() == CONTENT
+        # A refusal, as of a URL that has expired.
+        denied = httpx.MockTransport(lambda _request: httpx.Response(403, text="<Code>AccessDenied</Code>"))
+        monkeypatch.setattr(downloads, "outside_client", lambda seconds: httpx.Client(transport=denied))
+        client.download(job, tmp_path / "denied")
+        assert (tmp_path / "denied/model.safetensors").read_bytes() == CONTENT
 
 
 class TestFolder:

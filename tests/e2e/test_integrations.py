@@ -82,7 +82,7 @@ def test_one_job_through_all_of_it(
     data = open_storage(Settings(storage_url=f"s3://{bucket}/data"))
     data.put_bytes("team/digits.npz", digits(300))
     with Client(service.url) as client:
-        secret = client.create_webhook(receiver.url(), events=["job.succeeded"])["secret"]
+        secret = client.create_webhook(receiver.url(), events=["job.succeeded"]).secret
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id).id
         made = client.create_job(
             {

@@ -23,7 +23,8 @@ def service(
     """The service's address, and the ledger and storage behind it."""
     with ledgers.ledger() as database:
         ledger_url = database.engine.url.render_as_string(hide_password=False)
-        bench = make_bench(database, ledger_url, service_urls[1], tmp_path_factory.mktemp("bench"))
+        folder = tmp_path_factory.mktemp("bench")
+        bench = make_bench(database, ledger_url, service_urls[1], folder, webhook_allowed_networks="127.0.0.0/8")
         with serving(bench) as (host, port):
             yield f"http://{host}:{port}", bench
 

@@ -64,7 +64,7 @@ class FaultyTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if request.method == "PATCH" and int(request.headers[OFFSET]) != self.told_offset:
+        if OFFSET in request.headers and int(request.headers[OFFSET]) != self.told_offset:
             self.unasked += 1
         fault = (self.faults[request.method].popleft() if self.faults[request.method] else None) or Fault()
         if fault.refused is not None:
@@ -76,7 +76,7 @@ class FaultyTransport(httpx.BaseTransport):
         for name in self.dropped_headers:
             request.headers.pop(name, None)
         response = self._service.handle_request(request)
-        if request.method == "PATCH":
+        if OFFSET in request.headers:
             self.sent_bytes += len(request.read())
         if OFFSET in response.headers:
             self.told_offset = int(response.headers[OFFSET])

@@ -24,6 +24,7 @@ REPLACEMENTS = (
     (r"\bawait ", ""),
     (r"\basync (with|for|def)\b", r"\1"),
     (r"\basynccontextmanager\b", "contextmanager"),
+    (r"\baclosing\b", "closing"),
     (r"\b(_?)Async(?=[A-Z])", r"\1"),
     (r"\b__a(enter|exit)__", r"__\1__"),
     (r"\b(httpx\.)?a(iter_bytes|read|close)\(", r"\1\2("),

@@ -16,6 +16,7 @@ from tests.jobs.study_bench import look
 from tests.lit_client.faults import FaultyTransport
 from tests.lit_client.scripted_worker import ScriptedWorker
 from tests.lit_spec.test_answers import routes
+from tests.webhooks.receiver import receiving
 from tests.worker.bench import Bench
 
 
@@ -51,7 +52,7 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     list(client.architectures(search="resnet18"))
     client.architecture("timm", "resnet18")
     job = client.create_job({"teacher": upload.id, "dataset": {"builtin": "digits"}, "student": {"depth": 14}})
-    list(client.follow(job.id))
+    client.events(client.wait_job(job.id).id)
     client.metrics(job.id)
     client.artifacts(job.id)
     client.keep(job.id)
@@ -68,6 +69,16 @@ def test_every_answer_is_read_into_the_class_of_its_route(
     client.inspect_as(upload.id, None)
     client.inspect_with(upload.id, "ema")
     client.inspect_with(upload.id, None)
+
+    with receiving() as receiver:
+        webhook = client.create_webhook(receiver.url())
+        list(client.webhooks())
+        client.change_webhook(client.webhook(webhook.id).id, name="mine")
+        client.rotate_webhook_secret(webhook.id)
+        sent = client.test_webhook(webhook.id)
+        list(client.deliveries(webhook.id))
+        client.redeliver(webhook.id, client.delivery(webhook.id, sent.id).id)
+        client.delete_webhook(webhook.id)
 
     client.me()
     administration = client.administration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from jobs.ledger.attempts import Event, Metric
 from lit_client import Client
 from lit_client.checks import own_version
 from lit_client.command.completion import complete_job
+from lit_spec.scopes import Scope
 from tests.jobs.study_bench import take
-from tests.lit_client.command import NOWHERE, ROOT, environment, litc
+from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc
 from tests.lit_client.scripted_worker import RESULT, ScriptedWorker, store
 from tests.worker.bench import Bench
 
@@ -138,7 +140,22 @@ def test_doctor_says_what_fails_and_what_to_do(url: str, bench: Bench) -> None:
     refused = litc(url, "doctor", "--client")
     assert refused.returncode == 1
     assert "LIT_API_KEY" in refused.stdout
-    assert litc(url, "doctor", "--client", LIT_API_KEY=secret).returncode == 0
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with bench.database.session() as session:
+        _, reader = keys.create(session, "reader", scopes=[Scope.READ], expires_at=tomorrow)
+    wrong = checks(litc(url, "doctor", "--client", "--json", LIT_API_KEY="lit_wrong"))["key"]
+    assert (wrong["status"], bool(wrong["advice"])) == ("fail", True)
+    valid = litc(url, "doctor", "--client", "--json", LIT_API_KEY=secret)
+    assert valid.returncode == 0
+    assert "key mine" in checks(valid)["key"]["detail"]
+    assert (checks(valid)["scopes"]["status"], checks(valid)["scopes"]["detail"]) == ("ok", "read, submit")
+    limited = checks(litc(url, "doctor", "--client", "--json", LIT_API_KEY=reader))
+    assert [limited[name]["status"] for name in ("key", "scopes")] == ["warn", "warn"]
+    assert "until" in limited["key"]["detail"]
+
+
+def checks(done: Finished) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
 def test_doctor_looks_at_the_services_settings_without_changing_anything(

@@ -117,6 +117,20 @@ def test_an_older_service_tells_neither_steps_nor_the_time_left() -> None:
     assert "time left" not in "\n".join(lines(job_table(make_job(**running()))))
 
 
+def test_a_job_says_where_its_run_is_and_what_fails_there() -> None:
+    run = {"tracking_uri": "http://mlflow:5000", "run_id": None, "experiment_id": None, "url": None, "complete": False}
+    begun = make_job(tracking={"mlflow": {**run, "registered": None, "error": "the tracking server answered 503"}})
+    shown = "\n".join(lines(job_table(begun)))
+    assert "none at http://mlflow:5000 yet (not all is there yet)" in shown
+    assert "the tracking server answered 503" in shown
+    done = {"run_id": "0f3c", "url": "http://mlflow:5000/#/runs/0f3c", "complete": True, "error": None}
+    complete = make_job(tracking={"mlflow": {**run, **done, "registered": {"name": "digits", "version": "3"}}})
+    shown = "\n".join(lines(job_table(complete)))
+    assert "http://mlflow:5000/#/runs/0f3c │" in shown
+    assert "digits, version 3" in shown
+    assert "MLflow" not in "\n".join(lines(job_table(make_job())))
+
+
 def test_phases_without_epochs_have_a_line_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     bar = JobBar()
     for phase in ("measuring_teacher", "measuring_teacher", "lit", "exporting"):

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from jobs.ledger import attempts
 from jobs.ledger.attempts import Event
 from lit_client import Client, ProblemError, ServiceUnreachable, UnexpectedAnswer
 from lit_client.events import ServerSentEvent, StreamParser
 from lit_client.models import Event as ShownEvent
-from lit_client.models import JobLive
+from lit_client.models import Job, JobLive
+from tests.jobs.study_bench import take
 from tests.lit_client.faults import Fault, FaultyTransport, busy
 from tests.lit_client.scripted_worker import ScriptedWorker
 from tests.worker.bench import Bench
@@ -87,3 +89,58 @@ def test_a_stream_that_can_not_go_on_says_why(client: Client, transport: FaultyT
     transport.faults["GET"].extend([busy()] * 4)
     with pytest.raises(ProblemError, match="Not now"):
         stream(client, "job_1")
+
+
+def test_a_job_is_followed_by_a_stream_and_while_it_waits_by_polls(
+    client: Client, transport: FaultyTransport, bench: Bench
+) -> None:
+    job, told = bench.job(), list[Job]()
+    following = client.follow(job, on_job=told.append, every=0.1)
+    assert next(following).type == "queued"
+    assert told[-1].waiting is not None
+    assert sent_as(transport) == ["polled"]
+    claim = take(bench)
+    progress = {"phase": "lit", "epoch": 1, "epochs": 4, "step": 7, "steps": 20, "fraction": 0.3}
+    with bench.database.session() as session:
+        attempts.record(session, claim, [Event("epoch", {"epoch": 1})], [], progress, None, seconds_left=60)
+    while next(following).type != "epoch":
+        pass
+    with bench.database.session() as session:
+        attempts.release(session, claim)
+    while next(following).type != "released":
+        pass
+    claim = take(bench)
+    with bench.database.session() as session:
+        attempts.succeed(session, claim, {}, [])
+    assert [event.type for event in following][-1] == "succeeded"
+    assert (told[-1].state, told[-1].result, told[-1].waiting) == ("succeeded", {}, None)
+    running = [one for one in told if one.state == "running" and one.progress is not None and one.progress.step == 7]
+    assert running[0].estimated_finish is not None
+    assert running[0].waiting is None
+    assert "streamed" in sent_as(transport)
+
+
+def sent_as(transport: FaultyTransport) -> list[str]:
+    """How events were asked for."""
+    asked = [request for request in transport.requests if request.url.path.endswith("/events")]
+    return ["streamed" if request.headers["Accept"] == "text/event-stream" else "polled" for request in asked]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(answer=httpx.Response(200, json={"items": [], "last": 0})),
+        Fault(lost=httpx.ReadTimeout("held back by a proxy")),
+    ],
+)
+def test_without_a_stream_the_events_are_polled(
+    client: Client, transport: FaultyTransport, bench: Bench, fault: Fault
+) -> None:
+    job = bench.job()
+    with bench.database.session() as session:
+        attempts.succeed(session, take(bench), {}, [])
+    transport.faults["GET"].extend([None, fault])
+    types = [event.type for event in client.follow(job)]
+    assert (types[0], types[-1]) == ("queued", "succeeded")
+    assert sent_as(transport)[:2] == ["streamed", "polled"]
+    assert "streamed" not in sent_as(transport)[1:]

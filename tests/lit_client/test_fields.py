@@ -19,7 +19,8 @@ from tests.lit_client.scripted_worker import ScriptedWorker
 
 
 def paths_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         yield f"{prefix}{name}"
         inner = [
             kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type)

@@ -12,12 +12,14 @@ from lit_client.command.job_request import (
     build_body,
     check_body,
     check_student,
+    dataset_options,
     image_options,
     parse_architecture,
     parse_blocks,
     parse_changes,
     parse_columns,
     target_option,
+    tracking_options,
 )
 from lit_client.models import Inspection
 from lit_spec import Constants
@@ -51,6 +53,25 @@ def test_settings_beat_options_beat_the_file(tmp_path):
         "ir_loss": "l1",
         "name": "a b",
     }
+
+
+def test_where_a_job_is_tracked_and_a_data_set_in_a_store():
+    options = {**tracking_options("digits", False, True), **dataset_options("s3://bucket/data/"), "register": "student"}
+    checked = check_body(build_body(None, {**options, "student.depth": 14}, []))
+    assert checked.track is not None
+    assert checked.track.mlflow
+    assert (checked.track.mlflow.experiment, checked.registered_model, checked.tensorboard) == (
+        "digits",
+        "student",
+        True,
+    )
+    assert (checked.dataset.url, checked.dataset.builtin) == ("s3://bucket/data/", None)
+    assert build_body(None, tracking_options(None, True), []) == {"track": {"mlflow": False}}
+    assert build_body(None, {**tracking_options(None, False), **dataset_options("data.npz")}, []) == {}
+    with pytest.raises(BadRequest, match="--track-experiment and --no-track"):
+        tracking_options("digits", True)
+    with pytest.raises(BadRequest, match=r"dataset\.url.*is not the URL of a data set"):
+        check_body(build_body(None, {**dataset_options("gs://bucket"), "student.depth": 14}, []))
 
 
 @pytest.mark.parametrize(

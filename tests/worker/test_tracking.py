@@ -18,7 +18,10 @@ import pytest
 
 from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Event
+from jobs.settings import Settings
+from lit_client.checks import Status
 from lit_spec import ErrorType, JobError
+from service.integration_checks import integration_checks
 from tests.worker.bench import OWNER, Bench
 from tests.worker.mlflow_services import (
     MlflowProcess,
@@ -323,3 +326,9 @@ def _copy(source: Any, target: Any) -> None:
         target.shutdown(1)
     except OSError:
         return
+
+
+def test_doctor_reaches_the_tracking_server(server: MlflowProcess) -> None:
+    settings = Settings(MLFLOW_TRACKING_URI=server.uri)
+    [check] = integration_checks(settings)
+    assert (check.name, check.status, check.detail) == ("MLflow", Status.OK, f"{server.uri} answers")
