@@ -98,19 +98,19 @@ class LedgerMetrics(Collector):
 
 @dataclass
 class _Follower:
-    """Reads the ledger's lifecycle events, each once."""
+    """Reads the ledger's lifecycle events since the start of this process, each once."""
 
+    _started: float = field(default_factory=time.monotonic)
     _until: datetime | None = None
-    """By the database's clock. None before the first look, from which on events count."""
+    """By the database's clock; None before the first look."""
     _seen: dict[tuple[str, int], datetime] = field(default_factory=dict)
 
     def new_events(self, session: Session) -> list[LifecycleEvent]:
         now = clock(session)
         if self._until is None:
-            found = overview.lifecycle_events(session, now - OVERLAP)
-            self._seen = {(event.job_id, event.seq): event.at for event in found}
-            self._until = now
-            return []
+            self._until = now - timedelta(seconds=time.monotonic() - self._started)
+            before = overview.lifecycle_events(session, self._until - OVERLAP)
+            self._seen = {(event.job_id, event.seq): event.at for event in before if event.at < self._until}
         since = max(self._until - OVERLAP, now - LONGEST_GAP)
         found = overview.lifecycle_events(session, since)
         new = [event for event in found if (event.job_id, event.seq) not in self._seen]

@@ -80,6 +80,15 @@ def test_the_ledgers_numbers(api: TestClient, bench: Bench, no_cache: None) -> N
     }
 
 
+def test_what_happens_before_the_first_scrape_counts_too(bench: Bench, no_cache: None) -> None:
+    bench.job(name="from before this process")
+    with TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as api:
+        bench.job(device="cuda")
+        first = scrape(api)
+    assert value(first, "lit_jobs_created_total", device="cuda") == 1
+    assert value(first, "lit_jobs_created_total", device="cpu") == 0
+
+
 def test_expired_leases_and_events_that_commit_late(api: TestClient, bench: Bench, no_cache: None) -> None:
     scrape(api)
     job_id = bench.job()
