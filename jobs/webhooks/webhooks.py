@@ -100,7 +100,7 @@ def disable(session: Session, webhook: Webhook, reason: str) -> None:
 
 def delete(session: Session, owner: str, webhook_id: str) -> None:
     """Remove a webhook with its deliveries. Raises NotFound."""
-    webhook = get(session, owner, webhook_id, lock=True)
+    webhook = find_owned(session, Webhook, owner, webhook_id, delete=True)
     session.execute(sql_delete(Webhook).where(Webhook.id == webhook.id))
 
 
