@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
-from api.http.auth import Owner
+from api.http.auth import Caller, InCaller, Owner
 from api.http.bodies import JsonRoute, SentJson
 from api.http.context import Context, InContext, InSession, in_transaction
 from api.http.pages import InPages
@@ -20,6 +21,7 @@ from jobs.webhooks.urls import read_url
 from lit_spec.answers.pages import Page
 from lit_spec.answers.webhooks import Webhook, WebhookDelivery, WebhookWithSecret
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
+from lit_spec.scopes import Scope
 from lit_spec.states import DeliveryState
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=JsonRoute)
@@ -46,15 +48,18 @@ async def create_webhook(
 
 
 @router.get("")
-def list_webhooks(owner: Owner, session: InSession, page: InPages) -> Page[Webhook]:
-    """Your webhooks, newest first."""
-    return page.make_page(webhooks.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_webhook)
+def list_webhooks(caller: InCaller, session: InSession, page: InPages) -> Page[Webhook]:
+    """Your webhooks, newest first. Without the scope `submit`, `url` ends after the host."""
+    rows = webhooks.list_page(session, caller.owner, after=page.after(), limit=page.limit + 1)
+    return page.make_page(rows, partial(show_webhook, whole_url=_sees_urls(caller)))
 
 
 @router.get("/{webhook_id}")
-def get_webhook(webhook_id: str, owner: Owner, session: InSession) -> Webhook:
-    """One webhook, without its secret. `disabled` says why the service disabled it."""
-    return show_webhook(webhooks.get(session, owner, webhook_id))
+def get_webhook(webhook_id: str, caller: InCaller, session: InSession) -> Webhook:
+    """One webhook, without its secret. `disabled` says why the service disabled it. Without the scope `submit`, `url`
+    ends after the host.
+    """
+    return show_webhook(webhooks.get(session, caller.owner, webhook_id), whole_url=_sees_urls(caller))
 
 
 @router.patch("/{webhook_id}")
@@ -133,6 +138,10 @@ def redeliver(webhook_id: str, delivery_id: str, owner: Owner, session: InSessio
     sent = deliveries.redeliver(session, owner, webhook_id, delivery_id)
     audit.record(session, "webhook.redeliver", webhook_id, detail={"delivery": delivery_id})
     return show_delivery(sent)
+
+
+def _sees_urls(caller: Caller) -> bool:
+    return Scope.SUBMIT in caller.scopes
 
 
 async def _checked_url(context: Context, text: str) -> str:
