@@ -44,6 +44,8 @@ def create(
     enabled: bool,
 ) -> Webhook:
     """Add a webhook with a new secret. The caller has checked the URL. Raises Conflict `too-many-webhooks`."""
+    # Those who add webhooks of one owner take turns, so that two at once can't both be the last one that fits.
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"webhooks of\n{owner}", 0))))
     if session.scalars(select(func.count(Webhook.id)).where(Webhook.owner == owner)).one() >= MOST_WEBHOOKS:
         raise Conflict("too-many-webhooks", f"there are {MOST_WEBHOOKS} webhooks already: delete one first")
     webhook = Webhook(
