@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
@@ -35,6 +35,8 @@ PER_WEBHOOK = 4
 """How many messages one process sends to the same webhook at a time, so that a slow receiver leaves room for others."""
 PER_OWNER = 16
 GONE = 410
+PUT_OFF_SECONDS = 5.0
+"""Until a message is due again that was not sent for a reason of the service itself."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,18 @@ def record(session: Session, claim: DeliveryClaim, result: AttemptResult) -> str
         webhooks.disable(session, webhook, reason)
         return reason
     return None
+
+
+def put_off(session: Session, claim: DeliveryClaim) -> None:
+    """Nothing was sent, which is not the receiver's fault: the message is due again soon, and no failure counts."""
+    due_at = func.clock_timestamp() + timedelta(seconds=PUT_OFF_SECONDS)
+    # A message that waits for a disabled webhook has no time.
+    own = (
+        WebhookDelivery.id == claim.id,
+        WebhookDelivery.attempt == claim.attempt,
+        WebhookDelivery.due_at.is_not(None),
+    )
+    session.execute(update(WebhookDelivery).where(*own).values(due_at=due_at))
 
 
 def _why_disabled(webhook: Webhook, delivery: WebhookDelivery, result: AttemptResult, now: datetime) -> str | None:

@@ -34,7 +34,7 @@ class Sender:
         self._public_url = public_url.rstrip("/") if public_url else None
 
     async def send(self, claim: DeliveryClaim) -> AttemptResult:
-        """One attempt. Whatever goes wrong with the receiver is a result."""
+        """One attempt. Whatever goes wrong with the receiver is a result. Raises LookupsBusy, with nothing sent."""
         at, start = datetime.now(UTC), time.monotonic()
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
@@ -61,7 +61,7 @@ class Sender:
 
     async def _post(self, claim: DeliveryClaim, at: datetime) -> tuple[httpx.Response, str]:
         url = read_url(claim.url)
-        addresses = await self._receivers.addresses(url)
+        addresses = await self._receivers.addresses(url, claim.owner)
         body = self.body(claim)
         headers = {
             "Host": url.authority,

@@ -18,8 +18,9 @@ from standardwebhooks import Webhook as Verifier
 from jobs.database.connection import Database
 from jobs.database.models import Webhook, WebhookDelivery
 from jobs.webhooks import deliveries, webhooks
-from jobs.webhooks.addresses import Receivers, Resolve, resolve
+from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks.lookups import Resolve, resolve
 from jobs.webhooks.networks import AllowedNetworks
 from jobs.webhooks.sender import Sender
 from tests.worker.bench import OWNER

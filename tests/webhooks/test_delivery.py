@@ -25,6 +25,7 @@ from jobs.database.notifications import Listener
 from jobs.webhooks import deliveries, schedule, sender, webhooks
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
+from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.schedule import HOUR, PAUSES, pause
 from tests.webhooks.receiver import (
     LOOPBACK,
@@ -424,3 +425,39 @@ def test_a_mistake_of_the_service_itself_is_not_repeated_for_ever(database: Data
     asyncio.run(run_until([(listener, Deliverer(database, listener, broken))], over))
     watcher.join(20)
     assert "the service failed to send it" in row(database, message).attempts[0]["error"]
+
+
+class BusySender(sender.Sender):
+    """Finds no free thread, the first time."""
+
+    asked = 0
+
+    async def send(self, claim: deliveries.DeliveryClaim) -> deliveries.AttemptResult:
+        self.asked += 1
+        if self.asked == 1:
+            raise LookupsBusy
+        return await super().send(claim)
+
+
+def test_what_could_not_be_looked_up_stays_due_without_a_failure(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "PUT_OFF_SECONDS", 0.1)
+    listener = Listener(database.engine.url.render_as_string(hide_password=False))
+    over = threading.Event()
+    with receiving() as receiver:
+        webhook = add_webhook(database, receiver.url())
+        message = ping(database, webhook)
+
+        def watch() -> None:
+            wait_for(lambda: row(database, message).state == "delivered")
+            over.set()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        busy = BusySender(Receivers(LOOPBACK), None)
+        asyncio.run(run_until([(listener, Deliverer(database, listener, busy))], over))
+        watcher.join(20)
+    found = row(database, message)
+    assert (found.failures, len(found.attempts), busy.asked) == (0, 1, 2)
+    assert webhook_row(database, webhook).failing_since is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
@@ -16,7 +18,9 @@ from api.app import create_app
 from jobs.database.models import Webhook
 from jobs.errors import Conflict
 from jobs.ledger import keys
-from jobs.webhooks import webhooks
+from jobs.webhooks import lookups, webhooks
+from jobs.webhooks.addresses import Receivers
+from jobs.webhooks.networks import AllowedNetworks
 from lit_spec.answers.webhooks import Webhook as WebhookModel
 from lit_spec.answers.webhooks import WebhookDelivery, WebhookWithSecret
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
@@ -228,6 +232,17 @@ def test_only_who_may_change_a_webhook_sees_its_whole_url(api: TestClient, recei
     assert api.get(path, headers=reads).json()["url"] == f"http://127.0.0.1:{receiver.port}/…"
     for header, shown in ((changes, True), (reads, False)):
         assert ("hidden" in api.get(PATH, headers=header).text) is shown
+
+
+def test_a_url_that_could_not_be_checked_may_be_sent_again(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "RESOLVE_SECONDS", 0.0)
+    receivers = Receivers(AllowedNetworks(), lambda _: [])
+    app = cast(FastAPI, api.app)
+    monkeypatch.setattr(app.state, "context", replace(app.state.context, receivers=receivers))
+    monkeypatch.setattr(lookups, "PER_OWNER", 0)
+    answer = api.post(PATH, json={"url": "https://hooks.example.com/"})
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_without_networks_of_the_operator_only_public_receivers_are_taken(bench: Bench, receiver: Receiver) -> None:
