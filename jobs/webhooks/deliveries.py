@@ -225,12 +225,9 @@ def put_off(session: Session, claim: DeliveryClaim) -> None:
     """Nothing was sent, which is not the receiver's fault: the message is due again soon, and no failure counts."""
     due_at = func.clock_timestamp() + timedelta(seconds=PUT_OFF_SECONDS)
     # A message that waits for a disabled webhook has no time.
-    own = (
-        WebhookDelivery.id == claim.id,
-        WebhookDelivery.attempt == claim.attempt,
-        WebhookDelivery.due_at.is_not(None),
-    )
-    session.execute(update(WebhookDelivery).where(*own).values(due_at=due_at))
+    waits = (WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.due_at.is_not(None))
+    own = (WebhookDelivery.id == claim.id, WebhookDelivery.attempt == claim.attempt)
+    session.execute(update(WebhookDelivery).where(*own, *waits).values(due_at=due_at))
 
 
 def _why_disabled(webhook: Webhook, delivery: WebhookDelivery, result: AttemptResult, now: datetime) -> str | None:
