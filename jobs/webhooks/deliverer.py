@@ -21,8 +21,9 @@ from jobs.backoff import Backoff
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener, Subscription
 from jobs.database.outages import first_line, is_outage
-from jobs.webhooks import deliveries
-from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks import claims, deliveries
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.deliveries import AttemptResult
 from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.outbox import TOPIC
 from jobs.webhooks.sender import Sender
@@ -108,12 +109,12 @@ class Deliverer:
 
         def claim(session: Session) -> tuple[list[DeliveryClaim], float | None]:
             most = AT_A_TIME - len(under_way)
-            return deliveries.claim(session, most, under_way), deliveries.next_due(session)
+            return claims.claim(session, most, under_way), deliveries.next_due(session)
 
-        claims, seconds = await self._in_session(claim)
-        for claimed in claims:
-            task = asyncio.create_task(self._attempt(claimed), name=f"webhook-{claimed.id}")
-            self._under_way[task] = claimed
+        claimed, seconds = await self._in_session(claim)
+        for each in claimed:
+            task = asyncio.create_task(self._attempt(each), name=f"webhook-{each.id}")
+            self._under_way[task] = each
             task.add_done_callback(self._ended)
         # What is overdue waits for room, or another process is just claiming it.
         return LOOK_SECONDS if seconds is None else min(max(seconds, OVERDUE_SECONDS), LOOK_SECONDS)

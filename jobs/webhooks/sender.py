@@ -14,7 +14,8 @@ import httpx
 from standardwebhooks import Webhook as Signer
 
 from jobs.webhooks.addresses import AddressRefused, Receivers
-from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.deliveries import AttemptResult
 from jobs.webhooks.networks import Address
 from jobs.webhooks.urls import ReceiverUrl, read_url
 

@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from jobs.database.connection import Database
 from jobs.database.models import Webhook, WebhookDelivery
 from jobs.database.notifications import Listener
-from jobs.webhooks import deliveries, schedule, sender, webhooks
+from jobs.webhooks import claims, deliveries, schedule, sender, webhooks
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.lookups import LookupsBusy
@@ -181,7 +181,7 @@ def test_what_is_under_way_when_its_process_dies_is_sent_again(database: Databas
         [lost] = claim(database)
         result = send(make_sender(), lost)  # and then the process dies
         assert claim(database) == []
-        assert 50 < wait_seconds(database, message) <= deliveries.LEASE_SECONDS
+        assert 50 < wait_seconds(database, message) <= claims.LEASE_SECONDS
         make_due(database)
         [again] = claim(database)
         record(database, lost, result)  # or it only stood still
@@ -370,14 +370,14 @@ def test_a_slow_receiver_does_not_hold_up_others(database: Database) -> None:
         served.set()
 
     hanging: list[int] = []
-    number = deliveries.PER_WEBHOOK + 3
+    number = claims.PER_WEBHOOK + 3
     with receiving(*[hang] * number) as slow, receiving(serve) as quick:
         first = add_webhook(database, slow.url())
         for _ in range(number):
             ping(database, first)
 
         def watch() -> None:
-            wait_for(lambda: len(slow.messages) == deliveries.PER_WEBHOOK)
+            wait_for(lambda: len(slow.messages) == claims.PER_WEBHOOK)
             ping(database, add_webhook(database, quick.url()))
             assert served.wait(20)
             wait_for(lambda: all(each.state == "delivered" for each in messages(database, first)), 20)
@@ -387,7 +387,7 @@ def test_a_slow_receiver_does_not_hold_up_others(database: Database) -> None:
         watcher.start()
         asyncio.run(run_until([make_deliverer(database)], over))
         watcher.join(20)
-    assert hanging == [deliveries.PER_WEBHOOK]
+    assert hanging == [claims.PER_WEBHOOK]
     assert len(slow.messages) == number
 
 
@@ -395,18 +395,18 @@ def test_no_owner_takes_all_the_room(database: Database) -> None:
     urls = [f"http://127.0.0.1:9999/{number}" for number in range(6)]
     for url in urls:
         webhook = add_webhook(database, url)
-        for _ in range(deliveries.PER_WEBHOOK + 1):
+        for _ in range(claims.PER_WEBHOOK + 1):
             ping(database, webhook)
     other = ping(database, add_webhook(database, urls[0], owner="key_other"))
     claimed = claim(database, 100)
     assert [each.id for each in claimed if each.owner == "key_other"] == [other]
-    assert len(claimed) == deliveries.PER_OWNER + 1
+    assert len(claimed) == claims.PER_OWNER + 1
     assert claim(database, 100, claimed) == []
     assert len(claim(database, 100)) > 0
 
 
 class BrokenSender(sender.Sender):
-    async def send(self, claim: deliveries.DeliveryClaim) -> deliveries.AttemptResult:
+    async def send(self, claim: claims.DeliveryClaim) -> deliveries.AttemptResult:
         raise RuntimeError("a mistake in this program")
 
 
@@ -432,7 +432,7 @@ class BusySender(sender.Sender):
 
     asked = 0
 
-    async def send(self, claim: deliveries.DeliveryClaim) -> deliveries.AttemptResult:
+    async def send(self, claim: claims.DeliveryClaim) -> deliveries.AttemptResult:
         self.asked += 1
         if self.asked == 1:
             raise LookupsBusy

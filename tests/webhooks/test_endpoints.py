@@ -18,7 +18,7 @@ from api.app import create_app
 from jobs.database.models import Webhook
 from jobs.errors import Conflict
 from jobs.ledger import keys
-from jobs.webhooks import lookups, webhooks
+from jobs.webhooks import limits, lookups, webhooks
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.networks import AllowedNetworks
 from lit_spec.answers.webhooks import Webhook as WebhookModel
@@ -243,6 +243,17 @@ def test_a_url_that_could_not_be_checked_may_be_sent_again(api: TestClient, monk
     answer = api.post(PATH, json={"url": "https://hooks.example.com/"})
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_webhook_is_not_tested_without_end(
+    api: TestClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TESTS_PER_MINUTE", 1)
+    path = f"{create(api, receiver)['links']['self']}/test"
+    assert api.post(path).status_code == 202
+    refused = api.post(path)
+    assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-requests")
+    assert refused.headers["Retry-After"] == "60"
 
 
 def test_without_networks_of_the_operator_only_public_receivers_are_taken(bench: Bench, receiver: Receiver) -> None:
