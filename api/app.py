@@ -72,8 +72,10 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         storage = open_storage(settings)
         long_polls = LongPolls(listener)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
-        receivers = Receivers(AllowedNetworks.parse(settings.webhook_allowed_networks))
-        deliverer = Deliverer(database, listener, Sender(receivers, settings.public_url))
+        networks = AllowedNetworks.parse(settings.webhook_allowed_networks)
+        # Requests and deliveries have their own, so that neither keeps the other from looking names up.
+        receivers = Receivers(networks)
+        deliverer = Deliverer(database, listener, Sender(Receivers(networks), settings.public_url))
         readiness = Readiness(database, wakeups, storage)
         metrics.watch(database, long_polls, settings)
         tokens = open_tokens(settings)

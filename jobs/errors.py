@@ -38,6 +38,14 @@ class QuotaExceeded(Exception):
         self.detail = detail
 
 
+class TooManyRequests(Exception):
+    """The same was asked for too often. It may be asked for again after so many seconds."""
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        super().__init__(detail)
+        self.seconds = seconds
+
+
 class RequestRefused(Exception):
     """A request for a job or a study can't be carried out. `mistakes` names its wrong fields.
 

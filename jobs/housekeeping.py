@@ -29,7 +29,7 @@ from jobs.storage import checkpoints, removals
 from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
-from jobs.webhooks import deliveries
+from jobs.webhooks import deliveries, limits
 from lit_spec import ErrorType, JobError
 from lit_spec.states import JobState
 from lit_spec.trainer.clock import boottime
@@ -203,6 +203,7 @@ class Housekeeper:
         self._in_session(workers.forget_dead)
         self._in_session(idempotency.forget_old_keys)
         self._in_session(deliveries.forget_old)
+        self._in_session(limits.give_up_backlogs)
         self._in_session(partial(audit.forget_old, days=self._audit_days))
 
     def _send_wakeups(self) -> None:

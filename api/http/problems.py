@@ -19,7 +19,7 @@ from api.http import schemas
 from api.http.request_ids import HEADER
 from jobs import disks
 from jobs.database import outages
-from jobs.errors import Conflict, NotFound, QuotaExceeded, RequestRefused, Stale
+from jobs.errors import Conflict, NotFound, QuotaExceeded, RequestRefused, Stale, TooManyRequests
 from jobs.storage.faults import StorageFault
 from lit_spec.mistakes import Mistake, as_text, mistakes_in
 
@@ -68,6 +68,7 @@ TITLES = {
     "internal-error": "The service failed",
     "inspected-otherwise": "Another request changed the teacher's architecture",
     "quota-exceeded": "The owner uses all that is allowed",
+    "too-many-requests": "The same was asked for too often",
     "inspection-pending": "An upload is still being inspected",
     "insufficient-storage": "A disk of the service is full",
     "unavailable": "The service is not ready",
@@ -142,6 +143,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(QuotaExceeded, _quota_exceeded)
+    app.add_exception_handler(TooManyRequests, _too_many)
     app.add_exception_handler(Stale, _stale)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -185,6 +187,11 @@ def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:
     quota = schemas.ExceededQuota(name=error.quota, used=error.used, allowed=error.allowed)
     headers = {"Retry-After": str(QUOTA_SECONDS)}
     return Problem(429, "quota-exceeded", _sentence(error), headers=headers, quota=quota).response()
+
+
+def _too_many(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TooManyRequests)  # noqa: S101
+    return Problem(429, "too-many-requests", _sentence(error), headers={"Retry-After": str(error.seconds)}).response()
 
 
 def _stale(_request: Request, _error: Exception) -> JSONResponse:

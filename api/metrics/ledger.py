@@ -26,7 +26,7 @@ from jobs.database.outages import first_line, is_outage
 from jobs.ledger import overview
 from jobs.ledger.overview import ASKED_DEVICES, DEVICES, LifecycleEvent, Overview, Totals
 from lit_spec import ErrorType
-from lit_spec.states import FINISHED_STATES
+from lit_spec.states import FINISHED_STATES, DeliveryState
 
 FRESH_SECONDS = 5.0
 """One look serves all scrapes for so long."""
@@ -92,8 +92,8 @@ class LedgerMetrics(Collector):
         yield GaugeMetricFamily("lit_ledger_up", "1 if the last look into the ledger succeeded, else 0.", int(self._up))
         yield from _now(self._overview)
         yield from _totals(self._totals)
+        yield from _messages(self._overview, self._totals)
         yield from self._counted.collect()
-        # Here come the deliveries of webhooks, by state, once the ledger has them.
 
 
 @dataclass
@@ -250,6 +250,26 @@ def _totals(seen: Totals | None) -> Iterator[Metric]:
             stored.add_metric([kind], size)
         stored.add_metric(["output"], seen.output_bytes)
     yield from (studies, uploads, stored)
+
+
+def _messages(seen: Overview | None, totals: Totals | None) -> Iterator[Metric]:
+    messages = GaugeMetricFamily(
+        "lit_webhook_messages",
+        "Messages for webhooks of the last 30 days, by state: pending (counted up to 10,000; without those of disabled "
+        "webhooks), delivered, dead.",
+        labels=["state"],
+    )
+    overdue = GaugeMetricFamily(
+        "lit_webhook_messages_overdue_seconds",
+        "For how long the message that is due the longest has been due; 0 if none is.",
+    )
+    if seen is not None:
+        messages.add_metric([DeliveryState.PENDING.value], seen.messages.count)
+        overdue.add_metric([], seen.messages.oldest_seconds)
+    if totals is not None:
+        for state, count in totals.messages.items():
+            messages.add_metric([state], count)
+    yield from (messages, overdue)
 
 
 def _report(failure: SQLAlchemyError) -> None:

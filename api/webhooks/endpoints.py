@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
-from api.http.auth import Owner
+from api.http.auth import Caller, InCaller, Owner
 from api.http.bodies import JsonRoute, SentJson
 from api.http.context import Context, InContext, InSession, in_transaction
 from api.http.pages import InPages
-from api.http.problems import invalid_field
+from api.http.problems import invalid_field, unavailable
 from api.webhooks.schemas import show_delivery, show_webhook, show_with_secret
 from jobs.database.models import Webhook as WebhookRow
 from jobs.ledger import audit
 from jobs.webhooks import deliveries, webhooks
+from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.urls import read_url
 from lit_spec.answers.pages import Page
 from lit_spec.answers.webhooks import Webhook, WebhookDelivery, WebhookWithSecret
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
+from lit_spec.scopes import Scope
 from lit_spec.states import DeliveryState
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=JsonRoute)
+
+LOOKUP_SECONDS = 10
+"""After which a lookup may find a free thread again."""
 
 
 @router.post("", status_code=201)
@@ -33,7 +39,7 @@ async def create_webhook(
     again. Messages follow the Standard Webhooks specification (https://www.standardwebhooks.com).
     """
     values: dict[str, Any] = webhook.model_dump(mode="json")
-    values["url"] = await _checked_url(context, webhook.url)
+    values["url"] = await _checked_url(context, owner, webhook.url)
 
     def create(session: Session) -> WebhookRow:
         made = webhooks.create(session, owner, **values)
@@ -46,15 +52,18 @@ async def create_webhook(
 
 
 @router.get("")
-def list_webhooks(owner: Owner, session: InSession, page: InPages) -> Page[Webhook]:
-    """Your webhooks, newest first."""
-    return page.make_page(webhooks.list_page(session, owner, after=page.after(), limit=page.limit + 1), show_webhook)
+def list_webhooks(caller: InCaller, session: InSession, page: InPages) -> Page[Webhook]:
+    """Your webhooks, newest first. Without the scope `submit`, `url` ends after the host."""
+    rows = webhooks.list_page(session, caller.owner, after=page.after(), limit=page.limit + 1)
+    return page.make_page(rows, partial(show_webhook, whole_url=_sees_urls(caller)))
 
 
 @router.get("/{webhook_id}")
-def get_webhook(webhook_id: str, owner: Owner, session: InSession) -> Webhook:
-    """One webhook, without its secret. `disabled` says why the service disabled it."""
-    return show_webhook(webhooks.get(session, owner, webhook_id))
+def get_webhook(webhook_id: str, caller: InCaller, session: InSession) -> Webhook:
+    """One webhook, without its secret. `disabled` says why the service disabled it. Without the scope `submit`, `url`
+    ends after the host.
+    """
+    return show_webhook(webhooks.get(session, caller.owner, webhook_id), whole_url=_sees_urls(caller))
 
 
 @router.patch("/{webhook_id}")
@@ -73,7 +82,7 @@ async def change_webhook(
         values["tags"] = []
     values = {name: value for name, value in values.items() if value is not None or name in {"name", "events"}}
     if "url" in values:
-        values["url"] = await _checked_url(context, values["url"])
+        values["url"] = await _checked_url(context, owner, values["url"])
 
     def change(session: Session) -> WebhookRow:
         changed = webhooks.change(session, owner, webhook_id, values)
@@ -135,11 +144,20 @@ def redeliver(webhook_id: str, delivery_id: str, owner: Owner, session: InSessio
     return show_delivery(sent)
 
 
-async def _checked_url(context: Context, text: str) -> str:
-    """The URL as it will be used. Raises Problem 422 if messages could not be sent there."""
+def _sees_urls(caller: Caller) -> bool:
+    return Scope.SUBMIT in caller.scopes
+
+
+async def _checked_url(context: Context, owner: str, text: str) -> str:
+    """The URL as it will be used. Raises Problem 422 if messages could not be sent there, and 503 if too many names
+    are being looked up.
+    """
     try:
         url = read_url(text)
-        await context.receivers.addresses(url)
+        await context.receivers.addresses(url, owner)
     except ValueError as wrong:
         raise invalid_field("url", str(wrong)) from wrong
+    except LookupsBusy as busy:
+        detail = f"too many names of receivers are being looked up, so {url.host} was not checked: try again"
+        raise unavailable(detail, LOOKUP_SECONDS) from busy
     return str(url)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.database.models import Webhook as WebhookRow
 from jobs.database.models import WebhookDelivery as DeliveryRow
+from jobs.webhooks.urls import read_url
 from lit_spec.answers.webhooks import (
     DeliveryAttempt,
     Webhook,
@@ -18,8 +19,13 @@ from lit_spec.base import READING_ANSWER
 from lit_spec.states import DeliveryState
 
 
-def show_webhook(webhook: WebhookRow) -> Webhook:
-    return Webhook.model_validate(_fields(webhook), context=READING_ANSWER)
+def show_webhook(webhook: WebhookRow, *, whole_url: bool = True) -> Webhook:
+    """Without `whole_url`: only scheme and host of the URL, as the rest is often a secret."""
+    fields = _fields(webhook)
+    if not whole_url:
+        url = read_url(webhook.url)
+        fields["url"] = f"{url.scheme}://{url.authority}/…"
+    return Webhook.model_validate(fields, context=READING_ANSWER)
 
 
 def show_with_secret(webhook: WebhookRow) -> WebhookWithSecret:

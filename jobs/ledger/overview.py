@@ -9,15 +9,17 @@ from datetime import datetime
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload
+from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload, WebhookDelivery
 from jobs.ledger import workers
 from lit_spec import Device
-from lit_spec.states import InspectionState, JobState, StudyState, UploadKind
+from lit_spec.states import DeliveryState, InspectionState, JobState, StudyState, UploadKind
 
 DEVICES = (Device.CPU.value, Device.CUDA.value)
 """What a worker has."""
 ASKED_DEVICES = tuple(device.value for device in Device)
 """What a job asks for."""
+MOST_MESSAGES = 10_000
+"""More messages that wait are not counted."""
 TOTALS_TIMEOUT_MS = 5000
 """`totals` reads whole tables; it is given up when it would burden the database for longer."""
 
@@ -45,6 +47,9 @@ class Overview:
     """Live training workers, by device. A worker with two devices counts for both."""
     inspections: dict[str, Backlog]
     """Uploads that wait for their inspection, by kind."""
+    messages: Backlog
+    """Messages for enabled webhooks that wait for an attempt, at most MOST_MESSAGES of them. The age is that of the
+    longest due one; what waits for its next attempt is not due."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Totals:
     """Bytes that have arrived, by kind."""
     output_bytes: int
     """Bytes of the files that succeeded jobs offer for download."""
+    messages: dict[str, int]
+    """Messages for webhooks that were delivered or given up, by state."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ def overview(session: Session) -> Overview:
         ).one(),
         workers=_workers(session),
         inspections=_inspections(session),
+        messages=_messages(session),
     )
 
 
@@ -105,6 +113,11 @@ def totals(session: Session) -> Totals:
     ).all()
     outputs = select(func.sum(Job.stored_bytes)).where(Job.stored_bytes > 0, Job.files_removed_at.is_(None))
     output_bytes = session.scalars(outputs).one()
+    messages = (
+        select(WebhookDelivery.state, func.count())
+        .where(WebhookDelivery.state.in_(_SETTLED))
+        .group_by(WebhookDelivery.state)
+    )
     return Totals(
         studies={state.value: 0 for state in StudyState} | {row[0]: row[1] for row in studies},
         uploads={(kind, state): count for kind, state, count, _ in uploads},
@@ -112,6 +125,7 @@ def totals(session: Session) -> Totals:
             kind.value: sum(int(received) for found, _, _, received in uploads if found == kind) for kind in UploadKind
         },
         output_bytes=int(output_bytes or 0),
+        messages=dict.fromkeys(_SETTLED, 0) | {row[0]: row[1] for row in session.execute(messages)},
     )
 
 
@@ -154,6 +168,7 @@ def lifecycle_events(session: Session, since: datetime) -> list[LifecycleEvent]:
     ]
 
 
+_SETTLED = (DeliveryState.DELIVERED.value, DeliveryState.DEAD.value)
 _ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -186,6 +201,16 @@ def _inspections(session: Session) -> dict[str, Backlog]:
     query = select(Upload.kind, func.count(), age).where(waiting).group_by(Upload.kind)
     found = {kind: Backlog(count, _age(seconds)) for kind, count, seconds in session.execute(query)}
     return {kind.value: Backlog() for kind in UploadKind} | found
+
+
+def _messages(session: Session) -> Backlog:
+    # The index of what is due has both. What waits longest comes first in it.
+    due = WebhookDelivery.due_at
+    planned = (WebhookDelivery.state == DeliveryState.PENDING, due.is_not(None))
+    counted = select(due).where(*planned).limit(MOST_MESSAGES).subquery()
+    count = session.scalars(select(func.count()).select_from(counted)).one()
+    age = session.scalar(select(func.extract("epoch", func.clock_timestamp() - func.min(due))).where(*planned))
+    return Backlog(count, _age(age))
 
 
 def _age(seconds: object) -> float:

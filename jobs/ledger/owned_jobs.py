@@ -161,7 +161,7 @@ def delete(session: Session, owner: str, job_id: str) -> str:
     Raises NotFound, Conflict `job-not-finished` while it is queued or running, and Conflict `study-not-finished` while
     its study is running.
     """
-    job = find_owned(session, Job, owner, job_id, lock=True)
+    job = find_owned(session, Job, owner, job_id, delete=True)
     if not JobState(job.state).finished:
         raise Conflict(
             "job-not-finished", f"job {job_id} is {job.state}: cancel it first, or wait until it has finished"

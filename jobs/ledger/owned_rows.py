@@ -31,15 +31,18 @@ class PageCursor(NamedTuple):
     id: str
 
 
-def find_owned(session: Session, model: type[RowT], owner: str, row_id: str, *, lock: bool = False) -> RowT:
+def find_owned(
+    session: Session, model: type[RowT], owner: str, row_id: str, *, lock: bool = False, delete: bool = False
+) -> RowT:
     """The owner's row with this id, locked until the transaction ends if asked for.
 
-    Raises NotFound, for another owner's row too.
+    `lock` keeps others from changing it, `delete` also from adding rows that refer to it: only what deletes the row
+    needs that. Raises NotFound, for another owner's row too.
     """
     query = select(model).where(model.id == row_id, model.owner == owner)
-    if lock:
+    if lock or delete:
         # What the session knows of the row may be older than the lock.
-        query = query.with_for_update().execution_options(populate_existing=True)
+        query = query.with_for_update(key_share=not delete).execution_options(populate_existing=True)
     row = session.scalars(query).one_or_none()
     if row is None:
         raise NotFound(NAMES[model], row_id)

@@ -167,7 +167,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
 
     Raises NotFound, and Conflict `upload-in-use` while a job that waits or runs, or a running study, needs it.
     """
-    upload = find_owned(session, Upload, owner, upload_id, lock=True)
+    upload = find_owned(session, Upload, owner, upload_id, delete=True)
     users = [*_studies_using(session, upload_id), *_jobs_using(session, upload_id)]
     if users:
         named = ", ".join(users[:JOBS_NAMED]) + (f" and {len(users) - JOBS_NAMED} more" * (len(users) > JOBS_NAMED))

@@ -154,7 +154,7 @@ def delete(session: Session, owner: str, study_id: str) -> list[str]:
 
     Raises NotFound, and Conflict `study-not-finished` while it runs.
     """
-    study = find_owned(session, Study, owner, study_id, lock=True)
+    study = find_owned(session, Study, owner, study_id, delete=True)
     if study.state == StudyState.RUNNING:
         raise Conflict(
             "study-not-finished", f"study {study_id} is still running: cancel it first, or wait until it has finished"

@@ -6,45 +6,34 @@ next time (DNS rebinding) gains nothing.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import socket
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from jobs.webhooks.lookups import RESOLVE_SECONDS, Lookups, Resolve, SlowLookup, resolve
 from jobs.webhooks.networks import Address, AllowedNetworks, is_public, plain
 from jobs.webhooks.urls import ReceiverUrl
 
-Resolve = Callable[[str], Sequence[str]]
-"""The addresses of a host name. It blocks, and raises OSError if there are none."""
-
-RESOLVE_SECONDS = 5.0
 MOST_ADDRESSES = 32
-
-# Lookups may hang for long, so they get threads of their own.
-_LOOKUPS = ThreadPoolExecutor(16, thread_name_prefix="webhook-lookups")
 
 
 class AddressRefused(ValueError):
     """The receiver has no address that may be reached. The message says why, for its owner."""
 
 
-def resolve(host: str) -> list[str]:
-    """By the system's resolver. Raises OSError."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class Receivers:
-    """Finds the addresses of receivers, and refuses those that may not be reached."""
+    """Finds the addresses of receivers, and refuses those that may not be reached. Each has threads of its own for
+    lookups.
+    """
 
     def __init__(self, allowed: AllowedNetworks, resolve: Resolve = resolve) -> None:
         self._allowed = allowed
-        self._resolve = resolve
+        self._lookups = Lookups(resolve)
 
-    async def addresses(self, url: ReceiverUrl) -> list[Address]:
-        """The addresses to connect to, all of them checked. Raises AddressRefused."""
-        found = [plain(address) for address in await self._look_up(url.host)]
+    async def addresses(self, url: ReceiverUrl, owner: str) -> list[Address]:
+        """The addresses to connect to, all of them checked, for a webhook of `owner`.
+
+        Raises AddressRefused, and LookupsBusy if the service could not ask.
+        """
+        found = [plain(address) for address in await self._look_up(owner, url.host)]
         for address in found:
             if address in self._allowed:
                 continue
@@ -59,15 +48,14 @@ class Receivers:
                 raise AddressRefused("http is only for networks in LIT_WEBHOOK_ALLOWED_NETWORKS: use https")
         return found
 
-    async def _look_up(self, host: str) -> list[Address]:
+    async def _look_up(self, owner: str, host: str) -> list[Address]:
         try:
             return [ipaddress.ip_address(host)]
         except ValueError:
             pass
         try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
-                names = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, self._resolve, host)
-        except TimeoutError as slow:
+            names = await self._lookups.look_up(owner, host)
+        except SlowLookup as slow:
             raise AddressRefused(
                 f"the name {host} was not resolved within {RESOLVE_SECONDS:.0f} s: try again"
             ) from slow

@@ -21,8 +21,10 @@ from jobs.backoff import Backoff
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener, Subscription
 from jobs.database.outages import first_line, is_outage
-from jobs.webhooks import deliveries
-from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks import claims, deliveries
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.deliveries import AttemptResult
+from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.outbox import TOPIC
 from jobs.webhooks.sender import Sender
 
@@ -107,12 +109,12 @@ class Deliverer:
 
         def claim(session: Session) -> tuple[list[DeliveryClaim], float | None]:
             most = AT_A_TIME - len(under_way)
-            return deliveries.claim(session, most, under_way), deliveries.next_due(session)
+            return claims.claim(session, most, under_way), deliveries.next_due(session)
 
-        claims, seconds = await self._in_session(claim)
-        for claimed in claims:
-            task = asyncio.create_task(self._attempt(claimed), name=f"webhook-{claimed.id}")
-            self._under_way[task] = claimed
+        claimed, seconds = await self._in_session(claim)
+        for each in claimed:
+            task = asyncio.create_task(self._attempt(each), name=f"webhook-{each.id}")
+            self._under_way[task] = each
             task.add_done_callback(self._ended)
         # What is overdue waits for room, or another process is just claiming it.
         return LOOK_SECONDS if seconds is None else min(max(seconds, OVERDUE_SECONDS), LOOK_SECONDS)
@@ -124,23 +126,29 @@ class Deliverer:
     async def _attempt(self, claim: DeliveryClaim) -> None:
         try:
             result = await self._sender.send(claim)
+        except LookupsBusy:
+            log.warning("delivery put off: no thread was free to look the receiver's name up", delivery=claim.id)
+            await self._write(claim, partial(deliveries.put_off, claim=claim))
+            return
         except Exception:
             # Counted as a failure of the receiver: a message that is our own fault must not be sent for ever.
             log.exception("delivery failed", delivery=claim.id, webhook=claim.webhook_id)
             result = AttemptResult(datetime.now(UTC), 0.0, error="the service failed to send it: its log says why")
+        await self._write(claim, partial(deliveries.record, claim=claim, result=result))
+
+    async def _write(self, claim: DeliveryClaim, action: Callable[[Session], str | None]) -> None:
+        """Record what became of an attempt. `action` returns why the webhook was disabled, if it was."""
         try:
-            await self._record(claim, result)
+            disabled = await self._in_session(action)
         except Exception as failure:
             # The claim's lease runs out, and the message is sent again.
             if is_outage(failure):
                 log.warning("delivery not recorded", delivery=claim.id, error=first_line(failure))
             else:
                 log.exception("delivery not recorded", delivery=claim.id)
-
-    async def _record(self, claim: DeliveryClaim, result: AttemptResult) -> None:
-        disabled = await self._in_session(partial(deliveries.record, claim=claim, result=result))
-        if disabled is not None:
-            log.warning("webhook disabled", webhook=claim.webhook_id, reason=disabled)
+        else:
+            if disabled is not None:
+                log.warning("webhook disabled", webhook=claim.webhook_id, reason=disabled)
 
     async def _in_session(self, action: Callable[[Session], T]) -> T:
         """What `action` returns, in a transaction of its own."""

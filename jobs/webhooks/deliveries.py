@@ -1,19 +1,16 @@
-"""Deliveries: as their owner sees them, and as a delivering process claims and records them.
+"""Deliveries: as their owner sees them, and as a delivering process records them.
 
-A claim is a lease: `due_at` lies after the longest possible attempt. So what a process that died had claimed is due
-again. `attempt` fences off what it still records. Locks are taken in one order: the webhook's row, then the delivery's.
+`jobs.webhooks.claims` says which are sent next. Locks are taken in one order: the webhook's row, then the delivery's.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
@@ -22,35 +19,19 @@ from jobs.database.notifications import notify
 from jobs.errors import Conflict, NotFound
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_page
 from jobs.webhooks import webhooks
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.limits import require_room_for_test, require_room_to_ask
 from jobs.webhooks.outbox import TOPIC, add_delivery
 from jobs.webhooks.schedule import pause
 from lit_spec.states import DeliveryState
 
 PING = "ping"
-LEASE_SECONDS = 60.0
 ATTEMPTS_KEPT = 20
 FAILING_DAYS = 5
 KEPT_DAYS = 30
-PER_WEBHOOK = 4
-"""How many messages one process sends to the same webhook at a time, so that a slow receiver leaves room for others."""
-PER_OWNER = 16
 GONE = 410
-
-
-@dataclass(frozen=True)
-class DeliveryClaim:
-    """A message, and one attempt to deliver it."""
-
-    id: str
-    attempt: int
-    webhook_id: str
-    owner: str
-    url: str
-    secrets: tuple[str, ...]
-    """All that the message must be signed with, the newest first."""
-    type: str
-    data: dict[str, Any]
-    created_at: datetime
+PUT_OFF_SECONDS = 5.0
+"""Until a message is due again that was not sent for a reason of the service itself."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +73,19 @@ def list_page(
 
 
 def send_test(session: Session, owner: str, webhook_id: str) -> WebhookDelivery:
-    """Send a `ping`, whatever the webhook is told otherwise. Raises NotFound, and Conflict `webhook-disabled`."""
+    """Send a `ping`, whatever the webhook is told otherwise. Raises NotFound, Conflict `webhook-disabled`,
+    and TooManyRequests.
+    """
     webhook = _enabled(session, owner, webhook_id)
+    require_room_for_test(session, webhook, PING)
     return add_delivery(session, webhook, PING, {"webhook_id": webhook.id})
 
 
 def redeliver(session: Session, owner: str, webhook_id: str, delivery_id: str) -> WebhookDelivery:
-    """Send a message again now, with the same id and all attempts anew. Raises NotFound, and Conflict
-    `webhook-disabled`.
+    """Send a message again now, with the same id and all attempts anew. Raises NotFound, Conflict
+    `webhook-disabled`, and TooManyRequests.
     """
-    _enabled(session, owner, webhook_id)
+    require_room_to_ask(session, _enabled(session, owner, webhook_id))
     delivery = get(session, owner, webhook_id, delivery_id, lock=True)
     delivery.state = DeliveryState.PENDING
     delivery.failures = 0
@@ -116,59 +100,6 @@ def _enabled(session: Session, owner: str, webhook_id: str) -> Webhook:
     if not webhook.enabled:
         raise Conflict("webhook-disabled", f"webhook {webhook_id} is disabled: enable it first")
     return webhook
-
-
-def claim(session: Session, most: int, under_way: Iterable[DeliveryClaim] = ()) -> list[DeliveryClaim]:
-    """Claim up to `most` messages that are due, the longest due first.
-
-    `under_way` are those that this process is sending: no webhook and no owner gets more than its share.
-    """
-    claims: list[DeliveryClaim] = []
-    by_webhook = Counter(each.webhook_id for each in under_way)
-    by_owner = Counter(each.owner for each in under_way)
-    while len(claims) < most:
-        query = (
-            select(WebhookDelivery, Webhook)
-            .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-            .where(
-                WebhookDelivery.state == DeliveryState.PENDING,
-                WebhookDelivery.due_at <= func.clock_timestamp(),
-                Webhook.enabled,
-                WebhookDelivery.webhook_id.not_in([id for id, number in by_webhook.items() if number >= PER_WEBHOOK]),
-                WebhookDelivery.owner.not_in([owner for owner, number in by_owner.items() if number >= PER_OWNER]),
-            )
-            .order_by(WebhookDelivery.due_at)
-            .limit(1)
-            .with_for_update(of=WebhookDelivery, skip_locked=True)
-        )
-        found = session.execute(query).one_or_none()
-        if found is None:
-            break
-        claims.append(_take(session, *found))
-        by_webhook[claims[-1].webhook_id] += 1
-        by_owner[claims[-1].owner] += 1
-    return claims
-
-
-def _take(session: Session, delivery: WebhookDelivery, webhook: Webhook) -> DeliveryClaim:
-    now = clock(session)
-    delivery.attempt += 1
-    delivery.due_at = now + timedelta(seconds=LEASE_SECONDS)
-    session.flush()
-    secrets = [webhook.secret]
-    if webhook.previous_secret and webhook.previous_secret_until and webhook.previous_secret_until > now:
-        secrets.append(webhook.previous_secret)
-    return DeliveryClaim(
-        id=delivery.id,
-        attempt=delivery.attempt,
-        webhook_id=webhook.id,
-        owner=webhook.owner,
-        url=webhook.url,
-        secrets=tuple(secrets),
-        type=delivery.type,
-        data=delivery.data,
-        created_at=delivery.created_at,
-    )
 
 
 def next_due(session: Session) -> float | None:
@@ -217,6 +148,15 @@ def record(session: Session, claim: DeliveryClaim, result: AttemptResult) -> str
         webhooks.disable(session, webhook, reason)
         return reason
     return None
+
+
+def put_off(session: Session, claim: DeliveryClaim) -> None:
+    """Nothing was sent, which is not the receiver's fault: the message is due again soon, and no failure counts."""
+    due_at = func.clock_timestamp() + timedelta(seconds=PUT_OFF_SECONDS)
+    # A message that waits for a disabled webhook has no time.
+    waits = (WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.due_at.is_not(None))
+    own = (WebhookDelivery.id == claim.id, WebhookDelivery.attempt == claim.attempt)
+    session.execute(update(WebhookDelivery).where(*own, *waits).values(due_at=due_at))
 
 
 def _why_disabled(webhook: Webhook, delivery: WebhookDelivery, result: AttemptResult, now: datetime) -> str | None:

@@ -14,7 +14,8 @@ import httpx
 from standardwebhooks import Webhook as Signer
 
 from jobs.webhooks.addresses import AddressRefused, Receivers
-from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.deliveries import AttemptResult
 from jobs.webhooks.networks import Address
 from jobs.webhooks.urls import ReceiverUrl, read_url
 
@@ -34,7 +35,7 @@ class Sender:
         self._public_url = public_url.rstrip("/") if public_url else None
 
     async def send(self, claim: DeliveryClaim) -> AttemptResult:
-        """One attempt. Whatever goes wrong with the receiver is a result."""
+        """One attempt. Whatever goes wrong with the receiver is a result. Raises LookupsBusy, with nothing sent."""
         at, start = datetime.now(UTC), time.monotonic()
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
@@ -61,7 +62,7 @@ class Sender:
 
     async def _post(self, claim: DeliveryClaim, at: datetime) -> tuple[httpx.Response, str]:
         url = read_url(claim.url)
-        addresses = await self._receivers.addresses(url)
+        addresses = await self._receivers.addresses(url, claim.owner)
         body = self.body(claim)
         headers = {
             "Host": url.authority,

@@ -44,6 +44,8 @@ def create(
     enabled: bool,
 ) -> Webhook:
     """Add a webhook with a new secret. The caller has checked the URL. Raises Conflict `too-many-webhooks`."""
+    # Those who add webhooks of one owner take turns, so that two at once can't both be the last one that fits.
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"webhooks of\n{owner}", 0))))
     if session.scalars(select(func.count(Webhook.id)).where(Webhook.owner == owner)).one() >= MOST_WEBHOOKS:
         raise Conflict("too-many-webhooks", f"there are {MOST_WEBHOOKS} webhooks already: delete one first")
     webhook = Webhook(
@@ -100,7 +102,7 @@ def disable(session: Session, webhook: Webhook, reason: str) -> None:
 
 def delete(session: Session, owner: str, webhook_id: str) -> None:
     """Remove a webhook with its deliveries. Raises NotFound."""
-    webhook = get(session, owner, webhook_id, lock=True)
+    webhook = find_owned(session, Webhook, owner, webhook_id, delete=True)
     session.execute(sql_delete(Webhook).where(Webhook.id == webhook.id))
 
 

@@ -73,7 +73,7 @@ class Webhook(Answer):
     id: str
     """`webhook_…`."""
     url: str
-    """Where events are posted to."""
+    """Where events are posted to. Without the scope `submit`: only scheme and host, and `/…` for the rest."""
     name: str | None
     """A name for people."""
     events: list[WebhookEvent] | None

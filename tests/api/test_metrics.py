@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -16,8 +17,10 @@ from sqlalchemy.exc import OperationalError
 
 from api.app import create_app
 from api.metrics import ledger
+from jobs.database.connection import clock
+from jobs.database.models import Webhook, WebhookDelivery
 from jobs.ledger import keys, workers
-from tests.worker.bench import Bench, wait_for
+from tests.worker.bench import OWNER, Bench, wait_for
 
 TOKEN = "a-token-of-prometheus"
 
@@ -103,6 +106,27 @@ def test_expired_leases_and_events_that_commit_late(api: TestClient, bench: Benc
     expired = scrape(api)
     assert value(expired, "lit_jobs_lease_expired") == 1
     assert value(expired, "lit_jobs", state="running", device="cpu") == 1
+
+
+def test_the_messages_for_webhooks(api: TestClient, bench: Bench, no_cache: None) -> None:
+    with bench.database.session() as session:
+        webhook = Webhook(
+            id="webhook_a", owner=OWNER, url="https://hooks.example.com/", tags=[], enabled=False, secret="whsec_a"
+        )
+        session.add(webhook)
+        session.flush()
+        now = clock(session)
+        for number, (state, minutes) in enumerate(
+            [("pending", -20), ("pending", 20), ("pending", None), ("dead", None), ("delivered", None)]
+        ):
+            due_at = None if minutes is None else now + timedelta(minutes=minutes)
+            kind = {"type": "ping", "data": {}, "webhook_id": webhook.id, "owner": OWNER}
+            session.add(WebhookDelivery(id=f"msg_{number}", state=state, due_at=due_at, attempt=1, **kind))
+    samples = scrape(api)
+    assert value(samples, "lit_webhook_messages", state="pending") == 2
+    assert value(samples, "lit_webhook_messages", state="dead") == 1
+    assert value(samples, "lit_webhook_messages", state="delivered") == 1
+    assert 1200 <= (value(samples, "lit_webhook_messages_overdue_seconds") or 0) < 1300
 
 
 def test_many_scrapes_cost_as_much_as_one(api: TestClient, bench: Bench) -> None:

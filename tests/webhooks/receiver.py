@@ -17,9 +17,11 @@ from standardwebhooks import Webhook as Verifier
 
 from jobs.database.connection import Database
 from jobs.database.models import Webhook, WebhookDelivery
-from jobs.webhooks import deliveries, webhooks
-from jobs.webhooks.addresses import Receivers, Resolve, resolve
-from jobs.webhooks.deliveries import AttemptResult, DeliveryClaim
+from jobs.webhooks import claims, deliveries, webhooks
+from jobs.webhooks.addresses import Receivers
+from jobs.webhooks.claims import DeliveryClaim
+from jobs.webhooks.deliveries import AttemptResult
+from jobs.webhooks.lookups import Resolve, resolve
 from jobs.webhooks.networks import AllowedNetworks
 from jobs.webhooks.sender import Sender
 from tests.worker.bench import OWNER
@@ -128,7 +130,7 @@ def ping(database: Database, webhook: Webhook) -> str:
 
 def claim(database: Database, most: int = 10, under_way: Sequence[DeliveryClaim] = ()) -> list[DeliveryClaim]:
     with database.session() as session:
-        return deliveries.claim(session, most, under_way)
+        return claims.claim(session, most, under_way)
 
 
 def send(sender: Sender, claimed: DeliveryClaim) -> AttemptResult:

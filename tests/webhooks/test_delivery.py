@@ -22,9 +22,10 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from jobs.database.connection import Database
 from jobs.database.models import Webhook, WebhookDelivery
 from jobs.database.notifications import Listener
-from jobs.webhooks import deliveries, schedule, sender, webhooks
+from jobs.webhooks import claims, deliveries, schedule, sender, webhooks
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
+from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.schedule import HOUR, PAUSES, pause
 from tests.webhooks.receiver import (
     LOOPBACK,
@@ -180,7 +181,7 @@ def test_what_is_under_way_when_its_process_dies_is_sent_again(database: Databas
         [lost] = claim(database)
         result = send(make_sender(), lost)  # and then the process dies
         assert claim(database) == []
-        assert 50 < wait_seconds(database, message) <= deliveries.LEASE_SECONDS
+        assert 50 < wait_seconds(database, message) <= claims.LEASE_SECONDS
         make_due(database)
         [again] = claim(database)
         record(database, lost, result)  # or it only stood still
@@ -369,14 +370,14 @@ def test_a_slow_receiver_does_not_hold_up_others(database: Database) -> None:
         served.set()
 
     hanging: list[int] = []
-    number = deliveries.PER_WEBHOOK + 3
+    number = claims.PER_WEBHOOK + 3
     with receiving(*[hang] * number) as slow, receiving(serve) as quick:
         first = add_webhook(database, slow.url())
         for _ in range(number):
             ping(database, first)
 
         def watch() -> None:
-            wait_for(lambda: len(slow.messages) == deliveries.PER_WEBHOOK)
+            wait_for(lambda: len(slow.messages) == claims.PER_WEBHOOK)
             ping(database, add_webhook(database, quick.url()))
             assert served.wait(20)
             wait_for(lambda: all(each.state == "delivered" for each in messages(database, first)), 20)
@@ -386,7 +387,7 @@ def test_a_slow_receiver_does_not_hold_up_others(database: Database) -> None:
         watcher.start()
         asyncio.run(run_until([make_deliverer(database)], over))
         watcher.join(20)
-    assert hanging == [deliveries.PER_WEBHOOK]
+    assert hanging == [claims.PER_WEBHOOK]
     assert len(slow.messages) == number
 
 
@@ -394,18 +395,18 @@ def test_no_owner_takes_all_the_room(database: Database) -> None:
     urls = [f"http://127.0.0.1:9999/{number}" for number in range(6)]
     for url in urls:
         webhook = add_webhook(database, url)
-        for _ in range(deliveries.PER_WEBHOOK + 1):
+        for _ in range(claims.PER_WEBHOOK + 1):
             ping(database, webhook)
     other = ping(database, add_webhook(database, urls[0], owner="key_other"))
     claimed = claim(database, 100)
     assert [each.id for each in claimed if each.owner == "key_other"] == [other]
-    assert len(claimed) == deliveries.PER_OWNER + 1
+    assert len(claimed) == claims.PER_OWNER + 1
     assert claim(database, 100, claimed) == []
     assert len(claim(database, 100)) > 0
 
 
 class BrokenSender(sender.Sender):
-    async def send(self, claim: deliveries.DeliveryClaim) -> deliveries.AttemptResult:
+    async def send(self, claim: claims.DeliveryClaim) -> deliveries.AttemptResult:
         raise RuntimeError("a mistake in this program")
 
 
@@ -424,3 +425,39 @@ def test_a_mistake_of_the_service_itself_is_not_repeated_for_ever(database: Data
     asyncio.run(run_until([(listener, Deliverer(database, listener, broken))], over))
     watcher.join(20)
     assert "the service failed to send it" in row(database, message).attempts[0]["error"]
+
+
+class BusySender(sender.Sender):
+    """Finds no free thread, the first time."""
+
+    asked = 0
+
+    async def send(self, claim: claims.DeliveryClaim) -> deliveries.AttemptResult:
+        self.asked += 1
+        if self.asked == 1:
+            raise LookupsBusy
+        return await super().send(claim)
+
+
+def test_what_could_not_be_looked_up_stays_due_without_a_failure(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "PUT_OFF_SECONDS", 0.1)
+    listener = Listener(database.engine.url.render_as_string(hide_password=False))
+    over = threading.Event()
+    with receiving() as receiver:
+        webhook = add_webhook(database, receiver.url())
+        message = ping(database, webhook)
+
+        def watch() -> None:
+            wait_for(lambda: row(database, message).state == "delivered")
+            over.set()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        busy = BusySender(Receivers(LOOPBACK), None)
+        asyncio.run(run_until([(listener, Deliverer(database, listener, busy))], over))
+        watcher.join(20)
+    found = row(database, message)
+    assert (found.failures, len(found.attempts), busy.asked) == (0, 1, 2)
+    assert webhook_row(database, webhook).failing_since is None

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.app import create_app
 from jobs.database.models import Webhook
-from jobs.webhooks import webhooks
+from jobs.errors import Conflict
+from jobs.ledger import keys
+from jobs.webhooks import limits, lookups, webhooks
+from jobs.webhooks.addresses import Receivers
+from jobs.webhooks.networks import AllowedNetworks
 from lit_spec.answers.webhooks import Webhook as WebhookModel
 from lit_spec.answers.webhooks import WebhookDelivery, WebhookWithSecret
 from lit_spec.requests.webhook import WebhookChange, WebhookRequest
+from lit_spec.scopes import Scope
 from tests.api.test_access import make_key
-from tests.webhooks.receiver import Receiver, receiving, status
-from tests.worker.bench import Bench, wait_for
+from tests.webhooks.receiver import Receiver, add_webhook, receiving, status
+from tests.worker.bench import OWNER, Bench, wait_for
 
 PATH = "/v1/webhooks"
 
@@ -189,6 +197,63 @@ def test_an_owner_has_a_limited_number(api: TestClient, receiver: Receiver, monk
         create(api, receiver)
     refused = api.post(PATH, json={"url": receiver.url()})
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/too-many-webhooks")
+
+
+def test_two_requests_at_once_are_not_both_the_last_that_fits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MOST_WEBHOOKS", 1)
+    refused: list[str] = []
+
+    def add() -> None:
+        try:
+            add_webhook(bench.database, "https://hooks.example.com/")
+        except Conflict as conflict:
+            refused.append(conflict.type)
+
+    other = threading.Thread(target=add)
+    with bench.database.session() as session:
+        made = {"url": "https://hooks.example.com/", "name": None, "events": None, "tags": [], "enabled": True}
+        webhooks.create(session, OWNER, **made)
+        other.start()
+        other.join(0.3)  # passes in any case: the turn only has to come after this transaction
+    other.join(20)
+    assert refused == ["too-many-webhooks"]
+
+
+def test_only_who_may_change_a_webhook_sees_its_whole_url(api: TestClient, receiver: Receiver, bench: Bench) -> None:
+    own = {"name": "ci", "owner": "team"}
+    with bench.database.session() as session:
+        secrets = [
+            keys.create(session, **own, scopes=scopes)[1] for scopes in ([Scope.READ, Scope.SUBMIT], [Scope.READ])
+        ]
+    changes, reads = ({"Authorization": f"Bearer {secret}"} for secret in secrets)
+    url = receiver.url(path="/services/T0/secret?token=hidden")
+    path = api.post(PATH, json={"url": url}, headers=changes).json()["links"]["self"]
+    assert api.get(path, headers=changes).json()["url"] == url
+    assert api.get(path, headers=reads).json()["url"] == f"http://127.0.0.1:{receiver.port}/…"
+    for header, shown in ((changes, True), (reads, False)):
+        assert ("hidden" in api.get(PATH, headers=header).text) is shown
+
+
+def test_a_url_that_could_not_be_checked_may_be_sent_again(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "RESOLVE_SECONDS", 0.0)
+    receivers = Receivers(AllowedNetworks(), lambda _: [])
+    app = cast(FastAPI, api.app)
+    monkeypatch.setattr(app.state, "context", replace(app.state.context, receivers=receivers))
+    monkeypatch.setattr(lookups, "PER_OWNER", 0)
+    answer = api.post(PATH, json={"url": "https://hooks.example.com/"})
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_webhook_is_not_tested_without_end(
+    api: TestClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TESTS_PER_MINUTE", 1)
+    path = f"{create(api, receiver)['links']['self']}/test"
+    assert api.post(path).status_code == 202
+    refused = api.post(path)
+    assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-requests")
+    assert refused.headers["Retry-After"] == "60"
 
 
 def test_without_networks_of_the_operator_only_public_receivers_are_taken(bench: Bench, receiver: Receiver) -> None:

@@ -11,13 +11,13 @@ from sqlalchemy import Engine, event, select, text, update
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
-from jobs.database.models import Study, Upload, WebhookDelivery
+from jobs.database.models import Study, Upload, Webhook, WebhookDelivery
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, uploads
 from jobs.ledger.attempts import Claim
 from jobs.ledger.transitions import Event
 from jobs.studies import studies
-from jobs.webhooks import deliveries, webhooks
+from jobs.webhooks import deliveries, outbox, webhooks
 from lit_spec import ErrorType, JobError
 from tests.jobs.study_bench import look, make_study, trials, work
 from tests.webhooks.receiver import add_webhook, messages
@@ -220,3 +220,19 @@ def test_old_messages_are_forgotten(bench: Bench, database: Database) -> None:
         session.execute(update(WebhookDelivery).where(WebhookDelivery.id == old).values(created_at=age))
     Housekeeper(database, lambda _: None, bench.settings, bench.storage).keep_ledger()
     assert [each.id for each in messages(database, webhook)] == kept
+
+
+def test_a_request_that_stands_still_while_it_changes_a_webhook_holds_up_no_job(bench: Bench) -> None:
+    teacher = bench.teacher()
+    webhook = add_webhook(bench.database, URL)
+    with bench.database.session() as standing:
+        webhooks.change(standing, OWNER, webhook.id, {"name": "new"})
+        with bench.database.session() as session:
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            found = session.scalars(select(Webhook).where(Webhook.id == webhook.id)).one()
+            outbox.add_delivery(session, found, "ping", {})
+        with bench.database.session() as session:
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            upload = session.scalars(select(Upload).where(Upload.id == teacher)).one()
+            outbox.upload_inspected(session, upload)
+    assert [each.type for each in messages(bench.database, webhook)] == ["ping", "upload.inspected"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import threading
 from collections.abc import Sequence
 
 import pytest
 
+from jobs.webhooks import lookups
 from jobs.webhooks.addresses import AddressRefused, Receivers
+from jobs.webhooks.lookups import LookupsBusy
 from jobs.webhooks.networks import AllowedNetworks, is_public, plain
 from jobs.webhooks.urls import read_url
 
@@ -130,7 +133,7 @@ def test_a_mapped_address_is_the_one_that_the_kernel_connects_to() -> None:
 
 
 def addresses(receivers: Receivers, url: str) -> Sequence[object]:
-    return asyncio.run(receivers.addresses(read_url(url)))
+    return asyncio.run(receivers.addresses(read_url(url), "owner"))
 
 
 def resolving(*found: str) -> Receivers:
@@ -159,6 +162,40 @@ def test_a_name_without_an_address_is_refused() -> None:
         addresses(Receivers(AllowedNetworks(), unknown), "https://a.example")
     with pytest.raises(AddressRefused, match=r"a\.example has no address"):
         addresses(resolving(), "https://a.example")
+
+
+def test_slow_names_of_one_owner_leave_threads_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after nobody waits for them any more: their threads are still busy."""
+    monkeypatch.setattr(lookups, "RESOLVE_SECONDS", 0.3)
+    monkeypatch.setattr(lookups, "THREADS", lookups.PER_OWNER + 1)
+    over = threading.Event()
+
+    def answer(host: str) -> list[str]:
+        if host == "slow.example":
+            over.wait(20)
+        return ["1.1.1.1"]
+
+    receivers = Receivers(AllowedNetworks(), answer)
+    slow, quick = read_url("https://slow.example"), read_url("https://quick.example")
+
+    async def look() -> None:
+        many = [receivers.addresses(slow, "slow") for _ in range(lookups.PER_OWNER + 2)]
+        failures = [type(each) for each in await asyncio.gather(*many, return_exceptions=True)]
+        assert failures == [AddressRefused] * lookups.PER_OWNER + [LookupsBusy] * 2
+        assert await receivers.addresses(quick, "other")
+        with pytest.raises(LookupsBusy):
+            await receivers.addresses(quick, "slow")
+        with pytest.raises(AddressRefused):
+            await receivers.addresses(slow, "another")
+        with pytest.raises(LookupsBusy):
+            await receivers.addresses(quick, "other")
+        over.set()
+        assert await receivers.addresses(quick, "slow")
+
+    try:
+        asyncio.run(look())
+    finally:
+        over.set()
 
 
 def test_this_machine_is_refused_by_its_name_too() -> None:
