@@ -85,7 +85,7 @@ def serving() -> Iterator[Server]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.daemon_threads = True
         made.port = int(listening.server_address[1])
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True).start()
         yield made
         listening.shutdown()
 
@@ -224,7 +224,7 @@ def test_a_server_that_dawdles_is_left_at_the_deadline_and_delays_no_other(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Drips) as slow, serving() as other:
         slow.daemon_threads = True
-        threading.Thread(target=slow.serve_forever, daemon=True).start()
+        threading.Thread(target=slow.serve_forever, args=(0.02,), daemon=True).start()
         slow_uri = f"http://127.0.0.1:{slow.server_address[1]}"
         with tracked_jobs(bench, mlflow_tracking_uri=slow_uri, mlflow_tracking_uris=other.uri) as tracked:
             assert tracked.follower.threads == 2
