@@ -118,8 +118,8 @@ def claim(
     Jobs of owners who run as many as they may are passed over. `defaults`: the quotas of owners without their own.
 
     Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
-    whose stored specification this version can't read fails here, so that it does not block the queue. `trackers` says
-    where the job's run goes.
+    whose stored specification or `track` this version can't read fails here, so that it does not block the queue.
+    `trackers` says where the job's run goes.
     """
     fits = [
         or_(Job.device == Device.AUTO, Job.device.in_(devices)),
@@ -137,10 +137,10 @@ def claim(
             continue
         try:
             spec = read_job_spec(job)
+            runs.follow(session, job, trackers)
         except Unreadable as wrong:
             _fail_unreadable(session, job, wrong)
         else:
-            runs.follow(session, job, trackers)
             return _take(session, job, spec, worker_id, devices, lease_seconds)
     return None
 

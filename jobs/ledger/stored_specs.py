@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.database.models import Job
 from lit_spec import JobSpec
+from lit_spec.requests.tracking import Track
 from lit_spec.requests.upgrades import Stored, upgrade_job
 
 MOST_FIELDS_IN_DETAIL = 3
@@ -23,6 +24,15 @@ class Unreadable(Exception):
 def read_job_spec(job: Job) -> JobSpec:
     """Raises Unreadable."""
     return read_stored(JobSpec, upgrade_job, job.spec, job.spec_version)
+
+
+def read_track(job: Job) -> Track | None:
+    """The request's `track`. Raises Unreadable."""
+    stored = job.request.get("track")
+    try:
+        return None if stored is None else Track.model_validate(stored)
+    except ValidationError as wrong:
+        raise Unreadable(f"this version of LIT can't read the request's track ({_summary(wrong)})") from wrong
 
 
 def read_stored(model: type[ModelT], upgrade: Callable[[Stored, int], Stored], stored: Stored, version: int) -> ModelT:

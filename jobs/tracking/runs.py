@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 from jobs.database.models import Job, TrackedRun
 from jobs.database.notifications import notify
 from jobs.errors import Stale
+from jobs.ledger.stored_specs import read_track
 from jobs.tracking.trackers import Trackers
-from lit_spec.requests.tracking import Track
 
 TURN_SECONDS = 120.0
 """A process that has not renewed its turn for this long loses it."""
@@ -49,9 +49,11 @@ class Turn:
 
 
 def follow(session: Session, job: Job, trackers: Trackers) -> None:
-    """Let a run follow a job, if the job's request or the default of `trackers` says so. A run that exists goes on."""
-    asked = job.request.get("track")
-    uri = trackers.uri_for(None if asked is None else Track.model_validate(asked))
+    """Let a run follow a job, if the job's request or the default of `trackers` says so. A run that exists goes on.
+
+    Raises Unreadable.
+    """
+    uri = trackers.uri_for(read_track(job))
     if uri is not None:
         row = insert(TrackedRun).values(job_id=job.id, tracking_uri=uri)
         session.execute(row.on_conflict_do_nothing())

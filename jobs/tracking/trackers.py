@@ -46,8 +46,8 @@ class Trackers:
             tuple(Tracker.of(uri) for uri in listed(settings.mlflow_tracking_uris)),
         )
 
-    def __bool__(self) -> bool:
-        return self.default is not None or bool(self.others)
+    def __len__(self) -> int:
+        return len(self._all())
 
     def find(self, uri: str) -> Tracker | None:
         """The server with this address, as a request gives it; None if it isn't allowed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.database.models import TrackedRun
+from jobs.database.models import Job, TrackedRun
 from jobs.errors import RequestRefused, Stale
 from jobs.ledger import attempts
 from jobs.settings import Settings
@@ -132,3 +132,19 @@ def test_a_claim_lets_a_run_follow_the_job_and_turns_fence_each_other(bench: Ben
     with bench.database.session() as session:
         runs.follow(session, bench.row(tracked), Trackers(Tracker(OTHER)))
         assert session.get_one(TrackedRun, tracked).tracking_uri == DEFAULT
+
+
+def test_a_track_that_this_version_cannot_read_fails_its_job_and_blocks_no_other(bench: Bench) -> None:
+    unreadable, other = bench.job(), bench.job()
+    with bench.database.session() as session:
+        row = session.get_one(Job, unreadable)
+        row.request = row.request | {"track": {"mlflow": {"of_a_later_version": 1}}}
+    with bench.database.session() as session:
+        claim = attempts.claim(session, "w", ["cpu"], [SPEC_VERSION], 60, trackers=TRACKERS)
+    assert claim is not None
+    assert claim.job_id == other
+    failed = bench.row(unreadable)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "of_a_later_version" in failed.error["detail"]
+    assert "send the request again" in failed.error["detail"]

@@ -32,7 +32,6 @@ from tests.worker.mlflow_services import (
     onnx_file,
     tracked_jobs,
 )
-from worker.tracking.mlflow_server import prepare_client
 
 pytestmark = pytest.mark.timeout(400)
 """A server of MLflow takes seconds to start, on a busy machine many."""
@@ -48,11 +47,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    prepare_client()
 
 
 @pytest.fixture

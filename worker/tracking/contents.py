@@ -20,6 +20,7 @@ MOST_TAG = 5000
 DESCRIPTION_TAG = "mlflow.note.content"
 NAME_TAG = "mlflow.runName"
 JOB_TAG = "lit.job_id"
+OWNER_TAG = "lit.owner"
 SUMMARY_PARTS = ("teacher", "student", "baselines", "ratios")
 """The parts of a result whose numbers become metrics of the run."""
 STATUSES = {
@@ -62,7 +63,7 @@ def tags(job: Job, study: str | None, version: str, own: Mapping[str, str]) -> d
     """`own` are the request's; `study` is the name of the job's study."""
     known = {
         JOB_TAG: job.id,
-        "lit.owner": job.owner,
+        OWNER_TAG: job.owner,
         "lit.version": version,
         "lit.tags": ", ".join(job.tags) or None,
         "lit.study_id": job.study_id,

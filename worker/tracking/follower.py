@@ -35,7 +35,8 @@ from lit_spec.states import JobState
 from lit_spec.trainer.folder import BUNDLE_FILE, LOG_FILE, SPEC_FILE
 from worker.host.work_folder import WorkFolder
 from worker.tracking import contents
-from worker.tracking.mlflow_server import MlflowServer, TrackingFailed
+from worker.tracking.connection import LONGEST_ERROR, Connection, TrackingFailed, one_line
+from worker.tracking.mlflow_server import MlflowServer, NotRegistered
 from worker.tracking.model_folder import MODEL_FILE, write_model_files
 
 LOOK_SECONDS = 1.0
@@ -46,8 +47,7 @@ EVENTS_AT_ONCE = 500
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 300.0
 """Between two tries for one run; the pauses double from the first to the longest."""
-SLOWEST_BYTES = 1 << 20
-"""Bytes per second of the slowest upload that keeps its turn."""
+MOST_THREADS = 8
 DEFAULT_EXPERIMENT = "lit"
 MODEL_FOLDER = "model"
 CARD_FOLDER = "card"
@@ -86,7 +86,7 @@ class Snapshot:
 
 
 class Follower:
-    """Keeps runs up to date, one after another."""
+    """Keeps runs up to date. Several threads may call it: each works for a server that no other works for."""
 
     def __init__(self, database: Database, storage: Storage, settings: Settings, work_folder: WorkFolder) -> None:
         self._database = database
@@ -94,9 +94,18 @@ class Follower:
         self._settings = settings
         self._work_folder = work_folder
         self._trackers = Trackers.of(settings)
-        self._servers: dict[str, MlflowServer] = {}
+        self._connections: dict[str, Connection] = {}
+        self._choosing = threading.Lock()
+        """Held while a run is chosen, and for changes of the next two."""
+        self._busy: set[str] = set()
+        """Servers for which a thread works."""
         self._resting: dict[str, float] = {}
         """Servers that can't be reached, and until when they are left alone, on the monotonic clock."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads are of use, so that a slow server delays no other."""
+        return min(len(self._trackers), MOST_THREADS)
 
     def follow(self, stopped: threading.Event) -> None:
         """Keep runs up to date until `stopped`."""
@@ -106,22 +115,29 @@ class Follower:
 
     def bring_one(self) -> bool:
         """Bring the run that has been due for longest to where its job is. False if none is due."""
-        now = time.monotonic()
-        self._resting = {uri: until for uri, until in self._resting.items() if until > now}
-        taken = self._transact(lambda session: runs.take(session, self._resting))
-        if taken is None:
-            return False
-        turn, run = taken
+        with self._choosing:
+            now = time.monotonic()
+            self._resting = {uri: until for uri, until in self._resting.items() if until > now}
+            left_out = {*self._resting, *self._busy}
+            taken = self._transact(lambda session: runs.take(session, left_out))
+            if taken is None:
+                return False
+            turn, run = taken
+            uri = run.tracking_uri
+            self._busy.add(uri)
         try:
             self._bring(turn, run)
         except Stale:
             log.info("another process has the run", job=turn.job_id)
+        finally:
+            with self._choosing:
+                self._busy.discard(uri)
         return True
 
     def _bring(self, turn: Turn, run: TrackedRun) -> None:
         snapshot = self._transact(lambda session: _read(session, run))
         try:
-            server = self._server(run.tracking_uri)
+            server = self._server(turn, run.tracking_uri)
             if snapshot is None:
                 self._end_orphan(turn, run, server)
                 return
@@ -190,7 +206,6 @@ class Follower:
         with self._work_folder.temporary_folder(f"track-{job.id}") as folder:
 
             def send(path: Path, target: str | None) -> None:
-                self._write(turn, seconds=runs.TURN_SECONDS + path.stat().st_size / SLOWEST_BYTES)
                 server.log_file(run_id, path, target)
                 path.unlink()
 
@@ -241,9 +256,11 @@ class Follower:
             elif MODEL_FILE not in {artifact["name"] for artifact in job.manifest or []}:
                 error = "the student was not registered, because its export to ONNX failed: see the report"
             else:
-                self._write(turn)
-                made = server.register(_id_of(run), MODEL_FOLDER, name, {contents.JOB_TAG: job.id})
-                registered = {"name": name, "version": made}
+                try:
+                    made = server.register(_id_of(run), MODEL_FOLDER, name, job.owner, {contents.JOB_TAG: job.id})
+                    registered = {"name": name, "version": made}
+                except NotRegistered as refused:
+                    error = one_line(str(refused), LONGEST_ERROR)
         self._write(turn, stage=RunStage.COMPLETE, registered=registered, error=error, failures=0)
         log.info("run complete", job=job.id, run=run.run_id)
 
@@ -257,11 +274,12 @@ class Follower:
 
     def _note(self, turn: Turn, run: TrackedRun, snapshot: Snapshot | None, failure: Exception) -> None:
         """Write what failed, and when to try again; or give up, if the job has been over for too long."""
-        text = " ".join(str(failure).split()) or repr(failure)
+        text = one_line(str(failure) or repr(failure), LONGEST_ERROR)
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(run.failures, 30), LONGEST_PAUSE_SECONDS)
         log.warning("a run could not be brought up to date", job=turn.job_id, error=text, again_in_seconds=pause)
         if isinstance(failure, TrackingFailed) and not failure.refused:
-            self._resting[run.tracking_uri] = time.monotonic() + min(pause, 60.0)
+            with self._choosing:
+                self._resting[run.tracking_uri] = time.monotonic() + min(pause, 60.0)
         give_up = self._settings.tracking_give_up_seconds
         values: dict[str, Any] = {"error": text, "failures": run.failures + 1}
         if snapshot is None and run.failures * LONGEST_PAUSE_SECONDS > give_up:
@@ -274,13 +292,18 @@ class Follower:
 
     # --- ledger and storage ---
 
-    def _server(self, uri: str) -> MlflowServer:
+    def _server(self, turn: Turn, uri: str) -> MlflowServer:
+        """The server, which each call keeps the turn for: two processes can't make the same thing."""
         tracker = self._trackers.find(uri)
         if tracker is None:
             raise TrackingFailed(f"{uri} is none of the tracking servers that this worker may use", refused=True)
-        if uri not in self._servers:
-            self._servers[uri] = MlflowServer(tracker, default=tracker == self._trackers.default)
-        return self._servers[uri]
+        if uri not in self._connections:
+            self._connections[uri] = Connection(tracker, default=tracker == self._trackers.default)
+
+        def renew(seconds: float) -> None:
+            self._write(turn, seconds=runs.TURN_SECONDS + seconds)
+
+        return MlflowServer(self._connections[uri], renew)
 
     @contextmanager
     def _copied(self, key: str, path: Path, *, may_be_missing: bool = False) -> Iterator[bool]:
