@@ -27,6 +27,7 @@ from jobs.database.outages import first_line, is_outage
 from jobs.ledger import audit, keys
 from lit_spec.answers.audit import Outcome
 from lit_spec.scopes import Scope
+from lit_spec.shown import shown
 
 LOCAL_OWNER = "local"
 SCHEME = "bearer"
@@ -151,7 +152,7 @@ def scope_of(route: APIRoute, method: str) -> Scope:
 
 def _record_denial(request: Request, context: Context) -> None:
     with context.database.session() as session:
-        detail = {"method": request.method, "path": request.url.path[:500]}
+        detail = {"method": request.method, "path": shown(request.scope["path"])}
         audit.record(session, "request.deny", None, detail=detail, outcome=Outcome.DENIED)
 
 
