@@ -24,12 +24,10 @@ POLICY = "; ".join(
 )
 """Content-Security-Policy: nothing from elsewhere, and no script or style that stands in the HTML."""
 
+# In addition to those that every answer has.
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 

@@ -92,6 +92,10 @@ def test_others_things_are_not_there(api: TestClient, bench: Bench) -> None:
         ({"Origin": "http://127.0.0.1:9999"}, 403),
         ({"Origin": "http://127.0.0.1:8000"}, 200),
         ({"Origin": "https://127.0.0.1:8000"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
     ],
 )
 def test_without_keys_no_foreign_page_gets_in(api: TestClient, headers: dict[str, str], status: int) -> None:
@@ -99,6 +103,43 @@ def test_without_keys_no_foreign_page_gets_in(api: TestClient, headers: dict[str
     assert answer.status_code == status
     if status == 403:
         assert answer.json()["type"] == "/problems/forbidden-origin"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/static-offline-docs/swagger-ui.css",
+        "/openapi.json",
+        "/page/page.css",
+        "/healthz",
+        "/v1/jobs",
+        "/v1/nowhere",
+        "/nowhere",
+    ],
+)
+def test_no_answer_may_be_framed_or_used_by_other_pages(api: TestClient, path: str) -> None:
+    # A link on another page may lead to the pages: they show nothing before their own scripts ask.
+    site = "cross-site" if path in {"/", "/docs"} else "same-origin"
+    answer = api.get(path, headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"})
+    assert answer.status_code == (404 if "where" in path else 200) or path.startswith("/page")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy
+    assert ("'unsafe-inline'" in policy) == path.startswith("/docs")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_no_redirect_leads_to_the_host_of_a_request(api: TestClient) -> None:
+    for path in ("/v1/jobs/", "/v1/studies/", "/docs/", "/metrics/"):
+        answer = api.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert "Location" not in answer.headers
+        assert answer.status_code in {403, 404}, path
+        assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
