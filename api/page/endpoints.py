@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.http.conditional import UnderConditions
+from api.http.headers import FOR_BROWSERS
 from api.http.problems import Problem
 from api.page import files
 
@@ -24,8 +25,8 @@ POLICY = "; ".join(
 )
 """Content-Security-Policy: nothing from elsewhere, and no script or style that stands in the HTML."""
 
-# In addition to those that every answer has.
 HEADERS = {
+    **FOR_BROWSERS,
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
