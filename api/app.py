@@ -18,7 +18,7 @@ from api.audit import endpoints as audit
 from api.http import problems, schemas
 from api.http.actors import Actors
 from api.http.context import Context
-from api.http.headers import HeaderChecks
+from api.http.headers import BrowserHeaders, HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
@@ -105,9 +105,11 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         version=version("lit-compress"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would lead to whatever Host says
     )
     app.add_middleware(Actors)
     app.add_middleware(HeaderChecks)
+    app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestLog, metrics=metrics.http)  # around the one before
     problems.install(app)
     for router in (

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
+    trusted_proxies: str | None = None
+    """Addresses or networks of proxies before the API, comma-separated. Only their X-Forwarded-For and
+    X-Forwarded-Proto are believed. None: nobody's."""
     lease_seconds: float = Field(60, ge=1, le=MOST_SECONDS)
     """A worker that has sent no heartbeat for this long loses its job. The interval of heartbeats follows from it."""
     housekeeping_seconds: float = Field(5, gt=0, le=MOST_SECONDS)
@@ -172,6 +175,16 @@ class Settings(BaseSettings):
     def _are_networks(cls, networks: str | None) -> str | None:
         AllowedNetworks.parse(networks)
         return networks
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_proxies(cls, proxies: str | None) -> str | None:
+        for proxy in listed(proxies):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as wrong:
+                raise ValueError(f"{proxy!r} is not an IP address or a network, as 10.0.0.0/8") from wrong
+        return ",".join(listed(proxies)) or None
 
     @field_validator("storage_url")
     @classmethod

@@ -9,12 +9,25 @@ from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
+
+from lit_spec.shown import CONTROL
 
 READING_ANSWER = {"unknown values": "keep"}
 """Validation context of what a newer version may have written, such as the service's answer to a client: an `OpenEnum`
 keeps values that this version doesn't know."""
+
+READING_STORED = {"names": "keep"}
+"""Validation context of what the ledger holds: names that an earlier version accepted stay."""
 
 
 class SpecModel(BaseModel):
@@ -33,6 +46,15 @@ class SpecModel(BaseModel):
         types = _types_by_field(cls)
         return {name: _unconverted(item, types.get(name)) for name, item in value.items()}
 
+
+def _without_control_characters(name: str, info: ValidationInfo) -> str:
+    if CONTROL.search(name) and info.context != READING_STORED:
+        raise ValueError("has a control character: leave it out")
+    return name
+
+
+NameText = Annotated[str, AfterValidator(_without_control_characters)]
+"""A name for people, which stands in lists, logs and on terminals."""
 
 _NUMBERS = {int, float}
 _NO_VALUE = object()

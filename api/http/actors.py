@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.client_addresses import client_address
 from api.http.request_ids import current_request_id
 from jobs.ledger.audit import Actor, acting
 
@@ -18,6 +19,5 @@ class Actors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = scope.get("client")
-        with acting(Actor(request_id=current_request_id(), address=client[0] if client else None)):
+        with acting(Actor(request_id=current_request_id(), address=client_address(scope))):
             await self._app(scope, receive, send)

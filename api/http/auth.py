@@ -27,11 +27,14 @@ from jobs.database.outages import first_line, is_outage
 from jobs.ledger import audit, keys
 from lit_spec.answers.audit import Outcome
 from lit_spec.scopes import Scope
+from lit_spec.shown import shown
 
 LOCAL_OWNER = "local"
 SCHEME = "bearer"
 SECURITY_SCHEME = "key"
 """In the OpenAPI document."""
+OTHER_SITES = frozenset({"cross-site", "same-site"})
+"""Values of Sec-Fetch-Site (W3C Fetch Metadata) in requests that another site's page causes."""
 READING_METHODS = frozenset({"GET", "HEAD"})
 _BEARER = HTTPBearer(
     scheme_name=SECURITY_SCHEME,
@@ -151,7 +154,7 @@ def scope_of(route: APIRoute, method: str) -> Scope:
 
 def _record_denial(request: Request, context: Context) -> None:
     with context.database.session() as session:
-        detail = {"method": request.method, "path": request.url.path[:500]}
+        detail = {"method": request.method, "path": shown(request.scope["path"])}
         audit.record(session, "request.deny", None, detail=detail, outcome=Outcome.DENIED)
 
 
@@ -195,7 +198,8 @@ def _unknown_key() -> Problem:
 def refuse_browsers_of_others(request: Request) -> None:
     """Refuse requests of web pages from elsewhere, which reach this service through a browser on this machine.
 
-    If the page's name resolves to this machine, the browser sends that name as Host; otherwise it sends an Origin.
+    If the page's name resolves to this machine, the browser sends that name as Host; otherwise it sends an Origin, or
+    says in Sec-Fetch-Site that another site's page asks.
     """
     host = request.headers.get("Host", "")
     if not is_loopback(host_name(host)):
@@ -210,6 +214,13 @@ def refuse_browsers_of_others(request: Request) -> None:
             403,
             "forbidden-origin",
             f"without API keys, no page of {origin!r} may use this service: make a key (`litc keys create NAME`)",
+        )
+    if (site := request.headers.get("Sec-Fetch-Site")) in OTHER_SITES:
+        raise Problem(
+            403,
+            "forbidden-origin",
+            f"without API keys, no page of another site may use this service (Sec-Fetch-Site is {site}): make a key "
+            "(`litc keys create NAME`)",
         )
 
 

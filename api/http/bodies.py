@@ -8,16 +8,25 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api.http import auth
 from api.http.context import get_context
-from api.http.problems import Problem
+from api.http.problems import Problem, invalid_field
 from jobs.database import jsonb
+from lit_spec.mistakes import WHOLE
 
 JSON = "application/json"
 JSON_BYTES = 1 << 20
 """The largest JSON body. A job's request has a few kilobytes."""
+SMALL_BYTES = 16 << 10
+"""Up to here a body is parsed at once; a larger one in a thread, because it would keep others waiting."""
+MOST_NAMES = 10_000
+FEW_NAMES = 8
+"""Together, the objects of a body have at most MOST_NAMES names; those with FEW_NAMES or less don't count, because
+there may be a list of many. Each name may be a mistake, which takes time to describe, and meanwhile no other request is
+answered."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -52,7 +61,8 @@ class JsonRoute(APIRoute):
         async def read_and_handle(request: Request) -> Response:
             await check_caller(request)
             content = await _read(request, accepted)
-            return await handle(JsonRequest(request, content, parse_json(content)))
+            value = await run_in_threadpool(parse_json, content) if len(content) > SMALL_BYTES else parse_json(content)
+            return await handle(JsonRequest(request, content, value))
 
         return read_and_handle
 
@@ -105,9 +115,9 @@ def content_length(request: Request) -> int | None:
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """Parse a JSON object that the ledger can store. Raises Problem 400."""
+    """Parse a JSON object that the ledger can store. Raises Problem 400 or 422."""
     try:
-        value = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_members)
+        value = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_Members())
     except (ValueError, RecursionError) as bad:
         raise Problem(400, "bad-request", f"the body is not valid JSON: {bad}") from bad
     try:
@@ -119,12 +129,22 @@ def parse_json(content: bytes) -> dict[str, Any]:
     return value
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"{twice!r} is given twice in one object")
-    return members
+class _Members:
+    """Makes the objects of one body. Raises ValueError for a name that is given twice, and Problem 422."""
+
+    def __init__(self) -> None:
+        self._names = 0
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > FEW_NAMES:
+            self._names += len(pairs)
+            if self._names > MOST_NAMES:
+                raise invalid_field(WHOLE, f"has more than {MOST_NAMES} fields: send a smaller one")
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+            raise ValueError(f"{twice!r} is given twice in one object")
+        return members
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -19,6 +19,7 @@ from api.http.accept import VARY
 from api.http.context import Context
 from api.http.long_polls import LOOK_SECONDS
 from api.http.numbers import WholeNumber
+from api.http.stream_slots import StreamSlots
 from jobs.database.outages import first_line, is_outage
 from jobs.errors import NotFound
 
@@ -64,9 +65,13 @@ class Look:
 
 
 class _Stream(EventSourceResponse):
+    slots: StreamSlots
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Problem 429."""
         try:
-            await super().__call__(scope, receive, send)
+            with self.slots.taken(scope["state"]["caller"].owner):
+                await super().__call__(scope, receive, send)
         except SendTimeoutError:
             log.info("a client takes nothing; its stream ends")
 
@@ -79,7 +84,7 @@ async def stream_events(context: Context, topic: str, look: Callable[[], Look], 
     so does an outage: the client connects again and gets the answer that fits.
     """
     first = await run_in_threadpool(look)
-    return _Stream(
+    stream = _Stream(
         _send(context, topic, look, first, name),
         headers={"Cache-Control": "no-cache", **VARY},
         ping=KEEP_ALIVE_SECONDS,
@@ -87,6 +92,8 @@ async def stream_events(context: Context, topic: str, look: Callable[[], Look], 
         send_timeout=SEND_SECONDS,
         sep=SEPARATOR,
     )
+    stream.slots = context.long_polls.stream_slots
+    return stream
 
 
 async def _send(

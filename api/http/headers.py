@@ -1,4 +1,4 @@
-"""Checks headers before a request reaches its route, and gives each the one form that the routes read."""
+"""The headers of requests, checked before a route reads them, and those for browsers that every answer has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ipaddress
 import re
 from collections import Counter
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import Problem
 
@@ -27,7 +28,53 @@ ONCE = frozenset(
 LISTS = frozenset({b"accept", b"if-match", b"if-none-match"})
 """Headers that are lists. Several lines are one list (RFC 9110, section 5.3), but FastAPI reads only one of them."""
 
+FOR_BROWSERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""No answer may be framed, guessed at, or used by a page from elsewhere. Pages have wider policies of their own."""
+DOCS = "/docs"
+DOCS_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'unsafe-inline'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""Of Swagger UI, whose page starts it from a script in the HTML."""
+
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?")
+
+
+class BrowserHeaders:
+    """ASGI middleware: adds FOR_BROWSERS to each answer; what an answer has already stays."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                path = scope["path"]
+                if path == DOCS or path.startswith(f"{DOCS}/"):
+                    headers.setdefault("Content-Security-Policy", DOCS_POLICY)
+                for name, value in FOR_BROWSERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 class HeaderChecks:

@@ -68,7 +68,7 @@ class IssuerKeys:
             return None
         try:
             return PyJWK(found, found.get("alg") or algorithm)
-        except PyJWTError:
+        except (PyJWTError, TypeError, ValueError):  # PyJWT takes the parts of a key on trust
             return None
 
     def _age(self) -> float:
@@ -109,7 +109,7 @@ class IssuerKeys:
         keys = (await self._get(address)).get("keys")
         if not isinstance(keys, list):
             raise IssuerUnreachable("its key set has no keys")
-        return [key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig"]
+        return [key for key in keys if isinstance(key, dict) and _is_for_signatures(key)]
 
     async def _get(self, address: str) -> dict[str, Any]:
         content = bytearray()
@@ -127,6 +127,11 @@ class IssuerKeys:
         if not isinstance(found, dict):
             raise IssuerUnreachable(f"{address} does not answer with a JSON object")
         return found
+
+
+def _is_for_signatures(key: dict[str, Any]) -> bool:
+    named = all(isinstance(key.get(name, ""), str) for name in ("kty", "alg", "kid"))
+    return named and key.get("use", "sig") == "sig"
 
 
 def _out_of_reach() -> Problem:

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.http.numbers import WholeNumber
 from api.http.request_log import mark_held
+from api.http.stream_slots import StreamSlots
 from jobs.database.notifications import Listener, Subscription
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class LongPolls:
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._stopping = False
+        self.stream_slots = StreamSlots()
         self.open = 0
         """How many requests wait now."""
 

@@ -65,6 +65,7 @@ TITLES = {
     "bad-teacher": "The teacher can't be used",
     "bad-upload": "The file can't be a teacher",
     "checksum-mismatch": "The bytes are not those announced",
+    "too-many-streams": "There are as many streams of events as may be open",
     "internal-error": "The service failed",
     "inspected-otherwise": "Another request changed the teacher's architecture",
     "quota-exceeded": "The owner uses all that is allowed",

@@ -12,6 +12,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.client_addresses import client_address
 from api.http.request_ids import HEADER, begin_request
 from api.metrics.http import HttpMetrics
 from jobs.tracing import current_trace_id
@@ -94,7 +95,6 @@ class RequestLog:
         status = exchange.status or 500
         self._metrics.count(scope["method"], route, status, None if exchange.held else seconds)
         level = logging.DEBUG if route in QUIET_ROUTES else logging.WARNING if status >= 500 else logging.INFO
-        client = scope.get("client")
         log.log(
             level,
             "request",
@@ -105,7 +105,7 @@ class RequestLog:
             seconds=round(seconds, 4),
             bytes=exchange.sent,
             owner=caller.owner if (caller := scope["state"].get("caller")) is not None else None,
-            client=client[0] if client else None,
+            client=client_address(scope),
         )
 
 

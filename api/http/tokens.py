@@ -20,6 +20,8 @@ from lit_spec.scopes import Scope, with_included
 LEEWAY_SECONDS = 30
 """How much the clocks of issuer and service may differ."""
 LONGEST_TOKEN = 16 << 10
+LONGEST_SUBJECT = 255
+"""OpenID Connect Core, section 2. The audit log holds it."""
 EVERYBODY = "*"
 RESERVED_OWNERS = re.compile(r"local|key_.*")
 """Owners that the service itself gives out, which no token may name."""
@@ -60,9 +62,12 @@ class Tokens:
     async def verify(self, token: str) -> Verified:
         """Raises Problem 401, and 503 if the issuer's keys are needed and can't be fetched."""
         claims = await self._claims(token)
+        subject = claims["sub"]
+        if len(subject) > LONGEST_SUBJECT or not subject.isprintable():
+            raise _refused(f"its claim sub is not printable text of at most {LONGEST_SUBJECT} characters")
         return Verified(
             owner=self._owner(claims),
-            subject=claims["sub"],
+            subject=subject,
             scopes=self._scopes(claims),
             expires_at=_as_time(claims["exp"]),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from api.http.conditional import UnderConditions
+from api.http.headers import FOR_BROWSERS
 from api.http.problems import Problem
 from api.page import files
 
@@ -25,11 +26,9 @@ POLICY = "; ".join(
 """Content-Security-Policy: nothing from elsewhere, and no script or style that stands in the HTML."""
 
 HEADERS = {
+    **FOR_BROWSERS,
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 

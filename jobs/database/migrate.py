@@ -35,6 +35,17 @@ def is_current(connection: Connection) -> bool:
     return current == ScriptDirectory.from_config(_config()).get_current_head()
 
 
+def schema_fault(connection: Connection) -> str | None:
+    """What is wrong with the schema and what to do; None if it is the one that this code needs."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(_config())
+    if current == scripts.get_current_head():
+        return None
+    if current is None or current in {script.revision for script in scripts.walk_revisions()}:
+        return "the database's schema is older than this version's: run `litc migrate`"
+    return f"the database's schema {current} is of another, newer version: update this checkout and its packages"
+
+
 def _config() -> Config:
     config = Config()
     # Doubled, because the option is interpolated.

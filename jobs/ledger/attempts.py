@@ -115,7 +115,9 @@ def claim(
 ) -> Claim | None:
     """Take the oldest queued job that this worker can run and that is not in `left_to_others`. None if there is none.
 
-    Jobs of owners who run as many as they may are passed over. `defaults`: the quotas of owners without their own.
+    Jobs of owners who run as many as they may are passed over, and those of owners of whom another worker just claims
+    a job. Nothing here waits for another claim. If only such jobs are left, housekeeping sends the next wake-up.
+    `defaults`: the quotas of owners without their own.
 
     Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
     whose stored specification or `track` this version can't read fails here, so that it does not block the queue.
@@ -127,12 +129,9 @@ def claim(
         Job.id.not_in(left_to_others),
     ]
     at_limit = quotas.owners_at_limit(session, defaults)
-    # Only for the first owner's turn: two workers that have one each must not wait for the other's.
-    wait = True
     while (job := oldest_queued(session, fits, at_limit)) is not None:
-        may_run, wait = quotas.may_run(session, job.owner, defaults, wait=wait), False
-        if not may_run:
-            # Another worker has just taken the owner's last place, or is about to.
+        if not quotas.may_run(session, job.owner, defaults):
+            # Another worker has just taken the owner's last place, or is about to, or stands still while it claims.
             at_limit.add(job.owner)
             continue
         try:

@@ -88,17 +88,16 @@ def require_room_for_bytes(session: Session, owner: str, size: int, defaults: Qu
         )
 
 
-def may_run(session: Session, owner: str, defaults: Quotas, *, wait: bool) -> bool:
+def may_run(session: Session, owner: str, defaults: Quotas) -> bool:
     """Whether one more job of the owner may run. Until this transaction ends, no other starts one.
 
-    `wait`: for another transaction that may be starting one; otherwise the answer is then no.
+    While another transaction may be starting one, the answer is no: it may stand still, and the caller holds locks.
     """
     allowed = effective(session, owner, defaults).jobs_running
     if allowed is None:
         return True
-    if not wait and not session.scalar(select(func.pg_try_advisory_xact_lock(_turn(QuotaName.JOBS_RUNNING, owner)))):
+    if not session.scalar(select(func.pg_try_advisory_xact_lock(_turn(QuotaName.JOBS_RUNNING, owner)))):
         return False
-    _take_turns(session, QuotaName.JOBS_RUNNING, owner)
     return _count(session, owner, JobState.RUNNING) < allowed
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs.database.models import Job
 from lit_spec import JobSpec
+from lit_spec.base import READING_STORED
 from lit_spec.requests.tracking import Track
 from lit_spec.requests.upgrades import Stored, upgrade_job
 
@@ -38,7 +39,7 @@ def read_track(job: Job) -> Track | None:
 def read_stored(model: type[ModelT], upgrade: Callable[[Stored, int], Stored], stored: Stored, version: int) -> ModelT:
     """Raises Unreadable."""
     try:
-        return model.model_validate(upgrade(stored, version))
+        return model.model_validate(upgrade(stored, version), context=READING_STORED)
     except ValidationError as wrong:
         reason = _summary(wrong)
         raise Unreadable(_sentence(reason)) from wrong

@@ -10,22 +10,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.segment import Segment
 from rich.table import Table
 
 from lit_client.files import ProgressCallback
 from lit_client.models import Job, Upload
 from lit_client.progress import phase_line, time_left
 from lit_spec import Split
+from lit_spec.shown import harmless
 from lit_spec.trainer.report import Outcome
 
 PIPE_WIDTH = 1000
 SPLIT_WORDS: dict[str, str] = {split.value: split.word for split in Split}
+
+
+class HarmlessConsole(Console):
+    """A console that writes no control character but its own: names and messages come from others."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
 # Without markup: a name such as "[red]" is shown as it is.
-stdout = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
-stderr = Console(stderr=True, highlight=False, markup=False)
+stdout = HarmlessConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
+stderr = HarmlessConsole(stderr=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def show_log(
     with Client(url) as client:
         if not follow:
             text = client.log(job_id, attempt)
-            typer.echo(_log_json(text) if as_json else text, nl=as_json)
+            output.write_piece(_log_json(text) + "\n" if as_json else text)
             return
         with output.ends_when_interrupted():
             for text in client.follow_log(job_id):

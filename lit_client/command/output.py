@@ -18,6 +18,7 @@ from lit_client.command.job_request import BadRequest
 from lit_client.errors import InspectionFailed, InvalidAddress, InvalidKey, LitError, ProblemError
 from lit_client.files import DownloadedFile
 from lit_client.models import Job, Study
+from lit_spec.shown import harmless
 from lit_spec.states import JobState, StudyState
 
 
@@ -90,7 +91,7 @@ def as_line(answer: Any) -> str:
 
 def write_piece(text: str) -> None:
     """A part of an answer that comes bit by bit."""
-    sys.stdout.write(text)
+    sys.stdout.write(harmless(text))
     sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
-from lit_spec.base import SpecModel
+from lit_spec.base import NameText, SpecModel
 from lit_spec.scopes import USUAL_SCOPES, Scope
 
 LONGEST_OWNER = 255
@@ -41,7 +41,7 @@ class KeyRequest(SpecModel):
         json_schema_extra={"examples": [{"name": "ci", "owner": "vision-team", "scopes": ["read", "submit"]}]}
     )
 
-    name: str = Field(min_length=1, max_length=255)
+    name: NameText = Field(min_length=1, max_length=255)
     """Who or what the key is for."""
     owner: OwnerName | None = None
     """Whose things it reaches. Keys with the same owner share all they make. None: the key is an owner of its own."""

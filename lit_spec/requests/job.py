@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
-from lit_spec.base import SpecModel
+from lit_spec.base import NameText, SpecModel
 from lit_spec.networks.architecture import Architecture, LibraryPreprocessing, LibraryRequest, TeacherWeights
 from lit_spec.requests.dataset import Augmentation, DatasetRequest
 from lit_spec.requests.exports import Export
@@ -134,7 +134,7 @@ class JobRequest(Tracked, Hyperparameters):
     """Whether the job's files include `training.tfevents`, the training for TensorBoard."""
     preset: Preset | None = None
     """Values for the fields that the request does not set; see docs/method.md."""
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: Annotated[NameText, Field(min_length=1, max_length=200)] | None = None
     """A name for people."""
     tags: list[Tag] = Field(default_factory=list, max_length=32)
     """Words by which lists are filtered."""

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from lit_spec.base import OpenEnum, SpecModel
+from lit_spec.base import NameText, OpenEnum, SpecModel
 from lit_spec.requests.job import DATASET_EXAMPLE, JOB_EXAMPLES, STUDENT_FORMS, TEACHER_EXAMPLE, JobRequest, Tag
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.training import Init, Method
@@ -104,7 +104,7 @@ class StudyRequest(SpecModel):
     """The request that every trial starts from."""
     seeds: Seeds | None = None
     """Every configuration of the study is run with each of these. None: with the job's own seed."""
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: Annotated[NameText, Field(min_length=1, max_length=200)] | None = None
     """A name for people."""
     tags: list[Tag] = Field(default_factory=list, max_length=32)
     """Words by which lists are filtered. The study's jobs have those of `job`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from lit_spec.base import OpenEnum, SpecModel
+from lit_spec.base import NameText, OpenEnum, SpecModel
 from lit_spec.requests.job import Tag
 
 
@@ -26,7 +26,7 @@ class WebhookEvent(OpenEnum):
 
 
 Url = Annotated[str, Field(min_length=1, max_length=2048)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[NameText, Field(min_length=1, max_length=200)]
 Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=len(WebhookEvent))]
 Tags = Annotated[list[Tag], Field(max_length=32)]
 

@@ -29,7 +29,7 @@ def api(host: Host = None, port: Port = None) -> None:
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         application = prepared_api(settings)
         typer.echo(f"LIT listens on {http_server.url_of(listening)}")
-        http_server.run(application, listening)
+        http_server.run(application, listening, settings.trusted_proxies)
 
 
 def prepared_api(settings: Settings) -> FastAPI:

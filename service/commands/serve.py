@@ -41,7 +41,7 @@ def serve(
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.
         stack.callback(http_server.ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")
-        http_server.run(application, listening)
+        http_server.run(application, listening, settings.trusted_proxies)
 
 
 def _end_this_process() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
@@ -21,7 +20,8 @@ from tests.worker.bench import DATASET, Bench, wait_for
 
 @pytest.fixture
 def api(bench: Bench) -> Iterator[TestClient]:
-    with TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as client:
+    made = create_app(bench.settings, keyless=True)
+    with TestClient(made, base_url="http://127.0.0.1:8000", client=("127.0.0.1", 50_000)) as client:
         yield client
 
 
@@ -46,10 +46,10 @@ def inspected_datasets(bench: Bench) -> Iterator[None]:
 
 
 @contextmanager
-def serving(bench: Bench, port: int = 0) -> Iterator[tuple[str, int]]:
+def serving(bench: Bench, port: int = 0, trusted_proxies: str | None = None) -> Iterator[tuple[str, int]]:
     """Told to stop it ends all waits; without a limit it would be held up for ever by a request that does not end."""
     listening = server.listen("127.0.0.1", port)
-    running = server.Server(uvicorn.Config(create_app(bench.settings, keyless=True), log_config=None))
+    running = server.Server(server.configuration(create_app(bench.settings, keyless=True), trusted_proxies))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     wait_for(lambda: running.started, 20)

@@ -15,7 +15,9 @@ from starlette.types import Message
 
 from api import readiness
 from api.app import create_app
-from jobs.ledger import keys
+from jobs.ledger import audit, keys
+from lit_spec.scopes import Scope
+from tests.api.conftest import serving
 from tests.worker.bench import Bench
 
 
@@ -43,6 +45,21 @@ def test_a_service_on_an_open_address_never_serves_without_a_key(bench: Bench) -
     with TestClient(create_app(bench.settings, keyless=False), base_url="http://127.0.0.1") as api:
         assert api.get("/v1/jobs").status_code == 401
         assert api.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\x07", "a\x9bb", "a\u2028b", "a\u202eb"])
+def test_names_with_control_characters_are_refused(api: TestClient, bench: Bench, name: str) -> None:
+    job = {"teacher": bench.teacher(), "dataset": {"builtin": "digits"}}
+    hook = {"url": "https://hooks.example.com/", "events": ["job.failed"]}
+    for path, body in (
+        ("/v1/jobs", {**job, "student": {"depth": 8}}),
+        ("/v1/studies", {"kind": "compare", "methods": ["lit"], "job": job}),
+        ("/v1/webhooks", hook),
+        ("/v1/keys", {}),
+    ):
+        answer = api.post(path, json={**body, "name": name})
+        assert answer.status_code == 422, path
+        assert "name: has a control character" in answer.json()["detail"]
 
 
 def test_others_things_are_not_there(api: TestClient, bench: Bench) -> None:
@@ -75,6 +92,10 @@ def test_others_things_are_not_there(api: TestClient, bench: Bench) -> None:
         ({"Origin": "http://127.0.0.1:9999"}, 403),
         ({"Origin": "http://127.0.0.1:8000"}, 200),
         ({"Origin": "https://127.0.0.1:8000"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
     ],
 )
 def test_without_keys_no_foreign_page_gets_in(api: TestClient, headers: dict[str, str], status: int) -> None:
@@ -82,6 +103,70 @@ def test_without_keys_no_foreign_page_gets_in(api: TestClient, headers: dict[str
     assert answer.status_code == status
     if status == 403:
         assert answer.json()["type"] == "/problems/forbidden-origin"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/static-offline-docs/swagger-ui.css",
+        "/openapi.json",
+        "/page/page.css",
+        "/healthz",
+        "/v1/jobs",
+        "/v1/nowhere",
+        "/nowhere",
+    ],
+)
+def test_no_answer_may_be_framed_or_used_by_other_pages(api: TestClient, path: str) -> None:
+    # A link on another page may lead to the pages: they show nothing before their own scripts ask.
+    site = "cross-site" if path in {"/", "/docs"} else "same-origin"
+    answer = api.get(path, headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"})
+    assert answer.status_code == (404 if "where" in path else 200) or path.startswith("/page")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy
+    assert ("'unsafe-inline'" in policy) == path.startswith("/docs")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_no_redirect_leads_to_the_host_of_a_request(api: TestClient) -> None:
+    for path in ("/v1/jobs/", "/v1/studies/", "/docs/", "/metrics/"):
+        answer = api.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert "Location" not in answer.headers
+        assert answer.status_code in {403, 404}, path
+        assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "sent", "noted"),
+    [
+        (None, "192.0.2.7", "127.0.0.1"),
+        ("127.0.0.1", "192.0.2.7", "192.0.2.7"),
+        ("127.0.0.0/8", "2001:db8::1%" + "x" * 5000, "2001:db8::1"),
+        ("127.0.0.1", "x" * 5000, None),
+        ("10.0.0.0/8", "192.0.2.7", "127.0.0.1"),
+    ],
+)
+def test_only_proxies_that_the_setting_names_say_where_a_request_comes_from(
+    bench: Bench, trusted: str | None, sent: str, noted: str | None
+) -> None:
+    with bench.database.session() as session:
+        _, secret = keys.create(session, "reader", scopes=[Scope.READ])
+    headers = {"Authorization": f"Bearer {secret}", "X-Forwarded-For": sent}
+    with serving(bench, trusted_proxies=trusted) as (host, port):
+        path = "/v1/uploads/%1B%5B2J%00" + "y" * 5000
+        assert httpx.delete(f"http://{host}:{port}{path}", headers=headers).status_code == 403
+    with bench.database.session() as session:
+        [entry] = audit.list_page(session, action="request.deny")
+        assert entry.address == noted
+        assert entry.detail is not None
+        assert entry.detail["path"].startswith("/v1/uploads/\\x1b[2J\\x00yy")
+        assert len(entry.detail["path"]) < 300
 
 
 def test_health(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

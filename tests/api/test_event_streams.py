@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.http import event_streams
+from api.http import event_streams, stream_slots
 from api.http.accept import prefers
 from jobs.database.notifications import Subscription
 from jobs.ledger import attempts, owned_jobs
@@ -244,3 +244,22 @@ def test_a_study_and_its_end(bench: Bench, address: tuple[str, int]) -> None:
         assert api.get(path).json() == reader.data("end")[0]
     assert [told["state"] for told in reader.data("study")] == ["running", "cancelled"]
     assert reader.events[-1].event == "end"
+
+
+@pytest.mark.parametrize("limit", ["STREAMS_OF_OWNER", "STREAMS_OF_PROCESS"])
+def test_only_so_many_streams_are_open(
+    address: tuple[str, int], bench: Bench, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(stream_slots, limit, 1)
+    job = bench.job()
+    path = f"/v1/jobs/{job}/events"
+    with reading(address, path) as first:
+        wait_for(lambda: bool(first.data("progress")))
+        refused = httpx.get(f"http://{address[0]}:{address[1]}{path}", headers=STREAM)
+        assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-streams")
+        assert int(refused.headers["Retry-After"]) > 0
+        fail(bench, claim(bench))
+    # The first has ended, so there is room again.
+    with reading(address, path) as again:
+        pass
+    assert again.data("end")

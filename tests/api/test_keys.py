@@ -78,7 +78,7 @@ def test_the_life_of_a_key(api: TestClient, bench: Bench, admin: dict[str, str])
     ]
     creation = mine[-1]
     assert (creation["kind"], creation["outcome"], creation["request_id"]) == ("key", "done", "req-1")
-    assert creation["address"] == "testclient"
+    assert creation["address"] == "127.0.0.1"
     assert creation["key_id"].startswith("key_")
     assert creation["detail"] == {"name": "ci", "owner": "vision", "scopes": ["read", "submit"]}
     assert [entry["id"] for entry in entries(api, admin, action="key.rotate")] == [mine[1]["id"]]

@@ -52,7 +52,7 @@ def test_one_line_for_each_request(api: TestClient, bench: Bench, lines: Lines) 
         "status": 404,
         "owner": key.id,
         "bytes": len(answer.content),
-        "client": "testclient",
+        "client": "127.0.0.1",
     }
     assert secret not in str(lines)
 
@@ -147,3 +147,26 @@ def test_the_lines_are_json_with_the_id_where_the_format_is_json(
     written = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     [line] = requests(written)
     assert (line["request_id"], line["route"], line["owner"], line["level"]) == ("mine-3", "/v1/jobs", "local", "info")
+
+
+def test_nobody_writes_control_characters_into_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    set_up_logs("console")
+    hostile = "a\x1b[2J\x08\x07\x9b\u2028\u202eé"
+    try:
+        structlog.get_logger("here").warning("request", path=hostile, lines="1\n2", names=[hostile], none=None, n=1.5)
+        logging.getLogger("library").warning("first %s\nsecond", hostile)
+        try:
+            raise ValueError(hostile)
+        except ValueError:
+            structlog.get_logger("here").exception("failed")
+    finally:
+        structlog.configure(**before)
+        root.handlers[:], root.level = handlers, level
+    written = capsys.readouterr().err
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert written.count(r"a\x1b[2J\x08\x07\x9b\u2028\u202eé") == 4
+    assert r"1\n2" in written
+    assert "\nsecond" in written
+    assert "n=1.5" in written

@@ -124,6 +124,9 @@ REFUSED: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "the owner of callers without a key": (lambda issuer: issuer.token("rsa", sub="local"), "no token may name"),
     "the owner of a key": (lambda issuer: issuer.token("rsa", sub="key_abc"), "no token may name"),
     "an owner with blanks": (lambda issuer: issuer.token("rsa", sub="a b"), "not the name of one owner"),
+    "an owner with NUL": (lambda issuer: issuer.token("rsa", sub="a\0"), "sub"),
+    "an owner with a lone surrogate": (lambda issuer: issuer.token("rsa", sub="a\ud800"), "sub"),
+    "too long a subject": (lambda issuer: issuer.token("rsa", sub="a" * 256), "sub"),
     "no signature": (without_signature, "'none'"),
     "a symmetric signature": (signed_with_the_public_key, "'HS256'"),
     "another's key": (of_another_issuer, "Signature"),
@@ -144,6 +147,27 @@ def test_every_wrong_token_is_refused(api: TestClient, issuer: Issuer) -> None:
     # A little difference of the clocks is none.
     assert me(api, issuer.token("rsa", exp=int(time.time()) - 2, scope="lit:read")).status_code == 200
     assert me(api, "a.b").status_code == 401
+
+
+def test_a_subject_that_is_not_the_owner_is_checked_too(bench: Bench, issuer: Issuer) -> None:
+    with serving(bench, issuer.url, oidc_owner_claim="team") as api:
+        for subject in ("a\0", "a\ud800", "a\x1b[2J"):
+            assert me(api, issuer.token("rsa", sub=subject, team="t", scope="lit:read")).status_code == 401
+        assert me(api, issuer.token("rsa", sub="Zoë B", team="t", scope="lit:read")).status_code == 200
+
+
+def test_broken_keys_of_the_issuer_are_passed_over(bench: Bench, issuer: Issuer) -> None:
+    good = issuer.published[0]
+    bad: list[dict[str, Any]] = [{"alg": ["RS256"]}, {"alg": {}}, {"kty": 5}, {"kid": [1]}, {"n": 5}, {"e": None}]
+    issuer.published = [{**good, "kid": "bad", **change} for change in bad] + [
+        {**good, "kid": f"bad{number}", **change} for number, change in enumerate(bad) if "kid" not in change
+    ]
+    issuer.published += [good]
+    with serving(bench, issuer.url) as api:
+        for number in range(len(bad)):
+            issuer.private[f"bad{number}"] = issuer.private["rsa"]
+            assert me(api, issuer.token(f"bad{number}", scope="lit:read")).status_code == 401
+        assert me(api, issuer.token("rsa", scope="lit:read")).status_code == 200
 
 
 def test_rotated_keys_are_found_but_the_issuer_is_not_asked_for_every_name(

@@ -142,6 +142,22 @@ def test_workers_that_claim_at_once_keep_the_limit(bench: Bench) -> None:
     assert len({one.job_id for one in found if one is not None}) == 4
 
 
+def test_a_claim_that_stands_still_holds_up_only_its_owner(bench: Bench) -> None:
+    defaults, teacher = Quotas(jobs_running=2), bench.teacher()
+    mine = bench.job(teacher=teacher)
+    theirs = of_owner(bench, bench.job(teacher=teacher), OTHER)
+    with bench.database.session() as still:
+        assert quotas.may_run(still, OWNER, defaults)
+        for expected in (theirs, None):
+            with bench.database.session() as session:
+                session.execute(text("SET LOCAL lock_timeout = '1s'"))
+                taken = attempts.claim(session, "w", ["cpu"], [SPEC_VERSION], 60, defaults=defaults)
+            assert (taken and taken.job_id) == expected
+    after = claim(bench, defaults)
+    assert after is not None
+    assert after.job_id == mine
+
+
 def test_nothing_of_an_owner_with_no_place_runs(bench: Bench) -> None:
     barred, free = bench.job(), of_owner(bench, bench.job(), OTHER)
     set_quotas(bench, OWNER, jobs_running=0)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from lit_client.command import display, output
 from lit_client.command.display import (
     closing_lines,
     decision_lines,
@@ -228,3 +229,14 @@ def test_an_inspection_shows_the_librarys_preprocessing(resize: int | list[int] 
     assert shown in text
     assert "weights in1k" in text
     assert "mean 0.5, 0.5, 0.5, std 0.25" in text
+
+
+def test_names_of_others_do_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[2Ja\x9b\u2028\u202eb"
+    display.stdout.print(display.table_of(["name"], [{"name": hostile}]))
+    display.stdout.print(hostile, soft_wrap=True)
+    output.show_line(None, f"{hostile}\tc", False)
+    written = capsys.readouterr().out
+    assert written.count("\N{REPLACEMENT CHARACTER}[2J") == 3
+    assert not set("\x1b\x9b\u2028\u202e") & set(written)
+    assert "\tc\n" in written

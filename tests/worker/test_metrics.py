@@ -109,6 +109,10 @@ def test_a_scrape(free_port: int) -> None:
         assert "lit_worker_ready 1.0" in answer.text
         assert answer.text.endswith("# EOF\n")
         assert httpx.get(address.replace("/metrics", "/")).status_code == 404
+        for host in ("evil.example", "127.0.0.1.evil.example:80", "localhost@evil.example", "[x", ""):
+            assert httpx.get(address, headers={"Host": host}).status_code == 403, host
+        for host in ("localhost:1", "[::1]:1", "127.0.0.1"):
+            assert httpx.get(address, headers={"Host": host}).status_code == 200, host
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
 

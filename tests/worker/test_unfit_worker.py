@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from jobs import backoff
 from jobs.backoff import Backoff
@@ -24,6 +25,7 @@ from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import OWNER, Bench, child, wait_for
 from worker.host import registration
+from worker.host.startup import open_host
 from worker.training import supervisor
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,18 @@ def test_pauses_double_from_one_second_to_five_minutes() -> None:
     assert [pauses.next() for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
     pauses.reset()
     assert [pauses.next() for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(("revision", "todo"), [("0009", "`litc migrate`"), ("9999", "update this checkout")])
+def test_a_worker_starts_on_the_schema_of_its_version_alone(
+    bench: Bench, capsys: pytest.CaptureFixture[str], revision: str, todo: str
+) -> None:
+    with bench.database.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    with pytest.raises(SystemExit) as ended:
+        open_host(bench.settings)
+    assert ended.value.code == os.EX_CONFIG
+    assert todo in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("impatient")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
@@ -79,6 +80,9 @@ def _handler(registry: CollectorRegistry, token: str | None) -> type[BaseHTTPReq
         def do_GET(self) -> None:
             if token is not None and not is_token(self.headers.get("Authorization"), token):
                 self._refuse(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+            elif token is None and not _names_loopback(self.headers.get_all("Host", [])):
+                # A page whose name resolves to this machine reaches it through a browser.
+                self._refuse(HTTPStatus.FORBIDDEN, {})
             elif self.path.partition("?")[0] != "/metrics":
                 self._refuse(HTTPStatus.NOT_FOUND, {})
             else:
@@ -100,6 +104,15 @@ def _handler(registry: CollectorRegistry, token: str | None) -> type[BaseHTTPReq
             """Scrapes are not logged."""
 
     return Handler
+
+
+def _names_loopback(hosts: list[str]) -> bool:
+    """Whether the Host headers of a request are one, and it names this machine. HTTP/1.0 has none."""
+    try:
+        names = [urlsplit(f"//{host}").hostname or "" for host in hosts]
+    except ValueError:
+        return False
+    return len(names) <= 1 and all(map(_is_loopback, names))
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import structlog
-from psycopg.errors import UndefinedTable
-from sqlalchemy.exc import ProgrammingError
 
 from jobs.database.connection import Database
+from jobs.database.migrate import schema_fault
 from jobs.database.outages import first_line, is_outage
 from jobs.settings import Settings
 from jobs.storage.marker import marker_key, storage_fault
@@ -90,11 +89,10 @@ def _read_marker(database: Database) -> str:
     while True:
         try:
             with database.session() as session:
+                # Before anything is read: what a worker of another version writes, nobody may be able to read.
+                if (fault := schema_fault(session.connection())) is not None:
+                    refuse_to_start(fault)
                 return marker_key(session)
-        except ProgrammingError as failure:
-            if not isinstance(failure.orig, UndefinedTable):
-                raise
-            refuse_to_start("the database's schema is not this version's: run `litc migrate`")
         except Exception as failure:
             if not is_outage(failure):
                 raise
