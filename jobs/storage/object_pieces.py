@@ -193,9 +193,15 @@ def file_attributes(key: str) -> dict[str, str]:
 
 def remove(store: Any, paths: list[str]) -> None:
     """Remove objects. Does nothing for those that are gone."""
-    with object_faults(), suppress(FileNotFoundError):
+    with object_faults():
         if paths:
-            obstore.delete(store, paths)
+            try:
+                obstore.delete(store, paths)
+            except FileNotFoundError:
+                # Some stores stop at the first object that is gone, and leave those after it.
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(store, path)
 
 
 def _newest(store: Any, key: str) -> dict[int, Piece]:
