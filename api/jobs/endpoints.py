@@ -271,7 +271,7 @@ def get_log(
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
-        file = context.storage.open(layout.trainer_log(job_id, attempt or job.attempt))
+        file = context.storage.open(layout.trainer_log(job_id, attempt or job.attempt), grows=True)
     except StorageKeyMissing:
         return Response("", media_type="text/plain")
     return StreamingResponse(stream(file), media_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})

@@ -54,7 +54,7 @@ class FolderStorage:
         self._put(key, io.BytesIO(data))
 
     @storage_faults()
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:  # noqa: ARG002 - an open file stays as it is
         with _missing_as(key):
             return self._path(key).open("rb")
 

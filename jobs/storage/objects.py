@@ -74,9 +74,10 @@ class ObjectStorage:
         with object_faults(key):
             obstore.put(self._store, _path(key), data, use_multipart=False)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:
         found = self._head(key)
-        return open_segments(self._store, key, [Segment(_path(key), found["size"], found["e_tag"])])
+        etag = None if grows else found["e_tag"]
+        return open_segments(self._store, key, [Segment(_path(key), found["size"], etag)])
 
     def size(self, key: str) -> int:
         return int(self._head(key)["size"])

@@ -88,8 +88,12 @@ class Storage(Protocol):
     def put_bytes(self, key: str, data: bytes) -> None:
         """Like `put_file`, for a few bytes."""
 
-    def open(self, key: str) -> BinaryIO:
-        """Open for reading; seekable. A read raises as `open` does, also if the object was replaced meanwhile."""
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:
+        """Open for reading; seekable. A read raises as `open` does, also if the object was replaced meanwhile.
+
+        `grows`: whatever replaces the object begins with the same bytes, like a log. Then the file has the bytes that
+        were there when it was opened.
+        """
 
     def size(self, key: str) -> int:
         """In bytes."""

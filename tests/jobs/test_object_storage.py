@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import obstore
 import pytest
+from obstore.store import LocalStore
 from pydantic import ValidationError
 
 from jobs.settings import Settings
@@ -103,6 +105,25 @@ def test_an_object_that_is_replaced_while_it_is_read_is_a_fault(storage: ObjectS
         storage.delete("large")
         with pytest.raises(StorageKeyMissing):
             file.read()
+
+
+def test_a_log_is_read_while_it_grows(storage: ObjectStorage) -> None:
+    line = b"epoch 1\n" * 10
+    storage.put_bytes("log", line * 20_000)
+    with storage.open("log", grows=True) as file:
+        start = file.read(10)
+        storage.put_bytes("log", line * 30_000)
+        assert start + file.read() == line * 20_000
+
+
+def test_objects_that_are_gone_keep_no_others_from_being_removed(tmp_path: Path) -> None:
+    """This store fails at the first key that is missing, as Google's does."""
+    store = LocalStore(tmp_path)
+    names = [f"{number}" for number in range(20)]
+    for name in names[1:]:
+        obstore.put(store, name, b"x")
+    object_pieces.remove(store, [*names, "missing too"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bucket_that_does_not_exist_is_a_fault(s3: S3Server) -> None:
