@@ -34,7 +34,7 @@ from jobs.errors import NotFound
 from jobs.ledger import audit, owned_jobs, retention
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
-from jobs.storage import layout
+from jobs.storage import layout, removals
 from jobs.storage.media_types import media_type
 from jobs.storage.storage import StorageKeyMissing
 from jobs.tracking import runs
@@ -203,8 +203,9 @@ def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch 
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
         prefix = owned_jobs.delete(session, owner, job_id)
+        removals.record(session, prefix, removals.SETTLING_SECONDS)
         audit.record(session, "job.delete", job_id)
-    context.storage.delete_prefix(prefix)
+    removals.remove_now(context.storage, [prefix])
 
 
 @router.get("/{job_id}/events", response_model=EventPage, responses={200: {"content": {EVENT_STREAM: {}}}})

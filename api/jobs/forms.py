@@ -20,6 +20,7 @@ from api.uploads.stored_bytes import announce
 from api.uploads.writing import UploadWriter
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import requests, uploads
+from jobs.storage import removals
 from jobs.storage.faults import StorageFault
 from lit_spec import JobRequest
 from lit_spec.requests.dataset import DATASET_SOURCES
@@ -149,7 +150,8 @@ class FormUploads:
     def _delete(self, upload_id: str) -> None:
         with self.context.database.session() as session:
             prefix = uploads.delete(session, self.owner, upload_id)
-        self.context.storage.delete_prefix(prefix)
+            removals.record(session, prefix, removals.SETTLING_SECONDS)
+        removals.remove_now(self.context.storage, [prefix])
 
 
 def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from api.studies.schemas import show_study
 from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
 from jobs.ledger import audit
+from jobs.storage import removals
 from jobs.studies import studies
 from jobs.studies.kinds.table import as_csv
 from jobs.studies.status import read_status
@@ -147,9 +148,10 @@ def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMa
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
         prefixes = studies.delete(session, owner, study_id)
+        for prefix in prefixes:
+            removals.record(session, prefix, removals.SETTLING_SECONDS)
         audit.record(session, "study.delete", study_id)
-    for prefix in prefixes:
-        context.storage.delete_prefix(prefix)
+    removals.remove_now(context.storage, prefixes)
 
 
 def _read(context: Context, owner: str, study_id: str) -> Study:

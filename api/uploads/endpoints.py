@@ -30,6 +30,7 @@ from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import audit, uploads
 from jobs.ledger.retention import uploads_expire_at
+from jobs.storage import removals
 from lit_spec import LibraryRequest
 from lit_spec.answers.pages import Page
 from lit_spec.answers.uploads import Upload
@@ -96,8 +97,10 @@ def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: If
     with context.database.session() as session:
         require_unchanged(if_match, lambda: _look(context, session, owner, upload_id))
         prefix = uploads.delete(session, owner, upload_id)
+        # Until then a client may still send parts to URLs that were signed.
+        removals.record(session, prefix, max(removals.SETTLING_SECONDS, context.settings.presigned_seconds))
         audit.record(session, "upload.delete", upload_id)
-    context.storage.delete_prefix(prefix)
+    removals.remove_now(context.storage, [prefix])
 
 
 @router.patch(
