@@ -164,8 +164,9 @@ def test_files_that_storage_could_not_remove_are_removed_later(
     upload, unused = bench.teacher(), bench.dataset()
     job, trial = service.succeeded(0, upload), service.succeeded(0, upload)
     service.execute(
-        "INSERT INTO studies (id, owner, tags, kind, state, study_version, request, spec, planned) "
-        f"VALUES ('study_1', '{OWNER}', '{{}}', 'compare', 'succeeded', 1, '{{}}', '{{}}', 1)"
+        "INSERT INTO studies (id, owner, tags, kind, state, finished_at, study_version, request, spec, "
+        "planned) "
+        f"VALUES ('study_1', '{OWNER}', '{{}}', 'compare', 'succeeded', now(), 1, '{{}}', '{{}}', 1)"
     )
     service.execute("ALTER TABLE jobs DISABLE TRIGGER terminal_rows_never_change")
     service.execute(f"UPDATE jobs SET study_id = 'study_1', trial = '{{}}' WHERE id = '{trial}'")
