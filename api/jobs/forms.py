@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import UploadFile
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, JsonValue, WrapValidator
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
-from api.http.context import Context
+from api.http.context import Context, with_storage
 from api.http.forms import parse_json_part
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
@@ -102,7 +101,7 @@ class FormUploads:
             check_size(file.size or 0, self.context, name)
         request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
         ids = {
-            name: await run_in_threadpool(self._upload, file, name, hashes[name], request)
+            name: await with_storage(self.context, self._upload, file, name, hashes[name], request)
             for name, file in files.items()
         }
         # FastAPI would keep the temporary files until the answer, which may wait for an inspection.

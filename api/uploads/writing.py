@@ -28,8 +28,8 @@ WRITE_SECONDS = 600.0
 class UploadWriter:
     """One request's right to write to an upload. It ends when a newer request begins, in this process or in another.
 
-    Every write happens under the lock of the upload's row, so an older request can't overwrite the bytes of a newer
-    one, and nothing is written for an upload that was deleted. All methods block; they raise Stale, NotFound, and
+    An older request can't overwrite the bytes of a newer one: every write happens under the lock of the upload's row,
+    or storage itself tells the two apart. All methods block; they raise Stale, NotFound, and
     Problem 409 `upload-bytes-lost` if the earlier bytes are no longer in storage.
     """
 
@@ -57,9 +57,14 @@ class UploadWriter:
 
     def append(self, offset: int, piece: bytes) -> None:
         """Write the next piece to storage."""
+        storage = self._context.storage
         with self._transaction() as session:
             uploads.hold(session, self.upload.id, self.upload.writer)
-            self._context.storage.write_piece(self._key, offset, piece, self.upload.writer)
+            if not storage.fences_pieces:
+                storage.write_piece(self._key, offset, piece, self.upload.writer)
+        if storage.fences_pieces:
+            # A store may take minutes. Meanwhile this request keeps neither the row nor a connection.
+            storage.write_piece(self._key, offset, piece, self.upload.writer)
 
     def record(self, received: int) -> None:
         """Make the bytes in storage durable, and record their number in the ledger."""

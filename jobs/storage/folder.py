@@ -38,6 +38,7 @@ class FolderStorage:
     """A folder. The pieces of an unfinished file are written to the file itself, so that nothing is copied later."""
 
     piece_bytes = PIECE_BYTES
+    fences_pieces = False
     direct: DirectParts | None = None
 
     def __init__(self, root: Path) -> None:

@@ -39,6 +39,7 @@ class ObjectStorage:
     """Objects under the prefix of `LIT_STORAGE_URL`. What is written is durable and visible at once, or not at all."""
 
     piece_bytes = PIECE_BYTES
+    fences_pieces = True
 
     def __init__(self, settings: Settings) -> None:
         if settings.storage_url is None:

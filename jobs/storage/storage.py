@@ -79,6 +79,10 @@ class Storage(Protocol):
         """Size of the pieces that this storage takes best."""
 
     @property
+    def fences_pieces(self) -> bool:
+        """Whether `write_piece` needs no lock: one that arrives after that of a newer writer has no effect."""
+
+    @property
     def direct(self) -> DirectParts | None:
         """None: clients can't send pieces to this storage themselves."""
 
@@ -116,8 +120,8 @@ class Storage(Protocol):
         """Write a piece of an unfinished file at `offset`, where the earlier pieces end. What was stored beyond its
         end is not part of the file any more.
 
-        Callers hold a lock. `writer` grows with every caller that gets it, so that a write that arrives after its
-        caller has lost the lock is recognised where that can happen.
+        Callers hold a lock, unless storage `fences_pieces`. `writer` grows with every caller that gets it, so that a
+        write that arrives after its caller has lost the lock is recognised where that can happen.
         Raises StorageBytesMissing if there are fewer than `offset` bytes and this storage can tell at once;
         otherwise `finish` raises it.
         """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from api.app import create_app
+from api.http.context import STORAGE_THREADS
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
 from jobs.storage import object_pieces
+from jobs.storage.objects import ObjectStorage
 from lit_client import Client
 from lit_client.synchronous import direct_uploads
 from tests.api.conftest import serving
@@ -25,6 +29,8 @@ from tests.s3 import S3Server
 from tests.worker.bench import Bench, make_bench
 
 CONTENT = bytes(range(256)) * 200
+SENDERS = 45
+"""More requests than the API has threads."""
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -51,7 +57,7 @@ def stored(bench: Bench, upload: str) -> bytes:
         return file.read()
 
 
-def announce(api: TestClient, **given: Any) -> dict[str, Any]:
+def announce(api: httpx.Client, **given: Any) -> dict[str, Any]:
     body = {"kind": "dataset", "filename": "d.npz", "size": len(CONTENT), "sha256": SHA256, **given}
     answer = api.post("/v1/uploads", json=body)
     assert answer.status_code == 201, answer.text
@@ -187,6 +193,36 @@ def test_a_store_that_is_away(api: TestClient, bench: Bench, monkeypatch: pytest
         assert told(patch(broken, upload, 0, CONTENT)) == (503, "unavailable")
         assert broken.get("/readyz").status_code == 503
     assert patch(api, upload, 0, CONTENT).status_code == 204
+
+
+def test_a_store_that_stalls_holds_up_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, most, write_piece = threading.Event(), threading.Semaphore(0), ObjectStorage.write_piece
+
+    def stall(storage: ObjectStorage, key: str, offset: int, piece: bytes, writer: int) -> None:
+        most.release()
+        assert go_on.wait(60)
+        write_piece(storage, key, offset, piece, writer)
+
+    monkeypatch.setattr(ObjectStorage, "write_piece", stall)
+    limits = httpx.Limits(max_connections=SENDERS + 1)
+    with (
+        serving(bench) as (host, port),
+        ThreadPoolExecutor(SENDERS) as pool,
+        httpx.Client(base_url=f"http://{host}:{port}", limits=limits, timeout=60) as service,
+    ):
+        uploads = [announce(service, sha256=None)["id"] for _ in range(SENDERS)]
+        sent = [pool.submit(patch, service, upload, 0, CONTENT) for upload in uploads]
+        try:
+            for _ in range(STORAGE_THREADS):
+                assert most.acquire(timeout=30)
+            # Whoever asks for something else is answered, and no transaction is open meanwhile.
+            assert service.get("/v1/jobs", timeout=10).status_code == 200
+            with bench.database.session() as session:
+                idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                assert session.scalar(text(f"{idle} AND datname = current_database()")) == 0
+        finally:
+            go_on.set()
+        assert {answer.result().status_code for answer in sent} == {204}
 
 
 def test_the_client_sends_large_files_past_the_service(
