@@ -116,6 +116,8 @@ def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Up
     if upload.state == UploadState.COMPLETE or upload.received != offset:
         raise Stale
     upload.writer += 1
+    # What a client then sends to the store itself, nobody counts.
+    upload.received_at = clock(session)
     return upload
 
 
@@ -317,6 +319,12 @@ def finish_inspection(
         outbox.upload_inspected(session, upload)
         notify(session, upload_id)
     return True
+
+
+def unfinished(session: Session) -> dict[str, int]:
+    """The keys in storage of all files that still arrive, with their sizes."""
+    query = select(Upload.id, Upload.size).where(Upload.state == UploadState.UPLOADING)
+    return {layout.upload_data(upload_id): size for upload_id, size in session.execute(query)}
 
 
 def delete_abandoned(session: Session) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +136,7 @@ class FolderStorage:
         disks.probe(self._temporary_folder())
 
     @storage_faults()
-    def remove_leftovers(self, seconds: float) -> None:
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:  # noqa: ARG002 - pieces are no files here
         folder = self.root / TEMPORARY
         for path in folder.iterdir() if folder.is_dir() else ():
             # Its writer may just have finished.

@@ -6,6 +6,7 @@ number, and readers use the manifest in the ledger. The only exception is an upl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -145,8 +146,11 @@ class Storage(Protocol):
     def check(self) -> None:
         """Raises StorageFault if nothing can be stored."""
 
-    def remove_leftovers(self, seconds: float) -> None:
-        """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`."""
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:
+        """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`.
+
+        `unfinished` returns the keys of the files that still arrive in pieces, with their sizes.
+        """
 
 
 def key_parts(key: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy import text
 
 from api.app import create_app
 from api.http.context import STORAGE_THREADS
+from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
 from jobs.storage import object_pieces
@@ -125,6 +127,26 @@ def test_an_abandoned_upload_is_removed(api: TestClient, bench: Bench) -> None:
     housekeeper.keep_storage()
     assert bench.storage.pieces_size(key) == 0
     assert told(api.get(f"/v1/uploads/{upload}")) == (404, "not-found")
+
+
+def test_an_upload_that_goes_on_for_long_keeps_its_pieces(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pieces are as old as those of an upload that is gone."""
+    monkeypatch.setattr(object_pieces, "CLOCKS_DIFFER", timedelta(days=-90))
+    monkeypatch.setattr(housekeeping, "LEFTOVER_SECONDS", -90 * 86_400.0)
+    upload, direct = announce(api)["id"], announce(api, direct=True)["id"]
+    patch(api, upload, 0, CONTENT[:20_000])
+    bench.storage.write_piece("uploads/upl_gone/data", 0, b"left", 1)
+    with bench.database.session() as session:
+        session.execute(text("UPDATE uploads SET received_at = now() - interval '8 days'"))
+    # Both go on now, one of them past the service.
+    patch(api, upload, 20_000, b"x")
+    assert api.post(f"/v1/uploads/{direct}/parts").status_code == 200
+    assert Housekeeper(bench.database, lambda _queue: None, bench.settings, bench.storage).keep_storage()
+    assert bench.storage.pieces_size(f"uploads/{upload}/data") == 20_001
+    assert bench.storage.pieces_size("uploads/upl_gone/data") == 0
+    assert api.get(f"/v1/uploads/{direct}").json()["state"] == "uploading"
 
 
 def test_a_client_sends_parts_itself(api: TestClient, bench: Bench) -> None:
