@@ -134,6 +134,16 @@ def hold(session: Session, upload_id: str, writer: int) -> Upload:
     return upload
 
 
+def is_completing(session: Session, upload_id: str) -> bool:
+    """Whether another request puts the file together now. If not, none begins until this transaction ends."""
+    return not session.scalar(select(func.pg_try_advisory_xact_lock(_completion(upload_id))))
+
+
+def hold_completion(session: Session, upload_id: str) -> None:
+    """Wait until no other request puts the file together; none does until this transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(_completion(upload_id))))
+
+
 def record_progress(session: Session, upload_id: str, writer: int, received: int) -> None:
     """Record how many bytes are in storage. Raises NotFound and Stale."""
     upload = hold(session, upload_id, writer)
@@ -349,6 +359,10 @@ def _studies_using(session: Session, upload_id: str) -> list[str]:
     query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
     query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
     return list(session.scalars(query.order_by(Study.created_at)))
+
+
+def _completion(upload_id: str) -> ColumnElement[int]:
+    return func.hashtextextended(f"completion\n{upload_id}", 0)
 
 
 def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:
