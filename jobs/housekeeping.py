@@ -219,7 +219,7 @@ class Housekeeper:
         self._expire()
         self._remove_recorded()
         self._remove_spent_checkpoints()
-        self._storage.remove_leftovers(LEFTOVER_SECONDS)
+        self._storage.remove_leftovers(LEFTOVER_SECONDS, partial(self._in_session, uploads.unfinished))
 
     def _expire(self) -> None:
         if self._expired_at is not None and boottime() - self._expired_at < EXPIRY_SECONDS:

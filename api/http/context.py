@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, TypeVar
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Annotated, ParamSpec, TypeVar
 
+import anyio
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
@@ -22,7 +23,11 @@ from jobs.storage.storage import Storage
 from jobs.tracking.trackers import Trackers
 from jobs.webhooks.addresses import Receivers
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+STORAGE_THREADS = 20
+"""So many requests of one process wait for storage at once. The others wait for them, but not the rest of the API."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Context:
     """Whether the service may be used without a key as long as none exists."""
     tokens: Tokens | None
     """Checks bearer tokens; None: only API keys are accepted."""
+    storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property
     def trackers(self) -> Trackers:
@@ -64,6 +70,11 @@ async def in_transaction(context: Context, action: Callable[[Session], T]) -> T:
             return action(session)
 
     return await run_in_threadpool(run)
+
+
+async def with_storage(context: Context, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `action` returns, which waits for storage: in a thread that is not one of those for other requests."""
+    return await anyio.to_thread.run_sync(partial(action, *args, **kwargs), limiter=context.storage_threads)
 
 
 InContext = Annotated[Context, Depends(get_context)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.http.conditional import Conditions
+from api.http.context import Context, with_storage
 from api.http.problems import Problem
 from jobs.storage.media_types import attachment
 
@@ -20,6 +21,7 @@ DIGITS = 30
 
 def send_bytes(
     request: Request,
+    context: Context,
     *,
     conditions: Conditions,
     open_file: Callable[[], BinaryIO],
@@ -52,7 +54,7 @@ def send_bytes(
         return Response(status_code=status, headers=headers, media_type=media_type)
     file = open_file()
     file.seek(start)
-    return StreamingResponse(stream(file, end - start), status, headers, media_type)
+    return StreamingResponse(stream(context, file, end - start), status, headers, media_type)
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
@@ -83,12 +85,12 @@ def _number(digits: str) -> int | None:
     return int(digits.lstrip("0")[:DIGITS] or 0) if digits else None
 
 
-def stream(file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
+async def stream(context: Context, file: BinaryIO, length: int | None = None) -> AsyncIterator[bytes]:
     """The next `length` bytes of a file, or all that follow; closes it."""
     left = length
     with file:
         while left is None or left > 0:
-            chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+            chunk = await with_storage(context, file.read, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
             if not chunk:
                 return
             if left is not None:

@@ -6,13 +6,15 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from sqlalchemy.orm import Session
 from starlette.datastructures import UploadFile
 from starlette.routing import Match
 from starlette.types import Scope
 
 from api.http.bodies import JSON_BYTES, Handler, check_caller, content_length, content_type, parse_json
-from api.http.context import get_context
+from api.http.context import get_context, in_transaction
 from api.http.problems import Problem, disk_problem
+from jobs.ledger import idempotency, quotas
 
 MULTIPART = "multipart/form-data"
 MAX_FILES = 3
@@ -34,15 +36,15 @@ class FormRoute(APIRoute):
 
         async def check_and_handle(request: Request) -> Response:
             await check_caller(request)
-            _check_length(request)
+            await _check_quotas(request, _check_length(request))
             await _read_form(request)
             return await handle(request)
 
         return check_and_handle
 
 
-def _check_length(request: Request) -> None:
-    """The files of a form are kept in temporary files while it is read, so its size must be known before."""
+def _check_length(request: Request) -> int:
+    """The form's bytes. Its files are kept in temporary files while it is read, so its size must be known before."""
     length = content_length(request)
     if length is None:
         raise Problem(
@@ -55,6 +57,24 @@ def _check_length(request: Request) -> None:
             "too-large",
             f"the form has {length} bytes, but this service takes up to {most}: send large files through /v1/uploads",
         )
+    return length
+
+
+async def _check_quotas(request: Request, length: int) -> None:
+    """Refuse a form for which there is no room before it is read. Raises QuotaExceeded.
+
+    Whether the service has its files already is known only later, so they count here.
+    """
+    context, owner = get_context(request), request.state.caller.owner
+    key = request.headers.get("Idempotency-Key")
+
+    def check(session: Session) -> None:
+        if key is not None and idempotency.is_known(session, owner, key):
+            return  # it makes nothing
+        quotas.require_room_for_job(session, owner, context.settings.quotas)
+        quotas.require_room_for_bytes(session, owner, max(0, length - 2 * JSON_BYTES), context.settings.quotas)
+
+    await in_transaction(context, check)
 
 
 async def _read_form(request: Request) -> None:

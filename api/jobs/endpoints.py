@@ -15,7 +15,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
-from api.http.context import Context, InContext, InSession
+from api.http.context import Context, InContext, InSession, in_transaction, with_storage
 from api.http.downloads import send_bytes, stream
 from api.http.event_streams import EVENT_STREAM, LastEventId, stream_events
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
@@ -34,7 +34,7 @@ from jobs.errors import NotFound
 from jobs.ledger import audit, owned_jobs, retention
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
-from jobs.storage import layout
+from jobs.storage import layout, removals
 from jobs.storage.media_types import media_type
 from jobs.storage.storage import StorageKeyMissing
 from jobs.tracking import runs
@@ -70,7 +70,7 @@ async def create_job_with_files(
     repeated = idempotent_request(idempotency_key, {"job": form.job, "files": hashes})
     uploads = FormUploads(context, owner)
     job = await _make(context, owner, repeated, lambda: uploads.store(form, hashes), response, wakeups)
-    await run_in_threadpool(uploads.delete_unused, JobRequest.model_validate(job.request))
+    await with_storage(context, uploads.delete_unused, JobRequest.model_validate(job.request))
     return job
 
 
@@ -198,13 +198,18 @@ def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_ma
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
+async def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
-    with context.database.session() as session:
+
+    def delete(session: Session) -> str:
         require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
         prefix = owned_jobs.delete(session, owner, job_id)
+        removals.record(session, prefix, removals.SETTLING_SECONDS)
         audit.record(session, "job.delete", job_id)
-    context.storage.delete_prefix(prefix)
+        return prefix
+
+    prefix = await in_transaction(context, delete)
+    await with_storage(context, removals.remove_now, context.storage, [prefix])
 
 
 @router.get("/{job_id}/events", response_model=EventPage, responses={200: {"content": {EVENT_STREAM: {}}}})
@@ -256,7 +261,7 @@ def list_metrics(
 
 
 @router.get("/{job_id}/log", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
-def get_log(
+async def get_log(
     job_id: str,
     owner: Owner,
     context: InContext,
@@ -265,16 +270,17 @@ def get_log(
     ] = None,
 ) -> Response:
     """What the trainer wrote; empty before the trainer has started."""
-    with context.database.session() as session:
-        job = owned_jobs.get(session, owner, job_id)
+    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
     _require_files(job)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
     try:
-        file = context.storage.open(layout.trainer_log(job_id, attempt or job.attempt))
+        key = layout.trainer_log(job_id, attempt or job.attempt)
+        file = await with_storage(context, context.storage.open, key, grows=True)
     except StorageKeyMissing:
         return Response("", media_type="text/plain")
-    return StreamingResponse(stream(file), media_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return StreamingResponse(stream(context, file), media_type="text/plain", headers=headers)
 
 
 @router.get("/{job_id}/artifacts")
@@ -297,7 +303,7 @@ def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPag
     },
 )
 @router.head("/{job_id}/artifacts/{name}", response_class=Response, responses=NOT_MODIFIED)
-def download_artifact(
+async def download_artifact(
     job_id: str,
     name: str,
     request: Request,
@@ -309,16 +315,18 @@ def download_artifact(
     ] = False,
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
-    with context.database.session() as session:
-        job = owned_jobs.get(session, owner, job_id)
-        artifact = _find(job, name)
+    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
+    artifact = _find(job, name)
     _require_files(job)
     # The URL is signed for GET alone.
     if presigned and request.method == "GET" and (url := context.storage.download_url(artifact["key"])) is not None:
         return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
     try:
-        return send_bytes(
+        return await with_storage(
+            context,
+            send_bytes,
             request,
+            context,
             conditions=conditions,
             open_file=lambda: context.storage.open(artifact["key"]),
             size=artifact["size"],

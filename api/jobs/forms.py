@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import UploadFile
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, JsonValue, WrapValidator
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
-from api.http.context import Context
+from api.http.context import Context, with_storage
 from api.http.forms import parse_json_part
 from api.http.problems import Problem, invalid_field
 from api.uploads.limits import check_size
@@ -20,6 +19,7 @@ from api.uploads.stored_bytes import announce
 from api.uploads.writing import UploadWriter
 from jobs.errors import Conflict, NotFound, Stale
 from jobs.ledger import requests, uploads
+from jobs.storage import removals
 from jobs.storage.faults import StorageFault
 from lit_spec import JobRequest
 from lit_spec.requests.dataset import DATASET_SOURCES
@@ -101,7 +101,7 @@ class FormUploads:
             check_size(file.size or 0, self.context, name)
         request = requests.parse(JobRequest, _with_uploads(form.job, dict.fromkeys(files, "upl_")))
         ids = {
-            name: await run_in_threadpool(self._upload, file, name, hashes[name], request)
+            name: await with_storage(self.context, self._upload, file, name, hashes[name], request)
             for name, file in files.items()
         }
         # FastAPI would keep the temporary files until the answer, which may wait for an inspection.
@@ -149,7 +149,8 @@ class FormUploads:
     def _delete(self, upload_id: str) -> None:
         with self.context.database.session() as session:
             prefix = uploads.delete(session, self.owner, upload_id)
-        self.context.storage.delete_prefix(prefix)
+            removals.record(session, prefix, removals.SETTLING_SECONDS)
+        removals.remove_now(self.context.storage, [prefix])
 
 
 def _with_uploads(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:

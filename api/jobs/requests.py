@@ -6,10 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from api.http.context import Context, in_transaction
+from api.http.context import Context, in_transaction, with_storage
 from api.http.problems import Problem
 from api.uploads.stored_bytes import read_upload
 from jobs.broker.queues import queues_for
@@ -61,7 +60,7 @@ async def inspections_of(context: Context, owner: str, request: JobRequest) -> r
     """The inspections of the uploads that the request names; waits for them. Raises Problem and RequestRefused."""
     end = time.monotonic() + INSPECTION_SECONDS
     _check_dataset_url(context, request)
-    await run_in_threadpool(_recover_uploads, context, owner, request)
+    await with_storage(context, _recover_uploads, context, owner, request)
     await in_transaction(context, lambda session: requests.request_inspection(session, owner, request))
     found = {
         field: await _wait_for_inspection(context, owner, request, field, upload.id, end)

@@ -14,7 +14,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, require_unchanged
-from api.http.context import Context, InContext, InSession
+from api.http.context import Context, InContext, InSession, in_transaction, with_storage
 from api.http.event_streams import EVENT_STREAM, Look, stream_events
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.pages import InPages
@@ -25,6 +25,7 @@ from api.studies.schemas import show_study
 from jobs.database.models import Study as StudyRow
 from jobs.errors import NotFound
 from jobs.ledger import audit
+from jobs.storage import removals
 from jobs.studies import studies
 from jobs.studies.kinds.table import as_csv
 from jobs.studies.status import read_status
@@ -142,14 +143,19 @@ def resume_study(
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
+async def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished study with its jobs, their files and metrics."""
-    with context.database.session() as session:
+
+    def delete(session: Session) -> list[str]:
         require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
         prefixes = studies.delete(session, owner, study_id)
+        for prefix in prefixes:
+            removals.record(session, prefix, removals.SETTLING_SECONDS)
         audit.record(session, "study.delete", study_id)
-    for prefix in prefixes:
-        context.storage.delete_prefix(prefix)
+        return prefixes
+
+    prefixes = await in_transaction(context, delete)
+    await with_storage(context, removals.remove_now, context.storage, prefixes)
 
 
 def _read(context: Context, owner: str, study_id: str) -> Study:

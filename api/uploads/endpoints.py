@@ -17,7 +17,7 @@ from api.http.conditional import (
     InConditionalGet,
     require_unchanged,
 )
-from api.http.context import Context, InContext, InSession
+from api.http.context import Context, InContext, InSession, in_transaction, with_storage
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
@@ -30,6 +30,7 @@ from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import audit, uploads
 from jobs.ledger.retention import uploads_expire_at
+from jobs.storage import removals
 from lit_spec import LibraryRequest
 from lit_spec.answers.pages import Page
 from lit_spec.answers.uploads import Upload
@@ -58,13 +59,13 @@ async def create_upload(
     if announced.direct:
         require_direct(context)
     given = {name: value for name, value in announced if name != "direct"}
-    upload, _ = await run_in_threadpool(announce, context, owner, **given)
+    upload, _ = await with_storage(context, announce, context, owner, **given)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     shown = await run_in_threadpool(_show_read, context, upload)
     if upload.state == UploadState.COMPLETE:
         response.status_code = 200
     elif announced.direct:
-        shown.parts = await run_in_threadpool(signed_parts, context, owner, upload.id)
+        shown.parts = await with_storage(context, signed_parts, context, owner, upload.id)
     return shown
 
 
@@ -91,13 +92,19 @@ async def get_upload(upload_id: str, owner: Owner, context: InContext, get: InCo
 
 
 @router.delete("/{upload_id}", status_code=204)
-def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
+async def delete_upload(upload_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete an upload; 409 while a job or study that is not finished needs it."""
-    with context.database.session() as session:
+
+    def delete(session: Session) -> str:
         require_unchanged(if_match, lambda: _look(context, session, owner, upload_id))
         prefix = uploads.delete(session, owner, upload_id)
+        # Until then a client may still send parts to URLs that were signed.
+        removals.record(session, prefix, max(removals.SETTLING_SECONDS, context.settings.presigned_seconds))
         audit.record(session, "upload.delete", upload_id)
-    context.storage.delete_prefix(prefix)
+        return prefix
+
+    prefix = await in_transaction(context, delete)
+    await with_storage(context, removals.remove_now, context.storage, [prefix])
 
 
 @router.patch(
@@ -128,12 +135,12 @@ async def append_to_upload(
     if content_type(request) != BINARY:
         raise Problem(415, "unsupported-media-type", f"the route takes bytes: send them with the Content-Type {BINARY}")
     try:
-        writer = await run_in_threadpool(UploadWriter, context, owner, upload_id, upload_offset, check)
-        received = await _receive(request, writer)
+        writer = await with_storage(context, UploadWriter, context, owner, upload_id, upload_offset, check)
+        received = await _receive(context, request, writer)
         if received == writer.upload.size:
-            await run_in_threadpool(writer.complete)
+            await with_storage(context, writer.complete)
     except Stale:
-        raise _wrong_offset(await run_in_threadpool(read_upload, context, owner, upload_id)) from None
+        raise _wrong_offset(await with_storage(context, read_upload, context, owner, upload_id)) from None
     return Response(status_code=204, headers=offset_headers(received))
 
 
@@ -197,24 +204,24 @@ def _inspect_again(
         return _show(context, session, uploads.get(session, owner, upload_id))
 
 
-async def _receive(request: Request, writer: UploadWriter) -> int:
+async def _receive(context: Context, request: Request, writer: UploadWriter) -> int:
     """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
     start = offset = recorded = writer.upload.received
     try:
         async for piece in pieces(request.stream(), writer.piece_bytes):
             if offset + len(piece) > writer.upload.size:
                 # Without a Content-Length this is known only now.
-                await run_in_threadpool(writer.cut, start)
+                await with_storage(context, writer.cut, start)
                 offset = recorded = start
                 raise _too_long(writer.upload)
-            await run_in_threadpool(writer.append, offset, piece)
+            await with_storage(context, writer.append, offset, piece)
             offset += len(piece)
             if offset - recorded >= RECORD_BYTES:
-                await run_in_threadpool(writer.record, offset)
+                await with_storage(context, writer.record, offset)
                 recorded = offset
     finally:
         if offset > recorded:
-            await run_in_threadpool(writer.record, offset)
+            await with_storage(context, writer.record, offset)
     return offset
 
 

@@ -25,20 +25,35 @@ WRITE_SECONDS = 600.0
 """How long storage may take for one piece. A write that ends later than its transaction could cut off newer bytes."""
 
 
+COMPLETION_SECONDS = 3600.0
+"""For longer than this no completion of an upload keeps the next one away."""
+
+COMPLETING_SECONDS = 5
+"""After so long a caller may ask again whether the upload is complete."""
+
+
 class UploadWriter:
     """One request's right to write to an upload. It ends when a newer request begins, in this process or in another.
 
-    Every write happens under the lock of the upload's row, so an older request can't overwrite the bytes of a newer
-    one, and nothing is written for an upload that was deleted. All methods block; they raise Stale, NotFound, and
+    An older request can't overwrite the bytes of a newer one: every write happens under the lock of the upload's row,
+    or storage itself tells the two apart. All methods block; they raise Stale, NotFound, and
     Problem 409 `upload-bytes-lost` if the earlier bytes are no longer in storage.
     """
 
     def __init__(
-        self, context: Context, owner: str, upload_id: str, offset: int, check: Callable[[Upload], None] | None = None
+        self,
+        context: Context,
+        owner: str,
+        upload_id: str,
+        offset: int,
+        check: Callable[[Upload], None] | None = None,
+        *,
+        has_all: bool = False,
     ) -> None:
         """`check` may refuse to write to the upload, by raising: then an earlier request goes on.
 
-        Raises QuotaExceeded if the owner has more stored than is allowed.
+        `has_all`: all bytes are in storage, whatever the ledger says. Raises Problem 409 `upload-completing` if all are
+        there and another request puts them together, and QuotaExceeded if the owner has more stored than is allowed.
         """
         with context.database.session() as session:
             before = uploads.get(session, owner, upload_id)
@@ -51,15 +66,22 @@ class UploadWriter:
             self.upload = uploads.open_writer(session, owner, upload_id, offset)
             if check is not None:
                 check(self.upload)
+            if (has_all or offset == self.upload.size) and uploads.is_completing(session, upload_id):
+                raise _completing()
         self.piece_bytes = context.storage.piece_bytes
         self._context = context
         self._key = layout.upload_data(upload_id)
 
     def append(self, offset: int, piece: bytes) -> None:
         """Write the next piece to storage."""
+        storage = self._context.storage
         with self._transaction() as session:
             uploads.hold(session, self.upload.id, self.upload.writer)
-            self._context.storage.write_piece(self._key, offset, piece, self.upload.writer)
+            if not storage.fences_pieces:
+                storage.write_piece(self._key, offset, piece, self.upload.writer)
+        if storage.fences_pieces:
+            # A store may take minutes. Meanwhile this request keeps neither the row nor a connection.
+            storage.write_piece(self._key, offset, piece, self.upload.writer)
 
     def record(self, received: int) -> None:
         """Make the bytes in storage durable, and record their number in the ledger."""
@@ -78,7 +100,8 @@ class UploadWriter:
 
         Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then starts again at offset 0.
         """
-        with self._told_if_lost(), self._context.storage.finish(self._key, self.upload.size) as finished:
+        storage = self._context.storage
+        with self._told_if_lost(), self._alone(), storage.finish(self._key, self.upload.size) as finished:
             if (problem := self._find_problem(finished)) is None:
                 with self._transaction() as session:
                     uploads.complete(session, self.upload.id, self.upload.writer, finished.sha256)
@@ -88,6 +111,14 @@ class UploadWriter:
         if problem is not None:
             self.cut(0)
             raise problem
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Until then no other request reads and writes the whole file, to find at the end that it is not the newest."""
+        with self._context.database.session() as session:
+            allow_idle(session, COMPLETION_SECONDS)
+            uploads.hold_completion(session, self.upload.id)
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -112,6 +143,11 @@ class UploadWriter:
         with finished.open() as file:
             fault = find_fault(file, self.upload.size)
         return None if fault is None else Problem(422, "bad-upload", f"{self.upload.filename}: {fault}")
+
+
+def _completing() -> Problem:
+    detail = "another request is putting this upload together: ask again, until the upload is complete"
+    return Problem(409, "upload-completing", detail, headers={"Retry-After": str(COMPLETING_SECONDS)})
 
 
 async def pieces(stream: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:

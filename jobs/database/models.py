@@ -158,7 +158,7 @@ class Upload(Base):
     """How many inspections were lost. An inspection that finds that the file is not a teacher is not lost."""
     created_at: Mapped[datetime] = _now()
     received_at: Mapped[datetime] = _now()
-    """When the newest bytes arrived."""
+    """When the newest bytes arrived, or a client last began to send some."""
     completed_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     """When its owner announced the same file again. Jobs and studies have their own times."""

@@ -104,6 +104,13 @@ def list_page(
     return read_rows(session, AuditEntry, filters=filters, after=after, limit=limit)
 
 
+def count(session: Session, action: str, object_id: str, seconds: float) -> int:
+    """How often this was done within the last `seconds`."""
+    since = func.clock_timestamp() - timedelta(seconds=seconds)
+    query = select(func.count()).where(AuditEntry.object_id == object_id, AuditEntry.action == action)
+    return session.execute(query.where(AuditEntry.created_at >= since)).scalar_one()
+
+
 def forget_old(session: Session, days: int) -> None:
     """Remove entries that are older, at most FORGOTTEN_PER_ROUND at once, the oldest first."""
     too_old = AuditEntry.created_at < func.clock_timestamp() - timedelta(days=days)

@@ -37,6 +37,12 @@ def _plain_number(text: str) -> float:
     return int(number) if number.is_integer() else number
 
 
+def is_known(session: Session, owner: str, key: str) -> bool:
+    """Whether an earlier request of the owner had this key."""
+    query = select(IdempotencyKey.key).where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)
+    return session.scalars(query).one_or_none() is not None
+
+
 def find_job(session: Session, owner: str, request: IdempotentRequest | None) -> Job | None:
     """The job that the same request made earlier; None for a request without a key.
 

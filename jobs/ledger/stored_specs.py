@@ -31,7 +31,7 @@ def read_track(job: Job) -> Track | None:
     """The request's `track`. Raises Unreadable."""
     stored = job.request.get("track")
     try:
-        return None if stored is None else Track.model_validate(stored)
+        return None if stored is None else Track.model_validate(stored, context=READING_STORED)
     except ValidationError as wrong:
         raise Unreadable(f"this version of LIT can't read the request's track ({_summary(wrong)})") from wrong
 

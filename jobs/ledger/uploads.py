@@ -116,6 +116,8 @@ def open_writer(session: Session, owner: str, upload_id: str, offset: int) -> Up
     if upload.state == UploadState.COMPLETE or upload.received != offset:
         raise Stale
     upload.writer += 1
+    # What a client then sends to the store itself, nobody counts.
+    upload.received_at = clock(session)
     return upload
 
 
@@ -130,6 +132,16 @@ def hold(session: Session, upload_id: str, writer: int) -> Upload:
     if upload.state == UploadState.COMPLETE or upload.writer != writer:
         raise Stale
     return upload
+
+
+def is_completing(session: Session, upload_id: str) -> bool:
+    """Whether another request puts the file together now. If not, none begins until this transaction ends."""
+    return not session.scalar(select(func.pg_try_advisory_xact_lock(_completion(upload_id))))
+
+
+def hold_completion(session: Session, upload_id: str) -> None:
+    """Wait until no other request puts the file together; none does until this transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(_completion(upload_id))))
 
 
 def record_progress(session: Session, upload_id: str, writer: int, received: int) -> None:
@@ -319,6 +331,12 @@ def finish_inspection(
     return True
 
 
+def unfinished(session: Session) -> dict[str, int]:
+    """The keys in storage of all files that still arrive, with their sizes."""
+    query = select(Upload.id, Upload.size).where(Upload.state == UploadState.UPLOADING)
+    return {layout.upload_data(upload_id): size for upload_id, size in session.execute(query)}
+
+
 def delete_abandoned(session: Session) -> None:
     """Remove the uploads that received nothing for a week, and have their files removed."""
     too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
@@ -341,6 +359,10 @@ def _studies_using(session: Session, upload_id: str) -> list[str]:
     query = select(Study.id).join(StudyUpload, StudyUpload.study_id == Study.id)
     query = query.where(StudyUpload.upload_id == upload_id, Study.state == StudyState.RUNNING)
     return list(session.scalars(query.order_by(Study.created_at)))
+
+
+def _completion(upload_id: str) -> ColumnElement[int]:
+    return func.hashtextextended(f"completion\n{upload_id}", 0)
 
 
 def _locked(session: Session, *which: ColumnElement[bool]) -> Upload | None:

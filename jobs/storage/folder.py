@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ class FolderStorage:
     """A folder. The pieces of an unfinished file are written to the file itself, so that nothing is copied later."""
 
     piece_bytes = PIECE_BYTES
+    fences_pieces = False
     direct: DirectParts | None = None
 
     def __init__(self, root: Path) -> None:
@@ -54,7 +55,7 @@ class FolderStorage:
         self._put(key, io.BytesIO(data))
 
     @storage_faults()
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:  # noqa: ARG002 - an open file stays as it is
         with _missing_as(key):
             return self._path(key).open("rb")
 
@@ -135,7 +136,7 @@ class FolderStorage:
         disks.probe(self._temporary_folder())
 
     @storage_faults()
-    def remove_leftovers(self, seconds: float) -> None:
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:  # noqa: ARG002 - pieces are no files here
         folder = self.root / TEMPORARY
         for path in folder.iterdir() if folder.is_dir() else ():
             # Its writer may just have finished.

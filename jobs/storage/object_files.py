@@ -25,7 +25,7 @@ class Segment:
     path: str
     size: int
     etag: str | None
-    """Other bytes than these are never read."""
+    """Other bytes than these are never read. None: whatever replaces the object begins with the same bytes."""
 
 
 def open_segments(store: Any, key: str, segments: Sequence[Segment]) -> BinaryIO:

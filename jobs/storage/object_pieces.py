@@ -8,10 +8,11 @@ after a newer writer took over, changes nothing. Pieces that this chain doesn't 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import obstore
@@ -32,6 +33,8 @@ CONCURRENT_PARTS = 4
 READ_BYTES = 8 << 20
 DIRECT_BYTES = 16 << 20
 MOST_DIRECT_PARTS = 1000
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""By so much at most the clocks of this machine and of the store differ."""
 
 log = structlog.get_logger()
 
@@ -193,15 +196,46 @@ def file_attributes(key: str) -> dict[str, str]:
 
 def remove(store: Any, paths: list[str]) -> None:
     """Remove objects. Does nothing for those that are gone."""
-    with object_faults(), suppress(FileNotFoundError):
+    with object_faults():
         if paths:
-            obstore.delete(store, paths)
+            try:
+                obstore.delete(store, paths)
+            except FileNotFoundError:
+                # Some stores stop at the first object that is gone, and leave those after it.
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(store, path)
+
+
+def remove_leftovers(store: Any, unfinished: Mapping[str, int], age: timedelta, signed_seconds: int) -> None:
+    """Remove the pieces that belong to no unfinished file and are older than `age`, and of the unfinished files, given
+    with their sizes, those that are superseded or reach beyond the end, and whose signed URLs have expired.
+    """
+    now = datetime.now(UTC)
+    expired = timedelta(seconds=signed_seconds) + CLOCKS_DIFFER
+    listed: dict[str, list[Any]] = defaultdict(list)
+    with object_faults():
+        for chunk in obstore.list(store, f"{PIECES}/"):
+            for item in chunk:
+                listed[item["path"].removeprefix(f"{PIECES}/").rpartition("/")[0]].append(item)
+    for key, items in listed.items():
+        if (size := unfinished.get(key)) is None:
+            remove(store, [item["path"] for item in items if now - item["last_modified"] > age])
+            continue
+        old = {item["path"] for item in items if now - item["last_modified"] > expired}
+        pieces = [_piece(item) for item in items]
+        counting = {piece.segment.path for piece in _newest_of(pieces).values() if piece.end <= size}
+        remove(store, [piece.segment.path for piece in pieces if piece.segment.path in old - counting])
 
 
 def _newest(store: Any, key: str) -> dict[int, Piece]:
+    return _newest_of(_all_pieces(store, key))
+
+
+def _newest_of(pieces: Sequence[Piece]) -> dict[int, Piece]:
     """Of each offset the piece of the newest writer."""
     found: dict[int, Piece] = {}
-    for piece in sorted(_all_pieces(store, key), key=lambda piece: piece.writer):
+    for piece in sorted(pieces, key=lambda piece: piece.writer):
         if piece.segment.size:
             found[piece.offset] = piece
     return found
@@ -210,8 +244,9 @@ def _newest(store: Any, key: str) -> dict[int, Piece]:
 def _all_pieces(store: Any, key: str) -> list[Piece]:
     with object_faults(key):
         listed = [item for chunk in obstore.list(store, f"{PIECES}/{key}/") for item in chunk]
-    pieces = []
-    for item in listed:
-        offset, _, writer = item["path"].rpartition("/")[2].partition("-")
-        pieces.append(Piece(int(offset), int(writer), Segment(item["path"], item["size"], item["e_tag"])))
-    return pieces
+    return [_piece(item) for item in listed]
+
+
+def _piece(item: Any) -> Piece:
+    offset, _, writer = item["path"].rpartition("/")[2].partition("-")
+    return Piece(int(offset), int(writer), Segment(item["path"], item["size"], item["e_tag"]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,8 +30,6 @@ from jobs.storage.storage import RESERVED, DirectParts, FinishedPieces, StorageK
 PIECE_BYTES = 8 << 20
 PROBE_KEY = ".tmp/probe"
 PROBE_SECONDS = 5.0
-PIECES_DAYS = 30
-"""Pieces older than this belong to no upload: one that receives nothing for a week is removed."""
 LEFTOVERS_EVERY_SECONDS = 3600.0
 """The whole list of pieces is read no more often than this."""
 
@@ -39,6 +38,7 @@ class ObjectStorage:
     """Objects under the prefix of `LIT_STORAGE_URL`. What is written is durable and visible at once, or not at all."""
 
     piece_bytes = PIECE_BYTES
+    fences_pieces = True
 
     def __init__(self, settings: Settings) -> None:
         if settings.storage_url is None:
@@ -74,9 +74,10 @@ class ObjectStorage:
         with object_faults(key):
             obstore.put(self._store, _path(key), data, use_multipart=False)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:
         found = self._head(key)
-        return open_segments(self._store, key, [Segment(_path(key), found["size"], found["e_tag"])])
+        etag = None if grows else found["e_tag"]
+        return open_segments(self._store, key, [Segment(_path(key), found["size"], etag)])
 
     def size(self, key: str) -> int:
         return int(self._head(key)["size"])
@@ -133,16 +134,17 @@ class ObjectStorage:
         with object_faults():
             obstore.put(self._probe_store, PROBE_KEY, b"", use_multipart=False)
 
-    def remove_leftovers(self, seconds: float) -> None:
-        """Only pieces: parts of an object that was never published are removed by the bucket's own rule."""
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:
+        """Only pieces: parts of an object that was never published are removed by the bucket's own rule.
+
+        Of an unfinished file those that can't become part of it, once nobody can send them again by a signed URL.
+        """
         now = time.monotonic()
         last = self._leftovers_looked_at
         if last is not None and now - last < LEFTOVERS_EVERY_SECONDS:
             return
-        old = datetime.now(UTC) - max(timedelta(seconds=seconds), timedelta(days=PIECES_DAYS))
-        with object_faults():
-            for chunk in obstore.list(self._store, f"{PIECES}/"):
-                self._remove([item["path"] for item in chunk if item["last_modified"] < old])
+        sizes = unfinished()
+        object_pieces.remove_leftovers(self._store, sizes, timedelta(seconds=seconds), self._signed_seconds)
         self._leftovers_looked_at = now
 
     def _head(self, key: str) -> Any:

@@ -6,6 +6,7 @@ number, and readers use the manifest in the ledger. The only exception is an upl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -79,6 +80,10 @@ class Storage(Protocol):
         """Size of the pieces that this storage takes best."""
 
     @property
+    def fences_pieces(self) -> bool:
+        """Whether `write_piece` needs no lock: one that arrives after that of a newer writer has no effect."""
+
+    @property
     def direct(self) -> DirectParts | None:
         """None: clients can't send pieces to this storage themselves."""
 
@@ -88,8 +93,12 @@ class Storage(Protocol):
     def put_bytes(self, key: str, data: bytes) -> None:
         """Like `put_file`, for a few bytes."""
 
-    def open(self, key: str) -> BinaryIO:
-        """Open for reading; seekable. A read raises as `open` does, also if the object was replaced meanwhile."""
+    def open(self, key: str, *, grows: bool = False) -> BinaryIO:
+        """Open for reading; seekable. A read raises as `open` does, also if the object was replaced meanwhile.
+
+        `grows`: whatever replaces the object begins with the same bytes, like a log. Then the file has the bytes that
+        were there when it was opened.
+        """
 
     def size(self, key: str) -> int:
         """In bytes."""
@@ -112,8 +121,8 @@ class Storage(Protocol):
         """Write a piece of an unfinished file at `offset`, where the earlier pieces end. What was stored beyond its
         end is not part of the file any more.
 
-        Callers hold a lock. `writer` grows with every caller that gets it, so that a write that arrives after its
-        caller has lost the lock is recognised where that can happen.
+        Callers hold a lock, unless storage `fences_pieces`. `writer` grows with every caller that gets it, so that a
+        write that arrives after its caller has lost the lock is recognised where that can happen.
         Raises StorageBytesMissing if there are fewer than `offset` bytes and this storage can tell at once;
         otherwise `finish` raises it.
         """
@@ -137,8 +146,11 @@ class Storage(Protocol):
     def check(self) -> None:
         """Raises StorageFault if nothing can be stored."""
 
-    def remove_leftovers(self, seconds: float) -> None:
-        """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`."""
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:
+        """Remove what killed processes left while they wrote or removed something, if it is older than `seconds`.
+
+        `unfinished` returns the keys of the files that still arrive in pieces, with their sizes.
+        """
 
 
 def key_parts(key: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import httpx
 
 from lit_client.addresses import path_to
 from lit_client.answers import parse
-from lit_client.asynchronous.connection import AsyncConnection, outside_client
+from lit_client.asynchronous.connection import LONGEST_RETRY_AFTER, AsyncConnection, outside_client
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Upload, UploadPart, UploadParts
 
@@ -114,10 +115,16 @@ async def _complete(connection: AsyncConnection, upload: Upload, etags: dict[int
     """False if parts are missing after all."""
     body = {"parts": [{"number": number, "etag": etag} for number, etag in sorted(etags.items())]}
     path = path_to("uploads", upload.id, "complete")
-    try:
-        await connection.request("POST", path, repeatable=True, wait=COMPLETION_SECONDS, json=body)
-    except ProblemError as problem:
-        if problem.type == "upload-parts-missing":
-            return False
-        raise
-    return True
+    deadline = time.monotonic() + COMPLETION_SECONDS
+    while True:
+        try:
+            await connection.request("POST", path, repeatable=True, wait=COMPLETION_SECONDS, json=body)
+        except ProblemError as problem:
+            if problem.type == "upload-parts-missing":
+                return False
+            # An earlier call, whose answer was lost, is still at work.
+            if problem.type != "upload-completing" or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(min(problem.retry_after or connection.pause(0), LONGEST_RETRY_AFTER))
+        else:
+            return True

@@ -14,7 +14,7 @@ from lit_client.addresses import path_to
 from lit_client.answers import parse
 from lit_client.errors import ProblemError, TransferError
 from lit_client.models import Upload, UploadPart, UploadParts
-from lit_client.synchronous.connection import Connection, outside_client
+from lit_client.synchronous.connection import LONGEST_RETRY_AFTER, Connection, outside_client
 
 FROM_BYTES = 32 << 20
 """Smaller files go through the service."""
@@ -114,10 +114,16 @@ def _complete(connection: Connection, upload: Upload, etags: dict[int, str]) -> 
     """False if parts are missing after all."""
     body = {"parts": [{"number": number, "etag": etag} for number, etag in sorted(etags.items())]}
     path = path_to("uploads", upload.id, "complete")
-    try:
-        connection.request("POST", path, repeatable=True, wait=COMPLETION_SECONDS, json=body)
-    except ProblemError as problem:
-        if problem.type == "upload-parts-missing":
-            return False
-        raise
-    return True
+    deadline = time.monotonic() + COMPLETION_SECONDS
+    while True:
+        try:
+            connection.request("POST", path, repeatable=True, wait=COMPLETION_SECONDS, json=body)
+        except ProblemError as problem:
+            if problem.type == "upload-parts-missing":
+                return False
+            # An earlier call, whose answer was lost, is still at work.
+            if problem.type != "upload-completing" or time.monotonic() > deadline:
+                raise
+            time.sleep(min(problem.retry_after or connection.pause(0), LONGEST_RETRY_AFTER))
+        else:
+            return True

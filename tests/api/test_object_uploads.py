@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,10 +18,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from api.app import create_app
+from api.http.context import STORAGE_THREADS
+from api.uploads import direct
+from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import keys
 from jobs.storage import object_pieces
+from jobs.storage.objects import ObjectStorage
 from lit_client import Client
 from lit_client.synchronous import direct_uploads, downloads
 from tests.api.conftest import serving
@@ -26,6 +35,8 @@ from tests.s3 import S3Server
 from tests.worker.bench import OWNER, Bench, make_bench
 
 CONTENT = bytes(range(256)) * 200
+SENDERS = 45
+"""More requests than the API has threads."""
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -52,7 +63,7 @@ def stored(bench: Bench, upload: str) -> bytes:
         return file.read()
 
 
-def announce(api: TestClient, **given: Any) -> dict[str, Any]:
+def announce(api: httpx.Client, **given: Any) -> dict[str, Any]:
     body = {"kind": "dataset", "filename": "d.npz", "size": len(CONTENT), "sha256": SHA256, **given}
     answer = api.post("/v1/uploads", json=body)
     assert answer.status_code == 201, answer.text
@@ -122,6 +133,26 @@ def test_an_abandoned_upload_is_removed(api: TestClient, bench: Bench) -> None:
     assert told(api.get(f"/v1/uploads/{upload}")) == (404, "not-found")
 
 
+def test_an_upload_that_goes_on_for_long_keeps_its_pieces(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pieces are as old as those of an upload that is gone."""
+    monkeypatch.setattr(object_pieces, "CLOCKS_DIFFER", timedelta(days=-90))
+    monkeypatch.setattr(housekeeping, "LEFTOVER_SECONDS", -90 * 86_400.0)
+    upload, other = announce(api)["id"], announce(api, direct=True)["id"]
+    patch(api, upload, 0, CONTENT[:20_000])
+    bench.storage.write_piece("uploads/upl_gone/data", 0, b"left", 1)
+    with bench.database.session() as session:
+        session.execute(text("UPDATE uploads SET received_at = now() - interval '8 days'"))
+    # Both go on now, one of them past the service.
+    patch(api, upload, 20_000, b"x")
+    assert api.post(f"/v1/uploads/{other}/parts").status_code == 200
+    assert Housekeeper(bench.database, lambda _queue: None, bench.settings, bench.storage).keep_storage()
+    assert bench.storage.pieces_size(f"uploads/{upload}/data") == 20_001
+    assert bench.storage.pieces_size("uploads/upl_gone/data") == 0
+    assert api.get(f"/v1/uploads/{other}").json()["state"] == "uploading"
+
+
 def test_a_client_sends_parts_itself(api: TestClient, bench: Bench) -> None:
     made = announce(api, direct=True)
     upload, parts = made["id"], made["parts"]
@@ -147,6 +178,61 @@ def test_a_client_sends_parts_itself(api: TestClient, bench: Bench) -> None:
     put(parts, bytes(len(CONTENT)))
     assert stored(bench, upload) == CONTENT
     assert told(api.post(f"/v1/uploads/{upload}/parts")) == (409, "upload-offset-mismatch")
+
+
+def test_parts_are_not_signed_without_end(api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SIGNED_PER_HOUR", 2)
+    monkeypatch.setattr(direct, "EXPIRIES", 0)
+    upload = announce(api, direct=True)["id"]
+    path = f"/v1/uploads/{upload}/parts"
+    assert api.post(path).status_code == 200
+    refused = api.post(path)
+    assert told(refused) == (429, "parts-signed-too-often")
+    assert int(refused.headers["Retry-After"]) > 0
+    # The refusal leaves everything as it was, and another upload has its own count.
+    with bench.database.session() as session:
+        assert session.scalar(text("SELECT writer FROM uploads")) == 2
+        session.execute(text("UPDATE audit_log SET created_at = now() - interval '61 minutes'"))
+    assert api.post(path).status_code == 200
+
+
+def test_one_completion_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client asks again after its connection broke, as `complete` may take minutes."""
+    begun, go_on, finish = threading.Event(), threading.Event(), ObjectStorage.finish
+    copies: list[str] = []
+
+    def slow(storage: ObjectStorage, key: str, size: int) -> Any:
+        copies.append(key)
+        begun.set()
+        assert go_on.wait(30)
+        return finish(storage, key, size)
+
+    monkeypatch.setattr(ObjectStorage, "finish", slow)
+    with serving(bench) as (host, port), ThreadPoolExecutor(1) as pool, Client(f"http://{host}:{port}") as client:
+        service = httpx.Client(base_url=f"http://{host}:{port}", timeout=30)
+        made = announce(service, direct=True)
+        body, path = put(made["parts"]), f"/v1/uploads/{made['id']}/complete"
+        first = pool.submit(service.post, path, json=body)
+        try:
+            assert begun.wait(10)
+            again = service.post(path, json=body)
+            assert told(again) == (409, "upload-completing")
+            assert again.headers["Retry-After"] == "5"
+
+            def sleep(_seconds: float) -> None:
+                go_on.set()
+                first.result()
+
+            # The client waits, and the first one ends only then.
+            monkeypatch.setattr(direct_uploads, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+            etags = {part["number"]: part["etag"] for part in body["parts"]}
+            assert direct_uploads._complete(client._connection, client.get_upload(made["id"]), etags)
+        finally:
+            go_on.set()
+        assert first.result().json()["state"] == "complete"
+        service.close()
+    assert len(copies) == 1
+    assert stored(bench, made["id"]) == CONTENT
 
 
 def test_parts_with_other_bytes_are_refused(api: TestClient, bench: Bench) -> None:
@@ -195,6 +281,36 @@ def refusing() -> httpx.MockTransport:
         raise httpx.ConnectError("no route", request=request)
 
     return httpx.MockTransport(refuse)
+
+
+def test_a_store_that_stalls_holds_up_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, most, write_piece = threading.Event(), threading.Semaphore(0), ObjectStorage.write_piece
+
+    def stall(storage: ObjectStorage, key: str, offset: int, piece: bytes, writer: int) -> None:
+        most.release()
+        assert go_on.wait(60)
+        write_piece(storage, key, offset, piece, writer)
+
+    monkeypatch.setattr(ObjectStorage, "write_piece", stall)
+    limits = httpx.Limits(max_connections=SENDERS + 1)
+    with (
+        serving(bench) as (host, port),
+        ThreadPoolExecutor(SENDERS) as pool,
+        httpx.Client(base_url=f"http://{host}:{port}", limits=limits, timeout=60) as service,
+    ):
+        uploads = [announce(service, sha256=None)["id"] for _ in range(SENDERS)]
+        sent = [pool.submit(patch, service, upload, 0, CONTENT) for upload in uploads]
+        try:
+            for _ in range(STORAGE_THREADS):
+                assert most.acquire(timeout=30)
+            # Whoever asks for something else is answered, and no transaction is open meanwhile.
+            assert service.get("/v1/jobs", timeout=10).status_code == 200
+            with bench.database.session() as session:
+                idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                assert session.scalar(text(f"{idle} AND datname = current_database()")) == 0
+        finally:
+            go_on.set()
+        assert {answer.result().status_code for answer in sent} == {204}
 
 
 def test_the_client_sends_large_files_past_the_service(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from tests.api.conftest import serving
 from tests.api.test_studies import request as study_request
 from tests.worker.bench import Bench
 
@@ -71,3 +75,27 @@ def test_an_owner_may_have_any_name_of_the_issuer(limited: TestClient) -> None:
     assert limited.put(path, json={"jobs_running": 2}).json()["owner"] == "auth0|https://issuer.example/a/b"
     for body in ({"jobs_running": -1}, {"jobs_running": "many"}, {"gpus": 1}, {"bytes": 2**63}):
         assert limited.put(path, json=body).status_code == 422
+
+
+def test_a_form_without_room_is_refused_before_it_is_read(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"quota_jobs_queued": 1, "quota_bytes": 10 << 20})
+
+    def send_head(address: tuple[str, int], length: int, *headers: str) -> bytes:
+        """The answer to a form of which no byte is sent."""
+        head = ["POST /v1/jobs HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}", *headers]
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall("\r\n".join([*head, "Content-Type: multipart/form-data; boundary=x", "", ""]).encode())
+            return connection.recv(1 << 16)
+
+    with serving(bench) as address:
+        answer = send_head(address, 20 << 20)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        body = {"teacher": bench.teacher(), "dataset": {"builtin": "digits"}, "student": {"depth": 8}}
+        url = f"http://{address[0]}:{address[1]}/v1/jobs"
+        assert httpx.post(url, json=body, headers={"Idempotency-Key": "once"}).status_code == 202
+        assert send_head(address, 1000).startswith(b"HTTP/1.1 429 ")
+        # A request that is repeated makes nothing, so it needs no room.
+        part = {"job": (None, json.dumps(body))}
+        assert httpx.post(url, files=part).status_code == 429
+        repeated = httpx.post(url, files=part, headers={"Idempotency-Key": "once"})
+        assert repeated.json()["type"] == "/problems/idempotency-key-reused"

@@ -60,12 +60,12 @@ def test_what_the_killed_left_is_removed_once_it_is_old(storage: FolderStorage, 
     with subprocess.Popen(command, cwd=ROOT) as writer, (tmp_path / "endless").open("wb"):
         wait_for(lambda: len(temporary_files(storage)) == 2)
         writer.send_signal(signal.SIGKILL)
-    storage.remove_leftovers(3600)
+    storage.remove_leftovers(3600, dict)
     assert len(temporary_files(storage)) == 2
-    storage.remove_leftovers(0)
+    storage.remove_leftovers(0, dict)
     assert temporary_files(storage) == []
     # Before anything was written there is nothing to look through.
-    FolderStorage(tmp_path / "new").remove_leftovers(0)
+    FolderStorage(tmp_path / "new").remove_leftovers(0, dict)
 
 
 def test_others_can_read_nothing_whatever_the_umask(tmp_path: Path) -> None:

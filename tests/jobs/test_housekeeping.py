@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -310,11 +310,11 @@ class FailingStorage(FolderStorage):
     mended = False
     calls = 0
 
-    def remove_leftovers(self, seconds: float) -> None:
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:
         self.calls += 1
         if not self.mended:
             raise ValueError("a bug")
-        super().remove_leftovers(seconds)
+        super().remove_leftovers(seconds, unfinished)
 
 
 def test_the_threads_go_on_after_any_exception_and_end_when_stopped(
@@ -351,10 +351,10 @@ class SlowStorage(FolderStorage):
         self.rounds = 0
         self.go_on = threading.Event()
 
-    def remove_leftovers(self, seconds: float) -> None:
+    def remove_leftovers(self, seconds: float, unfinished: Callable[[], Mapping[str, int]]) -> None:
         self.rounds += 1
         assert self.go_on.wait(30)
-        super().remove_leftovers(seconds)
+        super().remove_leftovers(seconds, unfinished)
 
 
 def test_one_housekeeper_at_a_time_where_storage_is_slow(house: Household) -> None:

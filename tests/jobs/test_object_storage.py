@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import obstore
 import pytest
+from obstore.store import LocalStore
 from pydantic import ValidationError
 
 from jobs.settings import Settings
@@ -77,17 +80,26 @@ def test_an_unpublished_file_leaves_no_parts(storage: ObjectStorage, s3: S3Serve
     assert s3.unfinished_uploads(bucket) == 0
 
 
-def test_old_pieces_are_removed(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage.write_piece(KEY, 0, b"half", 1)
-    storage.put_bytes("jobs/1/1/checkpoint.pt", b"x")
-    storage.remove_leftovers(0)
-    assert storage.pieces_size(KEY) == 4
-    monkeypatch.setattr(objects, "PIECES_DAYS", -1)
-    storage.remove_leftovers(-10)  # not looked at again so soon
-    assert storage.pieces_size(KEY) == 4
+def test_pieces_that_belong_to_no_upload_are_removed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, later = opened(bucket, presigned_seconds=900), timedelta(days=-1)
     monkeypatch.setattr(objects, "LEFTOVERS_EVERY_SECONDS", 0.0)
-    storage.remove_leftovers(-10)
-    assert storage.pieces_size(KEY) == 0
+
+    def pieces() -> list[tuple[int, int]]:
+        return sorted((piece.offset, piece.writer) for piece in object_pieces._all_pieces(storage._store, KEY))
+
+    for offset, writer, piece in [(0, 1, b"old"), (0, 2, b"half"), (4, 1, b"other"), (4, 3, b"too long"), (0, 3, b"")]:
+        object_pieces.write_piece(storage._store, KEY, offset, piece, writer)
+    obstore.put(storage._store, object_pieces.piece_path(KEY, 0, 4), b"")
+    storage.put_bytes("jobs/1/1/checkpoint.pt", b"x")
+    everything = [(0, 1), (0, 2), (0, 4), (4, 1), (4, 3)]
+    storage.remove_leftovers(60, dict)
+    storage.remove_leftovers(-10, lambda: {KEY: 9})  # the signed URLs are still valid
+    assert pieces() == everything
+    monkeypatch.setattr(object_pieces, "CLOCKS_DIFFER", later)
+    storage.remove_leftovers(-10, lambda: {KEY: 9})
+    assert pieces() == [(0, 2)]
+    storage.remove_leftovers(-10, dict)
+    assert pieces() == []
     assert storage.exists("jobs/1/1/checkpoint.pt")
 
 
@@ -103,6 +115,25 @@ def test_an_object_that_is_replaced_while_it_is_read_is_a_fault(storage: ObjectS
         storage.delete("large")
         with pytest.raises(StorageKeyMissing):
             file.read()
+
+
+def test_a_log_is_read_while_it_grows(storage: ObjectStorage) -> None:
+    line = b"epoch 1\n" * 10
+    storage.put_bytes("log", line * 20_000)
+    with storage.open("log", grows=True) as file:
+        start = file.read(10)
+        storage.put_bytes("log", line * 30_000)
+        assert start + file.read() == line * 20_000
+
+
+def test_objects_that_are_gone_keep_no_others_from_being_removed(tmp_path: Path) -> None:
+    """This store fails at the first key that is missing, as Google's does."""
+    store = LocalStore(tmp_path)
+    names = [f"{number}" for number in range(20)]
+    for name in names[1:]:
+        obstore.put(store, name, b"x")
+    object_pieces.remove(store, [*names, "missing too"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bucket_that_does_not_exist_is_a_fault(s3: S3Server) -> None:

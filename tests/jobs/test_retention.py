@@ -14,6 +14,7 @@ from jobs.database.models import StorageRemoval, Upload
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, retention, uploads
 from jobs.ledger.attempts import Artifact
+from jobs.storage.faults import StorageFault
 from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.worker.bench import OWNER, Bench
@@ -154,6 +155,42 @@ def test_a_removal_that_failed_is_done_again(service: Expiring) -> None:
     assert storage.list(f"uploads/{upload}/") == []
     with bench.database.session() as session:
         assert session.scalars(select(StorageRemoval.prefix)).all() == []
+
+
+def test_files_that_storage_could_not_remove_are_removed_later(
+    service: Expiring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = service.bench
+    upload, unused = bench.teacher(), bench.dataset()
+    job, trial = service.succeeded(0, upload), service.succeeded(0, upload)
+    service.execute(
+        "INSERT INTO studies (id, owner, tags, kind, state, finished_at, study_version, request, spec, "
+        "planned) "
+        f"VALUES ('study_1', '{OWNER}', '{{}}', 'compare', 'succeeded', now(), 1, '{{}}', '{{}}', 1)"
+    )
+    service.execute("ALTER TABLE jobs DISABLE TRIGGER terminal_rows_never_change")
+    service.execute(f"UPDATE jobs SET study_id = 'study_1', trial = '{{}}' WHERE id = '{trial}'")
+    service.execute("ALTER TABLE jobs ENABLE TRIGGER terminal_rows_never_change")
+    gone = {f"jobs/{job}/", f"jobs/{trial}/", f"uploads/{unused}/"}
+
+    def fail(_storage: FolderStorage, _prefix: str) -> None:
+        raise StorageFault(5, "Input/output error")
+
+    with (
+        monkeypatch.context() as patch,
+        TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as api,
+    ):
+        patch.setattr(FolderStorage, "delete_prefix", fail)
+        for path in (f"jobs/{job}", "studies/study_1", f"uploads/{unused}"):
+            assert api.delete(f"/v1/{path}").status_code == 204
+            assert api.get(f"/v1/{path}").status_code == 404
+    assert all(bench.storage.list(prefix) for prefix in gone)
+    with bench.database.session() as session:
+        assert set(session.scalars(select(StorageRemoval.prefix))) == gone
+    service.execute("UPDATE storage_removals SET remove_after = now()")
+    service.round()
+    assert not any(bench.storage.list(prefix) for prefix in gone)
+    assert bench.storage.list(f"uploads/{upload}/")
 
 
 def test_only_uploads_that_nothing_needs_go(service: Expiring) -> None:

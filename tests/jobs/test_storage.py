@@ -267,7 +267,7 @@ def test_lists_and_removal_by_prefix(storage: Storage) -> None:
 
 
 def test_there_is_nothing_to_remove_at_first(storage: Storage) -> None:
-    storage.remove_leftovers(0)
+    storage.remove_leftovers(0, dict)
     storage.put_bytes("jobs/1/a", b"x")
-    storage.remove_leftovers(0)
+    storage.remove_leftovers(0, dict)
     assert storage.list("") == ["jobs/1/a"]

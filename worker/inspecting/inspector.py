@@ -29,7 +29,7 @@ from jobs.database.outages import first_line, is_outage
 from jobs.ledger import uploads
 from jobs.settings import Settings
 from jobs.side_task import SideTask
-from jobs.storage import layout
+from jobs.storage import layout, removals
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage, StorageKeyMissing
 from lit_spec import DatasetInspection, ErrorType, Inspection, JobError
@@ -219,6 +219,7 @@ class Inspector:
         self, upload: Upload, inspection: Inspection | DatasetInspection | None, error: JobError | None
     ) -> None:
         """Write the result. Retries during an outage, because the work is done and nobody else has its result."""
+        prefix = layout.upload_prefix(upload.id)
         while True:
             try:
                 with self._database.session() as session:
@@ -230,14 +231,16 @@ class Inspector:
                         architecture=upload.architecture,
                         teacher_weights=upload.teacher_weights,
                     )
+                    if not kept:
+                        # The upload may have been deleted before its teacher was stored.
+                        removals.record(session, prefix, removals.SETTLING_SECONDS)
                 break
             except Exception as failure:
                 if not is_outage(failure) or self._stopped.is_set():
                     raise
                 self._stopped.wait(RETRY_SECONDS)
         if not kept:
-            # The upload may have been deleted before its teacher was stored.
-            self._storage.delete_prefix(layout.upload_prefix(upload.id))
+            removals.remove_now(self._storage, [prefix])
 
     def _inspect(self, upload: Upload) -> Inspection | DatasetInspection:
         kind = UploadKind(upload.kind)
