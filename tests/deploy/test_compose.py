@@ -136,6 +136,8 @@ class Machine:
             "PATH": os.pathsep.join(map(str, paths)),
             "PYTHONPATH": str(self.app),
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Nothing is trained here.
+            "LIT_WARM_TRAINER": "false",
             **given,
         }
 
@@ -288,7 +290,7 @@ def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
     # Texts, and the credentials of an object store.
     texts = {name for name in optional if name.startswith(("AWS_", "LIT_STORAGE_"))} | {"LIT_DATASET_STORES"}
     # The port is published by Compose, and restarts are Compose's.
-    others = (texts - numbers) | MONITORING | addresses | {"LIT_WARM_TRAINER"}
+    others = (texts - numbers) | MONITORING | addresses | {"LIT_WARM_TRAINER", "LIT_TRUSTED_PROXIES"}
     assert optional - others == numbers - {"LIT_PORT", "LIT_RESTART_SECONDS"}
     assert optional > MONITORING
     example = (ROOT / ".env.example").read_text()

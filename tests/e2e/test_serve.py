@@ -31,9 +31,12 @@ URLS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis
 KEY_NAME = "the one that runs at night on the machine under the stairs [red]"
 LITC = str(Path(sys.executable).with_name("litc"))
 
+COLD = {"LIT_WARM_TRAINER": "false"}
+"""Most of these services train nothing, so no process need load torch ahead."""
+
 
 def litc(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    given = own_environment(folder / "data") | variables
+    given = own_environment(folder / "data") | COLD | variables
     return subprocess.run([LITC, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
 
 
@@ -75,7 +78,7 @@ def check_ids_are_whole(folder: Path, key_id: str) -> None:
 
 
 def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
-    with running_service(tmp_path) as service:
+    with running_service(tmp_path, environment=COLD) as service:
         url = service.url
         family = [*psutil.Process(service.process.pid).children(recursive=True), postgres(tmp_path)]
         assert httpx.get(f"{url}/v1/jobs").status_code == 200
@@ -111,7 +114,7 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
         assert alive == []
 
     # What was stored is there after a restart, on the same data.
-    with running_service(tmp_path) as service:
+    with running_service(tmp_path, environment=COLD) as service:
         url = service.url
         key_id = made.stderr.split()[1]
         check_ids_are_whole(tmp_path, key_id)
@@ -123,13 +126,13 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
 
 
 def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> None:
-    with running_service(tmp_path) as service:
+    with running_service(tmp_path, environment=COLD) as service:
         workers = [process for name, process in processes(service).items() if name in {"training", "inspecting"}]
         assert len(workers) == 2
         service.process.kill()
         # The workers see by themselves that the service is gone.
         assert psutil.wait_procs(workers, timeout=40)[1] == []
-    with running_service(tmp_path) as service:
+    with running_service(tmp_path, environment=COLD) as service:
         assert is_ready(service)
         database = postgres(tmp_path)
         assert service.stop() == 0
@@ -139,7 +142,7 @@ def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_service(tmp_path: Path) -> None:
-    environment = {"LIT_THREADS": "1", "LIT_RESTART_SECONDS": "0.1"}
+    environment = {"LIT_THREADS": "1", "LIT_RESTART_SECONDS": "0.1", **COLD}
     with running_service(tmp_path, environment=environment) as service, Client(service.url) as client:
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
         before = processes(service)
@@ -196,7 +199,7 @@ def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "litc keys create" in refused.stderr
     assert litc(tmp_path, "keys", "create", "first").returncode == 0
-    with running_service(tmp_path, "--host", "0.0.0.0", "--workers", "0") as service:
+    with running_service(tmp_path, "--host", "0.0.0.0", "--workers", "0", environment=COLD) as service:
         port = int(service.url.rsplit(":", 1)[1])
         assert httpx.get(f"http://127.0.0.1:{port}/v1/jobs").status_code == 401
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
@@ -265,7 +268,7 @@ def test_wrong_settings_end_in_a_sentence(tmp_path: Path, variables: dict[str, s
     done = subprocess.run(
         [LITC, "serve", "--port", "0"],
         cwd=ROOT,
-        env=own_environment(tmp_path / "data") | variables,
+        env=own_environment(tmp_path / "data") | COLD | variables,
         capture_output=True,
         text=True,
         timeout=60,

@@ -110,7 +110,7 @@ def receiver(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iter
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with service.client() as client:
-        secret = client.create_webhook(f"http://127.0.0.1:{port}/lit", events=["job.succeeded"])["secret"]
+        secret = client.create_webhook(f"http://127.0.0.1:{port}/lit", events=["job.succeeded"]).secret
     students = tmp_path_factory.mktemp("received")
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "webhook_receiver:app", "--app-dir", PIPELINES, "--port", str(port)],
@@ -222,6 +222,7 @@ def gitlab_run(service: Service, receiver: Receiver, dataset: Path, tmp_path_fac
     return Run(folder, service.bash(folder, "-eo", "pipefail", "-c", script, **pipeline["variables"], **runner))
 
 
+@pytest.mark.long
 def test_github_actions(service: Service, github: GitHub, github_run: Run) -> None:
     assert github_run.done.returncode == 3, github_run.done.stderr
     job = github_run.job
@@ -242,6 +243,7 @@ def test_github_actions(service: Service, github: GitHub, github_run: Run) -> No
     assert student.exists()
 
 
+@pytest.mark.long
 def test_gitlab_ci(service: Service, gitlab_run: Run) -> None:
     assert gitlab_run.done.returncode == 0, gitlab_run.done.stderr
     assert service.jobs("gitlab acme/vision 7") == [gitlab_run.job["id"]]
@@ -249,6 +251,7 @@ def test_gitlab_ci(service: Service, gitlab_run: Run) -> None:
         assert (gitlab_run.folder / path).exists()
 
 
+@pytest.mark.long
 def test_argo_after_a_lost_pod(service: Service, gitlab_run: Run, dataset: Path, tmp_path: Path) -> None:
     """The pod before has created the job; here, the other test's."""
     folder = make_repository(tmp_path, dataset, QUICK)
@@ -274,6 +277,7 @@ def test_argo_after_a_lost_pod(service: Service, gitlab_run: Run, dataset: Path,
         assert (folder / artifact["path"].removeprefix("/work/")).exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="nightly.sh needs curl and jq")
 def test_nightly(service: Service, tmp_path: Path, dataset: Path) -> None:
     accepted, refused, wrong = (tmp_path / name for name in ("accepted.json", "refused.json", "wrong.json"))
@@ -314,6 +318,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return lit_steps
 
 
+@pytest.mark.long
 def test_the_receiver(receiver: Receiver, gitlab_run: Run) -> None:
     forged = {"webhook-id": "msg_1", "webhook-timestamp": "1796040000", "webhook-signature": "v1,AAAA"}
     assert receiver.http.post("/lit", headers=forged, json={"type": "job.succeeded"}).status_code == 400

@@ -14,6 +14,7 @@ import pytest
 from jobs.settings import MOST_BYTES, MOST_SECONDS, Settings
 from tests.faults.machines import Machines
 from tests.worker.bench import Bench, child
+from worker.host.children import execute
 from worker.training.limits import FREE_BYTES, TIMES_INPUTS, LimitWatch, TrainerLimits, disk_usage, memory_usage
 from worker.training.supervisor import TRAINER
 from worker.training.trainer_process import Trainer
@@ -136,6 +137,6 @@ def test_a_trainer_whose_limits_cannot_be_set_is_not_left_running(tmp_path: Path
     too_much = TrainerLimits(memory_bytes=None, data_bytes=None, cpu_seconds=None, file_bytes=1 << 64, disk_bytes=MIB)
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(OverflowError):
-        Trainer(["sleep", "600"], tmp_path, dict(os.environ), too_much)
+        Trainer(execute, ["sleep", "600"], tmp_path, dict(os.environ), too_much)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert [child for child in psutil.Process().children() if child.cwd() == str(tmp_path)] == []

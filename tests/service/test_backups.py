@@ -17,8 +17,9 @@ from jobs.housekeeping import reap
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Artifact
 from jobs.private_files import PRIVATE_UMASK
+from jobs.storage.folder import FolderStorage
 from jobs.storage.marker import marker_key, storage_fault
-from jobs.storage.storage import FolderStorage, Storage
+from jobs.storage.storage import Storage
 from lit_client import Client
 from lit_spec import SPEC_VERSION
 from lit_spec.states import JobState
