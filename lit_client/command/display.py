@@ -293,7 +293,9 @@ def operations_table(rows: Iterable[dict[str, Any]]) -> Table:
 
 def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
     """How the student's other formats compare with it, from a job's `result` or a report."""
-    table = Table("also as", "file", "largest difference", "same answers, test (%)", "accuracy, test (%)")
+    table = Table(
+        "also as", "file", "largest difference", "same answers, test (%)", "accuracy, test (%)", "p50, batch 1 (ms)"
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
@@ -305,6 +307,7 @@ def exports_table(rows: Iterable[dict[str, Any]]) -> Table:
             format_value("{:.1g}", row.get("max_abs_difference")),
             format_value("{:.2f}", row.get("top1_agreement")),
             format_value("{:.2f}", row.get("accuracy")),
+            format_value("{:.3f}", ((row.get("latency") or {}).get("batch_1") or {}).get("p50_ms")),
         )
     return table
 

@@ -66,18 +66,19 @@ def test_scores_that_were_not_measured_have_no_row() -> None:
 
 def test_formats_have_a_row_each_and_failures_their_reason() -> None:
     compared = {"max_abs_difference": 4e-6, "top1_agreement": 100.0, "accuracy": 97.5}
+    latency = {"batch_1": {"p50_ms": 0.25}, "batch_32": {"p50_ms": 4.0}}
     table = exports_table(
         [
-            {"kind": "onnx", "file": "model.onnx", **compared, "error": None},
+            {"kind": "onnx", "file": "model.onnx", **compared, "latency": latency, "error": None},
             {"kind": "pt2", "file": "model.pt2", "error": "exporting: no"},
             {"kind": "hugging_face", "file": "bundle.zip", "reads": "timm", "error": None},
         ]
     )
     rows = list(zip(*(column.cells for column in table.columns), strict=True))
     assert rows == [
-        ("onnx", "model.onnx", "4e-06", "100.00", "97.50"),
-        ("pt2", "failed: exporting: no", "", "", ""),
-        ("hugging_face", "bundle.zip, for timm", "", "", ""),
+        ("onnx", "model.onnx", "4e-06", "100.00", "97.50", "0.250"),
+        ("pt2", "failed: exporting: no", "", "", "", ""),
+        ("hugging_face", "bundle.zip, for timm", "", "", "", ""),
     ]
 
 

@@ -104,14 +104,15 @@ function fewer(ratio, word = "fewer") {
 
 function exportTable(result) {
   const made = [
-    ...(result.exports ?? []).map((one) => [one.kind, one.file, one.size, one.accuracy, one.top1_agreement, one.error]),
+    ...(result.exports ?? []).map((one) => [one.kind, one.file, one.size, one.accuracy, one.top1_agreement, one.error, one.latency]),
     ...(result.then ?? []).map((one) => [one.step, one.file, one.file_size, one.accuracy?.test, one.agreement?.test, one.error]),
   ];
   if (!made.length) return null;
-  const row = ([kind, file, size, accuracy, agreement, error]) => {
+  const row = ([kind, file, size, accuracy, agreement, error, latency]) => {
+    const times = ["batch_1", "batch_32"].map((batch) => format.milliseconds(latency?.[batch]?.p50_ms));
     const values = error
-      ? [h("td", { colspan: 3, class: "fault" }, error)]
-      : [format.bytes(size), format.percent(accuracy), format.percent(agreement)].map((value) => h("td", null, value));
+      ? [h("td", { colspan: 5, class: "fault" }, error)]
+      : [format.bytes(size), format.percent(accuracy), format.percent(agreement), ...times].map((value) => h("td", null, value));
     return h("tr", null, h("th", { scope: "row" }, kind), h("td", null, file), values);
   };
   return h(
@@ -120,8 +121,8 @@ function exportTable(result) {
     h(
       "table",
       { class: "compare" },
-      h("caption", null, "Formats, each compared with the student on the test split"),
-      h("thead", null, h("tr", null, ["Format", "File", "Size", "Accuracy", "Same answers"].map((name) => h("th", { scope: "col" }, name)))),
+      h("caption", null, "Formats, each compared with the student on the test split; latency on the CPU by the format's own runtime, median"),
+      h("thead", null, h("tr", null, ["Format", "File", "Size", "Accuracy", "Same answers", "Latency, batch 1", "Batch 32"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", null, made.map(row)),
     ),
   );
