@@ -98,9 +98,14 @@ def _prefer_for_oom_kill() -> None:
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
+def prctl(option: int, value: int | bytes) -> None:
+    """Linux's prctl(2), for an option with one value."""
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+
+
 def _die_with_parent() -> None:
     # If the parent died before this line, it has closed the pipe of the deadlines, which ends the process as well.
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         _exit("the worker was gone before the trainer started")

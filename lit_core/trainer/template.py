@@ -10,7 +10,6 @@ worker waits for it and kills it as if it had executed the program.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -22,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from lit_core.trainer.supervision import PR_SET_PDEATHSIG, prctl
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.template import GO, MAX_REQUEST_BYTES, READY, Forked, ForkRequest, Program
 
@@ -34,7 +34,6 @@ LOADED = (
 )
 PROCESS_NAMES = {Program.TRAINER: b"lit-trainer", Program.INSPECTION: b"lit-inspection"}
 """Of at most 15 bytes."""
-PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 DESCRIPTORS = 4
 
@@ -105,7 +104,7 @@ def _wait_for_parent(worker: int, between: int) -> None:
     while (parent := os.getppid()) == between:
         time.sleep(0.0005)
     if parent == worker:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != worker:
         os._exit(TrainerExit.FAILED)
 
@@ -129,11 +128,7 @@ def _become(request: ForkRequest, streams: Sequence[int]) -> None:
         os.close(stream)
     sys.argv = [request.program, *request.arguments]
     # The command line stays the template's, so this name tells what the process is.
-    _prctl(PR_SET_NAME, PROCESS_NAMES[request.program])
-
-
-def _prctl(option: int, value: int | bytes) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
+    prctl(PR_SET_NAME, PROCESS_NAMES[request.program])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from jobs.database.connection import Database
 from jobs.ledger import workers
 from jobs.settings import Settings
 from service.embedded.servers import EmbeddedServers
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -86,13 +87,6 @@ def services(variables: dict[str, str] = SECRETS) -> dict[str, Service]:
 def seconds(duration: str) -> float:
     assert re.fullmatch(r"\d+s", duration)
     return float(duration[:-1])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def program(name: str) -> str:

@@ -22,10 +22,11 @@ from lit_client import Client
 from lit_client.models import Event, Job
 from service.running import RunningService, running_service
 from tests.e2e.digits import QUICK, SHORT, TEACHER, images
+from tests.ports import free_port
 from tests.s3 import S3Server
 from tests.webhooks.receiver import Receiver, receiving, status
 from tests.worker.bench import Bench, wait_for
-from tests.worker.mlflow_services import MlflowProcess, free_port
+from tests.worker.mlflow_services import MlflowProcess
 
 pytestmark = pytest.mark.timeout(400)
 

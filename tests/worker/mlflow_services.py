@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -41,12 +40,6 @@ RESULT: dict[str, Any] = {
     "classes": ["a", "b"],
     "preprocessing": {"kind": "image", "mean": [0.5]},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @dataclass

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from jobs.settings import Settings
 from service import worker_children
+from tests import ports
 from tests.worker.bench import Bench, child, wait_for
 from worker.host.metrics import serve_metrics
 from worker.inspecting.metrics import InspectionMetrics
@@ -24,10 +25,7 @@ TOKEN = "a-token-of-prometheus"
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return ports.free_port()
 
 
 def value(registry: CollectorRegistry, name: str, /, **labels: str) -> float | None:

@@ -22,12 +22,12 @@ from jobs.settings import Settings
 from lit_client.checks import Status
 from lit_spec import ErrorType, JobError
 from service.integration_checks import integration_checks
+from tests.ports import free_port
 from tests.worker.bench import OWNER, Bench
 from tests.worker.mlflow_services import (
     MlflowProcess,
     TrackedJobs,
     epoch,
-    free_port,
     metric_points,
     onnx_file,
     tracked_jobs,
