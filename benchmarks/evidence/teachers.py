@@ -20,7 +20,7 @@ from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import generator_of
 from lit_core.tasks.classification import predict
 from lit_core.training.adversarial import AdversarialUpdater
-from lit_core.training.objectives import Batch
+from lit_core.training.batch import Batch
 from lit_core.training.steps import learning_rate, rows_of, steps_per_epoch
 from lit_core.training.updaters import make_optimizer, minimise
 from lit_spec import (

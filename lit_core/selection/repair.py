@@ -18,8 +18,10 @@ from lit_core.networks.shift import gaps_of, shift
 from lit_core.networks.state_dicts import load_state
 from lit_core.networks.student import shortened
 from lit_core.seeding import seeded
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import copy_of_state
-from lit_core.training.objectives import Batch, FeatureLoss, FeatureObjective
+from lit_core.training.objectives import FeatureLoss, FeatureObjective
+from lit_core.training.taught import LiveTeacher
 from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 
@@ -85,9 +87,10 @@ class Repair:
             return False
         shifted = self._shift(student, damage)
         before = copy_of_state(student.network)
+        objective = FeatureObjective(FeatureLoss(self.output))
         updater = DistillationUpdater(
-            FeatureObjective(FeatureLoss(self.output)),
-            self.teacher,
+            objective,
+            LiveTeacher(self.teacher, objective.needs),
             student,
             REPAIR,
             frozen=[Part.STEM],

@@ -15,8 +15,8 @@ from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import Prediction, agreement, class_logits, divergence, mean_cosine, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
-from lit_core.training.objectives import Batch
 from lit_core.training.outcome import Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import prune_by, spared_of
 from lit_core.training.task import Scores

@@ -31,8 +31,8 @@ from lit_core.measuring.scores import (
 from lit_core.networks.modes import in_eval_mode
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
-from lit_core.training.objectives import Batch
 from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import check_prunable, parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores

@@ -17,9 +17,9 @@ from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.gan_scores import distribution_scores
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.adversarial import AdversarialUpdater
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.losses import IR_LOSSES
-from lit_core.training.objectives import Batch
 from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_by
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater, frozen_parts

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.training.objectives import Batch, Losses
+from lit_core.training.batch import Batch
+from lit_core.training.objectives import Losses
 from lit_core.training.updaters import make_optimizer, minimise
 from lit_spec import Adversarial, Part, Schedule
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals, seeded
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import (
     BestEpoch,
     Checkpoint,
@@ -28,7 +29,6 @@ from lit_core.training.checkpoint import (
     copy_of_state,
 )
 from lit_core.training.mixing import mixed
-from lit_core.training.objectives import Batch
 from lit_core.training.recipe import race, with_winner
 from lit_core.training.setbacks import (
     MOST_SETBACKS,

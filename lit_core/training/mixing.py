@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
-from lit_core.training.objectives import Batch
+from lit_core.training.batch import Batch
 
 MOST = 0.5
 """The weight of the other sample is drawn from 0 to this, so that the sample itself prevails."""

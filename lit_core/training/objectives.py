@@ -1,13 +1,14 @@
 """Objectives: what each method minimises in each phase, computed from one batch.
 
-An objective runs teacher and student itself, because methods differ in the forward passes that they need.
+An objective says what it needs of the teacher, and runs the student itself, because methods differ in the forward
+passes that they need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lit_core.networks.features import FeatureReader
 from lit_core.networks.sections import SectionedNetwork, Trace, untracked_statistics
+from lit_core.training.batch import Batch
 from lit_core.training.losses import (
     IR_LOSSES,
     Measure,
@@ -27,21 +29,10 @@ from lit_core.training.losses import (
     relative_to_mean,
     total_of,
 )
+from lit_core.training.taught import Needs, Taught
 from lit_spec import Feed, Hyperparameters, Method, Output, Part, Phase
 
-
-@dataclass(frozen=True)
-class Batch:
-    """The samples of one step."""
-
-    inputs: tuple[Tensor, ...]
-    """The network's inputs: (B, C, H, W) for images, (B, L) for texts; a generator's target domains after them."""
-    labels: Tensor
-    """(B,) int64, NO_LABEL for a sample without a label. For a generator: the images' own domains (B, domains)."""
-    progress: float = 0.0
-    """How much of the phase is done, from 0 to 1."""
-    generator: torch.Generator = field(default_factory=torch.Generator)
-    """On the CPU, so that everything drawn in this step is the same on every device."""
+OUTPUT, TRACE = Needs(), Needs(trace=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,11 @@ class Objective(Protocol):
     def watched(self) -> str | None:
         """`loss` or one of the names: see `Updater.watched`."""
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses: ...
+    @property
+    def needs(self) -> Needs:
+        """What of the teacher each batch needs."""
+
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses: ...
 
 
 class LabelObjective:
@@ -69,8 +64,9 @@ class LabelObjective:
 
     names = ("label_loss",)
     watched = "loss"
+    needs = Needs(output=False)
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:  # noqa: ARG002
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:  # noqa: ARG002
         loss = label_loss(student.run(*batch.inputs), batch.labels)
         return Losses(loss, {"label_loss": loss})
 
@@ -107,11 +103,10 @@ class KdObjective:
     output_loss: OutputLoss
     names: Sequence[str] = ("kd_loss",)
     watched: str | None = "loss"
+    needs: Needs = OUTPUT
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
-        with torch.no_grad():
-            taught = teacher.run(*batch.inputs)
-        kd = self.output_loss(student.run(*batch.inputs), taught, batch.labels)
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
+        kd = self.output_loss(student.run(*batch.inputs), taught.output, batch.labels)
         return Losses(kd, {"kd_loss": kd})
 
 
@@ -129,15 +124,16 @@ class FeatureObjective:
     def names(self) -> Sequence[str]:
         return ["feature_loss", *(["kd_loss"] if self.output_loss is not None else [])]
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
-        reader = self.feature_loss.reader
-        with torch.no_grad():
-            taught, wanted = reader.run(teacher, *batch.inputs)
-        made, own = reader.run(student, *batch.inputs)
-        parts = {"feature_loss": self.feature_loss(own, wanted)}
+    @property
+    def needs(self) -> Needs:
+        return Needs(features=self.feature_loss.reader)
+
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
+        made, own = self.feature_loss.reader.run(student, *batch.inputs)
+        parts = {"feature_loss": self.feature_loss(own, taught.features)}
         total = self.feature_weight * parts["feature_loss"]
         if self.output_loss is not None:
-            parts["kd_loss"] = self.output_loss(made, taught, batch.labels)
+            parts["kd_loss"] = self.output_loss(made, taught.output, batch.labels)
             total = total + parts["kd_loss"]
         return Losses(total, parts)
 
@@ -150,13 +146,12 @@ class AttentionObjective:
     weight: float
     names: Sequence[str] = ("kd_loss", "attention_loss")
     watched: str | None = "loss"
+    needs: Needs = TRACE
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
-        with torch.no_grad():
-            taught = teacher.trace(*batch.inputs)
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         made = student.trace(*batch.inputs)
         kd = self.output_loss(made.output, taught.output, batch.labels)
-        pairs = zip(made.outputs, taught.outputs, strict=True)
+        pairs = zip(made.outputs, taught.trace.outputs, strict=True)
         attention = total_of([attention_loss(own, wanted) for own, wanted in pairs])
         return Losses(kd + self.weight / 2 * attention, {"kd_loss": kd, "attention_loss": attention})
 
@@ -194,23 +189,22 @@ class LitObjective:
         own = [*(["kd_loss"] if beta > 0 else []), *(["feature_loss"] if feature_weight > 0 else [])]
         self.names = [*own, *self.ir_names]
         self.watched = self._watched()
+        self.needs = Needs(trace=beta < 1, features=self.feature_loss.reader if feature_weight > 0 else None)
 
-    def __call__(self, teacher: SectionedNetwork, student: SectionedNetwork, batch: Batch) -> Losses:
-        with torch.no_grad():
-            taught, wanted = self._trace(teacher, batch)
+    def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         traced, own = self._trace(student, batch) if self.beta > 0 or self.feature_weight > 0 else (None, None)
         terms, parts = [], {}
         if traced is not None and self.beta > 0:
             parts["kd_loss"] = self.output_loss(traced.output, taught.output, batch.labels)
             terms.append(self.beta * parts["kd_loss"])
-        if own is not None and wanted is not None:
-            parts["feature_loss"] = self.feature_loss(own, wanted)
+        if own is not None:
+            parts["feature_loss"] = self.feature_loss(own, taught.features)
             terms.append(self.feature_weight * parts["feature_loss"])
         if self.beta < 1:
             feeds = draw_feeds(self.feed, len(self.ir_names), batch.progress, self.feed_until, batch.generator)
-            section_by_section = taught.is_chain or all(feeds)
+            section_by_section = taught.trace.is_chain or all(feeds)
             ir_losses = self._ir_by_section if section_by_section else self._ir_of_whole_pass
-            ir = ir_losses(taught, student, traced, feeds, batch)
+            ir = ir_losses(taught.trace, student, traced, feeds, batch)
             parts |= dict(zip(self.ir_names, ir, strict=True))
             terms.append((1 - self.beta) * total_of(ir))
         return Losses(total_of(terms), parts)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lit_core.data import Dataset
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
-from lit_core.training.objectives import Batch
 from lit_core.training.outcome import Judgement
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, JobError, Phase, Split

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.training.objectives import Batch, Objective, objective_of
+from lit_core.training.batch import Batch
+from lit_core.training.objectives import Objective, objective_of
 from lit_core.training.pruning import apply_masks
+from lit_core.training.taught import LiveTeacher, Teacher
 from lit_spec import Hyperparameters, Optimizer, Part, Phase, PhaseSchedule, Precision, Schedule, SpecError
 
 
@@ -43,7 +45,7 @@ class DistillationUpdater:
     def __init__(
         self,
         objective: Objective,
-        teacher: SectionedNetwork,
+        teacher: Teacher,
         student: SectionedNetwork,
         schedule: Schedule,
         *,
@@ -69,7 +71,7 @@ class DistillationUpdater:
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
         half = self.precision == Precision.BFLOAT16
         with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
-            losses = self.objective(self.teacher, self.student, batch)
+            losses = self.objective(self.teacher(batch), self.student, batch)
         minimise(losses.total, self.optimizer, learning_rate, self.gradient_clip)
         if self.masks:
             apply_masks(self.student.network, self.masks)
@@ -91,9 +93,10 @@ def distillation_updater(
     masks: Mapping[str, Tensor],
 ) -> DistillationUpdater:
     """The updater that the specification asks for in this phase."""
+    objective = objective_of(spec, phase, len(teacher.sections))
     return DistillationUpdater(
-        objective_of(spec, phase, len(teacher.sections)),
-        teacher,
+        objective,
+        LiveTeacher(teacher, objective.needs),
         student,
         spec.schedule,
         frozen=frozen_parts(spec.schedule.of(phase)),

@@ -16,7 +16,7 @@ from lit_spec.requests.target import Target
 from lit_spec.requests.tracking import Tracked
 from lit_spec.requests.training import Hyperparameters, Init, Select
 
-SPEC_VERSION = 9
+SPEC_VERSION = 10
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 

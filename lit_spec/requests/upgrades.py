@@ -71,6 +71,11 @@ def _without_trackers(job: Stored) -> Stored:
     return {**job, "spec_version": 9}
 
 
+def _on_one_device(job: Stored) -> Stored:
+    """Version 9 trained on one device. The fields that version 10 adds have the defaults of what version 9 did."""
+    return {**job, "spec_version": 10}
+
+
 def _read_as_before(dataset: Stored, teacher: Stored) -> Stored:
     """A data set from before `unlabelled`, with what -1 meant for a teacher of this architecture."""
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
@@ -133,6 +138,11 @@ def _without_trackers_in_trials(study: Stored) -> Stored:
     return study
 
 
+def _on_one_device_in_trials(study: Stored) -> Stored:
+    """Version 8 trained on one device, and would fail studies that ask for more."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -156,6 +166,7 @@ JOB_STEPS: Steps = {
     6: _without_race_of_rates,
     7: _with_minus_one_unlabelled,
     8: _without_trackers,
+    9: _on_one_device,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -166,6 +177,7 @@ STUDY_STEPS: Steps = {
     5: _with_no_race,
     6: _with_minus_one_unlabelled_in_trials,
     7: _without_trackers_in_trials,
+    8: _on_one_device_in_trials,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

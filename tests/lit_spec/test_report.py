@@ -56,7 +56,7 @@ def test_the_clients_tables_show_what_the_report_says_of_files() -> None:
         samples=4,
         error=None,
     )
-    assert cells(exports_table([export.as_json()])) == ["onnx", "model.onnx", "2e-06", "99.50", "90.25"]
+    assert cells(exports_table([export.as_json()])) == ["onnx", "model.onnx", "2e-06", "99.50", "90.25", ""]
 
 
 def test_only_what_was_measured_is_written() -> None:

@@ -46,7 +46,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 9
+    assert spec.spec_version == SPEC_VERSION == 10
     assert (spec.student.depth, spec.student.blocks, spec.student.select) == (14, None, "recover")
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []

@@ -16,10 +16,12 @@ from lit_core.training.adversarial import (
     discriminator_losses,
     generator_losses,
 )
-from lit_core.training.objectives import Batch, objective_of
+from lit_core.training.batch import Batch
+from lit_core.training.objectives import objective_of
 from lit_spec import Adversarial, Architecture, Hyperparameters, Part, Phase, Schedule, Task
 from tests.lit_core import naive_stargan
 from tests.lit_core.naive_stargan import Tensors
+from tests.lit_core.training.taught_step import losses_of
 
 LAYERS, DOMAINS, SIDE = 2, 3, 8
 WEIGHTS = Adversarial(classification=1.5, reconstruction=7, gradient_penalty=9, n_critic=2)
@@ -98,7 +100,7 @@ def test_the_ir_loss_equals_the_naive_formulas(names: str) -> None:
     spec.schedule.lit.frozen = [Part.STEM, Part.HEAD]
     student.train([Part.STEM, Part.HEAD])
     tensors, (x, own, target) = tensors_of(student.network), images(exclusive=True)
-    losses = objective_of(spec, Phase.LIT, 1)(teacher, student, Batch((x, target), own))
+    losses = losses_of(objective_of(spec, Phase.LIT, 1), teacher, student, Batch((x, target), own))
     losses.total.backward()
     wanted = naive_stargan.ir_loss(dict(teacher.network.state_dict()), tensors, (3, 2), names, x, target)
     wanted.backward()

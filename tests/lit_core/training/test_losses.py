@@ -14,10 +14,10 @@ from lit_core.measuring.scores import divergence
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
+from lit_core.training.batch import Batch
 from lit_core.training.losses import IR_LOSSES, kd_loss
 from lit_core.training.objectives import (
     AttentionObjective,
-    Batch,
     KdObjective,
     LabelObjective,
     LitObjective,
@@ -27,6 +27,7 @@ from lit_core.training.objectives import (
 )
 from lit_spec import Architecture, DatasetRequest, Feed, Init, IrLoss, JobSpec, Output, Part, StudentSpec, TeacherSpec
 from tests.lit_core import naive
+from tests.lit_core.training.taught_step import losses_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
@@ -123,7 +124,7 @@ def test_a_lit_step_equals_the_naive_formulas(
     reference = as_naive(student, [2, 2, 2], shortcut, Part.STEM in frozen, training=True)
     x, y = batch(dtype)
 
-    losses = lit_objective(alpha, beta, tau, ir_loss, frozen)(teacher, student, Batch((x,), y))
+    losses = losses_of(lit_objective(alpha, beta, tau, ir_loss, frozen), teacher, student, Batch((x,), y))
     losses.total.backward()
     total, kd, ir = naive.lit(
         reference_teacher, reference, x, y, alpha=alpha, beta=beta, tau=tau, ir_loss=ir_loss.value
@@ -191,7 +192,7 @@ def test_every_way_of_feeding_equals_the_naive_formulas(
     else:
         options = {"feed": Feed.SCHEDULED, "feed_until": 1.0}
         made = Batch((x,), y, 0.5, generator_that_draws(feeds))
-    losses = lit_objective(0.3, beta, 4.0, IrLoss.MSE, frozen, **options)(teacher, student, made)
+    losses = losses_of(lit_objective(0.3, beta, 4.0, IrLoss.MSE, frozen, **options), teacher, student, made)
     losses.total.backward()
     total, kd, ir = naive.lit(
         reference_teacher, reference, x, y, alpha=0.3, beta=beta, tau=4.0, ir_loss="mse", feeds=feeds
@@ -227,7 +228,7 @@ def test_noise_is_added_to_the_teachers_representations_alone() -> None:
     student.network.eval()
     x, y = batch(torch.float64)
     made = Batch((x,), y, generator=torch.Generator().manual_seed(5))
-    noisy = lit_objective(0.5, 0.0, 4.0, IrLoss.MSE, frozen, noise=0.1)(teacher, student, made)
+    noisy = losses_of(lit_objective(0.5, 0.0, 4.0, IrLoss.MSE, frozen, noise=0.1), teacher, student, made)
     generator = torch.Generator().manual_seed(5)
     taught = teacher.trace(x)
     for n, section in enumerate(student.sections):
@@ -243,7 +244,7 @@ def test_attention_transfer_equals_the_naive_formulas(alpha: float, dtype: torch
     reference_teacher = as_naive(teacher, [3, 3, 3], "B", True, training=False)
     reference = as_naive(student, [2, 2, 2], "B", False, training=True)
     x, y = batch(dtype)
-    losses = AttentionObjective(OutputLoss(alpha, 4.0), 1000.0)(teacher, student, Batch((x,), y))
+    losses = losses_of(AttentionObjective(OutputLoss(alpha, 4.0), 1000.0), teacher, student, Batch((x,), y))
     losses.total.backward()
     wanted = naive.at(reference_teacher, reference, x, y, alpha=alpha, tau=4.0, weight=1000.0)
     wanted.backward()
@@ -256,7 +257,7 @@ def test_training_from_scratch_equals_the_naive_formulas(dtype: torch.dtype) -> 
     teacher, student = networks(dtype, "A", [])
     reference = as_naive(student, [2, 2, 2], "A", False, training=True)
     x, y = batch(dtype)
-    losses = LabelObjective()(teacher, student, Batch((x,), y))
+    losses = losses_of(LabelObjective(), teacher, student, Batch((x,), y))
     losses.total.backward()
     z = naive.logits(reference, x)
     wanted = naive.kd(z, z.detach(), y, 1.0, 1.0)
@@ -288,7 +289,7 @@ def test_the_teacher_and_frozen_parts_change_nothing() -> None:
     teacher, student = networks(torch.float64, "B", frozen)
     before = {k: v.clone() for k, v in teacher.network.state_dict().items()}
     x, y = batch(torch.float64)
-    lit_objective(0.5, 0.5, 4.0, IrLoss.MSE, frozen)(teacher, student, Batch((x,), y)).total.backward()
+    losses_of(lit_objective(0.5, 0.5, 4.0, IrLoss.MSE, frozen), teacher, student, Batch((x,), y)).total.backward()
     for name, tensor in teacher.network.state_dict().items():
         assert torch.equal(tensor, before[name])
     for name in ("bn1.running_mean", "bn1.running_var", "conv1.weight", "fc.weight"):
@@ -303,7 +304,7 @@ def test_a_fine_tuning_step_equals_the_naive_formulas(alpha: float, tau: float, 
     reference_teacher = as_naive(teacher, [3, 3, 3], "A", True, training=False)
     reference = as_naive(student, [2, 2, 2], "A", False, training=True)
     x, y = batch(dtype)
-    losses = KdObjective(OutputLoss(alpha, tau))(teacher, student, Batch((x,), y))
+    losses = losses_of(KdObjective(OutputLoss(alpha, tau)), teacher, student, Batch((x,), y))
     losses.total.backward()
     wanted = naive.kd(naive.logits(reference, x), naive.logits(reference_teacher, x, False).detach(), y, alpha, tau)
     wanted.backward()

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
-from lit_core.training.objectives import Batch, LitObjective, OutputLoss, draw_feeds
+from lit_core.training.batch import Batch
+from lit_core.training.objectives import LitObjective, OutputLoss, draw_feeds
 from lit_spec import Feed, Part
 from tests.lit_core.networks.test_discovery import Residual, sectioned
+from tests.lit_core.training.taught_step import losses_of
 
 PROGRESS = 0.4
 
@@ -104,7 +106,7 @@ def test_a_students_own_representation_goes_through_what_lies_between(
     loss.backward()  # type: ignore[no-untyped-call]
 
     batch = Batch((x,), torch.full((5,), -1), PROGRESS, torch.Generator().manual_seed(seed_of(feeds)))
-    found = objective(beta, Feed.SCHEDULED, frozen)(teacher, student, batch)
+    found = losses_of(objective(beta, Feed.SCHEDULED, frozen), teacher, student, batch)
     found.total.backward()  # type: ignore[no-untyped-call]
     assert found.total.item() == pytest.approx(loss.item(), rel=1e-10)
     for (name, mine), (_, wanted) in zip(
@@ -177,7 +179,7 @@ def test_layers_that_work_in_place_change_no_loss(between: bool, feeds: list[boo
         student.train([Part.STEM, Part.HEAD])
         generator = torch.Generator().manual_seed(seed_of(feeds))
         batch = Batch((x,), labels, progress=PROGRESS, generator=generator)
-        losses = objective(beta, Feed.SCHEDULED, [Part.STEM, Part.HEAD])(teacher, student, batch)
+        losses = losses_of(objective(beta, Feed.SCHEDULED, [Part.STEM, Part.HEAD]), teacher, student, batch)
         losses.total.backward()  # type: ignore[no-untyped-call]
         gradients = {name: one.grad for name, one in student.network.named_parameters() if one.grad is not None}
         found.append({"total": losses.total.detach(), **losses.parts, **gradients})

@@ -12,9 +12,9 @@ from torch import Tensor
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import build_student
+from lit_core.training.batch import Batch
 from lit_core.training.objectives import (
     AttentionObjective,
-    Batch,
     KdObjective,
     LabelObjective,
     LitObjective,
@@ -22,6 +22,7 @@ from lit_core.training.objectives import (
 )
 from lit_spec import Architecture, DatasetRequest, Feed, JobSpec, Modality, Part, StudentSpec, TeacherSpec
 from tests.lit_core import naive, naive_resnext, naive_vdcnn
+from tests.lit_core.training.taught_step import losses_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 FROZEN = [Part.STEM, Part.HEAD]
@@ -202,7 +203,7 @@ def test_a_lit_step_equals_the_naive_formulas(
         frozen=frozen,
         feed=feed,
     )
-    losses = objective(step.teacher, step.student, step.batch)
+    losses = losses_of(objective, step.teacher, step.student, step.batch)
     losses.total.backward()
     total, kd, ir = naive.lit(
         step.naive_teacher,
@@ -231,7 +232,7 @@ def test_a_lit_step_equals_the_naive_formulas(
 @by_case
 def test_a_kd_step_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> None:
     step = prepare(case, dtype, [])
-    losses = KdObjective(OutputLoss(0.4, 3.0))(step.teacher, step.student, step.batch)
+    losses = losses_of(KdObjective(OutputLoss(0.4, 3.0)), step.teacher, step.student, step.batch)
     losses.total.backward()
     z_t = naive.logits(step.naive_teacher, step.x, False, case.parts).detach()
     wanted = naive.kd(naive.logits(step.naive_student, step.x, True, case.parts), z_t, step.y, 0.4, 3.0)
@@ -244,7 +245,7 @@ def test_a_kd_step_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> 
 @by_case
 def test_attention_transfer_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> None:
     step = prepare(case, dtype, [])
-    losses = AttentionObjective(OutputLoss(0.5, 4.0), 1000.0)(step.teacher, step.student, step.batch)
+    losses = losses_of(AttentionObjective(OutputLoss(0.5, 4.0), 1000.0), step.teacher, step.student, step.batch)
     losses.total.backward()
     wanted = naive.at(
         step.naive_teacher,
@@ -265,7 +266,7 @@ def test_attention_transfer_equals_the_naive_formulas(case: Case, dtype: torch.d
 @by_case
 def test_training_from_scratch_equals_the_naive_formulas(case: Case, dtype: torch.dtype) -> None:
     step = prepare(case, dtype, [])
-    losses = LabelObjective()(step.teacher, step.student, step.batch)
+    losses = losses_of(LabelObjective(), step.teacher, step.student, step.batch)
     losses.total.backward()
     z = naive.logits(step.naive_student, step.x, True, case.parts)
     wanted = naive.kd(z, z.detach(), step.y, 1.0, 1.0)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.networks.sections import SectionedNetwork
+from lit_core.training.batch import Batch
 from lit_core.training.losses import IR_LOSSES, embedding_loss, feature_loss, relative_to_mean
 from lit_core.training.mixing import MOST, mixed
-from lit_core.training.objectives import Batch, FeatureObjective, LitObjective, Objective, objective_of
+from lit_core.training.objectives import FeatureObjective, LitObjective, Objective, objective_of
+from lit_core.training.taught import LiveTeacher
 from lit_core.training.updaters import DistillationUpdater, distillation_updater
 from lit_spec import BatchNorm, Feed, Hyperparameters, IrLoss, Method, Output, Part, Phase, Schedule, SpecError
 from tests.lit_core.networks.test_discovery import Mine, sectioned
+from tests.lit_core.training.taught_step import losses_of
 from tests.lit_core.training.test_losses import batch, networks
 
 # --- losses ---
@@ -100,7 +103,7 @@ def test_an_objective_adds_the_feature_loss_with_its_weight() -> None:
             feed=Feed.STUDENT,
             schedule=Schedule(lit={"frozen": ["stem"]}),
         )
-        found = objective_of(spec, Phase.LIT, 3)(teacher, student, Batch((x,), labels))
+        found = losses_of(objective_of(spec, Phase.LIT, 3), teacher, student, Batch((x,), labels))
         wanted, own = features_of(teacher, x), features_of(student, x)
         feature = squares(own, wanted) / squares(wanted.mean(dim=0).expand_as(wanted), wanted)
         assert float(found.parts["feature_loss"]) == pytest.approx(feature)
@@ -120,11 +123,11 @@ def test_mimicking_has_the_feature_loss_alone_and_kd_may_stand_beside_it() -> No
     student.network.eval()
     feature = float(feature_loss(features_of(student, x), features_of(teacher, x)))
     mimic = objective_of(Hyperparameters(method=Method.MIMIC), Phase.FINE_TUNE, 3)
-    found = mimic(teacher, student, Batch((x,), labels))
+    found = losses_of(mimic, teacher, student, Batch((x,), labels))
     assert (list(found.parts), float(found.total)) == (["feature_loss"], pytest.approx(feature))
     for method in (Method.LIT, Method.BORN_AGAIN_LIT):
         both = objective_of(Hyperparameters(method=method, feature_weight=3.0), Phase.FINE_TUNE, 3)
-        found = both(teacher, student, Batch((x,), labels))
+        found = losses_of(both, teacher, student, Batch((x,), labels))
         assert float(found.total) == pytest.approx(3 * feature + float(found.parts["kd_loss"]))
 
 
@@ -162,7 +165,8 @@ def objective_features() -> Any:
 def updater(schedule: Schedule, feature_weight: float = 1.0) -> tuple[DistillationUpdater, SectionedNetwork]:
     teacher, student = networks(torch.float32, "A", [])
     made = partial(DistillationUpdater, frozen=[], masks={}, precision=Hyperparameters().precision)
-    return made(objective(feature_weight), teacher, student, schedule), student
+    wanted = objective(feature_weight)
+    return made(wanted, LiveTeacher(teacher, wanted.needs), student, schedule), student
 
 
 @pytest.mark.parametrize("feature_weight", [0.0, 1.0], ids=["mimic", "lit"])
@@ -295,5 +299,5 @@ def test_embeddings_have_the_cosine_for_kd_and_for_features() -> None:
     wanted = 1 - sum(float(torch.dot(own, taught) / (own.norm() * taught.norm())) for own, taught in pairs) / 5
     for method in (Method.KD, Method.MIMIC):
         spec = Hyperparameters(method=method, output=Output.EMBEDDING)
-        found = objective_of(spec, Phase.LIT, 1)(teacher, student, given)
+        found = losses_of(objective_of(spec, Phase.LIT, 1), teacher, student, given)
         assert float(found.total) == pytest.approx(wanted, abs=1e-6)
