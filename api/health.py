@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 
 from api.http.context import InContext
 from api.http.problems import unavailable
+from lit_spec.documented import Documented
 
 router = APIRouter(tags=["health"])
 
 
-class Health(BaseModel):
+class Health(Documented):
     """How the process is."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     status: str
     """`alive` or `ready`."""

@@ -34,7 +34,7 @@ HOST_NAME = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?")
 class Settings(BaseSettings):
     """`LIT_<NAME>` for each field; DATABASE_URL, REDIS_URL and MLFLOW_TRACKING_URI carry no prefix."""
 
-    model_config = SettingsConfigDict(env_prefix="LIT_", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix="LIT_", allow_inf_nan=False)
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     """PostgreSQL, as postgresql://user:password@host/database. `litc serve` starts its own when not given."""

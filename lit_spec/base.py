@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from lit_spec.documented import Documented
 from lit_spec.shown import CONTROL
 
 READING_ANSWER = {"unknown values": "keep"}
@@ -30,13 +31,13 @@ READING_STORED = {"names": "keep"}
 """Validation context of what the ledger holds: names that an earlier version accepted stay."""
 
 
-class SpecModel(BaseModel):
+class SpecModel(Documented):
     """Strict base: unknown fields are errors, NaN and infinity are not numbers, and neither are true and "1".
 
     pydantic's own strict mode is too strict for JSON: it refuses 1.0 as an integer, and the value of an enum's member.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 WHOLE = "body"
 """The path of a mistake that concerns no single field."""
@@ -31,6 +31,8 @@ _TAG_ERRORS = {"union_tag_invalid", "union_tag_not_found"}
 @dataclass(frozen=True)
 class Mistake:
     """A field, as a dotted path, and what is wrong with it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
 
     field: str
     """Dotted path of the field, for example `student.depth`."""

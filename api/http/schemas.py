@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from lit_spec.answers.owners import QuotaName
+from lit_spec.documented import Documented
 from lit_spec.mistakes import Mistake
 
 
-class ExceededQuota(BaseModel):
+class ExceededQuota(Documented):
     """A quota, and what the owner uses of it, without what was asked for."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: QuotaName
     """Which quota it is."""
@@ -21,10 +18,8 @@ class ExceededQuota(BaseModel):
     """How much may be used."""
 
 
-class Problem(BaseModel):
+class Problem(Documented):
     """A problem (RFC 9457)."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """Stable, for example /problems/upload-in-use."""

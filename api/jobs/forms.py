@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import UploadFile
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Json, JsonValue, WrapValidator
+from pydantic import BeforeValidator, ConfigDict, Json, JsonValue, WrapValidator
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
 from api.http.context import Context, with_storage
@@ -22,6 +22,7 @@ from jobs.ledger import requests, uploads
 from jobs.storage import removals
 from jobs.storage.faults import StorageFault
 from lit_spec import JobRequest
+from lit_spec.documented import Documented
 from lit_spec.requests.dataset import DATASET_SOURCES
 from lit_spec.states import UploadKind, UploadState
 
@@ -48,12 +49,11 @@ FilePart = Annotated[UploadFile, BeforeValidator(_check_file)]
 JsonPart = Annotated[Json[dict[str, JsonValue]], WrapValidator(lambda part, _parse: parse_json_part(part))]
 
 
-class JobForm(BaseModel):
+class JobForm(Documented):
     """A job and its files in one request."""
 
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={
             "examples": [
                 {

@@ -9,12 +9,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from lit_spec.base import READING_ANSWER
+from lit_spec.documented import Documented
 
 
-class Answer(BaseModel):
+class Answer(Documented):
     """Base of all answers. Only `read` tolerates what a newer service adds; making an answer checks every value."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, from_attributes=True)
+    model_config = ConfigDict(extra="ignore", from_attributes=True)
 
     @classmethod
     def read(cls, content: bytes) -> Self:

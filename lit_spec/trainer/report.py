@@ -11,9 +11,10 @@ import sys
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import ConfigDict, Field, field_serializer
 
 from lit_spec.base import Split
+from lit_spec.documented import Documented
 from lit_spec.requests.dataset import Augmentation
 from lit_spec.requests.exports import Export
 from lit_spec.requests.job import JobSpec
@@ -21,10 +22,10 @@ from lit_spec.requests.target import Target
 from lit_spec.requests.training import Method, Phase, Select
 
 
-class ReportModel(BaseModel):
+class ReportModel(Documented):
     """Base of the report's parts."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_unset=True)
