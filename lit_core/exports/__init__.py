@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from lit_core.exports.int8_file import write_int8
 from lit_core.exports.onnx_file import onnx_runner, write_onnx
 from lit_core.exports.openvino_file import openvino_runner, write_openvino
 from lit_core.exports.pt2_file import program_runner, write_program
+from lit_core.exports.traced import Traced, copy_for_inference
 from lit_core.exports.verify import Batches, Calibration, Details, ExportComparison, Inputs, Run, check, compare
 from lit_core.measuring.cost import latency_of_runs
 from lit_spec import Export
@@ -30,8 +29,8 @@ class Format:
     """A format that is one file."""
 
     suffix: str
-    write: Callable[[nn.Module, Inputs, Path, Details], None]
-    """Network on the CPU and in eval mode, two examples, path of the file."""
+    write: Callable[[Traced, Path, Details], None]
+    """Writes the file to the path."""
     runner: Callable[[Path], Run]
     exact: bool = True
     """Whether the file computes in floating point what the network does. False: its differences are measured, but not
@@ -45,7 +44,6 @@ FORMATS = {
     Export.OPENVINO: Format(".openvino.zip", write_openvino, openvino_runner),
 }
 """The Hugging Face folder is not among them: it is written last, because its card shows what was measured."""
-EXAMPLE_BATCH = 2
 LATENCY_BATCHES = (1, 32)
 LONGEST_ERROR = 300
 
@@ -72,16 +70,20 @@ def write_exports(
     The network keeps its device and mode. The files have this `name` and the formats' suffixes.
     """
     paths = [folder / f"{name}{FORMATS[kind].suffix}" for kind in kinds]
-    return [_export(network, kind, path, batches, details, classifier) for kind, path in zip(kinds, paths, strict=True)]
+    traced = Traced(network, batches)
+    return [
+        _export(network, traced, kind, path, batches, details, classifier)
+        for kind, path in zip(kinds, paths, strict=True)
+    ]
 
 
 def _export(
-    network: nn.Module, kind: Export, path: Path, batches: Batches, details: Details, classifier: bool
+    network: nn.Module, traced: Traced, kind: Export, path: Path, batches: Batches, details: Details, classifier: bool
 ) -> ExportReport:
     started = time.monotonic()
     found, latency, size, error = None, None, None, None
     try:
-        found, latency = _written_and_compared(network, FORMATS[kind], path, batches, details, classifier)
+        found, latency = _written_and_compared(network, traced, FORMATS[kind], path, batches, details, classifier)
         size = path.stat().st_size
     except ExportFailed as failure:
         # The student itself is unharmed, so the job goes on; the report has the error.
@@ -104,17 +106,23 @@ def _export(
 
 
 def _written_and_compared(
-    network: nn.Module, form: Format, path: Path, batches: Batches, details: Details, classifier: bool
+    network: nn.Module,
+    traced: Traced,
+    form: Format,
+    path: Path,
+    batches: Batches,
+    details: Details,
+    classifier: bool,
 ) -> tuple[ExportComparison, dict[str, LatencyReport]]:
     """Raises ExportFailed, and then there is no file."""
     try:
         with _step("copying the network to the CPU"):
-            # A copy for each, because some exporters change the network.
-            copied = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+            # Not the one that is traced, because some exporters change that.
+            copied = copy_for_inference(network)
         with _step("reading an example"):
-            inputs = _example(batches)
+            inputs = traced.inputs
         with _step("writing"):
-            form.write(copied, inputs, path, details)
+            form.write(traced, path, details)
         with _step("loading"):
             run = form.runner(path)
         with _step("comparing"):
@@ -150,9 +158,3 @@ def _root_message(failure: BaseException) -> str:
         failure = failure.__cause__
     text = " ".join(str(failure).split()) or "no message"
     return f"{type(failure).__name__}: {text}"[:LONGEST_ERROR]
-
-
-def _example(batches: Batches) -> Inputs:
-    """Two samples, because exporters take a batch size of one for a constant."""
-    inputs, _ = next(iter(batches()))
-    return tuple(x.detach().cpu()[torch.arange(EXAMPLE_BATCH) % len(x)].contiguous() for x in inputs)

@@ -7,21 +7,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import nn
-
 from lit_core.exports.onnx_file import feed, write_onnx
+from lit_core.exports.traced import Traced
 from lit_core.exports.verify import Calibration, Details, Inputs
 
 ATTENTION = ("LayerNormalization", "Softmax")
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 
 
-def write_int8(network: nn.Module, inputs: Inputs, path: Path, details: Details) -> None:
-    """`inputs` are examples as for `write_onnx`; the file has the same input names and metadata, and takes any batch
-    size.
+def write_int8(traced: Traced, path: Path, details: Details) -> None:
+    """The file has the input names and the metadata of `write_onnx`, and takes any number of samples.
 
-    `network` is on the CPU and in eval mode. Raises what `write_onnx` raises, and ValueError if
-    `details.calibration` gives no samples.
+    Raises what `write_onnx` raises, and ValueError if `details.calibration` gives no samples.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -29,7 +26,7 @@ def write_int8(network: nn.Module, inputs: Inputs, path: Path, details: Details)
 
     with TemporaryDirectory(dir=path.parent) as folder:
         full, prepared = Path(folder) / "full.onnx", Path(folder) / "prepared.onnx"
-        write_onnx(network, inputs, full, Details())
+        write_onnx(traced, full, Details())
         # ONNX's own shape inference knows everything that torch exports; the symbolic one fails at TopK.
         quant_pre_process(full, prepared, skip_symbolic_shape=True)
         quantize_static(

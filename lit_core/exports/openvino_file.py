@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_core.exports.bundle import write_archive
 from lit_core.exports.onnx_file import write_onnx
+from lit_core.exports.traced import Traced
 from lit_core.exports.verify import Details, Inputs, Run
 
 XML_FILE = "model.xml"
@@ -24,17 +25,16 @@ def is_installed() -> bool:
     return find_spec("openvino") is not None
 
 
-def write_openvino(network: nn.Module, inputs: Inputs, path: Path, details: Details) -> None:
-    """`inputs` are examples as for `write_onnx`; the file has the same input names and takes any batch size.
+def write_openvino(traced: Traced, path: Path, details: Details) -> None:
+    """The file has the input names of `write_onnx`, and takes any number of samples.
 
-    `network` is on the CPU and in eval mode. Raises what `write_onnx` raises, and what OpenVINO raises for an ONNX
-    operator that it does not support.
+    Raises what `write_onnx` raises, and what OpenVINO raises for an ONNX operator that it does not support.
     """
     import openvino
 
     with TemporaryDirectory(dir=path.parent) as scratch, TemporaryDirectory(dir=path.parent) as written:
         full = Path(scratch) / "full.onnx"
-        write_onnx(network, inputs, full, Details())
+        write_onnx(traced, full, Details())
         # Not by convert_model, which may send statistics about its use.
         model = openvino.Core().read_model(full)
         for key, value in details.metadata.items():

@@ -363,6 +363,33 @@ def test_one_failure_does_not_keep_the_other_formats(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
+class CountsTraces(nn.Module):
+    """Counts how often an exporter runs its code."""
+
+    traces = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            CountsTraces.traces += 1
+        return self.linear(x)
+
+
+def test_all_formats_are_made_of_one_trace(tmp_path: Path) -> None:
+    CountsTraces.traces = 0
+    network, samples = CountsTraces(), torch.randn(4, 3)
+    assert no_errors(export(network, [Export.PT2], tmp_path, samples))
+    alone = CountsTraces.traces
+    assert alone > 0
+    assert no_errors(export(network, [*FORMATS, *OPENVINO], tmp_path, samples))
+    assert CountsTraces.traces == 2 * alone
+    written = [onnx.load(tmp_path / f"model{suffix}.onnx") for suffix in ("", ".int8")]
+    assert [{entry.key: entry.value for entry in model.metadata_props} for model in written] == [METADATA, METADATA]
+
+
 def test_what_is_compared() -> None:
     network = nn.Identity()
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3000.0, 0.0]])
