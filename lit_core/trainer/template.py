@@ -1,7 +1,10 @@
-"""`python -m lit_core.trainer.template`: load torch once, then fork a process for each training and each inspection.
+"""`python -m lit_core.trainer.template PROGRAM …`: load torch once, then fork a process for each job or inspection.
 
 Loading torch takes seconds of processor time, forking takes milliseconds. A forked process has the loaded modules and
 nothing else: no job ever runs in this process, and it never uses CUDA.
+
+First it loads what its programs need to begin, and says that it is ready. What many of them need later it loads while
+no request waits, module by module.
 
 Standard input is a Unix socket, on which the worker sends `ForkRequest`s. The forked process leads its own session, and
 its parent is the worker: the process between them ends at once, and the worker is the subreaper meanwhile. So the
@@ -10,28 +13,47 @@ worker waits for it and kills it as if it had executed the program.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 
 from lit_core.trainer.supervision import PR_SET_PDEATHSIG, prctl
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.template import GO, MAX_REQUEST_BYTES, READY, Forked, ForkRequest, Program
 
-LOADED = (
-    "lit_core.networks.teacher",
-    "lit_core.data.inspection",
-    "lit_core.exports",
-    # Torch loads this when the first optimizer is made, which takes as long as loading torch itself.
-    "torch._dynamo",
-)
+LOADED = {
+    Program.TRAINER: (
+        "lit_core.trainer.__main__",
+        # Torch loads this when the first optimizer is made, which takes as long as loading torch itself.
+        "torch._dynamo",
+    ),
+    Program.INSPECTION: ("lit_core.trainer.inspect", "lit_core.networks.teacher", "lit_core.data.inspection"),
+}
+"""The module with `main` comes first."""
+LIBRARIES = ("torchvision.models", "timm")
+LOADED_WHILE_IDLE = {
+    Program.TRAINER: (
+        # What torch.export and torch.onnx load when they are first used. Not onnxruntime, which starts a thread.
+        "torch.export._trace",
+        "torch.onnx._internal.exporter._compat",
+        "torch.onnx._internal.exporter._torchlib.ops",
+        "onnxscript.function_libs.torch_lib.ops",
+        *LIBRARIES,
+        # Else each job that draws looks for the machine's fonts, in its own folder.
+        "matplotlib.font_manager",
+        "matplotlib.backends.backend_agg",
+    ),
+    Program.INSPECTION: LIBRARIES,
+}
 PROCESS_NAMES = {Program.TRAINER: b"lit-trainer", Program.INSPECTION: b"lit-inspection"}
 """Of at most 15 bytes."""
 PR_SET_NAME = 15
@@ -39,13 +61,16 @@ DESCRIPTORS = 4
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lit_core.trainer.template", description=__doc__)
+    parser.add_argument("programs", nargs="+", type=Program, help="what is forked: other programs are loaded anew")
+    programs: list[Program] = parser.parse_args().programs
     worker = os.getppid()
     requests = socket.socket(fileno=os.dup(0))
-    programs = _load()
-    # The garbage collector would write to the modules' pages, which are shared until then.
-    gc.freeze()
+    _load(module for program in programs for module in LOADED[program])
     requests.send(READY)
+    for_later = iter([module for program in programs for module in LOADED_WHILE_IDLE[program]])
     while True:
+        _load_while_idle(requests, for_later)
         packet, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, DESCRIPTORS)
         if not packet:
             return 0
@@ -56,7 +81,7 @@ def main() -> int:
             go, *streams = descriptors
             _wait_for_go(go)
             _become(request, streams)
-            code = programs[request.program]()
+            code = _main_of(request.program)()
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -67,14 +92,28 @@ def main() -> int:
         requests.send(Forked(pid=pid).model_dump_json().encode())
 
 
-def _load() -> dict[Program, Callable[[], int]]:
-    programs = {
-        Program.TRAINER: import_module("lit_core.trainer.__main__").main,
-        Program.INSPECTION: import_module("lit_core.trainer.inspect").main,
-    }
-    for module in LOADED:
+def _load(modules: Iterable[str]) -> None:
+    for module in modules:
         import_module(module)
-    return programs
+    # The garbage collector would write to the modules' pages, which are shared until then.
+    gc.freeze()
+
+
+def _load_while_idle(requests: socket.socket, modules: Iterator[str]) -> None:
+    """Load one module after the other until a request waits. What can't be loaded is left to the jobs that need it."""
+    while not select.select([requests], [], [], 0)[0]:
+        module = next(modules, None)
+        if module is None:
+            return
+        try:
+            _load([module])
+        except ImportError as failure:
+            sys.stderr.write(f"{module} is not loaded ahead of the jobs: {failure}\n")
+
+
+def _main_of(program: Program) -> Callable[[], int]:
+    main: Callable[[], int] = import_module(LOADED[program][0]).main
+    return main
 
 
 def _fork(worker: int) -> int:

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lit_core.trainer.template import _load_while_idle
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
 from tests.worker.bench import TEMPLATE, wait_for
+from worker.host import trainer_template
 from worker.host.checkout import CHECKOUT
 from worker.host.children import Check, Child, no_check
 from worker.host.trainer_template import TrainerTemplate, _subreaper
@@ -95,10 +97,42 @@ def test_it_has_no_secrets() -> None:
     assert done.stdout == "True /\n", done.stderr
 
 
-def test_it_has_only_its_own_files(waits: Child) -> None:
+def test_it_has_only_its_own_files(waits: Child, tmp_path: Path) -> None:
     wait_for(lambda: psutil.Process(waits.pid).name() == "lit-trainer")
-    sockets = [link for link in links(waits.pid) if link.startswith("socket:")]
-    assert sockets == []
+    assert set(links(waits.pid)) <= {str(tmp_path / name) for name in ("stdin", "stdout", "stderr", "spec.json")}
+
+
+LOADS_ALL = """\
+import os
+from itertools import chain
+from lit_core.trainer.template import LOADED, LOADED_WHILE_IDLE, _load
+_load(chain(*LOADED.values(), *LOADED_WHILE_IDLE.values()))
+import torch
+print(len(os.listdir("/proc/self/task")), torch.cuda.is_initialized())
+"""
+
+
+def test_a_template_that_has_loaded_everything_can_be_forked() -> None:
+    """A fork has only one of its threads, and a GPU that was used before a fork can't be used after it.
+
+    With more than one thread numpy's OpenBLAS starts some, but it ends them before a fork and starts them after it.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LOADS_ALL], env=environment, capture_output=True, text=True)
+    assert done.stdout == "1 False\n", done.stderr
+
+
+def test_what_is_loaded_while_idle_may_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        modules = iter(["lit_core.no_such_module", "colorsys"])
+        _load_while_idle(its, modules)
+        assert list(modules) == []
+        assert "lit_core.no_such_module is not loaded ahead of the jobs" in capsys.readouterr().err
+        ours.send(b"a request")
+        modules = iter(["lit_core.no_such_module"])
+        _load_while_idle(its, modules)
+        assert list(modules) == ["lit_core.no_such_module"]
 
 
 def links(pid: int) -> list[str]:
@@ -125,6 +159,28 @@ def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:
     finally:
         template.stop()
     assert not made.is_running()
+
+
+def test_another_template_is_started_when_the_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "code" / "lit_spec"
+    package.mkdir(parents=True)
+    (package / "module.py").write_text("before = 1")
+    monkeypatch.setattr(trainer_template, "CHECKOUT", tmp_path / "code")
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT), [Program.INSPECTION])
+    folders = [tmp_path / name for name in ("first", "same", "changed")]
+    used = []
+    try:
+        for folder in folders:
+            folder.mkdir()
+            if folder.name == "changed":
+                os.utime(package / "module.py", (1, 1))
+            fork(template, [*INSPECT, "data", ".", "--kind", "dataset"], folder).end()
+            assert template._process is not None
+            used.append(template._process.pid)
+    finally:
+        template.stop()
+    assert used[0] == used[1] != used[2]
+    assert not psutil.pid_exists(used[0])
 
 
 class Interrupted(Exception):

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,30 +19,40 @@ import structlog
 from jobs.private_files import PRIVATE_UMASK
 from jobs.settings import Settings
 from lit_spec.trainer.template import GO, MAX_REQUEST_BYTES, READY, Forked, ForkRequest, Program
+from worker.host.checkout import CHECKOUT
 from worker.host.children import Check, Child, no_check
 
 TEMPLATE = (sys.executable, "-m", "lit_core.trainer.template")
+"""Followed by the programs that it forks."""
 ANSWER_SECONDS = 20.0
 """A fork takes milliseconds, but the machine may be busy."""
 LOOK_SECONDS = 0.1
+PACKAGES = ("lit_core", "lit_spec")
+"""The trainer's code."""
 ENDED = "the process from which trainers are forked has ended; its last lines are in this log"
 PR_SET_CHILD_SUBREAPER = 36
+
+Code = dict[str, int]
 
 log = structlog.get_logger()
 
 
 class TrainerTemplate:
-    """Starts one template when it is asked to, and another one when that has ended. For several threads.
+    """Starts one template when it is asked to, and another one when that has ended or its code has changed. For several
+    threads.
 
-    `environment` has the variables that count when libraries are loaded: search paths and numbers of threads.
+    `environment` has the variables that count when libraries are loaded: search paths and numbers of threads. The
+    template forks these `programs`, and has loaded what they need.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = dict(environment)
+    def __init__(self, environment: Mapping[str, str], programs: Sequence[Program] = tuple(Program)) -> None:
+        self._environment, self._programs = dict(environment), programs
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
         self._ready = False
+        self._code: Code | None = None
+        """As it was when the template was started."""
         self._stopped = False
 
     def start(self) -> None:
@@ -79,6 +90,9 @@ class TrainerTemplate:
         )
         streams = [stdin, stdout, stderr]
         with self._lock:
+            if self._code is not None and self._code != code_on_disk():
+                log.info("the trainer's code has changed; starting another template")
+                self._end()
             try:
                 return self._ask(request, streams, check)
             except OSError as failure:
@@ -120,9 +134,10 @@ class TrainerTemplate:
         if self._requests is None:
             ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.settimeout(ANSWER_SECONDS)
+            self._code = code_on_disk()
             with its:
                 self._process = subprocess.Popen(
-                    TEMPLATE,
+                    [*TEMPLATE, *self._programs],
                     cwd="/",
                     env=self._environment,
                     stdin=its.fileno(),
@@ -145,6 +160,12 @@ class TrainerTemplate:
             self._process = None
 
 
+def code_on_disk() -> Code:
+    """Differs from an earlier one after a file of the trainer's code was changed or a package was installed."""
+    files = [file for package in PACKAGES for file in (CHECKOUT / package).rglob("*.py")]
+    return {str(path): path.stat().st_mtime_ns for path in (Path(sysconfig.get_path("purelib")), *files)}
+
+
 @contextmanager
 def _subreaper() -> Iterator[None]:
     """Meanwhile descendants whose parent ends become children of this process.
@@ -159,10 +180,10 @@ def _subreaper() -> Iterator[None]:
         prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
-def opened_template(settings: Settings, environment: Mapping[str, str]) -> TrainerTemplate | None:
-    """A template that begins to load torch; None if the settings want none. Raises OSError."""
+def opened_template(settings: Settings, environment: Mapping[str, str], program: Program) -> TrainerTemplate | None:
+    """A template that begins to load what the program needs; None if the settings want none. Raises OSError."""
     if not settings.warm_trainer:
         return None
-    template = TrainerTemplate(environment)
+    template = TrainerTemplate(environment, [program])
     template.start()
     return template

@@ -9,6 +9,7 @@ import structlog
 from jobs.database.notifications import TopicListener
 from jobs.ledger.uploads import INSPECTIONS_TOPIC
 from jobs.settings import Settings
+from lit_spec.trainer.template import Program
 from worker.host.metrics import serve_metrics
 from worker.host.startup import open_host
 from worker.host.stop_signals import StopSignals
@@ -29,7 +30,7 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, metrics: InspectionMetrics) -> None:
     host = open_host(settings)
-    template = opened_template(settings, inspection_environment(host.work_folder.path))
+    template = opened_template(settings, inspection_environment(host.work_folder.path), Program.INSPECTION)
     start = execute_bound if template is None else template.fork
     inspector = Inspector(
         host.database, host.storage, settings, host.work_folder, marker=host.marker, start=start, metrics=metrics

@@ -13,6 +13,7 @@ from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.tracing import Tracing
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
+from lit_spec.trainer.template import Program
 from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.metrics import serve_metrics
@@ -40,7 +41,9 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
 def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: TrainingMetrics, tracing: Tracing) -> int:
     host = open_host(settings)
     machine = trainer_machine(settings)
-    template = opened_template(settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT))
+    template = opened_template(
+        settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT), Program.TRAINER
+    )
     app = make_app(redis_url)
     wakeups = Wakeups(app, redis_url)
     supervisor = Supervisor(
