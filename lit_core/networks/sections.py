@@ -211,6 +211,11 @@ class SectionedNetwork:
         """Whether a block has a parameter that had gradients when this object was made."""
         return any(self.learns(parameter) for section in self.sections for parameter in section.parameters())
 
+    def view_of_network(self) -> nn.Module:
+        """A copy of the network's modules with the network's own parameters and buffers."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        return copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+
     def copy_of_network(self) -> nn.Module:
         """A copy of the network with its weights. Parameters have gradients if they had some at first."""
         copied = copy.deepcopy(self.network)

@@ -52,6 +52,12 @@ def shortened(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -
     return SectionedNetwork(network, cut(network, teacher.layout, kept_blocks), kept_blocks)
 
 
+def view_of(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -> SectionedNetwork:
+    """As `shortened`, but with the teacher's own tensors: to see what such a student puts out, not to train it."""
+    network = teacher.view_of_network()
+    return SectionedNetwork(network, cut(network, teacher.layout, kept_blocks), kept_blocks)
+
+
 def student_architecture(spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) -> Architecture:
     """The architecture of the network that the job produces. Pruning keeps the teacher's."""
     teacher = spec.teacher.architecture

@@ -17,8 +17,9 @@ from functools import partial
 from itertools import chain
 
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
+from lit_core.networks.recorded import RecordedPass
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import shortened
+from lit_core.networks.student import view_of
 from lit_core.selection.repair import Repair
 from lit_spec import Output
 
@@ -45,6 +46,7 @@ class Recovery(Repair):
     def __init__(self, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output) -> None:
         """`batches` of training inputs are on the teacher's device. Raises ValueError if there are none."""
         super().__init__(teacher, batches, output)
+        self._passes = [RecordedPass(teacher, inputs) for inputs in self._measured]
         self.interactions: dict[Block, float] = {}
         """How much more damage a block and the next one do together than each alone, where that was asked for."""
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]
@@ -100,7 +102,13 @@ class Recovery(Repair):
         """None for a block that must stay."""
         if not self._may_go(self.whole, section, index, None):
             return None
-        return self.damage_of(shortened(self.teacher, _without(self.whole, section, index)))
+        return self._damage_with(_without(self.whole, section, index))
+
+    def _damage_with(self, kept: Kept) -> float:
+        """Of the student that has only the `kept` blocks, with the teacher's weights."""
+        student = view_of(self.teacher, kept)
+        student.network.eval()
+        return self._damage_in([recorded.run(student) for recorded in self._passes])
 
     # --- which blocks go ---
 
@@ -119,7 +127,7 @@ class Recovery(Repair):
         if not math.isfinite(alone):
             return 0.0
         if first not in self.interactions:
-            together = self.damage_of(shortened(self.teacher, _without(_without(self.whole, *first), *second)))
+            together = self._damage_with(_without(_without(self.whole, *first), *second))
             self.interactions[first] = together - alone
         return self.interactions[first]
 

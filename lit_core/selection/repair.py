@@ -6,9 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import cycle, groupby, islice
 
 import torch
+from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import divergence
@@ -21,13 +22,15 @@ from lit_core.seeding import seeded
 from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import copy_of_state
 from lit_core.training.objectives import FeatureLoss, FeatureObjective
-from lit_core.training.taught import LiveTeacher
+from lit_core.training.taught import LiveTeacher, Taught, Teacher
 from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 
 DAMAGE_SAMPLES, LEAST_SAMPLES, MOST_PASSES = 256, 32, 2048
 """Samples on which each damage is measured. Networks of many blocks have fewer, so that all damages together take at
 most so many passes of one sample, where that leaves enough of them."""
+BATCHES_AT_ONCE = 4
+"""Batches of a training that are measured in one pass, which keeps nothing for gradients."""
 SHIFT_BATCHES = 2
 """Batches of which the means of a shift are taken."""
 REPAIR_STEPS = 30
@@ -62,7 +65,9 @@ class Repair:
             raise ValueError("a repair needs data: give at least one batch")
         self.teacher, self.batches, self.output = teacher, list(batches), output
         blocks = sum(map(len, teacher.sections))
-        self._measured = list(_first_samples(batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
+        few = list(_first_samples(batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
+        self._shifted_on = few[:SHIFT_BATCHES]
+        self._measured = list(_joined(few, BATCHES_AT_ONCE))
         with torch.no_grad():
             self._taught = [teacher.run(*inputs).float() for inputs in self._measured]
 
@@ -70,10 +75,14 @@ class Repair:
         """How far the student's outputs are from the teacher's: the mean KL divergence in nats, for embeddings 1 -
         cosine."""
         student.network.eval()
-        total = 0.0
         with torch.no_grad():
-            for inputs, taught in zip(self._measured, self._taught, strict=True):
-                total += float(divergence(student.run(*inputs).float(), taught, self.output)) * len(taught)
+            return self._damage_in([student.run(*inputs) for inputs in self._measured])
+
+    def _damage_in(self, outputs: Sequence[Tensor]) -> float:
+        """The damage of a student that puts this out, pass by pass. Infinite where that is not finite."""
+        total = 0.0
+        for output, taught in zip(outputs, self._taught, strict=True):
+            total += float(divergence(output.float(), taught, self.output)) * len(taught)
         found = total / sum(map(len, self._taught))
         return found if math.isfinite(found) else math.inf
 
@@ -90,15 +99,15 @@ class Repair:
         objective = FeatureObjective(FeatureLoss(self.output))
         updater = DistillationUpdater(
             objective,
-            LiveTeacher(self.teacher, objective.needs),
+            _Remembering(LiveTeacher(self.teacher, objective.needs)),
             student,
             REPAIR,
             frozen=[Part.STEM],
             precision=Precision.FLOAT32,
             masks={},
         )
-        for step, inputs in enumerate(islice(cycle(self.batches), REPAIR_STEPS)):
-            batch = Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL))
+        batches = [Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL)) for inputs in self.batches[:REPAIR_STEPS]]
+        for step, batch in enumerate(islice(cycle(batches), REPAIR_STEPS)):
             updater.step(batch, REPAIR_RATE * (1 - step / REPAIR_STEPS))
         repaired = self.damage_of(student)
         if repaired >= shifted:
@@ -110,7 +119,7 @@ class Repair:
         for gap in gaps_of(self.teacher, student):
             block = student.sections[gap.section][gap.place]
             before = copy_of_state(block)
-            if not shift(self.teacher, student, gap, self._measured[:SHIFT_BATCHES]):
+            if not shift(self.teacher, student, gap, self._shifted_on):
                 continue
             shifted = self.damage_of(student)
             if shifted < damage:
@@ -118,6 +127,26 @@ class Repair:
             else:
                 load_state(block, before)
         return damage
+
+
+class _Remembering:
+    """Runs the teacher once for each batch, whose object stays alive meanwhile."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self._taught: dict[int, Taught] = {}
+
+    def __call__(self, batch: Batch) -> Taught:
+        if id(batch) not in self._taught:
+            self._taught[id(batch)] = self._teacher(batch)
+        return self._taught[id(batch)]
+
+
+def _joined(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:
+    """So many batches in one, as far as neighbours have samples of one shape."""
+    for _, alike in groupby(batches, lambda inputs: [x.shape[1:] for x in inputs]):
+        while some := list(islice(alike, number)):
+            yield tuple(map(torch.cat, zip(*some, strict=True)))
 
 
 def _first_samples(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:
