@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload, WebhookDelivery
@@ -173,15 +173,22 @@ _ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
 
 def _backlogs(session: Session, devices: Iterable[str]) -> dict[str, Backlog]:
-    # A job that was given back has waited since then, not since its creation.
-    oldest = func.min(Job.created_at).filter(Job.attempt == 0)
-    query = (
-        select(Job.device, func.count(), func.extract("epoch", func.clock_timestamp() - oldest))
-        .where(Job.state == JobState.QUEUED)
-        .group_by(Job.device)
+    queued = Job.state == literal_column("'queued'")
+    # Counted from the queue's index alone.
+    counts = select(Job.device, func.count()).where(queued).group_by(Job.device)
+    found = dict(session.execute(counts).tuples().all())
+    return {device: Backlog(found.get(device, 0), _queued_for(session, device)) for device in devices}
+
+
+def _queued_for(session: Session, device: str) -> float:
+    """Age of the oldest job that was never claimed. One that was given back has waited since then."""
+    oldest = (
+        select(func.extract("epoch", func.clock_timestamp() - Job.created_at))
+        .where(Job.state == literal_column("'queued'"), Job.device == device, Job.attempt == 0)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
     )
-    found = {device: Backlog(count, _age(seconds)) for device, count, seconds in session.execute(query)}
-    return dict.fromkeys(devices, Backlog()) | found
+    return _age(session.scalar(oldest))
 
 
 def _running(session: Session) -> dict[str, int]:
