@@ -46,9 +46,9 @@ class WaitingReason:
     as are allowed; `starting`: it is next."""
     position: int
     """1 for the job that such a worker claims next."""
-    at_least: bool
-    """Whether the true position may be larger, because not all earlier jobs were counted."""
     detail: str
+    at_least: bool = False
+    """Whether the true position may be larger, because not all earlier jobs were counted."""
 
 
 def create(
@@ -184,21 +184,21 @@ def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOT
     able = [worker for worker in live if _has_device(worker, job) and job.spec_version <= _newest_version(worker)]
     at_limit = quotas.owners_at_limit(session, defaults)
     before = queue.jobs_before(session, job, _claimed_before(job, able), at_limit - {job.owner})
-    position = 1 + before.counted
+    position, at_least = 1 + before.counted, not before.complete
     if not able:
-        return WaitingReason("no-worker", position, not before.complete, _why_no_worker(live, job))
+        return WaitingReason("no-worker", position, _why_no_worker(live, job), at_least)
     if job.owner in at_limit:
         allowed = quotas.effective(session, job.owner, defaults).jobs_running
         detail = f"{job.owner} runs as many jobs at once as are allowed: {allowed}"
-        return WaitingReason("quota", position, not before.complete, detail)
+        return WaitingReason("quota", position, detail, at_least)
     # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))
-    if position == 1 and before.complete and busy < len(able):
-        return WaitingReason("starting", position, False, "a worker is about to take it")
+    if position == 1 and not at_least and busy < len(able):
+        return WaitingReason("starting", position, "a worker is about to take it")
     what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
-    place = f"number {position:,} in the queue" if before.complete else f"behind at least {before.counted:,} jobs"
-    return WaitingReason("position", position, not before.complete, f"{place} for {what}, of which {busy} busy")
+    place = f"behind at least {before.counted:,} jobs" if at_least else f"number {position:,} in the queue"
+    return WaitingReason("position", position, f"{place} for {what}, of which {busy} busy", at_least)
 
 
 def _claimed_before(job: Job, able: Sequence[Worker]) -> dict[str, int]:

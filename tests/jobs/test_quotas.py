@@ -180,7 +180,7 @@ def read_rows(plan: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    "jobs", [2_000, pytest.param(100_000, marks=pytest.mark.long)], ids=["short", "as many as are promised"]
+    "jobs", [5_000, pytest.param(100_000, marks=pytest.mark.long)], ids=["short", "as many as are promised"]
 )
 def test_a_claim_does_not_read_the_queue_of_an_owner_at_the_limit(bench: Bench, jobs: int) -> None:
     first = bench.job()
@@ -215,7 +215,7 @@ def test_a_claim_does_not_read_the_queue_of_an_owner_at_the_limit(bench: Bench, 
             connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
             for statement, parameters in selects
         ]
-    assert sum(read_rows(plan[0]["Plan"]) for plan in plans) < HEAD + 200
+    assert sum(read_rows(plan[0]["Plan"]) for plan in plans) < 2 * HEAD + 200
 
 
 def test_a_study_makes_its_trials_as_there_is_room(bench: Bench) -> None:
