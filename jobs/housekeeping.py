@@ -60,7 +60,7 @@ def reap(session: Session, server_up_for: float) -> list[str]:
         return []
     expired = (
         select(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.statement_timestamp())
         .order_by(Job.lease_expires_at)
         .limit(JOBS_PER_ROUND)
         .with_for_update(skip_locked=True)

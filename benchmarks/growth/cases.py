@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -40,6 +40,10 @@ ONE_OWNER_WAITS = Quotas(jobs_running=5)
 """With it the first owner, who runs more, waits; the others run one job at most."""
 
 
+class Listing(Protocol):
+    def __call__(self, session: Session, *, limit: int) -> Sequence[object]: ...
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -59,9 +63,12 @@ class Ledger:
     _new: count[int] = field(default_factory=count)
     _claims: list[Claim] = field(default_factory=list)
 
-    def cases(self) -> list[Case]:
-        """In the order in which they must be called: a job is claimed before it is written to."""
-        return [*self._gets(), *self._lists(), *self._life(), *self._duties()]
+    def cases(self, lengths: Mapping[str, int]) -> list[Case]:
+        """In the order in which they must be called: a job is claimed before it is written to.
+
+        `lengths`: of pages, by list.
+        """
+        return [*self._gets(), *self._lists(lengths), *self._life(), *self._duties()]
 
     def _gets(self) -> list[Case]:
         sizes = self.rows.sizes
@@ -90,26 +97,43 @@ class Ledger:
     def _events(self, numbers: Sequence[int], session: Session) -> object:
         return owned_jobs.events_after(session, key("job", self._random.choice(numbers)), 2, 100)
 
-    def _lists(self) -> list[Case]:
+    def _lists(self, lengths: Mapping[str, int]) -> list[Case]:
+        return [
+            Case(name, partial(listing, limit=lengths[name]), promised=lengths[name] > 0)
+            for name, listing in self._listings().items()
+        ]
+
+    def lengths(self) -> dict[str, int]:
+        """How many rows each list has, at most PAGE. Compared are pages of equal lengths, which a small ledger has."""
+        with self.database.session() as session:
+            return {name: len(listing(session, limit=PAGE)) for name, listing in self._listings().items()}
+
+    def _listings(self) -> dict[str, Listing]:
         filters: dict[str, dict[str, Any]] = {
             "all": {},
             **{f"state={state.value}": {"state": state.value} for state in JobState},
             "tag of every 2nd": {"tag": "prod"},
             "tag of every 100th": {"tag": "area-30"},
-            "tag of every 997th": {"tag": "paper"},
             "name": {"name": "nightly"},
             "study": {"study_id": key("study", 0)},
         }
-        made = []
+        found: dict[str, Listing] = {}
         for what, chosen in filters.items():
-            made.append(Case(f"list {what}, first page", partial(self._page, chosen, None)))
-            made.append(Case(f"list {what}, deep page", partial(self._page, chosen, self._deep(**chosen))))
-        return made
+            found[f"list {what}, first page"] = partial(self._page, chosen, None)
+            found[f"list {what}, deep page"] = partial(self._page, chosen, self._deep(**chosen))
+        return found | {
+            "list uploads": partial(uploads.list_page, owner=owner(0)),
+            "list studies, tag": partial(studies.list_page, owner=owner(0), tag="prod"),
+            "list studies, name": partial(studies.list_page, owner=owner(0), name="nightly"),
+            "audit log, action": partial(audit.list_page, action="job.delete"),
+            "audit log, key": partial(audit.list_page, key_id="key_7"),
+        }
 
-    def _page(self, chosen: dict[str, Any], after: PageCursor | None, session: Session) -> object:
-        """As the API shows a page: one row more says whether there is another page."""
-        rows = owned_jobs.list_page(session, owner(0), after=after, limit=PAGE + 1, **chosen)
-        return rows, runs.of_jobs(session, [row.id for row in rows])
+    def _page(self, chosen: dict[str, Any], after: PageCursor | None, session: Session, limit: int) -> list[Job]:
+        """As the API shows a page."""
+        rows = owned_jobs.list_page(session, owner(0), after=after, limit=limit, **chosen)
+        runs.of_jobs(session, [row.id for row in rows])
+        return rows
 
     def _deep(self, tag: str | None = None, **chosen: str) -> PageCursor | None:
         """Where the page DEEP begins, or the last full one if there are fewer."""
@@ -171,20 +195,15 @@ class Ledger:
 
     def _duties(self) -> list[Case]:
         return [
-            Case("list uploads", lambda session: uploads.list_page(session, owner(0), limit=PAGE + 1)),
-            Case("list studies, tag", lambda session: studies.list_page(session, owner(0), tag="prod", limit=PAGE + 1)),
-            Case("list studies, name", lambda session: studies.list_page(session, owner(0), name="nightly")),
-            Case("audit log, action", lambda session: audit.list_page(session, action="job.delete", limit=PAGE + 1)),
-            Case("audit log, key", lambda session: audit.list_page(session, key_id="key_7", limit=PAGE + 1)),
             Case("claim messages of webhooks", self._claim_messages),
-            Case("find expired leases", lambda session: housekeeping.reap(session, 0.0)),
+            Case("find expired leases", partial(housekeeping.reap, server_up_for=0.0)),
             Case("find devices with work", housekeeping.queues_with_work),
             Case("find studies to advance", due),
             Case("forget idempotency keys", idempotency.forget_old_keys),
             Case("forget audit entries", partial(audit.forget_old, days=400)),
             Case("find abandoned uploads", uploads.delete_abandoned),
             Case("overview for /metrics", overview, promised=False),
-            Case("usage of the largest owner", lambda session: quotas.usage(session, owner(0)), promised=False),
+            Case("usage of the largest owner", partial(quotas.usage, owner=owner(0)), promised=False),
         ]
 
     def _claim_messages(self, session: Session) -> object:

@@ -81,8 +81,9 @@ class Seen:
 
 def measure(pair: Pair, rounds: int, tell: Callable[[str], None] = lambda _: None) -> list[tuple[Seen, Seen]]:
     """Explain, then time all cases, small and large in turns. Without `rounds` nothing is timed."""
-    small = [Seen(pair.small, case) for case in pair.small.cases()]
-    large = [Seen(pair.large, case) for case in pair.large.cases()]
+    lengths = pair.small.lengths()
+    small = [Seen(pair.small, case) for case in pair.small.cases(lengths)]
+    large = [Seen(pair.large, case) for case in pair.large.cases(lengths)]
     both = list(zip(small, large, strict=True))
     for _ in range(EXPLAINED):
         for one in (seen for two in both for seen in two):

@@ -41,7 +41,8 @@ class Sizes:
 
     @property
     def waiting_messages(self) -> int:
-        return self.queued // 10
+        """A few for each webhook, and more the more there is to do."""
+        return 4 * OWNERS + self.queued // 10
 
     def small(self) -> Sizes:
         """The same mix in a ledger of SMALL_JOBS jobs."""

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Text,
-    exists,
+    false,
     func,
     select,
     text,
@@ -89,6 +89,16 @@ class OwnerQuotas(Base):
     limits: Mapped[dict[str, Any]]
     """By the name of the quota; null: no limit. A quota that is not named is the service's."""
     updated_at: Mapped[datetime] = _now()
+
+
+class OwnerBytes(Base):
+    """How much an owner stores. Triggers keep it, because the sum over all jobs and uploads would read all of them."""
+
+    __tablename__ = "owner_bytes"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    """Of uploads, by their announced sizes, and of the files of jobs that are not removed."""
 
 
 class AuditEntry(Base):
@@ -296,7 +306,6 @@ class Job(Base):
             postgresql_include=["owner", "spec_version"],
         ),
         Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
-        Index("ix_jobs_owner_stored_bytes", "owner", "stored_bytes", postgresql_where=text("stored_bytes > 0")),
         # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
         Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
     )
@@ -349,8 +358,11 @@ class Job(Base):
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # A subquery and not `exists`, for which the planner may read all of `job_files` at once.
     kept: Mapped[bool] = column_property(
-        exists().where(JobFiles.job_id == id, JobFiles.kept).correlate_except(JobFiles)
+        func.coalesce(
+            select(JobFiles.kept).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery(), false()
+        )
     )
     files_removed_at: Mapped[datetime | None] = column_property(
         select(JobFiles.removed_at).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery()

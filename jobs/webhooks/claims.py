@@ -125,7 +125,7 @@ def _candidates(session: Session, shares: _Shares, lost: Iterable[str]) -> list[
         .where(
             text(PLANNED),
             WebhookDelivery.webhook_id == waiting.c.webhook_id,
-            WebhookDelivery.due_at <= func.clock_timestamp(),
+            WebhookDelivery.due_at <= func.statement_timestamp(),
             WebhookDelivery.id.not_in(lost),
         )
         .order_by(WebhookDelivery.due_at, WebhookDelivery.id)

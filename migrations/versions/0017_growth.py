@@ -31,6 +31,82 @@ INSERT INTO {one}_tags (owner, tag, created_at, {one}_id)
 SELECT DISTINCT owner, tag, created_at, id FROM {many}, unnest(tags) AS tag;
 """
 
+# Statements that add many rows write the owner's row once. Changes of jobs do it by row: most of them change no sizes,
+# and a trigger for statements would copy each row. A job's deletion needs the row of its files, which goes with it.
+COUNT_BYTES = """
+CREATE FUNCTION add_owner_bytes(of_owner text, more bigint) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO owner_bytes AS known (owner, bytes) VALUES (of_owner, more)
+    ON CONFLICT (owner) DO UPDATE SET bytes = known.bytes + EXCLUDED.bytes;
+$$;
+
+CREATE FUNCTION count_new_uploads() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM add_owner_bytes(owner, sum(size)::bigint) FROM added GROUP BY owner ORDER BY owner;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_new_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION count_new_uploads();
+
+CREATE FUNCTION count_deleted_uploads() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM add_owner_bytes(owner, -sum(size)::bigint) FROM removed GROUP BY owner ORDER BY owner;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_deleted_uploads AFTER DELETE ON uploads REFERENCING OLD TABLE AS removed
+FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_uploads();
+
+CREATE FUNCTION count_new_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM add_owner_bytes(owner, sum(stored_bytes)::bigint) FROM added
+    WHERE stored_bytes > 0 GROUP BY owner ORDER BY owner;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_new_jobs AFTER INSERT ON jobs REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION count_new_jobs();
+
+CREATE FUNCTION count_job_files() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM add_owner_bytes(NEW.owner, NEW.stored_bytes - OLD.stored_bytes);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_job_files AFTER UPDATE OF stored_bytes ON jobs
+FOR EACH ROW WHEN (NEW.stored_bytes <> OLD.stored_bytes) EXECUTE FUNCTION count_job_files();
+
+CREATE FUNCTION count_deleted_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM job_files WHERE job_id = OLD.id AND removed_at IS NOT NULL) THEN
+        PERFORM add_owner_bytes(OLD.owner, -OLD.stored_bytes);
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER count_deleted_job BEFORE DELETE ON jobs
+FOR EACH ROW WHEN (OLD.stored_bytes > 0) EXECUTE FUNCTION count_deleted_job();
+
+CREATE FUNCTION count_removed_files() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM add_owner_bytes(owner, -stored_bytes) FROM jobs WHERE id = NEW.job_id AND stored_bytes > 0;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_removed_files AFTER UPDATE OF removed_at ON job_files
+FOR EACH ROW WHEN (OLD.removed_at IS NULL AND NEW.removed_at IS NOT NULL) EXECUTE FUNCTION count_removed_files();
+
+INSERT INTO owner_bytes (owner, bytes)
+SELECT owner, sum(size) FROM (
+    SELECT owner, size FROM uploads
+    UNION ALL
+    SELECT owner, stored_bytes FROM jobs LEFT JOIN job_files ON job_id = jobs.id
+    WHERE stored_bytes > 0 AND removed_at IS NULL
+) AS stored GROUP BY owner;
+"""
+COUNTING = {
+    "count_new_uploads": "uploads",
+    "count_deleted_uploads": "uploads",
+    "count_new_jobs": "jobs",
+    "count_job_files": "jobs",
+    "count_deleted_job": "jobs",
+    "count_removed_files": "job_files",
+}
+
 # A job's row is changed once a second while it runs, and leaves the queue's index when it is claimed. With free space
 # in its page the change costs no index entry; without early vacuuming claims would pass over what the index still has.
 STORAGE_OF_JOBS = """
@@ -81,6 +157,14 @@ def upgrade() -> None:
     op.drop_index("ix_jobs_running", "jobs")
     op.create_index("ix_jobs_running", "jobs", ["owner"], unique=False, postgresql_where=RUNNING)
     op.execute(STORAGE_OF_JOBS)
+    op.drop_index("ix_jobs_owner_stored_bytes", "jobs")
+    op.create_table(
+        "owner_bytes",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name=op.f("pk_owner_bytes")),
+    )
+    op.execute(COUNT_BYTES)
 
     op.create_index(
         "ix_uploads_unfinished", "uploads", ["id"], unique=False, postgresql_where=sa.text("state = 'uploading'")
@@ -113,6 +197,14 @@ def downgrade() -> None:
     op.drop_index("ix_idempotency_keys_created_at", "idempotency_keys")
     op.drop_index("ix_uploads_unfinished", "uploads")
 
+    for name, table in COUNTING.items():
+        op.execute(f"DROP TRIGGER {name} ON {table}")
+        op.execute(f"DROP FUNCTION {name}")
+    op.execute("DROP FUNCTION add_owner_bytes")
+    op.drop_table("owner_bytes")
+    op.create_index(
+        "ix_jobs_owner_stored_bytes", "jobs", ["owner", "stored_bytes"], postgresql_where=sa.text("stored_bytes > 0")
+    )
     op.execute(STORAGE_OF_JOBS_BEFORE)
     op.drop_index("ix_jobs_running", "jobs")
     op.create_index("ix_jobs_running", "jobs", ["lease_expires_at"], unique=False, postgresql_where=RUNNING)
