@@ -79,13 +79,15 @@ class Seen:
         return (time.perf_counter() - begun) * 1000
 
 
-def measure(pair: Pair, rounds: int, tell: Callable[[str], None] = lambda _: None) -> list[tuple[Seen, Seen]]:
+def measure(
+    pair: Pair, rounds: int, tell: Callable[[str], None] = lambda _: None, *, explained: int = EXPLAINED
+) -> list[tuple[Seen, Seen]]:
     """Explain, then time all cases, small and large in turns. Without `rounds` nothing is timed."""
     lengths = pair.small.lengths()
     small = [Seen(pair.small, case) for case in pair.small.cases(lengths)]
     large = [Seen(pair.large, case) for case in pair.large.cases(lengths)]
     both = list(zip(small, large, strict=True))
-    for _ in range(EXPLAINED):
+    for _ in range(explained):
         for one in (seen for two in both for seen in two):
             one.explain()
     for number in range(rounds and rounds + WARM_UP):

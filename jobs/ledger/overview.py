@@ -177,7 +177,7 @@ def _backlogs(session: Session, devices: Iterable[str]) -> dict[str, Backlog]:
     queued = Job.state == literal_column("'queued'")
     # Counted from the queue's index alone.
     counts = select(Job.device, func.count()).where(queued).group_by(Job.device)
-    found = dict(session.execute(counts).tuples().all())
+    found: dict[str, int] = dict(session.execute(counts).all())
     return {device: Backlog(found.get(device, 0), _queued_for(session, device)) for device in devices}
 
 
