@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, literal_column, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -30,7 +30,7 @@ from jobs.storage.marker import marker_key, storage_fault
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance, due
 from jobs.webhooks import deliveries, limits
-from lit_spec import ErrorType, JobError
+from lit_spec import Device, ErrorType, JobError
 from lit_spec.states import JobState
 from lit_spec.trainer.clock import boottime
 
@@ -60,7 +60,7 @@ def reap(session: Session, server_up_for: float) -> list[str]:
         return []
     expired = (
         select(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.statement_timestamp())
         .order_by(Job.lease_expires_at)
         .limit(JOBS_PER_ROUND)
         .with_for_update(skip_locked=True)
@@ -79,7 +79,10 @@ def reap(session: Session, server_up_for: float) -> list[str]:
 
 def queues_with_work(session: Session) -> list[str]:
     """The queues in which a wake-up would find something to do."""
-    devices = session.scalars(select(Job.device).where(Job.state == JobState.QUEUED).distinct())
+    queued = Job.state == literal_column("'queued'")
+    # Asked for each device, because the whole queue would be read to find the devices in it.
+    waits = select(*(exists().where(queued, Job.device == device.value) for device in Device))
+    devices = [device for device, found in zip(Device, session.execute(waits).one(), strict=True) if found]
     return sorted({queue for device in devices for queue in queues_for(device)})
 
 

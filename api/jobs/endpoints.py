@@ -31,7 +31,7 @@ from api.jobs.requests import make_job
 from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
-from jobs.ledger import audit, owned_jobs, retention
+from jobs.ledger import audit, metrics, owned_jobs, retention
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout, removals
@@ -255,9 +255,7 @@ def list_metrics(
 ) -> MetricPage:
     """A job's numbers per phase and epoch: losses, accuracies on the validation split, learning rate, seconds."""
     owned_jobs.get(session, owner, job_id)
-    return MetricPage(
-        items=[show_metric(metric) for metric in owned_jobs.metrics(session, job_id, phase=phase, name=name)]
-    )
+    return MetricPage(items=[show_metric(metric) for metric in metrics.read(session, job_id, phase=phase, name=name)])
 
 
 @router.get("/{job_id}/log", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})

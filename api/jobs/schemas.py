@@ -6,8 +6,8 @@ from typing import Any
 
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job as JobRow
-from jobs.database.models import Metric as MetricRow
 from jobs.database.models import TrackedRun
+from jobs.ledger.metrics import Metric as EpochMetric
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.ledger.retention import job_expires_at
 from jobs.storage.media_types import media_type
@@ -108,7 +108,7 @@ def show_event(event: EventRow) -> Event:
     return Event.model_validate(event)
 
 
-def show_metric(metric: MetricRow) -> Metric:
+def show_metric(metric: EpochMetric) -> Metric:
     return Metric.model_validate(metric)
 
 

@@ -91,6 +91,10 @@ def allow_idle(transaction: Session | Connection, seconds: float) -> None:
 
 
 def clock(session: Session) -> datetime:
-    """The time by the database's clock, which is the only clock that all processes share."""
+    """The time by the database's clock, which is the only clock that all processes share.
+
+    A condition compares with `statement_timestamp()` instead: indexes can't be searched for `clock_timestamp()`, which
+    differs from row to row.
+    """
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return now

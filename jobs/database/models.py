@@ -15,7 +15,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Text,
-    exists,
+    false,
     func,
     select,
     text,
@@ -27,6 +27,8 @@ LIFECYCLE_EVENTS = ("queued", "claimed", "released", "lost", "succeeded", "faile
 """Types of the events that change the state of a job."""
 LIFECYCLE = f"type IN ({', '.join(map(repr, LIFECYCLE_EVENTS))})"
 """The index of events by time has these only. A query must say it in these words, and not with parameters."""
+PLANNED = "state = 'pending' AND due_at IS NOT NULL"
+"""Messages for webhooks that wait for an attempt."""
 
 
 class Base(DeclarativeBase):
@@ -89,6 +91,16 @@ class OwnerQuotas(Base):
     updated_at: Mapped[datetime] = _now()
 
 
+class OwnerBytes(Base):
+    """How much an owner stores. Triggers keep it, because the sum over all jobs and uploads would read all of them."""
+
+    __tablename__ = "owner_bytes"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    """Of uploads, by their announced sizes, and of the files of jobs that are not removed."""
+
+
 class AuditEntry(Base):
     """Something that somebody changed, or was not allowed to."""
 
@@ -97,7 +109,9 @@ class AuditEntry(Base):
         CheckConstraint("outcome IN ('done', 'denied')", name="outcome"),
         Index("ix_audit_log_created_at_id", "created_at", "id"),
         Index("ix_audit_log_owner_created_at_id", "owner", "created_at", "id"),
-        Index("ix_audit_log_object_id", "object_id"),
+        Index("ix_audit_log_key_id_created_at_id", "key_id", "created_at", "id"),
+        Index("ix_audit_log_action_created_at_id", "action", "created_at", "id"),
+        Index("ix_audit_log_object_id_created_at_id", "object_id", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -133,6 +147,7 @@ class Upload(Base):
             "completed_at",
             postgresql_where=text("inspection_state IN ('pending', 'running')"),
         ),
+        Index("ix_uploads_unfinished", "id", postgresql_where=text("state = 'uploading'")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -172,7 +187,15 @@ class Study(Base):
         CheckConstraint("state IN ('running', 'succeeded', 'failed', 'cancelled')", name="state"),
         CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_at"),
         Index("ix_studies_owner_created_at_id", "owner", "created_at", "id"),
-        Index("ix_studies_tags", "tags", postgresql_using="gin"),
+        Index("ix_studies_owner_state_created_at_id", "owner", "state", "created_at", "id"),
+        Index(
+            "ix_studies_owner_name_created_at_id",
+            "owner",
+            "name",
+            "created_at",
+            "id",
+            postgresql_where=text("name IS NOT NULL"),
+        ),
         Index("ix_studies_running", "created_at", postgresql_where=text("state = 'running'")),
     )
 
@@ -248,6 +271,22 @@ class Job(Base):
         CheckConstraint("(study_id IS NULL) = (trial IS NULL)", name="trial"),
         CheckConstraint("trial_stopped IN ('hopeless', 'unneeded')", name="trial_stopped"),
         Index("ix_jobs_owner_created_at_id", "owner", "created_at", "id"),
+        Index("ix_jobs_owner_state_created_at_id", "owner", "state", "created_at", "id"),
+        Index(
+            "ix_jobs_owner_name_created_at_id",
+            "owner",
+            "name",
+            "created_at",
+            "id",
+            postgresql_where=text("name IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_study_id_created_at_id",
+            "study_id",
+            "created_at",
+            "id",
+            postgresql_where=text("study_id IS NOT NULL"),
+        ),
         Index(
             "ix_jobs_study_id_trial_trial_round",
             "study_id",
@@ -257,11 +296,18 @@ class Job(Base):
             postgresql_where=text("study_id IS NOT NULL"),
         ),
         Index("ix_jobs_study_id_state", "study_id", "state", postgresql_where=text("study_id IS NOT NULL")),
-        Index("ix_jobs_tags", "tags", postgresql_using="gin"),
-        Index("ix_jobs_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        # With all that a place in the queue depends on, so that no row need be read to count the jobs before another.
+        Index(
+            "ix_jobs_queued",
+            "device",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            postgresql_include=["owner", "spec_version"],
+        ),
         Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
-        Index("ix_jobs_owner_stored_bytes", "owner", "stored_bytes", postgresql_where=text("stored_bytes > 0")),
-        Index("ix_jobs_running", "lease_expires_at", postgresql_where=text("state = 'running'")),
+        # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
+        Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -312,12 +358,42 @@ class Job(Base):
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # A subquery and not `exists`, for which the planner may read all of `job_files` at once.
     kept: Mapped[bool] = column_property(
-        exists().where(JobFiles.job_id == id, JobFiles.kept).correlate_except(JobFiles)
+        func.coalesce(
+            select(JobFiles.kept).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery(), false()
+        )
     )
     files_removed_at: Mapped[datetime | None] = column_property(
         select(JobFiles.removed_at).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery()
     )
+
+
+class JobTag(Base):
+    """A tag of a job, in the order of lists: pages of the jobs with a tag are read without those that don't have it.
+
+    A trigger adds it with the job. Tags don't change.
+    """
+
+    __tablename__ = "job_tags"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(primary_key=True)
+    """The job's."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class StudyTag(Base):
+    """A tag of a study, like JobTag."""
+
+    __tablename__ = "study_tags"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(primary_key=True)
+    """The study's."""
+    study_id: Mapped[str] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
 class JobUpload(Base):
@@ -341,15 +417,18 @@ class Event(Base):
     created_at: Mapped[datetime] = _now()
 
 
-class Metric(Base):
-    __tablename__ = "metrics"
+class EpochMetrics(Base):
+    """The metrics of a job in one epoch. One row, because a row for each number takes six times the space."""
+
+    __tablename__ = "epoch_metrics"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     phase: Mapped[str] = mapped_column(primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[float]
+    values: Mapped[dict[str, Any]]
+    """Numbers, by the names of the metrics."""
     attempt: Mapped[int]
+    """The newest that wrote one of them."""
 
 
 class TrackedRun(Base):
@@ -419,7 +498,10 @@ class StorageMarker(Base):
 
 class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
-    __table_args__ = (CheckConstraint("num_nonnulls(job_id, study_id) = 1", name="one_made"),)
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(job_id, study_id) = 1", name="one_made"),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+    )
 
     owner: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -464,11 +546,9 @@ class WebhookDelivery(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state"),
         Index("ix_webhook_deliveries_webhook_id_created_at_id", "webhook_id", "created_at", "id"),
-        Index(
-            "ix_webhook_deliveries_due",
-            "due_at",
-            postgresql_where=text("state = 'pending' AND due_at IS NOT NULL"),
-        ),
+        Index("ix_webhook_deliveries_webhook_id_state_created_at_id", "webhook_id", "state", "created_at", "id"),
+        Index("ix_webhook_deliveries_due", "due_at", postgresql_where=text(PLANNED)),
+        Index("ix_webhook_deliveries_webhook_id_due", "webhook_id", "due_at", "id", postgresql_where=text(PLANNED)),
         Index("ix_webhook_deliveries_created_at", "created_at"),
     )
 

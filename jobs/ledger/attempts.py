@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Job
-from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ids import new_id
+from jobs.ledger import metrics as job_metrics
 from jobs.ledger import quotas
-from jobs.ledger.queue import oldest_queued
+from jobs.ledger.metrics import Metric
+from jobs.ledger.queue import Wanted, oldest_queued
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.transitions import Event, change
 from jobs.tracking import runs
@@ -35,8 +35,6 @@ from lit_spec import Device, ErrorType, JobError, JobSpec
 from lit_spec.answers.owners import Quotas
 from lit_spec.states import JobState
 from lit_spec.trainer.phases import JobPhase
-
-METRICS_PER_STATEMENT = 5000
 
 __all__ = [
     "Artifact",
@@ -86,14 +84,6 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
-class Metric:
-    phase: str
-    epoch: int
-    name: str
-    value: float
-
-
-@dataclass(frozen=True)
 class Artifact:
     """A file of a succeeded job, and the storage key under which it is stored."""
 
@@ -123,13 +113,9 @@ def claim(
     whose stored specification or `track` this version can't read fails here, so that it does not block the queue.
     `trackers` says where the job's run goes.
     """
-    fits = [
-        or_(Job.device == Device.AUTO, Job.device.in_(devices)),
-        Job.spec_version <= max(spec_versions),
-        Job.id.not_in(left_to_others),
-    ]
+    wanted = Wanted([Device.AUTO.value, *devices], max(spec_versions), left_to_others)
     at_limit = quotas.owners_at_limit(session, defaults)
-    while (job := oldest_queued(session, fits, at_limit)) is not None:
+    while (job := oldest_queued(session, wanted, at_limit)) is not None:
         if not quotas.may_run(session, job.owner, defaults):
             # Another worker has just taken the owner's last place, or is about to, or stands still while it claims.
             at_limit.add(job.owner)
@@ -220,7 +206,7 @@ def record(
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
     change(session, job, events, **values)
-    _upsert(session, claim, metrics)
+    job_metrics.write(session, claim.job_id, claim.attempt, metrics)
 
 
 def count_seconds(session: Session, claim: Claim, seconds_used: float) -> None:
@@ -323,17 +309,6 @@ def _update_unseen(session: Session, claim: Claim, **values: Any) -> datetime | 
         raise Stale
     cancel_requested_at: datetime | None = row.cancel_requested_at
     return cancel_requested_at
-
-
-def _upsert(session: Session, claim: Claim, metrics: Sequence[Metric]) -> None:
-    """Write the metrics. The numbers of a repeated epoch replace the earlier ones."""
-    # One row per key, the last one: a statement must not change the same row twice.
-    rows = {(m.phase, m.epoch, m.name): {**asdict(m), "job_id": claim.job_id} for m in metrics}
-    values = [{**row, "attempt": claim.attempt} for row in rows.values()]
-    for start in range(0, len(values), METRICS_PER_STATEMENT):
-        statement = insert(MetricRow).values(values[start : start + METRICS_PER_STATEMENT])
-        new = {"value": statement.excluded.value, "attempt": statement.excluded.attempt}
-        session.execute(statement.on_conflict_do_update(index_elements=["job_id", "phase", "epoch", "name"], set_=new))
 
 
 def _seconds_from_now(seconds: float) -> ColumnElement[datetime]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, any_, delete, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database.models import AuditEntry
@@ -106,13 +106,14 @@ def list_page(
 
 def count(session: Session, action: str, object_id: str, seconds: float) -> int:
     """How often this was done within the last `seconds`."""
-    since = func.clock_timestamp() - timedelta(seconds=seconds)
+    since = func.statement_timestamp() - timedelta(seconds=seconds)
     query = select(func.count()).where(AuditEntry.object_id == object_id, AuditEntry.action == action)
     return session.execute(query.where(AuditEntry.created_at >= since)).scalar_one()
 
 
 def forget_old(session: Session, days: int) -> None:
     """Remove entries that are older, at most FORGOTTEN_PER_ROUND at once, the oldest first."""
-    too_old = AuditEntry.created_at < func.clock_timestamp() - timedelta(days=days)
+    too_old = AuditEntry.created_at < func.statement_timestamp() - timedelta(days=days)
     some = select(AuditEntry.id).where(too_old).order_by(AuditEntry.created_at).limit(FORGOTTEN_PER_ROUND)
-    session.execute(delete(AuditEntry).where(AuditEntry.id.in_(some)))
+    # As an array, which is made once: the planner could also read the whole log and look up each entry in a list.
+    session.execute(delete(AuditEntry).where(AuditEntry.id == any_(func.array(some.scalar_subquery()))))

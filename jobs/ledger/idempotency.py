@@ -80,7 +80,7 @@ def remember(
 def forget_old_keys(session: Session) -> None:
     """Remove the keys that are older than a week."""
     age = timedelta(days=IDEMPOTENCY_DAYS)
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.clock_timestamp() - age))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.statement_timestamp() - age))
 
 
 def _lock_and_find(session: Session, owner: str, request: IdempotentRequest | None) -> IdempotencyKey | None:

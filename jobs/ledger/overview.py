@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
-from jobs.database.models import LIFECYCLE, Event, Job, Study, Upload, WebhookDelivery
+from jobs.database.models import LIFECYCLE, Event, Job, OwnerBytes, Study, Upload, WebhookDelivery
 from jobs.ledger import workers
 from lit_spec import Device
 from lit_spec.states import DeliveryState, InspectionState, JobState, StudyState, UploadKind
@@ -91,7 +91,7 @@ class LifecycleEvent:
 
 
 def overview(session: Session) -> Overview:
-    now = func.clock_timestamp()
+    now = func.statement_timestamp()
     return Overview(
         queued=_backlogs(session, ASKED_DEVICES),
         running=_running(session),
@@ -111,8 +111,9 @@ def totals(session: Session) -> Totals:
     uploads = session.execute(
         select(Upload.kind, Upload.state, func.count(), func.sum(Upload.received)).group_by(Upload.kind, Upload.state)
     ).all()
-    outputs = select(func.sum(Job.stored_bytes)).where(Job.stored_bytes > 0, Job.files_removed_at.is_(None))
-    output_bytes = session.scalars(outputs).one()
+    # What owners store is known without the jobs: it is their uploads and the files of their jobs.
+    stored = select(func.coalesce(func.sum(OwnerBytes.bytes), 0)).scalar_subquery()
+    output_bytes = session.scalars(select(stored - func.coalesce(func.sum(Upload.size), 0))).one()
     messages = (
         select(WebhookDelivery.state, func.count())
         .where(WebhookDelivery.state.in_(_SETTLED))
@@ -124,7 +125,7 @@ def totals(session: Session) -> Totals:
         upload_bytes={
             kind.value: sum(int(received) for found, _, _, received in uploads if found == kind) for kind in UploadKind
         },
-        output_bytes=int(output_bytes or 0),
+        output_bytes=int(output_bytes),
         messages=dict.fromkeys(_SETTLED, 0) | {row[0]: row[1] for row in session.execute(messages)},
     )
 
@@ -173,15 +174,22 @@ _ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
 
 def _backlogs(session: Session, devices: Iterable[str]) -> dict[str, Backlog]:
-    # A job that was given back has waited since then, not since its creation.
-    oldest = func.min(Job.created_at).filter(Job.attempt == 0)
-    query = (
-        select(Job.device, func.count(), func.extract("epoch", func.clock_timestamp() - oldest))
-        .where(Job.state == JobState.QUEUED)
-        .group_by(Job.device)
+    queued = Job.state == literal_column("'queued'")
+    # Counted from the queue's index alone.
+    counts = select(Job.device, func.count()).where(queued).group_by(Job.device)
+    found: dict[str, int] = dict(session.execute(counts).all())
+    return {device: Backlog(found.get(device, 0), _queued_for(session, device)) for device in devices}
+
+
+def _queued_for(session: Session, device: str) -> float:
+    """Age of the oldest job that was never claimed. One that was given back has waited since then."""
+    oldest = (
+        select(func.extract("epoch", func.clock_timestamp() - Job.created_at))
+        .where(Job.state == literal_column("'queued'"), Job.device == device, Job.attempt == 0)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
     )
-    found = {device: Backlog(count, _age(seconds)) for device, count, seconds in session.execute(query)}
-    return dict.fromkeys(devices, Backlog()) | found
+    return _age(session.scalar(oldest))
 
 
 def _running(session: Session) -> dict[str, int]:

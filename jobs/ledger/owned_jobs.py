@@ -6,24 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, tuple_
 from sqlalchemy import delete as sql_delete
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
 from jobs.database.models import Job, JobUpload, Study, Worker
-from jobs.database.models import Metric as MetricRow
 from jobs.errors import Conflict
 from jobs.ids import new_id
-from jobs.ledger import quotas, uploads, workers
+from jobs.ledger import queue, quotas, uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
-from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
 from jobs.tracing import current_traceparent
 from jobs.tracking import runs
-from lit_spec import Device, JobRequest, JobSpec, Phase
+from lit_spec import Device, JobRequest, JobSpec
 from lit_spec.answers.owners import Quotas
 from lit_spec.states import JobState, StudyState
 
@@ -48,6 +47,8 @@ class WaitingReason:
     position: int
     """1 for the job that such a worker claims next."""
     detail: str
+    at_least: bool = False
+    """Whether the true position may be larger, because not all earlier jobs were counted."""
 
 
 def create(
@@ -123,10 +124,10 @@ def list_page(
     limit: int = 50,
 ) -> list[Job]:
     """The owner's jobs, newest first."""
-    filters = label_filters(Job, state=state, tag=tag, name=name)
-    if study_id is not None:
-        filters.append(Job.study_id == study_id)
-    return read_page(session, Job, owner, filters=filters, after=after, limit=limit)
+    of_study = [] if study_id is None else [Job.study_id == study_id]
+    return read_labelled_page(
+        session, Job, owner, state=state, tag=tag, name=name, filters=of_study, after=after, limit=limit
+    )
 
 
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:
@@ -181,34 +182,37 @@ def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOT
         return None
     live = workers.live(session)
     able = [worker for worker in live if _has_device(worker, job) and job.spec_version <= _newest_version(worker)]
-    # A worker claims the oldest job that it can run, so earlier jobs that it can't run do not count.
-    any_device = [device.value for device in Device] if job.device == Device.AUTO else [job.device]
-    takers = [(worker.devices, _newest_version(worker)) for worker in able] or [(any_device, job.spec_version)]
     at_limit = quotas.owners_at_limit(session, defaults)
-    earlier = select(func.count(Job.id)).where(
-        Job.state == JobState.QUEUED,
-        Job.owner.not_in(at_limit - {job.owner}),
-        tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id),
-        or_(
-            *(
-                and_(Job.device.in_([Device.AUTO.value, *devices]), Job.spec_version <= newest)
-                for devices, newest in takers
-            )
-        ),
-    )
-    position = 1 + session.execute(earlier).scalar_one()
+    before = queue.jobs_before(session, job, _claimed_before(job, able), at_limit - {job.owner})
+    position, at_least = 1 + before.counted, not before.complete
     if not able:
-        return WaitingReason("no-worker", position, _why_no_worker(live, job))
+        return WaitingReason("no-worker", position, _why_no_worker(live, job), at_least)
     if job.owner in at_limit:
         allowed = quotas.effective(session, job.owner, defaults).jobs_running
-        return WaitingReason("quota", position, f"{job.owner} runs as many jobs at once as are allowed: {allowed}")
+        detail = f"{job.owner} runs as many jobs at once as are allowed: {allowed}"
+        return WaitingReason("quota", position, detail, at_least)
     # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
     busy = len({worker.id for worker in able} & set(session.scalars(holders)))
-    if position == 1 and busy < len(able):
+    if position == 1 and not at_least and busy < len(able):
         return WaitingReason("starting", position, "a worker is about to take it")
     what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
-    return WaitingReason("position", position, f"number {position} in the queue for {what}, of which {busy} busy")
+    place = f"behind at least {before.counted:,} jobs" if at_least else f"number {position:,} in the queue"
+    return WaitingReason("position", position, f"{place} for {what}, of which {busy} busy", at_least)
+
+
+def _claimed_before(job: Job, able: Sequence[Worker]) -> dict[str, int]:
+    """What earlier jobs may ask for so that a worker which can run `job` claims them first: a device, and the newest
+    version of specifications. If no worker can run it: those that any worker for it would claim.
+    """
+    if not able:
+        devices = [device.value for device in Device] if job.device == Device.AUTO else [Device.AUTO.value, job.device]
+        return dict.fromkeys(devices, job.spec_version)
+    versions: dict[str, int] = {}
+    for worker in able:
+        for device in (Device.AUTO.value, *worker.devices):
+            versions[device] = max(versions.get(device, 0), _newest_version(worker))
+    return versions
 
 
 def _why_no_worker(live: Sequence[Worker], job: Job) -> str:
@@ -233,17 +237,6 @@ def events_after(session: Session, job_id: str, after: int, limit: int) -> list[
     """The events with numbers above `after`, in order."""
     query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
     return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
-
-
-def metrics(session: Session, job_id: str, *, phase: str | None = None, name: str | None = None) -> list[MetricRow]:
-    """All numbers of a job, ordered by phase, epoch and name."""
-    query = select(MetricRow).where(MetricRow.job_id == job_id)
-    if phase is not None:
-        query = query.where(MetricRow.phase == phase)
-    if name is not None:
-        query = query.where(MetricRow.name == name)
-    place = case({own.value: number for number, own in enumerate(Phase)}, value=MetricRow.phase)
-    return list(session.scalars(query.order_by(place, MetricRow.epoch, MetricRow.name)))
 
 
 _FINISHED_HOW = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.CANCELLED: "been cancelled"}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.orm import Session
 
-from jobs.database.models import ApiKey, AuditEntry, Job, Study, Upload, Webhook, WebhookDelivery
+from jobs.database.models import ApiKey, AuditEntry, Job, JobTag, Study, StudyTag, Upload, Webhook, WebhookDelivery
 from jobs.errors import NotFound
 
 RowT = TypeVar("RowT", Job, Study, Upload, Webhook, WebhookDelivery)
@@ -20,6 +20,9 @@ NAMES: dict[type[Any], str] = {
     Webhook: "webhook",
     WebhookDelivery: "delivery",
 }
+
+LabelledT = TypeVar("LabelledT", Job, Study)
+_TAGS: dict[type[Any], tuple[type[Any], Any]] = {Job: (JobTag, JobTag.job_id), Study: (StudyTag, StudyTag.study_id)}
 
 ListedT = TypeVar("ListedT", Job, Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
 
@@ -62,6 +65,31 @@ def read_page(
     return read_rows(session, model, filters=[model.owner == owner, *filters], after=after, limit=limit)
 
 
+def read_labelled_page(
+    session: Session,
+    model: type[LabelledT],
+    owner: str,
+    *,
+    state: str | None,
+    tag: str | None,
+    name: str | None,
+    filters: Sequence[ColumnElement[bool]] = (),
+    after: PageCursor | None = None,
+    limit: int = 50,
+) -> list[LabelledT]:
+    """Like `read_page`, with the filters that jobs and studies have in common. None leaves a filter out."""
+    filters = list(filters)
+    if state is not None:
+        filters.append(model.state == state)
+    if name is not None:
+        filters.append(model.name == name)
+    if tag is None:
+        return read_page(session, model, owner, filters=filters, after=after, limit=limit)
+    tags, tagged = _TAGS[model]
+    query = select(model).join(tags, tagged == model.id).where(tags.owner == owner, tags.tag == tag, *filters)
+    return list(session.scalars(_page(query, tags.created_at, tagged, after, limit)))
+
+
 def read_rows(
     session: Session,
     model: type[ListedT],
@@ -72,20 +100,11 @@ def read_rows(
 ) -> list[ListedT]:
     """Like `read_page`, of all owners: for administrators."""
     query = select(model).where(*filters)
+    return list(session.scalars(_page(query, model.created_at, model.id, after, limit)))
+
+
+def _page(query: Select[ListedT], created_at: Any, id: Any, after: PageCursor | None, limit: int) -> Select[ListedT]:
+    """Ordered by columns that an index has after those of the filter, so that every page costs the same."""
     if after is not None:
-        query = query.where(tuple_(model.created_at, model.id) < tuple_(after.created_at, after.id))
-    return list(session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit)))
-
-
-def label_filters(
-    model: type[Job] | type[Study], *, state: str | None, tag: str | None, name: str | None
-) -> list[ColumnElement[bool]]:
-    """The filters that jobs and studies have in common. None leaves a filter out."""
-    filters: list[ColumnElement[bool]] = []
-    if state is not None:
-        filters.append(model.state == state)
-    if tag is not None:
-        filters.append(model.tags.contains([tag]))
-    if name is not None:
-        filters.append(model.name == name)
-    return filters
+        query = query.where(tuple_(created_at, id) < tuple_(after.created_at, after.id))
+    return query.order_by(created_at.desc(), id.desc()).limit(limit)

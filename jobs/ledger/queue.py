@@ -1,48 +1,152 @@
-"""The queue: which job is next.
+"""The queue: which job is next, and how many are before another.
 
-The query must stay fast with 100,000 queued jobs, also where all but the last are of an owner who may run no more now.
+Both must stay fast with 100,000 queued jobs: also where all but the last are for another device, or of an owner who may
+run no more now. So they look at a bounded number of entries of the queue's index, or take one step for each owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, any_, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    any_,
+    func,
+    literal_column,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.orm import Session, aliased
 
 from jobs.database.models import Job
-from lit_spec.states import JobState
 
+HEAD = 1000
+"""So many of the oldest jobs for each device are looked through before the owners are gone through one by one."""
+MOST_COUNTED = 1000
+"""Of the jobs for each device that are before another, more are not counted."""
 OLDEST_PER_OWNER = 16
 """More than there are workers that claim a job of one owner in the same instant: those jobs are locked."""
 
+# Written out: for a parameter PostgreSQL could use the indexes of queued jobs only if it planned each query anew.
+_QUEUED: ColumnElement[str] = literal_column("'queued'")
+_PLACE = (Job.created_at, Job.id)
 
-def oldest_queued(session: Session, fits: Sequence[ColumnElement[bool]], at_limit: Collection[str]) -> Job | None:
-    """The oldest queued job for which all conditions hold, and whose owner is not in `at_limit`; its row is locked.
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which queued jobs a worker may claim."""
+
+    devices: Sequence[str]
+    """What jobs may ask for, `auto` included."""
+    newest_version: int
+    """Of specifications."""
+    left_out: Collection[str] = ()
+    """Ids of jobs."""
+
+    def conditions(self, job: Any, at_limit: Collection[str]) -> list[ColumnElement[bool]]:
+        """Except for the device. `job` has the columns of a job; `at_limit` are the owners whose jobs wait."""
+        return [
+            job.spec_version <= self.newest_version,
+            *([job.id.not_in(self.left_out)] if self.left_out else []),
+            *([job.owner.not_in(at_limit)] if at_limit else []),
+        ]
+
+
+@dataclass(frozen=True)
+class JobsBefore:
+    """How many queued jobs are before another."""
+
+    counted: int
+    complete: bool
+    """False: there are others, which were not looked at."""
+
+
+def oldest_queued(session: Session, wanted: Wanted, at_limit: Collection[str]) -> Job | None:
+    """The oldest queued job that is wanted, and whose owner is not in `at_limit`; its row is locked.
 
     Jobs that others have locked are passed over.
     """
-    query = select(Job).where(Job.state == JobState.QUEUED, *fits)
-    if at_limit:
-        # As an array, which is made once: the planner could also read the whole queue and look up each job in a list.
-        query = query.where(Job.id == any_(func.array(_oldest_of_others(fits, at_limit).scalar_subquery())))
-    query = query.order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
+    devices = list(wanted.devices)
+    while devices:
+        first = _first_in_heads(session, devices, wanted, at_limit)
+        if first is None:
+            return _lock_oldest(session, _is_oldest_of_an_owner(devices, wanted, at_limit))
+        # Begins at the first one, so that nothing before it is read again.
+        place = tuple_(*_PLACE) >= tuple_(first.created_at, first.id)
+        of_device = and_(Job.device == first.device, place, *wanted.conditions(Job, at_limit))
+        if (job := _lock_oldest(session, of_device)) is not None:
+            return job
+        devices.remove(first.device)  # others have locked all jobs for it
+    return None
+
+
+def jobs_before(session: Session, job: Job, versions: Mapping[str, int], passed_over: Collection[str]) -> JobsBefore:
+    """The queued jobs that workers claim before `job`, at most MOST_COUNTED for each device.
+
+    `versions`: by the device that jobs ask for, the newest version of specifications that a worker for it reads.
+    `passed_over`: the owners whose jobs wait.
+    """
+    counts = []
+    for device, newest in versions.items():
+        before = (
+            select(Job.id, Job.owner, Job.spec_version)
+            .where(Job.state == _QUEUED, Job.device == device, tuple_(*_PLACE) < tuple_(job.created_at, job.id))
+            .order_by(Job.created_at.desc(), Job.id.desc())
+            .limit(MOST_COUNTED)
+            .subquery()
+        )
+        counted = and_(true(), *Wanted([], newest).conditions(before.c, passed_over))
+        numbers = (func.count().label("seen"), func.count().filter(counted).label("counted"))
+        counts.append(select(*numbers).select_from(before))
+    found = session.execute(union_all(*counts)).all()
+    return JobsBefore(sum(row.counted for row in found), all(row.seen < MOST_COUNTED for row in found))
+
+
+def _lock_oldest(session: Session, which: ColumnElement[bool]) -> Job | None:
+    query = select(Job).where(Job.state == _QUEUED, which).order_by(*_PLACE).limit(1).with_for_update(skip_locked=True)
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
-def _oldest_of_others(fits: Sequence[ColumnElement[bool]], at_limit: Collection[str]) -> Select[tuple[str]]:
+def _first_in_heads(
+    session: Session, devices: Sequence[str], wanted: Wanted, at_limit: Collection[str]
+) -> Row[Any] | None:
+    """Device and place of the oldest job that is wanted, locked or not, among the oldest HEAD for each device."""
+    firsts = []
+    for device in devices:
+        columns = (Job.id, Job.device, Job.created_at, Job.owner, Job.spec_version)
+        head = select(*columns).where(Job.state == _QUEUED, Job.device == device).order_by(*_PLACE).limit(HEAD)
+        job = head.subquery().c
+        first = select(job.device, job.created_at, job.id).where(*wanted.conditions(job, at_limit))
+        firsts.append(first.order_by(job.created_at, job.id).limit(1).subquery())
+    all_firsts = union_all(*(select(first) for first in firsts)).subquery()
+    oldest = select(all_firsts).order_by(all_firsts.c.created_at, all_firsts.c.id).limit(1)
+    return session.execute(oldest).one_or_none()
+
+
+def _is_oldest_of_an_owner(devices: Sequence[str], wanted: Wanted, at_limit: Collection[str]) -> ColumnElement[bool]:
+    # As an array, which is made once: the planner could also read the whole queue and look up each job in a list.
+    ids = _oldest_of_each_owner([Job.device.in_(devices), *wanted.conditions(Job, ())], at_limit)
+    return Job.id == any_(func.array(ids.scalar_subquery()))
+
+
+def _oldest_of_each_owner(fits: Sequence[ColumnElement[bool]], at_limit: Collection[str]) -> Select[tuple[str]]:
     """The ids of the oldest jobs of each owner who is not in `at_limit`.
 
     It takes one step in the index for each owner, instead of reading all jobs of those who are in `at_limit`.
     """
     first = aliased(Job)
-    owners = (
-        select(first.owner).where(first.state == JobState.QUEUED).order_by(first.owner).limit(1).cte(recursive=True)
-    )
+    owners = select(first.owner).where(first.state == _QUEUED).order_by(first.owner).limit(1).cte(recursive=True)
     following = aliased(Job)
     step = (
         select(following.owner)
-        .where(following.state == JobState.QUEUED, following.owner > owners.c.owner)
+        .where(following.state == _QUEUED, following.owner > owners.c.owner)
         .order_by(following.owner)
         .limit(1)
         .lateral()
@@ -50,8 +154,8 @@ def _oldest_of_others(fits: Sequence[ColumnElement[bool]], at_limit: Collection[
     owners = owners.union_all(select(step.c.owner).select_from(owners.join(step, true())))
     oldest = (
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.owner == owners.c.owner, *fits)
-        .order_by(Job.created_at, Job.id)
+        .where(Job.state == _QUEUED, Job.owner == owners.c.owner, *fits)
+        .order_by(*_PLACE)
         .limit(OLDEST_PER_OWNER)
         .correlate(owners)
         .lateral()

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, ColumnElement, case, cast, func, literal, nul
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from jobs.database.models import Job, OwnerQuotas, Upload
+from jobs.database.models import Job, OwnerBytes, OwnerQuotas
 from jobs.errors import QuotaExceeded
 from jobs.ledger import audit
 from lit_spec.answers.owners import QuotaName, Quotas, Usage
@@ -134,8 +134,5 @@ def _count(session: Session, owner: str, state: JobState) -> int:
 
 def _stored(session: Session, owner: str) -> int:
     """Bytes of uploads, by their announced sizes, and of the files of jobs."""
-    uploads = select(func.coalesce(func.sum(Upload.size), 0)).where(Upload.owner == owner).scalar_subquery()
-    files = select(func.coalesce(func.sum(Job.stored_bytes), 0)).where(
-        Job.owner == owner, Job.stored_bytes > 0, Job.files_removed_at.is_(None)
-    )
-    return int(session.execute(select(uploads + files.scalar_subquery())).scalar_one())
+    found = session.scalars(select(OwnerBytes.bytes).where(OwnerBytes.owner == owner)).one_or_none()
+    return found or 0

@@ -53,7 +53,7 @@ def expire_jobs(session: Session, days: float, signed_seconds: float = 0.0) -> l
         select(JobFiles)
         .join(Job, Job.id == JobFiles.job_id)
         .where(
-            JobFiles.finished_at < func.clock_timestamp() - timedelta(days=days),
+            JobFiles.finished_at < func.statement_timestamp() - timedelta(days=days),
             JobFiles.removed_at.is_(None),
             ~JobFiles.kept,
             ~in_running_study,
@@ -81,7 +81,7 @@ def expire_uploads(session: Session, days: float) -> list[str]:
     query = (
         select(Upload)
         .join(used, used.c.id == Upload.id)
-        .where(used.c.since < func.clock_timestamp() - timedelta(days=days))
+        .where(used.c.since < func.statement_timestamp() - timedelta(days=days))
         .order_by(Upload.id)
         .limit(ROWS_PER_ROUND)
         .with_for_update(of=Upload, skip_locked=True)
@@ -89,7 +89,7 @@ def expire_uploads(session: Session, days: float) -> list[str]:
     locked = {upload.id: upload for upload in session.scalars(query)}
     # A job may have been made between the look and the lock. From here on none can be: it would need the row.
     still = _unused_since(Upload.id.in_(locked)).subquery()
-    cutoff = func.clock_timestamp() - timedelta(days=days)
+    cutoff = func.statement_timestamp() - timedelta(days=days)
     expired = session.scalars(select(still.c.id).where(still.c.since < cutoff)).all()
     for upload_id in expired:
         session.delete(locked[upload_id])

@@ -265,7 +265,7 @@ def inspect_again(session: Session, upload: Upload) -> None:
 
 def claim_inspection(session: Session, timeout_seconds: float) -> Upload | None:
     """Claim the upload that has waited longest, or whose inspection was claimed too long ago."""
-    too_old = func.clock_timestamp() - timedelta(seconds=timeout_seconds)
+    too_old = func.statement_timestamp() - timedelta(seconds=timeout_seconds)
     waits = or_(
         Upload.inspection_state == InspectionState.PENDING,
         and_(Upload.inspection_state == InspectionState.RUNNING, Upload.inspection_started_at < too_old),
@@ -339,7 +339,7 @@ def unfinished(session: Session) -> dict[str, int]:
 
 def delete_abandoned(session: Session) -> None:
     """Remove the uploads that received nothing for a week, and have their files removed."""
-    too_old = func.clock_timestamp() - timedelta(days=ABANDONED_DAYS)
+    too_old = func.statement_timestamp() - timedelta(days=ABANDONED_DAYS)
     query = select(Upload).where(Upload.state == UploadState.UPLOADING, Upload.received_at < too_old)
     abandoned = session.scalars(query.with_for_update(skip_locked=True)).all()
     for upload in abandoned:

@@ -47,4 +47,4 @@ def forget_dead(session: Session) -> None:
 
 
 def _ago(seconds: float) -> ColumnElement[datetime]:
-    return func.clock_timestamp() - timedelta(seconds=seconds)
+    return func.statement_timestamp() - timedelta(seconds=seconds)

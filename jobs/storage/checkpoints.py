@@ -28,7 +28,7 @@ def spent(session: Session, job_id: str) -> list[str]:
 
 def settled(session: Session) -> dict[str, list[str]]:
     """The same for the jobs that finished a while ago, the oldest first."""
-    long_ago = func.clock_timestamp() - timedelta(seconds=SETTLED_SECONDS)
+    long_ago = func.statement_timestamp() - timedelta(seconds=SETTLED_SECONDS)
     query = _FINISHED.where(SpentCheckpoints.finished_at < long_ago).order_by(SpentCheckpoints.finished_at)
     return _keys(session, query.limit(JOBS_PER_ROUND))
 

@@ -45,7 +45,7 @@ def remove_now(storage: Storage, prefixes: Sequence[str]) -> None:
 
 def due(session: Session) -> list[str]:
     """The prefixes to remove now, those that have waited longest first."""
-    query = select(StorageRemoval.prefix).where(StorageRemoval.remove_after <= func.clock_timestamp())
+    query = select(StorageRemoval.prefix).where(StorageRemoval.remove_after <= func.statement_timestamp())
     return list(session.scalars(query.order_by(StorageRemoval.remove_after).limit(PREFIXES_PER_ROUND)))
 
 

@@ -14,7 +14,7 @@ from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import quotas, uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
-from jobs.ledger.owned_rows import PageCursor, find_owned, label_filters, read_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
 from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
 from jobs.storage import layout
@@ -95,8 +95,7 @@ def list_page(
     limit: int = 50,
 ) -> list[Study]:
     """The owner's studies, newest first."""
-    filters = label_filters(Study, state=state, tag=tag, name=name)
-    return read_page(session, Study, owner, filters=filters, after=after, limit=limit)
+    return read_labelled_page(session, Study, owner, state=state, tag=tag, name=name, after=after, limit=limit)
 
 
 def request_cancel(session: Session, owner: str, study_id: str) -> Study:

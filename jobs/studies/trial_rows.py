@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, TableValuedAlias, case, column, func, or_,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from jobs.database.models import Job, Metric, Study
+from jobs.database.models import EpochMetrics, Job, Study
 from jobs.studies.kinds.trial_results import MEASURES, plan_of, trial_result_of
 from jobs.studies.kinds.trials import EpochKey, Key, Kind, Trial, TrialStopReason
 from lit_spec import Phase
@@ -112,11 +112,14 @@ def _counts(round: Any) -> ColumnElement[bool]:
 
 
 def _curves(session: Session, job_ids: Sequence[str]) -> dict[str, dict[EpochKey, float]]:
-    query = select(Metric.job_id, Metric.phase, Metric.epoch, Metric.name, Metric.value)
-    query = query.where(Metric.job_id.in_(job_ids), Metric.name.in_(SELECTED_BY), Metric.phase.in_(_PHASES))
+    values = func.jsonb_build_array(*(EpochMetrics.values[name] for name in SELECTED_BY))
+    query = select(EpochMetrics.job_id, EpochMetrics.phase, EpochMetrics.epoch, values)
+    query = query.where(EpochMetrics.job_id.in_(job_ids), EpochMetrics.phase.in_(_PHASES))
     curves: dict[str, dict[str, dict[EpochKey, float]]] = defaultdict(lambda: defaultdict(dict))
-    for job_id, phase, epoch, name, value in session.execute(query):
-        curves[job_id][name][_PHASES[phase], epoch] = value
+    for job_id, phase, epoch, found in session.execute(query):
+        for name, value in zip(SELECTED_BY, found, strict=True):
+            if value is not None:
+                curves[job_id][name][_PHASES[phase], epoch] = float(value)
     return {
         job_id: next(by_name[name] for name in SELECTED_BY if name in by_name) for job_id, by_name in curves.items()
     }

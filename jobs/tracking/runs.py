@@ -65,7 +65,7 @@ def take(session: Session, left_out: Collection[str] = ()) -> tuple[Turn, Tracke
         select(TrackedRun)
         .where(
             TrackedRun.stage != RunStage.COMPLETE,
-            TrackedRun.due_at <= func.clock_timestamp(),
+            TrackedRun.due_at <= func.statement_timestamp(),
             TrackedRun.tracking_uri.not_in(left_out),
         )
         .order_by(TrackedRun.due_at)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import CTE, func, or_, select, text, true
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
-from jobs.database.models import Webhook, WebhookDelivery
+from jobs.database.models import PLANNED, Webhook, WebhookDelivery
 from lit_spec.states import DeliveryState
 
 LEASE_SECONDS = 60.0
@@ -115,31 +115,51 @@ def _candidates(session: Session, shares: _Shares, lost: Iterable[str]) -> list[
     full = [owner for owner, number in shares.by_owner.items() if number >= shares.per_owner]
     busy = [id for id, number in shares.by_webhook.items() if number >= PER_WEBHOOK]
     sending = [id for id, number in shares.by_webhook.items() if number >= FAILING_PER_WEBHOOK]
-    order = (WebhookDelivery.due_at, WebhookDelivery.id)
-    first = (
+    waiting = _webhooks_with_messages()
+    due = (
         select(
             WebhookDelivery.id,
-            WebhookDelivery.webhook_id,
-            WebhookDelivery.owner,
             WebhookDelivery.due_at,
-            Webhook.failing_since.is_not(None).label("failing"),
-            func.row_number().over(partition_by=WebhookDelivery.webhook_id, order_by=order).label("place"),
+            func.row_number().over(order_by=(WebhookDelivery.due_at, WebhookDelivery.id)).label("place"),
         )
-        .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
         .where(
-            WebhookDelivery.state == DeliveryState.PENDING,
-            WebhookDelivery.due_at <= func.clock_timestamp(),
+            text(PLANNED),
+            WebhookDelivery.webhook_id == waiting.c.webhook_id,
+            WebhookDelivery.due_at <= func.statement_timestamp(),
+            WebhookDelivery.id.not_in(lost),
+        )
+        .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
+        .limit(PER_WEBHOOK)
+        .lateral()
+    )
+    query = (
+        select(due.c.id, Webhook.id, Webhook.owner, due.c.due_at, Webhook.failing_since.is_not(None))
+        .select_from(waiting.join(Webhook, Webhook.id == waiting.c.webhook_id).join(due, true()))
+        .where(
             Webhook.enabled,
             Webhook.id.not_in(busy),
             Webhook.owner.not_in(full),
             or_(Webhook.failing_since.is_(None), Webhook.id.not_in(sending)),
-            WebhookDelivery.id.not_in(lost),
         )
-        .subquery()
+        .order_by(due.c.place, due.c.due_at)
+        .limit(MOST_CANDIDATES)
     )
-    query = select(first.c.id, first.c.webhook_id, first.c.owner, first.c.due_at, first.c.failing)
-    query = query.where(first.c.place <= PER_WEBHOOK).order_by(first.c.place, first.c.due_at).limit(MOST_CANDIDATES)
     return [_Candidate(*row) for row in session.execute(query)]
+
+
+def _webhooks_with_messages() -> CTE:
+    """The ids of the webhooks for which messages wait: one step in the index for each, however many messages wait."""
+    planned = text(PLANNED)
+    first = select(WebhookDelivery.webhook_id).where(planned).order_by(WebhookDelivery.webhook_id).limit(1)
+    found = first.cte(recursive=True)
+    step = (
+        select(WebhookDelivery.webhook_id)
+        .where(planned, WebhookDelivery.webhook_id > found.c.webhook_id)
+        .order_by(WebhookDelivery.webhook_id)
+        .limit(1)
+        .lateral()
+    )
+    return found.union_all(select(step.c.webhook_id).select_from(found.join(step, true())))
 
 
 def _choose(candidates: Sequence[_Candidate], shares: _Shares) -> list[_Candidate]:

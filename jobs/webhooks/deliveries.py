@@ -182,4 +182,4 @@ def _stored(claim: DeliveryClaim, result: AttemptResult) -> dict[str, Any]:
 def forget_old(session: Session) -> None:
     """Remove the messages that are older than a month, delivered or not."""
     age = timedelta(days=KEPT_DAYS)
-    session.execute(sql_delete(WebhookDelivery).where(WebhookDelivery.created_at < func.clock_timestamp() - age))
+    session.execute(sql_delete(WebhookDelivery).where(WebhookDelivery.created_at < func.statement_timestamp() - age))

@@ -56,7 +56,7 @@ def _reason() -> ColumnElement[object]:
 
 def require_room_to_ask(session: Session, webhook: Webhook) -> None:
     """Room for a message that the owner of the webhook, whose row is locked, asks for. Raises TooManyRequests."""
-    now = func.clock_timestamp()
+    now = func.statement_timestamp()
     own = WebhookDelivery.webhook_id == webhook.id
     due = select(WebhookDelivery.id).where(own, WebhookDelivery.state == DeliveryState.PENDING)
     if _count(session, due.where(WebhookDelivery.due_at <= now).limit(MOST_DUE).subquery()) >= MOST_DUE:
@@ -66,7 +66,7 @@ def require_room_to_ask(session: Session, webhook: Webhook) -> None:
 
 def require_room_for_test(session: Session, webhook: Webhook, type: str) -> None:
     """Room for one more message of this type within a minute; else like `require_room_to_ask`."""
-    since = func.clock_timestamp() - timedelta(seconds=MINUTE_SECONDS)
+    since = func.statement_timestamp() - timedelta(seconds=MINUTE_SECONDS)
     own = WebhookDelivery.webhook_id == webhook.id
     newest = select(WebhookDelivery.id).where(own, WebhookDelivery.created_at > since, WebhookDelivery.type == type)
     if _count(session, newest.limit(TESTS_PER_MINUTE).subquery()) >= TESTS_PER_MINUTE:

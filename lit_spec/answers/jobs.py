@@ -41,6 +41,8 @@ class Waiting(Answer):
     of its owner run as are allowed; `starting`: it is next."""
     position: int
     """Its place in the queue: 1 is the next job that a worker for its device takes."""
+    at_least: bool = False
+    """True: its place may be larger. Of the jobs before it, at most 1,000 for each device are counted."""
     detail: str
     """The reason in a sentence, for people."""
 

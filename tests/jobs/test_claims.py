@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from jobs.database.models import EpochMetrics, Job
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job
-from jobs.database.models import Metric as MetricRow
 from jobs.errors import Stale
 from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from jobs.ledger.metrics import EPOCHS_PER_STATEMENT
 from lit_spec import SPEC_VERSION, ErrorType, JobError
 from lit_spec.states import JobState
 from tests.jobs.racing import together, wait_until_blocked
@@ -61,7 +61,7 @@ def everything(bench: Bench, job_id: str) -> list[object]:
     queries = [
         select(Job.__table__).where(Job.id == job_id),
         select(EventRow.__table__).where(EventRow.job_id == job_id).order_by(EventRow.seq),
-        select(MetricRow.__table__).where(MetricRow.job_id == job_id).order_by(MetricRow.epoch, MetricRow.name),
+        select(EpochMetrics.__table__).where(EpochMetrics.job_id == job_id).order_by(EpochMetrics.epoch),
     ]
     with bench.database.session() as session:
         return [tuple(row) for query in queries for row in session.execute(query)]
@@ -270,7 +270,7 @@ def test_news_sent_twice_are_recorded_once(bench: Bench) -> None:
 def test_a_redone_epoch_replaces_its_metrics(bench: Bench) -> None:
     job = bench.job()
     claim = take(bench)
-    many = [Metric("lit", epoch, "loss", float(epoch)) for epoch in range(attempts.METRICS_PER_STATEMENT + 1)]
+    many = [Metric("lit", epoch, "loss", float(epoch)) for epoch in range(EPOCHS_PER_STATEMENT + 1)]
     with bench.database.session() as session:
         attempts.record(session, claim, [], [Metric("lit", 7, "loss", 0.25), *many], None, None)
     assert bench.metrics(job) == {("lit", metric.epoch, "loss"): metric.value for metric in many}
@@ -283,7 +283,7 @@ def test_a_redone_epoch_replaces_its_metrics(bench: Bench) -> None:
     # Within one call, too, the last word counts.
     assert (numbers["lit", 7, "loss"], numbers["fine_tune", 7, "loss"], len(numbers)) == (0.75, 3.0, len(many) + 1)
     with bench.database.session() as session:
-        rows = session.execute(select(MetricRow.epoch).where(MetricRow.attempt == 2)).all()
+        rows = session.execute(select(EpochMetrics.epoch).where(EpochMetrics.attempt == 2)).all()
     assert len(rows) == 2
 
 

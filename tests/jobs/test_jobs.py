@@ -203,7 +203,7 @@ def test_only_a_finished_job_can_be_deleted(bench: Bench) -> None:
         attempts.fail(session, claim, CRASHED)
     assert delete() == f"jobs/{job}/"
     with bench.database.session() as session:
-        for table in ("jobs", "events", "metrics", "job_uploads"):
+        for table in ("jobs", "events", "epoch_metrics", "job_tags", "job_uploads"):
             assert session.scalar(text(f"SELECT count(*) FROM {table}")) == 0, table
 
 

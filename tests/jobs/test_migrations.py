@@ -11,9 +11,11 @@ from sqlalchemy import Connection, text
 from jobs.database.connection import Database
 from jobs.database.migrate import MIGRATIONS, is_current, upgrade
 from jobs.database.models import Base
-from jobs.ledger import keys
+from jobs.ledger import attempts, keys, owned_jobs, quotas
+from jobs.ledger.attempts import Artifact, Metric
+from lit_spec import SPEC_VERSION
 from tests.jobs.racing import together
-from tests.worker.bench import Bench
+from tests.worker.bench import OWNER, Bench
 
 FILES = {"files": '[{"size": 5}, {"size": 7}]'}
 
@@ -109,3 +111,26 @@ def test_keys_and_finished_jobs_of_before_get_owners_scopes_and_sizes(bench: Ben
         [key] = keys.all_keys(session)
         assert (key.owner, key.scopes, key.expires_at) == (old.id, ["read", "submit"], None)
         assert keys.hash_secret("x") != key.hash == old.hash
+
+
+def test_metrics_tags_and_bytes_of_before_come_along_and_go_back(bench: Bench) -> None:
+    job = bench.job(tags=["a", "b", "a"])
+    with bench.database.session() as session:
+        claim = attempts.claim(session, "w", ["cpu"], [SPEC_VERSION], 60)
+        assert claim is not None
+        numbers = [Metric("lit", epoch, name, 1 / (3 * epoch)) for epoch in (1, 2) for name in ("loss", "seconds")]
+        attempts.record(session, claim, [], [*numbers, Metric("fine_tune", 1, "loss", 5e-324)], None, None)
+        attempts.succeed(session, claim, {}, [Artifact("student", "jobs/x/1/student", 1000, "00")])
+    downgrade(bench.database, "0015")
+    with bench.database.session() as session:
+        old = session.execute(text("SELECT name, value, attempt FROM metrics ORDER BY phase, epoch, name")).all()
+        assert old[:2] == [("loss", 5e-324, 1), ("loss", 1 / 3, 1)]
+        assert len(old) == 5
+    upgrade(url(bench.database))
+    assert bench.metrics(job) == {
+        **{(one.phase, one.epoch, one.name): one.value for one in numbers},
+        ("fine_tune", 1, "loss"): 5e-324,
+    }
+    with bench.database.session() as session:
+        assert [found.id for found in owned_jobs.list_page(session, OWNER, tag="a")] == [job]
+        assert quotas.usage(session, OWNER).bytes == 1000 + len(b"a teacher")

@@ -10,7 +10,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from jobs.database.models import Event, Job, Metric, Study
+from jobs.database.models import EpochMetrics, Event, Job, Study
 from jobs.errors import Conflict, NotFound
 from jobs.housekeeping import Housekeeper
 from jobs.ledger import attempts, owned_jobs, uploads, workers
@@ -352,7 +352,7 @@ def test_deleting_a_study_leaves_nothing(bench: Bench) -> None:
     assert len(prefixes) == 4
     assert f"jobs/{claim.job_id}/" in prefixes
     with bench.database.session() as session:
-        for table in (Job, Study, Metric, Event):
+        for table in (Job, Study, EpochMetrics, Event):
             assert session.execute(select(func.count()).select_from(table)).scalar_one() == 0
         assert find_study(session, OWNER, IdempotentRequest("key", "hash")) is None
 

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import owned_jobs, uploads
+from jobs.ledger import metrics, owned_jobs, uploads
 from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.marker import marker_key
@@ -184,7 +184,7 @@ class Bench:
 
     def metrics(self, job_id: str) -> dict[tuple[str, int, str], float]:
         with self.database.session() as session:
-            return {(m.phase, m.epoch, m.name): m.value for m in owned_jobs.metrics(session, job_id)}
+            return {(m.phase, m.epoch, m.name): m.value for m in metrics.read(session, job_id)}
 
     def cancel(self, job_id: str) -> None:
         with self.database.session() as session:

@@ -1,0 +1,99 @@
+"""The queue of many jobs: places, claims past locked jobs, and writes that leave the indexes alone."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, text
+
+from jobs.database.models import Job
+from jobs.ledger import attempts, owned_jobs, workers
+from jobs.ledger.attempts import Claim, Metric
+from jobs.ledger.owned_jobs import WaitingReason
+from jobs.ledger.queue import HEAD, MOST_COUNTED
+from lit_spec import SPEC_VERSION
+from tests.worker.bench import OWNER, Bench
+
+COLUMNS = "owner, tags, spec_version, request, spec, max_attempts"
+
+
+def add_before(bench: Bench, job: str, number: int, device: str) -> None:
+    """Copies of a queued job that are a little older, for this device."""
+    copy = f"""
+        INSERT INTO jobs (id, state, device, created_at, {COLUMNS})
+        SELECT 'job_' || n || :device, 'queued', :device, created_at - n * interval '1 ms', {COLUMNS}
+        FROM jobs, generate_series(1, :number) AS n WHERE id = :id
+    """
+    with bench.database.session() as session:
+        session.execute(text(copy), {"number": number, "device": device, "id": job})
+
+
+def waiting(bench: Bench, job: str) -> WaitingReason | None:
+    with bench.database.session() as session:
+        return owned_jobs.waiting_reason(session, owned_jobs.get(session, OWNER, job))
+
+
+def claim(bench: Bench, *devices: str, version: int = SPEC_VERSION) -> Claim | None:
+    with bench.database.session() as session:
+        return attempts.claim(session, "w", devices, [version], 60)
+
+
+def test_a_place_is_exact_until_too_many_jobs_are_before_it(bench: Bench) -> None:
+    job = bench.job(device="cpu")
+    with bench.database.session() as session:
+        workers.register(session, "w", "host", ["cpu"], [SPEC_VERSION])
+    add_before(bench, job, MOST_COUNTED - 1, "cpu")
+    add_before(bench, job, MOST_COUNTED - 1, "auto")
+    # Not counted, however many there are: the worker can't run them.
+    add_before(bench, job, MOST_COUNTED + 1, "cuda")
+    place = 2 * MOST_COUNTED - 1
+    detail = f"number {place:,} in the queue for 1 worker, of which 0 busy"
+    assert waiting(bench, job) == WaitingReason("position", place, detail)
+    with bench.database.session() as session:
+        session.execute(text("UPDATE jobs SET device = 'cpu' WHERE id IN ('job_1cuda', 'job_2cuda')"))
+    detail = f"behind at least {place:,} jobs for 1 worker, of which 0 busy"
+    assert waiting(bench, job) == WaitingReason("position", place + 1, detail, at_least=True)
+
+
+def test_a_claim_takes_the_oldest_for_any_of_its_devices(bench: Bench) -> None:
+    teacher = bench.teacher()
+    jobs = [bench.job(teacher=teacher, device=device) for device in ("cpu", "auto", "cuda", "cpu", "auto")]
+    taken = [claim(bench, "cpu"), claim(bench, "cpu"), claim(bench, "cuda", "cpu"), claim(bench, "cuda")]
+    assert [one and one.job_id for one in taken] == [jobs[0], jobs[1], jobs[2], jobs[4]]
+    assert claim(bench, "cuda") is None
+
+
+def test_where_others_have_locked_all_jobs_for_a_device_one_for_another_is_taken(bench: Bench) -> None:
+    teacher = bench.teacher()
+    for_cpu, for_any = bench.job(teacher=teacher, device="cpu"), bench.job(teacher=teacher, device="auto")
+    with bench.database.session() as other:
+        other.execute(select(Job.id).where(Job.id == for_cpu).with_for_update())
+        taken = claim(bench, "cpu")
+        assert taken is not None
+        assert taken.job_id == for_any
+        assert claim(bench, "cpu") is None
+    assert (taken := claim(bench, "cpu")) is not None
+    assert taken.job_id == for_cpu
+
+
+def test_jobs_that_a_worker_cant_read_dont_hide_the_one_behind_them(bench: Bench) -> None:
+    job = bench.job(device="cpu")
+    add_before(bench, job, HEAD + 1, "cpu")
+    with bench.database.session() as session:
+        newer = text("UPDATE jobs SET spec_version = spec_version + 1, owner = 'another' WHERE id <> :id")
+        session.execute(newer, {"id": job})
+    taken = claim(bench, "cpu")
+    assert taken is not None
+    assert taken.job_id == job
+
+
+def test_what_a_running_job_writes_leaves_the_indexes_of_jobs_alone(bench: Bench) -> None:
+    bench.job()
+    taken = claim(bench, "cpu")
+    assert taken is not None
+    # As `n_tup_hot_upd`: updates whose new row no index needs to know.
+    counted = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+    for number in range(3):
+        with bench.database.session() as session:
+            attempts.heartbeat(session, taken, 60, float(number))
+            progress = {"phase": "lit", "epoch": number, "epochs": 3, "fraction": 0.5}
+            attempts.record(session, taken, [], [Metric("lit", number, "loss", 1.0)], progress, None, seconds_left=9.0)
+            assert session.execute(counted).one() == (2, 2)
