@@ -16,14 +16,21 @@ from lit_core.training.batch import Batch
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective needs of the teacher, the same for every batch."""
+    """What an objective needs of the teacher, the same for every batch. With nothing the teacher is not run."""
 
     output: bool = True
-    """False: nothing at all; the teacher is not run."""
     trace: bool = False
-    """Whether it needs what enters and leaves each section."""
+    """Whether it needs what leaves each section."""
+    inputs: bool = False
+    """Whether it needs what enters the sections too. For that it needs the trace."""
+    first_input: bool = False
+    """Whether it needs what enters the first section, if sections follow each other without layers in between."""
     features: FeatureReader | None = None
     """Reads the features, if they are needed."""
+
+    @property
+    def nothing(self) -> bool:
+        return not self.output and not self.trace and self.features is None
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Taught:
     """What the teacher made of one batch, without gradients."""
 
     output: Tensor
-    """As in a Trace; empty where an objective needs nothing."""
+    """As in a Trace; empty where an objective does not need it and the teacher was not run."""
     representations: Trace | None = None
     read_features: Tensor | None = None
 
@@ -65,7 +72,7 @@ class LiveTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Taught:
         network, needs = self.network, self.needs
-        if not needs.output:
+        if needs.nothing:
             return Taught(batch.labels.new_empty(0))
         if needs.features is not None and needs.trace:
             trace, features = needs.features.trace(network, *batch.inputs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.batch import Batch
+from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.objectives import Objective, objective_of
 from lit_core.training.pruning import apply_masks
 from lit_core.training.taught import LiveTeacher, Teacher
@@ -91,12 +92,14 @@ def distillation_updater(
     teacher: SectionedNetwork,
     student: SectionedNetwork,
     masks: Mapping[str, Tensor],
+    cache: TeacherCache | None = None,
 ) -> DistillationUpdater:
     """The updater that the specification asks for in this phase."""
     objective = objective_of(spec, phase, len(teacher.sections))
+    live = LiveTeacher(teacher, objective.needs)
     return DistillationUpdater(
         objective,
-        LiveTeacher(teacher, objective.needs),
+        live if cache is None else cache.around(live),
         student,
         spec.schedule,
         frozen=frozen_parts(spec.schedule.of(phase)),
