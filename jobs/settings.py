@@ -251,7 +251,7 @@ class Settings(BaseSettings):
     @property
     def teacher_cache(self) -> Path:
         """The folder of cached teachers, which all workers of a machine share."""
-        return self.data_dir.resolve() / "cache" / "teachers"
+        return self.data_dir.resolve() / "cached-teachers"
 
     @property
     def storage_place(self) -> str:

@@ -66,8 +66,7 @@ class Classification:
         cache: TeacherCache | None = None,
     ) -> None:
         """`student_parameters` is the size of a student with the specification's blocks; method `prune` prunes to it.
-        With a plan for the teacher's cache but without a cache the teacher is run for each batch, and samples vary as
-        planned.
+        A cache is needed if the plan has one.
 
         Raises DatasetError when the method needs labels and there are none, and SpecError for a pruning that the
         networks don't allow.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from lit_spec.trainer.run import TrainerRun
 
 FORMAT = 1
 """Of the files. Others are not read."""
+NO_FOLDER = "this worker caches no teachers (LIT_TEACHER_CACHE_BYTES is 0)"
 
 log = logging.getLogger("trainer")
 
@@ -58,12 +59,16 @@ class CachingJob:
         if self.spec.teacher_cache == TeacherCaching.OFF:
             yield None, None
             return
-        with ExitStack() as stack:
-            plan = decided or self._plan()
-            log.info("teacher cache: %s", plan.as_json())
-            cache = None
-            if plan.views is not None and (folder := self._folder()) is not None:
-                cache = stack.enter_context(opened_cache(folder, self._name(plan), self.samples, plan))
+        plan = decided or self._plan()
+        log.info("teacher cache: %s", plan.as_json())
+        if plan.views is None:
+            yield plan, None
+            return
+        if (folder := self._folder()) is None:
+            # An earlier attempt had one, and the student goes on with the same numbers.
+            yield plan, TeacherCache(plan, None, reason=NO_FOLDER)
+            return
+        with opened_cache(folder, self._name(plan), self.samples, plan) as cache:
             yield plan, cache
 
     def _folder(self) -> CacheFolder | None:
@@ -75,7 +80,7 @@ class CachingJob:
     def _plan(self) -> CachePlan:
         folder = self._folder()
         if folder is None:
-            return CachePlan(reason="this worker caches no teachers (LIT_TEACHER_CACHE_BYTES is 0)")
+            return CachePlan(reason=NO_FOLDER)
         try:
             work = self._workload()
         except NotCacheable as refusal:
@@ -139,5 +144,5 @@ def _digest_of(network: SectionedNetwork) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(network.network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

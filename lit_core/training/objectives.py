@@ -126,7 +126,7 @@ class FeatureObjective:
 
     @property
     def needs(self) -> Needs:
-        return Needs(features=self.feature_loss.reader)
+        return Needs(output=self.output_loss is not None, features=self.feature_loss.reader)
 
     def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         made, own = self.feature_loss.reader.run(student, *batch.inputs)

@@ -18,6 +18,7 @@ from lit_core.training.caching.folder import CacheFolder, NoRoom
 from lit_core.training.caching.pieces import Layout, layout_of
 from lit_core.training.caching.store import Entry, PieceFile, torch_type
 from lit_core.training.taught import LiveTeacher, Taught
+from lit_spec import CachedType
 from lit_spec.trainer.report import CachePlan, TeacherCacheReport
 
 MEASURED_BATCHES = 6
@@ -55,10 +56,11 @@ class CachedTeacher:
 
 @dataclass
 class TeacherCache:
-    """The cache of one training. `close` it at the end."""
+    """The cache of one training."""
 
     plan: CachePlan
-    entry: Entry
+    entry: Entry | None
+    """None: nothing is read or written, but the teacher's numbers are rounded as if it were."""
     hits: int = 0
     """Samples that were read."""
     misses: int = 0
@@ -66,7 +68,6 @@ class TeacherCache:
     """Why not all that the plan says is kept."""
 
     def __post_init__(self) -> None:
-        self._is_slow = False
         self._views_without_room: set[int] = set()
         self._teaching: list[float] = []
         self._reading: list[float] = []
@@ -77,7 +78,7 @@ class TeacherCache:
     def read(self, layout: Layout, batch: Batch) -> dict[str, Tensor] | None:
         """The pieces of a batch (B, …) on its device; None if they are not all there."""
         samples = _named(batch)
-        pieces = None if self._is_slow else self._read(layout, samples, batch.inputs[0].device)
+        pieces = None if self.entry is None else self._read(self.entry, layout, samples, batch.inputs[0].device)
         if pieces is None:
             self.misses += len(samples)
         else:
@@ -86,12 +87,12 @@ class TeacherCache:
 
     def write(self, layout: Layout, batch: Batch, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write what is not there. Returns all as it would be read: rounded, and what was there as it was there."""
-        samples, dtype = _named(batch), torch_type(self.entry.dtype)
+        samples, dtype = _named(batch), torch_type(_type_of(self.plan))
         rounded = {name: _rounded(tensor, dtype) for name, tensor in pieces.items()}
-        if not self._is_slow:
-            self._write(layout, samples, rounded)
+        if (entry := self.entry) is not None:
+            self._write(entry, layout, samples, rounded)
             began = _now(batch)
-            read = self._read(layout, samples, batch.inputs[0].device)
+            read = self._read(entry, layout, samples, batch.inputs[0].device)
             if read is not None:
                 self._compare(_now(batch) - began)
                 return read
@@ -109,16 +110,18 @@ class TeacherCache:
             **self.plan.model_dump(exclude={"reason"}, exclude_none=True),
             used=self.hits > 0,
             reason=self.reason,
-            bytes=self.entry.bytes,
+            bytes=0 if self.entry is None else self.entry.bytes,
             hit_rate=round(self.hits / asked, 4) if asked else 0.0,
         )
 
-    def _read(self, layout: Layout, samples: SampleViews, device: torch.device) -> dict[str, Tensor] | None:
+    def _read(
+        self, entry: Entry, layout: Layout, samples: SampleViews, device: torch.device
+    ) -> dict[str, Tensor] | None:
         views = sorted(set(samples.views.tolist()))
         places = [torch.nonzero(samples.views == view)[:, 0] for view in views]
-        files = [self._files(layout, view) for view in views]
+        files = [self._files(entry, layout, view) for view in views]
         for file, place in zip(files, places, strict=True):
-            if not file or not bool(self.entry.are_there(list(file.values()), samples.rows[place]).all()):
+            if not file or not bool(entry.are_there(list(file.values()), samples.rows[place]).all()):
                 return None
         found = {}
         for piece in layout.pieces:
@@ -127,18 +130,18 @@ class TeacherCache:
             found[piece.name] = stored.to(device).to(piece.dtype).view(len(samples), *piece.shape)
         return found
 
-    def _write(self, layout: Layout, samples: SampleViews, rounded: Mapping[str, Tensor]) -> None:
+    def _write(self, entry: Entry, layout: Layout, samples: SampleViews, rounded: Mapping[str, Tensor]) -> None:
         for view in sorted(set(samples.views.tolist())):
             place = torch.nonzero(samples.views == view)[:, 0]
-            for name, file in self._files(layout, view).items():
-                self.entry.write(file, samples.rows[place], rounded[name].cpu()[place])
+            for name, file in self._files(entry, layout, view).items():
+                entry.write(file, samples.rows[place], rounded[name].cpu()[place])
 
-    def _files(self, layout: Layout, view: int) -> dict[str, PieceFile]:
+    def _files(self, entry: Entry, layout: Layout, view: int) -> dict[str, PieceFile]:
         """The file of each piece; none if there is no room for one of them."""
         if view in self._views_without_room:
             return {}
         try:
-            return {piece.name: self.entry.file(piece, view) for piece in layout.pieces}
+            return {piece.name: entry.file(piece, view) for piece in layout.pieces}
         except (NoRoom, OSError) as failure:
             self._views_without_room.add(view)
             self._note(f"view {view} has no room in the cache: {failure}")
@@ -153,7 +156,7 @@ class TeacherCache:
             teaching, reading = (statistics.median(times[1:]) for times in (self._teaching, self._reading))
             log.info("the teacher takes %.1f ms a batch, the cache %.1f ms", 1000 * teaching, 1000 * reading)
             if reading > teaching:
-                self._is_slow = True
+                self.entry = None
                 self._note(f"reading takes {1000 * reading:.1f} ms a batch, the teacher only {1000 * teaching:.1f} ms")
 
     def _note(self, reason: str) -> None:
@@ -164,14 +167,18 @@ class TeacherCache:
 @contextmanager
 def opened_cache(folder: CacheFolder, name: str, samples: int, plan: CachePlan) -> Iterator[TeacherCache]:
     """Raises OSError, and ValueError for a plan without a cache."""
-    if plan.dtype is None:
-        raise ValueError("the plan has no cache to be opened")
     with folder.opened(name) as path:
-        entry = Entry(folder, path, samples, plan.dtype)
+        entry = Entry(folder, path, samples, _type_of(plan))
         try:
             yield TeacherCache(plan, entry)
         finally:
             entry.close()
+
+
+def _type_of(plan: CachePlan) -> CachedType:
+    if plan.dtype is None:
+        raise ValueError("the plan has no cache")
+    return plan.dtype
 
 
 def _named(batch: Batch) -> SampleViews:
