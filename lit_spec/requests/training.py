@@ -359,6 +359,10 @@ class Hyperparameters(SpecModel):
     """Where the job trains. `auto`: on whichever worker is free first."""
     precision: Precision = Precision.FLOAT32
     """The type of numbers in training."""
+    teacher_precision: Precision | None = None
+    """The type of numbers in the teacher's forward passes while the student is trained. `bfloat16` with a student in
+    float32 makes the step faster on processors that compute in it; the report says what it costs. None: as
+    `precision`."""
     accept: Acceptance | None = None
     """What the student must reach. None: every student is accepted."""
     max_attempts: int = Field(3, ge=1, le=20)
