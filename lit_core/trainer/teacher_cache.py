@@ -53,6 +53,11 @@ class CachingJob:
     def samples(self) -> int:
         return len(self.dataset.splits[Split.TRAIN].y) + self.spec.n_random
 
+    @property
+    def _precision(self) -> Precision:
+        """In which the teacher computes."""
+        return self.spec.teacher_precision or self.spec.precision
+
     @contextmanager
     def opened(self, decided: CachePlan | None) -> Iterator[tuple[CachePlan | None, TeacherCache | None]]:
         """The plan and the cache, if there is one. `decided` is what an earlier attempt decided."""
@@ -85,7 +90,7 @@ class CachingJob:
             work = self._workload()
         except NotCacheable as refusal:
             return CachePlan(reason=str(refusal))
-        return planned(self.spec.teacher_cache, work, folder.room(), self.spec.precision)
+        return planned(self.spec.teacher_cache, work, folder.room(), self._precision)
 
     def _workload(self) -> Workload:
         """Raises NotCacheable."""
@@ -110,7 +115,7 @@ class CachingJob:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             for needs in self._needs():
                 if not needs.nothing:
-                    layout = layout_of(LiveTeacher(self.teacher, needs), batch)
+                    layout = layout_of(LiveTeacher(self.teacher, needs, self.spec.teacher_precision), batch)
                     pieces |= {piece.name: piece.values for piece in layout.pieces}
         return sum(pieces.values())
 
@@ -134,6 +139,7 @@ class CachingJob:
             "n_random": spec.n_random,
             "seed": SHARED_SEED,
             "dtype": plan.dtype,
+            "precision": self._precision,
             # Another machine or version rounds differently.
             "environment": environment_of(self.run, spec),
         }

@@ -387,6 +387,10 @@ class Hyperparameters(SpecModel):
     """Where the job trains. `auto`: on whichever worker is free first."""
     precision: Precision = Precision.FLOAT32
     """The type of numbers in training."""
+    teacher_precision: Precision | None = None
+    """The type of numbers in the teacher's forward passes while the student is trained. `bfloat16` with a student in
+    float32 makes the step faster on processors that compute in it; the report says what it costs. None: as
+    `precision`."""
     teacher_cache: TeacherCaching | TeacherCacheOptions = TeacherCaching.OFF
     """For classifiers: whether the teacher's answers are kept and read again, in later epochs and by other jobs with
     the same teacher and data. `auto`: where that pays. Samples then have a limited number of random variations."""

@@ -28,11 +28,24 @@ class Piece:
     shape: tuple[int, ...]
     """Of one sample."""
     dtype: torch.dtype
-    """As the teacher makes it."""
+    """As the teacher makes it, and the same for the memory format."""
+    channels_last: bool = False
 
     @property
     def values(self) -> int:
         return math.prod(self.shape)
+
+    def as_rows(self, tensor: Tensor) -> Tensor:
+        """(B, …) as (B, values), images with their channels last."""
+        return (tensor.movedim(1, -1) if len(self.shape) == 3 else tensor).flatten(1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """The tensor (B, …) of these rows."""
+        if len(self.shape) != 3:
+            return rows.view(len(rows), *self.shape)
+        channels, height, width = self.shape
+        images = rows.view(len(rows), height, width, channels).movedim(-1, 1)
+        return images if self.channels_last else images.contiguous()
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ def layout_of(live: LiveTeacher, batch: Batch) -> Layout:
     is_chain = trace is None or trace.is_chain
     return Layout(
         tuple(
-            Piece(name, tuple(tensor.shape[1:]), tensor.dtype)
+            Piece(name, tuple(tensor.shape[1:]), tensor.dtype, _is_channels_last(tensor))
             for name, tensor in found.items()
             if _is_needed(name, needs, is_chain)
         ),
@@ -88,6 +101,11 @@ def layout_of(live: LiveTeacher, batch: Batch) -> Layout:
         runs_stem=needs.first_input or (needs.inputs and not is_chain),
         extra_arguments=[] if trace is None else trace.extra_arguments,
     )
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    is_image = tensor.ndim == 4 and not tensor.is_contiguous()
+    return is_image and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pieces(taught: Taught) -> dict[str, Tensor]:

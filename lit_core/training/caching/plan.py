@@ -30,7 +30,7 @@ class Workload:
 
 def planned(asked: TeacherCaching | TeacherCacheOptions, work: Workload, room: int, precision: Precision) -> CachePlan:
     """`room` are the bytes that the cache may take. It depends on nothing that is measured, so that a training that
-    begins again decides the same."""
+    begins again decides the same. `precision` is the teacher's."""
     if isinstance(asked, TeacherCacheOptions):
         return _fitted(asked.views, asked.views, asked.dtype, work, room)
     least, views = LEAST_VIEWS if work.varies else 1, _views_that_pay(work)

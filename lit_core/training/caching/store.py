@@ -68,10 +68,10 @@ class Entry:
         return found
 
     def write(self, file: PieceFile, rows: Tensor, values: Tensor) -> None:
-        """Rows (R,) with their values (R, …), apart from those that are there by now."""
+        """Rows (R,) with their values (R, values), apart from those that are there by now."""
         with self._locked(fcntl.LOCK_EX):
             fresh = file.written[rows] == 0
-            file.values[rows[fresh]] = values.flatten(1)[fresh]
+            file.values[rows[fresh]] = values[fresh]
             file.written[rows[fresh]] = 1
 
     @property

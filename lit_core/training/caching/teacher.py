@@ -127,14 +127,16 @@ class TeacherCache:
         for piece in layout.pieces:
             parts = [file[piece.name].values[samples.rows[place]] for file, place in zip(files, places, strict=True)]
             stored = parts[0] if len(parts) == 1 else _in_order(parts, places)
-            found[piece.name] = stored.to(device).to(piece.dtype).view(len(samples), *piece.shape)
+            found[piece.name] = piece.from_rows(stored.to(device).to(piece.dtype))
         return found
 
     def _write(self, entry: Entry, layout: Layout, samples: SampleViews, rounded: Mapping[str, Tensor]) -> None:
         for view in sorted(set(samples.views.tolist())):
             place = torch.nonzero(samples.views == view)[:, 0]
-            for name, file in self._files(entry, layout, view).items():
-                entry.write(file, samples.rows[place], rounded[name].cpu()[place])
+            files = self._files(entry, layout, view)
+            for piece in layout.pieces if files else ():
+                values = piece.as_rows(rounded[piece.name])[place.to(rounded[piece.name].device)]
+                entry.write(files[piece.name], samples.rows[place], values.cpu())
 
     def _files(self, entry: Entry, layout: Layout, view: int) -> dict[str, PieceFile]:
         """The file of each piece; none if there is no room for one of them."""
