@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     """Largest file that a trainer may write. None: 8 GiB and 16 times the job's teacher and data set."""
     trainer_disk_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """What a trainer may add to its job folder. None: as for one file."""
+    teacher_cache_bytes: int = Field(32 * GIB, ge=0, le=MOST_BYTES)
+    """What cached teachers may have on a worker's disk, in the data folder. The oldest are removed. 0: none are
+    cached."""
+    teacher_cache_job_bytes: int = Field(16 * GIB, ge=0, le=MOST_BYTES)
+    """What the teacher of one job may have there."""
     inspect_timeout_seconds: float = Field(120, gt=0, le=MOST_SECONDS)
     inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
     """Memory that reading an uploaded teacher may take."""
@@ -242,6 +247,11 @@ class Settings(BaseSettings):
     @property
     def storage_root(self) -> Path:
         return self.storage_dir or self.data_dir / "storage"
+
+    @property
+    def teacher_cache(self) -> Path:
+        """The folder of cached teachers, which all workers of a machine share."""
+        return self.data_dir.resolve() / "cached-teachers"
 
     @property
     def storage_place(self) -> str:

@@ -27,6 +27,7 @@ SERVICE_ONLY = {
     "time_limit_s": "use an observer that stops the training",
     "max_attempts": "here there is only one attempt",
     "adversarial": "only classifiers are trained here",
+    "teacher_cache": "batches don't name their samples",
 }
 """Hyperparameters that would have no effect here, and what to do instead."""
 

@@ -170,7 +170,11 @@ def build_report(
     judgement = task.judge(teacher, student, baselines.untrained, best)
     before = [*race_notes(trained, spec), *(note_of(setback) for setback in trained.setbacks)]
     before += missed_latency(trained.selection.target, spec.precision, teacher.latency, student.latency)
-    given = {"race": trained.race, "teacher_accuracy": task.teacher_accuracy()}
+    given = {
+        "race": trained.race,
+        "teacher_accuracy": task.teacher_accuracy(),
+        "teacher_cache": task.teacher_cache(),
+    }
     return Report(
         **{name: value for name, value in given.items() if value is not None},
         **_judged(task.compare(teacher, student), judgement, before).as_json(),

@@ -33,6 +33,7 @@ from lit_spec.requests.training import (
     Acceptance,
     Adversarial,
     BatchNorm,
+    CachedType,
     Constant,
     Cosine,
     Device,
@@ -55,6 +56,8 @@ from lit_spec.requests.training import (
     Pruning,
     Schedule,
     Select,
+    TeacherCacheOptions,
+    TeacherCaching,
 )
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "Architecture",
     "Augmentation",
     "BatchNorm",
+    "CachedType",
     "Constant",
     "Constants",
     "Cosine",
@@ -114,6 +118,8 @@ __all__ = [
     "TableColumns",
     "Target",
     "Task",
+    "TeacherCacheOptions",
+    "TeacherCaching",
     "TeacherSpec",
     "TeacherWeights",
     "check_depth",

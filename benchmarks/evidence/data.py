@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.packages import Kind, Package, fetched, member
 from lit_core.data.augmentation import augment
 from lit_core.data.pixels import fit
+from lit_core.data.views import SampleViews
 from lit_spec import Augmentation, Preprocessing
 
 SIDE, COLOUR_SIDE = 14, 16
@@ -66,7 +67,8 @@ def mnist5k_hard() -> Arrays:
     x = (x - x[split == 0].mean()) / x[split == 0].std()
     rows = torch.arange(len(split)).repeat_interleave(torch.tensor(DRAWS)[split])
     x, y, split = x[rows], easy["y"][rows.numpy()], split[rows]
-    x[split > 0] = augment(x[split > 0], HARD, torch.Generator().manual_seed(0))
+    hard = torch.nonzero(split > 0)[:, 0]
+    x[hard] = augment(x[hard], HARD, SampleViews(hard, torch.zeros_like(hard), seed=0))
     return {"x": x.numpy(), "y": y, "split": split.numpy()}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmarks.evidence.data import COLOUR_SIDE, COLOURS, HARD
 from lit_core.data import Dataset, Interface, augment, load_dataset
+from lit_core.data.views import SampleViews
 from lit_core.measuring.scores import top1
 from lit_core.networks.families import family_of
 from lit_core.networks.families.stargan import Discriminator, Generator, StarGan
@@ -154,7 +155,7 @@ def train_classifier(recipe: Recipe, data: Callable[[str], Path], file: Path) ->
         network.train()
         for step in range(steps):
             rows = rows_of(len(arrays.y), schedule, SEED, Phase.LIT, epoch, step)
-            loss = F.cross_entropy(network(_augmented(dataset, rows, epoch, step)), arrays.y[rows])
+            loss = F.cross_entropy(network(_augmented(dataset, rows, epoch)), arrays.y[rows])
             minimise(loss, optimizer, learning_rate(phase, epoch * steps + step, steps))
     _save(network, file)
     return top1(predict(network, dataset, Split.VALIDATION, torch.device("cpu")))
@@ -199,14 +200,14 @@ def train_stargan(path: Path, folder: Path) -> None:
         own = arrays.y[rows]
         generator = generator_of(SEED, "targets", step)
         target = own[torch.randperm(len(own), generator=generator)]
-        updater.step(Batch((_augmented(dataset, rows, step, 0), target), own, generator=generator), 2e-4)
+        updater.step(Batch((_augmented(dataset, rows, step), target), own, generator=generator), 2e-4)
     _save(discriminator, folder / f"{DISCRIMINATOR}.safetensors")
     _save(network, folder / f"{STARGAN}.safetensors")
 
 
-def _augmented(dataset: Dataset, rows: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
+def _augmented(dataset: Dataset, rows: torch.Tensor, view: int) -> torch.Tensor:
     x = dataset.preprocessing.apply(dataset.splits[Split.TRAIN].x[rows])
-    return augment(x, dataset.augmentation, generator_of(SEED, "teacher", epoch, step))
+    return augment(x, dataset.augmentation, SampleViews(rows, torch.full_like(rows, view), SEED))
 
 
 def _save(network: nn.Module, file: Path) -> None:

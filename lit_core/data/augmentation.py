@@ -10,38 +10,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_core.data.text_preprocessing import PADDING, UNKNOWN
+from lit_core.data.views import SampleViews
 from lit_spec import Augmentation
 
 
-def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch at random.
+def augment(x: Tensor, augmentation: Augmentation, samples: SampleViews) -> Tensor:
+    """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch at random, as its view says.
 
     Gaps are filled with zeros. They are zeros *after* preprocessing, so the border has the data's mean colour.
     """
     if not x.is_floating_point():
-        return _mask(x, augmentation.mask, generator)
+        return _mask(x, augmentation.mask, samples)
     if augmentation.rotate or augmentation.scale > 1:
-        x = _turn(x, augmentation, generator)
+        x = _turn(x, augmentation, samples)
     if augmentation.shift or augmentation.flip:
-        x = _move(x, augmentation, generator)
+        x = _move(x, augmentation, samples)
     if augmentation.noise:
-        x = x + augmentation.noise * torch.randn(x.shape, generator=generator).to(x.device, non_blocking=True)
+        drawn = [torch.randn(x.shape[1:], generator=generator) for generator in samples.generators("noise")]
+        x = x + augmentation.noise * torch.stack(drawn).to(x.device, non_blocking=True)
     return x
 
 
-def _mask(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def varies(augmentation: Augmentation) -> bool:
+    """Whether it changes anything."""
+    return augmentation.scale > 1 or any(
+        getattr(augmentation, name) for name in Augmentation.model_fields if name != "scale"
+    )
+
+
+def _mask(x: Tensor, share: float, samples: SampleViews) -> Tensor:
     if not share:
         return x
-    hidden = (torch.rand(x.shape, generator=generator) < share).to(x.device, non_blocking=True)
-    return x.masked_fill(hidden & (x != PADDING), UNKNOWN)
+    drawn = torch.stack([torch.rand(x.shape[1], generator=generator) for generator in samples.generators("mask")])
+    return x.masked_fill((drawn < share).to(x.device, non_blocking=True) & (x != PADDING), UNKNOWN)
 
 
-def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def _turn(x: Tensor, augmentation: Augmentation, samples: SampleViews) -> Tensor:
     """Rotate and scale around the centre, with bilinear interpolation."""
     batch, _, height, width = x.shape
-    angle = (2 * torch.rand(batch, generator=generator) - 1) * math.radians(augmentation.rotate)
+    angle = (2 * samples.uniform("angle") - 1) * math.radians(augmentation.rotate)
     # The grid says where each pixel comes from, so an enlargement divides.
-    inverse = torch.exp(-(2 * torch.rand(batch, generator=generator) - 1) * math.log(augmentation.scale))
+    inverse = torch.exp(-(2 * samples.uniform("scale") - 1) * math.log(augmentation.scale))
     cosine, sine, zero = inverse * angle.cos(), inverse * angle.sin(), torch.zeros(batch)
     # The grid's coordinates run from -1 to 1 along both sides, so the aspect ratio is needed to keep circles round.
     ratio = height / width
@@ -51,20 +60,20 @@ def _turn(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> 
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _move(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def _move(x: Tensor, augmentation: Augmentation, samples: SampleViews) -> Tensor:
     """Shift by whole pixels, and mirror."""
     batch, _, height, width = x.shape
     shift = augmentation.shift
     rows = torch.arange(height).expand(batch, height)
     columns = torch.arange(width).expand(batch, width)
     if shift:
-        down, right = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
-        rows = rows + down
-        columns = columns + right
+        down, right = ((samples.uniform(name) * (2 * shift + 1)).long() for name in ("down", "right"))
+        rows = rows + down[:, None]
+        columns = columns + right[:, None]
         x = F.pad(x, (shift, shift, shift, shift))
     if augmentation.flip:
-        mirrored = torch.randint(0, 2, (batch, 1), generator=generator).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        mirrored = samples.uniform("flip") < 0.5
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     images = torch.arange(batch)[:, None, None]
     index = [part.to(x.device, non_blocking=True) for part in (images, rows[:, :, None], columns[:, None, :])]
     # The indexed dimensions come first: (B, H, W, C).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ LIMITS = Limits()
 TEST_UPLOAD = "dataset.test_upload"
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
 """Larger data sets are not searched for samples that are in two splits: it would take more than seconds."""
+DIGESTED_SAMPLES = 1024
+"""At a time."""
 SHIFT_SHARE = 8
 """The default shift is the image's shorter side divided by this."""
 
@@ -44,6 +47,13 @@ class Arrays:
     """Images (N, C, H, W), uint8 or float32, or texts (N, L) as vocabulary indices. May be non-contiguous."""
     y: Tensor
     """(N,) int64: indices in the class order, -1 for no label. For translation (N, domains) float32."""
+
+    def digest(self) -> str:
+        """The sha256 of all samples, without their labels."""
+        found = hashlib.sha256(f"{self.x.dtype} {list(self.x.shape)}".encode())
+        for part in torch.split(self.x, DIGESTED_SAMPLES):
+            found.update(part.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def labels(self) -> int:

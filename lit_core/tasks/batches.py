@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring.scores import Prediction, agreement, class_logits, divergence, mean_cosine, top1
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.tasks.classification import evaluating
 from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
+from lit_core.training.mixing import mixed
 from lit_core.training.outcome import Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import prune_by, spared_of
 from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Hyperparameters, Output, Phase, Schedule, Split
+from lit_spec.trainer.report import CachePlan
 
 Batches = Iterable[Any]
 """Batches `(x, y)`, `(x,)` or `x`. x (B, …) is the network's input; in `(x, y)` and `(x,)` it may also be a tuple of
@@ -50,6 +53,8 @@ class IterableTask:
         self.data, self.validation, self.outputs = data, validation, outputs
         self.device = next(teacher.network.parameters()).device
         self.samples = steps * hyperparameters.schedule.batch_size
+        self.views = ViewPlan(hyperparameters.seed)
+        self.cache_plan: CachePlan | None = None
         self.output = hyperparameters.output
         self.selection = "cosine" if self.output == Output.EMBEDDING else "accuracy"
         self.held_out = validation is not None
@@ -67,8 +72,8 @@ class IterableTask:
         spared = spared_of(self.student, pruning, self.outputs)
         self.masks = prune_by(self.student.network, share, pruning, spared)
 
-    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """The next batch of the data. `rows` is ignored: the data has its own order and augmentation."""
+    def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:  # noqa: ARG002
+        """The next batch of the data, mixed. `samples` is ignored: the data has its own order and augmentation."""
         try:
             inputs, labels = split_batch(next(self._iterator))
         except StopIteration:
@@ -76,7 +81,8 @@ class IterableTask:
             inputs, labels = split_batch(next(self._iterator))
         self._check_labels(labels, "data")
         given = tuple(x.to(self.device) for x in inputs)
-        return Batch(given, labels.to(self.device), progress, generator)
+        batch = Batch(given, labels.to(self.device), progress, generator)
+        return mixed(batch, self.hyperparameters.mixing)
 
     def rewind(self) -> None:
         self._iterator = iter(())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.intervals import paired_difference, wilson
 from lit_core.measuring.scores import (
@@ -32,14 +33,16 @@ from lit_core.networks.modes import in_eval_mode
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.seeding import seeded
 from lit_core.training.batch import Batch
+from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.checkpoint import BestEpoch
+from lit_core.training.mixing import mixtures_of
 from lit_core.training.outcome import NOT_COMPARABLE, Judgement, Score, judged_at_chance, judged_by
 from lit_core.training.pruning import check_prunable, parameters_left, prune_by, prune_to, spared_of
 from lit_core.training.task import Refused, Scores
 from lit_core.training.updaters import Updater, distillation_updater
 from lit_spec import Architecture, ErrorType, Hyperparameters, JobError, JobSpec, Method, Output, Phase, Split
 from lit_spec.requests.then import prune_shares
-from lit_spec.trainer.report import Comparison, MeasuredAccuracy, Measures
+from lit_spec.trainer.report import CachePlan, Comparison, MeasuredAccuracy, Measures, TeacherCacheReport
 
 EVALUATION_BATCH = 256
 """At most. Evaluation batches are smaller where training batches are small, which hints at little memory."""
@@ -59,8 +62,11 @@ class Classification:
         device: torch.device,
         *,
         student_parameters: int,
+        cache_plan: CachePlan | None = None,
+        cache: TeacherCache | None = None,
     ) -> None:
         """`student_parameters` is the size of a student with the specification's blocks; method `prune` prunes to it.
+        A cache is needed if the plan has one.
 
         Raises DatasetError when the method needs labels and there are none, and SpecError for a pruning that the
         networks don't allow.
@@ -68,6 +74,8 @@ class Classification:
         self.spec, self.teacher, self.student, self.dataset, self.device = spec, teacher, student, dataset, device
         self.train = dataset.splits[Split.TRAIN]
         self.samples = len(self.train.y) + spec.n_random
+        self.cache_plan, self._cache = cache_plan, cache
+        self.views = ViewPlan(spec.seed, None if cache_plan is None else cache_plan.views)
         _check_labels(spec, self.train)
         self.labelled = dataset.splits[Split.VALIDATION].labelled
         self.selection = "accuracy" if self.labelled else "agreement"
@@ -90,21 +98,40 @@ class Classification:
         return False
 
     def updater(self, phase: Phase, hyperparameters: Hyperparameters) -> Updater:
-        return distillation_updater(hyperparameters, phase, self.teacher, self.student, self.masks)
+        return distillation_updater(hyperparameters, phase, self.teacher, self.student, self.masks, self._cache)
 
     def prune(self, share: float) -> None:
         self.masks = prune_by(self.student.network, share, self.spec.pruning, self._spared())
 
-    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
-        real = rows[rows < len(self.train.y)]
-        preprocessing = self.dataset.preprocessing
-        x = augment(preprocessing.apply(self.train.x[real].to(self.device)), self.dataset.augmentation, augmentation)
-        labels = self.train.y[real].to(self.device)
-        made = len(rows) - len(real)
-        if made:
-            x = torch.cat([x, preprocessing.random(made, augmentation).to(self.device)])
-            labels = torch.cat([labels, labels.new_full((made,), NO_LABEL)])
-        return Batch((x,), labels, progress, generator)
+    def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:
+        x, labels = self._inputs(samples), self._labels(samples)
+        mixtures = mixtures_of(samples, self.spec.mixing, self.samples)
+        if len(mixtures.own):
+            x = mixtures.mix(x, self._inputs(mixtures.others))
+            labels[mixtures.own.to(self.device)] = NO_LABEL
+        return Batch((x,), labels, progress, generator, samples)
+
+    def _inputs(self, samples: SampleViews) -> Tensor:
+        """The network's inputs (B, …); of row numbers beyond the split random noise."""
+        is_real = samples.rows < len(self.train.y)
+        if bool(is_real.all()):
+            raw = self.train.x[samples.rows].to(self.device)
+            return augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, samples)
+        made = samples.at(~is_real)
+        noise = [self.dataset.preprocessing.random(1, generator) for generator in made.generators("pixels")]
+        x = torch.cat(noise).to(self.device)
+        if not bool(is_real.any()):
+            return x
+        real = self._inputs(samples.at(is_real))
+        both = real.new_empty(len(samples), *real.shape[1:])
+        both[is_real.to(self.device)], both[~is_real.to(self.device)] = real, x
+        return both
+
+    def _labels(self, samples: SampleViews) -> Tensor:
+        is_real = samples.rows < len(self.train.y)
+        labels = torch.full_like(samples.rows, NO_LABEL)
+        labels[is_real] = self.train.y[samples.rows[is_real]]
+        return labels.to(self.device)
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""
@@ -211,6 +238,11 @@ class Classification:
         for start in range(0, len(arrays.y), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             yield (self.dataset.preprocessing.apply(arrays.x[part].to(self.device)),), arrays.y[part]
+
+    def teacher_cache(self) -> TeacherCacheReport | None:
+        if self._cache is not None:
+            return self._cache.report()
+        return None if self.cache_plan is None else TeacherCacheReport(**self.cache_plan.as_json())
 
     def write_pictures(self, folder: Path) -> None:
         """Classifiers have no pictures."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring import fidelity
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.gan_scores import distribution_scores
@@ -25,7 +26,7 @@ from lit_core.training.task import Scores
 from lit_core.training.updaters import Updater, distillation_updater, frozen_parts
 from lit_spec import Adversarial, Hyperparameters, JobSpec, Phase, SpecError, Split
 from lit_spec.trainer.folder import PICTURE_FILE
-from lit_spec.trainer.report import Comparison, Measures
+from lit_spec.trainer.report import CachePlan, Comparison, Measures
 
 EVALUATION_BATCH = 64
 PICTURED, GAP = 8, 2
@@ -60,6 +61,8 @@ class Translation:
         self.discriminator, self.feature = discriminator, feature
         self.train = dataset.splits[Split.TRAIN]
         self.samples = len(self.train.y)
+        self.views = ViewPlan(spec.seed)
+        self.cache_plan: CachePlan | None = None
         self.exclusive = are_exclusive(torch.cat([arrays.y for arrays in dataset.splits.values()]))
         self.ir_loss = IR_LOSSES[spec.ir_loss]
 
@@ -83,6 +86,9 @@ class Translation:
             self.student, self.discriminator, weights, schedule, frozen=frozen, exclusive=self.exclusive
         )
 
+    def teacher_cache(self) -> None:
+        """The target domains are drawn for each batch, so that nothing can be kept."""
+
     def divergence(self) -> float:
         """The mean absolute difference between the two generators' images."""
         measured = self.measure(self.student.network, Split.VALIDATION)
@@ -92,12 +98,12 @@ class Translation:
         """Raises SpecError: a pruned student is fine-tuned by KD, which generators do not have."""
         raise SpecError("then", f"prune:{share:g} is for classifiers, but the teacher is a generator: leave it out")
 
-    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
+    def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:
         """Each image gets the domains of an image of the batch as its target, drawn without repetition."""
-        raw = self.train.x[rows].to(self.device)
-        x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, augmentation)
-        own = self.train.y[rows]
-        target = own[torch.randperm(len(rows), generator=generator)]
+        raw = self.train.x[samples.rows].to(self.device)
+        x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, samples)
+        own = self.train.y[samples.rows]
+        target = own[torch.randperm(len(samples), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
 
     def rewind(self) -> None:

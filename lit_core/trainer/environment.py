@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lit_core.exports.openvino_file import is_installed
+from lit_core.trainer.allocator import keep_freed_memory
 from lit_core.trainer.devices import cuda_fault
 from lit_core.training.task import Refused
 from lit_spec import ErrorType, Export, JobError, JobSpec
@@ -20,6 +21,7 @@ def prepare_torch(run: TrainerRun) -> torch.device:
     if run.device == "cuda" and (fault := cuda_fault()) is not None:
         detail = f"the worker was asked to train on cuda, but torch can't use it there: {fault}"
         raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
+    keep_freed_memory()
     if run.threads:
         torch.set_num_threads(run.threads)
     # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.

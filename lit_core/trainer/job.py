@@ -33,6 +33,8 @@ from lit_core.trainer.environment import check_exports, environment_of, prepare_
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
 from lit_core.trainer.supervision import MessageSink, StopSignal
+from lit_core.trainer.teacher_cache import CachingJob
+from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lit_core.training.loop import train_student
 from lit_core.training.task import Refused, Task
@@ -61,7 +63,7 @@ from lit_spec.trainer.messages import (
 )
 from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanReport
-from lit_spec.trainer.report import Report
+from lit_spec.trainer.report import CachePlan, Report
 from lit_spec.trainer.run import TrainerRun
 
 IMPORTANCE_SAMPLES = 512
@@ -140,22 +142,24 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     student.network.to(device)
 
     begin(JobPhase.MEASURING_TEACHER)
-    task = _make_task(spec, run, teacher, student, dataset, device, folder, selection)
-    teacher_scores = with_doubts(task.check(), doubts)
-    log.info("teacher: %s", teacher_scores)
-    messages.emit(TeacherMeasured(data=teacher_scores))
+    caching = CachingJob(spec, run, teacher, dataset, device)
+    with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
+        task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
+        teacher_scores = with_doubts(task.check(), doubts)
+        log.info("teacher: %s", teacher_scores)
+        messages.emit(TeacherMeasured(data=teacher_scores))
 
-    trained = train_student(
-        task,
-        spec,
-        JobObserver(messages, stop, folder),
-        selection=selection,
-        environment={**environment, **versions()},
-        checkpoint=checkpoint,
-        attempt=run.attempt,
-    )
-    output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
-    return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
+        trained = train_student(
+            task,
+            spec,
+            JobObserver(messages, stop, folder),
+            selection=selection,
+            environment={**environment, **versions()},
+            checkpoint=checkpoint,
+            attempt=run.attempt,
+        )
+        output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
+        return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
 
 
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
@@ -292,6 +296,8 @@ def _make_task(
     device: torch.device,
     folder: Path,
     selection: Selection,
+    cache_plan: CachePlan | None,
+    cache: TeacherCache | None,
 ) -> Task:
     if spec.teacher.architecture.task == TaskKind.TRANSLATION:
         # Imported here because torchmetrics takes seconds to load, and classifiers do not need it.
@@ -305,7 +311,9 @@ def _make_task(
     if spec.method == Method.PRUNE:
         shallow = spec.model_copy(update={"method": Method.LIT})
         size = count_parameters(meta_network(student_architecture(shallow, selection.kept_blocks)))
-    return Classification(spec, teacher, student, dataset, device, student_parameters=size)
+    return Classification(
+        spec, teacher, student, dataset, device, student_parameters=size, cache_plan=cache_plan, cache=cache
+    )
 
 
 def _discriminator(spec: JobSpec, device: torch.device, folder: Path) -> torch.nn.Module | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lit_core.data.views import SampleViews
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -20,3 +22,5 @@ class Batch:
     """How much of the phase is done, from 0 to 1."""
     generator: torch.Generator = field(default_factory=torch.Generator)
     """On the CPU, so that everything drawn in this step is the same on every device."""
+    samples: SampleViews | None = None
+    """Which samples these are, if the inputs follow from them alone. None: nobody knows."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lit_core.networks.block_selection import Selection
 from lit_spec import Phase
-from lit_spec.trainer.report import EpochReport, Race, Resume, Setback, TargetReport
+from lit_spec.trainer.report import CachePlan, EpochReport, Race, Resume, Setback, TargetReport
 
-FORMAT = 9
+FORMAT = 10
 
 State = dict[str, Tensor]
 
@@ -83,6 +83,8 @@ class Checkpoint:
     resumes: list[Resume] = field(default_factory=list)
     setbacks: list[Setback] = field(default_factory=list)
     race: Race | None = None
+    cache_plan: CachePlan | None = None
+    """What was decided about the teacher's cache, which decides what samples look like."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -105,6 +107,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
         "race": checkpoint.race and checkpoint.race.as_json(),
+        "cache_plan": checkpoint.cache_plan and checkpoint.cache_plan.as_json(),
     }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -142,6 +145,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
         race=data["race"] and Race.model_validate(data["race"]),
+        cache_plan=data["cache_plan"] and CachePlan.model_validate(data["cache_plan"]),
     )
 
 

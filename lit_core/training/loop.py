@@ -1,7 +1,7 @@
 """The training of a student, epoch by epoch and step by step, resumable at any step.
 
 It has a LIT phase, then fine-tuning, then another fine-tuning after each pruning operation of `then`. One batch goes
-through `Training._run_step`: the rows of the step -> `task.batch` -> `updater.step` -> objective -> losses.
+through `Training._run_step`: the samples of the step -> `task.batch` -> `updater.step` -> objective -> losses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from lit_core.training.checkpoint import (
     TrainingPosition,
     copy_of_state,
 )
-from lit_core.training.mixing import mixed
 from lit_core.training.recipe import race, with_winner
 from lit_core.training.setbacks import (
     MOST_SETBACKS,
@@ -42,7 +41,7 @@ from lit_core.training.setbacks import (
     has_risen,
     note_of,
 )
-from lit_core.training.steps import learning_rate, rows_of, steps_per_epoch
+from lit_core.training.steps import learning_rate, samples_of, steps_per_epoch
 from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase, PhaseSchedule
@@ -275,11 +274,10 @@ class Training:
         schedule, seed, names = self.spec.schedule.of(phase), self.spec.seed, list(updater.names)
         step_of_phase = passed * self.steps_per_epoch + step
         progress = step_of_phase / (schedule.epochs * self.steps_per_epoch)
-        rows = rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step)
-        augmentation = generator_of(seed, "augment", phase.value, epoch, step)
+        samples = samples_of(self.task.views, self.samples, self.spec.schedule, seed, phase, epoch, step)
         generator = generator_of(seed, "step", phase.value, epoch, step)
         seed_globals(mix(seed, "modules", phase.value, epoch, step))
-        batch = mixed(self.task.batch(rows, progress, augmentation, generator), self.spec.mixing)
+        batch = self.task.batch(samples, progress, generator)
         losses = updater.step(batch, self._rate(schedule, step_of_phase))
         if step_of_phase == 0 and updater.watched is not None:
             self._first_loss = float(losses[names.index(updater.watched)])
@@ -404,6 +402,7 @@ class Training:
                 resumes=self.resumes,
                 setbacks=self.setbacks,
                 race=self.race,
+                cache_plan=self.task.cache_plan,
             )
         )
         self._saved = time.monotonic()

@@ -126,7 +126,7 @@ class FeatureObjective:
 
     @property
     def needs(self) -> Needs:
-        return Needs(features=self.feature_loss.reader)
+        return Needs(output=self.output_loss is not None, features=self.feature_loss.reader)
 
     def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         made, own = self.feature_loss.reader.run(student, *batch.inputs)
@@ -189,7 +189,7 @@ class LitObjective:
         own = [*(["kd_loss"] if beta > 0 else []), *(["feature_loss"] if feature_weight > 0 else [])]
         self.names = [*own, *self.ir_names]
         self.watched = self._watched()
-        self.needs = Needs(trace=beta < 1, features=self.feature_loss.reader if feature_weight > 0 else None)
+        self.needs = self._needs()
 
     def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         traced, own = self._trace(student, batch) if self.beta > 0 or self.feature_weight > 0 else (None, None)
@@ -214,6 +214,19 @@ class LitObjective:
         if self.feature_weight == 0:
             return network.trace(*batch.inputs), None
         return self.feature_loss.reader.trace(network, *batch.inputs)
+
+    def _needs(self) -> Needs:
+        whole_pass = self.beta > 0 or self.feature_weight > 0
+        # There the first section's output is taken from the whole pass.
+        shares_first = whole_pass and self.stem_is_frozen and self.noise == 0
+        fed = self.beta < 1 and self.feed != Feed.STUDENT
+        return Needs(
+            output=self.beta > 0,
+            trace=self.beta < 1,
+            inputs=fed,
+            first_input=fed and not shares_first,
+            features=self.feature_loss.reader if self.feature_weight > 0 else None,
+        )
 
     def _watched(self) -> str | None:
         """With a scheduled feed the IR losses rise as the student's errors pass from section to section."""

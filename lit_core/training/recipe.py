@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals
 from lit_core.training.checkpoint import copy_of_state
-from lit_core.training.mixing import mixed
 from lit_core.training.setbacks import finite_or_none
-from lit_core.training.steps import rows_of, steps_per_epoch
+from lit_core.training.steps import samples_of, steps_per_epoch
 from lit_core.training.task import Trainable
 from lit_spec import Hyperparameters, Method, Output, Phase
 from lit_spec.trainer.report import Race, Racer
@@ -177,11 +176,11 @@ def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
     per_epoch = steps_per_epoch(task.samples, candidate.schedule)
     for number in range(steps):
         epoch, step = divmod(number, per_epoch)
-        rows = rows_of(task.samples, candidate.schedule, seed, phase, epoch, step)
+        samples = samples_of(task.views, task.samples, candidate.schedule, seed, phase, epoch, step)
         place = (phase.value, epoch, step)
         seed_globals(mix(seed, "race modules", *place))
-        batch = task.batch(rows, 0.0, generator_of(seed, "race augment", *place), generator_of(seed, "race", *place))
-        updater.step(mixed(batch, candidate.mixing), rate * (1 - number / steps))
+        batch = task.batch(samples, 0.0, generator_of(seed, "race", *place))
+        updater.step(batch, rate * (1 - number / steps))
 
 
 def _first_phase(asked: Hyperparameters) -> Phase:

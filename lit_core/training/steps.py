@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.seeding import generator_of
 from lit_spec import Constant, Cosine, Linear, Milestones, OneCycle, Phase, PhaseSchedule, Schedule
 
@@ -40,6 +41,24 @@ def rows_of(samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: in
         rows.append(piece)
         start, size = start + len(piece), size - len(piece)
     return torch.cat(rows)
+
+
+def samples_of(
+    views: ViewPlan, samples: int, schedule: Schedule, seed: int, phase: Phase, epoch: int, step: int
+) -> SampleViews:
+    """The samples of a step, each in the view that its pass over the data shows."""
+    rows = rows_of(samples, schedule, seed, phase, epoch, step)
+    if schedule.steps_per_epoch is None:
+        return views.of(phase.value, rows, torch.full_like(rows, epoch))
+    start = (epoch * schedule.steps_per_epoch + step) * schedule.batch_size
+    return views.of(phase.value, rows, torch.arange(start, start + len(rows)) // samples)
+
+
+def passes_over(samples: int, schedule: Schedule, epochs: int) -> float:
+    """How many passes over the data so many epochs are."""
+    if schedule.steps_per_epoch is None:
+        return float(epochs)
+    return epochs * schedule.steps_per_epoch * schedule.batch_size / samples
 
 
 @lru_cache(maxsize=2)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.data import Dataset
+from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import BestEpoch
 from lit_core.training.outcome import Judgement
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, JobError, Phase, Split
-from lit_spec.trainer.report import Comparison, MeasuredAccuracy, Measures
+from lit_spec.trainer.report import CachePlan, Comparison, MeasuredAccuracy, Measures, TeacherCacheReport
 
 
 class Refused(Exception):
@@ -43,6 +44,10 @@ class Trainable(Protocol):
     student: SectionedNetwork
     samples: int
     """Number of samples in one pass over the training data."""
+    views: ViewPlan
+    """Which views of the samples are trained on."""
+    cache_plan: CachePlan | None
+    """What was decided about the teacher's cache; None if none was asked for."""
     selection: str
     """Name of the metric in `Scores.value`."""
     held_out: bool
@@ -62,8 +67,8 @@ class Trainable(Protocol):
     def prune(self, share: float) -> None:
         """Set this share (0 to 1) of the student's weights to zero; updaters made after this keep them at zero."""
 
-    def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
-        """The samples `rows` of the training split, augmented. Row numbers beyond the split give random noise."""
+    def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:
+        """Samples of the training split, augmented and mixed. Row numbers beyond the split give random noise."""
 
     def rewind(self) -> None:
         """Let data that has its own order begin again; the next batch is the first of a pass."""
@@ -100,6 +105,9 @@ class Task(Trainable, Protocol):
 
     def batches(self, split: Split) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """The network's inputs and the labels of a split, in the data's order and on the task's device."""
+
+    def teacher_cache(self) -> TeacherCacheReport | None:
+        """What became of the teacher's cache; None if none was asked for."""
 
     def write_pictures(self, folder: Path) -> None:
         """Write pictures of the results into the output, if the task has any."""

@@ -4,26 +4,36 @@ its features."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lit_core.networks.features import FeatureReader
-from lit_core.networks.sections import SectionedNetwork, Trace
+from lit_core.networks.inference import in_half_precision, inference_copy
+from lit_core.networks.sections import ExtraArguments, SectionedNetwork, Trace
 from lit_core.training.batch import Batch
+from lit_spec import Precision
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective needs of the teacher, the same for every batch."""
+    """What an objective needs of the teacher, the same for every batch. With nothing the teacher is not run."""
 
     output: bool = True
-    """False: nothing at all; the teacher is not run."""
     trace: bool = False
-    """Whether it needs what enters and leaves each section."""
+    """Whether it needs what leaves each section."""
+    inputs: bool = False
+    """Whether it needs what enters the sections too. For that it needs the trace."""
+    first_input: bool = False
+    """Whether it needs what enters the first section, if sections follow each other without layers in between."""
     features: FeatureReader | None = None
     """Reads the features, if they are needed."""
+
+    @property
+    def nothing(self) -> bool:
+        return not self.output and not self.trace and self.features is None
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Taught:
     """What the teacher made of one batch, without gradients."""
 
     output: Tensor
-    """As in a Trace; empty where an objective needs nothing."""
+    """As in a Trace; empty where an objective does not need it and the teacher was not run."""
     representations: Trace | None = None
     read_features: Tensor | None = None
 
@@ -57,23 +67,67 @@ class Teacher(Protocol):
 
 
 class LiveTeacher:
-    """Runs the teacher's network for each batch."""
+    """Runs the teacher's network for each batch, as a program for inference."""
 
-    def __init__(self, network: SectionedNetwork, needs: Needs) -> None:
-        self.network, self.needs = network, needs
+    def __init__(self, network: SectionedNetwork, needs: Needs, precision: Precision | None = None) -> None:
+        """`precision` None: that of the training, by its autocast."""
+        self.network, self.needs, self.precision = network, needs, precision
+        self._program: SectionedNetwork | None = None
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Taught:
-        network, needs = self.network, self.needs
-        if not needs.output:
+        if self.needs.nothing:
             return Taught(batch.labels.new_empty(0))
-        if needs.features is not None and needs.trace:
-            trace, features = needs.features.trace(network, *batch.inputs)
-            return Taught(trace.output, trace, features)
-        if needs.features is not None:
-            output, features = needs.features.run(network, *batch.inputs)
-            return Taught(output, None, features)
-        if needs.trace:
-            trace = network.trace(*batch.inputs)
-            return Taught(trace.output, trace)
-        return Taught(network.run(*batch.inputs))
+        if self._program is None:
+            self._program = self._program_for(batch)
+        if self.precision is None:
+            return _taught(self._program, self.needs, batch)
+        device = batch.inputs[0].device.type
+        trains_in_half = torch.is_autocast_enabled(device)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == Precision.BFLOAT16):
+            taught = _taught(self._program, self.needs, batch)
+        return taught if trains_in_half else in_float32(taught)
+
+    def _program_for(self, batch: Batch) -> SectionedNetwork:
+        device = batch.inputs[0].device.type
+        half = self.precision == Precision.BFLOAT16 or (self.precision is None and torch.is_autocast_enabled(device))
+        with torch.autocast(device, enabled=False):
+            program = inference_copy(self.network, batch.inputs)
+        return in_half_precision(program) if half else program
+
+
+def _taught(network: SectionedNetwork, needs: Needs, batch: Batch) -> Taught:
+    if needs.features is not None and needs.trace:
+        trace, features = needs.features.trace(network, *batch.inputs)
+        return Taught(trace.output, trace, features)
+    if needs.features is not None:
+        output, features = needs.features.run(network, *batch.inputs)
+        return Taught(output, None, features)
+    if needs.trace:
+        trace = network.trace(*batch.inputs)
+        return Taught(trace.output, trace)
+    return Taught(network.run(*batch.inputs))
+
+
+def in_float32(taught: Taught) -> Taught:
+    """With all tensors in bfloat16 converted, for a student that is trained in float32."""
+    trace = taught.representations
+    return Taught(
+        _float32(taught.output),
+        None if trace is None else _trace_in_float32(trace),
+        None if taught.read_features is None else _float32(taught.read_features),
+    )
+
+
+def _trace_in_float32(trace: Trace) -> Trace:
+    inputs, outputs = [_float32(one) for one in trace.inputs], [_float32(one) for one in trace.outputs]
+    extra = [
+        [ExtraArguments(*tree_map(_float32, (one.args, one.kwargs))) for one in blocks]
+        for blocks in trace.extra_arguments
+    ]
+    return Trace(_float32(trace.output), inputs, outputs, extra, trace.is_chain)
+
+
+def _float32(argument: Any) -> Any:
+    """A tensor in bfloat16 converted; anything else unchanged."""
+    return argument.float() if isinstance(argument, Tensor) and argument.dtype == torch.bfloat16 else argument

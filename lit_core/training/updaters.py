@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lit_core.networks.memory_format import in_channels_last, takes_channels_last
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.training.batch import Batch
+from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.objectives import Objective, objective_of
 from lit_core.training.pruning import apply_masks
 from lit_core.training.taught import LiveTeacher, Teacher
@@ -39,6 +42,19 @@ class Updater(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
+class ImageFormat:
+    """Puts the images of batches into the memory format that suits the networks, which the first batch decides."""
+
+    def __init__(self, networks: Sequence[SectionedNetwork]) -> None:
+        self.networks = networks
+        self._channels_last: bool | None = None
+
+    def __call__(self, batch: Batch) -> Batch:
+        if self._channels_last is None:
+            self._channels_last = all(takes_channels_last(network, batch.inputs) for network in self.networks)
+        return replace(batch, inputs=in_channels_last(batch.inputs)) if self._channels_last else batch
+
+
 class DistillationUpdater:
     """Trains the student to follow the teacher, with one objective and one optimizer."""
 
@@ -52,7 +68,10 @@ class DistillationUpdater:
         frozen: Sequence[Part],
         precision: Precision,
         masks: Mapping[str, Tensor],
+        image_format: ImageFormat | None = None,
     ) -> None:
+        """`image_format` None: batches stay as they are."""
+        self.image_format = image_format
         self.names: Sequence[str] = ("loss", *objective.names)
         self.batch_norm, self.dropout, self.gradient_clip = (
             schedule.batch_norm,
@@ -71,6 +90,8 @@ class DistillationUpdater:
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
         half = self.precision == Precision.BFLOAT16
         with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
+            if self.image_format is not None:
+                batch = self.image_format(batch)
             losses = self.objective(self.teacher(batch), self.student, batch)
         minimise(losses.total, self.optimizer, learning_rate, self.gradient_clip)
         if self.masks:
@@ -91,17 +112,20 @@ def distillation_updater(
     teacher: SectionedNetwork,
     student: SectionedNetwork,
     masks: Mapping[str, Tensor],
+    cache: TeacherCache | None = None,
 ) -> DistillationUpdater:
     """The updater that the specification asks for in this phase."""
     objective = objective_of(spec, phase, len(teacher.sections))
+    live = LiveTeacher(teacher, objective.needs, spec.teacher_precision)
     return DistillationUpdater(
         objective,
-        LiveTeacher(teacher, objective.needs),
+        live if cache is None else cache.around(live),
         student,
         spec.schedule,
         frozen=frozen_parts(spec.schedule.of(phase)),
         precision=spec.precision,
         masks=masks,
+        image_format=ImageFormat([teacher, student]),
     )
 
 

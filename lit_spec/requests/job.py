@@ -14,7 +14,7 @@ from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.presets import Preset
 from lit_spec.requests.target import Target
 from lit_spec.requests.tracking import Tracked
-from lit_spec.requests.training import Hyperparameters, Init, Select
+from lit_spec.requests.training import Hyperparameters, Init, Select, TeacherCacheOptions, TeacherCaching
 
 SPEC_VERSION = 10
 
@@ -128,6 +128,9 @@ class JobRequest(Tracked, Hyperparameters):
     teacher_accuracy: ExpectedAccuracy = None
     """Percentage that the teacher is known to reach on the test split. If it clearly reaches less, the job fails
     before the training."""
+    teacher_cache: TeacherCaching | TeacherCacheOptions = TeacherCaching.AUTO
+    """For classifiers: whether the teacher's answers are kept and read again, in later epochs and by other jobs with
+    the same teacher and data. `auto`: where that pays. Samples then have a limited number of random variations."""
     exports: list[Export] | None = Field(None, max_length=len(Export))
     """Formats in addition to safetensors. None: onnx and pt2; for the trials of a study none."""
     tensorboard: bool = False

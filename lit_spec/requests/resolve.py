@@ -31,6 +31,8 @@ from lit_spec.requests.training import (
     Part,
     Precision,
     Schedule,
+    TeacherCacheOptions,
+    TeacherCaching,
 )
 
 
@@ -67,6 +69,7 @@ def resolve(
         raise SpecError("register", 'registers the ONNX file, which the job does not write: add "onnx" to exports')
     shared: dict[str, Any] = {name: getattr(request, name) for name in Hyperparameters.model_fields}
     shared["schedule"] = resolve_schedule(request.schedule, request.method)
+    shared["teacher_cache"] = _resolve_cache(request, teacher)
     discriminator_spec = _resolve_discriminator(request, teacher, discriminator)
     if discriminator_spec is not None:
         shared["adversarial"] = request.adversarial or Adversarial()
@@ -300,6 +303,19 @@ def resolve_schedule(schedule: Schedule, method: Method) -> Schedule:
             if phase.frozen:
                 raise SpecError(f"schedule.{name}.frozen", "freezes parts that scratch has not trained: leave it out")
     return schedule.model_copy(update={"lit": lit, "fine_tune": last})
+
+
+def _resolve_cache(request: JobRequest, teacher: Architecture) -> TeacherCaching | TeacherCacheOptions:
+    """Off where no teacher's answers can be kept. Raises SpecError where the request asks for it all the same."""
+    if teacher.task == Task.TRANSLATION:
+        fault = "is for classifiers, but the teacher is a generator, whose target domains are drawn for each batch"
+    elif request.method == Method.SCRATCH:
+        fault = "keeps a teacher's answers, but method scratch has no teacher"
+    else:
+        return request.teacher_cache
+    if isinstance(request.teacher_cache, TeacherCacheOptions):
+        raise SpecError("teacher_cache", f"{fault}: leave it out")
+    return TeacherCaching.OFF
 
 
 def _without_fine_tuning(schedule: Schedule) -> Schedule:

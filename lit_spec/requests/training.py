@@ -127,6 +127,34 @@ class Output(StrEnum):
     """An embedding (B, D), of which the direction counts. The loss between outputs is 1 - cosine, not KD."""
 
 
+class TeacherCaching(StrEnum):
+    AUTO = "auto"
+    """Where it pays and fits."""
+    OFF = "off"
+    """The teacher is run for each batch, and each pass over the data varies its samples anew."""
+
+
+class CachedType(StrEnum):
+    """The type of numbers in a cache."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+    @property
+    def bytes(self) -> int:
+        return 4 if self == CachedType.FLOAT32 else 2
+
+
+class TeacherCacheOptions(SpecModel):
+    """What the teacher makes of a few views of each sample is kept on the worker's disk, and read in later passes."""
+
+    views: int = Field(8, ge=1, le=256)
+    """Variations of each sample, by augmentation and mixing. A pass over the data shows each sample in one of them."""
+    dtype: CachedType = CachedType.FLOAT16
+    """The teacher's numbers are rounded to this type, also where they are not read but made."""
+
+
 class Feed(StrEnum):
     """The input of a student's section on the IR path."""
 
@@ -359,6 +387,13 @@ class Hyperparameters(SpecModel):
     """Where the job trains. `auto`: on whichever worker is free first."""
     precision: Precision = Precision.FLOAT32
     """The type of numbers in training."""
+    teacher_precision: Precision | None = None
+    """The type of numbers in the teacher's forward passes while the student is trained. `bfloat16` with a student in
+    float32 makes the step faster on processors that compute in it; the report says what it costs. None: as
+    `precision`."""
+    teacher_cache: TeacherCaching | TeacherCacheOptions = TeacherCaching.OFF
+    """For classifiers: whether the teacher's answers are kept and read again, in later epochs and by other jobs with
+    the same teacher and data. `auto`: where that pays. Samples then have a limited number of random variations."""
     accept: Acceptance | None = None
     """What the student must reach. None: every student is accepted."""
     max_attempts: int = Field(3, ge=1, le=20)

@@ -19,7 +19,7 @@ from lit_spec.requests.dataset import Augmentation
 from lit_spec.requests.exports import Export
 from lit_spec.requests.job import JobSpec
 from lit_spec.requests.target import Target
-from lit_spec.requests.training import Method, Phase, Select
+from lit_spec.requests.training import CachedType, Method, Phase, Select
 
 
 class ReportModel(Documented):
@@ -311,6 +311,30 @@ class Race(ReportModel):
     racers: list[Racer]
 
 
+class CachePlan(ReportModel):
+    """What was decided about the teacher's cache before the training."""
+
+    views: int | None = None
+    """Random variations of each sample; null: each pass over the data has its own, and nothing is cached."""
+    dtype: CachedType | None = None
+    """The type to which the teacher's numbers are rounded."""
+    bytes_per_view: int | None = None
+    """That all samples take in one view."""
+    reason: str | None = None
+    """Why there is no cache, or why not all of it could be used."""
+
+
+class TeacherCacheReport(CachePlan):
+    """What became of the teacher's cache."""
+
+    used: bool = False
+    """Whether anything was read from it."""
+    bytes: int = 0
+    """What it has on the worker's disk at the end."""
+    hit_rate: float = 0.0
+    """The share of the samples whose answers were read rather than made, since the training was last resumed."""
+
+
 class EpochReport(ReportModel):
     """One epoch, with its metrics by name."""
 
@@ -376,6 +400,8 @@ class ReportSummary(Comparison):
     resumes: list[Resume]
     setbacks: list[Setback]
     """Where the training became unstable, in order."""
+    teacher_cache: TeacherCacheReport | None = None
+    """Absent if the specification asked for none."""
     race: Race | None = None
     """Which method and learning rate won before the training; absent if the specification did not ask for it."""
 

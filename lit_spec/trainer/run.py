@@ -16,6 +16,12 @@ class TrainerMachine(SpecModel):
     """The folder of mounted data sets; absolute, because the trainer's working folder is the job folder."""
     datasets_download: bool = False
     """Whether a mounted data set may be downloaded into that folder."""
+    teacher_cache: Path | None = None
+    """The folder of cached teachers, which the trainers of a machine share; absolute. None: none are cached."""
+    teacher_cache_bytes: int = 0
+    """What the folder may have."""
+    teacher_cache_job_bytes: int = 0
+    """What one job may have there."""
     feature_network: Path | None = None
     """The operator's network for FID and Inception Score; absolute as well."""
 
@@ -38,5 +44,7 @@ class TrainerRun(TrainerMachine):
     device: str
     """`cpu` or `cuda`."""
     attempt: int = 1
+    is_trial: bool = False
+    """Whether it is a trial of a study, whose other trials have the same teacher and data."""
     dataset_origin: DatasetOrigin | None = None
     """None: the data set has no URL."""

@@ -29,6 +29,9 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
         threads=settings.threads,
         datasets=settings.datasets_dir and settings.datasets_dir.resolve(),
         datasets_download=settings.datasets_download,
+        teacher_cache=settings.teacher_cache if settings.teacher_cache_bytes else None,
+        teacher_cache_bytes=settings.teacher_cache_bytes,
+        teacher_cache_job_bytes=settings.teacher_cache_job_bytes,
         feature_network=settings.feature_network and settings.feature_network.resolve(),
     )
 
@@ -85,7 +88,13 @@ def prepare(
             if (folder / file).stat().st_size != size_of(upload):
                 raise missing
     origin = None if spec.dataset.url is None else _fetch_dataset(settings, spec.dataset.url, folder, check)
-    run = TrainerRun(device=claim.device, attempt=claim.attempt, dataset_origin=origin, **machine.model_dump())
+    run = TrainerRun(
+        device=claim.device,
+        attempt=claim.attempt,
+        is_trial=claim.study_id is not None,
+        dataset_origin=origin,
+        **machine.model_dump(),
+    )
     (folder / RUN_FILE).write_text(run.model_dump_json())
     if claim.checkpoint is not None:
         fetch_checkpoint(storage, claim.checkpoint, folder / CHECKPOINT_FILE, check)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_core.data import DatasetError, Interface, augment, load_dataset
 from lit_core.data.text_preprocessing import PADDING, UNKNOWN
+from lit_core.data.views import SampleViews
 from lit_spec import Augmentation, DatasetRequest, Modality, Task
 
 STILL = Augmentation(shift=0, flip=False)
@@ -22,6 +23,11 @@ LARGEST = 0.999
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def varied(x: Tensor, augmentation: Augmentation, seed: int = 0) -> Tensor:
+    """The first view of each of the samples."""
+    return augment(x, augmentation, SampleViews(torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64), seed))
 
 
 def ramps(height: int, width: int, batch: int) -> Tensor:
@@ -55,7 +61,7 @@ def angles_and_scales(x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", [(16, 16), (12, 20), (21, 9)])
 def test_angles_and_scales_are_drawn_evenly_within_their_bounds(size: tuple[int, int]) -> None:
     augmentation = STILL.model_copy(update={"rotate": 40.0, "scale": 1.25})
-    angles, scales = angles_and_scales(augment(ramps(*size, 4000), augmentation, generator()))
+    angles, scales = angles_and_scales(varied(ramps(*size, 4000), augmentation))
     for draws, bound in ((angles, 40.0), (scales.log(), math.log(1.25))):
         assert draws.abs().max() <= bound * 1.001
         assert draws.max() > 0.99 * bound
@@ -69,7 +75,7 @@ def test_angles_and_scales_are_drawn_evenly_within_their_bounds(size: tuple[int,
 def drawn_at_the_end(batch: int) -> tuple[int, int, float]:
     """A seed, a row and the sign of its first draw, which is as large as draws from [-1, 1] get."""
     for seed in range(1000):
-        draws = 2 * torch.rand(batch, generator=generator(seed)) - 1
+        draws = 2 * SampleViews(torch.arange(batch), torch.zeros(batch, dtype=torch.int64), seed).uniform("angle") - 1
         row = int(draws.abs().argmax())
         if draws[row].abs() > LARGEST:
             return seed, row, math.copysign(1, float(draws[row]))
@@ -79,7 +85,7 @@ def drawn_at_the_end(batch: int) -> tuple[int, int, float]:
 def test_a_quarter_turn_moves_pixels_to_their_places() -> None:
     seed, row, sign = drawn_at_the_end(64)
     x = torch.rand(64, 3, 9, 9, generator=generator(1))
-    turned = augment(x, STILL.model_copy(update={"rotate": 90.0}), generator(seed))[row]
+    turned = varied(x, STILL.model_copy(update={"rotate": 90.0}), seed)[row]
     expected = torch.rot90(x[row], int(sign), dims=(1, 2))
     other = torch.rot90(x[row], -int(sign), dims=(1, 2))
     # The draw is short of the end by a tenth of a degree at most, so pixels mix by a hundredth.
@@ -89,8 +95,8 @@ def test_a_quarter_turn_moves_pixels_to_their_places() -> None:
 
 def test_scaling_enlarges_about_the_middle_and_zeros_move_in() -> None:
     x = torch.ones(200, 1, 8, 8)
-    scales = angles_and_scales(augment(ramps(8, 8, 200), STILL.model_copy(update={"scale": 2.0}), generator()))[1]
-    result = augment(x, STILL.model_copy(update={"scale": 2.0}), generator())
+    scales = angles_and_scales(varied(ramps(8, 8, 200), STILL.model_copy(update={"scale": 2.0})))[1]
+    result = varied(x, STILL.model_copy(update={"scale": 2.0}))
     for image, scale in zip(result[:, 0], scales.tolist(), strict=True):
         # What is within `side` of the middle was within the image.
         side = 4 * min(scale, 1.0)
@@ -103,7 +109,7 @@ def test_scaling_enlarges_about_the_middle_and_zeros_move_in() -> None:
 
 def test_noise_has_the_deviation_asked_for_and_no_two_pixels_share_it() -> None:
     x = torch.randn(100, 2, 10, 10, generator=generator(5))
-    noise = augment(x, STILL.model_copy(update={"noise": 0.6}), generator()) - x
+    noise = varied(x, STILL.model_copy(update={"noise": 0.6})) - x
     assert noise.mean().abs() < 0.01
     assert noise.std().item() == pytest.approx(0.6, rel=0.02)
     assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.4
@@ -112,20 +118,20 @@ def test_noise_has_the_deviation_asked_for_and_no_two_pixels_share_it() -> None:
 
 def test_noise_comes_last_and_covers_the_border_that_moved_in() -> None:
     x = torch.ones(50, 1, 8, 8)
-    result = augment(x, Augmentation(shift=3, flip=True, rotate=30, scale=1.5, noise=0.1), generator())
+    result = varied(x, Augmentation(shift=3, flip=True, rotate=30, scale=1.5, noise=0.1))
     assert (result == 0).sum() == 0
 
 
 def test_masks_hide_characters_but_no_padding() -> None:
     x = torch.randint(2, 69, (200, 50), generator=generator(1), dtype=torch.int64)
     x[:, 40:] = PADDING
-    result = augment(x, Augmentation(mask=0.3), generator())
+    result = varied(x, Augmentation(mask=0.3))
     assert torch.equal(result[:, 40:], x[:, 40:])
     hidden = result != x
     assert set(result[hidden].tolist()) == {UNKNOWN}
     assert hidden[:, :40].float().mean().item() == pytest.approx(0.3, abs=0.02)
     assert 0 < hidden.sum(dim=1).min() < hidden.sum(dim=1).max() < 40
-    assert torch.equal(augment(x, Augmentation(), generator()), x)
+    assert torch.equal(varied(x, Augmentation()), x)
 
 
 ALL = Augmentation(shift=2, flip=True, rotate=30, scale=1.3, noise=0.2)
@@ -138,26 +144,26 @@ ALL = Augmentation(shift=2, flip=True, rotate=30, scale=1.3, noise=0.2)
         (torch.randint(2, 69, (6, 30), generator=generator(1)), Augmentation(mask=0.4)),
     ],
 )
-def test_the_generator_alone_decides(x: Tensor, augmentation: Augmentation) -> None:
+def test_seed_row_and_view_alone_decide(x: Tensor, augmentation: Augmentation) -> None:
     before = x.clone()
-    one, again = augment(x, augmentation, generator(7)), augment(x, augmentation, generator(7))
+    one, again = varied(x, augmentation, 7), varied(x, augmentation, 7)
     assert torch.equal(one, again)
-    assert not torch.equal(one, augment(x, augmentation, generator(8)))
+    assert not torch.equal(one, varied(x, augmentation, 8))
     assert torch.equal(x, before)
     assert (one.shape, one.dtype) == (x.shape, x.dtype)
-    # Elsewhere the same numbers are drawn: what is left of the stream is the same.
-    here, elsewhere = generator(7), generator(7)
-    augment(x, augmentation, here)
-    result = augment(x.to("meta"), augmentation, elsewhere)
-    assert result.device.type == "meta"
-    assert torch.equal(torch.rand(5, generator=here), torch.rand(5, generator=elsewhere))
+    # In another batch, in another order and beside another view of itself, a sample looks the same.
+    rows, views = torch.tensor([4, 1, 4]), torch.tensor([0, 0, 1])
+    other = augment(x[rows], augmentation, SampleViews(rows, views, 7))
+    torch.testing.assert_close(other[:2], one[rows[:2]])
+    assert not torch.equal(other[2], one[4])
+    assert varied(x.to("meta"), augmentation, 7).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_makes_of_the_draws_what_a_cpu_does() -> None:
     x = torch.rand(6, 3, 12, 10, generator=generator(1))
-    there = augment(x.to("cuda"), ALL, generator(7))
-    torch.testing.assert_close(there.cpu(), augment(x, ALL, generator(7)))
+    there = varied(x.to("cuda"), ALL, 7)
+    torch.testing.assert_close(there.cpu(), varied(x, ALL, 7))
 
 
 # --- what is standard ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import lit_core
 from lit_core.data import DatasetError, Interface, load_dataset
+from lit_core.data.views import SampleViews
 from lit_core.measuring import fidelity
 from lit_core.model import Model
 from lit_core.networks.block_selection import Selection
@@ -91,7 +92,8 @@ def a_task(folder: Path) -> Translation:
 def test_targets_are_the_batchs_own_domains_in_another_order(tmp_path: Path, untrained: tuple[Path, Path]) -> None:
     task = a_task(job_folder(tmp_path / "job", untrained))
     rows = torch.arange(12)
-    batches = [task.batch(rows, 0.0, generator_of("a", n), generator_of("b", n)) for n in (1, 1, 2)]
+    samples = SampleViews(rows, torch.zeros_like(rows), 0)
+    batches = [task.batch(samples, 0.0, generator_of("b", n)) for n in (1, 1, 2)]
     for batch in batches:
         x, target = batch.inputs
         assert (x.min(), x.max()) == (-1, 1)

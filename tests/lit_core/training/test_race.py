@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_core
+from lit_core.data.views import SampleViews
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.tasks.batches import IterableTask
@@ -157,7 +158,7 @@ def test_every_candidate_and_the_training_get_the_data_from_its_start() -> None:
     assert (found.steps, len(runs)) == (20, len(found.racers))
     assert {len(run) for run in runs} == {19}
     data.given.clear()
-    one.batch(torch.arange(16), 0.0, torch.Generator(), torch.Generator())
+    one.batch(SampleViews(torch.arange(16), torch.zeros(16).long(), 0), 0.0, torch.Generator())
     assert data.given == [0]
 
 
@@ -189,9 +190,9 @@ def test_short_data_is_gone_through_several_times() -> None:
     rows = []
 
     class Watched(IterableTask):
-        def batch(self, asked_rows: Tensor, *rest: Any) -> Any:
-            rows.append(asked_rows)
-            return super().batch(asked_rows, *rest)
+        def batch(self, samples: SampleViews, *rest: Any) -> Any:
+            rows.append(samples.rows)
+            return super().batch(samples, *rest)
 
     given = given.model_copy(update={"schedule": schedule})
     one = task(given)

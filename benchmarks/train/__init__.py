@@ -1,0 +1,1 @@
+"""`make bench-train`: what a training step costs, against a naive one and against the student alone."""

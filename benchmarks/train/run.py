@@ -1,0 +1,146 @@
+"""`make bench-train`: images per second of a training step, against a naive step and against the student alone.
+
+All arms of a cell run in turns, each in a process of its own, on the same networks and the same batch. Prints a table
+of medians with the least and the most of the rounds, the difference of the gradients from the naive step's and, as the
+last line, a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.machine import describe
+from benchmarks.train.arms import Arm, Loss
+from benchmarks.train.gradients import gradient_error
+from benchmarks.train.process import COMPARED, Cell, Steps, StepsElsewhere
+from benchmarks.train.workloads import short_workloads, workloads
+from lit_spec import Precision
+
+ROUNDS, SECONDS = 7, 2.0
+"""Of each arm a round takes about so long, and at least one step."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm in one cell."""
+
+    cell: Cell
+    arm: Arm
+    rates: list[float]
+    """Images (or texts) per second, by round."""
+    gradient_error: float | None
+    """None for arms that aim at other gradients than the naive step's."""
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+
+def measure(cell: Cell, arms: Sequence[Arm], rounds: int) -> list[Measured]:
+    """In the short form in this process, because starting one takes seconds."""
+    arms = [arm for arm in arms if arm.suits(cell.loss)]
+    errors = {arm: gradient_error(cell, arm) for arm in arms if arm in COMPARED}
+    rates: dict[Arm, list[float]] = {arm: [] for arm in arms}
+    with ExitStack() as stack:
+        runners: dict[Arm, Steps | StepsElsewhere] = {}
+        for arm in arms:
+            runners[arm] = Steps(cell, arm) if cell.short else stack.enter_context(closing(StepsElsewhere(cell, arm)))
+        counts = {arm: 1 if cell.short else _count(runner) for arm, runner in runners.items()}
+        for _ in range(rounds):
+            for arm, runner in runners.items():
+                rates[arm].append(cell.batch / statistics.median(runner.seconds(counts[arm])))
+    return [Measured(cell, arm, rates[arm], errors.get(arm)) for arm in arms]
+
+
+def _count(runner: Steps | StepsElsewhere) -> int:
+    return max(1, round(SECONDS / runner.seconds(1)[0]))
+
+
+def cells(device: str, threads: int, *, short: bool) -> list[Cell]:
+    found = short_workloads() if short else workloads(torch.device(device))
+    precisions = [Precision.FLOAT32, *([Precision.BFLOAT16] if device == "cuda" else [])]
+    return [
+        Cell(workload.name, workload.batch, loss, precision, device, threads, short)
+        for workload in found
+        for loss in Loss
+        for precision in precisions
+    ]
+
+
+def print_table(found: Sequence[Measured]) -> None:
+    naive = {one.cell: one.rate for one in found if one.arm == Arm.NAIVE}
+    print(
+        f"{'networks':16} {'batch':>5} {'loss':7} {'training in':12} {'arm':14} {'a second':>9}  "
+        f"{'least to most':>17} {'/ naive':>8}  gradients' difference"
+    )
+    for one in found:
+        cell = one.cell
+        ratio = f"{one.rate / naive[cell]:8.2f}" if cell in naive else " " * 8
+        error = "" if one.gradient_error is None else f"{one.gradient_error:.1e}"
+        print(
+            f"{cell.workload:16} {cell.batch:5} {cell.loss:7} {cell.precision:12} {one.arm:14} {one.rate:9.1f}  "
+            f"{min(one.rates):8.1f} {max(one.rates):8.1f} {ratio}  {error}"
+        )
+
+
+def summary(found: Sequence[Measured], rounds: int) -> dict[str, object]:
+    naive = {one.cell: one.rate for one in found if one.arm == Arm.NAIVE}
+    return {
+        "bench": "train",
+        "machine": describe(),
+        "load": round(os.getloadavg()[0], 2),
+        "rounds": rounds,
+        "results": [
+            {
+                "networks": one.cell.workload,
+                "batch": one.cell.batch,
+                "loss": one.cell.loss.value,
+                "precision": one.cell.precision.value,
+                "device": one.cell.device,
+                "arm": one.arm.value,
+                "per_second": round(one.rate, 2),
+                "least": round(min(one.rates), 2),
+                "most": round(max(one.rates), 2),
+                "ratio_to_naive": None if one.cell not in naive else round(one.rate / naive[one.cell], 3),
+                "gradient_error": one.gradient_error,
+            }
+            for one in found
+        ],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="networks/batch/loss, or the beginning of that")
+    parser.add_argument("--arms", nargs="*", type=Arm, default=list(Arm), choices=list(Arm))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--short", action="store_true", help="small networks and one round, to try the benchmark")
+    asked = parser.parse_args(arguments)
+    rounds = 1 if asked.short else asked.rounds
+    torch.set_num_threads(asked.threads)
+    chosen = [
+        cell
+        for cell in cells(asked.device, asked.threads, short=asked.short)
+        if f"{cell.workload}/{cell.batch}/{cell.loss}".startswith(asked.only)
+    ]
+    if not chosen:
+        parser.error(f"--only {asked.only} names no networks/batch/loss: leave it out to see all")
+    found = [one for cell in chosen for one in measure(cell, asked.arms, rounds)]
+    print_table(found)
+    print(json.dumps(summary(found, rounds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

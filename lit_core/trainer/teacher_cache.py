@@ -1,0 +1,154 @@
+"""The teacher's cache of one job: what is decided about it, and where it lies on the worker's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lit_core.data import Dataset
+from lit_core.data.augmentation import varies
+from lit_core.data.labels import NO_LABEL
+from lit_core.data.views import SHARED_SEED
+from lit_core.networks.sections import SectionedNetwork
+from lit_core.trainer.environment import environment_of
+from lit_core.training.batch import Batch
+from lit_core.training.caching.folder import CacheFolder
+from lit_core.training.caching.pieces import NotCacheable, layout_of
+from lit_core.training.caching.plan import Workload, planned
+from lit_core.training.caching.teacher import TeacherCache, opened_cache
+from lit_core.training.objectives import objective_of
+from lit_core.training.recipe import RIVALS
+from lit_core.training.steps import passes_over
+from lit_core.training.taught import LiveTeacher, Needs
+from lit_spec import JobSpec, Phase, Precision, Split, TeacherCaching
+from lit_spec.requests.then import prune_shares
+from lit_spec.trainer.report import CachePlan
+from lit_spec.trainer.run import TrainerRun
+
+FORMAT = 1
+"""Of the files. Others are not read."""
+NO_FOLDER = "this worker caches no teachers (LIT_TEACHER_CACHE_BYTES is 0)"
+
+log = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class CachingJob:
+    """A job that may cache its teacher."""
+
+    spec: JobSpec
+    run: TrainerRun
+    teacher: SectionedNetwork
+    dataset: Dataset
+    device: torch.device
+
+    @property
+    def samples(self) -> int:
+        return len(self.dataset.splits[Split.TRAIN].y) + self.spec.n_random
+
+    @property
+    def _precision(self) -> Precision:
+        """In which the teacher computes."""
+        return self.spec.teacher_precision or self.spec.precision
+
+    @contextmanager
+    def opened(self, decided: CachePlan | None) -> Iterator[tuple[CachePlan | None, TeacherCache | None]]:
+        """The plan and the cache, if there is one. `decided` is what an earlier attempt decided."""
+        if self.spec.teacher_cache == TeacherCaching.OFF:
+            yield None, None
+            return
+        plan = decided or self._plan()
+        log.info("teacher cache: %s", plan.as_json())
+        if plan.views is None:
+            yield plan, None
+            return
+        if (folder := self._folder()) is None:
+            # An earlier attempt had one, and the student goes on with the same numbers.
+            yield plan, TeacherCache(plan, None, reason=NO_FOLDER)
+            return
+        with opened_cache(folder, self._name(plan), self.samples, plan) as cache:
+            yield plan, cache
+
+    def _folder(self) -> CacheFolder | None:
+        run = self.run
+        if run.teacher_cache is None:
+            return None
+        return CacheFolder(run.teacher_cache, run.teacher_cache_bytes, run.teacher_cache_job_bytes)
+
+    def _plan(self) -> CachePlan:
+        folder = self._folder()
+        if folder is None:
+            return CachePlan(reason=NO_FOLDER)
+        try:
+            work = self._workload()
+        except NotCacheable as refusal:
+            return CachePlan(reason=str(refusal))
+        return planned(self.spec.teacher_cache, work, folder.room(), self._precision)
+
+    def _workload(self) -> Workload:
+        """Raises NotCacheable."""
+        spec, schedule = self.spec, self.spec.schedule
+        epochs = schedule.lit.epochs + schedule.fine_tune.epochs * (1 + len(prune_shares(spec.then)))
+        return Workload(
+            samples=self.samples,
+            passes=passes_over(self.samples, schedule, epochs),
+            varies=varies(self.dataset.augmentation) or spec.mixing > 0 or spec.n_random > 0,
+            shared=self.run.is_trial,
+            values=self._values_of_a_sample(),
+        )
+
+    @torch.no_grad()
+    def _values_of_a_sample(self) -> int:
+        """How many numbers the objectives of all phases need of the teacher for one sample in one view. Raises
+        NotCacheable."""
+        x = self.dataset.preprocessing.apply(self.dataset.splits[Split.TRAIN].x[:2].to(self.device))
+        batch = Batch((x,), torch.full((len(x),), NO_LABEL))
+        half = self.spec.precision == Precision.BFLOAT16
+        pieces: dict[str, int] = {}
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            for needs in self._needs():
+                if not needs.nothing:
+                    layout = layout_of(LiveTeacher(self.teacher, needs, self.spec.teacher_precision), batch)
+                    pieces |= {piece.name: piece.values for piece in layout.pieces}
+        return sum(pieces.values())
+
+    def _needs(self) -> list[Needs]:
+        spec = self.spec
+        methods = {spec.method, *(RIVALS if spec.race is True else ())}
+        asked = [spec.model_copy(update={"method": method}) for method in methods]
+        return [objective_of(one, phase, len(self.teacher.sections)).needs for one in asked for phase in Phase]
+
+    def _name(self, plan: CachePlan) -> str:
+        """Of the entry: the same for all jobs whose teacher makes the same numbers of the same samples."""
+        spec, arrays = self.spec, self.dataset.splits[Split.TRAIN]
+        parts: dict[str, Any] = {
+            "format": FORMAT,
+            "teacher": _digest_of(self.teacher),
+            "architecture": spec.teacher.architecture.model_dump(mode="json"),
+            "data": arrays.digest(),
+            "preprocessing": self.dataset.preprocessing.model_dump(mode="json", exclude={"class_order"}),
+            "augmentation": self.dataset.augmentation.model_dump(mode="json"),
+            "mixing": spec.mixing,
+            "n_random": spec.n_random,
+            "seed": SHARED_SEED,
+            "dtype": plan.dtype,
+            "precision": self._precision,
+            # Another machine or version rounds differently.
+            "environment": environment_of(self.run, spec),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest_of(network: SectionedNetwork) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

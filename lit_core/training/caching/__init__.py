@@ -1,0 +1,1 @@
+"""The cached teacher: what the teacher makes of views of samples is kept on disk, and read instead of run again."""

@@ -1,0 +1,150 @@
+"""The folder of all caches on a machine: one entry for each teacher, data and views, bounded, evicted by age.
+
+Processes that share the folder take turns with a lock on it. An entry that a process has open is locked by that
+process, and never removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK, USED, BOOT = ".lock", "used", "boot"
+SHARE_LEFT_FREE = 0.1
+"""Of the disk, for everything else."""
+
+log = logging.getLogger(__name__)
+
+
+class NoRoom(Exception):
+    """A file would make the cache too large; the text says for what."""
+
+
+@dataclass
+class CacheFolder:
+    root: Path
+    most_bytes: int
+    """Of all entries together."""
+    most_bytes_of_entry: int
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[Path]:
+        """The folder of an entry, which stays until it is closed. Raises OSError."""
+        with self._locked():
+            path = self.root / name
+            path.mkdir(parents=True, exist_ok=True)
+            used = os.open(path / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(used, fcntl.LOCK_SH)
+                _empty_after_reboot(path)
+            except BaseException:
+                os.close(used)
+                raise
+            os.utime(path / USED)
+        try:
+            yield path
+        finally:
+            os.utime(path / USED)
+            os.close(used)
+
+    def room(self) -> int:
+        """Bytes that one entry may have, if all that is cached now is removed for it. Raises OSError."""
+        with self._locked():
+            cached = sum(map(_size, self._entries()))
+            return max(0, min(self.most_bytes_of_entry, self.most_bytes, cached + self._free()))
+
+    def make_file(self, path: Path, size: int) -> None:
+        """Make a file of zeros whose bytes are all allocated, in an entry that is open. A file of this size that is
+        there stays as it is. Raises NoRoom, and OSError."""
+        with self._locked():
+            if path.exists() and path.stat().st_size == size:
+                return
+            entry = path.parent
+            if size > _most_bytes_of_file() or _size(entry) + size > self.most_bytes_of_entry:
+                raise NoRoom(f"{size} more bytes are more than one job may have on this worker")
+            self._make_room(size)
+            temporary = path.with_suffix(".part")
+            with temporary.open("wb") as file:
+                # A hole in a mapped file would end the process when the disk is full.
+                os.posix_fallocate(file.fileno(), 0, size)
+            temporary.rename(path)
+
+    def _make_room(self, size: int) -> None:
+        entries = sorted(self._entries(), key=lambda entry: (entry / USED).stat().st_mtime)
+        sizes = {entry: _size(entry) for entry in entries}
+        while sum(sizes.values()) + size > self.most_bytes or size > self._free():
+            oldest = next((entry for entry in sizes if not _is_used(entry)), None)
+            if oldest is None:
+                raise NoRoom(f"{size} more bytes are more than this worker's disk or LIT_TEACHER_CACHE_BYTES allows")
+            log.info("removed the cached teacher %s of %d bytes, the oldest one", oldest.name, sizes.pop(oldest))
+            _remove(oldest)
+
+    def _free(self) -> int:
+        disk = shutil.disk_usage(self.root)
+        return disk.free - int(SHARE_LEFT_FREE * disk.total)
+
+    def _entries(self) -> list[Path]:
+        return [entry for entry in self.root.iterdir() if (entry / USED).is_file()]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _empty_after_reboot(entry: Path) -> None:
+    """What was written before the machine last started may have reached the disk only in part, whatever the marks
+    say: nobody waits for the disk when samples are written."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    mark = entry / BOOT
+    if mark.exists() and mark.read_text() == boot:
+        return
+    for path in entry.iterdir():
+        if path.name != USED:
+            path.unlink()
+    mark.write_text(boot)
+
+
+def _is_used(entry: Path) -> bool:
+    used = os.open(entry / USED, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(used)
+
+
+def _remove(entry: Path) -> None:
+    """The file that makes it an entry last, so that what is left after a kill is still known as one."""
+    for path in entry.iterdir():
+        if path.name != USED:
+            path.unlink()
+    shutil.rmtree(entry)
+
+
+def _size(entry: Path) -> int:
+    sizes = []
+    with suppress(FileNotFoundError):
+        sizes = [path.stat().st_size for path in entry.iterdir()]
+    return sum(sizes)
+
+
+def _most_bytes_of_file() -> int:
+    """The kernel ends a process that writes a larger one."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return 1 << 62 if most == resource.RLIM_INFINITY else most

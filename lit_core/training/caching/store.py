@@ -1,0 +1,92 @@
+"""The files of one entry of the cache: for each piece and view the values of all samples, and marks of what is there.
+
+Files are mapped into memory by all processes that use the entry. A row's values are written first and its mark last,
+both under the entry's lock, so that who sees the mark sees the values, also after the writer was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_core.training.caching.folder import CacheFolder
+from lit_core.training.caching.pieces import Piece
+from lit_spec import CachedType
+
+WRITING = "writing"
+NUMPY_TYPES = {CachedType.FLOAT16: np.int16, CachedType.BFLOAT16: np.int16, CachedType.FLOAT32: np.int32}
+"""Of the same size: numpy has no bfloat16."""
+
+
+class PieceFile:
+    """One piece in one view."""
+
+    def __init__(self, path: Path, samples: int, values: int, dtype: CachedType) -> None:
+        kind = NUMPY_TYPES[dtype]
+        mapped = np.memmap(path, kind, mode="r+", shape=(samples, values))
+        marks = np.memmap(path, np.uint8, mode="r+", offset=mapped.nbytes, shape=(samples,))
+        self.values = torch.from_numpy(mapped).view(torch_type(dtype))
+        """(samples, values)"""
+        self.written = torch.from_numpy(marks)
+        """(samples,): 1 for a row that is there."""
+
+
+class Entry:
+    """The files of an entry, which are made when they are first needed."""
+
+    def __init__(self, folder: CacheFolder, path: Path, samples: int, dtype: CachedType) -> None:
+        self.folder, self.path, self.samples, self.dtype = folder, path, samples, dtype
+        self._files: dict[tuple[str, int], PieceFile] = {}
+        self._lock = os.open(path / WRITING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        self._files.clear()
+        os.close(self._lock)
+
+    def file(self, piece: Piece, view: int) -> PieceFile:
+        """Raises NoRoom, and OSError."""
+        known = self._files.get((piece.name, view))
+        if known is None:
+            path = self.path / f"{piece.name}-{view}"
+            self.folder.make_file(path, self.samples * (piece.values * self.dtype.bytes + 1))
+            known = self._files[piece.name, view] = PieceFile(path, self.samples, piece.values, self.dtype)
+        return known
+
+    def are_there(self, files: list[PieceFile], rows: Tensor) -> Tensor:
+        """For each of the rows (R,), whether it is in all files."""
+        with self._locked(fcntl.LOCK_SH):
+            found = torch.ones(len(rows), dtype=torch.bool)
+            for file in files:
+                found &= file.written[rows] == 1
+        return found
+
+    def write(self, file: PieceFile, rows: Tensor, values: Tensor) -> None:
+        """Rows (R,) with their values (R, values), apart from those that are there by now."""
+        with self._locked(fcntl.LOCK_EX):
+            fresh = file.written[rows] == 0
+            file.values[rows[fresh]] = values[fresh]
+            file.written[rows[fresh]] = 1
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.path.iterdir())
+
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        fcntl.flock(self._lock, kind)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def torch_type(dtype: CachedType) -> torch.dtype:
+    found: torch.dtype = getattr(torch, dtype.value)
+    return found
