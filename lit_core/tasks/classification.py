@@ -320,8 +320,10 @@ def predict(
     arrays = dataset.splits[split]
     logits = []
     with evaluating(network):
-        for raw in torch.split(arrays.x, min(batch, EVALUATION_BATCH)):
-            logits.append(network(dataset.preprocessing.apply(raw.to(device))).float().cpu())
+        step = min(batch, EVALUATION_BATCH)
+        for start in range(0, len(arrays.y), step):
+            raw = arrays.x[start : start + step].to(device)
+            logits.append(network(dataset.preprocessing.apply(raw)).float().cpu())
     return Prediction(torch.cat(logits), arrays.y)
 
 
