@@ -94,7 +94,7 @@ def load_dataset(
     `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `test` is the upload whose
     samples are the test split, if the request names one. `download` allows that files missing in that folder are
     downloaded. Images are decoded into `store`, where the next job with the same file finds them; None: into temporary
-    files. `watch` is called meanwhile with their number so far and that of all, and may raise to stop.
+    files. `watch` is called meanwhile with their number so far and that of all, and may raise Stopped.
 
     The result depends only on the request and the files: the hold-out has its own seed, so that jobs with
     different seeds have the same splits. Raises DatasetError.

@@ -91,7 +91,7 @@ class Source:
     store: DataStore | None = None
     """Where decoded images are kept for other jobs. None: they are kept only as long as this data set is used."""
     watch: Callable[[int, int], None] = _unwatched
-    """Called while images are decoded, with their number so far and that of all; may raise to stop it."""
+    """Called while images are decoded, with their number so far and that of all; may raise Stopped."""
 
     @property
     def channels(self) -> int:

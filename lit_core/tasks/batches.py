@@ -78,6 +78,9 @@ class IterableTask:
         given = tuple(x.to(self.device) for x in inputs)
         return Batch(given, labels.to(self.device), progress, generator)
 
+    def expect(self, rows: Tensor) -> None:
+        """The data reads ahead itself, if it does."""
+
     def rewind(self) -> None:
         self._iterator = iter(())
 

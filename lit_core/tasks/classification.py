@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.store.rows import expect
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.intervals import paired_difference, wilson
 from lit_core.measuring.scores import (
@@ -105,6 +106,9 @@ class Classification:
             x = torch.cat([x, preprocessing.random(made, augmentation).to(self.device)])
             labels = torch.cat([labels, labels.new_full((made,), NO_LABEL)])
         return Batch((x,), labels, progress, generator)
+
+    def expect(self, rows: Tensor) -> None:
+        expect(self.train.x, rows[rows < len(self.train.y)])
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

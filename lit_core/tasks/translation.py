@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.data.store.rows import expect
 from lit_core.measuring import fidelity
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.gan_scores import distribution_scores
@@ -99,6 +100,9 @@ class Translation:
         own = self.train.y[rows]
         target = own[torch.randperm(len(rows), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
+
+    def expect(self, rows: Tensor) -> None:
+        expect(self.train.x, rows)
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

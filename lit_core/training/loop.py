@@ -280,6 +280,8 @@ class Training:
         generator = generator_of(seed, "step", phase.value, epoch, step)
         seed_globals(mix(seed, "modules", phase.value, epoch, step))
         batch = mixed(self.task.batch(rows, progress, augmentation, generator), self.spec.mixing)
+        if step + 1 < self.steps_per_epoch:
+            self.task.expect(rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step + 1))
         losses = updater.step(batch, self._rate(schedule, step_of_phase))
         if step_of_phase == 0 and updater.watched is not None:
             self._first_loss = float(losses[names.index(updater.watched)])

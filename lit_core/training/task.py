@@ -65,6 +65,9 @@ class Trainable(Protocol):
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """The samples `rows` of the training split, augmented. Row numbers beyond the split give random noise."""
 
+    def expect(self, rows: Tensor) -> None:
+        """The rows of the next batch, which may be read meanwhile."""
+
     def rewind(self) -> None:
         """Let data that has its own order begin again; the next batch is the first of a pass."""
 

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_core.data.errors import DatasetError, shown
+from lit_core.data.errors import DatasetError, NotOfTheData, shown
 from lit_core.data.pictures import Frame, Unfit, framed
 from lit_core.data.pixels import frame_of
 from lit_core.data.source import Limits, Source
 from lit_core.data.store.decoder import Job, RowWriter, statistics_bytes
 from lit_core.data.store.encoded import Encoded
-from lit_core.data.store.entry import DataStore, Entry, TemporaryStore
+from lit_core.data.store.entry import DataStore, Entry
 from lit_core.data.store.pool import opened_decoders
 from lit_core.data.store.rows import Rows, bytes_of, rows_of_entry
 
@@ -66,7 +66,7 @@ def identity_of(path: Path, names: Iterable[str]) -> str:
 def decode_images(files: ImageFiles, source: Source) -> Rows:
     """Images (N, C, H, W) uint8, cropped and resized as requested: in memory if they are few. Raises DatasetError."""
     frame = frame_of(source.request)
-    store = source.store or TemporaryStore()
+    store = source.store or DataStore.temporary()
     entry = store.open(_key(files.identity, frame, source.channels))
     with entry.building(lambda: source.watch(0, files.samples)):
         if not entry.is_complete:
@@ -158,7 +158,7 @@ class _Decoding:
                         member=shown(image.name),
                     )
                 if writer.write([full]) is not None:
-                    raise RuntimeError(f"{shown(image.name)} can be decoded at one time and not at another")
+                    raise NotOfTheData(f"{shown(image.name)} can be decoded at one time and not at another")
         finally:
             writer.close()
 

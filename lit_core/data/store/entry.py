@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ WAIT_SECONDS = 0.2
 class Entry:
     """A data set in a store. It isn't removed while this object is open, which a garbage-collected one isn't."""
 
-    def __init__(self, folder: Path, lock: int, owner: object = None) -> None:
-        self.folder, self._lock, self._owner = folder, lock, owner
+    def __init__(self, folder: Path, lock: int, store: DataStore) -> None:
+        self.folder, self._lock, self._store = folder, lock, store
 
     @property
     def rows(self) -> Path:
@@ -86,11 +87,10 @@ class Entry:
 
     def mark(self, marks: NDArray[np.uint8]) -> None:
         """Put everything on the disk, and then note which rows are there."""
-        for path in (self.rows, self.statistics):
-            _sync(path)
+        self._sync(self.rows, self.statistics)
         partial = self.folder / f"{MARKS}.partial"
         partial.write_bytes(marks.tobytes())
-        _sync(partial)
+        self._sync(partial)
         partial.replace(self.folder / MARKS)
 
     def complete(self, marks: NDArray[np.uint8]) -> None:
@@ -106,6 +106,14 @@ class Entry:
         with suppress(OSError):
             self.close()
 
+    def _sync(self, *paths: Path) -> None:
+        for path in paths if self._store.durable else ():
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+
 
 @dataclass(frozen=True)
 class DataStore:
@@ -114,11 +122,21 @@ class DataStore:
     folder: Path
     limit_bytes: int
     """Entries that nobody uses are removed, those that were not used for longest first, until the others and the new
-    one take no more."""
+    one take no more. Those in use stay, so that all together may take more meanwhile."""
     seconds: float | None = None
     """Entries that were not used for longer are removed. None: only for room."""
     processes: int | None = None
     """That decode at the same time. None: as many as torch has threads here."""
+    durable: bool = True
+    """Whether what is marked must outlive a crash of the machine."""
+
+    @classmethod
+    def temporary(cls) -> DataStore:
+        """A store that is removed with the last of its entries."""
+        folder = tempfile.TemporaryDirectory(prefix="lit-data-", ignore_cleanup_errors=True)
+        store = cls(Path(folder.name), limit_bytes=1 << 62, durable=False)
+        weakref.finalize(store, folder.cleanup)
+        return store
 
     def open(self, key: str) -> Entry:
         """The entry of a data set, which is perhaps empty. Raises OSError."""
@@ -140,18 +158,10 @@ class DataStore:
         found = sorted(_Kept.all_in(self.folder), key=lambda kept: kept.used)
         total = wanted + sum(kept.size for kept in found if kept.folder != keep.folder)
         for kept in found:
+            short = total > self.limit_bytes or shutil.disk_usage(self.folder).free < wanted
             expired = self.seconds is not None and time.time() - kept.used > self.seconds
-            if kept.folder != keep.folder and (expired or total > self.limit_bytes) and _removed(kept.folder):
+            if kept.folder != keep.folder and (expired or short) and _removed(kept.folder):
                 total -= kept.size
-
-
-class TemporaryStore(DataStore):
-    """A store that goes with the last of its entries."""
-
-    def __init__(self, processes: int | None = None) -> None:
-        folder = tempfile.TemporaryDirectory(prefix="lit-data-", ignore_cleanup_errors=True)
-        super().__init__(Path(folder.name), limit_bytes=1 << 62, processes=processes)
-        object.__setattr__(self, "_folder", folder)
 
 
 @dataclass(frozen=True)
@@ -207,11 +217,3 @@ def _is_at(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(file)
-    finally:
-        os.close(file)

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lit_core.data.errors import DatasetError
+from lit_core.data.errors import DatasetError, NotOfTheData
 from lit_core.data.store.decoder import Job, RowWriter
 from lit_core.data.store.encoded import Encoded
 
@@ -31,7 +31,7 @@ CHECKOUT = str(Path(__file__).parents[3])
 Chunk = list[Encoded]
 
 
-class DecoderLost(RuntimeError):
+class DecoderLost(NotOfTheData):
     """A decoding process ended, as when the machine's memory ran out."""
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,7 @@ class RowFile:
         made = torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
         target = memoryview(made.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # it is a buffer
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        for start, end in pairwise([*starts, len(rows)]):
             piece = target[start * self.row_bytes : end * self.row_bytes]
             self._fill(piece, self.offset + int(rows[start]) * self.row_bytes)
         return made
