@@ -123,10 +123,11 @@ def bench(folder: Path, sizes: Sizes) -> dict[str, Any]:
     found = summary(compare(folder, sizes))
     print("images/s, median (least to most):\n")
     print(table(found))
-    result = {"bench": "data", "machine": describe(), "sizes": asdict(sizes), "arms": found}
+    result: dict[str, Any] = {"bench": "data", "machine": describe(), "sizes": asdict(sizes), "arms": found}
     if sizes.memory_images:
-        result["memory"] = _memory(folder, sizes)
-        print("\nmemory with {images} images, {data_mib} MiB decoded: {anonymous_mib} MiB".format(**result["memory"]))
+        memory = _memory(folder, sizes)
+        print("\nmemory with {images} images, {data_mib} MiB decoded: {anonymous_mib} MiB".format(**memory))
+        result["memory"] = memory
     return result
 
 
