@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     """On workers: the folder of the data sets that jobs use by name, without an upload. None: there are none."""
     datasets_download: bool = False
     """Whether workers may download data sets that are missing in that folder."""
+    data_store_bytes: int | None = Field(None, ge=0, le=MOST_BYTES)
+    """On workers: what decoded data sets may take in the folder `decoded` of the data folder, where later jobs with the
+    same data find them. 0: they are not kept. None: half of the disk."""
+    data_store_days: float = Field(7, gt=0, le=MOST_DAYS)
+    """A decoded data set is removed this many days after its last use."""
     feature_network: Path | None = None
     """On workers: a file of torch.export or TorchScript that maps images (B, 3, H, W) uint8 to features (B, D), for FID
     and Inception Score of generators. It is code, and trusted. None: reports have neither."""

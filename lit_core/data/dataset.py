@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from lit_core.data.doubts import alike, of_one_class, repeated
 from lit_core.data.errors import DatasetError
 from lit_core.data.labels import NO_LABEL
-from lit_core.data.pixels import Unfit, dtype_name, fit
+from lit_core.data.pictures import Unfit
+from lit_core.data.pixels import dtype_name, fit
 from lit_core.data.preprocessing import ImagePreprocessing, resolve_image_preprocessing
 from lit_core.data.readers.digits import read_digits
 from lit_core.data.readers.formats import read_upload
 from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import TEST, assign, empty_split, hold_out, partition
+from lit_core.data.store.entry import DataStore
+from lit_core.data.store.rows import Rows, StoredRows, bytes_of, digest_of, hash_of, subset
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
 from lit_spec import Augmentation, Constants, DatasetRequest, Modality, Split, Task
 from lit_spec.requests.preprocessing import refused_resize
 
 LIMITS = Limits()
 TEST_UPLOAD = "dataset.test_upload"
+NOWHERE = Path()
+"""Of data that is built in."""
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
-"""Larger data sets are not searched for samples that are in two splits: it would take more than seconds."""
-DIGESTED_SAMPLES = 1024
-"""At a time."""
+"""Larger arrays are not searched for samples that are in two splits: it would take more than seconds. Of stored images
+the hashes are known."""
 SHIFT_SHARE = 8
 """The default shift is the image's shorter side divided by this."""
 
@@ -43,17 +49,15 @@ Preprocessing = Annotated[ImagePreprocessing | TextPreprocessing, Field(discrimi
 class Arrays:
     """One split with raw samples; `apply` of the preprocessing turns `x[rows]` into the network's input."""
 
-    x: Tensor
-    """Images (N, C, H, W), uint8 or float32, or texts (N, L) as vocabulary indices. May be non-contiguous."""
+    x: Rows
+    """Images (N, C, H, W), uint8 or float32, or texts (N, L) as vocabulary indices. May be non-contiguous. A tensor, or
+    where they are many images on the disk."""
     y: Tensor
     """(N,) int64: indices in the class order, -1 for no label. For translation (N, domains) float32."""
 
     def digest(self) -> str:
         """The sha256 of all samples, without their labels."""
-        found = hashlib.sha256(f"{self.x.dtype} {list(self.x.shape)}".encode())
-        for part in torch.split(self.x, DIGESTED_SAMPLES):
-            found.update(part.contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return digest_of(self.x)
 
     @property
     def labels(self) -> int:
@@ -86,16 +90,24 @@ def load_dataset(
     test: Path | None = None,
     limits: Limits = LIMITS,
     download: bool = False,
+    store: DataStore | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read, split and measure the data for a teacher with that interface.
 
     `path` is the uploaded file or the folder of mounted data sets; None for built-in data. `test` is the upload whose
     samples are the test split, if the request names one. `download` allows that files missing in that folder are
-    downloaded. The result depends only on the request and the files: the hold-out has its own seed, so that jobs with
+    downloaded. Images are decoded into `store`, where the next job with the same file finds them; None: into temporary
+    files. `watch` is called meanwhile with their number so far and that of all, and may raise Stopped.
+
+    The result depends only on the request and the files: the hold-out has its own seed, so that jobs with
     different seeds have the same splits. Raises DatasetError.
     """
     _check_request(request, interface)
-    raw = _read(request, path, interface, limits, download)
+    limits = limits if store is None else replace(limits, total_bytes=max(limits.total_bytes, store.limit_bytes))
+    source = Source(path or NOWHERE, request, interface, limits, download, store=store)
+    source = source if watch is None else replace(source, watch=watch)
+    raw = _read(source, path)
     _check_attributes(request, raw)
     y = _domains(raw.y, interface)
     codes = assign(y, raw.codes, request)
@@ -108,7 +120,7 @@ def load_dataset(
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
     if request.test_upload is not None:
         labels = _Labels(names, numbered=numbered, found=bool((y != NO_LABEL).any()))
-        splits[Split.TEST], names = _read_test(request, test, interface, limits, splits[Split.TRAIN].x, labels)
+        splits[Split.TEST], names = _read_test(source, test, splits[Split.TRAIN].x, labels)
     for split, arrays in splits.items():
         if len(arrays.y) == 0:
             raise empty_split(split)
@@ -157,16 +169,15 @@ def _check_request(request: DatasetRequest, interface: Interface) -> None:
         )
 
 
-def _read(request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits, download: bool) -> Raw:
+def _read(source: Source, path: Path | None) -> Raw:
+    request = source.request
     if request.builtin is not None:
-        return read_digits(request, interface)
-    if request.mounted is not None:
-        if path is None:
-            raise no_folder(request.mounted)
-        return read_mounted(Source(path, request, interface, limits, download))
+        return read_digits(request, source.interface)
     if path is None:
+        if request.mounted is not None:
+            raise no_folder(request.mounted)
         raise ValueError("an uploaded data set needs its path")
-    return read_upload(Source(path, request, interface, limits))
+    return read_upload(source) if request.mounted is None else read_mounted(source)
 
 
 @dataclass(frozen=True)
@@ -179,17 +190,16 @@ class _Labels:
     """Whether a sample has a label."""
 
 
-def _read_test(
-    request: DatasetRequest, path: Path | None, interface: Interface, limits: Limits, train: Tensor, labels: _Labels
-) -> tuple[Arrays, list[str]]:
+def _read_test(source: Source, path: Path | None, train: Rows, labels: _Labels) -> tuple[Arrays, list[str]]:
     """All samples of the test upload, like the training samples (N, …), and the names of the classes. Raises
     DatasetError that says that it is about this upload."""
     if path is None:
         raise ValueError("a test upload needs its path")
+    request, interface, limits = source.request, source.interface, source.limits
     told = labels.found and not labels.numbered and request.attributes is None
     asked = request.model_copy(update={"class_order": labels.names}) if told else request
     try:
-        raw = read_upload(Source(path, asked, interface, limits, trains=False))
+        raw = read_upload(replace(source, path=path, request=asked, trains=False))
         _check_attributes(asked, raw)
         x = raw.x if raw.fitted or interface.modality == Modality.TEXT else _fitted(raw.x, request, limits)
         y = _domains(raw.y, interface)
@@ -203,7 +213,7 @@ def _read_test(
             field="dataset.class_order",
         )
     if (x.shape[1:], x.dtype) != (train.shape[1:], train.dtype):
-        found, wanted = (f"{tuple(part.shape[1:])} {dtype_name(part)}" for part in (x, train))
+        found, wanted = (f"{tuple(part.shape[1:])} {dtype_name(part.dtype)}" for part in (x, train))
         raise DatasetError(
             f"the test upload has samples of {found}, but the training samples are {wanted}: give samples of one kind, "
             "and set dataset.size for images of different sizes",
@@ -231,18 +241,18 @@ def _domains(y: Tensor, interface: Interface) -> Tensor:
     return F.one_hot(y, interface.classes or -1).float()
 
 
-def _fitted(x: Tensor, request: DatasetRequest, limits: Limits) -> Tensor:
+def _fitted(x: Rows, request: DatasetRequest, limits: Limits) -> Rows:
     """Crop and resize, unless the reader of image files has done so."""
     size = request.size or list(x.shape[2:])
-    needed = x.shape[0] * x.shape[1] * math.prod(size) * x.element_size()
-    if needed > limits.total_bytes:
+    needed = x.shape[0] * x.shape[1] * math.prod(size) * x.dtype.itemsize
+    if needed > limits.memory_bytes:
         raise DatasetError(
-            f"{len(x)} images of {size[0]}x{size[1]} take {needed} bytes, more than {limits.total_bytes}, half of the "
+            f"{len(x)} images of {size[0]}x{size[1]} take {needed} bytes, more than {limits.memory_bytes}, half of the "
             "worker's memory: set a smaller dataset.size",
             field="dataset.size",
         )
     try:
-        return fit(x, request)
+        return fit(x[:], request)
     except Unfit as failure:
         raise DatasetError(f"x {failure}", field=failure.field) from failure
 
@@ -261,18 +271,25 @@ def _held_out(raw: Raw, codes: Tensor) -> list[str]:
 def _doubts(splits: dict[Split, Arrays], classes: list[str]) -> list[str]:
     """Notes for samples that are in two splits, and for splits of one class."""
     notes: list[str] = []
-    parts = splits.values()
-    if sum(one.x.nbytes for one in parts) <= MOST_BYTES and sum(len(one.x) for one in parts) <= MOST_SAMPLES:
-        trained = _hashes(splits[Split.TRAIN])
+    unknown = [one.x for one in splits.values() if not _has_hashes(one.x)]
+    if sum(map(bytes_of, unknown)) <= MOST_BYTES and sum(map(len, unknown)) <= MOST_SAMPLES:
+        trained = _hashes(splits[Split.TRAIN].x)
         for split in (Split.VALIDATION, Split.TEST):
-            notes += repeated(split, _hashes(splits[split]), trained)
+            notes += repeated(split, _hashes(splits[split].x), trained)
     for split, arrays in splits.items():
         notes += of_one_class(split, arrays.y, classes)
     return notes
 
 
-def _hashes(arrays: Arrays) -> set[int]:
-    return {hash(sample.contiguous().numpy().tobytes()) for sample in arrays.x}
+def _has_hashes(x: Rows) -> bool:
+    return isinstance(x, StoredRows) and x.statistics is not None
+
+
+def _hashes(x: Rows) -> NDArray[np.int64]:
+    """(N,)."""
+    if isinstance(x, StoredRows) and x.statistics is not None:
+        return x.hashes()
+    return np.fromiter((hash_of(sample) for sample in x[:]), dtype=np.int64, count=len(x))
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:
@@ -283,7 +300,7 @@ def _fewer(arrays: Arrays, samples: int) -> Arrays:
             field="dataset.train_samples",
         )
     rows = hold_out(arrays.y, samples)
-    return Arrays(arrays.x[rows], arrays.y[rows])
+    return Arrays(subset(arrays.x, rows), arrays.y[rows])
 
 
 def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
@@ -294,7 +311,7 @@ def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
     return Arrays(arrays.x, torch.full_like(arrays.y, NO_LABEL))
 
 
-def _augmentation(augmentation: Augmentation | None, x: Tensor, interface: Interface) -> Augmentation:
+def _augmentation(augmentation: Augmentation | None, x: Rows, interface: Interface) -> Augmentation:
     if interface.modality == Modality.TEXT:
         wrong = [name for name in ("shift", "flip", "rotate", "scale", "noise") if _asked(augmentation, name)]
         if wrong:

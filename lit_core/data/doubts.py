@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lit_core.data.errors import shown
@@ -17,9 +19,9 @@ FEW = 10
 """Fewer samples than this may be of one class by chance."""
 
 
-def repeated(split: Split, samples: Collection[int], trained: Collection[int]) -> list[str]:
+def repeated(split: Split, samples: ArrayLike, trained: ArrayLike) -> list[str]:
     """A note for samples that are in the training split as well. Both are hashes; each sample counts once."""
-    again = len(set(samples) & set(trained))
+    again = len(np.intersect1d(np.asarray(samples, np.int64), np.asarray(trained, np.int64)))
     if not again:
         return []
     return [

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from lit_core.measuring.memory import is_out_of_memory
 from lit_spec.shown import shown
 
-__all__ = ["DatasetError", "damage_is_an_error", "is_of_machine", "shown"]
+__all__ = ["DatasetError", "NotOfTheData", "Stopped", "damage_is_an_error", "is_of_machine", "shown"]
 
 ERRNOS_OF_BAD_DATA = (None, errno.EINVAL, errno.EOVERFLOW)
 """Libraries raise OSError without an errno for content that they can't decode. The others come from seeking to a place
@@ -29,6 +29,14 @@ class DatasetError(Exception):
         self.detail = detail
         self.field = field
         self.member = member
+
+
+class NotOfTheData(Exception):
+    """The data may be good: something else failed while it was read."""
+
+
+class Stopped(NotOfTheData):
+    """Whoever watches the reading has asked to stop it."""
 
 
 @contextmanager
@@ -52,6 +60,8 @@ def damage_is_an_error(
 
 def is_of_machine(failure: Exception) -> bool:
     """Whether memory, the disk or another part of the machine failed, so that the data may be good."""
+    if isinstance(failure, NotOfTheData):
+        return True
     if isinstance(failure, OSError):
         return failure.errno not in ERRNOS_OF_BAD_DATA
     return is_out_of_memory(failure)

@@ -7,17 +7,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from lit_core.data.pictures import Frame, cut_of, middle_of, to_picture, whole_size
 from lit_spec import Resampling
 
-MODES = {1: "L", 3: "RGB"}
-"""Pillow's mode for each number of channels that an image file can give."""
 CHUNK = 1024
 """Number of samples handled at a time where a copy of all would need too much memory."""
-MOST_PIXELS = 1 << 26
-"""Of a resized image before its middle is cut out: the shorter side of a long image may become much longer."""
 
 
 class Geometry(Protocol):
@@ -33,28 +30,22 @@ class Geometry(Protocol):
     def resampling(self) -> Resampling: ...
 
 
+def frame_of(geometry: Geometry) -> Frame:
+    """For pictures."""
+    resize = geometry.resize if isinstance(geometry.resize, int | None) else (geometry.resize[0], geometry.resize[1])
+    size = None if geometry.size is None else (geometry.size[0], geometry.size[1])
+    return Frame(geometry.crop, resize, size, Image.Resampling[geometry.resampling.name])
+
+
 def image_to_raw(image: Image.Image, channels: int) -> Tensor:
-    """(C, H, W) uint8 in grey (1 channel) or RGB (3), upright as EXIF says. Raises ValueError.
-
-    Converted as by `Image.convert`: palettes are resolved, alpha is dropped, grey is ITU-R 601 luma. 16-bit grey keeps
-    its upper eight bits. Of several frames the first is used.
-    """
-    if channels not in MODES:
-        raise ValueError(f"an image gives 1 or 3 channels, not {channels}: use arrays (npz or safetensors)")
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("the image has floating-point pixels: save it with 8 bits, or use float arrays")
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    pixels = np.array(image.convert(MODES[channels]))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
+    """(C, H, W) uint8 of `to_picture`. Raises ValueError."""
+    return picture_to_raw(to_picture(image, channels))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError("the image has pixels outside 0..65535: save it with 8 or 16 bits")
-    return Image.fromarray((pixels.astype(np.uint16) >> 8).astype(np.uint8))
+def picture_to_raw(picture: Image.Image) -> Tensor:
+    """(C, H, W) uint8 from grey or RGB."""
+    pixels = np.array(picture)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
 def to_pixels(x: Tensor) -> Tensor:
@@ -64,14 +55,14 @@ def to_pixels(x: Tensor) -> Tensor:
     if x.dtype == torch.uint8:
         return x
     if x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"has dtype {dtype_name(x)}: give uint8 (0..255) or float32")
+        raise ValueError(f"has dtype {dtype_name(x.dtype)}: give uint8 (0..255) or float32")
     # torch has no minimum of wide unsigned integers.
     wide = x.to(torch.int64) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
     low, high = (int(bound) for bound in torch.aminmax(wide))
     if low < 0 or high > 255:
         raise ValueError(
-            f"has dtype {dtype_name(x)} with values {low}..{high}: integers must be 0..255 (they are divided by 255); "
-            "for another range convert to float32 and scale it yourself"
+            f"has dtype {dtype_name(x.dtype)} with values {low}..{high}: integers must be 0..255 (they are divided by "
+            "255); for another range convert to float32 and scale it yourself"
         )
     return x.to(torch.uint8)
 
@@ -104,50 +95,22 @@ def to_channels_first(x: Tensor, channels: int) -> Tensor:
     raise ValueError(f"has the shape {shape}, but the teacher takes {channels} channels: it must be {right}")
 
 
-class Unfit(ValueError):
-    """Images that can't be cropped or resized as requested. `field` is the one of the request to change."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
 def fit(x: Tensor, geometry: Geometry) -> Tensor:
     """Images (N, C, H, W), cropped and resized; x itself, or a view, where nothing is resized. Raises Unfit."""
     x = _crop_middle(x, geometry.crop)
     if geometry.size is None:
         return x
-    whole = _whole_size(x.shape[2], x.shape[3], geometry.resize or geometry.size)
+    whole = whole_size(x.shape[2], x.shape[3], geometry.resize or geometry.size)
     if tuple(x.shape[2:]) == tuple(whole) == tuple(geometry.size):
         return x
     return _resize(x, geometry.size, whole, Image.Resampling[geometry.resampling.name])
-
-
-def _whole_size(height: int, width: int, resize: int | Sequence[int]) -> Sequence[int]:
-    """Height and width of the resized image, before anything is cut off. Raises Unfit."""
-    if not isinstance(resize, int):
-        return resize
-    # Rounded as by torchvision and timm.
-    longer = int(resize * max(height, width) / min(height, width))
-    if resize * longer > MOST_PIXELS:
-        raise Unfit(
-            "dataset.resize",
-            f"is of {height}x{width} pixels, and would be of more than {MOST_PIXELS} with a shorter side of {resize}: "
-            "cut it to a usual shape, or lower dataset.resize",
-        )
-    return (resize, longer) if height <= width else (longer, resize)
 
 
 def _crop_middle(x: Tensor, side: int | None) -> Tensor:
     """The central square of images (…, H, W) as a view; x itself without a side. Raises Unfit if too small."""
     if side is None:
         return x
-    height, width = x.shape[-2:]
-    if side > min(height, width):
-        raise Unfit(
-            "dataset.crop", f"is of {height}x{width} pixels, too small to cut {side}x{side} from: lower dataset.crop"
-        )
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left = middle_of(x.shape[-2], x.shape[-1], side)
     return x[..., top : top + side, left : left + side]
 
 
@@ -157,8 +120,7 @@ def _resize(x: Tensor, size: Sequence[int], whole: Sequence[int], resampling: Im
     Always Pillow, channel by channel: its fixed-point arithmetic gives the same pixels on every machine.
     """
     resized = torch.empty(*x.shape[:2], *size, dtype=x.dtype)
-    # Rounded as by torchvision and timm.
-    top, left = (round((length - kept) / 2) for length, kept in zip(whole, size, strict=True))
+    top, left = cut_of(whole, size)
     for sample, planes in zip(resized, x, strict=True):
         for target, plane in zip(sample, planes, strict=True):
             image = Image.fromarray(np.ascontiguousarray(plane.numpy()))
@@ -167,5 +129,5 @@ def _resize(x: Tensor, size: Sequence[int], whole: Sequence[int], resampling: Im
     return resized
 
 
-def dtype_name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

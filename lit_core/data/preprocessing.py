@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_core.data.pixels import MODES, fit, image_to_raw, to_channels_first, to_pixels
+from lit_core.data.pictures import MODES
+from lit_core.data.pixels import fit, image_to_raw, to_channels_first, to_pixels
+from lit_core.data.store.rows import Rows, StoredRows
 from lit_spec import Constants, DatasetRequest, LibraryPreprocessing, Resampling, SpecModel
 
 LEAST_STD = 1e-8
@@ -100,7 +103,7 @@ class ImagePreprocessing(SpecModel):
             raise ValueError("the network was trained on floats: give a float array in the training data's range")
 
 
-def resolve_image_preprocessing(request: DatasetRequest, train: Tensor, class_order: list[str]) -> ImagePreprocessing:
+def resolve_image_preprocessing(request: DatasetRequest, train: Rows, class_order: list[str]) -> ImagePreprocessing:
     """Take missing values from the data. `train` (N, C, H, W) is the resized raw training split."""
     scale = 255.0 if train.dtype == torch.uint8 else 1.0
     mean, std = (
@@ -125,21 +128,39 @@ def published_preprocessing(library: LibraryPreprocessing, class_order: list[str
     return ImagePreprocessing(**given, channels=len(library.mean), scale=255, class_order=class_order)
 
 
-def measured(x: Tensor, scale: float) -> tuple[list[float], list[float]]:
+def measured(x: Rows, scale: float) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of x / scale, in float64, kept to 7 digits.
 
     Seven digits fit into float32 and are the same on every machine, whatever the order of the sums. A channel of
     (almost) constant value gets the standard deviation 1, so that nothing is divided by zero.
     """
-    values = x.numel() // x.shape[1]
-    chunks = torch.split(x, max(1, DOUBLES // x[0].numel()))
-    mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0) / values
-    center = mean.view(1, -1, 1, 1)
-    squares = torch.stack([(chunk.double() - center).square().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0)
-    variance = squares / values
+    mean, variance = _stored_moments(x) if isinstance(x, StoredRows) and x.statistics is not None else _moments(x)
     std = variance.sqrt() / scale
     std[std < LEAST_STD] = 1.0
     return [_seven_digits(v) for v in (mean / scale).tolist()], [_seven_digits(v) for v in std.tolist()]
+
+
+def _moments(x: Rows) -> tuple[Tensor, Tensor]:
+    """Mean and variance per channel."""
+    values, step = x.shape.numel() // x.shape[1], max(1, DOUBLES // x.shape[1:].numel())
+
+    def chunks() -> Iterator[Tensor]:
+        return (x[start : start + step].double() for start in range(0, len(x), step))
+
+    mean = torch.stack([chunk.sum(dim=(0, 2, 3)) for chunk in chunks()]).sum(0) / values
+    center = mean.view(1, -1, 1, 1)
+    squares = torch.stack([(chunk - center).square().sum(dim=(0, 2, 3)) for chunk in chunks()]).sum(0)
+    return mean, squares / values
+
+
+def _stored_moments(x: StoredRows) -> tuple[Tensor, Tensor]:
+    """The same from the sums that were noted when the images were decoded. They are integers, so nothing is rounded
+    before the end."""
+    values = x.shape.numel() // x.shape[1]
+    sums, squares = x.moments()
+    mean = [total / values for total in sums]
+    variance = [(values * square - total * total) / values**2 for total, square in zip(sums, squares, strict=True)]
+    return torch.tensor(mean, dtype=torch.float64), torch.tensor(variance, dtype=torch.float64)
 
 
 def _seven_digits(value: float) -> float:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lit_core.data.pixels import MODES
+from lit_core.data.pictures import FORMATS, MODES
 from lit_core.data.preprocessing import ImagePreprocessing
-from lit_core.data.readers.images import FORMATS, SUFFIXES
+from lit_core.data.readers.images import SUFFIXES
 from lit_core.data.text_preprocessing import TextPreprocessing
 
 Sample = str | Path | Image.Image | NDArray[Any] | Tensor

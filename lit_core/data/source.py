@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_core.data.probe import Probe
+from lit_core.data.store.entry import DataStore
+from lit_core.data.store.rows import Rows
 from lit_spec import Architecture, DatasetRequest, Modality, Task
 
 MIB = 1 << 20
@@ -33,7 +36,7 @@ class Limits:
     member_bytes: int = 256 * MIB
     """Size of one image file."""
     total_bytes: int = field(default_factory=_half_of_memory)
-    """Uncompressed size of all members, and of all decoded images. Data sets are kept in memory."""
+    """Uncompressed size of all members, and of all decoded images."""
     ratio: int = 200
     """Uncompressed to compressed size of the whole archive; checked above `ratio_from_bytes`."""
     ratio_from_bytes: int = 256 * MIB
@@ -41,6 +44,15 @@ class Limits:
     """Number of rows of a table."""
     image_pixels: int = 64 * MIB
     """Width times height of one image."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of samples that are kept in memory."""
+        return min(self.total_bytes, _half_of_memory())
+
+
+def _unwatched(_done: int, _images: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,10 @@ class Source:
     """Given: the reader shows it the samples, and keeps only their labels."""
     trains: bool = True
     """Whether there must be a training split, and a sample of every class."""
+    store: DataStore | None = None
+    """Where decoded images are kept for other jobs. None: they are kept only as long as this data set is used."""
+    watch: Callable[[int, int], None] = _unwatched
+    """Called while images are decoded, with their number so far and that of all; may raise Stopped."""
 
     @property
     def channels(self) -> int:
@@ -96,7 +112,7 @@ class Raw:
     `codes` (N,) int64 gives each sample's split as its index in `Split` (0 train, 1 val, 2 test); None: no splits.
     """
 
-    x: Tensor
+    x: Rows
     y: Tensor
     codes: Tensor | None
     classes: list[str]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_core.data.errors import DatasetError
 from lit_core.data.pixels import CHUNK
+from lit_core.data.store.rows import Rows, StoredRows
 from lit_spec import DatasetRequest, SpecError, Split
 from lit_spec.requests.splits import split_sizes
 
@@ -65,12 +66,19 @@ def empty_split(split: Split) -> DatasetError:
     return DatasetError(f'the split "{split}" is empty: it needs samples', member=split.value)
 
 
-def partition(x: Tensor, y: Tensor, codes: Tensor) -> dict[Split, tuple[Tensor, Tensor]]:
-    """x and y by split, in their own order. **Changes x**: it is rearranged in place, not copied.
+def partition(x: Rows, y: Tensor, codes: Tensor) -> dict[Split, tuple[Rows, Tensor]]:
+    """x and y by split, in their own order. **Changes x**: a tensor is rearranged in place, not copied.
 
     Only validation and test samples are copied, so the peak of memory is little above the data itself. Splits that
     already follow one another are views.
     """
+    if isinstance(x, StoredRows):
+        stored = {split: (codes == code).nonzero().squeeze(1) for code, split in enumerate(SPLITS)}
+        return {split: (x.subset(rows), y[rows]) for split, rows in stored.items()}
+    return dict(_partition(x[:], y, codes))
+
+
+def _partition(x: Tensor, y: Tensor, codes: Tensor) -> dict[Split, tuple[Tensor, Tensor]]:
     if bool((codes.diff() >= 0).all()):
         bounds = [0, *torch.bincount(codes, minlength=len(SPLITS)).cumsum(0).tolist()]
         return {s: (x[a:b], y[a:b]) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}

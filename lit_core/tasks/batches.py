@@ -84,6 +84,9 @@ class IterableTask:
         batch = Batch(given, labels.to(self.device), progress, generator)
         return mixed(batch, self.hyperparameters.mixing)
 
+    def expect(self, rows: Tensor) -> None:
+        """The data reads ahead itself, if it does."""
+
     def rewind(self) -> None:
         self._iterator = iter(())
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.store.rows import expect
 from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.intervals import paired_difference, wilson
@@ -132,6 +133,9 @@ class Classification:
         labels = torch.full_like(samples.rows, NO_LABEL)
         labels[is_real] = self.train.y[samples.rows[is_real]]
         return labels.to(self.device)
+
+    def expect(self, rows: Tensor) -> None:
+        expect(self.train.x, rows[rows < len(self.train.y)])
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""
@@ -352,8 +356,10 @@ def predict(
     arrays = dataset.splits[split]
     logits = []
     with evaluating(network):
-        for raw in torch.split(arrays.x, min(batch, EVALUATION_BATCH)):
-            logits.append(network(dataset.preprocessing.apply(raw.to(device))).float().cpu())
+        step = min(batch, EVALUATION_BATCH)
+        for start in range(0, len(arrays.y), step):
+            raw = arrays.x[start : start + step].to(device)
+            logits.append(network(dataset.preprocessing.apply(raw)).float().cpu())
     return Prediction(torch.cat(logits), arrays.y)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_core.data import Dataset, ImagePreprocessing
 from lit_core.data.pixels import fit
 from lit_core.data.preprocessing import published_preprocessing
+from lit_core.data.store.rows import Rows
 from lit_core.measuring.intervals import Z
 from lit_core.seeding import generator_of
 from lit_core.tasks.classification import evaluating
@@ -58,7 +59,7 @@ def _measured_constants(spec: JobSpec, library: LibraryPreprocessing) -> list[st
 
 
 def _less_confident(
-    teacher: nn.Module, x: Tensor, given: ImagePreprocessing, published: ImagePreprocessing, device: torch.device
+    teacher: nn.Module, x: Rows, given: ImagePreprocessing, published: ImagePreprocessing, device: torch.device
 ) -> list[str]:
     samples = x[torch.randperm(len(x), generator=generator_of("confidence"))[:SAMPLES]]
     own = _probabilities(teacher, samples, given, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing
+from lit_core.data.store.rows import pieces
 from lit_spec import JobSpec, Resampling
 from lit_spec.requests.preprocessing import IMAGENET
 
@@ -22,7 +23,7 @@ def check_scale(spec: JobSpec, dataset: Dataset) -> None:
     published = [name for name in IMAGENET if _is_published(name, spec)]
     if not published:
         return
-    bounds = [torch.aminmax(arrays.x) for arrays in dataset.splits.values()]
+    bounds = [torch.aminmax(piece) for arrays in dataset.splits.values() for piece in pieces(arrays.x)]
     low, high = min(float(bound.min) for bound in bounds), max(float(bound.max) for bound in bounds)
     beyond = OVERSHOOT.get(preprocessing.resampling, ROUNDING)
     if low < -beyond or high > 1 + beyond:

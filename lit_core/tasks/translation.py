@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.data.store.rows import expect
 from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring import fidelity
 from lit_core.measuring.cost import count_parameters
@@ -105,6 +106,9 @@ class Translation:
         own = self.train.y[samples.rows]
         target = own[torch.randperm(len(samples), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
+
+    def expect(self, rows: Tensor) -> None:
+        expect(self.train.x, rows)
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

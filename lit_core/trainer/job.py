@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
+from lit_core.data.errors import Stopped
+from lit_core.data.store.entry import DataStore
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
@@ -36,7 +39,7 @@ from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.trainer.teacher_cache import CachingJob
 from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from lit_core.training.loop import train_student
+from lit_core.training.loop import Drained, train_student
 from lit_core.training.task import Refused, Task
 from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
 from lit_spec import Task as TaskKind
@@ -67,6 +70,7 @@ from lit_spec.trainer.report import CachePlan, Report
 from lit_spec.trainer.run import TrainerRun
 
 IMPORTANCE_SAMPLES = 512
+SECONDS_OF_DAY = 86_400
 
 log = logging.getLogger("trainer")
 
@@ -118,7 +122,7 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     begin(JobPhase.LOADING)
     teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
     teacher.network.to(device)
-    dataset = _load_dataset(spec, run, folder)
+    dataset = _load_dataset(spec, run, folder, _Loading(messages, stop))
     check_scale(spec, dataset)
     _check_size(teacher, dataset)
     doubts = library_notes(spec, teacher.network, dataset, device)
@@ -162,7 +166,29 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
         return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
 
 
-def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
+class _Loading:
+    """Tells how far the decoding of images is, and stops it on request: what is decoded stays in the store."""
+
+    def __init__(self, messages: MessageSink, stop: StopSignal) -> None:
+        self.messages, self.stop = messages, stop
+        self.told = 0.0
+
+    def __call__(self, done: int, images: int) -> None:
+        if self.stop.stop_requested:
+            raise Stopped
+        if time.monotonic() - self.told > 1:
+            self.told = time.monotonic()
+            self.messages.emit(Progress(phase=JobPhase.LOADING, step=done, steps=images))
+
+
+def _store(run: TrainerRun) -> DataStore | None:
+    if run.data_store is None:
+        return None
+    days = run.data_store_days
+    return DataStore(run.data_store, run.data_store_bytes, None if days is None else days * SECONDS_OF_DAY)
+
+
+def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path, watch: Callable[[int, int], None]) -> Dataset:
     path = run.datasets if spec.dataset.mounted else folder / DATASET_FILE
     interface = Interface.of(spec.teacher.architecture)
     try:
@@ -173,7 +199,11 @@ def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path) -> Dataset:
             interface,
             test=folder / TEST_DATASET_FILE,
             download=run.datasets_download,
+            store=_store(run),
+            watch=watch,
         )
+    except Stopped as stopped:
+        raise Drained from stopped
     except DatasetError as failure:
         if spec.dataset.url is None or failure.field != UPLOAD:
             raise

@@ -41,7 +41,7 @@ from lit_core.training.setbacks import (
     has_risen,
     note_of,
 )
-from lit_core.training.steps import learning_rate, samples_of, steps_per_epoch
+from lit_core.training.steps import learning_rate, rows_of, samples_of, steps_per_epoch
 from lit_core.training.task import Scores, Trainable
 from lit_core.training.updaters import Updater
 from lit_spec import Hyperparameters, Phase, PhaseSchedule
@@ -278,6 +278,8 @@ class Training:
         generator = generator_of(seed, "step", phase.value, epoch, step)
         seed_globals(mix(seed, "modules", phase.value, epoch, step))
         batch = self.task.batch(samples, progress, generator)
+        if step + 1 < self.steps_per_epoch:
+            self.task.expect(rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step + 1))
         losses = updater.step(batch, self._rate(schedule, step_of_phase))
         if step_of_phase == 0 and updater.watched is not None:
             self._first_loss = float(losses[names.index(updater.watched)])

@@ -70,6 +70,9 @@ class Trainable(Protocol):
     def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:
         """Samples of the training split, augmented and mixed. Row numbers beyond the split give random noise."""
 
+    def expect(self, rows: Tensor) -> None:
+        """The rows of the next batch, which may be read meanwhile."""
+
     def rewind(self) -> None:
         """Let data that has its own order begin again; the next batch is the first of a pass."""
 

@@ -24,6 +24,12 @@ class TrainerMachine(SpecModel):
     """What one job may have there."""
     feature_network: Path | None = None
     """The operator's network for FID and Inception Score; absolute as well."""
+    data_store: Path | None = None
+    """The folder of decoded images, which all jobs of the machine share; absolute as well. None: there is none."""
+    data_store_bytes: int = 0
+    """What the data sets in that folder may take together."""
+    data_store_days: float | None = None
+    """After which a data set that was not used is removed from it. None: only for room."""
 
 
 class DatasetOrigin(SpecModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from lit_spec.trainer.folder import (
 from lit_spec.trainer.run import DatasetOrigin, TrainerMachine, TrainerRun
 from worker.host.fetching import fetch
 
+STORE_FOLDER = "decoded"
+
 
 def trainer_machine(settings: Settings) -> TrainerMachine:
     """The part of run.json that is the same for all trainers of this worker."""
@@ -33,7 +36,17 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
         teacher_cache_bytes=settings.teacher_cache_bytes,
         teacher_cache_job_bytes=settings.teacher_cache_job_bytes,
         feature_network=settings.feature_network and settings.feature_network.resolve(),
+        data_store=(settings.data_dir / STORE_FOLDER).resolve() if store_bytes(settings) else None,
+        data_store_bytes=store_bytes(settings),
+        data_store_days=settings.data_store_days,
     )
+
+
+def store_bytes(settings: Settings) -> int:
+    """What decoded data sets may take on this machine's disk."""
+    if settings.data_store_bytes is not None:
+        return settings.data_store_bytes
+    return shutil.disk_usage(settings.data_dir).total // 2
 
 
 class UploadMissing(Exception):

@@ -21,6 +21,7 @@ from typing import Self
 from jobs.settings import GIB, Settings
 from jobs.side_task import SideTask
 from lit_spec import ErrorType, JobError
+from worker.training.job_folder import store_bytes
 
 LOOK_SECONDS = 0.2
 UNLIMITED_LOOK_SECONDS = 5.0
@@ -59,7 +60,8 @@ class TrainerLimits:
             # CUDA allocates far more than it uses.
             data_bytes=settings.trainer_data_bytes if device == "cpu" else None,
             cpu_seconds=settings.trainer_cpu_seconds,
-            file_bytes=settings.trainer_file_bytes or usual,
+            # Decoded data sets are files too, whose sizes have a limit of their own.
+            file_bytes=settings.trainer_file_bytes or max(usual, store_bytes(settings)),
             disk_bytes=inputs + (settings.trainer_disk_bytes or usual),
         )
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.source import Limits
+from lit_core.data.store.encoded import Extent
 from lit_core.zip_directory import directory_bytes
 
 TAR_EXTENSION_BYTES = 1 << 20
@@ -29,7 +33,10 @@ TAR_EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-ENCRYPTED = 0x1
+ENCRYPTED, UTF_8 = 0x1, 0x800
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+"""Of a member of a zip archive; its name and an extra field follow (APPNOTE.TXT, 4.3.7)."""
+LOCAL_SIGNATURE = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Member:
     size: int
     is_folder: bool
     open: Callable[[], IO[bytes]]
+    extent: Callable[[], Extent | None] = lambda: None
+    """Where the content lies in the archive's file, so that other processes can read it; None: it has to be read by
+    the walk."""
 
     def read(self) -> bytes:
         """The whole content. Raises DatasetError."""
@@ -100,11 +110,30 @@ def _walk_zip(path: Path, limits: Limits) -> Iterator[Member]:
             meter.grow(info.file_size)
             _check_zip_member(info, name)
             if name:
-                yield Member(name, info.file_size, info.is_dir(), _zip_opener(archive, info))
+                yield Member(
+                    name, info.file_size, info.is_dir(), _zip_opener(archive, info), partial(_zip_extent, path, info)
+                )
 
 
 def _zip_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
     return lambda: archive.open(info)
+
+
+def _zip_extent(path: Path, info: zipfile.ZipInfo) -> Extent | None:
+    """None for whatever is not usual: then zipfile reads it, or says what is wrong."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return None
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & UTF_8 else "cp437")
+    with path.open("rb", buffering=0) as file:
+        header = os.pread(file.fileno(), LOCAL_HEADER.size + len(name), info.header_offset)
+    if len(header) != LOCAL_HEADER.size + len(name):
+        return None
+    signature, _, flags, *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(header)
+    if signature != LOCAL_SIGNATURE or flags & ENCRYPTED or header[LOCAL_HEADER.size :] != name:
+        return None
+    offset = info.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    return Extent(str(path), offset, info.compress_size, deflated, info.CRC)
 
 
 def _check_zip_member(info: zipfile.ZipInfo, name: str) -> None:
@@ -155,7 +184,8 @@ class _MeteredFile:
 
 def _walk_tar(path: Path, limits: Limits) -> Iterator[Member]:
     meter = _Meter(path, limits)
-    with damage_is_an_error("the archive"), _decompressed(path) as file:
+    packed = _packing(path)
+    with damage_is_an_error("the archive"), packed(path) as file:
         metered = cast(Any, _MeteredFile(file, meter))
         with tarfile.open(fileobj=metered, mode="r|", tarinfo=_CheckedTarInfo, encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
@@ -165,7 +195,9 @@ def _walk_tar(path: Path, limits: Limits) -> Iterator[Member]:
                 if not (info.isreg() or info.isdir()) or info.issparse():
                     raise _not_a_file(name)
                 if name:
-                    yield Member(name, info.size, info.isdir(), _tar_opener(archive, info))
+                    # The file's content, if it is not compressed, follows its header.
+                    extent = None if packed is not _plain else Extent(str(path), info.offset_data, info.size)
+                    yield Member(name, info.size, info.isdir(), _tar_opener(archive, info), partial(_known, extent))
 
 
 def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
@@ -178,16 +210,25 @@ def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[],
     return opener
 
 
-def _decompressed(path: Path) -> BinaryIO:
+def _packing(path: Path) -> Callable[[Path], BinaryIO]:
+    """What opens the archive."""
     with path.open("rb") as file:
         head = file.read(6)
     if head.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, gzip.open(path))
+        return cast(Callable[[Path], BinaryIO], gzip.open)
     if head.startswith(b"BZh"):
-        return cast(BinaryIO, bz2.open(path))
+        return cast(Callable[[Path], BinaryIO], bz2.open)
     if head.startswith(b"\xfd7zXZ\x00"):
-        return cast(BinaryIO, lzma.open(path))
+        return cast(Callable[[Path], BinaryIO], lzma.open)
+    return _plain
+
+
+def _plain(path: Path) -> BinaryIO:
     return path.open("rb")
+
+
+def _known(extent: Extent | None) -> Extent | None:
+    return extent
 
 
 # --- both ------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def _texts(x: Array, source: Source) -> Tensor:
     rows = source.interface.vocabulary_size
     if x.is_floating_point() or x.ndim != 2 or x.shape[1] != preprocessing.length:
         raise DatasetError(
-            f"x has dtype {dtype_name(x)} and shape {tuple(x.shape)}: it must hold texts (N,), or integers "
+            f"x has dtype {dtype_name(x.dtype)} and shape {tuple(x.shape)}: it must hold texts (N,), or integers "
             f"(N, {preprocessing.length}), places in the teacher's vocabulary (dataset.length sets the width)",
             member="x",
         )
@@ -264,7 +264,7 @@ def _integers(name: str, array: Array, meaning: str) -> Tensor:
     if not isinstance(array, Tensor):
         raise DatasetError(f"{name} holds text: it must be {meaning}", member=name)
     if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
-        raise DatasetError(f"{name} has dtype {dtype_name(array)}: it must be {meaning}", member=name)
+        raise DatasetError(f"{name} has dtype {dtype_name(array.dtype)}: it must be {meaning}", member=name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array.squeeze(1)
     if array.ndim != 1:

@@ -5,10 +5,9 @@ and folders around everything.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -18,17 +17,20 @@ from torch import Tensor
 
 from lit_core.data.errors import DatasetError, damage_is_an_error, shown
 from lit_core.data.labels import NO_LABEL
-from lit_core.data.pixels import MODES, image_to_raw
+from lit_core.data.pictures import FORMATS, MODES, decoded
+from lit_core.data.pixels import picture_to_raw
+from lit_core.data.probe import Probe
 from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.detection import detection_error
-from lit_core.data.readers.image_stack import ImageStack
 from lit_core.data.readers.unlabelled import Unlabelled
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS, TRAIN, empty_split
+from lit_core.data.store.decoding import ImageFiles, decode_images, identity_of
+from lit_core.data.store.encoded import Encoded
+from lit_core.data.store.rows import Rows
 from lit_spec.shown import some_shown
 from lit_spec.system_files import is_system_file
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".bmp", ".dib", ".gif"),
     *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -259,20 +261,49 @@ def _classes(folders: set[str], source: Source) -> list[str]:
 # --- pixels -------------------------------------------------------------------------------------------------
 
 
-def decode_all(rows: dict[str, int], source: Source) -> Tensor:
+def decode_all(rows: dict[str, int], source: Source) -> Rows:
     """(N, C, H, W) uint8; the image `name` goes to `rows[name]`."""
-    stack = ImageStack(len(rows), source)
-    found = 0
+    if source.probe is not None:
+        return _seen(rows, source, source.probe)
+
+    def members() -> Iterator[Encoded]:
+        for member in walk(source.path, source.limits):
+            if not member.is_folder and member.name in rows:
+                yield Encoded(rows[member.name], member.name, member.size, member.extent() or member.read())
+
+    def again(image: Encoded) -> tuple[Encoded, Image.Image]:
+        if isinstance(image.content, bytes):
+            member = member_of(image.name, image.content)
+            return image, decode(member, source.channels, source.limits)
+        for member in walk(source.path, source.limits):
+            if member.name == image.name:
+                content = member.read()
+                picture = decode(member_of(image.name, content), source.channels, source.limits)
+                return replace(image, content=content), picture
+        raise DatasetError("the archive has changed since it was listed")
+
+    in_order = sorted(rows, key=rows.__getitem__)
+    files = ImageFiles(
+        identity_of(source.path, in_order), len(rows), source.path.stat().st_size, each=members, decode=again
+    )
+    return decode_images(files, source)
+
+
+def _seen(rows: dict[str, int], source: Source, probe: Probe) -> Tensor:
+    """(N, 0): an inspection keeps nothing."""
     for member in walk(source.path, source.limits):
-        if source.probe is not None and source.probe.is_over:
-            return stack.x
+        if probe.is_over:
+            break
         if not member.is_folder and member.name in rows:
             with faults_seen(source):
-                stack.put(rows[member.name], member.name, decode(member, source.channels, source.limits))
-            found += 1
-    if found != len(rows):
-        raise DatasetError("the archive has changed since it was listed")
-    return stack.x
+                picture = decode(member, source.channels, source.limits)
+                probe.see_image(rows[member.name], picture_to_raw(picture))
+    return torch.empty(len(rows), 0)
+
+
+def member_of(name: str, content: bytes) -> Member:
+    """An image whose bytes have been read."""
+    return Member(name, len(content), is_folder=False, open=partial(io.BytesIO, content))
 
 
 @contextmanager
@@ -286,17 +317,13 @@ def faults_seen(source: Source) -> Iterator[None]:
         source.probe.see_fault(fault)
 
 
-def decode(member: Member, channels: int, limits: Limits) -> Tensor:
-    """(C, H, W) uint8. Raises DatasetError naming the member."""
+def decode(member: Member, channels: int, limits: Limits) -> Image.Image:
+    """In grey or RGB. Raises DatasetError naming the member."""
     content = member.read()
     name = shown(member.name)
-    with damage_is_an_error(name, "replace or remove it", member=name), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with damage_is_an_error(name, "replace or remove it", member=name):
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > limits.image_pixels:
-                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-                return image_to_raw(image, channels)
+            return decoded(content, channels, limits.image_pixels)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
             raise DatasetError(
                 f"{name} has more pixels than the {limits.image_pixels} that are read: make it smaller", member=name

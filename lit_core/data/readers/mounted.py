@@ -8,18 +8,21 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError, is_of_machine, shown
-from lit_core.data.pixels import image_to_raw
-from lit_core.data.readers.image_stack import ImageStack
+from lit_core.data.pictures import to_picture
 from lit_core.data.source import Raw, Source
 from lit_core.data.splits import TEST, TRAIN, VALIDATION, hold_out
+from lit_core.data.store.decoding import ImageFiles, decode_images
+from lit_core.data.store.encoded import Encoded, Extent
+from lit_core.data.store.rows import Rows
 from lit_spec import Modality, Task
 
 if TYPE_CHECKING:
@@ -196,18 +199,31 @@ def _chosen(source: Source, known: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _faces(parts: Mapping[int, CelebA], rows: Mapping[int, Tensor], source: Source) -> Tensor:
-    stack = ImageStack(sum(len(chosen) for chosen in rows.values()), source)
-    place = 0
-    for code, part in parts.items():
-        for row in rows[code].tolist():
-            stack.put(place, part.filename[row], part[row][0])
-            place += 1
-    return stack.x
+def _faces(parts: Mapping[int, CelebA], rows: Mapping[int, Tensor], source: Source) -> Rows:
+    """The faces, in the order of `rows`."""
+    chosen = [(code, row) for code in parts for row in rows[code].tolist()]
+    paths = [_path(parts[code], row) for code, row in chosen]
+    listing = [(path, path.stat()) for path in paths]
+    identity = "\n".join(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in listing)
+
+    def each() -> Iterator[Encoded]:
+        for place, (path, status) in enumerate(listing):
+            yield Encoded(place, path.name, status.st_size, Extent(str(path), 0, status.st_size))
+
+    def again(face: Encoded) -> tuple[Encoded, Image.Image]:
+        code, row = chosen[face.row]
+        return replace(face, content=paths[face.row].read_bytes()), parts[code][row][0]
+
+    encoded_bytes = sum(status.st_size for _, status in listing)
+    return decode_images(ImageFiles(identity, len(chosen), encoded_bytes, each, again), source)
 
 
-def _rgb(image: Any) -> Tensor:
-    return image_to_raw(image, CHANNELS)
+def _path(part: CelebA, row: int) -> Path:
+    return Path(str(part.root), str(part.base_folder), "img_align_celeba", str(part.filename[row]))
+
+
+def _rgb(image: Any) -> Image.Image:
+    return to_picture(image, CHANNELS)
 
 
 MOUNTED: Mapping[str, Mounted] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from lit_core.data.errors import DatasetError, shown
-from lit_core.data.pixels import MODES
-from lit_core.data.readers.archives import Member
+from lit_core.data.pictures import MODES
+from lit_core.data.pixels import picture_to_raw
+from lit_core.data.probe import Probe
 from lit_core.data.readers.dialects import IMAGES, NUMBERS, TEXTS, asked_names, no_column, unused_columns
-from lit_core.data.readers.image_stack import ImageStack
-from lit_core.data.readers.images import decode, faults_seen
+from lit_core.data.readers.images import decode, faults_seen, member_of
 from lit_core.data.readers.parquet_files import ParquetTable, tables_of
 from lit_core.data.readers.parquet_labels import (
     BATCH_ROWS,
@@ -31,6 +31,9 @@ from lit_core.data.readers.parquet_labels import (
     several_labels,
 )
 from lit_core.data.source import Raw, Source
+from lit_core.data.store.decoding import ImageFiles, decode_images, identity_of
+from lit_core.data.store.encoded import Encoded
+from lit_core.data.store.rows import Rows
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
 from lit_spec import Modality, TableColumns
 
@@ -237,9 +240,38 @@ def _column(table: ParquetTable, name: str) -> Iterator[tuple[int, pa.Array]]:
 # --- images and texts ----------------------------------------------------------------------------------
 
 
-def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
+def _images(layouts: Sequence[_Layout], source: Source) -> Rows:
     """(N, C, H, W) uint8, cropped and resized."""
-    stack = ImageStack(sum(layout.table.rows for layout in layouts), source)
+    samples = sum(layout.table.rows for layout in layouts)
+    if source.probe is not None:
+        return _seen(_contents(layouts, source), samples, source, source.probe)
+
+    def again(image: Encoded) -> tuple[Encoded, Image.Image]:
+        return image, decode(member_of(image.name, image.read()), source.channels, source.limits)
+
+    columns = (f"{layout.table.name} {layout.inputs[0]} {layout.table.rows}" for layout in layouts)
+    files = ImageFiles(
+        identity_of(source.path, columns),
+        samples,
+        source.path.stat().st_size,
+        each=partial(_contents, layouts, source),
+        decode=again,
+    )
+    return decode_images(files, source)
+
+
+def _seen(images: Iterator[Encoded], samples: int, source: Source, probe: Probe) -> Tensor:
+    """(N, 0): an inspection keeps nothing."""
+    for image in images:
+        if probe.is_over:
+            break
+        with faults_seen(source):
+            picture = decode(member_of(image.name, image.read()), source.channels, source.limits)
+            probe.see_image(image.row, picture_to_raw(picture))
+    return torch.empty(samples, 0)
+
+
+def _contents(layouts: Sequence[_Layout], source: Source) -> Iterator[Encoded]:
     rows = 0
     for layout in layouts:
         for row, content in enumerate(_encoded(layout)):
@@ -252,13 +284,8 @@ def _images(layouts: Sequence[_Layout], source: Source) -> Tensor:
                 )
             if len(content) > source.limits.member_bytes:
                 raise DatasetError(f"{place} has {len(content)} bytes: at most {source.limits.member_bytes} are read")
-            if source.probe is not None and source.probe.is_over:
-                return stack.x
-            image = Member(place, len(content), is_folder=False, open=partial(io.BytesIO, content))
-            with faults_seen(source):
-                stack.put(rows, place, decode(image, source.channels, source.limits))
+            yield Encoded(rows, place, len(content), content)
             rows += 1
-    return stack.x
 
 
 def _encoded(layout: _Layout) -> Iterator[bytes | None]:
@@ -274,9 +301,9 @@ def _texts(layouts: Sequence[_Layout], source: Source) -> Tensor:
     """(N, L) vocabulary indices."""
     preprocessing = resolve_text_preprocessing(source.request, [])
     samples = sum(layout.table.rows for layout in layouts)
-    if samples * preprocessing.length > source.limits.total_bytes:
+    if samples * preprocessing.length > source.limits.memory_bytes:
         raise DatasetError(
-            f"{samples} texts of {preprocessing.length} characters take more than {source.limits.total_bytes} bytes: "
+            f"{samples} texts of {preprocessing.length} characters take more than {source.limits.memory_bytes} bytes: "
             "set a smaller dataset.length",
             field="dataset.length",
         )

@@ -230,14 +230,14 @@ def _class_names(member: Member, source: Source) -> list[str]:
 def _read_labels(table: Table, numbers: _Numbers, source: Source) -> _Labels | None:
     """None for a table without rows."""
     labels: _Labels | None = None
-    most = source.limits.total_bytes // source.request.length
+    most = source.limits.memory_bytes // source.request.length
     for row in table.rows():
         if labels is None:
             labels = _Labels(row)
         elif len(labels.others) == most:
             raise DatasetError(
                 f"more than {most} texts of {source.request.length} characters are more than "
-                f"{source.limits.total_bytes} bytes: lower dataset.length",
+                f"{source.limits.memory_bytes} bytes: lower dataset.length",
                 field="dataset.length",
             )
         else:

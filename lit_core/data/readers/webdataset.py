@@ -12,7 +12,7 @@ import torch
 
 from lit_core.data.errors import DatasetError, shown
 from lit_core.data.labels import output_names
-from lit_core.data.pixels import MODES
+from lit_core.data.pictures import MODES
 from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.images import decode_all, is_ignored, is_image
 from lit_core.data.readers.unlabelled import INTEGER, OutputLabels
