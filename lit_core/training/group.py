@@ -1,8 +1,8 @@
 """The processes that train one student together. A process that trains alone is a group of one.
 
 Each process makes the whole batch of a step and runs its own rows of it. The gradients are then summed over the group,
-weighted by rows, so every process takes the step that one process alone would take. What is measured or decided, for
-example validation and stops, is computed by the first process, and the others take it over.
+weighted by rows, so every process takes the step that one process alone would take. What is measured, for example on
+the validation split, is measured by the first process alone, and the others take it over.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Group(Protocol):
     def share_of(self, batch: Batch) -> Batch:
         """This process's rows of a step's batch."""
 
-    def decision(self, own: bool) -> bool:
-        """What the first process has decided."""
+    def any_wants(self, own: bool) -> bool:
+        """Whether a process wants something that all must do together; `own` is this one's wish."""
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """What `compute` returns in the first process, the only one that calls it: plain values and tensors."""
@@ -56,7 +56,7 @@ class Alone:
     def share_of(self, batch: Batch) -> Batch:
         return batch
 
-    def decision(self, own: bool) -> bool:
+    def any_wants(self, own: bool) -> bool:
         return own
 
     def from_first(self, compute: Callable[[], T]) -> T:
@@ -84,10 +84,10 @@ class Ranks:
         share = Slice(samples, rows, (rows.stop - rows.start) / samples)
         return replace(batch, inputs=tuple(x[rows] for x in batch.inputs), labels=batch.labels[rows], share=share)
 
-    def decision(self, own: bool) -> bool:
-        decided = torch.tensor([own], dtype=torch.uint8)
-        dist.broadcast(decided, src=0)
-        return bool(decided.item())
+    def any_wants(self, own: bool) -> bool:
+        wishes = torch.tensor([own], dtype=torch.uint8)
+        dist.all_reduce(wishes, dist.ReduceOp.MAX)
+        return bool(wishes.item())
 
     def from_first(self, compute: Callable[[], T]) -> T:
         # Not torch's own broadcast of objects, which unpickles whatever comes.

@@ -397,7 +397,7 @@ class Training:
     def _checkpoint_if_due(self, updater: Updater) -> None:
         """Called between two steps. Raises Drained after a checkpoint if a stop was requested."""
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if self.group.decision(self.observer.stop_requested() or late):
+        if self.group.any_wants(self.observer.stop_requested() or late):
             self._checkpoint(updater)
             self._drain_if_requested()
 
@@ -425,7 +425,7 @@ class Training:
         self._saved = time.monotonic()
 
     def _drain_if_requested(self) -> None:
-        if self.group.decision(self.observer.stop_requested()):
+        if self.group.any_wants(self.observer.stop_requested()):
             raise Drained
 
     def _resume(self, updater: Updater, checkpoint: Checkpoint) -> None:

@@ -151,7 +151,7 @@ def test_batch_norm_over_a_group_is_that_of_the_whole_batch(tmp_path: Path) -> N
 def exchange(folder: Path) -> None:
     group = Ranks()
     found: dict[str, Any] = {
-        "decided": [group.decision(group.rank == 0), group.decision(group.rank == 1)],
+        "wanted": [group.any_wants(group.rank == one) for one in (0, 1, 2)],
         "computed": group.from_first(lambda: {"rank": group.rank, "state": {"w": torch.tensor([1.5])}, "none": None}),
     }
     network = nn.BatchNorm1d(2)
@@ -169,11 +169,13 @@ def exchange(folder: Path) -> None:
     torch.save(found, folder / f"{group.rank}.pt")
 
 
-def test_the_first_process_decides_and_a_parameter_that_nobody_uses_keeps_no_gradient(tmp_path: Path) -> None:
+def test_what_one_process_wants_or_measures_holds_for_all_and_a_parameter_that_nobody_uses_keeps_no_gradient(
+    tmp_path: Path,
+) -> None:
     in_group(2, exchange, tmp_path)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
-        assert found["decided"] == [True, False]
+        assert found["wanted"] == [True, True, False]
         assert found["computed"] == {"rank": 0, "state": {"w": torch.tensor([1.5])}, "none": None}
         assert not any(bool(tensor.any()) for tensor in (found["network"]["weight"], found["network"]["running_mean"]))
         skipped, used = found["gradients"]
