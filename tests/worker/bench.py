@@ -249,6 +249,27 @@ class Bench:
                 thread.join(60)
                 assert not thread.is_alive()
 
+    @contextmanager
+    def claiming(self, command: Sequence[str], name: str, processes: Mapping[str, int]) -> Iterator[Supervisor]:
+        """A worker that looks for work again and again, in a thread; drains at the end."""
+        stopped = threading.Event()
+
+        def keep_working(supervisor: Supervisor) -> None:
+            while not stopped.is_set():
+                supervisor.work()
+                stopped.wait(0.2)
+
+        with self.supervisor(command, name=name, processes=processes) as supervisor:
+            thread = threading.Thread(target=keep_working, args=[supervisor])
+            thread.start()
+            try:
+                yield supervisor
+            finally:
+                stopped.set()
+                supervisor.drain()
+                thread.join(60)
+                assert not thread.is_alive()
+
 
 def make_bench(database: Database, database_url: str, redis_url: str, folder: Path, **settings: Any) -> Bench:
     values = {

@@ -97,10 +97,9 @@ class SeatAttempt:
             return self._lose(f"a worker that had joined could not prepare the job: {failure}")
         self._store_log()
         if code == TrainerExit.DONE:
-            if self.lease.reason is InterruptReason.DRAIN:
-                return "released"  # all ranks have stopped together, and node 0 gives the job back
             self._write(lambda session: seats.leave(session, self.seat))
-            return "done"
+            # After a drain all ranks have stopped together, and node 0 gives the job back.
+            return "released" if self.lease.reason is InterruptReason.DRAIN else "done"
         self.lease.check()
         return self._lose(f"on node {self.seat.node} {describe_exit(code, last_line)}")
 
