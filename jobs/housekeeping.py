@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, exists, func, literal_column, select
+from sqlalchemy import Connection, exists, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database, allow_idle
 from jobs.database.models import Job
 from jobs.database.outages import first_line, is_down, is_outage
-from jobs.ledger import attempts, audit, idempotency, retention, uploads, workers
+from jobs.ledger import attempts, audit, idempotency, retention, seats, uploads, workers
 from jobs.settings import Settings
 from jobs.side_task import SideTask
 from jobs.storage import checkpoints, removals
@@ -50,7 +50,8 @@ log = structlog.get_logger()
 
 
 def reap(session: Session, server_up_for: float) -> list[str]:
-    """Count a failure for every running job whose lease has expired; returns the ids of these jobs.
+    """Count a failure for every running job whose lease, or that of one of its seats, has expired; returns the ids of
+    these jobs.
 
     Does nothing until the database server has been up for `server_up_for` seconds.
     """
@@ -60,7 +61,7 @@ def reap(session: Session, server_up_for: float) -> list[str]:
         return []
     expired = (
         select(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_expires_at < func.statement_timestamp())
+        .where(Job.state == JobState.RUNNING, or_(Job.lease_expires_at < func.statement_timestamp(), seats.expired()))
         .order_by(Job.lease_expires_at)
         .limit(JOBS_PER_ROUND)
         .with_for_update(skip_locked=True)
@@ -69,12 +70,15 @@ def reap(session: Session, server_up_for: float) -> list[str]:
     for job in session.scalars(expired).all():
         error = JobError(
             type=ErrorType.WORKER_LOST,
-            detail=f"the worker {job.worker_id} sent no heartbeat for longer than its lease: it crashed, was cut off "
-            "or was suspended",
+            detail=f"{_who(job)} sent no heartbeat for longer than its lease: it crashed, was cut off or was suspended",
         )
         attempts.lose_locked(session, job, error)
         reaped.append(job.id)
     return reaped
+
+
+def _who(job: Job) -> str:
+    return f"the worker {job.worker_id}" + (" or one that had joined it" if job.nodes > 1 else "")
 
 
 def queues_with_work(session: Session) -> list[str]:
@@ -83,7 +87,7 @@ def queues_with_work(session: Session) -> list[str]:
     # Asked for each device, because the whole queue would be read to find the devices in it.
     waits = select(*(exists().where(queued, Job.device == device.value) for device in Device))
     devices = [device for device, found in zip(Device, session.execute(waits).one(), strict=True) if found]
-    return sorted({queue for device in devices for queue in queues_for(device)})
+    return sorted({queue for device in (*devices, *seats.devices_wanted(session)) for queue in queues_for(device)})
 
 
 class Contact:

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(8 * GIB, ge=1, le=MOST_BYTES)
     worker_devices: str | None = None
     """Devices that a worker takes jobs for: cpu, cuda or both, comma-separated. None: detected."""
+    node_address: str | None = None
+    """Name or address at which other workers reach this one, for jobs with several nodes. None: its host's name."""
+    join_seconds: float = Field(300, ge=1, le=MOST_SECONDS)
+    """How long a worker waits for the other workers of a job with several nodes, before it gives the job back."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """CPU threads of a trainer. None: torch's own choice."""
     warm_trainer: bool = True

@@ -26,6 +26,8 @@ SERVICE_ONLY = {
     "accept": "compare the numbers in the report",
     "time_limit_s": "use an observer that stops the training",
     "max_attempts": "here there is only one attempt",
+    "devices": "here one process trains",
+    "nodes": "here one process trains",
     "adversarial": "only classifiers are trained here",
     "teacher_cache": "batches don't name their samples",
 }

@@ -15,6 +15,7 @@ class ErrorType(OpenEnum):
     TEACHER_BELOW_EXPECTED = "teacher-below-expected"
     DEVICE_UNAVAILABLE = "device-unavailable"
     WORKER_LOST = "worker-lost"
+    TOO_FEW_WORKERS = "too-few-workers"
     TRAINER_CRASHED = "trainer-crashed"
     TIME_LIMIT = "time-limit"
     MEMORY_LIMIT = "memory-limit"

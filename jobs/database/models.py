@@ -316,6 +316,10 @@ class Job(Base):
     tags: Mapped[list[str]]
     state: Mapped[str]
     device: Mapped[str]
+    devices: Mapped[int] = mapped_column(server_default="1")
+    """Processes on each worker."""
+    nodes: Mapped[int] = mapped_column(server_default="1")
+    """Workers that train it together."""
     spec_version: Mapped[int]
     request: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
@@ -394,6 +398,27 @@ class StudyTag(Base):
     created_at: Mapped[datetime] = mapped_column(primary_key=True)
     """The study's."""
     study_id: Mapped[str] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class Seat(Base):
+    """The place of a worker in the attempt of another one. `jobs.ledger.seats` keeps them."""
+
+    __tablename__ = "seats"
+    __table_args__ = (
+        CheckConstraint("lease_expires_at IS NULL OR worker_id IS NOT NULL", name="lease"),
+        Index("ix_seats_open", "job_id", postgresql_where=text("worker_id IS NULL")),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    node: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """From 1: node 0 is the worker that has claimed the job."""
+    attempt: Mapped[int]
+    endpoint: Mapped[str]
+    """host:port at which the trainer of node 0 waits for the others."""
+    worker_id: Mapped[str | None]
+    """None: nobody has taken it yet."""
+    lease_expires_at: Mapped[datetime | None]
+    """None: nobody has taken it, or the worker's part is done."""
 
 
 class JobUpload(Base):
@@ -579,5 +604,7 @@ class Worker(Base):
     hostname: Mapped[str]
     devices: Mapped[list[str]]
     spec_versions: Mapped[list[int]]
+    processes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """By device, how many processes of one job it can run."""
     job_id: Mapped[str | None]
     last_seen: Mapped[datetime] = _now()

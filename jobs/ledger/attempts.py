@@ -12,9 +12,9 @@ Only the database's clock decides when a lease expires.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -24,11 +24,13 @@ from jobs.database.models import Job
 from jobs.errors import Stale
 from jobs.ids import new_id
 from jobs.ledger import metrics as job_metrics
-from jobs.ledger import quotas
+from jobs.ledger import quotas, seats
 from jobs.ledger.metrics import Metric
 from jobs.ledger.queue import Wanted, oldest_queued
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
+from jobs.ledger.times import seconds_from_now
 from jobs.ledger.transitions import Event, change
+from jobs.ledger.workers import NO_MORE_THAN_ONE
 from jobs.tracking import runs
 from jobs.tracking.trackers import Trackers
 from lit_spec import Device, ErrorType, JobError, JobSpec
@@ -74,6 +76,8 @@ class Claim:
     """The study of which the job is a trial."""
     traceparent: str | None = None
     """The span of the request that made the job."""
+    endpoint: str | None = None
+    """host:port at which the trainer waits for the other nodes; None for a job of one node."""
     queued_at: datetime | None = None
     """When the job was made, if this is its first attempt."""
 
@@ -100,6 +104,8 @@ def claim(
     spec_versions: Sequence[int],
     lease_seconds: float,
     left_to_others: Sequence[str] = (),
+    processes: Mapping[str, int] = NO_MORE_THAN_ONE,
+    endpoint: str = "",
     trackers: Trackers = Trackers(),
     defaults: Quotas = quotas.NO_QUOTAS,
 ) -> Claim | None:
@@ -111,9 +117,12 @@ def claim(
 
     Jobs of older versions are upgraded; those of versions newer than `spec_versions` are left to newer workers. A job
     whose stored specification or `track` this version can't read fails here, so that it does not block the queue.
-    `trackers` says where the job's run goes.
+    `trackers` says where the job's run goes. `processes` says how many processes of one job the worker can run on each
+    device. `endpoint` is where the trainer of a job with several nodes would wait for the others: their seats are
+    offered here.
     """
-    wanted = Wanted([Device.AUTO.value, *devices], max(spec_versions), left_to_others)
+    most = {device: processes.get(device, 1) for device in devices}
+    wanted = Wanted({Device.AUTO.value: max(most.values(), default=0), **most}, max(spec_versions), left_to_others)
     at_limit = quotas.owners_at_limit(session, defaults)
     while (job := oldest_queued(session, wanted, at_limit)) is not None:
         if not quotas.may_run(session, job.owner, defaults):
@@ -126,7 +135,8 @@ def claim(
         except Unreadable as wrong:
             _fail_unreadable(session, job, wrong)
         else:
-            return _take(session, job, spec, worker_id, devices, lease_seconds)
+            able = [device for device in devices if spec.devices <= processes.get(device, 1)]
+            return _take(session, job, spec, worker_id, able, lease_seconds, endpoint)
     return None
 
 
@@ -137,7 +147,13 @@ def _fail_unreadable(session: Session, job: Job, wrong: Unreadable) -> None:
 
 
 def _take(
-    session: Session, job: Job, spec: JobSpec, worker_id: str, devices: Sequence[str], lease_seconds: float
+    session: Session,
+    job: Job,
+    spec: JobSpec,
+    worker_id: str,
+    devices: Sequence[str],
+    lease_seconds: float,
+    endpoint: str,
 ) -> Claim:
     device = job.device if job.device != Device.AUTO else _preferred(devices)
     progress = _progress_at_claim(job)
@@ -149,10 +165,12 @@ def _take(
         state=JobState.RUNNING,
         worker_id=worker_id,
         worker_device=device,
-        lease_expires_at=_seconds_from_now(lease_seconds),
+        lease_expires_at=seconds_from_now(lease_seconds),
         progress=progress,
         started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
     )
+    if job.nodes > 1:
+        seats.offer(session, job, endpoint)
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
@@ -164,6 +182,7 @@ def _take(
         seconds_used=job.seconds_used,
         study_id=job.study_id,
         traceparent=job.traceparent,
+        endpoint=endpoint if job.nodes > 1 else None,
         queued_at=job.created_at if job.attempt == 1 else None,
     )
 
@@ -171,7 +190,7 @@ def _take(
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, seconds_used: float) -> Heartbeat:
     """Renew the lease. Raises Stale."""
     cancel_requested_at = _update_unseen(
-        session, claim, lease_expires_at=_seconds_from_now(lease_seconds), seconds_used=seconds_used
+        session, claim, lease_expires_at=seconds_from_now(lease_seconds), seconds_used=seconds_used
     )
     return Heartbeat(cancel_requested=cancel_requested_at is not None)
 
@@ -202,7 +221,7 @@ def record(
     values: dict[str, Any] = {"batch": batch}
     if progress is not None:
         values["progress"] = progress
-        values["estimated_finish"] = None if seconds_left is None else _seconds_from_now(seconds_left)
+        values["estimated_finish"] = None if seconds_left is None else seconds_from_now(seconds_left)
     if checkpoint is not None:
         values["checkpoint"] = checkpoint
     change(session, job, events, **values)
@@ -309,10 +328,6 @@ def _update_unseen(session: Session, claim: Claim, **values: Any) -> datetime | 
         raise Stale
     cancel_requested_at: datetime | None = row.cancel_requested_at
     return cancel_requested_at
-
-
-def _seconds_from_now(seconds: float) -> ColumnElement[datetime]:
-    return func.clock_timestamp() + timedelta(seconds=seconds)
 
 
 def _progress_at_claim(job: Job) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def create(
         tags=request.tags,
         state=JobState.QUEUED,
         device=spec.device.value,
+        devices=spec.devices,
+        nodes=spec.nodes,
         spec_version=spec.spec_version,
         request=request.model_dump(mode="json", exclude_unset=True),
         spec=spec.model_dump(mode="json"),

@@ -18,6 +18,7 @@ from sqlalchemy import (
     any_,
     func,
     literal_column,
+    or_,
     select,
     true,
     tuple_,
@@ -43,8 +44,8 @@ _PLACE = (Job.created_at, Job.id)
 class Wanted:
     """Which queued jobs a worker may claim."""
 
-    devices: Sequence[str]
-    """What jobs may ask for, `auto` included."""
+    devices: Mapping[str, int]
+    """By the device that jobs may ask for, `auto` included: on how many of them at once."""
     newest_version: int
     """Of specifications."""
     left_out: Collection[str] = ()
@@ -73,17 +74,18 @@ def oldest_queued(session: Session, wanted: Wanted, at_limit: Collection[str]) -
 
     Jobs that others have locked are passed over.
     """
-    devices = list(wanted.devices)
+    devices = dict(wanted.devices)
     while devices:
         first = _first_in_heads(session, devices, wanted, at_limit)
         if first is None:
             return _lock_oldest(session, _is_oldest_of_an_owner(devices, wanted, at_limit))
         # Begins at the first one, so that nothing before it is read again.
         place = tuple_(*_PLACE) >= tuple_(first.created_at, first.id)
-        of_device = and_(Job.device == first.device, place, *wanted.conditions(Job, at_limit))
+        enough = _has_enough(Job, first.device, devices[first.device])
+        of_device = and_(enough, place, *wanted.conditions(Job, at_limit))
         if (job := _lock_oldest(session, of_device)) is not None:
             return job
-        devices.remove(first.device)  # others have locked all jobs for it
+        del devices[first.device]  # others have locked all jobs for it
     return None
 
 
@@ -102,7 +104,7 @@ def jobs_before(session: Session, job: Job, versions: Mapping[str, int], passed_
             .limit(MOST_COUNTED)
             .subquery()
         )
-        counted = and_(true(), *Wanted([], newest).conditions(before.c, passed_over))
+        counted = and_(true(), *Wanted({}, newest).conditions(before.c, passed_over))
         numbers = (func.count().label("seen"), func.count().filter(counted).label("counted"))
         counts.append(select(*numbers).select_from(before))
     found = session.execute(union_all(*counts)).all()
@@ -115,24 +117,33 @@ def _lock_oldest(session: Session, which: ColumnElement[bool]) -> Job | None:
 
 
 def _first_in_heads(
-    session: Session, devices: Sequence[str], wanted: Wanted, at_limit: Collection[str]
+    session: Session, devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
 ) -> Row[Any] | None:
     """Device and place of the oldest job that is wanted, locked or not, among the oldest HEAD for each device."""
     firsts = []
-    for device in devices:
-        columns = (Job.id, Job.device, Job.created_at, Job.owner, Job.spec_version)
+    for device, count in devices.items():
+        columns = (Job.id, Job.device, Job.devices, Job.created_at, Job.owner, Job.spec_version)
         head = select(*columns).where(Job.state == _QUEUED, Job.device == device).order_by(*_PLACE).limit(HEAD)
         job = head.subquery().c
-        first = select(job.device, job.created_at, job.id).where(*wanted.conditions(job, at_limit))
+        fits = (_has_enough(job, device, count), *wanted.conditions(job, at_limit))
+        first = select(job.device, job.created_at, job.id).where(*fits)
         firsts.append(first.order_by(job.created_at, job.id).limit(1).subquery())
     all_firsts = union_all(*(select(first) for first in firsts)).subquery()
     oldest = select(all_firsts).order_by(all_firsts.c.created_at, all_firsts.c.id).limit(1)
     return session.execute(oldest).one_or_none()
 
 
-def _is_oldest_of_an_owner(devices: Sequence[str], wanted: Wanted, at_limit: Collection[str]) -> ColumnElement[bool]:
+def _has_enough(job: Any, device: str, count: int) -> ColumnElement[bool]:
+    """Whether the job asks for this device, and for no more of them."""
+    return and_(job.device == device, job.devices <= count)
+
+
+def _is_oldest_of_an_owner(
+    devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
+) -> ColumnElement[bool]:
     # As an array, which is made once: the planner could also read the whole queue and look up each job in a list.
-    ids = _oldest_of_each_owner([Job.device.in_(devices), *wanted.conditions(Job, ())], at_limit)
+    enough = or_(*(_has_enough(Job, device, count) for device, count in devices.items()))
+    ids = _oldest_of_each_owner([enough, *wanted.conditions(Job, ())], at_limit)
     return Job.id == any_(func.array(ids.scalar_subquery()))
 
 

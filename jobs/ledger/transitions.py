@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job
+from jobs.database.models import Job, Seat
 from jobs.database.notifications import notify
 from jobs.webhooks import outbox
+from lit_spec.states import JobState
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Event:
 
 
 def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -> None:
-    """Change a job that the caller has just added, or whose row the caller has locked."""
+    """Change a job that the caller has just added, or whose row the caller has locked.
+
+    The seats of an attempt that ends with this are gone.
+    """
     for name, value in values.items():
         setattr(job, name, value)
     first = job.event_seq + 1
@@ -39,6 +43,8 @@ def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -
                 for i, event in enumerate(events)
             ],
         )
+    if values.get("state", JobState.RUNNING) != JobState.RUNNING:
+        session.execute(delete(Seat).where(Seat.job_id == job.id))
     if "state" in values or first == 1:  # the first event is that of a new job
         outbox.job_changed(session, job)
     notify(session, job.id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -13,13 +14,25 @@ from jobs.database.models import Worker
 
 LIVE_SECONDS = 30.0
 FORGOTTEN_SECONDS = 3600.0
+NO_MORE_THAN_ONE: Mapping[str, int] = MappingProxyType({})
+"""A device that is left out runs one process of a job."""
 
 
 def register(
-    session: Session, worker_id: str, hostname: str, devices: Sequence[str], spec_versions: Sequence[int]
+    session: Session,
+    worker_id: str,
+    hostname: str,
+    devices: Sequence[str],
+    spec_versions: Sequence[int],
+    processes: Mapping[str, int] = NO_MORE_THAN_ONE,
 ) -> None:
-    """Add the worker, or renew its row."""
-    able = {"hostname": hostname, "devices": list(devices), "spec_versions": list(spec_versions)}
+    """Add the worker, or renew its row. `processes`: by device, how many processes of one job it can run."""
+    able = {
+        "hostname": hostname,
+        "devices": list(devices),
+        "spec_versions": list(spec_versions),
+        "processes": dict(processes),
+    }
     statement = insert(Worker).values(id=worker_id, **able)
     again = {**able, "last_seen": func.clock_timestamp()}
     session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=again))

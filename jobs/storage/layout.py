@@ -45,6 +45,11 @@ def trainer_log(job_id: str, attempt: int) -> str:
     return f"{_attempt_prefix(job_id, attempt)}{LOG_FILE}"
 
 
+def node_log(job_id: str, attempt: int, node: int) -> str:
+    """What the ranks of another node of an attempt printed; those of node 0 print into the trainer's log."""
+    return f"{_attempt_prefix(job_id, attempt)}trainer-node-{node}.log"
+
+
 def output(job_id: str, attempt: int, name: str) -> str:
     """One output file of an attempt."""
     return f"{_attempt_prefix(job_id, attempt)}{OUTPUT_FOLDER}/{name}"

@@ -35,8 +35,8 @@ class SampleViews:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, index: Tensor) -> SampleViews:
-        """Some of the samples: `index` is a mask (B,), or numbers of places."""
+    def at(self, index: Tensor | slice) -> SampleViews:
+        """Some of the samples: `index` is a mask (B,), or places."""
         return replace(self, rows=self.rows[index], views=self.views[index])
 
     def of_rows(self, rows: Tensor) -> SampleViews:

@@ -4,6 +4,9 @@ FOLDER is the job folder: spec.json, run.json, teacher.safetensors, for some job
 set, and to resume checkpoint.pt. Messages leave as JSON lines on standard output (lit_spec.trainer.messages). The
 results are in FOLDER/output at the end. Exit codes: 0 finished or drained, 1 failed with a message that says why, 75
 ended because its deadline passed.
+
+`lit_core.trainer.launch` starts several ranks of it. The first one on each machine reads deadlines, the first of all
+sends messages and writes files.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from lit_core.data import DatasetError
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.layout import NoSections
 from lit_core.trainer.job import run_job
-from lit_core.trainer.supervision import DeadlineWatch, MessageSink, MessageWriter, StopSignal
+from lit_core.trainer.ranks import local_rank, rank, ranks
+from lit_core.trainer.supervision import DeadlineWatch, MessageSink, MessageWriter, NoMessages, StopSignal
 from lit_core.training.loop import Drained
 from lit_core.training.setbacks import Diverged
 from lit_core.training.task import Refused
@@ -37,16 +41,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--supervised", action="store_true", help="exit if no new deadline arrives on standard input")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    writer, watch = MessageWriter(), DeadlineWatch()
-    watch.start(supervised=arguments.supervised)
-    return run(arguments.folder, writer, watch)
+    named = f" rank {rank()}:" if ranks() > 1 else ""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s{named} %(message)s")
+    watch = DeadlineWatch()
+    watch.start(supervised=arguments.supervised, reads_deadlines=local_rank() == 0)
+    return run(arguments.folder, MessageWriter() if rank() == 0 else NoMessages(), watch)
 
 
 def run(folder: Path, sink: MessageSink, stop: StopSignal) -> TrainerExit:
     """Run the job, and send the message that says how it ended. Raises what no message can explain."""
     try:
-        result = run_job(folder, sink, stop).summary()
+        report = run_job(folder, sink, stop)
     except Drained:
         log.info("drained")
         sink.emit(messages.Drained())
@@ -58,6 +63,9 @@ def run(folder: Path, sink: MessageSink, stop: StopSignal) -> TrainerExit:
         log.error("%s: %s", error.type, error.detail, exc_info=failure.__cause__)
         sink.emit(messages.Failed(error=error))
         return TrainerExit.FAILED
+    if report is None:
+        return TrainerExit.DONE
+    result = report.summary()
     log.info("result: %s", result.as_json())
     sink.emit(messages.Finished(result=result))
     return TrainerExit.DONE

@@ -1,4 +1,4 @@
-"""`python -m lit_core.trainer.devices`: exit with 0 if torch can use CUDA, else with 1 and a line that says why."""
+"""`python -m lit_core.trainer.devices`: print how many GPUs torch can use; without one exit with 1 and say why."""
 
 from __future__ import annotations
 
@@ -21,4 +21,7 @@ def cuda_fault() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(cuda_fault())
+    fault = cuda_fault()
+    if fault is None:
+        sys.stdout.write(f"{torch.cuda.device_count()}\n")
+    sys.exit(fault)

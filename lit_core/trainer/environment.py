@@ -11,6 +11,8 @@ import torch
 from lit_core.exports.openvino_file import is_installed
 from lit_core.trainer.allocator import keep_freed_memory
 from lit_core.trainer.devices import cuda_fault
+from lit_core.trainer.ranks import local_rank, local_ranks
+from lit_core.training.group import Group
 from lit_core.training.task import Refused
 from lit_spec import ErrorType, Export, JobError, JobSpec
 from lit_spec.trainer.run import TrainerRun
@@ -23,9 +25,12 @@ def prepare_torch(run: TrainerRun) -> torch.device:
         raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
     keep_freed_memory()
     if run.threads:
-        torch.set_num_threads(run.threads)
+        torch.set_num_threads(max(run.threads // local_ranks(), 1))
     # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.
     torch.use_deterministic_algorithms(True, warn_only=run.device == "cuda")
+    if run.device == "cuda":
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
     return torch.device(run.device)
 
 
@@ -39,7 +44,7 @@ def check_exports(exports: Sequence[Export]) -> None:
         raise Refused(JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail, field="exports"))
 
 
-def environment_of(run: TrainerRun, spec: JobSpec) -> dict[str, str]:
+def environment_of(run: TrainerRun, spec: JobSpec, group: Group) -> dict[str, str]:
     device = torch.cuda.get_device_name() if run.device == "cuda" else "cpu"
     capability = torch.backends.cpu.get_cpu_capability()
     origin = run.dataset_origin
@@ -49,6 +54,8 @@ def environment_of(run: TrainerRun, spec: JobSpec) -> dict[str, str]:
         "device": device,
         "cpu": f"{_processor()} ({capability})",
         "threads": str(torch.get_num_threads()),
+        # Sums over several processes are rounded in another order.
+        "processes": str(group.size),
         "torch": str(torch.__version__),
         "precision": spec.precision.value,
     }

@@ -35,10 +35,19 @@ from lit_core.tasks.scale_of_floats import check_scale
 from lit_core.trainer.environment import check_exports, environment_of, prepare_torch
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
+from lit_core.trainer.ranks import group_of_ranks
 from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.trainer.teacher_cache import CachingJob
 from lit_core.training.caching.teacher import TeacherCache
-from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lit_core.training.checkpoint import (
+    Checkpoint,
+    checkpoint_from,
+    read_checkpoint,
+    save_checkpoint,
+    selection_as_dict,
+    selection_from_dict,
+)
+from lit_core.training.group import Group
 from lit_core.training.loop import Drained, train_student
 from lit_core.training.task import Refused, Task
 from lit_spec import ErrorType, JobError, JobSpec, Method, Phase, Split
@@ -104,16 +113,41 @@ class JobObserver:
         return self.stop.stop_requested
 
 
-def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | PlanReport:
-    """Run the job in `folder`, write its output, and return the report.
+class FollowingObserver:
+    """That of a rank which is not the first: it tells nothing, and writes no checkpoint."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self.stop = stop
+
+    def epoch(
+        self, phase: Phase, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], steps: int
+    ) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None: ...
+
+    def stop_requested(self) -> bool:
+        return self.stop.stop_requested
+
+
+def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | PlanReport | None:
+    """Run the job in `folder`, write its output, and return the report; None in all ranks but the first.
 
     Raises Refused, DatasetError, SpecError, NoSections and Diverged, and Drained after `stop` requested a stop.
     """
-    spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     run = TrainerRun.model_validate_json((folder / RUN_FILE).read_bytes())
+    with group_of_ranks(run.device) as group:
+        return _run_in_group(folder, run, messages, stop, group)
+
+
+def _run_in_group(
+    folder: Path, run: TrainerRun, messages: MessageSink, stop: StopSignal, group: Group
+) -> Report | PlanReport | None:
+    spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     check_exports(spec.exports)
     device = prepare_torch(run)
-    environment = environment_of(run, spec)
+    environment = environment_of(run, spec, group)
     messages.emit(Started(data={"environment": environment, "versions": versions()}))
 
     def begin(phase: JobPhase) -> None:
@@ -132,9 +166,14 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
         planning = Planning(spec, spec.student.plan, teacher, dataset, device, sample, doubts)
         inputs = _importance_inputs(spec, dataset, device)
         return run_plan(planning, inputs, messages, stop, environment, folder / OUTPUT_FOLDER)
-    checkpoint = _read_checkpoint(folder / CHECKPOINT_FILE)
+    # The first rank's, so that all begin at the same place.
+    stored = group.from_first(lambda: _read_checkpoint(folder / CHECKPOINT_FILE))
+    checkpoint = None if stored is None else checkpoint_from(stored)
 
-    selection = checkpoint.selection if checkpoint else _select_blocks(spec, teacher, dataset, device, begin)
+    def select() -> dict[str, Any]:
+        return selection_as_dict(_select_blocks(spec, teacher, dataset, device, begin))
+
+    selection = checkpoint.selection if checkpoint else selection_from_dict(group.from_first(select))
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
     is_chosen_here, spec = spec.student.blocks is None, _with_student(spec, selection)
     if checkpoint is None and is_chosen_here:
@@ -149,19 +188,22 @@ def run_job(folder: Path, messages: MessageSink, stop: StopSignal) -> Report | P
     caching = CachingJob(spec, run, teacher, dataset, device)
     with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
-        teacher_scores = with_doubts(task.check(), doubts)
+        teacher_scores = group.from_first(lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)
         messages.emit(TeacherMeasured(data=teacher_scores))
 
         trained = train_student(
             task,
             spec,
-            JobObserver(messages, stop, folder),
+            JobObserver(messages, stop, folder) if group.rank == 0 else FollowingObserver(stop),
             selection=selection,
             environment={**environment, **versions()},
             checkpoint=checkpoint,
             attempt=run.attempt,
+            group=group,
         )
+        if group.rank != 0:
+            return None
         output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
         return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
 
@@ -241,17 +283,19 @@ def _check_size(teacher: SectionedNetwork, dataset: Dataset) -> None:
         raise Refused(error) from failure
 
 
-def _read_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint; None to start from the beginning. A checkpoint that can't be read does not fail the job."""
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What the checkpoint's file has; None to start from the beginning. A checkpoint that can't be read does not fail
+    the job."""
     if not path.exists():
         return None
     try:
-        checkpoint = load_checkpoint(path)
+        stored = read_checkpoint(path)
+        checkpoint = checkpoint_from(stored)
     except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as failure:
         log.warning("the checkpoint can't be read, so the training starts from the beginning: %s", failure)
         return None
     log.info("resuming at %s", checkpoint.position)
-    return checkpoint
+    return stored
 
 
 def _select_blocks(

@@ -50,6 +50,16 @@ class MessageWriter:
             self._file.flush()
 
 
+class NoMessages:
+    """Of a rank that is not the first. What it prints goes to standard error as well."""
+
+    def __init__(self) -> None:
+        os.dup2(2, 1)
+
+    def emit(self, message: TrainerMessage) -> None:
+        """The first rank says it."""
+
+
 class DeadlineWatch:
     """Ends the process when the deadline passes or the worker has ended. SIGTERM requests a stop."""
 
@@ -57,14 +67,18 @@ class DeadlineWatch:
         self._deadline = boottime() + FIRST_DEADLINE_SECONDS
         self.stop_requested = False
 
-    def start(self, *, supervised: bool) -> None:
+    def start(self, *, supervised: bool, reads_deadlines: bool = True) -> None:
+        """`reads_deadlines` is False for a rank beside which another one of this machine reads them: both end with
+        their launcher."""
         signal.signal(signal.SIGTERM, self._on_terminate)
         if not supervised:
             return
         # Python ignores this signal, and a library that could not write says anything: the worker names the limit.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        _die_with_parent()
+        die_with_parent()
         _prefer_for_oom_kill()
+        if not reads_deadlines:
+            return
         threading.Thread(target=self._read_deadlines, daemon=True, name="deadlines").start()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
@@ -103,7 +117,8 @@ def prctl(option: int, value: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent ends."""
     # If the parent died before this line, it has closed the pipe of the deadlines, which ends the process as well.
     parent = os.getppid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -23,6 +23,7 @@ from lit_core.training.caching.folder import CacheFolder
 from lit_core.training.caching.pieces import NotCacheable, layout_of
 from lit_core.training.caching.plan import Workload, planned
 from lit_core.training.caching.teacher import TeacherCache, opened_cache
+from lit_core.training.group import ALONE
 from lit_core.training.objectives import objective_of
 from lit_core.training.recipe import RIVALS
 from lit_core.training.steps import passes_over
@@ -141,7 +142,7 @@ class CachingJob:
             "dtype": plan.dtype,
             "precision": self._precision,
             # Another machine or version rounds differently.
-            "environment": environment_of(self.run, spec),
+            "environment": environment_of(self.run, spec, ALONE),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -117,11 +117,11 @@ class AdversarialUpdater:
         self.discriminator.requires_grad_(False)
         if self._steps % self.weights.n_critic == 0:
             losses = self._student_losses(batch)
-            minimise(losses.total, self.optimizer, learning_rate, self.schedule.gradient_clip)
-            self._students = _row(losses)
+            minimise(losses.total, self.optimizer, learning_rate, self.schedule.gradient_clip, batch.share)
+            self._students = _row(losses, batch)
         elif self._students is None:
             with torch.no_grad():
-                self._students = _row(self._student_losses(batch))
+                self._students = _row(self._student_losses(batch), batch)
         self.discriminator.requires_grad_(True)
         return torch.cat([self._students, discriminators])
 
@@ -144,27 +144,34 @@ class AdversarialUpdater:
 
     def _train_discriminator(self, batch: Batch, learning_rate: float) -> Tensor:
         real, target = batch.inputs
-        mix = torch.rand(len(real), 1, 1, 1, generator=batch.generator, dtype=torch.float64).to(real)
-        with torch.no_grad():
+
+        def draw(rows: int) -> Tensor:
+            return torch.rand(rows, 1, 1, 1, generator=batch.generator, dtype=torch.float64)
+
+        mix = batch.share.rows_of(draw, len(real)).to(real)
+        with torch.no_grad(), batch.share.whole_statistics():
             fake = self.student.network(real, target)
-        losses = discriminator_losses(
-            self.discriminator, real, fake, batch.labels, mix, self.weights, exclusive=self.exclusive
-        )
-        minimise(losses.total, self.discriminator_optimizer, learning_rate, self.schedule.gradient_clip)
-        return _row(losses)
+        with batch.share.whole_statistics():
+            losses = discriminator_losses(
+                self.discriminator, real, fake, batch.labels, mix, self.weights, exclusive=self.exclusive
+            )
+        rate, clip = learning_rate, self.schedule.gradient_clip
+        minimise(losses.total, self.discriminator_optimizer, rate, clip, batch.share)
+        return _row(losses, batch)
 
     def _student_losses(self, batch: Batch) -> Losses:
         real, target = batch.inputs
-        return generator_losses(
-            self.student.network,
-            self.discriminator,
-            real,
-            batch.labels,
-            target,
-            self.weights,
-            exclusive=self.exclusive,
-        )
+        with batch.share.whole_statistics():
+            return generator_losses(
+                self.student.network,
+                self.discriminator,
+                real,
+                batch.labels,
+                target,
+                self.weights,
+                exclusive=self.exclusive,
+            )
 
 
-def _row(losses: Losses) -> Tensor:
-    return torch.stack([loss.detach().double() for loss in (losses.total, *losses.parts.values())])
+def _row(losses: Losses, batch: Batch) -> Tensor:
+    return batch.share.mean(torch.stack([loss.detach().double() for loss in (losses.total, *losses.parts.values())]))

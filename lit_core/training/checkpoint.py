@@ -103,7 +103,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "chosen_before": [_as_list(best) for best in checkpoint.chosen_before],
         "epochs": [epoch.as_json() for epoch in checkpoint.epochs],
         "environment": checkpoint.environment,
-        "selection": _selection_as_dict(checkpoint.selection),
+        "selection": selection_as_dict(checkpoint.selection),
         "resumes": [resume.as_json() for resume in checkpoint.resumes],
         "setbacks": [setback.as_json() for setback in checkpoint.setbacks],
         "race": checkpoint.race and checkpoint.race.as_json(),
@@ -124,7 +124,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Raises ValueError for another format."""
-    data = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint_from(read_checkpoint(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is stored, as `checkpoint_from` reads it."""
+    data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return data
+
+
+def checkpoint_from(data: dict[str, Any]) -> Checkpoint:
+    """Raises ValueError for another format."""
     if data["format"] != FORMAT:
         raise ValueError(f"the checkpoint has format {data['format']}, but this version reads format {FORMAT}")
     position, student, updater = data["good"]
@@ -141,7 +151,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         chosen_before=[_from_list(best) for best in data["chosen_before"]],
         epochs=[EpochReport.model_validate(epoch) for epoch in data["epochs"]],
         environment=data["environment"],
-        selection=_selection_from_dict(data["selection"]),
+        selection=selection_from_dict(data["selection"]),
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
         race=data["race"] and Race.model_validate(data["race"]),
@@ -158,7 +168,7 @@ def _position_from_list(data: list[Any]) -> TrainingPosition:
     return TrainingPosition(Phase(phase), epoch, step)
 
 
-def _selection_as_dict(selection: Selection) -> dict[str, Any]:
+def selection_as_dict(selection: Selection) -> dict[str, Any]:
     return {
         "kept_blocks": selection.kept_blocks,
         "importance": selection.importance,
@@ -168,7 +178,7 @@ def _selection_as_dict(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _selection_from_dict(data: dict[str, Any]) -> Selection:
+def selection_from_dict(data: dict[str, Any]) -> Selection:
     target = data["target"]
     return Selection(**data | {"target": target and TargetReport.model_validate(target)})
 

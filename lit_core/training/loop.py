@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -28,6 +28,7 @@ from lit_core.training.checkpoint import (
     TrainingPosition,
     copy_of_state,
 )
+from lit_core.training.group import ALONE, Group
 from lit_core.training.recipe import race, with_winner
 from lit_core.training.setbacks import (
     MOST_SETBACKS,
@@ -110,16 +111,19 @@ def train_student(
     environment: Mapping[str, str] | None = None,
     checkpoint: Checkpoint | None = None,
     attempt: int = 1,
+    group: Group = ALONE,
 ) -> TrainedStudent[TaskT]:
     """Train the task's student, which has the weights of its best epoch afterwards.
 
     Epoch 0 is the untrained student, or the repaired one if the selection has one that is no worse.
 
     `selection` says which blocks the student has. With a checkpoint the training continues from there. `compress` and
-    the service's trainer both call this function. Raises Diverged, and Drained when the observer asks to stop.
+    the service's trainer both call this function. Each process of a `group` calls it with the same arguments, but its
+    own observer. Raises Diverged, and Drained when the observer asks to stop.
     """
     untrained = copy_of_state(task.student.network)
-    training = Training(hyperparameters, task, observer, selection=selection, environment=dict(environment or {}))
+    environment = dict(environment or {})
+    training = Training(hyperparameters, task, observer, selection=selection, environment=environment, group=group)
     if checkpoint is not None:
         training.restore(checkpoint, attempt)
     with seeded(hyperparameters.seed):
@@ -141,9 +145,11 @@ class Training:
         *,
         selection: Selection,
         environment: dict[str, str],
+        group: Group,
     ) -> None:
         self.spec = spec
         self.task = task
+        self.group = group
         self.device = next(task.student.network.parameters()).device
         self.observer = observer
         self.selection = selection
@@ -160,6 +166,8 @@ class Training:
         self.setbacks: list[Setback] = []
         self.race: Race | None = None
         self._restored: Checkpoint | None = None
+        # What modules draw, as dropout does, must differ between rows.
+        self._own_stream = (group.rank,) if group.rank else ()
         self._told = time.monotonic()
         self._begin_epoch(losses=0)
 
@@ -197,13 +205,16 @@ class Training:
         if self._restored is None:
             self._measure_start()
             if self.spec.race:
-                self._use(race(self.task, self.spec, self._before_racer))
+                self._use(race(self.task, self.spec, self._before_racer, self.group))
         if self.position.phase != Phase.PRUNE:
             for phase in self.phases[self.phases.index(self.position.phase) :]:
                 self._run_phase(phase)
         for number in range(max(len(self.chosen_before) - 1, 0), len(self.prunings)):
             self._run_pruning(number)
         return [*self.chosen_before, self._chosen()]
+
+    def _score(self) -> Scores:
+        return Scores(**self.group.from_first(lambda: asdict(self.task.score())))
 
     def _measure_start(self) -> None:
         """Epoch 0 of the first phase is the untrained student or, if that is no worse, the repaired one. One whose
@@ -226,7 +237,7 @@ class Training:
 
     def _measure_as_start(self) -> bool:
         """Whether the student as it is now is the best start so far."""
-        scores = self.task.score()
+        scores = self._score()
         if not _are_finite(scores) or (self.best is not None and scores.value < self.best.score):
             return False
         self.best = BestEpoch(self.phases[0], 0, scores.value, copy_of_state(self.task.student.network))
@@ -261,6 +272,8 @@ class Training:
     def _run_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         """`passed` is the number of epochs since the learning rate's schedule began."""
         updater.begin_epoch()
+        # Processors may round differently, and what that adds up to must not be kept.
+        self.group.same_weights(self.task.student.network)
         for step in range(self.position.step, self.steps_per_epoch):
             self._run_step(phase, epoch, step, passed, updater)
             if step % STEPS_BETWEEN_FINITE_CHECKS == 0:
@@ -276,8 +289,8 @@ class Training:
         progress = step_of_phase / (schedule.epochs * self.steps_per_epoch)
         samples = samples_of(self.task.views, self.samples, self.spec.schedule, seed, phase, epoch, step)
         generator = generator_of(seed, "step", phase.value, epoch, step)
-        seed_globals(mix(seed, "modules", phase.value, epoch, step))
-        batch = self.task.batch(samples, progress, generator)
+        seed_globals(mix(seed, "modules", phase.value, epoch, step, *self._own_stream))
+        batch = self.group.share_of(self.task.batch(samples, progress, generator))
         if step + 1 < self.steps_per_epoch:
             self.task.expect(rows_of(self.samples, self.spec.schedule, seed, phase, epoch, step + 1))
         losses = updater.step(batch, self._rate(schedule, step_of_phase))
@@ -288,7 +301,7 @@ class Training:
 
     def _end_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         metrics = self._mean_losses(updater)
-        scores = self.task.score()
+        scores = self._score()
         self._check_stable(metrics, scores, updater)
         metrics |= scores.metrics
         rate = self._rate(self.spec.schedule.of(phase), (passed + 1) * self.steps_per_epoch - 1)
@@ -313,11 +326,12 @@ class Training:
         if restored is None:
             self.chosen_before.append(self._chosen())
         load_state(network, self.chosen_before[number].state)
+        self.group.same_weights(network)
         self.task.prune(self.prunings[number])
         first = number * self._epochs_of(Phase.FINE_TUNE)
         if restored is None:
             self.position = TrainingPosition(Phase.PRUNE, first, 0)
-            self.best = BestEpoch(Phase.PRUNE, 0, self.task.score().value, copy_of_state(network))
+            self.best = BestEpoch(Phase.PRUNE, 0, self._score().value, copy_of_state(network))
         else:
             load_state(network, restored.student)
         self._run_phase(Phase.PRUNE, first)
@@ -381,7 +395,8 @@ class Training:
 
     def _checkpoint_if_due(self, updater: Updater) -> None:
         """Called between two steps. Raises Drained after a checkpoint if a stop was requested."""
-        if self.observer.stop_requested() or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+        late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if self.group.any_wants(self.observer.stop_requested() or late):
             self._checkpoint(updater)
             self._drain_if_requested()
 
@@ -410,7 +425,7 @@ class Training:
         self._saved = time.monotonic()
 
     def _drain_if_requested(self) -> None:
-        if self.observer.stop_requested():
+        if self.group.any_wants(self.observer.stop_requested()):
             raise Drained
 
     def _resume(self, updater: Updater, checkpoint: Checkpoint) -> None:
@@ -430,8 +445,8 @@ class Training:
         self._epoch_started = self._saved = time.monotonic()
 
     def _add_losses(self, losses: Tensor, batch: Batch) -> None:
-        self._loss_sums += losses * len(batch.labels)
-        self._samples_seen += len(batch.labels)
+        self._loss_sums += losses * batch.whole_samples
+        self._samples_seen += batch.whole_samples
 
     def _mean_losses(self, updater: Updater) -> dict[str, float]:
         means = (self._loss_sums / max(self._samples_seen, 1)).tolist()

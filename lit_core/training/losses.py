@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import bounded_below
+from lit_core.training.batch import WHOLE, Share
 from lit_spec import IrLoss, SpecError
 
 
@@ -52,12 +53,13 @@ IR_LOSSES: dict[IrLoss, Measure] = {
 }
 
 
-def relative_to_mean(measure: Measure, student: Tensor, teacher: Tensor) -> Tensor:
+def relative_to_mean(measure: Measure, student: Tensor, teacher: Tensor, share: Share = WHOLE) -> Tensor:
     """The loss between two representations (B, …), divided by the loss of the teacher's mean over the batch: 1 for a
-    student that does not look at its input. In a batch without spread, as of one sample, 0 stands for the mean."""
+    student that does not look at its input. In a batch without spread, as of one sample, 0 stands for the mean. The
+    mean is that of the whole batch, of which the representations may be a `share`."""
     student, teacher = _at_least_float32(student), _at_least_float32(teacher)
-    of_mean = measure(teacher.mean(dim=0, keepdim=True).expand_as(teacher), teacher)
-    of_zero = measure(torch.zeros_like(teacher), teacher)
+    of_mean = share.mean(measure(share.mean(teacher.mean(dim=0, keepdim=True)).expand_as(teacher), teacher))
+    of_zero = share.mean(measure(torch.zeros_like(teacher), teacher))
     constant = torch.where(of_mean > LEAST_SPREAD * of_zero, of_mean, of_zero)
     return measure(student, teacher) / constant.clamp_min(LEAST_LOSS)
 
@@ -67,9 +69,9 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def feature_loss(student: Tensor, teacher: Tensor, share: Share = WHOLE) -> Tensor:
     """Feature mimicking: the relative MSE of two features (B, …)."""
-    return relative_to_mean(F.mse_loss, student, teacher)
+    return relative_to_mean(F.mse_loss, student, teacher, share)
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from lit_core.networks.features import FeatureReader
 from lit_core.networks.sections import SectionedNetwork, Trace, untracked_statistics
-from lit_core.training.batch import Batch
+from lit_core.training.batch import Batch, Share
 from lit_core.training.losses import (
     IR_LOSSES,
     Measure,
@@ -90,10 +89,12 @@ class FeatureLoss:
 
     def __init__(self, output: Output) -> None:
         self.reader = FeatureReader(output)
-        self._measure = embedding_loss if output == Output.EMBEDDING else feature_loss
+        self.output = output
 
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self._measure(student, teacher)
+    def __call__(self, student: Tensor, teacher: Tensor, share: Share) -> Tensor:
+        if self.output == Output.EMBEDDING:
+            return embedding_loss(student, teacher)
+        return feature_loss(student, teacher, share)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class FeatureObjective:
 
     def __call__(self, taught: Taught, student: SectionedNetwork, batch: Batch) -> Losses:
         made, own = self.feature_loss.reader.run(student, *batch.inputs)
-        parts = {"feature_loss": self.feature_loss(own, taught.features)}
+        parts = {"feature_loss": self.feature_loss(own, taught.features, batch.share)}
         total = self.feature_weight * parts["feature_loss"]
         if self.output_loss is not None:
             parts["kd_loss"] = self.output_loss(made, taught.output, batch.labels)
@@ -178,10 +179,11 @@ class LitObjective:
         feed_until: float = 0.8,
         noise: float = 0.0,
         feature_weight: float = 0.0,
+        relative: bool = False,
     ) -> None:
-        """`measure` is the loss ℓ between two representations."""
+        """`measure` is the loss ℓ between two representations, `relative` to that of the teacher's mean."""
         self.output_loss, self.beta, self.noise = output_loss, beta, noise
-        self.measure = measure
+        self.measure, self.relative = measure, relative
         self.feature_weight, self.feature_loss = feature_weight, FeatureLoss(output_loss.output)
         self.feed, self.feed_until = feed, feed_until
         self.stem_is_frozen = Part.STEM in frozen
@@ -198,7 +200,7 @@ class LitObjective:
             parts["kd_loss"] = self.output_loss(traced.output, taught.output, batch.labels)
             terms.append(self.beta * parts["kd_loss"])
         if own is not None:
-            parts["feature_loss"] = self.feature_loss(own, taught.features)
+            parts["feature_loss"] = self.feature_loss(own, taught.features, batch.share)
             terms.append(self.feature_weight * parts["feature_loss"])
         if self.beta < 1:
             feeds = draw_feeds(self.feed, len(self.ir_names), batch.progress, self.feed_until, batch.generator)
@@ -245,7 +247,7 @@ class LitObjective:
         shared = traced is not None and (self.stem_is_frozen or not feeds[0])
         for n, section in enumerate(student.sections):
             if feeds[n]:
-                given = _noisy(taught.inputs[n], self.noise, batch.generator)
+                given = _noisy(taught.inputs[n], self.noise, batch)
                 # A frozen stem gives student and teacher the same representation.
                 shared = shared and n == 0 and self.stem_is_frozen and self.noise == 0
             elif made is not None:
@@ -258,7 +260,7 @@ class LitObjective:
                 with untracked_statistics(section) if traced is not None else nullcontext():
                     # A copy, because the section may change its input in place, and the loss may need it.
                     made = section(given.clone(), student.extra_arguments_of(taught, n))
-            losses.append(self.measure(made, taught.outputs[n]))
+            losses.append(self._ir_loss(made, taught.outputs[n], batch))
         return losses
 
     def _ir_of_whole_pass(
@@ -269,12 +271,17 @@ class LitObjective:
             outputs = traced.outputs
         else:
             fed = [
-                _noisy(given, self.noise, batch.generator) if feed else None
+                _noisy(given, self.noise, batch) if feed else None
                 for given, feed in zip(taught.inputs, feeds, strict=True)
             ]
             with untracked_statistics(student.network) if traced is not None else nullcontext():
                 outputs = student.outputs_fed(fed, *batch.inputs)
-        return [self.measure(made, wanted) for made, wanted in zip(outputs, taught.outputs, strict=True)]
+        return [self._ir_loss(made, wanted, batch) for made, wanted in zip(outputs, taught.outputs, strict=True)]
+
+    def _ir_loss(self, made: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
+        if self.relative:
+            return relative_to_mean(self.measure, made, wanted, batch.share)
+        return self.measure(made, wanted)
 
 
 def draw_feeds(feed: Feed, sections: int, progress: float, until: float, generator: torch.Generator) -> list[bool]:
@@ -285,10 +292,14 @@ def draw_feeds(feed: Feed, sections: int, progress: float, until: float, generat
     return [feed == Feed.TEACHER] * sections
 
 
-def _noisy(representation: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+def _noisy(representation: Tensor, deviation: float, batch: Batch) -> Tensor:
     if deviation == 0:
         return representation
-    noise = torch.randn(representation.shape, generator=generator, dtype=torch.float32)
+
+    def draw(rows: int) -> Tensor:
+        return torch.randn(rows, *representation.shape[1:], generator=batch.generator, dtype=torch.float32)
+
+    noise = batch.share.rows_of(draw, len(representation))
     return representation + deviation * noise.to(representation.device, representation.dtype)
 
 
@@ -305,7 +316,8 @@ def objective_of(spec: Hyperparameters, phase: Phase, sections: int) -> Objectiv
         return LitObjective(
             output_loss=output_loss,
             beta=spec.beta,
-            measure=partial(relative_to_mean, IR_LOSSES[spec.ir_loss]) if spec.ir_relative else IR_LOSSES[spec.ir_loss],
+            measure=IR_LOSSES[spec.ir_loss],
+            relative=spec.ir_relative,
             sections=sections,
             frozen=[Part(part) for part in spec.schedule.lit.frozen or []],
             feed=spec.feed,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from lit_core.networks.state_dicts import load_state
 from lit_core.seeding import generator_of, mix, seed_globals
 from lit_core.training.checkpoint import copy_of_state
+from lit_core.training.group import ALONE, Group
 from lit_core.training.setbacks import finite_or_none
 from lit_core.training.steps import samples_of, steps_per_epoch
 from lit_core.training.task import Trainable
@@ -39,21 +40,22 @@ HARM = 1.5
 so few steps, and made up for by the training."""
 
 
-def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[int], None]) -> Race:
+def race(task: Trainable, asked: Hyperparameters, before_each: Callable[[int], None], group: Group = ALONE) -> Race:
     """Find the method and the learning rate that bring the student closest to the teacher in a few steps; without
     held-out samples only a learning rate that does no harm.
 
     The student is as before afterwards. `before_each` is called before each candidate, with the number of those
     before it, and may raise.
     """
-    start, before, steps = copy_of_state(task.student.network), task.divergence(), _steps(task, asked)
+    start, before = copy_of_state(task.student.network), group.from_first(task.divergence)
+    steps = _steps(task, asked)
     racers: list[Racer] = []
 
     def reached_by(candidate: Hyperparameters) -> float:
         before_each(len(racers))
         load_state(task.student.network, start)
-        _train(task, candidate, steps)
-        reached = task.divergence()
+        _train(task, candidate, steps, group)
+        reached = group.from_first(task.divergence)
         racers.append(_racer(candidate, reached))
         return reached
 
@@ -165,7 +167,7 @@ def _steps(task: Trainable, asked: Hyperparameters) -> int:
     return min(max(round(SHARE * epochs * steps_per_epoch(task.samples, asked.schedule)), LEAST_STEPS), MOST_STEPS)
 
 
-def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
+def _train(task: Trainable, candidate: Hyperparameters, steps: int, group: Group) -> None:
     """A few steps with a learning rate that falls to zero. All candidates get the same samples, if the task's data has
     the same order whenever it begins again."""
     phase, seed = _first_phase(candidate), candidate.seed
@@ -180,7 +182,7 @@ def _train(task: Trainable, candidate: Hyperparameters, steps: int) -> None:
         place = (phase.value, epoch, step)
         seed_globals(mix(seed, "race modules", *place))
         batch = task.batch(samples, 0.0, generator_of(seed, "race", *place))
-        updater.step(batch, rate * (1 - number / steps))
+        updater.step(group.share_of(batch), rate * (1 - number / steps))
 
 
 def _first_phase(asked: Hyperparameters) -> Phase:

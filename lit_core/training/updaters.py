@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_core.networks.memory_format import in_channels_last, takes_channels_last
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.training.batch import Batch
+from lit_core.training.batch import WHOLE, Batch, Share
 from lit_core.training.caching.teacher import TeacherCache
 from lit_core.training.objectives import Objective, objective_of
 from lit_core.training.pruning import apply_masks
@@ -35,7 +35,8 @@ class Updater(Protocol):
         """Put the networks into their training modes."""
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Take one optimiser step. Returns the losses (len(names),): means over the batch, float64, on the device."""
+        """Take one optimiser step. Returns the losses (len(names),): means over the whole batch, float64, on the
+        device."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -89,15 +90,16 @@ class DistillationUpdater:
 
     def step(self, batch: Batch, learning_rate: float) -> Tensor:
         half = self.precision == Precision.BFLOAT16
-        with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
+        autocast = torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half)
+        with autocast, batch.share.whole_statistics():
             if self.image_format is not None:
                 batch = self.image_format(batch)
             losses = self.objective(self.teacher(batch), self.student, batch)
-        minimise(losses.total, self.optimizer, learning_rate, self.gradient_clip)
+        minimise(losses.total, self.optimizer, learning_rate, self.gradient_clip, batch.share)
         if self.masks:
             apply_masks(self.student.network, self.masks)
         row = [losses.total, *(losses.parts[name] for name in self.objective.names)]
-        return torch.stack([loss.detach().double() for loss in row])
+        return batch.share.mean(torch.stack([loss.detach().double() for loss in row]))
 
     def state(self) -> dict[str, Any]:
         return self.optimizer.state_dict()
@@ -158,9 +160,16 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
 
 
 def minimise(
-    loss: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float, gradient_clip: float | None = None
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    gradient_clip: float | None = None,
+    share: Share = WHOLE,
 ) -> None:
-    """Take one optimiser step with this learning rate. Raises SpecError if nothing that is trained changes the loss."""
+    """Take one optimiser step with this learning rate. `loss` is the mean over this share of the batch.
+
+    Raises SpecError if nothing that is trained changes the loss.
+    """
     if not loss.requires_grad:
         raise SpecError(
             "method",
@@ -171,8 +180,8 @@ def minimise(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    share.backward(loss, parameters)
     if gradient_clip is not None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(parameters, gradient_clip)
     optimizer.step()

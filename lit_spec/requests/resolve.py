@@ -62,6 +62,7 @@ def resolve(
     dataset = with_library_defaults(request.dataset, teacher, inspection.preprocessing)
     _check_preprocessing(dataset, teacher)
     _check_task(request, teacher)
+    _check_processes(request)
     if request.student.plan is not None:
         _check_plan(request)
     exports = _exports(request)
@@ -238,7 +239,21 @@ def _check_task(request: JobRequest, teacher: Architecture) -> None:
         _check_generator(request)
 
 
+def _check_processes(request: JobRequest) -> None:
+    size = request.schedule.batch_size
+    if request.processes > size:
+        field = "nodes" if request.devices <= size else "devices"
+        raise SpecError(
+            field,
+            f"asks for {request.processes} processes in all, but a batch has only {size} samples to divide among "
+            "them: ask for fewer, or raise schedule.batch_size",
+        )
+
+
 def _check_plan(request: JobRequest) -> None:
+    for name in ("devices", "nodes"):
+        if getattr(request, name) > 1:
+            raise SpecError(name, "is for a training, but student.plan trains none: leave it out")
     names = ("exports", "then", "accept", "tensorboard")
     asked = {name: getattr(request, name) for name in names} | {"register": request.registered_model}
     for name, value in asked.items():
@@ -311,6 +326,8 @@ def _resolve_cache(request: JobRequest, teacher: Architecture) -> TeacherCaching
         fault = "is for classifiers, but the teacher is a generator, whose target domains are drawn for each batch"
     elif request.method == Method.SCRATCH:
         fault = "keeps a teacher's answers, but method scratch has no teacher"
+    elif request.processes > 1:
+        fault = f"keeps a teacher's answers for one process, but the job trains in {request.processes}"
     else:
         return request.teacher_cache
     if isinstance(request.teacher_cache, TeacherCacheOptions):

@@ -385,6 +385,11 @@ class Hyperparameters(SpecModel):
     """All random numbers of the job follow from it."""
     device: Device = Device.AUTO
     """Where the job trains. `auto`: on whichever worker is free first."""
+    devices: int = Field(1, ge=1, le=64)
+    """Processes that train the student together on each worker, each on its own GPU or its share of the cores. They
+    divide the rows of each batch, so the result is that of one process but for rounding."""
+    nodes: int = Field(1, ge=1, le=64)
+    """Workers that train the student together, each with `devices` processes."""
     precision: Precision = Precision.FLOAT32
     """The type of numbers in training."""
     teacher_precision: Precision | None = None
@@ -400,6 +405,11 @@ class Hyperparameters(SpecModel):
     """How often the job may lose its trainer or worker before it fails."""
     time_limit_s: int | None = Field(None, ge=1)
     """Seconds of training after which the job fails with `time-limit`; None: no limit."""
+
+    @property
+    def processes(self) -> int:
+        """Of the training, on all workers."""
+        return self.devices * self.nodes
 
     @property
     def learns_labels(self) -> bool:

@@ -280,7 +280,7 @@ def test_every_limit_and_time_can_be_set_in_the_environment_file() -> None:
         for name, field in Settings.model_fields.items()
         if {int, float} & {field.annotation, *get_args(field.annotation)}
     }
-    addresses = {"LIT_PUBLIC_URL", "LIT_MLFLOW_TRACKING_URIS", "MLFLOW_TRACKING_URI"}
+    addresses = {"LIT_NODE_ADDRESS", "LIT_PUBLIC_URL", "LIT_MLFLOW_TRACKING_URIS", "MLFLOW_TRACKING_URI"}
     # Texts, and the credentials of an object store.
     texts = {name for name in optional if name.startswith(("AWS_", "LIT_STORAGE_"))} | {"LIT_DATASET_STORES"}
     # The port is published by Compose, and restarts are Compose's.

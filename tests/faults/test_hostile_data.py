@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.faults.machines import Machines
 from tests.lit_core.data.broken_files import npz_with
 from tests.worker.bench import Bench
-from worker.training.supervisor import TRAINER
+from worker.training.launching import TRAINER
 
 
 def test_a_header_that_numpy_cannot_parse_is_bad_data_and_not_tried_again(bench: Bench, machines: Machines) -> None:

@@ -15,8 +15,8 @@ from jobs.settings import MOST_BYTES, MOST_SECONDS, Settings
 from tests.faults.machines import Machines
 from tests.worker.bench import Bench, child
 from worker.host.children import execute
+from worker.training.launching import TRAINER
 from worker.training.limits import FREE_BYTES, TIMES_INPUTS, LimitWatch, TrainerLimits, disk_usage, memory_usage
-from worker.training.supervisor import TRAINER
 from worker.training.trainer_process import Trainer
 
 MIB = 1 << 20

@@ -44,6 +44,8 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_HOST": "0.0.0.0",
         "LIT_PORT": "0",
         "LIT_TRUSTED_PROXIES": "127.0.0.1,10.0.0.0/8",
+        "LIT_NODE_ADDRESS": "10.0.0.7",
+        "LIT_JOIN_SECONDS": "60.0",
         "LIT_LEASE_SECONDS": "20.0",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
         "LIT_RESTART_SECONDS": "0.25",

@@ -81,6 +81,22 @@ def test_the_default_recipe_feeds_by_schedule_and_fine_tunes_briefly() -> None:
     assert (last.epochs, last.learning_rate, last.schedule.kind) == (4, 0.01, "cosine")
 
 
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"devices": 33}, "devices", "33 processes"),
+        ({"devices": 8, "nodes": 5}, "nodes", "40 processes"),
+        ({"devices": 2, "student": {"plan": {}}}, "devices", "trains none"),
+        ({"nodes": 2, "student": {"plan": {}}}, "nodes", "trains none"),
+    ],
+)
+def test_processes_need_rows_and_a_training(changes: dict[str, Any], field: str, says: str) -> None:
+    assert resolve(request(devices=8, nodes=4), inspection()).processes == 32
+    with pytest.raises(SpecError, match=says) as failure:
+        resolve(request(**changes), inspection())
+    assert failure.value.field == field
+
+
 def test_noise_needs_representations_of_the_teacher_that_are_fed() -> None:
     assert resolve(request(noise=0.1), inspection()).noise == 0.1
     with pytest.raises(SpecError, match="teacher's representations") as failure:

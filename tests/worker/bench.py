@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
 from jobs.ledger import metrics, owned_jobs, uploads
+from jobs.ledger.workers import NO_MORE_THAN_ONE
 from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.marker import marker_key
@@ -32,8 +33,9 @@ from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import trainer_environment
+from worker.training.launching import TRAINER
 from worker.training.metrics import TrainingMetrics
-from worker.training.supervisor import TRAINER, Supervisor
+from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 OWNER = "local"
@@ -205,6 +207,7 @@ class Bench:
         send_wakeup: SendWakeup | None = None,
         metrics: TrainingMetrics | None = None,
         tracing: Tracing = OFF,
+        processes: Mapping[str, int] = NO_MORE_THAN_ONE,
     ) -> Iterator[Supervisor]:
         work_folder = WorkFolder(self.folder, name)
         try:
@@ -216,6 +219,7 @@ class Bench:
                 marker=self.marker(),
                 worker_id=name,
                 devices=[device],
+                processes=processes,
                 command=command,
                 start=TEMPLATE.fork if tuple(command) == TRAINER else execute,
                 send_wakeup=send_wakeup,
@@ -231,14 +235,37 @@ class Bench:
             return supervisor.work()
 
     @contextmanager
-    def working(self, command: Sequence[str], name: str = "worker-a") -> Iterator[Supervisor]:
+    def working(
+        self, command: Sequence[str], name: str = "worker-a", processes: Mapping[str, int] = NO_MORE_THAN_ONE
+    ) -> Iterator[Supervisor]:
         """The same in a thread; drains at the end."""
-        with self.supervisor(command, name=name) as supervisor:
+        with self.supervisor(command, name=name, processes=processes) as supervisor:
             thread = threading.Thread(target=supervisor.work)
             thread.start()
             try:
                 yield supervisor
             finally:
+                supervisor.drain()
+                thread.join(60)
+                assert not thread.is_alive()
+
+    @contextmanager
+    def claiming(self, command: Sequence[str], name: str, processes: Mapping[str, int]) -> Iterator[Supervisor]:
+        """A worker that looks for work again and again, in a thread; drains at the end."""
+        stopped = threading.Event()
+
+        def keep_working(supervisor: Supervisor) -> None:
+            while not stopped.is_set():
+                supervisor.work()
+                stopped.wait(0.2)
+
+        with self.supervisor(command, name=name, processes=processes) as supervisor:
+            thread = threading.Thread(target=keep_working, args=[supervisor])
+            thread.start()
+            try:
+                yield supervisor
+            finally:
+                stopped.set()
                 supervisor.drain()
                 thread.join(60)
                 assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker.host import devices
-from worker.host.devices import cuda_present, worker_devices
+from worker.host.devices import cuda_present, processes_by_device, worker_devices
 
 
 def fake_smi(folder: Path, script: str) -> None:
@@ -69,6 +70,13 @@ def test_a_gpu_that_torch_cannot_use_is_left_alone(tmp_path: Path, monkeypatch: 
     [warning] = logs
     assert warning["log_level"] == "warning"
     assert "torch can't use cuda here: " in warning["reason"]
+
+
+def test_a_machine_runs_a_process_on_each_core_or_gpu() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert processes_by_device(["cpu"], TOO_OLD) == {"cpu": cores}
+    assert processes_by_device(["cpu", "cuda"], torch_says("print(8)")) == {"cpu": cores, "cuda": 8}
+    assert processes_by_device(["cuda"], TOO_OLD) == {"cuda": 1}
 
 
 def test_a_broken_driver_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

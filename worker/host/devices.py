@@ -37,26 +37,44 @@ def worker_devices(setting: str | None, ask_torch: Sequence[str] = ASK_TORCH) ->
     return devices
 
 
+def processes_by_device(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> dict[str, int]:
+    """How many processes of one job this machine runs at most on each device: one on each core or GPU."""
+    counts = {Device.CPU.value: len(os.sched_getaffinity(0))}
+    if Device.CUDA in devices:
+        counts[Device.CUDA.value] = _gpus(ask_torch)
+    return {device: counts[device] for device in devices}
+
+
+def _gpus(ask_torch: Sequence[str]) -> int:
+    asked = _ask(ask_torch)
+    said = asked.stdout.strip()
+    return int(said) if asked.returncode == 0 and said.isdecimal() else 1
+
+
 def device_fault(devices: Sequence[str], ask_torch: Sequence[str] = ASK_TORCH) -> str | None:
     """Why torch can't use one of the devices; None if it can use all of them."""
     if Device.CUDA not in devices:
         return None
     try:
-        asked = subprocess.run(
-            ask_torch,
-            env=with_checkout(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=ASK_SECONDS,
-            check=False,
-        )
+        asked = _ask(ask_torch)
     except subprocess.TimeoutExpired:
         return f"torch can't use cuda here: it gave no answer within {ASK_SECONDS} s"
     if asked.returncode == 0:
         return None
     *_, last_line = ["", *asked.stderr.strip().splitlines()]
     return f"torch can't use cuda here: {last_line or f'asking it ended with exit code {asked.returncode}'}"
+
+
+def _ask(ask_torch: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ask_torch,
+        env=with_checkout(os.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ASK_SECONDS,
+        check=False,
+    )
 
 
 def _detected(ask_torch: Sequence[str]) -> str:

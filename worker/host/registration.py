@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
+from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
 from jobs.database.outages import first_line, is_outage
@@ -27,6 +28,7 @@ class Registration:
         worker_id: str,
         devices: Sequence[str],
         spec_versions: Sequence[int],
+        processes: Mapping[str, int] = workers.NO_MORE_THAN_ONE,
         *,
         current_job: Callable[[], str | None],
         paused: Callable[[], bool],
@@ -35,6 +37,7 @@ class Registration:
         self._worker_id = worker_id
         self._devices = list(devices)
         self._spec_versions = list(spec_versions)
+        self._processes = dict(processes)
         self._current_job = current_job
         self._paused = paused
         self._task = SideTask("registration", self._keep, longest_pause=RENEWAL_SECONDS)
@@ -64,14 +67,18 @@ class Registration:
 
     def _register(self) -> None:
         with self._database.session() as session:
-            workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)
+            self._write(session)
+
+    def _write(self, session: Session) -> None:
+        host = socket.gethostname()
+        workers.register(session, self._worker_id, host, self._devices, self._spec_versions, self._processes)
 
     def _renew(self) -> None:
         if self._paused():
             return  # a worker that is paused for long must not count as live
         # Registering again costs no more, and restores the row if housekeeping removed it during an outage.
         with self._database.session() as session:
-            workers.register(session, self._worker_id, socket.gethostname(), self._devices, self._spec_versions)
+            self._write(session)
             workers.renew(session, self._worker_id, self._current_job())
 
     def _remove(self) -> None:

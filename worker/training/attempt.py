@@ -21,7 +21,7 @@ from jobs.database.models import Upload
 from jobs.database.outages import first_line, is_outage
 from jobs.errors import NotFound, Stale
 from jobs.ids import new_id
-from jobs.ledger import attempts, uploads
+from jobs.ledger import attempts, seats, uploads
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from jobs.settings import Settings
 from jobs.storage import checkpoints, layout
@@ -34,6 +34,7 @@ from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import CHECKPOINT_FILE, LOG_FILE, OUTPUT_FOLDER, PLAN_OUTPUT, REQUIRED_OUTPUT, TrainerExit
 from lit_spec.trainer.messages import (
     CheckpointWritten,
+    Drained,
     EpochDone,
     Failed,
     Finished,
@@ -47,22 +48,26 @@ from lit_spec.trainer.messages import (
 from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.run import TrainerMachine
-from worker.host.children import Start
+from worker.host.children import Start, execute
 from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
+    OTHER_DRAINED,
     RELEASED,
     STALE,
+    WAITS_FOR_OLDER,
     AttemptResult,
     describe_exit,
     expired,
     failed,
     lost,
     succeeded,
+    too_few_workers,
     trainer_failed,
     unfit,
 )
 from worker.training.job_folder import InputRefused, UploadMissing, prepare
+from worker.training.launching import command_for
 from worker.training.lease import FATAL, RETRY_SECONDS, Interrupted, InterruptReason, Lease
 from worker.training.limits import LimitWatch, TrainerLimits
 from worker.training.metrics import TrainingMetrics
@@ -71,6 +76,7 @@ from worker.training.spans import PhaseSpans
 from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
+SEAT_LOOK_SECONDS = 0.3
 LOG_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -96,8 +102,10 @@ class Attempt:
     progress: AttemptProgress
     metrics: TrainingMetrics
     tracing: Tracing
+    an_older_one_waits: Callable[[Session], bool]
+    """Whether an older job waits for this worker, which then must not wait for others itself."""
     _phases: PhaseSpans = field(init=False)
-    _last_message: Finished | Failed | None = None
+    _last_message: Finished | Failed | Drained | None = None
     _checkpoints: list[CheckpointWritten] = field(default_factory=list)
     _copy: Future[list[CheckpointWritten]] | None = None
     _log_copy: Future[None] | None = None
@@ -142,8 +150,10 @@ class Attempt:
                     self.lease.check,
                     self._size_of,
                 )
+            if (missing_workers := self._wait_for_seats()) is not None:
+                return missing_workers
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
-            started = Trainer(self.start, self.command, self.folder, self.environment, limits, self.lease.check)
+            started = self._start(limits)
         except UploadMissing as missing:
             return self._upload_missing(missing)
         except InputRefused as refused:
@@ -164,6 +174,37 @@ class Attempt:
             self.log.info("trainer ended", exit_code=code)
         self.metrics.memory(0)
         return self._judge(code, trainer, limits, watch.error)
+
+    def _start(self, limits: TrainerLimits) -> Trainer:
+        claim = self.claim
+        command = command_for(
+            claim.spec,
+            self.command,
+            claim.endpoint,
+            node=0,
+            run=f"{claim.job_id}-{claim.attempt}",
+            join_seconds=self.settings.join_seconds,
+        )
+        # A template forks single trainers only.
+        start = self.start if claim.spec.processes == 1 else execute
+        return Trainer(start, command, self.folder, self.environment, limits, self.lease.check)
+
+    def _wait_for_seats(self) -> AttemptResult | None:
+        """Wait until other workers have taken all seats of a job with several nodes. Returns the result of the attempt
+        if too few come, or if they wait for this worker. Raises Interrupted."""
+        nodes, seconds = self.claim.spec.nodes, self.settings.join_seconds
+        give_up_at = boottime() + seconds
+        while nodes > 1:
+            self.lease.check()
+            left = self._write(lambda session: seats.still_open(session, self.claim.job_id, self.claim.attempt))
+            if left == 0:
+                return None
+            if self._write(self.an_older_one_waits):
+                return WAITS_FOR_OLDER
+            if boottime() > give_up_at:
+                return too_few_workers(nodes - left, nodes, seconds)
+            time.sleep(SEAT_LOOK_SECONDS)
+        return None
 
     def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
         if (fault := storage_fault(self.storage, self.marker)) is not None:
@@ -214,6 +255,8 @@ class Attempt:
             return trainer_failed(limits.refined(self._last_message.error))
         if reason is not None:
             return self._interrupted(reason)
+        if isinstance(self._last_message, Drained) and self.claim.spec.nodes > 1:
+            return OTHER_DRAINED
         if error := limit_hit or limits.error_of_exit(code):
             return failed(error)
         return self._judge_crash(code, trainer)
@@ -285,7 +328,8 @@ class Attempt:
                     self._checkpoints.append(message)
                 case Finished() | Failed():
                     self._last_message = message
-                case _:
+                case Drained():
+                    self._last_message = message
                     self.log.info("trainer drained")
         if events:
             self._record_batch(events, metrics, None)
@@ -489,6 +533,8 @@ PASSED_ON = (
     "PYTHONDONTWRITEBYTECODE",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
 )
 
 

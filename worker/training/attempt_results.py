@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -22,6 +23,8 @@ class AttemptResult:
     write: Callable[[Session, Claim], None]
     fault: str | None = None
     """What is wrong with this worker, if that is why the attempt failed."""
+    left_to_others: bool = False
+    """Whether this worker should do other jobs first."""
 
 
 def _write_nothing(_session: Session, _claim: Claim) -> None:
@@ -30,6 +33,8 @@ def _write_nothing(_session: Session, _claim: Claim) -> None:
 
 CANCELLED = AttemptResult("cancelled", attempts.cancelled)
 RELEASED = AttemptResult("released", attempts.release)
+OTHER_DRAINED = AttemptResult("released", partial(attempts.release, reason="a worker that had joined was told to stop"))
+WAITS_FOR_OLDER = AttemptResult("released", partial(attempts.release, reason="the worker joins an older job first"))
 STALE = AttemptResult("stale", _write_nothing)
 
 
@@ -64,6 +69,15 @@ def lost(error: ErrorType, detail: str, *, field: str | None = None, fault: str 
     """This attempt failed. The job is tried again if it has attempts left."""
     failure = JobError(type=error, detail=detail[:2000].replace("\0", ""), field=field)
     return AttemptResult("lost", lambda session, claim: attempts.lose(session, claim, failure), fault)
+
+
+def too_few_workers(came: int, nodes: int, seconds: float) -> AttemptResult:
+    """Not all workers of a job with several nodes came."""
+    detail = (
+        f"only {came} of the {nodes} workers that the job wants came together within {seconds:g} s: lower nodes, or "
+        "ask the operator for more workers that run its devices"
+    )
+    return replace(lost(ErrorType.TOO_FEW_WORKERS, detail, field="nodes"), left_to_others=True)
 
 
 def unfit(fault: str) -> AttemptResult:

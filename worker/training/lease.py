@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
+from functools import partial
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from jobs.database.connection import Database
 from jobs.database.outages import first_line, is_down, is_outage
 from jobs.errors import Stale
 from jobs.ledger import attempts
-from jobs.ledger.attempts import Claim
+from jobs.ledger.attempts import Claim, Heartbeat
 from jobs.side_task import SideTask
 from lit_spec.trainer.clock import boottime
 from worker.training.metrics import TrainingMetrics
@@ -42,6 +46,14 @@ SECONDS_TO_STOP = {InterruptReason.CANCEL: 5.0, InterruptReason.DRAIN: 20.0, Int
 """How long a trainer may take to write its checkpoint before it is killed."""
 
 
+Beat = Callable[[Session, float, float], Heartbeat]
+"""Renews a lease, given its seconds and the seconds of training so far. Raises Stale."""
+
+
+def _beat_of_job(claim: Claim, session: Session, lease_seconds: float, seconds_used: float) -> Heartbeat:
+    return attempts.heartbeat(session, claim, lease_seconds, seconds_used)
+
+
 class Interrupted(Exception):
     """Raised by `Lease.check`: the attempt must stop."""
 
@@ -66,7 +78,10 @@ class Lease:
         lease_seconds: float,
         log: Any,
         metrics: TrainingMetrics,
+        beat: Beat | None = None,
     ) -> None:
+        """`beat` renews another lease than that of the claim's job, in the ledger."""
+        self._beat = beat or partial(_beat_of_job, claim)
         self._database = database
         self._claim = claim
         self._drain = drain
@@ -181,7 +196,7 @@ class Lease:
             self._next_heartbeat = sent + RETRY_SECONDS
             try:
                 with self._database.session() as session:
-                    beat = attempts.heartbeat(session, self._claim, self._lease_seconds, self.seconds_used())
+                    beat = self._beat(session, self._lease_seconds, self.seconds_used())
             except Stale:
                 self._metrics.heartbeats.labels("stale").inc()
                 self._interrupt(InterruptReason.STALE)

@@ -158,8 +158,13 @@ class LimitWatch:
 
 
 def memory_usage(session: int) -> int:
-    """Bytes in memory or swapped out of all processes of a session, without mapped files, which the kernel can drop."""
-    return sum(_memory_of(pid) for pid in _processes() if _session_of(pid) == session)
+    """Bytes in memory or swapped out of all processes of a session, without mapped files, which the kernel can drop.
+
+    The ranks that a launcher starts lead sessions of their own, which count too.
+    """
+    processes = list(_processes())
+    sessions = {session, *(pid for pid in processes if _parent_of(pid) == session)}
+    return sum(_memory_of(pid) for pid in processes if _session_of(pid) in sessions)
 
 
 def disk_usage(folder: Path) -> int:
@@ -186,6 +191,14 @@ def _session_of(pid: int) -> int | None:
     try:
         return os.getsid(pid)
     except OSError:
+        return None
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        # After the name, which may have spaces and brackets.
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
         return None
 
 

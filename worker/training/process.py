@@ -16,6 +16,7 @@ from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.template import Program
 from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
+from worker.host.devices import processes_by_device
 from worker.host.metrics import serve_metrics
 from worker.host.registration import Registration
 from worker.host.startup import open_host, refuse_to_start, traced
@@ -41,6 +42,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
 def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: TrainingMetrics, tracing: Tracing) -> int:
     host = open_host(settings)
     machine = trainer_machine(settings)
+    processes = processes_by_device(devices)
     template = opened_template(
         settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT), Program.TRAINER
     )
@@ -54,6 +56,7 @@ def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: Tr
         marker=host.marker,
         worker_id=host.worker_id,
         devices=devices,
+        processes=processes,
         start=execute if template is None else template.fork,
         send_wakeup=wakeups,
         metrics=metrics,
@@ -64,6 +67,7 @@ def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: Tr
         host.worker_id,
         devices,
         READABLE_SPEC_VERSIONS,
+        processes,
         current_job=lambda: supervisor.current_job,
         paused=lambda: supervisor.paused,
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import sys
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 
 from jobs.backoff import Backoff
-from jobs.broker.queues import queues_for
+from jobs.broker.queues import DEVICE_QUEUES, queues_for
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.outages import first_line, is_outage
 from jobs.errors import Stale
-from jobs.ledger import attempts
+from jobs.ledger import attempts, seats
 from jobs.ledger.attempts import Claim
+from jobs.ledger.seats import TakenSeat
+from jobs.ledger.workers import NO_MORE_THAN_ONE
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.studies.advance import advance
@@ -33,22 +36,27 @@ from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
+from worker.training.launching import TRAINER, free_endpoint
 from worker.training.lease import Lease
 from worker.training.metrics import TrainingMetrics
 from worker.training.progress import AttemptProgress
+from worker.training.seat import SeatAttempt, claim_of, heartbeat_of
 from worker.training.spans import attempt_span, end_span
 
-TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 PAUSE_SECONDS = 2.0
 """Pause after a lost attempt, so that a fault of this machine does not use up a job's attempts at once."""
 LEFT_TO_OTHERS_SECONDS = 60.0
-"""If the worker finds a fault of its own during a job, it does not claim this job again for this long."""
+"""If the worker finds a fault of its own during a job, or waited in vain for other workers, it does not claim this job
+again for this long."""
 
 log = structlog.get_logger()
 
 
 class Supervisor:
-    """Runs claimed jobs one after another. `command` is a trainer, which `start` starts in its job folder."""
+    """Runs claimed jobs one after another. `command` is a trainer, which `start` starts in its job folder.
+
+    `processes` says how many processes of one job this worker runs at most on each device.
+    """
 
     def __init__(
         self,
@@ -60,6 +68,7 @@ class Supervisor:
         marker: str,
         worker_id: str,
         devices: Sequence[str],
+        processes: Mapping[str, int] = NO_MORE_THAN_ONE,
         command: Sequence[str] = TRAINER,
         start: Start = execute,
         send_wakeup: SendWakeup | None = None,
@@ -75,6 +84,8 @@ class Supervisor:
         self._marker = marker
         self._worker_id = worker_id
         self._devices = list(devices)
+        self._processes = dict(processes)
+        self._address = settings.node_address or socket.gethostname()
         self._command = command
         self._start = start
         self._send_wakeup = send_wakeup
@@ -100,6 +111,10 @@ class Supervisor:
                 claim = self._claim()
                 if claim is None:
                     break
+                if isinstance(claim, TakenSeat):
+                    self._sit(claim, claimed_at)
+                    count += 1
+                    continue
                 result = self._run(claim, claimed_at)
                 count += 1
                 if claim.study_id is not None:
@@ -107,16 +122,28 @@ class Supervisor:
                 self._prepare_next(claim, result)
         return count
 
-    def _claim(self) -> Claim | None:
+    def _claim(self) -> Claim | TakenSeat | None:
+        """A seat in an attempt that waits for workers or, if there is none, a job."""
+        lease_seconds = self._settings.lease_seconds
         try:
             with self._metrics.claim_seconds.time(), self._database.session() as session:
-                return attempts.claim(
+                seat = seats.take(
+                    session,
+                    self._worker_id,
+                    self._devices,
+                    self._processes,
+                    READABLE_SPEC_VERSIONS,
+                    lease_seconds,
+                )
+                return seat or attempts.claim(
                     session,
                     self._worker_id,
                     self._devices,
                     READABLE_SPEC_VERSIONS,
-                    self._settings.lease_seconds,
+                    lease_seconds,
                     left_to_others=self._jobs_left_to_others(),
+                    processes=self._processes,
+                    endpoint=free_endpoint(self._address),
                     trackers=self._trackers,
                     defaults=self._settings.quotas,
                 )
@@ -132,9 +159,59 @@ class Supervisor:
         self._left_to_others = {job: until for job, until in self._left_to_others.items() if until > now}
         return list(self._left_to_others)
 
+    def _sit(self, seat: TakenSeat, claimed_at: float) -> None:
+        """Run this worker's part of another one's attempt."""
+        bound = log.bind(job=seat.job_id, attempt=seat.attempt, node=seat.node)
+        bound.info("joined", device=seat.device)
+        self.current_job = seat.job_id
+        self._metrics.busy.set(1)
+        try:
+            result = self._part(seat, claimed_at, bound)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            # The seat's lease expires soon, and the attempt is then lost.
+            bound.exception("the worker failed at its part of an attempt")
+            result = "lost"
+        finally:
+            self.current_job = None
+            self._metrics.busy.set(0)
+        bound.info("seat left", result=result)
+        if result in {"lost", "released"}:
+            self._wake(queues_for(seat.spec.device.value))
+        if result == "lost":
+            self._drain.wait(PAUSE_SECONDS)
+
+    def _part(self, seat: TakenSeat, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> str:
+        with ExitStack() as stack:
+            name = f"{seat.job_id}-{seat.attempt}-{seat.node}"
+            folder = stack.enter_context(self._work_folder.temporary_folder(name))
+            lease = Lease(
+                self._database,
+                claim_of(seat),
+                self._drain,
+                claimed_at=claimed_at,
+                lease_seconds=self._settings.lease_seconds,
+                log=bound,
+                metrics=self._metrics,
+                beat=heartbeat_of(seat),
+            )
+            return SeatAttempt(
+                database=self._database,
+                storage=self._storage,
+                seat=seat,
+                lease=stack.enter_context(lease),
+                folder=folder,
+                environment=trainer_environment(folder, seat.device, self._machine.threads, CHECKOUT),
+                machine=self._machine,
+                settings=self._settings,
+                log=bound,
+                metrics=self._metrics,
+            ).run()
+
     def _run(self, claim: Claim, claimed_at: float) -> AttemptResult:
         bound = log.bind(job=claim.job_id, attempt=claim.attempt)
         bound.info("claimed", device=claim.device, resumes=claim.checkpoint is not None)
+        for _ in range(claim.spec.nodes - 1):
+            self._wake([DEVICE_QUEUES[claim.device]])
         self.current_job = claim.job_id
         self._metrics.busy.set(1)
         try:
@@ -182,6 +259,12 @@ class Supervisor:
                 progress=AttemptProgress(claim.fraction),
                 metrics=self._metrics,
                 tracing=self._tracing,
+                an_older_one_waits=partial(
+                    seats.an_older_one_waits,
+                    job_id=claim.job_id,
+                    devices=self._devices,
+                    processes=self._processes,
+                ),
             ).run()
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
@@ -213,7 +296,7 @@ class Supervisor:
 
     def _prepare_next(self, claim: Claim, result: AttemptResult) -> None:
         """Wake other workers if the job was given back. Pause if the worker has a fault or lost the attempt."""
-        if result.fault is not None:
+        if result.fault is not None or result.left_to_others:
             self._left_to_others[claim.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
         if result.fault is not None or result.name in {"released", "expired"}:
             self._wake(queues_for(claim.spec.device.value))

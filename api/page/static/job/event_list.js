@@ -40,6 +40,8 @@ function words({ type, data }) {
         .join(", ")}`;
     case "claimed":
       return `by ${data.worker} (${data.device})${data.resumes ? ", goes on from a checkpoint" : ""}`;
+    case "joined":
+      return `by ${data.worker}, node ${data.node}`;
     case "teacher_measured":
       return [`${format.percent(data.accuracy)} on ${data.split}, ${data.samples} samples`, data.note].filter(Boolean).join(". ");
     case "student_chosen":

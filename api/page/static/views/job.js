@@ -150,6 +150,7 @@ const WHAT_TO_DO = {
   "time-limit": "Run it again with a larger time_limit_s or fewer epochs.",
   "cpu-limit": "Run it again with fewer epochs, or ask the operator for more.",
   "worker-lost": "See the events and the worker's log, then run it again.",
+  "too-few-workers": "Run it again with fewer nodes, or start more workers.",
   "trainer-crashed": "See the end of the log below, then run it again.",
   "device-unavailable": "Repair the worker, or run it again with device cpu.",
 };

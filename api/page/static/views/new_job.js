@@ -246,6 +246,8 @@ function jobOptions(read) {
     schemaField(read, "accept.max_accuracy_drop", "Accept a loss of at most", "Points of test accuracy. Empty: the student is not judged."),
     schemaField(read, "seed", "Seed", ""),
     schemaField(read, "device", "Device", ""),
+    schemaField(read, "devices", "Processes on each worker", "They divide each batch: one on each GPU."),
+    schemaField(read, "nodes", "Workers", "That train the student together."),
     schemaChecks(read, "exports", "Exports", USUAL_EXPORTS),
   ].filter(Boolean);
 }

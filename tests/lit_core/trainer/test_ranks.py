@@ -1,0 +1,151 @@
+"""A whole job in several processes: its result, its log, and what becomes of it when one of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from lit_spec.trainer.clock import boottime
+from lit_spec.trainer.folder import TrainerExit
+from tests.lit_core.trainer.test_training import job_folder, run
+
+CHECKOUT = Path(__file__).parents[3]
+CHANGES: dict[str, Any] = {"devices": 2, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}}
+LONG: dict[str, Any] = {**CHANGES, "schedule": {"lit": {"epochs": 60}, "fine_tune": {"epochs": 1}}}
+
+
+@contextmanager
+def launched(folder: Path, devices: int = 2) -> Iterator[subprocess.Popen[str]]:
+    """The launcher in a job folder. It gets deadlines all the time."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    with (folder / "trainer.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lit_core.trainer.launch", str(devices)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdin
+    process.stdin.write(json.dumps({"deadline": boottime() + 240}) + "\n")
+    process.stdin.flush()
+    # The pipe must not close before the ranks end.
+    given_up = threading.Timer(240, process.kill)
+    given_up.start()
+    try:
+        yield process
+    finally:
+        given_up.cancel()
+        process.kill()
+        process.communicate()
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    return {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
+
+
+def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        said = json.loads(line)
+        if said["type"] == "epoch" and said["epoch"] >= epoch:
+            return
+    raise AssertionError("the trainer ended before")
+
+
+def all_of_the_rest(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    assert process.stdout
+    found = [json.loads(line) for line in process.stdout]
+    process.wait(60)
+    return found
+
+
+def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Path) -> None:
+    together = job_folder(tmp_path / "together", teacher_file, **CHANGES)
+    with launched(together) as process:
+        said = all_of_the_rest(process)
+    assert process.returncode == TrainerExit.DONE, (together / "trainer.log").read_text()
+    assert [one["type"] for one in said].count("started") == 1
+    assert said[-1]["type"] == "finished"
+    alone = job_folder(tmp_path / "alone", teacher_file, **{**CHANGES, "devices": 1})
+    code, _ = run(alone)
+    assert code == TrainerExit.DONE
+    one, other = (load_file(folder / "output" / "model.safetensors") for folder in (alone, together))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        error = float((tensor - other[name]).double().norm())
+        assert error <= 1e-2 * float(tensor.double().norm()) + 1e-6, f"{name}: {error}"
+    epochs = [json.loads((folder / "output" / "report.json").read_text())["epochs"] for folder in (alone, together)]
+    for by_one, by_two in zip(*epochs, strict=True):
+        assert by_two["loss"] == pytest.approx(by_one["loss"], rel=1e-3)
+    report = json.loads((together / "output" / "report.json").read_text())
+    assert report["environment"]["processes"] == "2"
+    log = (together / "trainer.log").read_text()
+    assert "rank 0:" in log
+    assert "rank 1:" in log
+
+
+def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_checkpoint(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **LONG)
+    with launched(folder) as process:
+        wait_for_epoch(process, 2)
+        ranks = ranks_of(process)
+        assert sorted(ranks) == [0, 1]
+        ranks[1].kill()
+        said = all_of_the_rest(process)
+        assert process.returncode not in (0, None)
+        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks.values())
+    assert said[-1]["type"] != "finished"
+    assert "rank 1 ended with SIGKILL" in (folder / "trainer.log").read_text()
+    assert (folder / "checkpoint.pt").exists()
+    (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 2}))
+    with launched(folder) as process:
+        wait_for_epoch(process, 3)
+        process.send_signal(signal.SIGTERM)
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "drained"
+    assert process.returncode == TrainerExit.DONE
+    resumed = [line for line in (folder / "trainer.log").read_text().splitlines() if "resuming at" in line]
+    assert len(resumed) == 1
+    assert "epoch=0" not in resumed[0]
+
+
+def test_a_refusal_is_told_once(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **{**CHANGES, "teacher_accuracy": 100})
+    (folder / "dataset").write_bytes(b"no data set")
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert process.returncode == TrainerExit.FAILED
+    [failed] = [one for one in said if one["type"] == "failed"]
+    assert failed["error"]["type"] == "bad-dataset"
+
+
+def test_when_the_launcher_is_killed_its_ranks_end(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **LONG)
+    with launched(folder) as process:
+        wait_for_epoch(process, 1)
+        ranks = ranks_of(process)
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 20
+        while any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks.values()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
