@@ -17,12 +17,14 @@ from api.architectures import endpoints as architectures
 from api.audit import endpoints as audit
 from api.http import problems, schemas
 from api.http.actors import Actors
-from api.http.context import Context
+from api.http.callers import KnownCallers
+from api.http.context import SHOWN_JOBS, Context
 from api.http.headers import BrowserHeaders, HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
+from api.jobs.polls import JobPolls
 from api.keys import endpoints as keys
 from api.metrics import endpoint as monitoring
 from api.metrics.process import ApiMetrics
@@ -36,6 +38,7 @@ from api.webhooks import endpoints as webhooks
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
+from jobs.database.notified_cache import NotifiedCache
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
@@ -80,7 +83,18 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         metrics.watch(database, long_polls, settings)
         tokens = open_tokens(settings)
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, readiness, receivers, metrics, keyless, tokens
+            settings,
+            database,
+            storage,
+            wakeups,
+            long_polls,
+            readiness,
+            receivers,
+            metrics,
+            keyless,
+            tokens,
+            callers=KnownCallers(listener),
+            shown_jobs=NotifiedCache(listener, SHOWN_JOBS),
         )
         await listener.start()
         housekeeper.start()
@@ -108,6 +122,7 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         redirect_slashes=False,  # a redirect would lead to whatever Host says
     )
     app.add_middleware(Actors)
+    app.add_middleware(JobPolls, route=jobs.POLLED)
     app.add_middleware(HeaderChecks)
     app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestLog, metrics=metrics.http)  # around the one before

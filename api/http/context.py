@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated, ParamSpec, TypeVar
@@ -12,12 +12,15 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
+from api.http.callers import KnownCallers
 from api.http.long_polls import LongPolls
+from api.http.shown_answers import ShownAnswer
 from api.http.tokens import Tokens
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
+from jobs.database.notified_cache import NotifiedCache
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.tracking.trackers import Trackers
@@ -26,6 +29,8 @@ from jobs.webhooks.addresses import Receivers
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SHOWN_JOBS = 4096
+"""So many answers about jobs, of 3 to 10 kB each, are kept in memory."""
 STORAGE_THREADS = 20
 """So many requests of one process wait for storage at once. The others wait for them, but not the rest of the API."""
 
@@ -44,6 +49,9 @@ class Context:
     """Whether the service may be used without a key as long as none exists."""
     tokens: Tokens | None
     """Checks bearer tokens; None: only API keys are accepted."""
+    callers: KnownCallers
+    shown_jobs: NotifiedCache[tuple[str, str], ShownAnswer]
+    """By owner and id: what GET answers about jobs that were looked at lately. Queued ones are not among them."""
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property
@@ -59,6 +67,12 @@ def get_context(request: Request) -> Context:
 
 def get_session(context: Annotated[Context, Depends(get_context)]) -> Iterator[Session]:
     with context.database.session() as session:
+        yield session
+
+
+async def get_reads(context: Annotated[Context, Depends(get_context)]) -> AsyncIterator[Session]:
+    # Neither its beginning nor its end waits for the ledger, so neither needs a thread.
+    with context.database.reading() as session:
         yield session
 
 
@@ -80,3 +94,5 @@ async def with_storage(context: Context, action: Callable[P, T], *args: P.args, 
 InContext = Annotated[Context, Depends(get_context)]
 # The transaction ends before the answer is sent: what a caller is told has been committed.
 InSession = Annotated[Session, Depends(get_session, scope="function")]
+InReads = Annotated[Session, Depends(get_reads, scope="function")]
+"""For endpoints that only read: without a transaction."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -24,6 +25,7 @@ from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem
+from api.http.shown_answers import ShownAnswer
 from api.http.wakeups import InBackground
 from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
@@ -161,11 +163,25 @@ def list_jobs(
 async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
     """One job. `wait` holds the answer until the job is finished or, with If-None-Match, until it has changed."""
 
-    def read() -> Job:
-        with context.database.session() as session:
-            return _look(context, session, owner, job_id)
+    return await get.answer_with(job_id, lambda: _shown(context, owner, job_id))
 
-    return await get.answer(job_id, read, lambda job: job.state.finished)
+
+async def _shown(context: Context, owner: str, job_id: str) -> ShownAnswer:
+    """What GET answers about the job, from memory if it can't have changed since the last look. Raises NotFound."""
+    if (known := context.shown_jobs.get((owner, job_id))) is not None:
+        return known
+
+    def read() -> tuple[JobState, ShownAnswer]:
+        with context.database.reading() as session:
+            job = _look(context, session, owner, job_id)
+        return job.state, ShownAnswer.of(job, finished=job.state.finished)
+
+    with context.shown_jobs.reading(job_id) as reading:
+        state, shown = await run_in_threadpool(read)
+        # The place in the queue changes without a notification of the job.
+        if state is not JobState.QUEUED:
+            reading.keep((owner, job_id), shown)
+    return shown
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -235,13 +251,15 @@ async def list_events(
         return await stream_events(context, job_id, events.look, name="progress")
 
     def read() -> EventPage:
-        with context.database.session() as session:
+        with context.database.reading() as session:
             job = owned_jobs.get(session, owner, job_id)
             found = [show_event(event) for event in owned_jobs.events_after(session, job_id, after, limit)]
             last = found[-1].seq if found else 0
             return EventPage(items=found, last=max(job.event_seq, last))
 
-    page = await context.long_polls.until(job_id, wait, read, lambda events: bool(events.items))
+    page = await context.long_polls.until(
+        job_id, wait, lambda: run_in_threadpool(read), lambda events: bool(events.items)
+    )
     return Response(page.model_dump_json(), media_type=JSON, headers=VARY)
 
 
@@ -354,3 +372,7 @@ def _find(job: JobRow, name: str) -> dict[str, Any]:
         if artifact["name"] == name:
             return artifact
     raise NotFound("artifact", f"{name} of {job.id}, which is {job.state}")
+
+
+POLLED = next(route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is get_job)
+"""The route of `GET /v1/jobs/{job_id}`."""

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
-from api.http.auth import Caller, InCaller, Owner
+from api.http.auth import InCaller, Owner
 from api.http.bodies import JsonRoute, SentJson
+from api.http.callers import Caller
 from api.http.context import Context, InContext, InSession, in_transaction
 from api.http.pages import InPages
 from api.http.problems import invalid_field, unavailable

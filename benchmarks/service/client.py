@@ -76,19 +76,21 @@ def request(method: str, path: str, headers: dict[str, str] | None = None, body:
     lines = {"Host": "127.0.0.1", **(headers or {})}
     if body or method in {"POST", "PUT", "PATCH"}:
         lines["Content-Length"] = str(len(body.encode()))
-    return f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + (
-        "\r\n" + body
+    return (
+        f"{method} {path} HTTP/1.1\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        + ("\r\n" + body)
     )
 
 
-def parse_head(received: bytes) -> Head | None:
+def parse_head(received: bytes | bytearray) -> Head | None:
     """None while the head is not complete."""
     end = received.find(HEADERS_END)
     if end < 0:
         return None
     first, *lines = received[:end].decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Head(int(first.split(" ", 2)[1]), headers, received[end + len(HEADERS_END) :])
+    return Head(int(first.split(" ", 2)[1]), headers, bytes(received[end + len(HEADERS_END) :]))
 
 
 def measure(load: Load) -> Measured:

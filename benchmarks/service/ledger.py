@@ -91,7 +91,7 @@ class Ledger:
         with self.database.session() as session:
             workers.register(session, WORKER, WORKER, ["cpu"], [SPEC_VERSION])
             claimed = attempts.claim(session, WORKER, ["cpu"], [SPEC_VERSION], LEASE_SECONDS)
-        assert claimed is not None  # noqa: S101 - it was made just now
+        assert claimed is not None
         self.record(claimed, 1)
         return claimed
 

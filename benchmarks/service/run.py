@@ -60,7 +60,9 @@ def ratios(figures: Sequence[Figure]) -> dict[str, dict[str, float]]:
 
 
 def print_table(figures: Sequence[Figure]) -> None:
-    print(f"{'what':24} {'server':7} {'conn':>4} {'median':>10} {'low':>10} {'high':>10} {'unit':8} {'p50 ms':>8} p99 ms")
+    print(
+        f"{'what':24} {'server':7} {'conn':>4} {'median':>10} {'low':>10} {'high':>10} {'unit':8} {'p50 ms':>8} p99 ms"
+    )
     for one in sorted(figures, key=lambda figure: (figure.what, figure.connections or 0, figure.server)):
         times = "" if one.p50_ms is None or one.p99_ms is None else f"{one.p50_ms:8.2f} {one.p99_ms:6.2f}"
         print(

@@ -152,7 +152,7 @@ def _port_from(log: Path, process: subprocess.Popen[bytes], pattern: str) -> int
 
     _wait(process, log, found)
     match = found()
-    assert match is not None  # noqa: S101 - `_wait` has seen it
+    assert match is not None
     return int(match[1])
 
 
@@ -160,7 +160,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, there: Callable[[], objec
     end = time.monotonic() + SECONDS_TO_START
     while not there():
         if process.poll() is not None or time.monotonic() > end:
-            raise NotStarted(f"{process.args} did not start:\n{log.read_text(errors='replace')[-4000:]}")
+            raise NotStarted(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-4000:]}")
         time.sleep(0.1)
 
 
