@@ -18,13 +18,14 @@ from api.audit import endpoints as audit
 from api.http import problems, schemas
 from api.http.actors import Actors
 from api.http.callers import KnownCallers
-from api.http.context import SHOWN_JOBS, Context
+from api.http.context import Context
 from api.http.headers import BrowserHeaders, HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
 from api.jobs.polls import JobPolls
+from api.jobs.shown_jobs import ShownJobs
 from api.keys import endpoints as keys
 from api.metrics import endpoint as monitoring
 from api.metrics.process import ApiMetrics
@@ -38,7 +39,6 @@ from api.webhooks import endpoints as webhooks
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
-from jobs.database.notified_cache import NotifiedCache
 from jobs.housekeeping import Housekeeper
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
@@ -94,7 +94,7 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
             keyless,
             tokens,
             callers=KnownCallers(listener),
-            shown_jobs=NotifiedCache(listener, SHOWN_JOBS),
+            shown_jobs=ShownJobs(database, listener),
         )
         await listener.start()
         housekeeper.start()

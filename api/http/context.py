@@ -14,13 +14,12 @@ from sqlalchemy.orm import Session
 
 from api.http.callers import KnownCallers
 from api.http.long_polls import LongPolls
-from api.http.shown_answers import ShownAnswer
 from api.http.tokens import Tokens
+from api.jobs.shown_jobs import ShownJobs
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
-from jobs.database.notified_cache import NotifiedCache
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.tracking.trackers import Trackers
@@ -29,8 +28,6 @@ from jobs.webhooks.addresses import Receivers
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHOWN_JOBS = 4096
-"""So many answers about jobs, of 3 to 10 kB each, are kept in memory."""
 STORAGE_THREADS = 20
 """So many requests of one process wait for storage at once. The others wait for them, but not the rest of the API."""
 
@@ -50,8 +47,7 @@ class Context:
     tokens: Tokens | None
     """Checks bearer tokens; None: only API keys are accepted."""
     callers: KnownCallers
-    shown_jobs: NotifiedCache[tuple[str, str], ShownAnswer]
-    """By owner and id: what GET answers about jobs that were looked at lately. Queued ones are not among them."""
+    shown_jobs: ShownJobs
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
@@ -16,7 +16,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
-from api.http.context import Context, InContext, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, InSession, in_transaction, with_storage
 from api.http.downloads import send_bytes, stream
 from api.http.event_streams import EVENT_STREAM, LastEventId, stream_events
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
@@ -141,7 +141,7 @@ def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: 
 @router.get("")
 def list_jobs(
     owner: Owner,
-    session: InSession,
+    session: InReads,
     context: InContext,
     page: InPages,
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
@@ -167,21 +167,24 @@ async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditio
 
 
 async def _shown(context: Context, owner: str, job_id: str) -> ShownAnswer:
-    """What GET answers about the job, from memory if it can't have changed since the last look. Raises NotFound."""
-    if (known := context.shown_jobs.get((owner, job_id))) is not None:
-        return known
+    """What GET answers about the job. Raises NotFound."""
 
-    def read() -> tuple[JobState, ShownAnswer]:
+    def look() -> Job:
         with context.database.reading() as session:
-            job = _look(context, session, owner, job_id)
-        return job.state, ShownAnswer.of(job, finished=job.state.finished)
+            return _look(context, session, owner, job_id)
 
-    with context.shown_jobs.reading(job_id) as reading:
-        state, shown = await run_in_threadpool(read)
-        # The place in the queue changes without a notification of the job.
-        if state is not JobState.QUEUED:
-            reading.keep((owner, job_id), shown)
-    return shown
+    known = await context.shown_jobs.known((owner, job_id))
+    return await context.shown_jobs.read((owner, job_id), look) if known is None else known
+
+
+async def _forget_shown(job_id: str, context: InContext) -> AsyncIterator[None]:
+    """Before the answer and after the commit: what the answer says holds for the next request."""
+    yield
+    context.shown_jobs.forget(job_id)
+
+
+CHANGES_FINISHED = Depends(_forget_shown, scope="function")
+"""Among the `dependencies` of a route, which come before the session of its parameters, and so end after it."""
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -193,13 +196,13 @@ def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext
     return _look(context, session, owner, job_id)
 
 
-@router.post("/{job_id}/keep", responses=_REMOVED)
+@router.post("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
 def keep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Keep the files of a job, also beyond the time after which the service removes files. It may be unfinished."""
     return _set_kept(context, session, owner, job_id, if_match, kept=True)
 
 
-@router.delete("/{job_id}/keep", responses=_REMOVED)
+@router.delete("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
 def unkeep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Let the files of a job be removed when their time has come."""
     return _set_kept(context, session, owner, job_id, if_match, kept=False)
@@ -213,7 +216,7 @@ def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_ma
     return _look(context, session, owner, job_id)
 
 
-@router.delete("/{job_id}", status_code=204)
+@router.delete("/{job_id}", status_code=204, dependencies=[CHANGES_FINISHED])
 async def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
 
@@ -267,7 +270,7 @@ async def list_events(
 def list_metrics(
     job_id: str,
     owner: Owner,
-    session: InSession,
+    session: InReads,
     phase: Annotated[Phase | None, Query(description="Only those of this phase.")] = None,
     name: Annotated[str | None, Query(description="Only those of this name.")] = None,
 ) -> MetricPage:
@@ -302,7 +305,7 @@ async def get_log(
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
+def list_artifacts(job_id: str, owner: Owner, session: InReads) -> ArtifactPage:
     """List the files of a job, with their sha256. A job that has not succeeded has no files."""
     job = owned_jobs.get(session, owner, job_id)
     return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])

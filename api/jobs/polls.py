@@ -26,10 +26,10 @@ class JobPolls:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = self._known_answer(scope) if scope["type"] == "http" else None
+        response = await self._known_answer(scope) if scope["type"] == "http" else None
         await (self._app if response is None else response)(scope, receive, send)
 
-    def _known_answer(self, scope: Scope) -> Response | None:
+    async def _known_answer(self, scope: Scope) -> Response | None:
         """None for any request but a plain poll, and for a caller or a job that is not known."""
         path: str = scope["path"]
         if not path.startswith(PREFIX) or scope["method"] not in READING_METHODS or scope["query_string"]:
@@ -41,7 +41,7 @@ class JobPolls:
         caller = known_caller(headers[b"authorization"].decode("latin-1"), context)
         if caller is None or KeyScope.READ not in caller.scopes:
             return None
-        shown = context.shown_jobs.get((caller.owner, path.removeprefix(PREFIX)))
+        shown = await context.shown_jobs.known((caller.owner, path.removeprefix(PREFIX)))
         if shown is None:
             return None
         scope["state"]["caller"] = caller

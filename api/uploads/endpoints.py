@@ -17,7 +17,7 @@ from api.http.conditional import (
     InConditionalGet,
     require_unchanged,
 )
-from api.http.context import Context, InContext, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, in_transaction, with_storage
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
@@ -70,7 +70,7 @@ async def create_upload(
 
 
 @router.get("")
-def list_uploads(owner: Owner, session: InSession, context: InContext, page: InPages) -> Page[Upload]:
+def list_uploads(owner: Owner, session: InReads, context: InContext, page: InPages) -> Page[Upload]:
     """List your uploads, newest first."""
     rows = uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1)
     expire_at = uploads_expire_at(session, rows, context.settings.upload_retention_days)

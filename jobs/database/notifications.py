@@ -109,11 +109,11 @@ class Listener:
     async def _hear(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
         """Confirm that the connection works, and take what comes for CONFIRM_SECONDS.
 
-        The server sends the notifications of earlier commits before it answers a statement. A connection that is cut
-        off without a word gives no answer.
+        The server sends the notifications of earlier commits before it answers a statement, here one that changes
+        nothing. A connection that is cut off without a word gives no answer.
         """
         asked_at = time.monotonic()
-        await connection.execute("SELECT 1")
+        await connection.execute(f"LISTEN {CHANNEL}")
         async for notification in connection.notifies(timeout=0):
             self._tell(notification.payload)
         self._confirmed_at = asked_at
