@@ -82,6 +82,16 @@ async def in_transaction(context: Context, action: Callable[[Session], T]) -> T:
     return await run_in_threadpool(run)
 
 
+async def in_reads(context: Context, action: Callable[[Session], T]) -> T:
+    """Like `in_transaction`, for what only reads: without a transaction."""
+
+    def run() -> T:
+        with context.database.reading() as session:
+            return action(session)
+
+    return await run_in_threadpool(run)
+
+
 async def with_storage(context: Context, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `action` returns, which waits for storage: in a thread that is not one of those for other requests."""
     return await anyio.to_thread.run_sync(partial(action, *args, **kwargs), limiter=context.storage_threads)

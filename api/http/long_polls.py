@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Query
+from prometheus_client import Gauge
 
 from api.http.numbers import WholeNumber
 from api.http.request_log import mark_held
@@ -29,12 +30,12 @@ Wait = Annotated[
 class LongPolls:
     """The waiting requests of one process."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, open_polls: Gauge) -> None:
+        """`open_polls` tells how many requests wait now."""
         self._listener = listener
+        self._open = open_polls
         self._stopping = False
         self.stream_slots = StreamSlots()
-        self.open = 0
-        """How many requests wait now."""
 
     def stop(self) -> None:
         """Let everyone answer now: the process is about to end."""
@@ -64,9 +65,8 @@ class LongPolls:
 
     @contextmanager
     def _counted(self, seconds: float) -> Iterator[None]:
-        waits = int(seconds > 0)
-        self.open += waits
-        try:
+        if seconds <= 0:
             yield
-        finally:
-            self.open -= waits
+            return
+        with self._open.track_inprogress():
+            yield

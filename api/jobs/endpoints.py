@@ -16,7 +16,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
-from api.http.context import Context, InContext, InReads, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, InSession, in_reads, in_transaction, with_storage
 from api.http.downloads import send_bytes, stream
 from api.http.event_streams import EVENT_STREAM, LastEventId, stream_events
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
@@ -291,7 +291,7 @@ async def get_log(
     ] = None,
 ) -> Response:
     """What the trainer wrote; empty before the trainer has started."""
-    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
+    job = await in_reads(context, lambda session: owned_jobs.get(session, owner, job_id))
     _require_files(job)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
@@ -336,7 +336,7 @@ async def download_artifact(
     ] = False,
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
-    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
+    job = await in_reads(context, lambda session: owned_jobs.get(session, owner, job_id))
     artifact = _find(job, name)
     _require_files(job)
     # The URL is signed for GET alone.

@@ -47,9 +47,10 @@ async def make_job(
             audit.record(session, "job.rerun", made.id, detail={"of": rerun_of})
         return made
 
-    earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
-    if earlier is not None:
-        return earlier, []
+    if repeated is not None:
+        earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
+        if earlier is not None:
+            return earlier, []
     request = await prepare()
     context.trackers.check(request)
     inspections = await inspections_of(context, owner, request)

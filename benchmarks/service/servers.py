@@ -89,7 +89,8 @@ def running_servers(folder: Path, names: Collection[Name] = tuple(Name), *, api_
 
 @contextmanager
 def _lit(folder: Path, settings: Settings, workers: int) -> Iterator[Server]:
-    environment = own_environment(folder / "data") | settings.as_environment()
+    # Logs as the documentation's servers write them.
+    environment = own_environment(folder / "data") | settings.as_environment() | {"LIT_LOG_FORMAT": "json"}
     command = [sys.executable, "-m", "lit_client.command", "api", "--port", "0"]
     if workers > 1:
         command += ["--workers", str(workers)]
