@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-data inputs docs docs-commands screenshots lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-data bench-service bench-growth performance inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench-train: $(INSTALLED) ## Compare a training step with a naive one and with t
 
 bench-data: $(INSTALLED) ## Compare reading of images with torchvision and WebDataset, in images/s and memory (3 minutes, on a quiet machine)
 	@$(BIN)/python -m benchmarks.data.run $(DATA_ARGS)
+
+bench-service: $(INSTALLED) ## Compare the API with MLflow and the bare framework (6 minutes, on a quiet machine; BENCH_ARGS=... for a part)
+	@$(BIN)/python -m benchmarks.service.run $(BENCH_ARGS)
 
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page

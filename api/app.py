@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -17,12 +18,15 @@ from api.architectures import endpoints as architectures
 from api.audit import endpoints as audit
 from api.http import problems, schemas
 from api.http.actors import Actors
+from api.http.callers import KnownCallers
 from api.http.context import Context
 from api.http.headers import BrowserHeaders, HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
+from api.jobs.polls import JobPolls
+from api.jobs.shown_jobs import ShownJobs
 from api.keys import endpoints as keys
 from api.metrics import endpoint as monitoring
 from api.metrics.process import ApiMetrics
@@ -53,15 +57,19 @@ problems (RFC 9457) with a stable `type`.
 """
 
 
-def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> FastAPI:
+def create_app(
+    settings: Settings, *, keyless: bool, tracing: Tracing = OFF, process_number: int | None = None
+) -> FastAPI:
     """The API. `keyless` lets callers in without a key while none exists: for loopback addresses only.
+
+    `process_number`: which of several processes on one port this is, from 1. None: the only one.
 
     Raises ValueError when the settings lack the database or the broker.
     """
     if settings.database_url is None or settings.redis_url is None:
         raise ValueError("the API needs DATABASE_URL and REDIS_URL")
     database_url, redis_url = settings.database_url, settings.redis_url
-    metrics = ApiMetrics()
+    metrics = ApiMetrics(process_number)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -70,24 +78,37 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         sender = broker.make_app(redis_url)
         wakeups = Wakeups(sender, redis_url)
         storage = open_storage(settings)
-        long_polls = LongPolls(listener)
+        long_polls = LongPolls(listener, metrics.long_polls)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
         networks = AllowedNetworks.parse(settings.webhook_allowed_networks)
         # Requests and deliveries have their own, so that neither keeps the other from looking names up.
         receivers = Receivers(networks)
         deliverer = Deliverer(database, listener, Sender(Receivers(networks), settings.public_url))
         readiness = Readiness(database, wakeups, storage)
-        metrics.watch(database, long_polls, settings)
+        metrics.watch(database, settings)
         tokens = open_tokens(settings)
         app.state.context = Context(
-            settings, database, storage, wakeups, long_polls, readiness, receivers, metrics, keyless, tokens
+            settings,
+            database,
+            storage,
+            wakeups,
+            long_polls,
+            readiness,
+            receivers,
+            metrics,
+            keyless,
+            tokens,
+            callers=KnownCallers(listener),
+            shown_jobs=ShownJobs(database, listener),
         )
         await listener.start()
         housekeeper.start()
         await deliverer.start()
+        following = asyncio.create_task(metrics.follow(), name="ledger-events")
         try:
             yield
         finally:
+            following.cancel()
             await deliverer.stop()
             await run_in_threadpool(housekeeper.stop)
             await listener.stop()
@@ -107,10 +128,7 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lead to whatever Host says
     )
-    app.add_middleware(Actors)
-    app.add_middleware(HeaderChecks)
-    app.add_middleware(BrowserHeaders)
-    app.add_middleware(RequestLog, metrics=metrics.http)  # around the one before
+    _add_middleware(app, metrics)
     problems.install(app)
     for router in (
         uploads.router,
@@ -132,6 +150,15 @@ def create_app(settings: Settings, *, keyless: bool, tracing: Tracing = OFF) -> 
     openapi.install(app)
     traces.instrument(app, tracing)
     return app
+
+
+def _add_middleware(app: FastAPI, metrics: ApiMetrics) -> None:
+    """Each one around those before it."""
+    app.add_middleware(Actors)
+    app.add_middleware(JobPolls, route=jobs.POLLED)
+    app.add_middleware(HeaderChecks)
+    app.add_middleware(BrowserHeaders)
+    app.add_middleware(RequestLog, metrics=metrics.http)
 
 
 def _explain(type: str) -> str:

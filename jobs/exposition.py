@@ -22,7 +22,13 @@ def new_registry(process: str) -> CollectorRegistry:
     # They would double the series of counters and histograms, and nothing here needs them.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    build = Gauge("lit_build_info", "Always 1; the labels say what runs.", ["version", "process"], registry=registry)
+    build = Gauge(
+        "lit_build_info",
+        "Always 1; the labels say what runs.",
+        ["version", "process"],
+        registry=registry,
+        multiprocess_mode="max",
+    )
     build.labels(version("lit-compress"), process).set(1)
     ProcessCollector(namespace="lit", registry=registry)
     return registry

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     """0 takes a free port."""
+    api_workers: int = Field(1, ge=1, le=64)
+    """Processes of the API, on one port. Each takes what one process takes: memory, and connections to PostgreSQL."""
     trusted_proxies: str | None = None
     """Addresses or networks of proxies before the API, comma-separated. Only their X-Forwarded-For and
     X-Forwarded-Proto are believed. None: nobody's."""

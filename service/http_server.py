@@ -21,12 +21,37 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises BadAddress."""
+    return _bound(host, port, shared=False, listens=True)
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that holds a port for processes that each `listen_shared` on it; port 0 takes a free one.
+
+    It takes no connections itself. Raises BadAddress, also if another service listens there.
+    """
+    with listen(host, port) as alone:
+        port = alone.getsockname()[1]
+    return _bound(host, port, shared=True, listens=False)
+
+
+def listen_shared(host: str, port: int) -> socket.socket:
+    """A listening socket beside those of other processes of this user: the kernel spreads the connections over them.
+
+    Raises BadAddress.
+    """
+    return _bound(host, port, shared=True, listens=True)
+
+
+def _bound(host: str, port: int, *, shared: bool, listens: bool) -> socket.socket:
     try:
         [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(address)
-        listening.listen(BACKLOG)
+        if listens:
+            listening.listen(BACKLOG)
     except (OSError, UnicodeError) as failure:  # a name that can't be encoded is a UnicodeError
         reason = getattr(failure, "strerror", None) or failure
         raise BadAddress(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
 from api.http.auth import ADMIN
-from api.http.context import InSession
+from api.http.context import InReads
 from api.http.pages import InPages
 from jobs.ledger import audit
 from lit_spec.answers.audit import AuditEntry
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[ADMIN])
 
 @router.get("")
 def list_entries(
-    session: InSession,
+    session: InReads,
     page: InPages,
     owner: Annotated[str | None, Query(description="Of the caller.")] = None,
     key: Annotated[str | None, Query(description="Id of the caller's key.")] = None,

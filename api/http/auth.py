@@ -1,14 +1,12 @@
 """Finds the caller of a request: by an API key, by a bearer token of the issuer, or `local` on a service without keys.
 
-Nothing is kept between two requests: a key that is revoked, or an owner's scope that is taken away, counts from the
-next request on.
+Who was found is known for a minute (`KnownCallers`), while the ledger would tell of a key that is revoked or changed.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import structlog
@@ -19,6 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.addresses import check_address
+from api.http.callers import Caller
 from api.http.context import Context, InContext
 from api.http.headers import host_name
 from api.http.problems import Problem
@@ -46,20 +45,6 @@ _BEARER = HTTPBearer(
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who sends a request, and what they may do."""
-
-    owner: str
-    scopes: frozenset[Scope]
-    key_id: str | None = None
-    key_name: str | None = None
-    subject: str | None = None
-    """`sub` of a bearer token."""
-    expires_at: datetime | None = None
-    """Of the key or the token."""
-
-
 async def check_caller(request: Request, context: Context) -> Caller:
     """The caller; only one with a key learns what is wrong with the path or the parameters.
 
@@ -76,33 +61,58 @@ async def check_caller(request: Request, context: Context) -> Caller:
 async def _authenticate(request: Request, context: Context) -> Caller:
     """Raises Problem 401, 403 or 503."""
     header = request.headers.get("Authorization")
-    if header is None:
-        return await run_in_threadpool(_without_key, request, context)
+    secret = None if header is None else _secret_in(header)
+    caller = context.callers.find(secret) or await _find(secret, context)
+    if secret is None:
+        refuse_browsers_of_others(request)
+    return caller
+
+
+def _secret_in(header: str) -> str:
+    """The key or token in a header Authorization. Raises Problem 401."""
     scheme, _, secret = header.partition(" ")
-    secret = secret.strip()
     if scheme.lower() != SCHEME:
         raise _unknown_key()
-    if context.tokens is not None and looks_like_a_token(secret):
-        # Without a session and without a thread: the issuer may have to be asked for its keys.
-        found = await context.tokens.verify(secret)
-        return Caller(found.owner, found.scopes, subject=found.subject, expires_at=found.expires_at)
-    return await run_in_threadpool(_by_key, secret, context)
+    return secret.strip()
 
 
-def _without_key(request: Request, context: Context) -> Caller:
+def known_caller(header: str, context: Context) -> Caller | None:
+    """The caller who sends this header Authorization, if it is known without asking anybody."""
+    scheme, _, secret = header.partition(" ")
+    return context.callers.find(secret.strip()) if scheme.lower() == SCHEME else None
+
+
+async def _find(secret: str | None, context: Context) -> Caller:
+    """Raises Problem 401 or 503."""
+    with context.callers.finding(secret) as finding:
+        if secret is None:
+            await run_in_threadpool(_require_no_keys, context)
+            caller, seconds = Caller(LOCAL_OWNER, frozenset(Scope)), None
+        elif context.tokens is not None and looks_like_a_token(secret):
+            # Without a session and without a thread: the issuer may have to be asked for its keys.
+            found = await context.tokens.verify(secret)
+            caller = Caller(found.owner, found.scopes, subject=found.subject, expires_at=found.expires_at)
+            seconds = (found.expires_at - datetime.now(UTC)).total_seconds()
+        else:
+            caller, seconds = await run_in_threadpool(_by_key, secret, context)
+        finding.keep(caller, seconds)
+    return caller
+
+
+def _require_no_keys(context: Context) -> None:
+    """Raises Problem 401 unless this service serves requests without a key."""
     open_to_all = context.keyless and context.tokens is None
     if open_to_all:
         # In its own session, as in `_by_key`: a request may wait for long and must not occupy a connection meanwhile.
-        with context.database.session() as session:
+        with context.database.reading() as session:
             open_to_all = not keys.any_keys(session)
     if not open_to_all:
         raise unauthorized("send an API key as `Authorization: Bearer lit_…`; `litc keys create NAME` makes one")
-    refuse_browsers_of_others(request)
-    return Caller(LOCAL_OWNER, frozenset(Scope))
 
 
-def _by_key(secret: str, context: Context) -> Caller:
-    with context.database.session() as session:
+def _by_key(secret: str, context: Context) -> tuple[Caller, float | None]:
+    """The caller, and for how many seconds the key is still valid; None: without an end."""
+    with context.database.reading() as session:
         key = keys.authenticate(session, secret)
     if key is None:
         raise _unknown_key()
@@ -110,7 +120,7 @@ def _by_key(secret: str, context: Context) -> Caller:
         raise unauthorized(f"the API key {key.id} has expired: use another, or ask an administrator to make one")
     if key.use_unrecorded:
         _record_use(context, key.id)
-    return Caller(key.owner, key.scopes, key.id, key.name, expires_at=key.expires_at)
+    return Caller(key.owner, key.scopes, key.id, key.name, expires_at=key.expires_at), key.seconds_left
 
 
 def _record_use(context: Context, key_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from starlette.types import Scope
 
@@ -13,7 +14,12 @@ LONGEST = 45
 def client_address(scope: Scope) -> str | None:
     """The IP address, without an IPv6 zone; None if there is none. Behind a proxy it comes from a header."""
     client = scope.get("client")
-    given = "" if client is None else str(client[0]).partition("%")[0]
+    return None if client is None else _checked(str(client[0]))
+
+
+@lru_cache(1000)
+def _checked(host: str) -> str | None:
+    given = host.partition("%")[0]
     if len(given) > LONGEST:
         return None
     try:

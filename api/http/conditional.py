@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from api.http.context import Context, InContext
 from api.http.long_polls import Wait
 from api.http.problems import Problem
+from api.http.shown_answers import ShownAnswer, etag_of
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -22,17 +23,13 @@ IfMatch = Annotated[str | None, Header(description="Do it only if the thing stil
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has this answer already."}}
 
 
-def etag_of(text: str) -> str:
-    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
-
 def require_unchanged(if_match: str | None, answer: Callable[[], BaseModel]) -> None:
     """Refuse to change a thing that has changed since the caller looked at it. `answer` is what GET would answer now.
 
     Raises Problem 412.
     """
     if if_match is not None:
-        require_match(if_match, etag_of(answer().model_dump_json()))
+        require_match(if_match, etag_of(answer().model_dump_json().encode()))
 
 
 def require_match(if_match: str, etag: str) -> None:
@@ -61,6 +58,14 @@ class Conditions:
         if self.if_match is not None:
             require_match(self.if_match, etag)
         return Response(status_code=304, headers=headers) if self.knows(etag) else None
+
+    def respond(self, shown: ShownAnswer, method: str) -> Response:
+        """The answer to a GET or HEAD: the thing itself, or 304. Raises Problem 412."""
+        headers = {"ETag": shown.etag, "Cache-Control": "no-cache", **shown.headers}
+        if (not_modified := self.not_modified(shown.etag, headers)) is not None:
+            return not_modified
+        headers["Content-Length"] = str(len(shown.content))
+        return Response(b"" if method == "HEAD" else shown.content, media_type="application/json", headers=headers)
 
     def knows(self, etag: str) -> bool:
         """Whether the caller has what this ETag stands for."""
@@ -97,22 +102,20 @@ class ConditionalGet:
         for the answer.
         """
 
-        def read_with_etag() -> tuple[AnswerT, bytes, str]:
-            answer = read()
-            text = answer.model_dump_json()
-            return answer, text.encode(), etag_of(text)
+        def show() -> ShownAnswer:
+            found = read()
+            return ShownAnswer.of(found, finished=is_finished(found), headers=headers(found))
 
-        def is_worth_telling(seen: tuple[AnswerT, bytes, str]) -> bool:
-            answer, _, etag = seen
-            return is_finished(answer) if self.conditions.if_none_match is None else not self.conditions.knows(etag)
+        return await self.answer_with(topic, lambda: run_in_threadpool(show))
 
-        found, content, etag = await self.context.long_polls.until(topic, self.wait, read_with_etag, is_worth_telling)
-        sent = {"ETag": etag, "Cache-Control": "no-cache", **headers(found)}
-        if (not_modified := self.conditions.not_modified(etag, sent)) is not None:
-            return not_modified
-        sent["Content-Length"] = str(len(content))
-        shown = b"" if self.request.method == "HEAD" else content
-        return Response(shown, media_type="application/json", headers=sent)
+    async def answer_with(self, topic: str, look: Callable[[], Awaitable[ShownAnswer]]) -> Response:
+        """Like `answer`, for a `look` that doesn't block."""
+
+        def is_worth_telling(seen: ShownAnswer) -> bool:
+            return seen.finished if self.conditions.if_none_match is None else not self.conditions.knows(seen.etag)
+
+        shown = await self.context.long_polls.until(topic, self.wait, look, is_worth_telling)
+        return self.conditions.respond(shown, self.request.method)
 
 
 def _conditional_get(

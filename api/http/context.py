@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated, ParamSpec, TypeVar
@@ -12,8 +12,10 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
+from api.http.callers import KnownCallers
 from api.http.long_polls import LongPolls
 from api.http.tokens import Tokens
+from api.jobs.shown_jobs import ShownJobs
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
@@ -44,6 +46,8 @@ class Context:
     """Whether the service may be used without a key as long as none exists."""
     tokens: Tokens | None
     """Checks bearer tokens; None: only API keys are accepted."""
+    callers: KnownCallers
+    shown_jobs: ShownJobs
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property
@@ -62,11 +66,27 @@ def get_session(context: Annotated[Context, Depends(get_context)]) -> Iterator[S
         yield session
 
 
+async def get_reads(context: Annotated[Context, Depends(get_context)]) -> AsyncIterator[Session]:
+    # Neither its beginning nor its end waits for the ledger, so neither needs a thread.
+    with context.database.reading() as session:
+        yield session
+
+
 async def in_transaction(context: Context, action: Callable[[Session], T]) -> T:
     """What `action` returns. It runs in one transaction, and in a thread because it blocks."""
 
     def run() -> T:
         with context.database.session() as session:
+            return action(session)
+
+    return await run_in_threadpool(run)
+
+
+async def in_reads(context: Context, action: Callable[[Session], T]) -> T:
+    """Like `in_transaction`, for what only reads: without a transaction."""
+
+    def run() -> T:
+        with context.database.reading() as session:
             return action(session)
 
     return await run_in_threadpool(run)
@@ -80,3 +100,5 @@ async def with_storage(context: Context, action: Callable[P, T], *args: P.args, 
 InContext = Annotated[Context, Depends(get_context)]
 # The transaction ends before the answer is sent: what a caller is told has been committed.
 InSession = Annotated[Session, Depends(get_session, scope="function")]
+InReads = Annotated[Session, Depends(get_reads, scope="function")]
+"""For endpoints that only read: without a transaction."""

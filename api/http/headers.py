@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
+from functools import lru_cache
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import Problem
@@ -66,15 +66,28 @@ class BrowserHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                path = scope["path"]
-                if path == DOCS or path.startswith(f"{DOCS}/"):
-                    headers.setdefault("Content-Security-Policy", DOCS_POLICY)
-                for name, value in FOR_BROWSERS.items():
-                    headers.setdefault(name, value)
+                _add_missing(message, _for_browsers(scope["path"]))
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_OF_ANSWERS = _raw(FOR_BROWSERS)
+_OF_DOCS = _raw(FOR_BROWSERS | {"Content-Security-Policy": DOCS_POLICY})
+
+
+def _for_browsers(path: str) -> list[tuple[bytes, bytes]]:
+    return _OF_DOCS if path == DOCS or path.startswith(f"{DOCS}/") else _OF_ANSWERS
+
+
+def _add_missing(message: Message, headers: list[tuple[bytes, bytes]]) -> None:
+    # An ASGI application sends the names of headers in lower case.
+    there = {name for name, _ in message["headers"]}
+    message["headers"] = [*message["headers"], *(header for header in headers if header[0] not in there)]
 
 
 class HeaderChecks:
@@ -92,17 +105,19 @@ class HeaderChecks:
             await self._app(scope, receive, send)
             return
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        problem = _find_problem(scope)
+        times = Counter(name for name, _ in scope["headers"])
+        problem = _find_problem(scope, times)
         if problem is not None:
             await problem.response()(scope, receive, send)
             return
-        if scope["method"] != "GET":
+        if b"range" in times and scope["method"] != "GET":
             # Range has a meaning for GET only (RFC 9110, section 14.2).
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
-        _join_lists(scope)
+        _join_lists(scope, times)
         await self._app(scope, receive, send)
 
 
+@lru_cache(1000)
 def host_name(host: str) -> str | None:
     """The name or address in a Host header, in lower case; None if it isn't `name`, `name:port` or `[address]:port`."""
     match = _HOST.fullmatch(host)
@@ -116,19 +131,18 @@ def host_name(host: str) -> str | None:
         return None
 
 
-def _join_lists(scope: Scope) -> None:
+def _join_lists(scope: Scope, times: Counter[bytes]) -> None:
     for list_name in LISTS:
-        lines = [value for name, value in scope["headers"] if name == list_name]
-        if len(lines) > 1:
+        if times[list_name] > 1:
+            lines = [value for name, value in scope["headers"] if name == list_name]
             others = [(name, value) for name, value in scope["headers"] if name != list_name]
             scope["headers"] = [*others, (list_name, b", ".join(lines))]
 
 
-def _find_problem(scope: Scope) -> Problem | None:
-    times = Counter(name.decode() for name, _ in scope["headers"] if name in ONCE)
+def _find_problem(scope: Scope, times: Counter[bytes]) -> Problem | None:
     for name, count in times.items():
-        if count > 1:
-            return Problem(400, "bad-request", f"the header {name} comes {count} times: send it once")
+        if count > 1 and name in ONCE:
+            return Problem(400, "bad-request", f"the header {name.decode()} comes {count} times: send it once")
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
     if host is None:
         # HTTP/1.0 has no Host (RFC 9112, section 3.2).

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Query
-from fastapi.concurrency import run_in_threadpool
+from prometheus_client import Gauge
 
 from api.http.numbers import WholeNumber
 from api.http.request_log import mark_held
@@ -30,12 +30,12 @@ Wait = Annotated[
 class LongPolls:
     """The waiting requests of one process."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, open_polls: Gauge) -> None:
+        """`open_polls` tells how many requests wait now."""
         self._listener = listener
+        self._open = open_polls
         self._stopping = False
         self.stream_slots = StreamSlots()
-        self.open = 0
-        """How many requests wait now."""
 
     def stop(self) -> None:
         """Let everyone answer now: the process is about to end."""
@@ -50,14 +50,14 @@ class LongPolls:
         """For one who waits longer than a request with `wait`, and looks at `stopping` after each wake-up."""
         return self._listener.subscribe(topic)
 
-    async def until(self, topic: str, seconds: float, look: Callable[[], T], done: Callable[[T], bool]) -> T:
+    async def until(self, topic: str, seconds: float, look: Callable[[], Awaitable[T]], done: Callable[[T], bool]) -> T:
         """Look again at each change of `topic` until `done` holds or the time is up; the last look's value."""
         end = time.monotonic() + seconds
         if seconds > 0:
             mark_held()
         with self._listener.subscribe(topic) as subscription, self._counted(seconds):
             while True:
-                value = await run_in_threadpool(look)
+                value = await look()
                 left = end - time.monotonic()
                 if left <= 0 or self._stopping or done(value):
                     return value
@@ -65,9 +65,8 @@ class LongPolls:
 
     @contextmanager
     def _counted(self, seconds: float) -> Iterator[None]:
-        waits = int(seconds > 0)
-        self.open += waits
-        try:
+        if seconds <= 0:
             yield
-        finally:
-            self.open -= waits
+            return
+        with self._open.track_inprogress():
+            yield

@@ -21,7 +21,7 @@ QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 """What machines ask all the time: logged at the level debug."""
 EVENT_STREAM = "text/event-stream"
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -66,10 +66,10 @@ class RequestLog:
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._answer_begins(message, request_id, exchange)
-            elif message["type"] == "http.response.body":
+            if message["type"] == "http.response.body":
                 exchange.sent += len(message.get("body", b""))
+            elif message["type"] == "http.response.start":
+                self._answer_begins(message, request_id, exchange)
             await send(message)
 
         self._metrics.in_flight.inc()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -15,7 +16,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
-from api.http.context import Context, InContext, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, InSession, in_reads, in_transaction, with_storage
 from api.http.downloads import send_bytes, stream
 from api.http.event_streams import EVENT_STREAM, LastEventId, stream_events
 from api.http.forms import MULTIPART, FormRoute, refuse_repeated_parts
@@ -24,6 +25,7 @@ from api.http.long_polls import Wait
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem
+from api.http.shown_answers import ShownAnswer
 from api.http.wakeups import InBackground
 from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
@@ -139,7 +141,7 @@ def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: 
 @router.get("")
 def list_jobs(
     owner: Owner,
-    session: InSession,
+    session: InReads,
     context: InContext,
     page: InPages,
     state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
@@ -161,11 +163,28 @@ def list_jobs(
 async def get_job(job_id: str, owner: Owner, context: InContext, get: InConditionalGet) -> Response:
     """One job. `wait` holds the answer until the job is finished or, with If-None-Match, until it has changed."""
 
-    def read() -> Job:
-        with context.database.session() as session:
+    return await get.answer_with(job_id, lambda: _shown(context, owner, job_id))
+
+
+async def _shown(context: Context, owner: str, job_id: str) -> ShownAnswer:
+    """What GET answers about the job. Raises NotFound."""
+
+    def look() -> Job:
+        with context.database.reading() as session:
             return _look(context, session, owner, job_id)
 
-    return await get.answer(job_id, read, lambda job: job.state.finished)
+    known = await context.shown_jobs.known((owner, job_id))
+    return await context.shown_jobs.read((owner, job_id), look) if known is None else known
+
+
+async def _forget_shown(job_id: str, context: InContext) -> AsyncIterator[None]:
+    """Before the answer and after the commit: what the answer says holds for the next request."""
+    yield
+    context.shown_jobs.forget(job_id)
+
+
+CHANGES_FINISHED = Depends(_forget_shown, scope="function")
+"""Among the `dependencies` of a route, which come before the session of its parameters, and so end after it."""
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -177,13 +196,13 @@ def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext
     return _look(context, session, owner, job_id)
 
 
-@router.post("/{job_id}/keep", responses=_REMOVED)
+@router.post("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
 def keep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Keep the files of a job, also beyond the time after which the service removes files. It may be unfinished."""
     return _set_kept(context, session, owner, job_id, if_match, kept=True)
 
 
-@router.delete("/{job_id}/keep", responses=_REMOVED)
+@router.delete("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
 def unkeep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Let the files of a job be removed when their time has come."""
     return _set_kept(context, session, owner, job_id, if_match, kept=False)
@@ -197,7 +216,7 @@ def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_ma
     return _look(context, session, owner, job_id)
 
 
-@router.delete("/{job_id}", status_code=204)
+@router.delete("/{job_id}", status_code=204, dependencies=[CHANGES_FINISHED])
 async def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
 
@@ -235,13 +254,15 @@ async def list_events(
         return await stream_events(context, job_id, events.look, name="progress")
 
     def read() -> EventPage:
-        with context.database.session() as session:
+        with context.database.reading() as session:
             job = owned_jobs.get(session, owner, job_id)
             found = [show_event(event) for event in owned_jobs.events_after(session, job_id, after, limit)]
             last = found[-1].seq if found else 0
             return EventPage(items=found, last=max(job.event_seq, last))
 
-    page = await context.long_polls.until(job_id, wait, read, lambda events: bool(events.items))
+    page = await context.long_polls.until(
+        job_id, wait, lambda: run_in_threadpool(read), lambda events: bool(events.items)
+    )
     return Response(page.model_dump_json(), media_type=JSON, headers=VARY)
 
 
@@ -249,7 +270,7 @@ async def list_events(
 def list_metrics(
     job_id: str,
     owner: Owner,
-    session: InSession,
+    session: InReads,
     phase: Annotated[Phase | None, Query(description="Only those of this phase.")] = None,
     name: Annotated[str | None, Query(description="Only those of this name.")] = None,
 ) -> MetricPage:
@@ -268,7 +289,7 @@ async def get_log(
     ] = None,
 ) -> Response:
     """What the trainer wrote; empty before the trainer has started."""
-    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
+    job = await in_reads(context, lambda session: owned_jobs.get(session, owner, job_id))
     _require_files(job)
     if attempt is not None and attempt > job.attempt:
         raise NotFound("attempt", f"{attempt} of {job_id}")
@@ -282,7 +303,7 @@ async def get_log(
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, owner: Owner, session: InSession) -> ArtifactPage:
+def list_artifacts(job_id: str, owner: Owner, session: InReads) -> ArtifactPage:
     """List the files of a job, with their sha256. A job that has not succeeded has no files."""
     job = owned_jobs.get(session, owner, job_id)
     return ArtifactPage(items=[show_artifact(job_id, artifact) for artifact in job.manifest or []])
@@ -313,7 +334,7 @@ async def download_artifact(
     ] = False,
 ) -> Response:
     """Download one file. Takes Range and If-Range; ETag and Repr-Digest are the file's sha256."""
-    job = await in_transaction(context, lambda session: owned_jobs.get(session, owner, job_id))
+    job = await in_reads(context, lambda session: owned_jobs.get(session, owner, job_id))
     artifact = _find(job, name)
     _require_files(job)
     # The URL is signed for GET alone.
@@ -352,3 +373,7 @@ def _find(job: JobRow, name: str) -> dict[str, Any]:
         if artifact["name"] == name:
             return artifact
     raise NotFound("artifact", f"{name} of {job.id}, which is {job.state}")
+
+
+POLLED = next(route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is get_job)
+"""The route of `GET /v1/jobs/{job_id}`."""

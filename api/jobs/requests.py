@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.context import Context, in_transaction, with_storage
@@ -46,9 +47,10 @@ async def make_job(
             audit.record(session, "job.rerun", made.id, detail={"of": rerun_of})
         return made
 
-    earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
-    if earlier is not None:
-        return earlier, []
+    if repeated is not None:
+        earlier = await in_transaction(context, lambda session: find_job(session, owner, repeated))
+        if earlier is not None:
+            return earlier, []
     request = await prepare()
     context.trackers.check(request)
     inspections = await inspections_of(context, owner, request)
@@ -91,9 +93,12 @@ async def _wait_for_inspection(
 ) -> requests.Found:
     """The inspection of one upload. Raises Problem 503 if it is not done at `end`, a time of `time.monotonic`."""
 
-    def look() -> requests.Found | None:
-        with context.database.session() as session:
+    def read() -> requests.Found | None:
+        with context.database.reading() as session:
             return requests.find_inspection(session, owner, request, field)
+
+    def look() -> Awaitable[requests.Found | None]:
+        return run_in_threadpool(read)
 
     found = await context.long_polls.until(upload_id, end - time.monotonic(), look, lambda found: found is not None)
     if found is None:

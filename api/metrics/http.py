@@ -28,10 +28,16 @@ class HttpMetrics:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "lit_http_requests_in_flight", "Requests that this process is answering now.", registry=registry
+            "lit_http_requests_in_flight",
+            "Requests that this process is answering now.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.event_streams = Gauge(
-            "lit_http_event_streams_open", "Event streams that are open in this process.", registry=registry
+            "lit_http_event_streams_open",
+            "Event streams that are open in this process.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
 
     def count(self, method: str, route: str | None, status: int, seconds: float | None) -> None:

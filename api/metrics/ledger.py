@@ -47,8 +47,14 @@ log = structlog.get_logger()
 class LedgerMetrics(Collector):
     """A collector of what goes on now, and counters of what has happened since this process began to look."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, follows: bool = True, shows_counts: bool = True) -> None:
+        """`follows`: whether this process counts the ledger's events, of which `collect` then shows the counts.
+
+        Of several processes that show what all have counted together, one follows, and `shows_counts` is false.
+        """
         self._database = database
+        self._follows = follows
+        self._shows_counts = shows_counts
         self._lock = threading.Lock()
         self._looked_at: float | None = None
         self._totals_at: float | None = None
@@ -66,8 +72,9 @@ class LedgerMetrics(Collector):
                 return
             try:
                 self._overview = self._in_session(overview.overview)
-                for event in self._in_session(self._follower.new_events):
-                    self._counters.count(event)
+                if self._follows:
+                    for event in self._in_session(self._follower.new_events):
+                        self._counters.count(event)
                 self._up = True
             except SQLAlchemyError as failure:
                 _report(failure)
@@ -93,7 +100,8 @@ class LedgerMetrics(Collector):
         yield from _now(self._overview)
         yield from _totals(self._totals)
         yield from _messages(self._overview, self._totals)
-        yield from self._counted.collect()
+        if self._shows_counts:
+            yield from self._counted.collect()
 
 
 @dataclass

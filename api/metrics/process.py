@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from prometheus_client import Gauge
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy.pool import QueuePool
 
 from api.metrics.http import HttpMetrics
-from api.metrics.ledger import LedgerMetrics
+from api.metrics.ledger import FRESH_SECONDS, LedgerMetrics
 from jobs.database.connection import Database
 from jobs.exposition import DiskCollector, exposition, new_registry
 from jobs.settings import Settings
 
-if TYPE_CHECKING:
-    from api.http.long_polls import LongPolls
-
 
 class ApiMetrics:
-    """Made with the application; `watch` adds what lives as long as the process serves."""
+    """Made with the application; `watch` adds what lives as long as the process serves.
 
-    def __init__(self) -> None:
+    Of several processes on one port any may be asked, so each shows the sum of all: prometheus-client keeps their
+    numbers in files. The first one counts the ledger's events for all. What lies outside of these files (connections,
+    disks) is that of the process that answers, and what the kernel knows of a process is left out.
+    """
+
+    def __init__(self, process_number: int | None = None) -> None:
+        """`process_number`: which of several processes this is, from 1. None: the only one."""
+        self._number = process_number
         self._registry = new_registry("api")
+        self._shown = self._registry
+        if process_number is not None:
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown)  # type: ignore[no-untyped-call]
         self.http = HttpMetrics(self._registry)
         self.ledger: LedgerMetrics | None = None
         self._watched: list[Collector] = []
@@ -35,27 +45,29 @@ class ApiMetrics:
             "1 if the part can be used by this process, as in /readyz; else 0.",
             ["part"],
             registry=self._registry,
+            multiprocess_mode="mostrecent",
         )
-        self._long_polls = Gauge(
+        self.long_polls = Gauge(
             "lit_http_long_polls_open",
             "Requests that wait for news in this process.",
             registry=self._registry,
+            multiprocess_mode="livesum",
         )
 
-    def watch(self, database: Database, long_polls: LongPolls, settings: Settings) -> None:
-        self._long_polls.set_function(lambda: long_polls.open)
-        self.ledger = LedgerMetrics(database)
+    def watch(self, database: Database, settings: Settings) -> None:
+        alone = self._number is None
+        self.ledger = LedgerMetrics(database, follows=alone or self._number == 1, shows_counts=alone)
         self._watched = [
             _Pool(database),
             DiskCollector({"storage": settings.storage_root, "temporary": Path(tempfile.gettempdir())}),
             self.ledger,
         ]
         for collector in self._watched:
-            self._registry.register(collector)
+            self._shown.register(collector)
 
     def unwatch(self) -> None:
         for collector in self._watched:
-            self._registry.unregister(collector)
+            self._shown.unregister(collector)
         self.ledger = None
 
     def look(self) -> None:
@@ -63,12 +75,18 @@ class ApiMetrics:
         if self.ledger is not None:
             self.ledger.look()
 
+    async def follow(self) -> None:
+        """Of several processes the first one looks by itself, because another may be asked each time."""
+        while self._number == 1:
+            await run_in_threadpool(self.look)
+            await asyncio.sleep(FRESH_SECONDS)
+
     def set_ready(self, parts: Mapping[str, bool]) -> None:
         for part, there in parts.items():
             self._ready.labels(part).set(int(there))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        return exposition(self._registry, accept)
+        return exposition(self._shown, accept)
 
 
 class _Pool(Collector):

@@ -14,7 +14,7 @@ from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
 from api.http.bodies import JSON, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, require_unchanged
-from api.http.context import Context, InContext, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, InSession, in_transaction, with_storage
 from api.http.event_streams import EVENT_STREAM, Look, stream_events
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.pages import InPages
@@ -65,7 +65,7 @@ async def create_study(
 @router.get("")
 def list_studies(
     owner: Owner,
-    session: InSession,
+    session: InReads,
     page: InPages,
     state: Annotated[StudyState | None, Query(description="Only those in this state.")] = None,
     tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
@@ -101,7 +101,7 @@ async def get_study(
 def get_table(
     study_id: str,
     owner: Owner,
-    session: InSession,
+    session: InReads,
     format: Annotated[TableFormat | None, Query(description="By default what Accept asks for, otherwise JSON.")] = None,
     accept: Accept = "",
 ) -> Response:

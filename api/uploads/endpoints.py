@@ -17,7 +17,7 @@ from api.http.conditional import (
     InConditionalGet,
     require_unchanged,
 )
-from api.http.context import Context, InContext, InSession, in_transaction, with_storage
+from api.http.context import Context, InContext, InReads, in_transaction, with_storage
 from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem, invalid_field
@@ -25,7 +25,7 @@ from api.uploads.direct import require_direct, signed_parts
 from api.uploads.limits import check_size
 from api.uploads.schemas import show_upload
 from api.uploads.stored_bytes import OFFSET, announce, offset_headers, read_upload
-from api.uploads.writing import RECORD_BYTES, UploadWriter, pieces
+from api.uploads.writing import UploadWriter, Written, pieces
 from jobs.database.models import Upload as UploadRow
 from jobs.errors import Stale
 from jobs.ledger import audit, uploads
@@ -70,7 +70,7 @@ async def create_upload(
 
 
 @router.get("")
-def list_uploads(owner: Owner, session: InSession, context: InContext, page: InPages) -> Page[Upload]:
+def list_uploads(owner: Owner, session: InReads, context: InContext, page: InPages) -> Page[Upload]:
     """List your uploads, newest first."""
     rows = uploads.list_page(session, owner, after=page.after(), limit=page.limit + 1)
     expire_at = uploads_expire_at(session, rows, context.settings.upload_retention_days)
@@ -205,23 +205,22 @@ def _inspect_again(
 
 
 async def _receive(context: Context, request: Request, writer: UploadWriter) -> int:
-    """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks."""
-    start = offset = recorded = writer.upload.received
+    """Write the body to storage; the new offset. The ledger learns the offset even when the connection breaks.
+
+    A piece is written while the next one arrives.
+    """
+    start = offset = writer.upload.received
+    written = Written(context, writer)
     try:
         async for piece in pieces(request.stream(), writer.piece_bytes):
             if offset + len(piece) > writer.upload.size:
                 # Without a Content-Length this is known only now.
-                await with_storage(context, writer.cut, start)
-                offset = recorded = start
+                await written.cut(start)
                 raise _too_long(writer.upload)
-            await with_storage(context, writer.append, offset, piece)
+            await written.begin(piece)
             offset += len(piece)
-            if offset - recorded >= RECORD_BYTES:
-                await with_storage(context, writer.record, offset)
-                recorded = offset
     finally:
-        if offset > recorded:
-            await with_storage(context, writer.record, offset)
+        await written.end()
     return offset
 
 

@@ -46,7 +46,7 @@ def announce(
 
 def read_upload(context: Context, owner: str, upload_id: str) -> Upload:
     """The upload, recovered. Raises NotFound, and Problem 503 without storage."""
-    with context.database.session() as session:
+    with context.database.reading() as session:
         upload = uploads.get(session, owner, upload_id)
     return recover(context, upload)
 

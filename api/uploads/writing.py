@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
-from api.http.context import Context
+from api.http.context import Context, with_storage
 from api.http.problems import Problem
 from api.uploads.stored_bytes import bytes_lost, recover
 from api.uploads.teacher_files import find_fault
@@ -69,6 +71,9 @@ class UploadWriter:
             if (has_all or offset == self.upload.size) and uploads.is_completing(session, upload_id):
                 raise _completing()
         self.piece_bytes = context.storage.piece_bytes
+        self._hash = None if offset else hashlib.sha256()
+        """Of what this request has written, if it began with the first byte."""
+        self._hashed = 0
         self._context = context
         self._key = layout.upload_data(upload_id)
 
@@ -82,6 +87,9 @@ class UploadWriter:
         if storage.fences_pieces:
             # A store may take minutes. Meanwhile this request keeps neither the row nor a connection.
             storage.write_piece(self._key, offset, piece, self.upload.writer)
+        if self._hash is not None and offset == self._hashed:
+            self._hash.update(piece)
+            self._hashed += len(piece)
 
     def record(self, received: int) -> None:
         """Make the bytes in storage durable, and record their number in the ledger."""
@@ -96,12 +104,12 @@ class UploadWriter:
             self._context.storage.cut(self._key, offset)
 
     def complete(self) -> None:
-        """Check the bytes in storage and mark the upload complete. Reads all of them.
+        """Check the bytes in storage and mark the upload complete. Reads all of them that this request did not write.
 
         Raises Problem 422 `checksum-mismatch` or `bad-upload`; the upload then starts again at offset 0.
         """
-        storage = self._context.storage
-        with self._told_if_lost(), self._alone(), storage.finish(self._key, self.upload.size) as finished:
+        storage, size = self._context.storage, self.upload.size
+        with self._told_if_lost(), self._alone(), storage.finish(self._key, size, self._sha256) as finished:
             if (problem := self._find_problem(finished)) is None:
                 with self._transaction() as session:
                     uploads.complete(session, self.upload.id, self.upload.writer, finished.sha256)
@@ -111,6 +119,11 @@ class UploadWriter:
         if problem is not None:
             self.cut(0)
             raise problem
+
+    @property
+    def _sha256(self) -> str | None:
+        """None unless this request has written the whole file."""
+        return None if self._hash is None or self._hashed != self.upload.size else self._hash.hexdigest()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -150,22 +163,65 @@ def _completing() -> Problem:
     return Problem(409, "upload-completing", detail, headers={"Retry-After": str(COMPLETING_SECONDS)})
 
 
+class Written:
+    """The pieces of one request on their way to storage: one is written while the next one arrives."""
+
+    def __init__(self, context: Context, writer: UploadWriter) -> None:
+        self._context = context
+        self._writer = writer
+        self._offset = self._recorded = writer.upload.received
+        self._writing: asyncio.Task[None] | None = None
+
+    async def begin(self, piece: bytes) -> None:
+        """Write the next piece, once the one before is written. Raises what its write has raised."""
+        await self._wait()
+        self._writing = asyncio.create_task(self._write(piece))
+
+    async def cut(self, offset: int) -> None:
+        """Take back what is beyond `offset`."""
+        await self._wait()
+        await with_storage(self._context, self._writer.cut, offset)
+        self._offset = self._recorded = offset
+
+    async def end(self) -> None:
+        """Wait for the last piece, and record what is stored, also when a write has failed. Raises what it raised."""
+        try:
+            await self._wait()
+        finally:
+            if self._offset > self._recorded:
+                await with_storage(self._context, self._writer.record, self._offset)
+
+    async def _write(self, piece: bytes) -> None:
+        await with_storage(self._context, self._writer.append, self._offset, piece)
+        self._offset += len(piece)
+        if self._offset - self._recorded >= RECORD_BYTES:
+            await with_storage(self._context, self._writer.record, self._offset)
+            self._recorded = self._offset
+
+    async def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+
 async def pieces(stream: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
     """The stream's bytes in pieces of at least `size` bytes, so that each is worth a trip to storage.
 
     When the stream breaks, the bytes before the break are yielded first; then the error is raised.
     """
-    gathered = bytearray()
+    gathered: list[bytes] = []
+    length = 0
     broken: Exception | None = None
     try:
         async for chunk in stream:
-            gathered += chunk
-            if len(gathered) >= size:
-                yield bytes(gathered)
-                gathered.clear()
+            gathered.append(chunk)
+            length += len(chunk)
+            if length >= size:
+                yield b"".join(gathered)
+                gathered, length = [], 0
     except Exception as error:  # noqa: BLE001 - raised again below
         broken = error
-    if gathered:
-        yield bytes(gathered)
+    if length:
+        yield b"".join(gathered)
     if broken is not None:
         raise broken

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
-from api.http.auth import Caller, InCaller, Owner
+from api.http.auth import InCaller, Owner
 from api.http.bodies import JsonRoute, SentJson
-from api.http.context import Context, InContext, InSession, in_transaction
+from api.http.callers import Caller
+from api.http.context import Context, InContext, InReads, InSession, in_transaction
 from api.http.pages import InPages
 from api.http.problems import invalid_field, unavailable
 from api.webhooks.schemas import show_delivery, show_webhook, show_with_secret
@@ -52,14 +53,14 @@ async def create_webhook(
 
 
 @router.get("")
-def list_webhooks(caller: InCaller, session: InSession, page: InPages) -> Page[Webhook]:
+def list_webhooks(caller: InCaller, session: InReads, page: InPages) -> Page[Webhook]:
     """Your webhooks, newest first. Without the scope `submit`, `url` ends after the host."""
     rows = webhooks.list_page(session, caller.owner, after=page.after(), limit=page.limit + 1)
     return page.make_page(rows, partial(show_webhook, whole_url=_sees_urls(caller)))
 
 
 @router.get("/{webhook_id}")
-def get_webhook(webhook_id: str, caller: InCaller, session: InSession) -> Webhook:
+def get_webhook(webhook_id: str, caller: InCaller, session: InReads) -> Webhook:
     """One webhook, without its secret. `disabled` says why the service disabled it. Without the scope `submit`, `url`
     ends after the host.
     """
@@ -121,7 +122,7 @@ def rotate_secret(webhook_id: str, owner: Owner, session: InSession) -> WebhookW
 def list_deliveries(
     webhook_id: str,
     owner: Owner,
-    session: InSession,
+    session: InReads,
     page: InPages,
     state: Annotated[DeliveryState | None, Query(description="`dead`: what was given up.")] = None,
 ) -> Page[WebhookDelivery]:
@@ -131,7 +132,7 @@ def list_deliveries(
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
-def get_delivery(webhook_id: str, delivery_id: str, owner: Owner, session: InSession) -> WebhookDelivery:
+def get_delivery(webhook_id: str, delivery_id: str, owner: Owner, session: InReads) -> WebhookDelivery:
     """One message and the attempts to deliver it."""
     return show_delivery(deliveries.get(session, owner, webhook_id, delivery_id))
 

@@ -1,17 +1,19 @@
-"""The connection to PostgreSQL: one pool per process, one transaction per session."""
+"""The connection to PostgreSQL: one pool per process, one transaction per session; reads need none."""
 
 from __future__ import annotations
 
+import select as selecting
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 # With the default lease, a heartbeat to a server that is cut off fails before the lease expires.
 CONNECT_ARGS: dict[str, str | int] = {
@@ -63,7 +65,6 @@ class Database:
             database_url(url),
             pool_size=pool_size,
             max_overflow=overflow,
-            pool_pre_ping=True,
             pool_timeout=10,
             connect_args=CONNECT_ARGS,
         )
@@ -73,7 +74,15 @@ class Database:
             connection.cursor().execute(f"SET {IDLE_TIMEOUT} = {idle_transaction_seconds * 1000:.0f}")
             connection.commit()
 
+        @event.listens_for(self.engine, "checkout")
+        def _replace_closed(
+            connection: psycopg.Connection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+        ) -> None:
+            if _is_closed(connection):
+                raise InvalidatePoolError("the server has closed the connection")
+
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._reads = sessionmaker(self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -81,8 +90,29 @@ class Database:
         with self._sessions.begin() as session:
             yield session
 
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """For reads: each statement is a round trip of its own, without BEGIN and COMMIT around it.
+
+        Two statements may see different states of the ledger. What must be seen together is read by one.
+        """
+        with self._reads() as session:
+            yield session
+
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _is_closed(connection: psycopg.Connection) -> bool:
+    """Whether the server has ended an idle connection, as a restart does: found without a round trip.
+
+    Nothing but the end is expected on an idle connection, so that one with something to read is not used again.
+    """
+    if connection.closed:
+        return True
+    poll = selecting.poll()
+    poll.register(connection.fileno(), selecting.POLLIN)
+    return bool(poll.poll(0))
 
 
 def allow_idle(transaction: Session | Connection, seconds: float) -> None:

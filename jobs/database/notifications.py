@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import psycopg
 import structlog
+from psycopg.rows import TupleRow
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -18,6 +21,10 @@ from jobs.side_task import SideTask
 
 CHANNEL = "lit"
 RECONNECT_SECONDS = 1.0
+CONFIRM_SECONDS = 1.0
+"""How often a listening connection is asked for an answer."""
+TRUSTED_SECONDS = 3.0
+"""For so long after an answer it is taken for granted that a notification would have come."""
 STOP_LOOK_SECONDS = 0.5
 """How often a listening thread checks whether it must stop."""
 
@@ -29,13 +36,37 @@ def notify(session: Session, topic: str) -> None:
     session.execute(select(func.pg_notify(CHANNEL, topic)))
 
 
+class Observer(Protocol):
+    """Who wants to know of every notification."""
+
+    def changed(self, topic: str) -> None:
+        """`topic` was notified."""
+
+    def all_changed(self) -> None:
+        """Any topic may have been notified."""
+
+
 class Listener:
     """Wakes coroutines of one process. A wait may end without a change, so waiters always look again."""
 
     def __init__(self, database_url: str) -> None:
         self._conninfo = connection_string(database_url)
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._observers: list[Observer] = []
         self._task: asyncio.Task[None] | None = None
+        self._confirmed_at: float | None = None
+        """All notifications up to then have come, by `time.monotonic`; None: there is no connection."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every change that was committed more than TRUSTED_SECONDS ago has been told here.
+
+        Without it, what was read before may have changed without a word.
+        """
+        return self._confirmed_at is not None and time.monotonic() - self._confirmed_at < TRUSTED_SECONDS
+
+    def observe(self, observer: Observer) -> None:
+        self._observers.append(observer)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._listen(), name="ledger-notifications")
@@ -66,15 +97,39 @@ class Listener:
 
     async def _listen_once(self) -> None:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
-            self.wake_all()
-            async for notification in connection.notifies():
-                for event in self._waiters.get(notification.payload, ()):
-                    event.set()
+        try:
+            async with connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                self.wake_all()
+                while True:
+                    await self._hear(connection)
+        finally:
+            self._confirmed_at = None
+
+    async def _hear(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+        """Confirm that the connection works, and take what comes for CONFIRM_SECONDS.
+
+        The server sends the notifications of earlier commits before it answers a statement, here one that changes
+        nothing. A connection that is cut off without a word gives no answer.
+        """
+        asked_at = time.monotonic()
+        await connection.execute(f"LISTEN {CHANNEL}")
+        async for notification in connection.notifies(timeout=0):
+            self._tell(notification.payload)
+        self._confirmed_at = asked_at
+        async for notification in connection.notifies(timeout=CONFIRM_SECONDS):
+            self._tell(notification.payload)
+
+    def _tell(self, topic: str) -> None:
+        for observer in self._observers:
+            observer.changed(topic)
+        for event in self._waiters.get(topic, ()):
+            event.set()
 
     def wake_all(self) -> None:
         """Let every waiter look again, whatever it waits for."""
+        for observer in self._observers:
+            observer.all_changed()
         for waiters in self._waiters.values():
             for event in waiters:
                 event.set()

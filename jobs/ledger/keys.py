@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Double, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
@@ -23,6 +23,8 @@ SECRET_PREFIX = "lit_"  # noqa: S105 - the prefix of secrets, not a secret
 SECRET_BYTES = 32
 SHOWN_CHARACTERS = 10
 USE_RECORDED_EVERY = timedelta(minutes=1)
+KEYS_TOPIC = "api-keys"
+"""Notified by a trigger whenever what `authenticate` or `any_keys` answers may have changed, whoever changed it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class KeyInUse:
     expires_at: datetime | None
     expired: bool
     """By the database's clock. The key must be refused."""
+    seconds_left: float | None
+    """Until it expires, by the database's clock. None: it doesn't."""
     use_unrecorded: bool
     """Whether `record_use` has something to write."""
 
@@ -83,15 +87,22 @@ def authenticate(session: Session, secret: str) -> KeyInUse | None:
     now = func.clock_timestamp()
     expired = func.coalesce(ApiKey.expires_at <= now, False)
     unrecorded = func.coalesce(ApiKey.last_used_at < now - USE_RECORDED_EVERY, True)
+    left = func.extract("epoch", ApiKey.expires_at - now).cast(Double)
     query = select(
-        ApiKey.id, ApiKey.name, ApiKey.owner, ApiKey.scopes, ApiKey.expires_at, expired.label("expired"), unrecorded
+        ApiKey.id,
+        ApiKey.name,
+        ApiKey.owner,
+        ApiKey.scopes,
+        ApiKey.expires_at,
+        expired.label("expired"),
+        left.label("seconds_left"),
+        unrecorded,
     ).where(ApiKey.hash == hash_secret(secret), ApiKey.revoked_at.is_(None))
     row = session.execute(query).one_or_none()
     if row is None:
         return None
-    return KeyInUse(
-        row.id, row.name, row.owner, frozenset(map(Scope, row.scopes)), row.expires_at, row.expired, row[-1]
-    )
+    scopes = frozenset(map(Scope, row.scopes))
+    return KeyInUse(row.id, row.name, row.owner, scopes, row.expires_at, row.expired, row.seconds_left, row[-1])
 
 
 def record_use(session: Session, key_id: str) -> None:

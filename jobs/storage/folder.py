@@ -31,7 +31,8 @@ TEMPORARY = ".tmp"
 """The one folder for files that are being written or removed. Leftovers of killed processes are found there."""
 OWN_NAMES = {TEMPORARY, *layout.TOP_FOLDERS, "lost+found"}
 """What may lie in the root: what we store, and what a disk of its own has there."""
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 
 
 class FolderStorage:
@@ -121,15 +122,19 @@ class FolderStorage:
             return 0
 
     @contextmanager
-    def finish(self, key: str, size: int) -> Iterator[FinishedPieces]:
+    def finish(self, key: str, size: int, sha256: str | None = None) -> Iterator[FinishedPieces]:
         self.sync(key)
+        if self.size(key) != size:
+            raise StorageBytesMissing(key)
+        yield _WrittenInPlace(self, key, self._sha256(key) if sha256 is None else sha256)
+
+    @storage_faults()
+    def _sha256(self, key: str) -> str:
         found = hashlib.sha256()
-        with self.open(key) as file, storage_faults():
-            while block := file.read(PIECE_BYTES):
+        with self.open(key) as file:
+            while block := file.read(BLOCK_BYTES):
                 found.update(block)
-            if file.tell() != size:
-                raise StorageBytesMissing(key)
-        yield _WrittenInPlace(self, key, found.hexdigest())
+        return found.hexdigest()
 
     @storage_faults()
     def check(self) -> None:
@@ -169,7 +174,7 @@ class FolderStorage:
         temporary = self._temporary()
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+                shutil.copyfileobj(source, file, BLOCK_BYTES)
                 _flush(file)
             self._publish(temporary, target)
         finally:

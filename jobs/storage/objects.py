@@ -127,7 +127,7 @@ class ObjectStorage:
         chain = read_chain(self._store, _path(key))
         return chain[-1].end if chain else 0
 
-    def finish(self, key: str, size: int) -> AbstractContextManager[FinishedPieces]:
+    def finish(self, key: str, size: int, sha256: str | None = None) -> AbstractContextManager[FinishedPieces]:  # noqa: ARG002 - pieces are read, to be put together
         return object_pieces.finish(self._store, _path(key), size)
 
     def check(self) -> None:

@@ -136,9 +136,11 @@ class Storage(Protocol):
     def pieces_size(self, key: str) -> int:
         """How many bytes an unfinished file has from its beginning, without a gap; 0 if there is none."""
 
-    def finish(self, key: str, size: int) -> AbstractContextManager[FinishedPieces]:
-        """Make the pieces one file, which is published by its `publish` or not at all. Reads all of its bytes.
+    def finish(self, key: str, size: int, sha256: str | None = None) -> AbstractContextManager[FinishedPieces]:
+        """Make the pieces one file, which is published by its `publish` or not at all.
 
+        Reads all of its bytes. `sha256`: that of the pieces as the caller has written them, in one go; then storage
+        that leaves them where they are need not read them again.
         Leave the context after it is recorded that the file is complete: then the pieces are removed.
         Raises StorageBytesMissing if there are not exactly `size` bytes.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Annotated
 
 import typer
 from fastapi import FastAPI
@@ -16,15 +17,27 @@ from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
 from jobs.tracing import TracingNotConfigured, open_tracing
 from service import http_server
+from service.api_children import api_processes, wait_until_listening
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
+from service.minder import ProcessMinder, RestartPolicy
+from worker.host.stop_signals import StopSignals
 
 
-def api(host: Host = None, port: Port = None) -> None:
+def api(
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of the API on this port. Default: LIT_API_WORKERS, or else 1.")
+    ] = None,
+) -> None:
     """Run only the API. Needs DATABASE_URL and REDIS_URL."""
     with errors_as_sentences(), ExitStack() as stack:
-        settings = read_settings(host=host, port=port)
+        settings = read_settings(host=host, port=port, api_workers=workers)
         require_addresses(settings, "litc api")
+        if settings.api_workers > 1:
+            clean = _run_several(settings, stack)
+            raise typer.Exit(0 if clean else 1)
         http_server.exit_on_signals()
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         application = prepared_api(settings)
@@ -32,15 +45,34 @@ def api(host: Host = None, port: Port = None) -> None:
         http_server.run(application, listening, settings.trusted_proxies)
 
 
-def prepared_api(settings: Settings) -> FastAPI:
-    """The API application; writes the ledger's marker into its storage. Raises NotConfigured."""
+def _run_several(settings: Settings, stack: ExitStack) -> bool:
+    """Keep the processes running until SIGTERM or SIGINT; whether all stopped cleanly. Raises ChildFailed."""
+    signals = StopSignals()
+    reserved = stack.enter_context(http_server.reserve(settings.host, settings.port))
+    processes = stack.enter_context(api_processes(settings, reserved))
+    _mark_storage(settings)
+    _keyless(settings)
+    policy = RestartPolicy(first_pause=settings.restart_seconds)
+    with ProcessMinder(on_failure=signals.stop, policy=policy) as minder:
+        minder.start(*processes)
+        wait_until_listening(reserved, processes)
+        typer.echo(f"LIT listens on {http_server.url_of(reserved)} with {len(processes)} processes")
+        signals.wait()
+    return minder.stopped_cleanly
+
+
+def prepared_api(settings: Settings, process_number: int | None = None) -> FastAPI:
+    """The API application; writes the ledger's marker into its storage. Raises NotConfigured.
+
+    `process_number`: which of several processes on one port this is, from 1. None: the only one.
+    """
     _mark_storage(settings)
     keyless = _keyless(settings)
     try:
         tracing = open_tracing("lit-api")
     except TracingNotConfigured as wrong:
         raise NotConfigured(str(wrong)) from wrong
-    return create_app(settings, keyless=keyless, tracing=tracing)
+    return create_app(settings, keyless=keyless, tracing=tracing, process_number=process_number)
 
 
 def _mark_storage(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from jobs.database.migrate import upgrade
 from service import http_server
+from service.api_children import api_processes, wait_until_listening
 from service.backing_services import backing_services
 from service.commands.api import prepared_api
 from service.commands.options import Host, Port, errors_as_sentences, read_settings
@@ -29,18 +31,27 @@ def serve(
             check_devices(settings)
             check_trackers(settings)
         http_server.exit_on_signals()
-        listening = stack.enter_context(http_server.listen(settings.host, settings.port))
+        several = settings.api_workers > 1
+        bind = http_server.reserve if several else http_server.listen
+        listening = stack.enter_context(bind(settings.host, settings.port))
         settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))
         upgrade(settings.database_url or "")
+        # Also with several processes: what is wrong with the settings is said once, and here.
         application = prepared_api(settings)
         url = http_server.url_of(listening)
         if workers:
             training = [training_worker(settings, number=number) for number in range(1, workers + 1)]
             # One is enough to inspect uploads, and one to keep runs at MLflow up to date.
             minder.start(*training, inspecting_worker(settings, number=workers + 1), *tracking_workers(settings))
+        if several:
+            processes = stack.enter_context(api_processes(settings, listening))
+            minder.start(*processes)
+            wait_until_listening(listening, processes)
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.
         stack.callback(http_server.ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")
+        if several:
+            threading.Event().wait()  # a signal ends it
         http_server.run(application, listening, settings.trusted_proxies)
 
 

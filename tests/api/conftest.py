@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from fastapi.concurrency import run_in_threadpool
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.app import create_app
+from api.http.context import Context
 from jobs.database.models import Upload
+from jobs.database.notifications import notify
 from jobs.ledger import uploads
+from jobs.storage.folder import FolderStorage
 from service import http_server as server
 from tests.worker.bench import DATASET, Bench, wait_for
 
@@ -23,6 +27,29 @@ def api(bench: Bench) -> Iterator[TestClient]:
     made = create_app(bench.settings, keyless=True)
     with TestClient(made, base_url="http://127.0.0.1:8000", client=("127.0.0.1", 50_000)) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few bytes are more than one piece."""
+    monkeypatch.setattr(FolderStorage, "piece_bytes", 1 << 20)
+
+
+def hear_all(api: TestClient, bench: Bench) -> None:
+    """The application has been told of everything that was committed before."""
+    context: Context = api.app.state.context  # type: ignore[attr-defined]
+
+    def tell() -> None:
+        with bench.database.session() as session:
+            notify(session, "last")
+
+    async def hear() -> None:
+        with context.long_polls.subscribe("last") as last:
+            await run_in_threadpool(tell)
+            assert await last.changed(20)
+
+    assert api.portal is not None
+    api.portal.call(hear)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sqlalchemy import select, text, update
 from jobs.database.models import ApiKey
 from jobs.ledger import audit, keys
 from lit_spec.scopes import Scope
+from tests.api.conftest import hear_all
 from tests.jobs.racing import together
 from tests.worker.bench import Bench
 
@@ -98,6 +99,7 @@ def test_an_expired_key_is_told_so_and_does_not_open_the_service(api: TestClient
     with bench.database.session() as session:
         session.execute(update(ApiKey).values(created_at=ApiKey.created_at - timedelta(hours=2), expires_at=soon))
         session.execute(text("UPDATE api_keys SET expires_at = clock_timestamp()"))
+    hear_all(api, bench)
     refused = api.get("/v1/jobs", headers=bearer(secret))
     assert (refused.status_code, refused.json()["type"]) == (401, "/problems/unauthorized")
     assert f"{key.id} has expired" in refused.json()["detail"]

@@ -1,0 +1,68 @@
+"""Metric points: how many a second reach the database."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+from benchmarks.service.client import Load, measure, request
+from benchmarks.service.figures import Effort, Figure
+from benchmarks.service.ledger import Ledger
+from benchmarks.service.requests import JSON, MLFLOW_API, create_run
+from benchmarks.service.servers import Name, Server, Servers
+from jobs.ledger.attempts import Claim, Metric
+
+POINTS = 100
+"""In one write: of one epoch."""
+WRITERS = (1, 8)
+
+
+def measure_points(servers: Servers, effort: Effort) -> list[Figure]:
+    """LIT: the worker's path, from the messages of its trainer into the ledger. MLflow: `log-batch`."""
+    figures: list[Figure] = []
+    for writers in WRITERS:
+        claims = [servers.ledger.running_job() for _ in range(writers)]
+        found: dict[Name, list[float]] = {}
+        for number in range(effort.rounds):
+            for name, server in servers.running.items():
+                if name is Name.LIT:
+                    found.setdefault(name, []).append(_lit(servers.ledger, claims, effort.seconds, number))
+                elif name is Name.MLFLOW:
+                    found.setdefault(name, []).append(_mlflow(server, writers, effort.seconds))
+        figures += [Figure("metric points", name, "points/s", values, writers) for name, values in found.items()]
+    return figures
+
+
+def _lit(ledger: Ledger, claims: list[Claim], seconds: float, number: int) -> float:
+    """Points a second. Each job has a writer of its own, as each worker has one."""
+    written = [0] * len(claims)
+    ends_at = time.perf_counter() + seconds
+
+    def write(place: int) -> None:
+        epoch = 1_000_000 * number
+        while time.perf_counter() < ends_at:
+            epoch += 1
+            points = [Metric("lit", epoch, f"metric_{name}", float(name)) for name in range(POINTS)]
+            ledger.record(claims[place], epoch, points)
+            written[place] += POINTS
+
+    begun = time.perf_counter()
+    threads = [threading.Thread(target=write, args=(place,)) for place in range(len(claims))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(written) / (time.perf_counter() - begun)
+
+
+def _mlflow(server: Server, writers: int, seconds: float) -> float:
+    """Points a second."""
+    batches = []
+    for _ in range(writers):
+        run = create_run(server)
+        metrics = [{"key": f"metric_{name}", "value": name, "timestamp": 1, "step": 1} for name in range(POINTS)]
+        body = json.dumps({"run_id": run, "metrics": metrics})
+        batches.append(request("POST", f"{MLFLOW_API}/runs/log-batch", JSON, body))
+    measured = measure(Load(server.host, server.port, batches, writers, seconds, 200))
+    return measured.per_second * POINTS

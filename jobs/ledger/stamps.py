@@ -1,0 +1,30 @@
+"""Stamps: which state of a job a reader saw, without reading the job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+Stamp = str
+OwnedJob = tuple[str, str]
+"""Owner and id."""
+
+_STAMPS = text("""
+    SELECT job.owner, job.id, concat_ws('.', job.xmin, coalesce(files.xmin, '0'), coalesce(run.xmin, '0'))
+    FROM unnest(CAST(:owners AS text[]), CAST(:ids AS text[])) AS asked (owner, id)
+    JOIN jobs AS job ON job.id = asked.id AND job.owner = asked.owner
+    LEFT JOIN job_files AS files ON files.job_id = job.id
+    LEFT JOIN tracked_runs AS run ON run.job_id = job.id
+""")
+"""The transactions that wrote the rows of which a job's answer is made. Heartbeats give another stamp too."""
+
+
+def stamps(session: Session, asked: Collection[OwnedJob]) -> dict[OwnedJob, Stamp]:
+    """The stamps of the jobs that exist and belong to these owners. While a stamp is the same, so is the job.
+
+    Read a stamp before the job: then the job is of the stamp's state or newer.
+    """
+    owners, ids = [owner for owner, _ in asked], [job_id for _, job_id in asked]
+    return {(owner, job_id): stamp for owner, job_id, stamp in session.execute(_STAMPS, {"owners": owners, "ids": ids})}

@@ -1,0 +1,199 @@
+"""Polls that are answered from memory say what the ledger says, to those who may know it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from api.app import create_app
+from api.http.context import Context
+from jobs.ledger import attempts, keys, owned_jobs, retention
+from jobs.ledger.attempts import Claim, Event
+from tests.api.conftest import hear_all
+from tests.api.test_jobs import claim, finish
+from tests.worker.bench import OWNER, Bench, wait_for
+
+FOREIGN = "somebody"
+
+
+def bearer(bench: Bench, owner: str = OWNER) -> dict[str, str]:
+    with bench.database.session() as session:
+        _, secret = keys.create(session, "poller", owner=owner)
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture
+def other_api(bench: Bench) -> Iterator[TestClient]:
+    """The same service, another process."""
+    with TestClient(create_app(bench.settings, keyless=True), base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+def context(api: TestClient) -> Context:
+    made: Context = api.app.state.context  # type: ignore[attr-defined]
+    return made
+
+
+def know(api: TestClient, path: str, headers: dict[str, str]) -> str:
+    """Poll until the answer comes from memory; its ETag."""
+    wait_for(lambda: context(api).long_polls._listener.is_live)
+    etag = api.get(path, headers=headers).headers["ETag"]
+    assert api.get(path, headers=headers).headers["ETag"] == etag
+    return str(etag)
+
+
+def record(bench: Bench, claimed: Claim, epoch: int) -> None:
+    with bench.database.session() as session:
+        progress = {"phase": "lit", "epoch": epoch, "epochs": 1000, "fraction": 0.5}
+        attempts.record(session, claimed, [Event("epoch")], [], progress, None)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
+def test_an_answer_from_memory_is_that_of_the_route(api: TestClient, bench: Bench, state: str) -> None:
+    if state == "succeeded":
+        path = f"/v1/jobs/{finish(bench)}"
+    else:
+        path = f"/v1/jobs/{bench.job()}"
+        if state == "running":
+            claim(bench)
+    key = bearer(bench)
+    etag = know(api, path, key)
+    conditions: list[dict[str, str]] = [
+        {},
+        {"If-None-Match": etag},
+        {"If-None-Match": f'"other", W/{etag}'},
+        {"If-None-Match": "*"},
+        {"If-None-Match": '"other"'},
+        {"If-Match": etag},
+        {"If-Match": f"W/{etag}"},
+        {"If-Match": '"other"', "If-None-Match": etag},
+    ]
+    for method in ("GET", "HEAD"):
+        for condition in conditions:
+            polled = api.request(method, path, headers=key | condition)
+            # A parameter keeps a request from being answered before it is routed.
+            routed = api.request(method, f"{path}?wait=0", headers=key | condition)
+            assert (polled.status_code, polled.content) == (routed.status_code, routed.content), condition
+            left_out = ("x-request-id",)
+            assert {name: value for name, value in polled.headers.items() if name not in left_out} == {
+                name: value for name, value in routed.headers.items() if name not in left_out
+            }
+
+
+def test_what_is_known_of_one_owner_is_not_told_to_another(api: TestClient, bench: Bench) -> None:
+    path = f"/v1/jobs/{finish(bench)}"
+    etag = know(api, path, bearer(bench))
+    stranger = bearer(bench, FOREIGN)
+    for condition in ({}, {"If-None-Match": etag}, {"If-None-Match": "*"}):
+        assert [api.get(path, headers=stranger | condition).status_code for _ in range(2)] == [404, 404]
+    assert api.get(path).status_code == 401
+    assert api.get(path, headers={"Authorization": "Bearer lit_made_up"}).status_code == 401
+
+
+def test_a_key_that_another_process_revokes_is_refused_once_that_is_told(
+    api: TestClient, other_api: TestClient, bench: Bench
+) -> None:
+    path, key = f"/v1/jobs/{finish(bench)}", bearer(bench)
+    know(other_api, path, key)
+    know(api, path, key)
+    with bench.database.session() as session:
+        admin = keys.create(session, "admin", scopes=["admin"])[1]  # type: ignore[list-item]
+        key_id = session.execute(text("SELECT id FROM api_keys WHERE name = 'poller'")).scalar_one()
+    revoked = api.delete(f"/v1/keys/{key_id}", headers={"Authorization": f"Bearer {admin}"})
+    assert revoked.status_code == 204
+    # In the process that revokes it the next request is refused, without waiting for anything.
+    assert api.get(path, headers=key).status_code == 401
+    hear_all(other_api, bench)
+    assert other_api.get(path, headers=key).status_code == 401
+
+
+def test_a_revoked_key_is_refused_at_once_while_nobody_tells_of_changes(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, key = f"/v1/jobs/{finish(bench)}", bearer(bench)
+    know(api, path, key)
+    monkeypatch.setattr("jobs.database.notifications.TRUSTED_SECONDS", 0.0)
+    assert api.get(path, headers=key).status_code == 200
+    with bench.database.session() as session:
+        session.execute(text("UPDATE api_keys SET revoked_at = clock_timestamp()"))
+    assert api.get(path, headers=key).status_code == 401
+
+
+def test_a_key_expires_while_it_is_known(api: TestClient, bench: Bench) -> None:
+    path = f"/v1/jobs/{finish(bench)}"
+    key = bearer(bench)
+    with bench.database.session() as session:
+        session.execute(text("UPDATE api_keys SET expires_at = clock_timestamp() + interval '2 seconds'"))
+    hear_all(api, bench)
+    know(api, path, key)
+    wait_for(lambda: api.get(path, headers=key).status_code == 401)
+
+
+def test_the_last_use_is_written_once_a_minute(api: TestClient, bench: Bench) -> None:
+    path, key = f"/v1/jobs/{finish(bench)}", bearer(bench)
+
+    def last_used() -> object:
+        with bench.database.session() as session:
+            return session.execute(text("SELECT last_used_at FROM api_keys")).scalar_one()
+
+    know(api, path, key)
+    first = last_used()
+    assert first is not None
+    know(api, path, key)
+    assert last_used() == first
+
+
+def test_no_poll_sees_less_than_was_committed_before_it(api: TestClient, bench: Bench) -> None:
+    """Of a running job: a new ETag comes with the new state, and an old state never after a newer one was written."""
+    job = bench.job()
+    claimed, path, key = claim(bench), f"/v1/jobs/{job}", bearer(bench)
+    record(bench, claimed, 0)
+    know(api, path, key)
+    written, stop = [0], threading.Event()
+
+    def write() -> None:
+        for epoch in range(1, 60):
+            record(bench, claimed, epoch)
+            written[0] = epoch
+        stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen: dict[str, int] = {}
+    etag = ""
+    while not stop.is_set():
+        before = written[0]
+        answer = api.get(path, headers=key | {"If-None-Match": etag})
+        if answer.status_code == 200:
+            etag = answer.headers["ETag"]
+            epoch = answer.json()["progress"]["epoch"]
+            assert seen.setdefault(etag, epoch) == epoch
+        assert seen[etag] >= before
+    writer.join()
+    assert api.get(path, headers=key).json()["progress"]["epoch"] == 59
+
+
+def test_what_changes_of_a_finished_job_is_told(api: TestClient, other_api: TestClient, bench: Bench) -> None:
+    job = finish(bench)
+    path, key = f"/v1/jobs/{job}", bearer(bench)
+    etags = [know(other_api, path, key), know(api, path, key)]
+    assert api.post(f"{path}/keep", headers=key).json()["kept"] is True
+    kept = api.get(path, headers=key | {"If-None-Match": etags[1]})
+    assert (kept.status_code, kept.json()["kept"]) == (200, True)
+    hear_all(other_api, bench)
+    assert other_api.get(path, headers=key).json()["kept"] is True
+
+    with bench.database.session() as session:
+        retention.set_kept(session, OWNER, job, False)
+    hear_all(api, bench)
+    assert api.get(path, headers=key).json()["kept"] is False
+
+    with bench.database.session() as session:
+        owned_jobs.delete(session, OWNER, job)
+    for process in (api, other_api):
+        hear_all(process, bench)
+        assert process.get(path, headers=key).status_code == 404
