@@ -69,6 +69,9 @@ bench-data: $(INSTALLED) ## Compare reading of images with torchvision and WebDa
 bench-service: $(INSTALLED) ## Compare the API with MLflow and the bare framework (6 minutes, on a quiet machine; BENCH_ARGS=... for a part)
 	@$(BIN)/python -m benchmarks.service.run $(BENCH_ARGS)
 
+performance: $(INSTALLED) ## Run bench-train, -data, -service and -growth and write their tables in docs/performance.md (an hour, on a quiet machine; ONLY="train data")
+	@$(BIN)/python -m benchmarks.performance.run $(if $(ONLY),--only $(ONLY))
+
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page
 
