@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.pixel_changes import change_pixels, crop_source
 from lit_core.data.store.rows import expect
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.intervals import paired_difference, wilson
@@ -99,7 +100,8 @@ class Classification:
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         real = rows[rows < len(self.train.y)]
         preprocessing = self.dataset.preprocessing
-        x = augment(preprocessing.apply(self.train.x[real].to(self.device)), self.dataset.augmentation, augmentation)
+        raw = change_pixels(crop_source(self.train)[real].to(self.device), self.dataset, augmentation)
+        x = augment(preprocessing.apply(raw), self.dataset.augmentation, augmentation)
         labels = self.train.y[real].to(self.device)
         made = len(rows) - len(real)
         if made:
@@ -108,7 +110,7 @@ class Classification:
         return Batch((x,), labels, progress, generator)
 
     def expect(self, rows: Tensor) -> None:
-        expect(self.train.x, rows[rows < len(self.train.y)])
+        expect(crop_source(self.train), rows[rows < len(self.train.y)])
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.data.pixel_changes import change_pixels, crop_source
 from lit_core.data.store.rows import expect
 from lit_core.measuring import fidelity
 from lit_core.measuring.cost import count_parameters
@@ -95,14 +96,14 @@ class Translation:
 
     def batch(self, rows: Tensor, progress: float, augmentation: torch.Generator, generator: torch.Generator) -> Batch:
         """Each image gets the domains of an image of the batch as its target, drawn without repetition."""
-        raw = self.train.x[rows].to(self.device)
+        raw = change_pixels(crop_source(self.train)[rows].to(self.device), self.dataset, augmentation)
         x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, augmentation)
         own = self.train.y[rows]
         target = own[torch.randperm(len(rows), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
 
     def expect(self, rows: Tensor) -> None:
-        expect(self.train.x, rows)
+        expect(crop_source(self.train), rows)
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""
