@@ -27,7 +27,7 @@ from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
 from lit_core.data.splits import TEST, TRAIN, assign, empty_split, hold_out, partition
 from lit_core.data.store.entry import DataStore
-from lit_core.data.store.rows import Rows, StoredRows, bytes_of, hash_of, subset
+from lit_core.data.store.rows import Rows, StoredRows, bytes_of, hash_of, pieces, subset
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
 from lit_spec import Augmentation, Constants, DatasetRequest, Modality, Split, Task
 from lit_spec.requests.preprocessing import refused_resize
@@ -320,7 +320,7 @@ def _hashes(x: Rows) -> NDArray[np.int64]:
     """(N,)."""
     if isinstance(x, StoredRows) and x.statistics is not None:
         return x.hashes()
-    return np.fromiter((hash_of(sample) for sample in x[:]), dtype=np.int64, count=len(x))
+    return np.fromiter((hash_of(sample) for piece in pieces(x) for sample in piece), dtype=np.int64, count=len(x))
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:
