@@ -23,6 +23,7 @@ from lit_core.data.errors import Stopped
 from lit_core.data.pictures import framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
+from lit_core.data.readers.archives import walk
 from lit_core.data.store import decoding, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
@@ -230,6 +231,18 @@ def test_a_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="Bad CRC-32") as failure:
         load(path, store_of(tmp_path))
     assert failure.value.member == name
+
+
+def test_a_member_that_claims_to_be_packed_to_more_than_it_has_is_not_read_at_once(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a/0.png": encoded(picture(0))})
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"PK\x01\x02") + 20  # the packed size in the directory
+    [member] = walk(path, Limits())
+    assert member.extent() is not None
+    whole[place : place + 4] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(whole)
+    [member] = walk(path, Limits())
+    assert member.extent() is None
 
 
 def test_decoded_images_have_a_bound(tmp_path: Path) -> None:
