@@ -51,7 +51,7 @@ def lit(folder: Path, size: int, batch: int, workers: int) -> Epoch:
     def epoch(number: int) -> Iterator[Tensor]:
         for arrays in dataset.splits.values():
             order = torch.randperm(len(arrays.y), generator=torch.Generator().manual_seed(number))
-            for rows in order.split(batch):
+            for rows in torch.split(order, batch):
                 yield arrays.x[rows]
 
     return epoch

@@ -13,6 +13,9 @@ from lit_core.data.text_preprocessing import PADDING, UNKNOWN
 from lit_core.data.views import SampleViews
 from lit_spec import Augmentation
 
+NOT_ALONE = {"scale", "crop_ratio", "crop_from"}
+"""Fields that change nothing by being other than zero."""
+
 
 def augment(x: Tensor, augmentation: Augmentation, samples: SampleViews) -> Tensor:
     """Change each image (B, C, H, W) or text (B, L) of a preprocessed batch at random, as its view says.
@@ -34,7 +37,7 @@ def augment(x: Tensor, augmentation: Augmentation, samples: SampleViews) -> Tens
 def varies(augmentation: Augmentation) -> bool:
     """Whether it changes anything."""
     return augmentation.scale > 1 or any(
-        getattr(augmentation, name) for name in Augmentation.model_fields if name != "scale"
+        getattr(augmentation, name) for name in Augmentation.model_fields if name not in NOT_ALONE
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from lit_core.data.readers.digits import read_digits
 from lit_core.data.readers.formats import read_upload
 from lit_core.data.readers.mounted import no_folder, read_mounted
 from lit_core.data.source import Interface, Limits, Raw, Source
-from lit_core.data.splits import TEST, assign, empty_split, hold_out, partition
+from lit_core.data.splits import TEST, TRAIN, assign, empty_split, hold_out, partition
 from lit_core.data.store.entry import DataStore
-from lit_core.data.store.rows import Rows, StoredRows, bytes_of, digest_of, hash_of, subset
+from lit_core.data.store.rows import Rows, StoredRows, bytes_of, digest_of, hash_of, pieces, subset
 from lit_core.data.text_preprocessing import TextPreprocessing, resolve_text_preprocessing
 from lit_spec import Augmentation, Constants, DatasetRequest, Modality, Split, Task
 from lit_spec.requests.preprocessing import refused_resize
@@ -39,6 +39,8 @@ NOWHERE = Path()
 MOST_BYTES, MOST_SAMPLES = 1 << 30, 200_000
 """Larger arrays are not searched for samples that are in two splits: it would take more than seconds. Of stored images
 the hashes are known."""
+OF_IMAGES = ("shift", "flip", "rotate", "scale", "noise", "crop_scale", "crop_ratio", "crop_from", "color_jitter")
+"""What texts can't be augmented by."""
 SHIFT_SHARE = 8
 """The default shift is the image's shorter side divided by this."""
 
@@ -54,10 +56,12 @@ class Arrays:
     where they are many images on the disk."""
     y: Tensor
     """(N,) int64: indices in the class order, -1 for no label. For translation (N, domains) float32."""
+    wider: Rows | None = None
+    """Larger images of the same samples, from which training takes random crops. None: it takes them from `x`."""
 
     def digest(self) -> str:
         """The sha256 of all samples, without their labels."""
-        return digest_of(self.x)
+        return digest_of(self.x) if self.wider is None else f"{digest_of(self.x)} {digest_of(self.wider)}"
 
     @property
     def labels(self) -> int:
@@ -118,6 +122,8 @@ def load_dataset(
         x = _fitted(x, request, limits)
     chosen = _augmentation(augmentation, x, interface)
     splits = {split: Arrays(*part) for split, part in partition(x, y, codes).items()}
+    if chosen.crop_from is not None:
+        splits[Split.TRAIN] = replace(splits[Split.TRAIN], wider=_wider(source, path, chosen.crop_from, codes))
     if request.test_upload is not None:
         labels = _Labels(names, numbered=numbered, found=bool((y != NO_LABEL).any()))
         splits[Split.TEST], names = _read_test(source, test, splits[Split.TRAIN].x, labels)
@@ -222,6 +228,35 @@ def _read_test(source: Source, path: Path | None, train: Rows, labels: _Labels) 
     return Arrays(x, y), labels.names if labels.found else raw.classes
 
 
+def _wider(source: Source, path: Path | None, side: int, codes: Tensor) -> Rows:
+    """The training images once more, with a shorter side of `side` and otherwise as the request says."""
+    request = source.request
+    if request.size is None or min(request.size) > side:
+        raise DatasetError(
+            f"crops are to be taken from images of {side} pixels, which must be no smaller than dataset.size "
+            f"({request.size}): give dataset.size, or a larger crop_from",
+            field="augmentation.crop_from",
+        )
+    asked = request.model_copy(update=_scaled(request, side))
+    raw = _read(replace(source, request=asked), path)
+    x = raw.x if raw.fitted else _fitted(raw.x, asked, source.limits)
+    return subset(x, (codes == TRAIN).nonzero().squeeze(1))
+
+
+def _scaled(request: DatasetRequest, side: int) -> dict[str, Any]:
+    """`size` and `resize` for a shorter side of `side`. Less is cut off than from the network's images where these are
+    the middle of larger ones."""
+    size = request.size or [side, side]
+    larger = [round(side * length / min(size)) for length in size]
+    match request.resize:
+        case int():
+            return {"size": larger, "resize": max(larger)}
+        case [height, width]:
+            return {"size": larger, "resize": [max(height, larger[0]), max(width, larger[1])]}
+        case _:
+            return {"size": larger}
+
+
 def _check_attributes(request: DatasetRequest, raw: Raw) -> None:
     if request.attributes is not None and raw.classes != request.attributes:
         raise DatasetError(
@@ -289,7 +324,7 @@ def _hashes(x: Rows) -> NDArray[np.int64]:
     """(N,)."""
     if isinstance(x, StoredRows) and x.statistics is not None:
         return x.hashes()
-    return np.fromiter((hash_of(sample) for sample in x[:]), dtype=np.int64, count=len(x))
+    return np.fromiter((hash_of(sample) for piece in pieces(x) for sample in piece), dtype=np.int64, count=len(x))
 
 
 def _fewer(arrays: Arrays, samples: int) -> Arrays:
@@ -300,7 +335,8 @@ def _fewer(arrays: Arrays, samples: int) -> Arrays:
             field="dataset.train_samples",
         )
     rows = hold_out(arrays.y, samples)
-    return Arrays(subset(arrays.x, rows), arrays.y[rows])
+    wider = None if arrays.wider is None else subset(arrays.wider, rows)
+    return Arrays(subset(arrays.x, rows), arrays.y[rows], wider)
 
 
 def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
@@ -308,12 +344,12 @@ def _unlabelled(arrays: Arrays, interface: Interface) -> Arrays:
         raise DatasetError(
             "labels can't be ignored, because a generator needs its domains: leave this out", field="dataset.labels"
         )
-    return Arrays(arrays.x, torch.full_like(arrays.y, NO_LABEL))
+    return replace(arrays, y=torch.full_like(arrays.y, NO_LABEL))
 
 
 def _augmentation(augmentation: Augmentation | None, x: Rows, interface: Interface) -> Augmentation:
     if interface.modality == Modality.TEXT:
-        wrong = [name for name in ("shift", "flip", "rotate", "scale", "noise") if _asked(augmentation, name)]
+        wrong = [name for name in OF_IMAGES if _asked(augmentation, name)]
         if wrong:
             raise DatasetError(
                 "is for images, but the teacher takes texts: leave it out", field=f"augmentation.{wrong[0]}"
@@ -323,7 +359,8 @@ def _augmentation(augmentation: Augmentation | None, x: Rows, interface: Interfa
         raise DatasetError("is for texts, but the teacher takes images: leave it out", field="augmentation.mask")
     shorter = min(x.shape[2:])
     generator = interface.task == Task.TRANSLATION
-    usual = Augmentation(shift=0 if generator else min(shorter // SHIFT_SHARE, 64), flip=generator)
+    crops = augmentation is not None and augmentation.crop_scale is not None
+    usual = Augmentation(shift=0 if generator or crops else min(shorter // SHIFT_SHARE, 64), flip=generator)
     if augmentation is None:
         return usual
     if augmentation.shift is not None and augmentation.shift >= shorter:
@@ -331,6 +368,12 @@ def _augmentation(augmentation: Augmentation | None, x: Rows, interface: Interfa
             f"a shift of {augmentation.shift} pixels can move an image of {x.shape[2]}x{x.shape[3]} out of sight: "
             f"shift at most {shorter - 1}",
             field="augmentation.shift",
+        )
+    if augmentation.color_jitter and (x.dtype != torch.uint8 or x.shape[1] not in (1, 3)):
+        raise DatasetError(
+            f"colours are changed in images of 8 bits with 1 or 3 channels, but these are {dtype_name(x.dtype)} with "
+            f"{x.shape[1]}: leave it out",
+            field="augmentation.color_jitter",
         )
     open_ones = {name: getattr(usual, name) for name in ("shift", "flip") if getattr(augmentation, name) is None}
     return augmentation.model_copy(update=open_ones)

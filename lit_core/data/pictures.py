@@ -60,7 +60,7 @@ def to_picture(image: Image.Image, channels: int) -> Image.Image:
         raise ValueError("the image has floating-point pixels: save it with 8 bits, or use float arrays")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
-    return image.convert(MODES[channels])
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.pixel_changes import change_pixels, crop_source
 from lit_core.data.store.rows import expect
 from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring.cost import count_parameters
@@ -116,8 +117,9 @@ class Classification:
         """The network's inputs (B, …); of row numbers beyond the split random noise."""
         is_real = samples.rows < len(self.train.y)
         if bool(is_real.all()):
-            raw = self.train.x[samples.rows].to(self.device)
-            return augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, samples)
+            raw = crop_source(self.train)[samples.rows].to(self.device)
+            x = self.dataset.preprocessing.apply(change_pixels(raw, self.dataset, samples))
+            return augment(x, self.dataset.augmentation, samples)
         made = samples.at(~is_real)
         noise = [self.dataset.preprocessing.random(1, generator) for generator in made.generators("pixels")]
         x = torch.cat(noise).to(self.device)
@@ -135,7 +137,7 @@ class Classification:
         return labels.to(self.device)
 
     def expect(self, rows: Tensor) -> None:
-        expect(self.train.x, rows[rows < len(self.train.y)])
+        expect(crop_source(self.train), rows[rows < len(self.train.y)])
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

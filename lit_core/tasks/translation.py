@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_core.data import Dataset, DatasetError, ImagePreprocessing, augment
+from lit_core.data.pixel_changes import change_pixels, crop_source
 from lit_core.data.store.rows import expect
 from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring import fidelity
@@ -101,14 +102,14 @@ class Translation:
 
     def batch(self, samples: SampleViews, progress: float, generator: torch.Generator) -> Batch:
         """Each image gets the domains of an image of the batch as its target, drawn without repetition."""
-        raw = self.train.x[samples.rows].to(self.device)
+        raw = change_pixels(crop_source(self.train)[samples.rows].to(self.device), self.dataset, samples)
         x = augment(self.dataset.preprocessing.apply(raw), self.dataset.augmentation, samples)
         own = self.train.y[samples.rows]
         target = own[torch.randperm(len(samples), generator=generator)]
         return Batch((x, target.to(self.device)), own.to(self.device), progress, generator)
 
     def expect(self, rows: Tensor) -> None:
-        expect(self.train.x, rows)
+        expect(crop_source(self.train), rows)
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""

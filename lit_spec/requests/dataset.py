@@ -139,7 +139,7 @@ class Augmentation(SpecModel):
 
     shift: int | None = Field(None, ge=0, le=64)
     """Largest random shift in pixels, in each direction; zeros fill the gap. None: an eighth of the
-    shorter side for image classifiers, and no shift for generators."""
+    shorter side for image classifiers, and no shift for generators or with `crop_scale`."""
     flip: bool | None = None
     """Random horizontal mirroring. None: only for generators."""
     rotate: float = Field(0.0, ge=0, le=180)
@@ -148,5 +148,26 @@ class Augmentation(SpecModel):
     """Largest random enlargement factor. The factor is drawn log-uniformly from its inverse to this value."""
     noise: float = Field(0.0, ge=0, le=10)
     """Standard deviation of Gaussian noise, in standard deviations of the data."""
+    crop_scale: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(None, min_length=2, max_length=2)
+    """Random resized crops: least and largest share of the image that a crop takes, as [0.08, 1]. Each crop is resized
+    to `dataset.size`. None: whole images."""
+    crop_ratio: list[Annotated[float, Field(ge=0.1, le=10)]] = Field([0.75, 4 / 3], min_length=2, max_length=2)
+    """Least and largest ratio of a crop's width to its height."""
+    crop_from: int | None = Field(None, ge=8, le=4096)
+    """Shorter side in pixels of the images from which crops are taken, as 256 where `dataset.size` is [224, 224]. They
+    are decoded beside those of `dataset.size`, so that small crops stay sharp. None: crops are taken from images of
+    `dataset.size`."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Brightness, contrast and saturation are each multiplied by a factor of 1 - color_jitter to 1 + color_jitter."""
     mask: float = Field(0.0, ge=0, lt=1)
     """For texts: share of the characters that are replaced by the unknown character."""
+
+    @model_validator(mode="after")
+    def _crops(self) -> Self:
+        for name in ("crop_scale", "crop_ratio"):
+            bounds = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{name} is {bounds}, with the larger value first: give the least and the largest")
+        if self.crop_from is not None and self.crop_scale is None:
+            raise ValueError("crop_from is for random resized crops: give crop_scale too, or leave it out")
+        return self

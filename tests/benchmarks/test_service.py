@@ -66,6 +66,8 @@ def test_heads_are_read_whole() -> None:
 def test_another_answer_than_expected_is_no_measurement(tmp_path: Path) -> None:
     from benchmarks.service.servers import running_servers
 
-    with running_servers(tmp_path, [Name.BARE]) as servers, pytest.raises(Failed, match="404"):
+    with running_servers(tmp_path, [Name.BARE]) as servers:
         server = servers[Name.BARE]
-        measure(Load(server.host, server.port, [request("GET", "/nowhere")], 1, 0.3, 200))
+        load = Load(server.host, server.port, [request("GET", "/nowhere")], 1, 0.3, 200)
+        with pytest.raises(Failed, match="404"):
+            measure(load)

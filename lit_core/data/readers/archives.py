@@ -36,6 +36,8 @@ TAR_EXTENSIONS = (
 ENCRYPTED, UTF_8 = 0x1, 0x800
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 """Of a member of a zip archive; its name and an extra field follow (APPNOTE.TXT, 4.3.7)."""
+DEFLATE_BYTES = 1024
+"""By which DEFLATE may enlarge a small file, and more."""
 LOCAL_SIGNATURE = b"PK\x03\x04"
 
 
@@ -122,6 +124,9 @@ def _zip_opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[],
 def _zip_extent(path: Path, info: zipfile.ZipInfo) -> Extent | None:
     """None for whatever is not usual: then zipfile reads it, or says what is wrong."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return None
+    # It is read at once, so it must not be larger than what it unpacks to, which has a limit.
+    if info.compress_size > info.file_size + info.file_size // 100 + DEFLATE_BYTES:
         return None
     name = info.orig_filename.encode("utf-8" if info.flag_bits & UTF_8 else "cp437")
     with path.open("rb", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from lit_core.data.readers.archives import Member, walk
 from lit_core.data.readers.unlabelled import OutputLabels, whole_numbers
 from lit_core.data.source import Limits, Raw, Source
 from lit_core.data.splits import NAMES, SPLITS
+from lit_core.data.store.mapped import ArrayPlace, mapped_images
+from lit_core.data.store.rows import StoredRows, pieces
 from lit_core.data.text_preprocessing import resolve_text_preprocessing
 from lit_spec import Modality, Task
 from lit_spec.shown import some_shown
@@ -35,8 +38,14 @@ def read_npz(source: Source) -> Raw:
     limits = _for_arrays(source.limits)
     names = [member.name.removesuffix(".npy") for member in walk(source.path, limits)]
     _check_names(names)
-    arrays = {member.name.removesuffix(".npy"): _read_npy(member) for member in walk(source.path, limits)}
-    return _to_raw({name: _native(name, array) for name, array in arrays.items()}, source)
+    arrays: dict[str, Array] = {}
+    rows: StoredRows | None = None
+    for member in walk(source.path, limits):
+        name = member.name.removesuffix(".npy")
+        rows = _stored_npy(member, source) if name == "x" else rows
+        if name != "x" or rows is None:
+            arrays[name] = _native(name, _read_npy(member, limits))
+    return _to_raw(arrays, rows, source)
 
 
 def read_safetensors(source: Source) -> Raw:
@@ -47,8 +56,54 @@ def read_safetensors(source: Source) -> Raw:
     ):
         names = list(file.keys())
         _check_names(names)
-        arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names}
-    return _to_raw(arrays, source)
+        rows = _stored_safetensors(source)
+        arrays: dict[str, Array] = {name: file.get_tensor(name) for name in names if name != "x" or rows is None}
+    return _to_raw(arrays, rows, source)
+
+
+def _stored_safetensors(source: Source) -> StoredRows | None:
+    """x, if it can be read by rows. The file's header has been checked."""
+    with source.path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        described = json.loads(file.read(length))["x"]
+    dtype = {"U8": torch.uint8, "F32": torch.float32}.get(described["dtype"])
+    if dtype is None:
+        return None
+    place = ArrayPlace(source.path, 8 + length + described["data_offsets"][0], tuple(described["shape"]), dtype)
+    return _checked(mapped_images(place, source))
+
+
+def _stored_npy(member: Member, source: Source) -> StoredRows | None:
+    """x, if it can be read by rows. Raises DatasetError for damage."""
+    extent = member.extent()
+    if extent is None or extent.deflated:
+        return None
+    with damage_is_an_error(shown(member.name), member=shown(member.name)), member.open() as file:
+        shape, fortran, dtype = _npy_header(file, member.name)
+        start = file.tell()
+        known = {np.dtype("u1"): torch.uint8, np.dtype("<f4"): torch.float32}.get(dtype)
+        if fortran or known is None or math.prod(shape) * dtype.itemsize != member.size - start:
+            return None
+        rows = mapped_images(ArrayPlace(source.path, extent.offset + start, shape, known), source)
+        while rows is not None and file.read(READ_BYTES):
+            continue  # to the end, where the checksum is compared
+    return _checked(rows)
+
+
+def _checked(rows: StoredRows | None) -> StoredRows | None:
+    """Raises DatasetError for pixels that are not finite."""
+    if rows is None or rows.dtype != torch.float32:
+        return rows
+    start = 0
+    for piece in pieces(rows):
+        wrong = piece.flatten(1).isfinite().all(dim=1).logical_not().nonzero()
+        if len(wrong):
+            sample = start + int(wrong[0])
+            raise DatasetError(
+                f"x has values that are not finite (as float32), first in sample {sample}: replace them", member="x"
+            )
+        start += len(piece)
+    return rows
 
 
 def is_npz(source: Source) -> bool:
@@ -81,7 +136,7 @@ def _check_names(names: Iterable[str]) -> None:
         raise DatasetError(f"an array is in the file twice ({some_shown(found)}): save each once")
 
 
-def _read_npy(member: Member) -> NDArray[Any]:
+def _read_npy(member: Member, limits: Limits) -> NDArray[Any]:
     """Read one array directly into its memory. Never unpickles."""
     with damage_is_an_error(shown(member.name), member=shown(member.name)), member.open() as file:
         shape, fortran, dtype = _npy_header(file, member.name)
@@ -90,6 +145,13 @@ def _read_npy(member: Member) -> NDArray[Any]:
         if size != member.size - file.tell():
             raise DatasetError(
                 f"{member.name} promises {size} bytes of data, but holds {member.size - file.tell()}: save it again",
+                member=member.name,
+            )
+        if size > limits.memory_bytes:
+            raise DatasetError(
+                f"{member.name} takes {size} bytes, more than {limits.memory_bytes}, half of the worker's memory: save "
+                "images of the network's size as uint8 or float32 with numpy.savez, which are read piece by piece, or "
+                "give fewer samples",
                 member=member.name,
             )
         array = np.empty(shape[::-1] if fortran else shape, dtype)
@@ -132,20 +194,21 @@ def _native(name: str, array: NDArray[Any]) -> Array:
         raise DatasetError(f"{name} has dtype {array.dtype}: give plain numbers", member=name) from failure
 
 
-def _to_raw(arrays: dict[str, Array], source: Source) -> Raw:
-    """Removes entries of `arrays` once they are converted, so that memory never holds an array twice."""
-    x = arrays.pop("x")
-    if x.ndim == 0 or (isinstance(x, Tensor) and x.numel() == 0):
-        raise DatasetError(f"x has the shape {tuple(x.shape)}, so it has no samples: give some", member="x")
+def _to_raw(arrays: dict[str, Array], rows: StoredRows | None, source: Source) -> Raw:
+    """`rows` is x, if it stays in the file. Removes entries of `arrays` once they are converted, so that memory never
+    holds an array twice."""
+    x = _inputs(arrays.pop("x"), source) if rows is None else rows
     y, notes = _labels(arrays.pop("y"), source) if "y" in arrays else (torch.full((len(x),), NO_LABEL), [])
     codes = _codes(arrays.pop("split"), len(y)) if "split" in arrays else None
     if len(x) != len(y):
         raise DatasetError(f"x has {len(x)} samples, but y has {len(y)} labels: give one per sample", member="y")
     names = source.request.class_order or output_names(y, source.classes)
-    return Raw(_inputs(x, source), y, codes, list(names), numbered=True, notes=notes)
+    return Raw(x, y, codes, list(names), numbered=True, fitted=rows is not None, notes=notes)
 
 
 def _inputs(x: Array, source: Source) -> Tensor:
+    if x.ndim == 0 or (isinstance(x, Tensor) and x.numel() == 0):
+        raise DatasetError(f"x has the shape {tuple(x.shape)}, so it has no samples: give some", member="x")
     if source.probe is not None:
         return _seen(x, source.probe)
     if source.interface.modality == Modality.TEXT:

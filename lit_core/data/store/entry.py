@@ -87,7 +87,7 @@ class Entry:
 
     def mark(self, marks: NDArray[np.uint8]) -> None:
         """Put everything on the disk, and then note which rows are there."""
-        self._sync(self.rows, self.statistics)
+        self._sync(self.rows, self.statistics, self.shape)
         partial = self.folder / f"{MARKS}.partial"
         partial.write_bytes(marks.tobytes())
         self._sync(partial)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_core.data import DatasetError, Interface, augment, load_dataset
+from lit_core.data.augmentation import varies
 from lit_core.data.text_preprocessing import PADDING, UNKNOWN
 from lit_core.data.views import SampleViews
 from lit_spec import Augmentation, DatasetRequest, Modality, Task
@@ -223,3 +224,22 @@ def test_what_the_data_do_not_allow(tmp_path: Path, asked: dict[str, Any], inter
     with pytest.raises(DatasetError) as caught:
         chosen(tmp_path, Augmentation.model_validate(asked), interface, (32, 32))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"shift": 1},
+        {"flip": True},
+        {"rotate": 1},
+        {"scale": 1.1},
+        {"noise": 0.1},
+        {"mask": 0.1},
+        {"color_jitter": 0.1},
+        {"crop_scale": [0.5, 1.0]},
+    ],
+    ids=str,
+)
+def test_what_changes_samples_is_known(asked: dict[str, Any]) -> None:
+    assert varies(Augmentation.model_validate({"shift": 0, "flip": False, **asked}))
+    assert not varies(Augmentation(shift=0, flip=False))

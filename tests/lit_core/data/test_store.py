@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from lit_core.data import Dataset, DatasetError, Interface, Limits, load_dataset
 from lit_core.data.errors import Stopped
 from lit_core.data.pictures import framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
+from lit_core.data.readers.archives import walk
 from lit_core.data.store import decoding, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
@@ -229,6 +231,18 @@ def test_a_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="Bad CRC-32") as failure:
         load(path, store_of(tmp_path))
     assert failure.value.member == name
+
+
+def test_a_member_that_claims_to_be_packed_to_more_than_it_has_is_not_read_at_once(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a/0.png": encoded(picture(0))})
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"PK\x01\x02") + 20  # the packed size in the directory
+    [member] = walk(path, Limits())
+    assert member.extent() is not None
+    whole[place : place + 4] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(whole)
+    [member] = walk(path, Limits())
+    assert member.extent() is None
 
 
 def test_decoded_images_have_a_bound(tmp_path: Path) -> None:
@@ -452,3 +466,53 @@ def test_a_decoder_imports_little() -> None:
     code = "import sys, lit_core.data.store.decoder; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     found = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, check=True, text=True)
     assert not {"torch", "numpy", "pydantic", "lit_spec"} & set(found.stdout.split())
+
+
+# --- arrays -------------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, x: np.ndarray, kind: str) -> Path:
+    y = np.arange(len(x)) % 2
+    if kind == "safetensors":
+        save_file({"x": x, "y": y}, path)
+    else:
+        with path.open("wb") as file:
+            (np.savez if kind == "npz" else np.savez_compressed)(file, x=x, y=y)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "safetensors"])
+@pytest.mark.parametrize("shape", [(50, 3, 8, 6), (50, 8, 6, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_arrays_are_read_from_their_file(
+    tmp_path: Path, kind: str, shape: tuple[int, ...], dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape)
+    path = saved(tmp_path / "d", (values if dtype is np.uint8 else values / 255).astype(dtype), kind)
+    found = load(path, None, size=[8, 6])
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 1 << 20)
+    small = load(path, None, size=[8, 6])
+    for split in Split:
+        x = found.splits[split].x
+        assert isinstance(x, torch.Tensor) == (kind == "compressed")
+        assert torch.equal(x[:], small.splits[split].x[:])
+    assert (found.preprocessing, found.notes) == (small.preprocessing, small.notes)
+
+
+def test_arrays_that_are_resized_are_read_into_memory(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)
+    found = load(saved(tmp_path / "d", x, "npz"), None, size=[4, 4])
+    assert isinstance(found.splits[Split.TRAIN].x, torch.Tensor)
+
+
+def test_stored_arrays_are_checked(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((30, 3, 8, 8), dtype=np.float32)
+    x[17, 1, 2, 3] = np.nan
+    with pytest.raises(DatasetError, match="first in sample 17"):
+        load(saved(tmp_path / "d", x, "npz"), None)
+    path = saved(tmp_path / "e", np.nan_to_num(x), "npz")
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DatasetError, match="Bad CRC-32"):
+        load(path, None)

@@ -14,6 +14,7 @@ from PIL import Image
 from lit_core.data.store import decoding
 from lit_core.trainer.job import run_job
 from lit_core.training.loop import Drained
+from lit_spec import Split
 from tests.lit_core.trainer.test_training import KeptMessages, stripes, write_spec
 
 
@@ -87,3 +88,12 @@ def test_the_decoding_is_told(tmp_path: Path, teacher_file: Path) -> None:
     loading = [one for one in told if one["type"] == "progress" and one["phase"] == "loading" and one["steps"]]
     assert loading[0]["steps"] == 240
     assert 0 < loading[0]["step"] <= 240
+
+
+def test_a_job_trains_on_random_crops_of_larger_images(tmp_path: Path, teacher_file: Path) -> None:
+    folder = prepared(tmp_path / "job", teacher_file, tmp_path / "store")
+    crops = {"crop_scale": [0.6, 1.0], "crop_from": 12, "color_jitter": 0.2}
+    write_spec(folder, teacher_file, augmentation=crops, dataset={"upload": "upl_d", "size": [8, 8]})
+    report = run_job(folder, KeptMessages(), StopsAt(10**9))
+    assert report.student.score("accuracy", Split.TEST) > 50
+    assert len(list((tmp_path / "store").iterdir())) == 2
