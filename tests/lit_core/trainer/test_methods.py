@@ -108,7 +108,6 @@ def test_a_method_trains_and_reports_its_own_losses(
     assert right > 0.3 * len(y)
 
 
-@pytest.mark.parametrize(("method", "beta"), [("born-again-kd", 0.5), ("born-again-lit", 0.0)])
 def test_a_teacher_in_bfloat16_is_measured_and_its_training_goes_on_to_the_same_bits(
     tmp_path: Path, teacher_file: Path
 ) -> None:
@@ -126,6 +125,7 @@ def test_a_teacher_in_bfloat16_is_measured_and_its_training_goes_on_to_the_same_
     assert students[0] == students[2] != students[1]
 
 
+@pytest.mark.parametrize(("method", "beta"), [("born-again-kd", 0.5), ("born-again-lit", 0.0)])
 def test_born_again_networks_have_the_teachers_depth(
     tmp_path: Path, teacher_file: Path, method: str, beta: float
 ) -> None:
