@@ -22,6 +22,7 @@ from lit_core.training.loop import TrainedStudent
 from lit_core.training.outcome import Judgement
 from lit_core.training.setbacks import note_of
 from lit_core.training.task import Task
+from lit_core.training.teacher_precision import measure_teacher_precision
 from lit_spec import Hyperparameters, JobSpec, Precision, Select, Split
 from lit_spec.requests.target import LATENCIES
 from lit_spec.trainer.report import (
@@ -42,6 +43,7 @@ from lit_spec.trainer.report import (
     SelectionReport,
     Setback,
     TargetReport,
+    TeacherPrecisionReport,
 )
 
 LATENCY_BATCHES = (1, 32)
@@ -145,6 +147,12 @@ def _scores(task: Task, network: SectionedNetwork) -> dict[str, Any]:
     }
 
 
+def _teacher_precision(task: Task, spec: JobSpec) -> TeacherPrecisionReport | None:
+    if spec.teacher_precision != Precision.BFLOAT16:
+        return None
+    return measure_teacher_precision(task.teacher, task.batches(Split.VALIDATION), spec.teacher_precision)
+
+
 def rounded(value: Any) -> Any:
     """Floats to four places, also those in dictionaries and lists; None for one that is not finite."""
     if isinstance(value, list):
@@ -174,6 +182,7 @@ def build_report(
         "race": trained.race,
         "teacher_accuracy": task.teacher_accuracy(),
         "teacher_cache": task.teacher_cache(),
+        "teacher_precision": _teacher_precision(task, spec),
     }
     return Report(
         **{name: value for name, value in given.items() if value is not None},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +16,7 @@ from lit_core.networks.families.library import create, describe
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_spec import Architecture, Library, LibraryRequest, Optimizer
-from lit_spec.networks.students import evenly
+from lit_spec.networks.students import evenly, shares
 
 TOKENS, VOCABULARY, CLASSES = 128, 30522, 10
 
@@ -33,8 +33,8 @@ class Networks:
 class Workload:
     name: str
     build: Callable[[], SectionedNetwork]
-    blocks: Sequence[int]
-    """Of the student, by section."""
+    blocks: int
+    """Of the student."""
     optimizer: Optimizer
     batch: int
     shape: tuple[int, ...]
@@ -46,7 +46,9 @@ class Workload:
         torch.manual_seed(0)
         teacher = self.build()
         teacher.freeze()
-        kept = [evenly(len(own), wanted) for own, wanted in zip(teacher.sections, self.blocks, strict=True)]
+        whole = [len(section) for section in teacher.sections]
+        wanted = shares(whole, self.blocks)
+        kept = [evenly(count, wanted[n]) for n, count in enumerate(whole)]
         student = shortened(teacher, kept)
         if len(self.shape) == 1:
             inputs = torch.randint(0, VOCABULARY, (self.batch, *self.shape))
@@ -63,14 +65,14 @@ def workloads(device: torch.device) -> list[Workload]:
     images, many = (3, 224, 224), device.type == "cuda"
     found = [
         *(
-            Workload("resnet110-20", _resnet(110), (3, 3, 3), Optimizer.SGD, batch, (3, 32, 32))
+            Workload("resnet110-20", _resnet(110), 9, Optimizer.SGD, batch, (3, 32, 32))
             for batch in (32, 128, *([1024] if many else []))
         ),
-        Workload("resnet50-third", _library("resnet50"), (1, 1, 2, 1), Optimizer.SGD, 64 if many else 8, images, 1000),
+        Workload("resnet50-third", _library("resnet50"), 5, Optimizer.SGD, 64 if many else 8, images, 1000),
         Workload(
             "vit_small-12-6",
             _library("vit_small_patch16_224"),
-            (2, 2, 2),
+            6,
             Optimizer.ADAM,
             64 if many else 8,
             images,
@@ -78,13 +80,13 @@ def workloads(device: torch.device) -> list[Workload]:
         ),
     ]
     if find_spec("transformers") is not None:
-        found.append(Workload("bert-12-6", _bert, (6,), Optimizer.ADAM, 64 if many else 16, (TOKENS,)))
+        found.append(Workload("bert-12-6", _bert, 6, Optimizer.ADAM, 64 if many else 16, (TOKENS,)))
     return found
 
 
 def short_workloads() -> list[Workload]:
     """Small ones of the same kinds."""
-    return [Workload("resnet20-8", _resnet(20), (1, 1, 1), Optimizer.SGD, 8, (3, 16, 16))]
+    return [Workload("resnet20-8", _resnet(20), 3, Optimizer.SGD, 8, (3, 16, 16))]
 
 
 def _resnet(depth: int) -> Callable[[], SectionedNetwork]:

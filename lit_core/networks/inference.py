@@ -43,7 +43,7 @@ def inference_copy(network: SectionedNetwork, inputs: tuple[Tensor, ...]) -> Sec
     if not folds:
         return network
     folded = _shared_copy(network)
-    _fold(folded.network, folds)
+    _fold(folded.network, folds, memory_format_of(inputs[0]))
     return folded if _is_equal(network, folded, probe) else network
 
 
@@ -60,14 +60,20 @@ def in_half_precision(network: SectionedNetwork) -> SectionedNetwork:
 
 
 def probe_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Two samples with the inputs' shapes and types: noise, or zeros where the inputs are not floating-point."""
+    """Two samples with the inputs' shapes, types and memory formats: noise, or zeros where the inputs are not
+    floating-point."""
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn((2, *x.shape[1:]), generator=generator).to(x)
+        torch.randn((2, *x.shape[1:]), generator=generator).to(x).contiguous(memory_format=memory_format_of(x))
         if x.is_floating_point()
         else x.new_zeros((2, *x.shape[1:]))
         for x in inputs
     )
+
+
+def memory_format_of(images: Tensor) -> torch.memory_format:
+    last = images.ndim == 4 and not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def are_close(ones: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
@@ -131,12 +137,15 @@ def _shared_copy(network: SectionedNetwork) -> SectionedNetwork:
     return SectionedNetwork(copied, network.layout, network.kept_blocks)
 
 
-def _fold(network: nn.Module, folds: Iterable[Fold]) -> None:
+def _fold(network: nn.Module, folds: Iterable[Fold], memory_format: torch.memory_format) -> None:
     norms: set[nn.Module] = set()
     for convolution_path, norm_path in folds:
         convolution, norm = network.get_submodule(convolution_path), network.get_submodule(norm_path)
         if isinstance(convolution, _ConvNd) and isinstance(norm, _BatchNorm):
             _fold_one(convolution, norm)
+            if isinstance(convolution, nn.Conv2d):
+                # Otherwise each pass would convert it.
+                convolution.weight.data = convolution.weight.data.contiguous(memory_format=memory_format)
             norms.add(norm)
     # A module may be registered under several names.
     for module in list(network.modules()):

@@ -10,11 +10,13 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lit_core.measuring.scores import class_logits
 from lit_core.networks.layout import Layout, NoSections
@@ -71,6 +73,7 @@ class SectionedNetwork:
             [list(range(len(paths))) for paths in layout.sections] if kept_blocks is None else kept_blocks
         )
         self.sections = [Section(*(network.get_submodule(path) for path in paths)) for paths in layout.sections]
+        self._changes_in_place = False
         self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def run(self, *inputs: Tensor) -> Tensor:
@@ -82,23 +85,42 @@ class SectionedNetwork:
         return [teacher.extra_arguments[section][index] for index in self.kept_blocks[section]]
 
     def trace(self, *inputs: Tensor) -> Trace:
-        """Run the whole network and record what enters and leaves each section."""
+        """Run the whole network and record what enters and leaves each section.
+
+        What is recorded is copied, because a later layer may change it in place. A network in eval mode without
+        gradients does without copies until a pass shows that it does so; that pass is repeated, with the same result.
+        """
+        if not (self._changes_in_place or self.network.training or torch.is_grad_enabled()):
+            trace = self._trace(inputs, copied=False)
+            if trace is not None:
+                return trace
+            self._changes_in_place = True
+        trace = self._trace(inputs, copied=True)
+        if trace is None:
+            raise ValueError("copies can't be lost")
+        return trace
+
+    def _trace(self, inputs: tuple[Tensor, ...], *, copied: bool) -> Trace | None:
+        """None if a later layer has changed a tensor in place that was not copied."""
         entered: dict[int, SavedTensor] = {}
         left: dict[int, SavedTensor] = {}
         extra = [[ExtraArguments()] * len(section) for section in self.sections]
         handles = []
         for i, section in enumerate(self.sections):
-            handles.append(section[0].register_forward_pre_hook(_save_input(entered, i)))
+            handles.append(section[0].register_forward_pre_hook(_save_input(entered, i, copied=copied)))
             for place, block in enumerate(section):
-                save = _save_extra_arguments(extra[i], place)
+                save = _save_extra_arguments(extra[i], place, copied=copied)
                 handles.append(block.register_forward_pre_hook(save, with_kwargs=True))
-            handles.append(section[-1].register_forward_hook(_save_output(left, i)))
+            handles.append(section[-1].register_forward_hook(_save_output(left, i, copied=copied)))
         try:
             output = self.run(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
         given, returned = self._by_section(entered, first=True), self._by_section(left, first=False)
+        arguments = [leaf for blocks in extra for one in blocks for leaf in tree_leaves((one.args, one.kwargs))]
+        if any(isinstance(one, SavedTensor) and one.is_lost for one in (*given, *returned, *arguments)):
+            return None
         return Trace(
             output,
             inputs=[tensor.value for tensor in given],
@@ -241,26 +263,28 @@ def _replace_input(given: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tupl
 
 
 def _save_extra_arguments(
-    arguments: list[ExtraArguments], place: int
+    arguments: list[ExtraArguments], place: int, *, copied: bool
 ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments[place] = ExtraArguments(*tree_map(saved, (args[1:], dict(kwargs))))
+        arguments[place] = ExtraArguments(*tree_map(partial(saved, copied=copied), (args[1:], dict(kwargs))))
 
     return hook
 
 
-def _save_input(tensors: dict[int, SavedTensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _save_input(
+    tensors: dict[int, SavedTensor], index: int, *, copied: bool
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        tensors[index] = SavedTensor.of(args[0])
+        tensors[index] = SavedTensor.of(args[0], copied=copied)
 
     return hook
 
 
 def _save_output(
-    tensors: dict[int, SavedTensor], index: int
+    tensors: dict[int, SavedTensor], index: int, *, copied: bool = True
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-        tensors[index] = SavedTensor.of(output)
+        tensors[index] = SavedTensor.of(output, copied=copied)
 
     return hook
 

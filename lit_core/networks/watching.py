@@ -38,24 +38,34 @@ class TensorVersion:
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """A tensor of a forward pass, safe from changes in place."""
+    """A tensor of a forward pass, safe from changes in place if it has a copy."""
 
     version: TensorVersion
-    copy: Tensor
+    copy: Tensor | None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> SavedTensor:
-        return cls(TensorVersion.of(tensor), tensor.clone())
+    def of(cls, tensor: Tensor, *, copied: bool = True) -> SavedTensor:
+        # Tensors of torch's inference mode have no versions.
+        return cls(TensorVersion.of(tensor), tensor.clone() if copied or tensor.is_inference() else None)
+
+    @property
+    def is_lost(self) -> bool:
+        return self.copy is None and not self.version.is_current
 
     @property
     def value(self) -> Tensor:
-        """The network's own tensor, or the copy if a later layer has changed that tensor in place."""
-        return self.version.tensor if self.version.is_current else self.copy
+        """The network's own tensor, or the copy if a later layer has changed that tensor in place. Raises ValueError
+        if it has no copy then."""
+        if self.version.is_current:
+            return self.version.tensor
+        if self.copy is None:
+            raise ValueError("the tensor was changed in place after it was saved without a copy")
+        return self.copy
 
 
-def saved(argument: Any) -> Any:
+def saved(argument: Any, *, copied: bool = True) -> Any:
     """A tensor as it is now; anything else unchanged."""
-    return SavedTensor.of(argument) if isinstance(argument, Tensor) else argument
+    return SavedTensor.of(argument, copied=copied) if isinstance(argument, Tensor) else argument
 
 
 def value_of(argument: Any) -> Any:

@@ -19,7 +19,7 @@ from lit_spec.requests.dataset import Augmentation
 from lit_spec.requests.exports import Export
 from lit_spec.requests.job import JobSpec
 from lit_spec.requests.target import Target
-from lit_spec.requests.training import CachedType, Method, Phase, Select
+from lit_spec.requests.training import CachedType, Method, Phase, Precision, Select
 
 
 class ReportModel(Documented):
@@ -364,12 +364,25 @@ class MeasuredAccuracy(ReportModel):
     """The request's `teacher_accuracy`."""
 
 
+class TeacherPrecisionReport(ReportModel):
+    """What the teacher's numbers in bfloat16 changed, measured on samples of the validation split."""
+
+    precision: Precision
+    agreement: float | None
+    """Percent of the samples to which the teacher gave the same answer as in float32; null for a generator."""
+    representation_errors: list[float]
+    """Of each section's output: the L2 norm of the difference from float32, relative to that of the output."""
+    samples: int
+
+
 class ReportSummary(Comparison):
     """The report without its long parts: the `result` of a job in the API."""
 
     method: Method
     teacher_accuracy: MeasuredAccuracy | None = None
     """Absent without labels in the validation and the test split, and for a generator."""
+    teacher_precision: TeacherPrecisionReport | None = None
+    """Absent unless the request says `teacher_precision` `bfloat16`."""
     teacher: NetworkSummary
     student: NetworkSummary
     baselines: Baselines

@@ -108,6 +108,23 @@ def test_a_method_trains_and_reports_its_own_losses(
     assert right > 0.3 * len(y)
 
 
+def test_a_teacher_in_bfloat16_is_measured_and_its_training_goes_on_to_the_same_bits(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    report = run(tmp_path / "whole", teacher_file, teacher_precision="bfloat16")
+    assert "teacher_precision" not in run(tmp_path / "exact", teacher_file)
+    measured = report["teacher_precision"]
+    assert (measured["precision"], measured["samples"]) == ("bfloat16", report["samples"]["val"])
+    assert measured["agreement"] > 90
+    assert all(0 < error < 0.05 for error in measured["representation_errors"])
+    prepare(tmp_path / "broken", teacher_file, teacher_precision="bfloat16")
+    with pytest.raises(Drained):
+        run_job(tmp_path / "broken", KeptMessages(), StopsAt(2))
+    train_in(tmp_path / "broken")
+    students = [(tmp_path / name / "output/model.safetensors").read_bytes() for name in ("whole", "exact", "broken")]
+    assert students[0] == students[2] != students[1]
+
+
 @pytest.mark.parametrize(("method", "beta"), [("born-again-kd", 0.5), ("born-again-lit", 0.0)])
 def test_born_again_networks_have_the_teachers_depth(
     tmp_path: Path, teacher_file: Path, method: str, beta: float
