@@ -109,7 +109,7 @@ def test_the_second_trial_reads_what_the_first_has_kept_of_the_teacher(service: 
         assert done.state == "succeeded", done.error
         jobs = sorted(client.jobs(study=study.id), key=lambda job: job.started_at)
     caches = [job.result["teacher_cache"] for job in jobs]
-    # The first pass of each phase shows the first view: the first trial makes it in the LIT phase and reads its logits in
+    # The first pass of each phase shows the first view: the first trial makes it in the LIT phase, and reads it in
     # fine-tuning. The second trial needs nothing else.
     assert [job.trial["arm"] for job in jobs] == ["lit", "kd"]
     assert [(cache["used"], cache["hit_rate"]) for cache in caches] == [(True, 0.5), (True, 1.0)]
