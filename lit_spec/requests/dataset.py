@@ -135,7 +135,7 @@ class DatasetRequest(Preprocessing):
 
 
 class Augmentation(SpecModel):
-    """Random changes of the training samples, drawn for every batch."""
+    """Random changes of the training samples, drawn for each sample in each pass or view."""
 
     shift: int | None = Field(None, ge=0, le=64)
     """Largest random shift in pixels, in each direction; zeros fill the gap. None: an eighth of the

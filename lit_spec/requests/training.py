@@ -362,7 +362,7 @@ class Hyperparameters(SpecModel):
     noise: float = Field(0.0, ge=0, le=100)
     """Standard deviation of Gaussian noise that is added to the teacher's representations before sections get them."""
     mixing: float = Field(0.0, ge=0, le=1)
-    """For classifiers of images: the share of each batch that is mixed with other samples of the batch (mixup, Zhang et
+    """For classifiers of images: the share of samples that are mixed with other samples (mixup, Zhang et
     al., ICLR 2018). Only the teacher labels the mixtures."""
     n_random: int = Field(0, ge=0, le=10_000_000)
     """Number of inputs of random noise that are added to the training split. Only the teacher labels them."""

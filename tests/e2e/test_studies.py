@@ -32,6 +32,7 @@ class Service:
     """`litc serve` with its worker, and what another worker needs to join it."""
 
     url: str
+    data: Path
     environment: dict[str, str]
 
     @contextmanager
@@ -68,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "DATABASE_URL": (data / "database-url").read_text(),
             "REDIS_URL": f"unix://{data}/valkey/valkey.sock",
         }
-        yield Service(running.url, own_environment(data) | environment | addresses)
+        yield Service(running.url, data, own_environment(data) | environment | addresses)
         assert running.stop() == 0, running.end_of_log()
 
 
@@ -88,6 +89,32 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
         if one.worker.id != other.worker.id
         if max(one.started_at, other.started_at) < min(one.finished_at, other.finished_at)
     ]
+
+
+def test_the_second_trial_reads_what_the_first_has_kept_of_the_teacher(service: Service) -> None:
+    """It comes before the tests with another worker, so that the trials run one after the other."""
+    with Client(service.url) as client:
+        teacher = client.upload(TEACHER, "teacher")
+        client.wait_inspection(teacher.id)
+        job = {
+            "teacher": teacher.id,
+            "dataset": {"builtin": "digits", "train_samples": 200},
+            "student": QUICK,
+            "schedule": SHORT,
+            "teacher_cache": {"views": 2},
+            "device": "cpu",
+        }
+        study = client.create_study({"kind": "compare", "job": job, "methods": ["lit", "kd"]})
+        done = client.wait_study(study.id, timeout=150)
+        assert done.state == "succeeded", done.error
+        jobs = sorted(client.jobs(study=study.id), key=lambda job: job.started_at)
+    caches = [job.result["teacher_cache"] for job in jobs]
+    # The first pass of each phase shows the first view: the first trial makes it in the LIT phase, and reads it in
+    # fine-tuning. The second trial needs nothing else.
+    assert [job.trial["arm"] for job in jobs] == ["lit", "kd"]
+    assert [(cache["used"], cache["hit_rate"]) for cache in caches] == [(True, 0.5), (True, 1.0)]
+    assert caches[0]["bytes"] == caches[1]["bytes"] > 0
+    assert len(list((service.data / "cached-teachers").glob("*/used"))) == 1
 
 
 @pytest.mark.long
