@@ -77,7 +77,7 @@ class Observer(Protocol):
         """
 
     def progress(self, progress: Progress) -> None:
-        """Called when a phase begins, and between two steps, at most once a second."""
+        """Called when a phase begins, after the first step, and between two steps, at most once a second."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store the checkpoint."""
@@ -161,7 +161,8 @@ class Training:
         self.setbacks: list[Setback] = []
         self.race: Race | None = None
         self._restored: Checkpoint | None = None
-        self._told = time.monotonic()
+        # The first step is told at once.
+        self._told = -math.inf
         self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:
