@@ -147,6 +147,7 @@ def links(pid: int) -> list[str]:
     return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+@pytest.mark.timeout(400)
 def test_a_job_is_the_same_after_another_one(tmp_path: Path) -> None:
     """Nothing of it is left in the template: neither random states nor settings of torch nor what it has read.
 
