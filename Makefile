@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-data bench-service bench-growth performance inputs docs docs-commands screenshots lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-startup bench-data bench-service bench-growth performance inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ bench-service: $(INSTALLED) ## Compare the API with MLflow and the bare framewor
 
 performance: $(INSTALLED) ## Run bench-train, -data, -service and -growth and write their tables in docs/performance.md (an hour, on a quiet machine; ONLY="train data")
 	@$(BIN)/python -m benchmarks.performance.run $(if $(ONLY),--only $(ONLY))
+
+bench-startup: $(INSTALLED) ## Measure how long a small job waits for everything but its training (5 minutes, on a quiet machine)
+	@$(BIN)/python -m benchmarks.service.startup
 
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page

@@ -77,7 +77,7 @@ class Observer(Protocol):
         """
 
     def progress(self, progress: Progress) -> None:
-        """Called when a phase begins, and between two steps, at most once a second."""
+        """Called when a phase begins, after the first step, and between two steps, at most once a second."""
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store the checkpoint."""
@@ -168,7 +168,8 @@ class Training:
         self._restored: Checkpoint | None = None
         # What modules draw, as dropout does, must differ between rows.
         self._own_stream = (group.rank,) if group.rank else ()
-        self._told = time.monotonic()
+        # The first step is told at once.
+        self._told = -math.inf
         self._begin_epoch(losses=0)
 
     def restore(self, checkpoint: Checkpoint, attempt: int) -> None:

@@ -15,12 +15,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from benchmarks.collector import collecting
 from jobs.settings import Settings
 from jobs.tracing import OFF, TracingNotConfigured, current_traceparent, open_tracing
+from lit_spec import Phase
+from lit_spec.trainer.messages import EpochDone, Progress, Started, StudentChosen, TrainerMessage
+from lit_spec.trainer.phases import JobPhase
 from service.commands.api import prepared_api
 from service.errors import NotConfigured
 from tests.worker.bench import Bench, child
-from tests.worker.collector import collecting
+from worker.training.spans import PhaseSpans
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -76,14 +80,47 @@ def test_one_trace_from_the_request_to_the_phases(bench: Bench, monkeypatch: pyt
     assert sorted(children, key=lambda name: children[name].start) == ["claim", "prepare", "trainer", "store", "finish"]
     trainer = children["trainer"]
     assert trainer.attributes == {"lit.exit_code": 0}
-    phases = sorted((span for span in collector.spans if span.parent == trainer.id), key=lambda span: span.start)
-    assert [span.name for span in phases] == ["loading", "lit", "measuring_student"]
-    assert phases[1].attributes == {"lit.epochs": 3}
-    assert all(before.end <= after.start for before, after in itertools.pairwise(phases))
+    phases = sorted(
+        (span for span in collector.spans if span.parent == trainer.id), key=lambda span: (span.start, -span.end)
+    )
+    assert [span.name for span in phases] == ["starting", "lit", "first_step"]
+    starting, training, first_step = phases
+    assert training.attributes == {"lit.epochs": 3}
+    assert starting.end <= training.start <= first_step.start <= first_step.end <= training.end
     # Nothing else: neither health nor metrics nor pieces of bodies.
     assert collector.named("BackgroundTask Wakeups").parent == request.id
     assert len(collector.spans) == 4 + len(children) + len(phases)
     assert not any(span.failed for span in collector.spans)
+
+
+def test_the_spans_of_a_trainer_are_the_phases_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[TrainerMessage] = [
+        Started(),
+        Progress(phase=JobPhase.LOADING),
+        Progress(phase=JobPhase.CHOOSING_BLOCKS),
+        StudentChosen(),
+        Progress(phase=JobPhase.LIT, step=0, steps=2),
+        Progress(phase=JobPhase.LIT, step=1, steps=2),
+        EpochDone(phase=Phase.LIT, epoch=1, epochs=1, fraction=0.5, metrics={}),
+        Progress(phase=JobPhase.FINE_TUNE, step=0, steps=2),
+        EpochDone(phase=Phase.FINE_TUNE, epoch=1, epochs=1, fraction=1, metrics={}),
+        Progress(phase=JobPhase.MEASURING_STUDENT),
+    ]
+    with collecting() as collector:
+        monkeypatch.setenv(ENDPOINT, collector.url)
+        tracing = open_tracing("lit-worker")
+        phases = PhaseSpans(tracing)
+        for message in said:
+            phases.trainer_said(message)
+        phases.end()
+        tracing.close()
+    first_step = collector.named("first_step")
+    spans = [span for span in collector.spans if span is not first_step]
+    names = ["starting", "loading", "choosing_blocks", "lit", "fine_tune", "measuring_student"]
+    assert [span.name for span in spans] == names
+    assert all(before.end <= after.start for before, after in itertools.pairwise(spans))
+    training = collector.named("lit")
+    assert training.start <= first_step.start <= first_step.end <= training.end
 
 
 def test_failures_and_jobs_without_a_trace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from lit_core.trainer.template import _load_while_idle
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.template import MAX_REQUEST_BYTES, Forked, ForkRequest, Program
+from tests.lit_core.trainer.test_training import job_folder, run_process
 from tests.worker.bench import TEMPLATE, wait_for
 from worker.host import trainer_template
 from worker.host.checkout import CHECKOUT
@@ -24,6 +26,12 @@ from worker.host.children import Check, Child, no_check
 from worker.host.trainer_template import TrainerTemplate, _subreaper
 from worker.training.attempt import trainer_environment
 
+DIGITS = CHECKOUT / "examples" / "digits" / "teacher.safetensors"
+SHORT: dict[str, Any] = {
+    "lit": {"epochs": 1, "learning_rate": 0.1},
+    "fine_tune": {"epochs": 0, "learning_rate": 0.01},
+    "batch_size": 256,
+}
 INSPECT = [sys.executable, "-m", "lit_core.trainer.inspect"]
 WAITS = [sys.executable, "-m", "lit_core.trainer", ".", "--supervised"]
 """A trainer whose specification is a pipe that nobody writes to."""
@@ -137,6 +145,28 @@ def test_what_is_loaded_while_idle_may_be_missing(capsys: pytest.CaptureFixture[
 
 def links(pid: int) -> list[str]:
     return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+@pytest.mark.timeout(400)
+def test_a_job_is_the_same_after_another_one(tmp_path: Path) -> None:
+    """Nothing of it is left in the template: neither random states nor settings of torch nor what it has read.
+
+    The first is not like the others: another seed, precision and batch size.
+    """
+    jobs = {
+        "other": {"seed": 9, "precision": "bfloat16", "schedule": SHORT | {"batch_size": 24}},
+        "first": {"seed": 1, "schedule": SHORT},
+        "again": {"seed": 1, "schedule": SHORT},
+    }
+    for name, request in jobs.items():
+        folder = job_folder(tmp_path / name, DIGITS, dataset={"builtin": "digits"}, **request)
+        child = fork(TEMPLATE, [sys.executable, "-m", "lit_core.trainer", "."], folder)
+        wait_for(lambda child=child: child.exit_code() is not None, 120)  # type: ignore[misc]
+        assert child.end() == TrainerExit.DONE, (folder / "stderr").read_text()
+    executed = job_folder(tmp_path / "executed", DIGITS, dataset={"builtin": "digits"}, **jobs["first"])
+    assert run_process(executed)[0] == TrainerExit.DONE
+    weights = {path.name: (path / "output" / "model.safetensors").read_bytes() for path in tmp_path.iterdir()}
+    assert weights["first"] == weights["again"] == weights["executed"] != weights["other"]
 
 
 def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:

@@ -341,7 +341,14 @@ class Inspector:
 
 def inspection_environment(folder: Path) -> dict[str, str]:
     """The environment variables of the sandboxed process: no secrets."""
-    own = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "HOME": str(folder), "TMPDIR": str(folder)}
+    own = {
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONSAFEPATH": "1",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        # As for the trainer.
+        "OMP_WAIT_POLICY": "passive",
+    }
     # Where it is set, the code may lie where nothing can be written.
     name = "PYTHONDONTWRITEBYTECODE"
     return own | ({name: os.environ[name]} if name in os.environ else {})

@@ -531,6 +531,7 @@ PASSED_ON = (
     "LANG",
     "LD_LIBRARY_PATH",
     "PYTHONDONTWRITEBYTECODE",
+    "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "GLOO_SOCKET_IFNAME",
@@ -552,6 +553,9 @@ def trainer_environment(folder: Path, device: str | None, threads: int | None, c
         "PYTHONUNBUFFERED": "1",
         # cuBLAS is deterministic only with a workspace of fixed size.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # Threads that wait for each other sleep. Else they keep the cores busy, and beside other busy processes, such
+        # as a second trainer, training takes many times as long.
+        "OMP_WAIT_POLICY": "passive",
     }
     for name in PASSED_ON:
         if name in os.environ:

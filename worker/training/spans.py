@@ -8,16 +8,10 @@ from contextlib import contextmanager
 
 from jobs.ledger.attempts import Claim
 from jobs.tracing import Span, Tracing
-from lit_spec.trainer.messages import (
-    EpochDone,
-    Finished,
-    Started,
-    StudentChosen,
-    StudentMeasured,
-    TeacherMeasured,
-    TrainerMessage,
-)
+from lit_spec import Phase
+from lit_spec.trainer.messages import EpochDone, Progress, TrainerMessage
 
+TRAINING = frozenset(phase.value for phase in Phase)
 FAILED = frozenset({"failed", "lost", "expired", "stale"})
 
 
@@ -49,40 +43,45 @@ def end_span(span: Span, result: str, fault: str | None) -> None:
 
 
 class PhaseSpans:
-    """Cuts the time of a trainer into phases: each message says which phase has gone on until now."""
+    """Cuts the time of a trainer into its phases, as its messages name them. Until the first it is `starting`.
+
+    `first_step` is a span of its own: from the beginning of the training to the end of its first step.
+    """
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._name: str | None = None
-        """The phase to which messages have come. It goes on until a message of another phase comes."""
-        self._began = self._until = time.time()
+        self._name = "starting"
+        self._began = time.time()
         self._epochs = 0
+        self._training_began: float | None = None
+        self._has_stepped = False
 
     def trainer_said(self, message: TrainerMessage) -> None:
         match message:
-            case Started():
-                self._passed("loading")
-            case StudentChosen():
-                self._passed("choosing_blocks")
-            case TeacherMeasured():
-                self._passed("measuring_teacher")
+            case Progress(phase=phase, step=step):
+                self._begin(phase.value)
+                if phase.value in TRAINING:
+                    self._take_step(step or 0)
             case EpochDone(phase=phase):
-                self._passed(phase.value)
+                self._begin(phase.value)
+                self._take_step(1)
                 self._epochs += 1
-            case StudentMeasured():
-                self._passed("plan")
-            case Finished():
-                self._passed("measuring_student")
 
     def end(self) -> None:
-        """Record the phase that went on until the newest message."""
-        if self._name is not None:
-            attributes = {"lit.epochs": self._epochs} if self._epochs else {}
-            self._tracing.record(self._name, self._began, self._until, attributes)
-        self._name, self._began, self._epochs = None, self._until, 0
+        """Record the phase that goes on."""
+        attributes = {"lit.epochs": self._epochs} if self._epochs else {}
+        now = time.time()
+        self._tracing.record(self._name, self._began, now, attributes)
+        self._began, self._epochs = now, 0
 
-    def _passed(self, name: str) -> None:
+    def _begin(self, name: str) -> None:
         if name != self._name:
             self.end()
             self._name = name
-        self._until = time.time()
+
+    def _take_step(self, step: int) -> None:
+        if self._training_began is None:
+            self._training_began = self._began
+        if step and not self._has_stepped:
+            self._has_stepped = True
+            self._tracing.record("first_step", self._training_began, time.time())

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver for the tests: a small HTTP server that keeps the spans which it is sent."""
+"""An OTLP/HTTP receiver for benchmarks and tests: a small HTTP server that keeps the spans which it is sent."""
 
 from __future__ import annotations
 
