@@ -362,7 +362,7 @@ class Job(Base):
     kept: Mapped[bool] = column_property(
         func.coalesce(
             select(JobFiles.kept).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery(), false()
-        )
+        ).label("kept")
     )
     files_removed_at: Mapped[datetime | None] = column_property(
         select(JobFiles.removed_at).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery()
