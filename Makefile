@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency inputs docs docs-commands screenshots lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-growth inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ models: $(INSTALLED) ## Try the method on torchvision's and timm's networks and 
 
 bench-latency: $(INSTALLED) ## Compare students' expected latency with their measured one (2 minutes, on a quiet machine)
 	@$(BIN)/python -m benchmarks.latency.run
+
+bench-growth: $(INSTALLED) ## Compare a ledger of a million jobs with one of a thousand (20 minutes, 16 GB of disk; GROWTH_ARGS="--jobs 100000 ...")
+	@$(BIN)/python -m benchmarks.growth.run $(GROWTH_ARGS)
 
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page
