@@ -18,7 +18,7 @@ from benchmarks.growth.sizes import WORKERS
 from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import attempts, audit, idempotency, metrics, owned_jobs, quotas, uploads
+from jobs.ledger import attempts, audit, idempotency, metrics, owned_jobs, quotas, retention, uploads
 from jobs.ledger.attempts import Claim, Event, Metric
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.overview import overview
@@ -201,6 +201,8 @@ class Ledger:
             Case("forget idempotency keys", idempotency.forget_old_keys),
             Case("forget audit entries", partial(audit.forget_old, days=400)),
             Case("find abandoned uploads", uploads.delete_abandoned),
+            Case("find unused uploads", partial(retention.expire_uploads, days=400)),
+            Case("find expired files of jobs", partial(retention.expire_jobs, days=400)),
             Case("overview for /metrics", overview, promised=False),
             Case("usage of the largest owner", partial(quotas.usage, owner=owner(0)), promised=False),
         ]

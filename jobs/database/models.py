@@ -148,6 +148,11 @@ class Upload(Base):
             postgresql_where=text("inspection_state IN ('pending', 'running')"),
         ),
         Index("ix_uploads_unfinished", "id", postgresql_where=text("state = 'uploading'")),
+        Index(
+            "ix_uploads_unused_since",
+            text("coalesce(unused_since, completed_at)"),
+            postgresql_where=text("state = 'complete'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -177,6 +182,8 @@ class Upload(Base):
     completed_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     """When its owner announced the same file again. Jobs and studies have their own times."""
+    unused_since: Mapped[datetime | None]
+    """It was needed until then or later, as retention found when it looked last. None: it has not looked."""
 
 
 class Study(Base):

@@ -169,6 +169,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_uploads_unfinished", "uploads", ["id"], unique=False, postgresql_where=sa.text("state = 'uploading'")
     )
+    op.add_column("uploads", sa.Column("unused_since", sa.DateTime(timezone=True), nullable=True))
+    op.create_index(
+        "ix_uploads_unused_since",
+        "uploads",
+        [sa.text("coalesce(unused_since, completed_at)")],
+        unique=False,
+        postgresql_where=sa.text("state = 'complete'"),
+    )
     op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"], unique=False)
     op.drop_index("ix_audit_log_object_id", "audit_log")
     for column in ("key_id", "action", "object_id"):
@@ -195,6 +203,8 @@ def downgrade() -> None:
         op.drop_index(f"ix_audit_log_{column}_created_at_id", "audit_log")
     op.create_index("ix_audit_log_object_id", "audit_log", ["object_id"])
     op.drop_index("ix_idempotency_keys_created_at", "idempotency_keys")
+    op.drop_index("ix_uploads_unused_since", "uploads")
+    op.drop_column("uploads", "unused_since")
     op.drop_index("ix_uploads_unfinished", "uploads")
 
     for name, table in COUNTING.items():
