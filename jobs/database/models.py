@@ -312,7 +312,14 @@ class Job(Base):
             postgresql_where=text("state = 'queued'"),
             postgresql_include=["owner", "spec_version"],
         ),
-        Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_jobs_owner_queued",
+            "owner",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            postgresql_include=["device", "spec_version"],
+        ),
         # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
         Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
     )

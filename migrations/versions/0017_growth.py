@@ -154,6 +154,15 @@ def upgrade() -> None:
         postgresql_where=QUEUED,
         postgresql_include=["owner", "spec_version"],
     )
+    op.drop_index("ix_jobs_owner_queued", "jobs")
+    op.create_index(
+        "ix_jobs_owner_queued",
+        "jobs",
+        ["owner", "created_at", "id"],
+        unique=False,
+        postgresql_where=QUEUED,
+        postgresql_include=["device", "spec_version"],
+    )
     op.drop_index("ix_jobs_running", "jobs")
     op.create_index("ix_jobs_running", "jobs", ["owner"], unique=False, postgresql_where=RUNNING)
     op.execute(STORAGE_OF_JOBS)
@@ -220,6 +229,10 @@ def downgrade() -> None:
     op.create_index("ix_jobs_running", "jobs", ["lease_expires_at"], unique=False, postgresql_where=RUNNING)
     op.drop_index("ix_jobs_queued", "jobs")
     op.create_index("ix_jobs_queued", "jobs", ["created_at", "id"], unique=False, postgresql_where=QUEUED)
+    op.drop_index("ix_jobs_owner_queued", "jobs")
+    op.create_index(
+        "ix_jobs_owner_queued", "jobs", ["owner", "created_at", "id"], unique=False, postgresql_where=QUEUED
+    )
     op.drop_index("ix_jobs_study_id_created_at_id", "jobs")
     for table in ("jobs", "studies"):
         op.drop_index(f"ix_{table}_owner_name_created_at_id", table)
