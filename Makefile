@@ -75,6 +75,9 @@ performance: $(INSTALLED) ## Run bench-train, -data, -service and -growth and wr
 bench-startup: $(INSTALLED) ## Measure how long a small job waits for everything but its training (5 minutes, on a quiet machine)
 	@$(BIN)/python -m benchmarks.service.startup
 
+bench-growth: $(INSTALLED) ## Compare a ledger of a million jobs with one of a thousand (20 minutes, 16 GB of disk; GROWTH_ARGS="--jobs 100000 ...")
+	@$(BIN)/python -m benchmarks.growth.run $(GROWTH_ARGS)
+
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page
 

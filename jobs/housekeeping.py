@@ -42,7 +42,7 @@ JOBS_PER_ROUND = 100
 STORAGE_LOCK_SECONDS = 3600.0
 """For longer than this no round in storage keeps the others away. Storage may be slow, and nobody waits for it."""
 EXPIRY_SECONDS = 60.0
-"""A process looks no more often than this for what has expired: it looks at every upload."""
+"""A process looks no more often than this for what has expired."""
 LEFTOVER_SECONDS = 86_400.0
 """Age from which a temporary file in storage is a leftover: no write or removal takes this long."""
 

@@ -18,8 +18,8 @@ from benchmarks.growth.sizes import WORKERS
 from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import attempts, audit, idempotency, metrics, owned_jobs, quotas, uploads
-from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from jobs.ledger import attempts, audit, idempotency, metrics, owned_jobs, quotas, retention, uploads
+from jobs.ledger.attempts import Claim, Event, Metric
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.overview import overview
 from jobs.ledger.owned_rows import PageCursor
@@ -187,8 +187,7 @@ class Ledger:
 
     def _finish(self, session: Session) -> None:
         claim = self._claims.pop()
-        files = [Artifact(**file) for file in artifacts(claim.job_id)]
-        attempts.succeed(session, claim, json.loads(RESULT), files)
+        attempts.succeed(session, claim, json.loads(RESULT), artifacts(claim.job_id))
 
     def _give_back(self, session: Session) -> None:
         attempts.release(session, self._claims.pop())
@@ -202,6 +201,8 @@ class Ledger:
             Case("forget idempotency keys", idempotency.forget_old_keys),
             Case("forget audit entries", partial(audit.forget_old, days=400)),
             Case("find abandoned uploads", uploads.delete_abandoned),
+            Case("find unused uploads", partial(retention.expire_uploads, days=400)),
+            Case("find expired files of jobs", partial(retention.expire_jobs, days=400)),
             Case("overview for /metrics", overview, promised=False),
             Case("usage of the largest owner", partial(quotas.usage, owner=owner(0)), promised=False),
         ]

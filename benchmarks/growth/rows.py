@@ -6,12 +6,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from benchmarks.growth.sizes import METRICS_PER_EPOCH, OWNERS, WORKERS, Sizes
 from jobs.ids import LENGTH
+from jobs.ledger.attempts import Artifact
 from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, StudentOption, resolve
 from lit_spec.networks.architecture import TeacherFormat
 from lit_spec.requests.study import STUDY_VERSION
@@ -42,6 +43,11 @@ NAMES = ("nightly", None, "ablation", None, None)
 TRIALS = 20
 FLOOD = 0.3
 """Share of the queue that the first owner filled before anybody else came."""
+METRICS = (
+    *("student_accuracy", "teacher_accuracy", "student_loss", "teacher_loss", "loss", "ir_loss", "kd_loss"),
+    *("learning_rate", "seconds", "images_per_second"),
+)
+assert len(METRICS) == METRICS_PER_EPOCH
 NULL = r"\N"
 EPOCH_SECONDS = 30
 
@@ -137,7 +143,7 @@ class Rows:
             json.dumps({"phase": "lit", "epoch": epochs, "epochs": epochs, "fraction": 0.9}) if claimed else None,
             RESULT if succeeded else None,
             json.dumps({"type": "trainer-crashed", "detail": "signal 9"}) if state == "failed" else None,
-            json.dumps(artifacts(at)) if succeeded else None,
+            json.dumps([asdict(file) for file in artifacts(at)]) if succeeded else None,
             2_400_000 if succeeded else 0,
             3 + epochs if claimed else 1,
             5 + epochs,
@@ -246,15 +252,12 @@ def epoch_event(epoch: int, epochs: int) -> str:
 
 @lru_cache(4096)
 def epoch_values(epoch: int) -> str:
-    names = ("student_accuracy", "teacher_accuracy", "student_loss", "teacher_loss", "loss", "ir_loss", "kd_loss")
-    names += ("learning_rate", "seconds", "images_per_second")
-    assert len(names) == METRICS_PER_EPOCH
-    return json.dumps({name: round(1 / (epoch + place) + place / 7, 12) for place, name in enumerate(names)})
+    return json.dumps({name: round(1 / (epoch + place) + place / 7, 12) for place, name in enumerate(METRICS)})
 
 
-def artifacts(job: str) -> list[dict[str, str | int]]:
+def artifacts(job: str) -> list[Artifact]:
     names = ("student.safetensors", "student.onnx", "report.json", "bundle.zip")
-    return [{"name": name, "key": f"jobs/{job}/1/{name}", "size": 600_000, "sha256": "0" * 64} for name in names]
+    return [Artifact(name, f"jobs/{job}/1/{name}", 600_000, "0" * 64) for name in names]
 
 
 def line(values: tuple[object, ...]) -> str:

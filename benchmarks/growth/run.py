@@ -58,6 +58,8 @@ def main() -> int:
     parser.add_argument("--plans", type=int, default=0, help="print the plans of so many cases that grew most")
     parser.add_argument("--folder", type=Path, help="where the data lie; by default among the temporary files")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
     sizes = Sizes(arguments.jobs, arguments.queued, arguments.points)
     begun = time.monotonic()
 

@@ -148,6 +148,11 @@ class Upload(Base):
             postgresql_where=text("inspection_state IN ('pending', 'running')"),
         ),
         Index("ix_uploads_unfinished", "id", postgresql_where=text("state = 'uploading'")),
+        Index(
+            "ix_uploads_unused_since",
+            text("coalesce(unused_since, completed_at)"),
+            postgresql_where=text("state = 'complete'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -177,6 +182,8 @@ class Upload(Base):
     completed_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     """When its owner announced the same file again. Jobs and studies have their own times."""
+    unused_since: Mapped[datetime | None]
+    """It was needed until then or later, as retention found when it looked last. None: it has not looked."""
 
 
 class Study(Base):
@@ -305,7 +312,14 @@ class Job(Base):
             postgresql_where=text("state = 'queued'"),
             postgresql_include=["owner", "spec_version"],
         ),
-        Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_jobs_owner_queued",
+            "owner",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            postgresql_include=["device", "spec_version"],
+        ),
         # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
         Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
     )
@@ -366,7 +380,7 @@ class Job(Base):
     kept: Mapped[bool] = column_property(
         func.coalesce(
             select(JobFiles.kept).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery(), false()
-        )
+        ).label("kept")
     )
     files_removed_at: Mapped[datetime | None] = column_property(
         select(JobFiles.removed_at).where(JobFiles.job_id == id).correlate_except(JobFiles).scalar_subquery()

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    any_,
     func,
     literal_column,
     or_,
@@ -32,8 +31,6 @@ HEAD = 1000
 """So many of the oldest jobs for each device are looked through before the owners are gone through one by one."""
 MOST_COUNTED = 1000
 """Of the jobs for each device that are before another, more are not counted."""
-OLDEST_PER_OWNER = 16
-"""More than there are workers that claim a job of one owner in the same instant: those jobs are locked."""
 
 # Written out: for a parameter PostgreSQL could use the indexes of queued jobs only if it planned each query anew.
 _QUEUED: ColumnElement[str] = literal_column("'queued'")
@@ -78,14 +75,25 @@ def oldest_queued(session: Session, wanted: Wanted, at_limit: Collection[str]) -
     while devices:
         first = _first_in_heads(session, devices, wanted, at_limit)
         if first is None:
-            return _lock_oldest(session, _is_oldest_of_an_owner(devices, wanted, at_limit))
-        # Begins at the first one, so that nothing before it is read again.
-        place = tuple_(*_PLACE) >= tuple_(first.created_at, first.id)
+            return _oldest_of_owners(session, devices, wanted, at_limit)
         enough = _has_enough(Job, first.device, devices[first.device])
-        of_device = and_(enough, place, *wanted.conditions(Job, at_limit))
-        if (job := _lock_oldest(session, of_device)) is not None:
+        if (job := _lock_from(session, first, and_(enough, *wanted.conditions(Job, at_limit)))) is not None:
             return job
         del devices[first.device]  # others have locked all jobs for it
+    return None
+
+
+def _oldest_of_owners(
+    session: Session, devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
+) -> Job | None:
+    """Like `oldest_queued`, by one step in the index for each owner: it reads no jobs of those at the limit."""
+    passed_over = set(at_limit)
+    enough = or_(*(_has_enough(Job, device, count) for device, count in devices.items()))
+    fits = [enough, *wanted.conditions(Job, ())]
+    while (first := session.execute(_first_of_owners(fits, passed_over)).one_or_none()) is not None:
+        if (job := _lock_from(session, first, and_(Job.owner == first.owner, *fits))) is not None:
+            return job
+        passed_over.add(first.owner)  # others have locked all of their jobs
     return None
 
 
@@ -111,8 +119,11 @@ def jobs_before(session: Session, job: Job, versions: Mapping[str, int], passed_
     return JobsBefore(sum(row.counted for row in found), all(row.seen < MOST_COUNTED for row in found))
 
 
-def _lock_oldest(session: Session, which: ColumnElement[bool]) -> Job | None:
-    query = select(Job).where(Job.state == _QUEUED, which).order_by(*_PLACE).limit(1).with_for_update(skip_locked=True)
+def _lock_from(session: Session, first: Row[Any], which: ColumnElement[bool]) -> Job | None:
+    """The oldest job from `first` on that nobody has locked; nothing before it is read again."""
+    place = tuple_(*_PLACE) >= tuple_(first.created_at, first.id)
+    query = select(Job).where(Job.state == _QUEUED, place, which).order_by(*_PLACE).limit(1)
+    query = query.with_for_update(skip_locked=True)
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
@@ -138,20 +149,8 @@ def _has_enough(job: Any, device: str, count: int) -> ColumnElement[bool]:
     return and_(job.device == device, job.devices <= count)
 
 
-def _is_oldest_of_an_owner(
-    devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
-) -> ColumnElement[bool]:
-    # As an array, which is made once: the planner could also read the whole queue and look up each job in a list.
-    enough = or_(*(_has_enough(Job, device, count) for device, count in devices.items()))
-    ids = _oldest_of_each_owner([enough, *wanted.conditions(Job, ())], at_limit)
-    return Job.id == any_(func.array(ids.scalar_subquery()))
-
-
-def _oldest_of_each_owner(fits: Sequence[ColumnElement[bool]], at_limit: Collection[str]) -> Select[tuple[str]]:
-    """The ids of the oldest jobs of each owner who is not in `at_limit`.
-
-    It takes one step in the index for each owner, instead of reading all jobs of those who are in `at_limit`.
-    """
+def _first_of_owners(fits: Sequence[ColumnElement[bool]], passed_over: Collection[str]) -> Select[Any]:
+    """Owner and place of the oldest job that fits, locked or not, of all owners but those that are passed over."""
     first = aliased(Job)
     owners = select(first.owner).where(first.state == _QUEUED).order_by(first.owner).limit(1).cte(recursive=True)
     following = aliased(Job)
@@ -164,11 +163,13 @@ def _oldest_of_each_owner(fits: Sequence[ColumnElement[bool]], at_limit: Collect
     )
     owners = owners.union_all(select(step.c.owner).select_from(owners.join(step, true())))
     oldest = (
-        select(Job.id)
+        select(*_PLACE)
         .where(Job.state == _QUEUED, Job.owner == owners.c.owner, *fits)
         .order_by(*_PLACE)
-        .limit(OLDEST_PER_OWNER)
+        .limit(1)
         .correlate(owners)
         .lateral()
     )
-    return select(oldest.c.id).select_from(owners.join(oldest, true())).where(owners.c.owner.not_in(at_limit))
+    firsts = select(owners.c.owner, oldest).select_from(owners.join(oldest, true()))
+    firsts = firsts.where(owners.c.owner.not_in(passed_over))
+    return firsts.order_by(oldest.c.created_at, oldest.c.id).limit(1)

@@ -72,30 +72,35 @@ def expire_jobs(session: Session, days: float, signed_seconds: float = 0.0) -> l
 
 
 def expire_uploads(session: Session, days: float) -> list[str]:
-    """Remove the uploads that nothing has needed for so many days; returns their ids."""
-    long_unused = _unused_since(
-        Upload.state == UploadState.COMPLETE,
-        or_(Upload.inspection_state.is_(None), Upload.inspection_state.not_in(_WAITING)),
-    )
-    used = long_unused.subquery()
+    """Remove the uploads that nothing has needed for so many days; returns their ids.
+
+    An upload that was needed later is looked at again when it may have been unused for so long.
+    """
+    cutoff = func.statement_timestamp() - timedelta(days=days)
+    may_be_unused_since = func.coalesce(Upload.unused_since, Upload.completed_at)
     query = (
         select(Upload)
-        .join(used, used.c.id == Upload.id)
-        .where(used.c.since < func.statement_timestamp() - timedelta(days=days))
-        .order_by(Upload.id)
+        .where(
+            Upload.state == UploadState.COMPLETE,
+            may_be_unused_since < cutoff,
+            or_(Upload.inspection_state.is_(None), Upload.inspection_state.not_in(_WAITING)),
+        )
+        .order_by(may_be_unused_since)
         .limit(ROWS_PER_ROUND)
-        .with_for_update(of=Upload, skip_locked=True)
+        .with_for_update(skip_locked=True)
     )
-    locked = {upload.id: upload for upload in session.scalars(query)}
-    # A job may have been made between the look and the lock. From here on none can be: it would need the row.
-    still = _unused_since(Upload.id.in_(locked)).subquery()
-    cutoff = func.statement_timestamp() - timedelta(days=days)
-    expired = session.scalars(select(still.c.id).where(still.c.since < cutoff)).all()
-    for upload_id in expired:
-        session.delete(locked[upload_id])
-        removals.record(session, layout.upload_prefix(upload_id))
-        notify(session, upload_id)
-    return list(expired)
+    # Once it is locked, no job that needs it can be made.
+    locked = session.scalars(query, execution_options={"populate_existing": True}).all()
+    now = clock(session)
+    unused_since = dict(session.execute(_unused_since(Upload.id.in_([upload.id for upload in locked]))).all())
+    expired = [upload for upload in locked if unused_since.get(upload.id, now) < now - timedelta(days=days)]
+    for upload in locked:
+        upload.unused_since = unused_since.get(upload.id, now)
+    for upload in expired:
+        session.delete(upload)
+        removals.record(session, layout.upload_prefix(upload.id))
+        notify(session, upload.id)
+    return [upload.id for upload in expired]
 
 
 def job_expires_at(job: Job, days: float | None) -> datetime | None:

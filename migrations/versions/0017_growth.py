@@ -154,6 +154,15 @@ def upgrade() -> None:
         postgresql_where=QUEUED,
         postgresql_include=["owner", "spec_version"],
     )
+    op.drop_index("ix_jobs_owner_queued", "jobs")
+    op.create_index(
+        "ix_jobs_owner_queued",
+        "jobs",
+        ["owner", "created_at", "id"],
+        unique=False,
+        postgresql_where=QUEUED,
+        postgresql_include=["device", "spec_version"],
+    )
     op.drop_index("ix_jobs_running", "jobs")
     op.create_index("ix_jobs_running", "jobs", ["owner"], unique=False, postgresql_where=RUNNING)
     op.execute(STORAGE_OF_JOBS)
@@ -168,6 +177,14 @@ def upgrade() -> None:
 
     op.create_index(
         "ix_uploads_unfinished", "uploads", ["id"], unique=False, postgresql_where=sa.text("state = 'uploading'")
+    )
+    op.add_column("uploads", sa.Column("unused_since", sa.DateTime(timezone=True), nullable=True))
+    op.create_index(
+        "ix_uploads_unused_since",
+        "uploads",
+        [sa.text("coalesce(unused_since, completed_at)")],
+        unique=False,
+        postgresql_where=sa.text("state = 'complete'"),
     )
     op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"], unique=False)
     op.drop_index("ix_audit_log_object_id", "audit_log")
@@ -195,6 +212,8 @@ def downgrade() -> None:
         op.drop_index(f"ix_audit_log_{column}_created_at_id", "audit_log")
     op.create_index("ix_audit_log_object_id", "audit_log", ["object_id"])
     op.drop_index("ix_idempotency_keys_created_at", "idempotency_keys")
+    op.drop_index("ix_uploads_unused_since", "uploads")
+    op.drop_column("uploads", "unused_since")
     op.drop_index("ix_uploads_unfinished", "uploads")
 
     for name, table in COUNTING.items():
@@ -210,6 +229,10 @@ def downgrade() -> None:
     op.create_index("ix_jobs_running", "jobs", ["lease_expires_at"], unique=False, postgresql_where=RUNNING)
     op.drop_index("ix_jobs_queued", "jobs")
     op.create_index("ix_jobs_queued", "jobs", ["created_at", "id"], unique=False, postgresql_where=QUEUED)
+    op.drop_index("ix_jobs_owner_queued", "jobs")
+    op.create_index(
+        "ix_jobs_owner_queued", "jobs", ["owner", "created_at", "id"], unique=False, postgresql_where=QUEUED
+    )
     op.drop_index("ix_jobs_study_id_created_at_id", "jobs")
     for table in ("jobs", "studies"):
         op.drop_index(f"ix_{table}_owner_name_created_at_id", table)

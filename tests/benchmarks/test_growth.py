@@ -12,7 +12,9 @@ from benchmarks.growth.measuring import Seen, measure, results
 from benchmarks.growth.sizes import METRICS_PER_EPOCH, SMALL_JOBS, WORKERS, Sizes
 
 SIZES = Sizes(jobs=20_000, queued=2_000, points=200_000)
-SMALL_TABLES = {"tracked_runs", "owner_quotas", "workers", "webhooks", "studies", "study_tags", "owner_bytes"}
+SMALL_TABLES = {
+    *("tracked_runs", "owner_quotas", "workers", "webhooks", "studies", "study_tags", "study_uploads", "owner_bytes"),
+}
 """Tables that stay small, or are small here, so that reading all of them is the best plan."""
 PLACES_PAGES = 40
 """Pages of the queue's index with the places of as many jobs as are counted."""

@@ -60,6 +60,8 @@ class Expiring:
         self.execute("ALTER TABLE jobs DISABLE TRIGGER terminal_rows_never_change")
         self.execute(f"UPDATE jobs SET finished_at = now() - interval '{days} days' WHERE id = '{job}'")
         self.execute("ALTER TABLE jobs ENABLE TRIGGER terminal_rows_never_change")
+        # What retention has found out since then is not yet known either.
+        self.execute("UPDATE uploads SET unused_since = NULL")
 
     def round(self) -> None:
         keeper = Housekeeper(self.bench.database, lambda _: None, self.bench.settings, self.bench.storage)
@@ -222,25 +224,37 @@ def test_only_uploads_that_nothing_needs_go(service: Expiring) -> None:
     assert needed not in service.uploads()
 
 
+def test_an_upload_that_was_needed_is_looked_at_again_in_its_time(service: Expiring) -> None:
+    bench = service.bench
+    teacher = bench.teacher()
+    service.age_upload(teacher, DAYS + 1)
+    bench.cancel(job := bench.job(teacher=teacher))
+    finished = bench.row(job).finished_at
+    service.round()
+    with bench.database.session() as session:
+        assert uploads.get(session, OWNER, teacher).unused_since == finished
+    service.execute(f"UPDATE uploads SET unused_since = now() - interval '{DAYS + 1} days'")
+    service.round()
+    assert service.uploads() == {teacher}
+    with bench.database.session() as session:
+        assert uploads.get(session, OWNER, teacher).unused_since == finished
+
+
 def test_a_job_that_is_made_at_the_same_moment_keeps_its_upload(
     service: Expiring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made and committed after the look at what is unused, and before the rows are locked."""
+    """One begins before the rows are locked, and one afterwards."""
     bench = service.bench
     teacher, loser = bench.teacher(b"a"), bench.teacher(b"b")
     for upload in (teacher, loser):
         service.age_upload(upload, DAYS + 1)
     look = retention._unused_since
-    calls = []
 
     def look_then_race(*which: object) -> object:
-        query = look(*which)  # type: ignore[arg-type]
-        calls.append(query)
-        if len(calls) == 2:
-            # The rows are locked by now: another request for a job must wait until they are gone.
-            racing.start()
-            racing.join(0.2)
-        return query
+        # The rows are locked by now: another request for a job must wait until they are gone.
+        racing.start()
+        racing.join(0.2)
+        return look(*which)  # type: ignore[arg-type]
 
     refused: list[Exception] = []
 
