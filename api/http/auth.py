@@ -92,7 +92,8 @@ async def _find(secret: str | None, context: Context) -> Caller:
             # Without a session and without a thread: the issuer may have to be asked for its keys.
             found = await context.tokens.verify(secret)
             caller = Caller(found.owner, found.scopes, subject=found.subject, expires_at=found.expires_at)
-            seconds = (found.expires_at - datetime.now(UTC)).total_seconds()
+            lives = (found.expires_at - datetime.now(UTC)).total_seconds()
+            seconds = min(lives, context.tokens.fresh_seconds)
         else:
             caller, seconds = await run_in_threadpool(_by_key, secret, context)
         finding.keep(caller, seconds)

@@ -52,6 +52,11 @@ class IssuerKeys:
     async def close(self) -> None:
         await self._http.aclose()
 
+    @property
+    def fresh_seconds(self) -> float:
+        """For how long the keys need not be fetched again; 0 once they should have been."""
+        return max(0.0, FRESH_SECONDS - self._age())
+
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | None:
         """The key for a token with these headers; None if the issuer has no such key.
 

@@ -59,6 +59,11 @@ class Tokens:
     async def close(self) -> None:
         await self._keys.close()
 
+    @property
+    def fresh_seconds(self) -> float:
+        """For how long a token that is valid now need not be checked again, for as long as it lives."""
+        return self._keys.fresh_seconds
+
     async def verify(self, token: str) -> Verified:
         """Raises Problem 401, and 503 if the issuer's keys are needed and can't be fetched."""
         claims = await self._claims(token)

@@ -75,7 +75,7 @@ def request(method: str, path: str, headers: dict[str, str] | None = None, body:
     """A whole request, for a Load."""
     lines = {"Host": "127.0.0.1", **(headers or {})}
     if body or method in {"POST", "PUT", "PATCH"}:
-        lines["Content-Length"] = str(len(body.encode()))
+        lines.setdefault("Content-Length", str(len(body.encode())))
     return (
         f"{method} {path} HTTP/1.1\r\n"
         + "".join(f"{name}: {value}\r\n" for name, value in lines.items())

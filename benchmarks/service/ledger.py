@@ -86,7 +86,7 @@ class Ledger:
             return job.id
 
     def running_job(self) -> Claim:
-        """A worker has it, and reports progress no more. No other job may be queued."""
+        """A worker has it, and reports nothing more. It is the oldest that was queued, if there was one."""
         self.queued_job()
         with self.database.session() as session:
             workers.register(session, WORKER, WORKER, ["cpu"], [SPEC_VERSION])

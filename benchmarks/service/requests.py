@@ -13,6 +13,7 @@ from benchmarks.service.ledger import Ledger
 from benchmarks.service.servers import Name, Server, Servers
 
 LISTED = 50
+WARM_UP = 16
 MLFLOW_API = "/api/2.0/mlflow"
 JSON = {"Content-Type": "application/json"}
 
@@ -26,6 +27,11 @@ class _Case:
     text: str
     status: int
 
+    def warm_up(self) -> None:
+        """A server with several processes loads what it needs with the first request of each."""
+        for _ in range(WARM_UP):
+            exchange(self.server.host, self.server.port, self.text)
+
     def measure(self, connections: int, seconds: float) -> Measured:
         server = self.server
         return measure(Load(server.host, server.port, [self.text], connections, seconds, self.status))
@@ -34,6 +40,8 @@ class _Case:
 def measure_requests(servers: Servers, effort: Effort) -> list[Figure]:
     kinds = {Name.LIT: _lit, Name.MLFLOW: _mlflow, Name.BARE: _bare}
     cases = [case for name, server in servers.running.items() for case in kinds[name](server, servers.ledger)]
+    for case in cases:
+        case.warm_up()
     found: dict[tuple[str, Name, int], list[Measured]] = {}
     # In turns, so that a slow minute of the machine is everybody's.
     for _ in range(effort.rounds):

@@ -27,7 +27,7 @@ from service.http_server import listen
 from service.running import own_environment
 from worker.host.checkout import CHECKOUT
 
-SECONDS_TO_START = 90.0
+SECONDS_TO_START = 240.0
 SECONDS_TO_STOP = 30.0
 MLFLOW_DATABASE = "mlflow"
 

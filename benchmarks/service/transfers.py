@@ -69,7 +69,7 @@ def _ended_job(servers: Servers, source: Path) -> tuple[str, dict[str, str]]:
 def _send(server: Server, method: str, path: str, headers: dict[str, str], source: Path) -> tuple[float, Head]:
     """MB/s until the answer, and the answer."""
     size = source.stat().st_size
-    text = request(method, path, headers | {"Content-Length": str(size)}).replace("Content-Length: 0\r\n", "")
+    text = request(method, path, headers | {"Content-Length": str(size)})
     begun = time.perf_counter()
     with socket.create_connection((server.host, server.port), SECONDS_TO_ANSWER) as connection:
         connection.sendall(text.encode())

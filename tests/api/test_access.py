@@ -17,7 +17,7 @@ from api import readiness
 from api.app import create_app
 from jobs.ledger import audit, keys
 from lit_spec.scopes import Scope
-from tests.api.conftest import serving
+from tests.api.conftest import hear_all, serving
 from tests.worker.bench import Bench
 
 
@@ -30,6 +30,7 @@ def make_key(bench: Bench, name: str = "ci") -> tuple[str, dict[str, str]]:
 def test_from_the_first_key_on_every_request_needs_one(api: TestClient, bench: Bench) -> None:
     assert api.get("/v1/jobs").status_code == 200
     key_id, header = make_key(bench)
+    hear_all(api, bench)
     refused = api.get("/v1/jobs")
     assert (refused.status_code, refused.json()["type"]) == (401, "/problems/unauthorized")
     assert refused.headers["WWW-Authenticate"] == "Bearer"
@@ -38,6 +39,7 @@ def test_from_the_first_key_on_every_request_needs_one(api: TestClient, bench: B
     assert api.get("/v1/jobs", headers={"Authorization": "Basic bGl0OmxpdA=="}).status_code == 401
     with bench.database.session() as session:
         keys.revoke(session, key_id)
+    hear_all(api, bench)
     assert api.get("/v1/jobs", headers=header).status_code == 401
 
 

@@ -208,7 +208,7 @@ def test_without_the_issuer_keys_go_on_working(bench: Bench, issuer: Issuer, mon
         issuer.named = "https://another.example"
         assert me(api, token).status_code == 200
         monkeypatch.setattr(issuer_keys, "USABLE_SECONDS", 0.0)
-        assert me(api, token).status_code == 503
+        assert me(api, issuer.token("rsa", scope="lit:read", jti="another")).status_code == 503
         assert me(api, secret).status_code == 200
 
 

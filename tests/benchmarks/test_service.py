@@ -10,7 +10,7 @@ import pytest
 from benchmarks.service.client import Failed, Load, measure, parse_head, request
 from benchmarks.service.figures import Effort, Figure
 from benchmarks.service.run import ratios, run, summary
-from benchmarks.service.servers import Name
+from benchmarks.service.servers import Name, running_servers
 
 SHORT = Effort(rounds=1, seconds=0.5, connections=(2,), file_bytes=3_000_000)
 POLLS = {"poll, ended, unchanged", "poll, ended", "poll, running", "poll, queued"}
@@ -64,8 +64,6 @@ def test_heads_are_read_whole() -> None:
 
 
 def test_another_answer_than_expected_is_no_measurement(tmp_path: Path) -> None:
-    from benchmarks.service.servers import running_servers
-
     with running_servers(tmp_path, [Name.BARE]) as servers:
         server = servers[Name.BARE]
         load = Load(server.host, server.port, [request("GET", "/nowhere")], 1, 0.3, 200)

@@ -43,6 +43,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_FEATURE_NETWORK": "/features.pt2",
         "LIT_HOST": "0.0.0.0",
         "LIT_PORT": "0",
+        "LIT_API_WORKERS": "3",
         "LIT_TRUSTED_PROXIES": "127.0.0.1,10.0.0.0/8",
         "LIT_NODE_ADDRESS": "10.0.0.7",
         "LIT_JOIN_SECONDS": "60.0",
