@@ -303,7 +303,7 @@ class Job(Base):
             "created_at",
             "id",
             postgresql_where=text("state = 'queued'"),
-            postgresql_include=["owner", "spec_version"],
+            postgresql_include=["owner", "spec_version", "devices"],
         ),
         Index("ix_jobs_owner_queued", "owner", "created_at", "id", postgresql_where=text("state = 'queued'")),
         # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
