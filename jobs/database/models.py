@@ -310,7 +310,7 @@ class Job(Base):
             "created_at",
             "id",
             postgresql_where=text("state = 'queued'"),
-            postgresql_include=["owner", "spec_version"],
+            postgresql_include=["owner", "spec_version", "devices"],
         ),
         Index(
             "ix_jobs_owner_queued",

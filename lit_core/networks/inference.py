@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lit_core.networks.layout import NoSections
 from lit_core.networks.sections import SectionedNetwork, Trace
+from lit_core.networks.sharding import is_sharded
 from lit_core.networks.watching import watch
 from lit_core.seeding import seeded
 
@@ -36,8 +37,11 @@ def inference_copy(network: SectionedNetwork, inputs: tuple[Tensor, ...]) -> Sec
     """The frozen network with each BatchNorm folded into the convolution before it, where that is safe; the network
     itself where there is nothing to fold. Traces are equal within rounding.
 
-    `inputs` give shapes, types and the device: what is folded does not depend on their values.
+    `inputs` give shapes, types and the device: what is folded does not depend on their values. A network that is
+    sharded over processes stays as it is.
     """
+    if is_sharded(network):
+        return network
     probe = probe_like(inputs)
     folds = _folds(network, probe)
     if not folds:

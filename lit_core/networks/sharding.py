@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from lit_core.networks.sections import SectionedNetwork
 
@@ -23,3 +23,7 @@ def shard(network: SectionedNetwork, device: torch.device, processes: int) -> No
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     # What belongs to no block: the stem and the head.
     fully_shard(network.network, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(network: SectionedNetwork) -> bool:
+    return isinstance(network.network, FSDPModule)

@@ -15,6 +15,7 @@ depends_on = None
 def upgrade() -> None:
     for name in ("devices", "nodes"):
         op.add_column("jobs", sa.Column(name, sa.BigInteger(), nullable=False, server_default="1"))
+    _index_queue(["owner", "spec_version", "devices"])
     processes = sa.Column("processes", postgresql.JSONB(), nullable=False, server_default=sa.text("'{}'::jsonb"))
     op.add_column("workers", processes)
     op.create_table(
@@ -35,5 +36,18 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("seats")
     op.drop_column("workers", "processes")
+    _index_queue(["owner", "spec_version"])
     for name in ("devices", "nodes"):
         op.drop_column("jobs", name)
+
+
+def _index_queue(included: list[str]) -> None:
+    """The head of the queue is read from this index alone."""
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.create_index(
+        "ix_jobs_queued",
+        "jobs",
+        ["device", "created_at", "id"],
+        postgresql_where=sa.text("state = 'queued'"),
+        postgresql_include=included,
+    )

@@ -31,6 +31,7 @@ SECONDS = 150.0
 @pytest.fixture(autouse=True)
 def quick(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.settings = bench.settings.model_copy(update={"node_address": "127.0.0.1", "join_seconds": 60.0})
+    bench.settings.data_dir.mkdir(exist_ok=True)
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0)
     # Gloo would ask the host's name for its address, which a test machine need not know.
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
