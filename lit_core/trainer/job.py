@@ -186,7 +186,7 @@ def _run_in_group(
 
     begin(JobPhase.MEASURING_TEACHER)
     caching = CachingJob(spec, run, teacher, dataset, device)
-    with caching.opened(checkpoint.cache_plan if checkpoint else caching.plan_of(group)) as caches:
+    with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
         teacher_scores = group.from_first(lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)

@@ -23,7 +23,7 @@ from lit_core.training.caching.folder import CacheFolder
 from lit_core.training.caching.pieces import NotCacheable, layout_of
 from lit_core.training.caching.plan import Workload, planned
 from lit_core.training.caching.teacher import TeacherCache, opened_cache
-from lit_core.training.group import ALONE, Group
+from lit_core.training.group import ALONE
 from lit_core.training.objectives import objective_of
 from lit_core.training.recipe import RIVALS
 from lit_core.training.steps import passes_over
@@ -58,12 +58,6 @@ class CachingJob:
     def _precision(self) -> Precision:
         """In which the teacher computes."""
         return self.spec.teacher_precision or self.spec.precision
-
-    def plan_of(self, group: Group) -> CachePlan | None:
-        """The plan of the group's first process, because the machines of the others may have other room."""
-        if self.spec.teacher_cache == TeacherCaching.OFF:
-            return None
-        return CachePlan.model_validate(group.from_first(lambda: self._plan().as_json()))
 
     @contextmanager
     def opened(self, decided: CachePlan | None) -> Iterator[tuple[CachePlan | None, TeacherCache | None]]:
