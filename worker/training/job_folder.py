@@ -46,6 +46,8 @@ def store_bytes(settings: Settings) -> int:
     """What decoded data sets may take on this machine's disk."""
     if settings.data_store_bytes is not None:
         return settings.data_store_bytes
+    # A worker whose files are in an object store may be the first to use this folder.
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(settings.data_dir).total // 2
 
 
