@@ -29,6 +29,8 @@ LOADED = (
     "lit_core.networks.teacher",
     "lit_core.data.inspection",
     "lit_core.exports",
+    # Each job's card has a plot. Matplotlib would look for fonts in each job, because its cache is in the job's folder.
+    "lit_core.exports.training_figure",
     # Torch loads this when the first optimizer is made, which takes as long as loading torch itself.
     "torch._dynamo",
 )
