@@ -6,16 +6,37 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from xdist.scheduler import LoadFileScheduling
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
 from tests.s3 import s3, s3_server
-from tests.worker.services import bench, database, database_server, ledgers, migrated_template, service_urls
+from tests.worker.services import (
+    bench,
+    database,
+    database_server,
+    ledgers,
+    migrated_template,
+    mlflow_server,
+    service_urls,
+)
 
-__all__ = ["bench", "database", "database_server", "ledgers", "migrated_template", "s3", "s3_server", "service_urls"]
+__all__ = [
+    "bench",
+    "database",
+    "database_server",
+    "ledgers",
+    "migrated_template",
+    "mlflow_server",
+    "s3",
+    "s3_server",
+    "service_urls",
+]
 
 structlog.configure(
     # Not sys.stderr, which a test of a command may have replaced while a service runs in this process.
@@ -53,7 +74,31 @@ SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "docs", "service", 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folders = [Path(__file__).parent / name for name in SLOW_FIRST]
 
-    def order(item: pytest.Item) -> int:
-        return next((i for i, folder in enumerate(folders) if folder in item.path.parents), len(folders))
+    @cache
+    def order(file: Path) -> int:
+        return next((i for i, folder in enumerate(folders) if folder in file.parents), len(folders))
 
-    items.sort(key=order)
+    items.sort(key=lambda item: order(item.path))
+
+
+TOGETHER = {
+    "tests/e2e/test_command.py": "service_url",
+    "tests/e2e/test_compression.py": "service_url",
+    "tests/e2e/test_families.py": "service_url",
+    "tests/e2e/test_libraries.py": "service_url",
+    "tests/e2e/test_stargan.py": "service_url",
+    "tests/e2e/test_integrations.py": "mlflow_server",
+    "tests/worker/test_tracking.py": "mlflow_server",
+}
+"""Files that share a fixture which starts slowly: they run in one process. Other files run in any."""
+
+
+class FilesTogether(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    return FilesTogether(config, log)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
 
 from lit_core.seeding import seeded
 
@@ -43,6 +41,10 @@ def distribution_scores(real: Iterable[Tensor], made: Iterable[Tensor], feature:
 
     Raises ValueError for images or features of another kind, and for fewer than 2 images on either side.
     """
+    # Here, because they take seconds to import and few jobs have a feature network.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.inception import InceptionScore
+
     real_features, made_features = _features(real, feature, "real"), _features(made, feature, "made")
     distance = FrechetInceptionDistance(feature=_PrecomputedFeatures(made_features.shape[1]))
     distance.update(real_features, real=True)

@@ -23,22 +23,12 @@ from lit_client.models import Event, Job
 from lit_spec.trainer.phases import JobPhase
 from service.running import RunningService, running_service
 from tests.e2e.digits import QUICK, SHORT, TEACHER, images
-from tests.ports import free_port
 from tests.s3 import S3Server
 from tests.webhooks.receiver import Receiver, receiving, status
 from tests.worker.bench import Bench, wait_for
 from tests.worker.mlflow_services import MlflowProcess
 
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture
-def mlflow_server(tmp_path: Path) -> Iterator[MlflowProcess]:
-    (tmp_path / "mlflow").mkdir()
-    server = MlflowProcess(tmp_path / "mlflow", free_port())
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hera.workflows.models import Workflow
 from ruamel.yaml import YAML
 from sklearn.datasets import load_digits
 
@@ -165,6 +164,9 @@ def test_the_ci_files_fit_their_schemas(name: str, schema: str) -> None:
 
 
 def test_the_argo_workflow_has_only_fields_of_argo() -> None:
+    # Here, because its models take a second to import and every process of the tests imports this file.
+    from hera.workflows.models import Workflow
+
     workflow = read_yaml("argo-workflow.yaml")
     # The models drop fields that they don't know.
     assert Workflow.model_validate(workflow).model_dump(mode="json", by_alias=True, exclude_unset=True) == workflow

@@ -11,8 +11,10 @@ import pytest
 from jobs.database.connection import Database
 from jobs.database.migrate import upgrade
 from service.embedded.servers import EmbeddedServers
+from tests.ports import free_port
 from tests.worker.bench import Bench, make_bench
 from tests.worker.databases import DatabaseServer, LedgerPool
+from tests.worker.mlflow_services import MlflowProcess
 
 NOT_DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
@@ -68,3 +70,12 @@ def database(ledgers: LedgerPool) -> Iterator[Database]:
 def bench(database: Database, service_urls: tuple[str, str], tmp_path: Path) -> Bench:
     url = database.engine.url.render_as_string(hide_password=False)
     return make_bench(database, url, service_urls[1], tmp_path, lease_seconds=5)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
+    """Shared by all tests, which have experiments and models of their own and never stop it: its start is slow."""
+    server = MlflowProcess(tmp_path_factory.mktemp("mlflow"), free_port())
+    server.start()
+    yield server
+    server.stop()

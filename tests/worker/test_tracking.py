@@ -38,14 +38,6 @@ pytestmark = pytest.mark.timeout(400)
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
-    started = MlflowProcess(tmp_path_factory.mktemp("mlflow"), free_port())
-    started.start()
-    yield started
-    started.stop()
-
-
 @pytest.fixture(autouse=True)
 def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_EXPERIMENT_NAME"):
@@ -53,16 +45,16 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tracked(bench: Bench, server: MlflowProcess) -> Iterator[TrackedJobs]:
-    with tracked_jobs(bench, mlflow_tracking_uri=server.uri, public_url="https://lit.example.org/") as made:
+def tracked(bench: Bench, mlflow_server: MlflowProcess) -> Iterator[TrackedJobs]:
+    with tracked_jobs(bench, mlflow_tracking_uri=mlflow_server.uri, public_url="https://lit.example.org/") as made:
         yield made
 
 
 @pytest.fixture
-def mlflow_client(server: MlflowProcess) -> Any:
+def mlflow_client(mlflow_server: MlflowProcess) -> Any:
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
+    return MlflowClient(tracking_uri=mlflow_server.uri, registry_uri=mlflow_server.uri)
 
 
 def files() -> dict[str, bytes]:
@@ -82,7 +74,7 @@ def files() -> dict[str, bytes]:
 def test_a_run_follows_its_job_and_its_student_is_registered(
     tracked: TrackedJobs,
     mlflow_client: Any,
-    server: MlflowProcess,
+    mlflow_server: MlflowProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,7 +87,7 @@ def test_a_run_follows_its_job_and_its_student_is_registered(
     tracked.bring()
     row = tracked.run(claim.job_id)
     assert row is not None
-    assert (row.stage, row.error, row.tracking_uri) == ("live", None, server.uri)
+    assert (row.stage, row.error, row.tracking_uri) == ("live", None, mlflow_server.uri)
     run = mlflow_client.get_run(row.run_id)
     assert (run.info.status, run.info.run_name) == ("RUNNING", "first")
     assert mlflow_client.get_experiment(row.experiment_id).name == "digits"
@@ -146,7 +138,7 @@ def test_a_run_follows_its_job_and_its_student_is_registered(
 
     # The real package loads the version, and it predicts as the job's own file.
     # Not set_tracking_uri, which sets the variable for good.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     runtime = onnxruntime.InferenceSession(onnx_file(WEIGHTS), providers=["CPUExecutionProvider"])
     wanted = runtime.run(["logits"], {"input": x})[0]
@@ -187,12 +179,12 @@ def test_failed_cancelled_deleted_and_unaccepted_jobs(tracked: TrackedJobs, mlfl
     assert "accept" in (row.error or "")
 
 
-def test_a_server_that_is_down_delays_the_run_alone(bench: Bench, tmp_path: Path, server: MlflowProcess) -> None:
+def test_a_server_that_is_down_delays_the_run_alone(bench: Bench, tmp_path: Path, mlflow_server: MlflowProcess) -> None:
     from mlflow.tracking import MlflowClient
 
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    with tracked_jobs(bench, mlflow_tracking_uri=uri, mlflow_tracking_uris=server.uri) as tracked:
+    with tracked_jobs(bench, mlflow_tracking_uri=uri, mlflow_tracking_uris=mlflow_server.uri) as tracked:
         down = tracked.claimed()
         tracked.bring()
         row = tracked.run(down.job_id)
@@ -200,7 +192,7 @@ def test_a_server_that_is_down_delays_the_run_alone(bench: Bench, tmp_path: Path
         assert (row.stage, row.run_id, row.failures) == ("new", None, 1)
         assert "make the run" in (row.error or "")
         # Meanwhile the runs of other servers go on.
-        other = tracked.claimed(track={"mlflow": {"tracking_uri": server.uri}})
+        other = tracked.claimed(track={"mlflow": {"tracking_uri": mlflow_server.uri}})
         assert tracked.follower.bring_one()
         reached = tracked.run(other.job_id)
         assert reached is not None
@@ -208,13 +200,13 @@ def test_a_server_that_is_down_delays_the_run_alone(bench: Bench, tmp_path: Path
         tracked.record(down, epoch("lit", 1, ir_loss_1=2.0))
         tracked.succeed(down, {"report.json": b"{}"})
         assert tracked.job(down.job_id).state == "succeeded"
-        forwarding = Forwarder(port, server)
+        forwarding = Forwarder(port, mlflow_server)
         try:
             tracked.bring()
             row = tracked.run(down.job_id)
             assert row is not None
             assert (row.stage, row.error, row.failures) == ("complete", None, 0)
-            client = MlflowClient(tracking_uri=server.uri)
+            client = MlflowClient(tracking_uri=mlflow_server.uri)
             assert metric_points(client, str(row.run_id), "ir_loss_1") == [(1, 2.0)]
 
             # It dies in mid-job: what it had not got arrives later, once.
@@ -227,7 +219,7 @@ def test_a_server_that_is_down_delays_the_run_alone(bench: Bench, tmp_path: Path
             row = tracked.run(dying.job_id)
             assert row is not None
             assert row.error
-            forwarding = Forwarder(port, server)
+            forwarding = Forwarder(port, mlflow_server)
             tracked.bring()
             row = tracked.run(dying.job_id)
             assert row is not None
@@ -292,9 +284,9 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
 class Forwarder:
     """The tracking server at another port, until it is closed with all its connections: a restart takes seconds."""
 
-    def __init__(self, port: int, server: MlflowProcess) -> None:
+    def __init__(self, port: int, mlflow_server: MlflowProcess) -> None:
         self._listener = socket.create_server(("127.0.0.1", port))
-        self._target = ("127.0.0.1", server.port)
+        self._target = ("127.0.0.1", mlflow_server.port)
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -325,7 +317,7 @@ def _copy(source: Any, target: Any) -> None:
         return
 
 
-def test_doctor_reaches_the_tracking_server(server: MlflowProcess) -> None:
-    settings = Settings(MLFLOW_TRACKING_URI=server.uri)
+def test_doctor_reaches_the_tracking_server(mlflow_server: MlflowProcess) -> None:
+    settings = Settings(MLFLOW_TRACKING_URI=mlflow_server.uri)
     [check] = integration_checks(settings)
-    assert (check.name, check.status, check.detail) == ("MLflow", Status.OK, f"{server.uri} answers")
+    assert (check.name, check.status, check.detail) == ("MLflow", Status.OK, f"{mlflow_server.uri} answers")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,29 +119,56 @@ def text_network(*, ties: bool) -> VDCNN:
 # --- Formats ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("make", "kinds"),
-    [
-        (cifar_network, FORMATS + OPENVINO),
-        (lambda: vision_transformer("timm"), FORMATS),
-        (lambda: vision_transformer("torchvision"), FORMATS),
-    ],
-    ids=["cifar", "timm-vit", "torchvision-vit"],
-)
-def test_all_formats_of_classifiers_of_images(
-    make: Callable[[], nn.Module], kinds: list[Export], tmp_path: Path
-) -> None:
-    network = make().train()
-    reports = export(network, kinds, tmp_path, images(8), labels=torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]))
+@dataclass
+class Exported:
+    """A network and the files in `folder`; `training` says whether it was left in the mode of before, training."""
+
+    network: nn.Module
+    folder: Path
+    reports: dict[Export, ExportReport]
+    training: bool
+
+    @classmethod
+    def of(cls, network: nn.Module, kinds: list[Export], folder: Path) -> Exported:
+        reports = export(network.train(), kinds, folder, images(8), labels=torch.tensor([0, 1, 2, 3, -1, -1, -1, -1]))
+        return cls(network, folder, reports, network.training)
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """All formats of `cifar_network`."""
+    return Exported.of(cifar_network(), FORMATS + OPENVINO, tmp_path_factory.mktemp("cifar"))
+
+
+@pytest.fixture(scope="module")
+def timm_vit(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported.of(vision_transformer("timm"), FORMATS, tmp_path_factory.mktemp("timm"))
+
+
+@pytest.fixture(scope="module")
+def torchvision_vit(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported.of(vision_transformer("torchvision"), FORMATS, tmp_path_factory.mktemp("torchvision"))
+
+
+@pytest.fixture
+def cifar_files(cifar: Exported) -> Path:
+    return cifar.folder
+
+
+@pytest.mark.parametrize("name", ["cifar", "timm_vit", "torchvision_vit"])
+def test_all_formats_of_classifiers_of_images(name: str, request: pytest.FixtureRequest) -> None:
+    made: Exported = request.getfixturevalue(name)
+    reports = made.reports
+    assert reports.keys() >= set(FORMATS)
     assert no_errors(reports)
-    assert network.training
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(reports[kind].file for kind in kinds)
-    for kind in set(kinds) - {Export.INT8}:
+    assert made.training
+    assert sorted(path.name for path in made.folder.iterdir()) == sorted(report.file for report in reports.values())
+    for kind in reports.keys() - {Export.INT8}:
         report = reports[kind]
         assert report.max_abs_difference == pytest.approx(0, abs=1e-4)
         assert (report.top1_agreement, report.samples) == (100, 8)
     with torch.no_grad():
-        answers = network.eval()(images(8)).argmax(dim=1)
+        answers = made.network.eval()(images(8)).argmax(dim=1)
     expected = 100 * float((answers[:4] == torch.arange(4)).float().mean())
     assert reports[Export.ONNX].accuracy == reports[Export.PT2].accuracy == pytest.approx(expected)
     difference = reports[Export.INT8].max_abs_difference
@@ -149,16 +177,8 @@ def test_all_formats_of_classifiers_of_images(
     for report in reports.values():
         assert report.latency is not None
         assert all(report.latency[name].p50_ms > 0 for name in ("batch_1", "batch_32"))
-    sizes = {kind: (tmp_path / reports[kind].file).stat().st_size for kind in kinds}
-    assert sizes == {kind: reports[kind].size for kind in kinds}
-
-
-@pytest.fixture(scope="module")
-def cifar_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with all formats of `cifar_network`."""
-    folder = tmp_path_factory.mktemp("cifar")
-    assert no_errors(export(cifar_network(), FORMATS + OPENVINO, folder, images(8)))
-    return folder
+    sizes = {kind: (made.folder / report.file).stat().st_size for kind, report in reports.items()}
+    assert sizes == {kind: report.size for kind, report in reports.items()}
 
 
 def test_files_take_any_batch_size(cifar_files: Path) -> None:
@@ -222,13 +242,12 @@ def test_the_onnx_file_holds_its_weights_and_passes_its_checker(cifar_files: Pat
     assert all(not tensor.external_data for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize("network", ["cifar", "vit"])
+@pytest.mark.parametrize("name", ["cifar", "timm_vit"])
 def test_int8_has_its_weights_in_eight_bits_with_a_scale_for_each_channel(
-    network: str, cifar_files: Path, tmp_path: Path
+    name: str, request: pytest.FixtureRequest
 ) -> None:
-    if network == "vit":
-        export(vision_transformer("timm"), [Export.INT8], tmp_path, images(8))
-    graph = onnx.load((tmp_path if network == "vit" else cifar_files) / "model.int8.onnx").graph
+    made: Exported = request.getfixturevalue(name)
+    graph = onnx.load(made.folder / "model.int8.onnx").graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     weights = [
         tensor for tensor in tensors.values() if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
@@ -289,32 +308,32 @@ class Forgetful(nn.Module):
 
 
 class InWindows(nn.Module):
-    """Attention of five dimensions, as within windows."""
+    """Attention of five dimensions, as within windows: once with each of `options`, each (B, 48) of the answer."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *options: dict[str, Any]) -> None:
         super().__init__()
         self.options = options
 
     def forward(self, x: Tensor) -> Tensor:
         windows = x.reshape(x.shape[0], 2, 2, 3, 4)
-        heads = windows[:, :, :1] if self.options.get("enable_gqa") else windows
-        return nn.functional.scaled_dot_product_attention(windows, heads, heads, **self.options).flatten(1)
+        return torch.cat([self.attended(windows, **options).flatten(1) for options in self.options], dim=1)
+
+    def attended(self, windows: Tensor, **options: Any) -> Tensor:
+        heads = windows[:, :, :1] if options.get("enable_gqa") else windows
+        return nn.functional.scaled_dot_product_attention(windows, heads, heads, **options)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_attention_of_five_dimensions(tmp_path: Path) -> None:
+    """Plain, masked, with a bias, causal and grouped, in one file: an export takes a second."""
+    network = InWindows(
         {},
         {"scale": 0.3, "attn_mask": torch.ones(3, 3, dtype=torch.bool).tril()},
         {"attn_mask": torch.arange(9.0).reshape(3, 3)},
         {"is_causal": True},
         {"enable_gqa": True},
-    ],
-    ids=["plain", "masked", "added", "causal", "grouped"],
-)
-def test_attention_of_five_dimensions(options: dict[str, Any], tmp_path: Path) -> None:
+    )
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
-    reports = export(InWindows(**options), FLOATS, tmp_path, x)
+    reports = export(network, FLOATS, tmp_path, x)
     assert no_errors(reports)
     assert all(report.max_abs_difference == pytest.approx(0, abs=1e-5) for report in reports.values())
 

@@ -91,10 +91,8 @@ def begin_attempt(folder: Path, attempt: int) -> None:
 
 
 def trained(folder: Path) -> bytes:
-    """The student's file, of a training in a process of its own."""
-    process = start(folder)
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == 0, log
+    """The student's file, of a training in this process."""
+    run_job(folder, KeptMessages(), StopsAt(10**9))
     return weights(folder)
 
 
@@ -106,7 +104,9 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, transformer: Path) -> Path:
     """The folder of a job that a process of its own has trained at once."""
     folder = job_folder(tmp_path_factory.mktemp("unbroken") / "job", transformer)
-    trained(folder)
+    process = start(folder)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
     return folder
 
 
@@ -117,8 +117,7 @@ def test_one_specification_gives_one_student_and_another_seed_another(
     assert trained(again) == weights(unbroken)
     assert timeless(again) == timeless(unbroken)
     other = job_folder(tmp_path / "other", transformer, seed=1)
-    run_job(other, KeptMessages(), StopsAt(10**9))
-    assert weights(other) != weights(unbroken)
+    assert trained(other) != weights(unbroken)
 
 
 def test_a_terminated_trainer_goes_on_in_another_process_to_the_same_bits(
@@ -166,7 +165,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
 ) -> None:
     changes = {"then": ["prune:0.5"], "augmentation": {"noise": 0.1}, "n_random": 10}
     whole = job_folder(tmp_path / "whole", transformer, **changes)
-    run_job(whole, KeptMessages(), StopsAt(10**9))
+    trained(whole)
     broken = job_folder(tmp_path / "broken", transformer, **changes)
     trained_in_pieces(broken, steps)
     assert weights(broken) == weights(whole)

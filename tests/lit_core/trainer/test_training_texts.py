@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,12 @@ from lit_core.data.text_preprocessing import TextPreprocessing
 from lit_core.measuring.cost import count_parameters, flops
 from lit_core.networks.families.vdcnn import VDCNN, Downsampling
 from lit_core.networks.teacher import inspect_teacher, read_teacher
+from lit_core.trainer.__main__ import run as run_trainer
+from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.pruning import prune_to
 from lit_spec import JobRequest, Pruning, resolve
 from lit_spec.requests.dataset import VDCNN_VOCABULARY
-from tests.lit_core.trainer.test_training import teach
+from tests.lit_core.trainer.test_training import KeptMessages, teach
 
 LENGTH = 32
 LABELS = ("calm", "loud")
@@ -73,12 +72,10 @@ def run(folder: Path, teacher_file: Path, data: list[tuple[str, str]], **changes
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher_file)))
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-m", "lit_core.trainer", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events, done.stderr
-    return events[-1]
+    kept = KeptMessages()
+    run_trainer(folder, kept, DeadlineWatch())
+    last: dict[str, Any] = json.loads(kept.messages[-1].as_line())
+    return last
 
 
 def test_a_pruned_vdcnn_has_as_many_weights_as_the_student(tmp_path: Path, teacher_file: Path) -> None:
