@@ -187,6 +187,7 @@ def _run_in_group(
     begin(JobPhase.MEASURING_TEACHER)
     caching = CachingJob(spec, run, teacher, dataset, device)
     with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
+        cache = caches[1]
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
         teacher_scores = group.from_first(lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)
@@ -197,7 +198,7 @@ def _run_in_group(
             spec,
             JobObserver(messages, stop, folder) if group.rank == 0 else FollowingObserver(stop),
             selection=selection,
-            environment={**environment, **versions()},
+            environment={**environment, **versions(), **({} if cache is None else cache.environment())},
             checkpoint=checkpoint,
             attempt=run.attempt,
             group=group,

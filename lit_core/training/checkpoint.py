@@ -19,6 +19,8 @@ from lit_spec import Phase
 from lit_spec.trainer.report import CachePlan, EpochReport, Race, Resume, Setback, TargetReport
 
 FORMAT = 10
+READABLE_FORMATS = (9, FORMAT)
+"""Format 9 knows no cached teachers."""
 
 State = dict[str, Tensor]
 
@@ -135,8 +137,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def checkpoint_from(data: dict[str, Any]) -> Checkpoint:
     """Raises ValueError for another format."""
-    if data["format"] != FORMAT:
-        raise ValueError(f"the checkpoint has format {data['format']}, but this version reads format {FORMAT}")
+    if data["format"] not in READABLE_FORMATS:
+        known = " and ".join(map(str, READABLE_FORMATS))
+        raise ValueError(f"the checkpoint has format {data['format']}, but this version reads the formats {known}")
+    plan = data.get("cache_plan")
     position, student, updater = data["good"]
     return Checkpoint(
         position=_position_from_list(data["position"]),
@@ -155,7 +159,7 @@ def checkpoint_from(data: dict[str, Any]) -> Checkpoint:
         resumes=[Resume.model_validate(resume) for resume in data["resumes"]],
         setbacks=[Setback.model_validate(setback) for setback in data["setbacks"]],
         race=data["race"] and Race.model_validate(data["race"]),
-        cache_plan=data["cache_plan"] and CachePlan.model_validate(data["cache_plan"]),
+        cache_plan=plan and CachePlan.model_validate(plan),
     )
 
 

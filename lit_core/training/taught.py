@@ -3,6 +3,8 @@ its features."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,15 +80,32 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Taught:
         if self.needs.nothing:
             return Taught(batch.labels.new_empty(0))
+        with self._in_its_precision(batch) as program:
+            taught = _taught(program, self.needs, batch)
+        return in_float32(taught) if self._converts(batch) else taught
+
+    @torch.no_grad()
+    def stem_output(self, batch: Batch) -> Tensor:
+        """What enters the first section, as in the trace of a call."""
+        with self._in_its_precision(batch) as program:
+            entered = program.stem_output(*batch.inputs)
+        return _float32(entered) if self._converts(batch) else entered
+
+    @contextmanager
+    def _in_its_precision(self, batch: Batch) -> Iterator[SectionedNetwork]:
+        """The program, under the teacher's own autocast if it has a precision of its own."""
         if self._program is None:
             self._program = self._program_for(batch)
         if self.precision is None:
-            return _taught(self._program, self.needs, batch)
-        device = batch.inputs[0].device.type
-        trains_in_half = torch.is_autocast_enabled(device)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == Precision.BFLOAT16):
-            taught = _taught(self._program, self.needs, batch)
-        return taught if trains_in_half else in_float32(taught)
+            yield self._program
+            return
+        half = self.precision == Precision.BFLOAT16
+        with torch.autocast(batch.inputs[0].device.type, dtype=torch.bfloat16, enabled=half):
+            yield self._program
+
+    def _converts(self, batch: Batch) -> bool:
+        """Whether the student is to be told in float32 what was made in a precision of the teacher's own."""
+        return self.precision is not None and not torch.is_autocast_enabled(batch.inputs[0].device.type)
 
     def _program_for(self, batch: Batch) -> SectionedNetwork:
         device = batch.inputs[0].device.type

@@ -121,7 +121,7 @@ def distillation_updater(
     live = LiveTeacher(teacher, objective.needs, spec.teacher_precision)
     return DistillationUpdater(
         objective,
-        live if cache is None else cache.around(live),
+        live if cache is None else cache.around(live, spec.schedule.batch_size),
         student,
         spec.schedule,
         frozen=frozen_parts(spec.schedule.of(phase)),

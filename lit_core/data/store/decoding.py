@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import __version__ as pillow_version
 
 from lit_core.data.errors import DatasetError, NotOfTheData, shown
 from lit_core.data.pictures import Frame, Unfit, framed
@@ -77,7 +78,8 @@ def decode_images(files: ImageFiles, source: Source) -> Rows:
 
 
 def _key(identity: str, frame: Frame, channels: int) -> str:
-    described = json.dumps([READER_VERSION, identity, asdict(frame), channels])
+    # Another version may decode or resize to other pixels.
+    described = json.dumps([READER_VERSION, pillow_version, identity, asdict(frame), channels])
     return hashlib.sha256(described.encode()).hexdigest()[:40]
 
 
@@ -126,11 +128,16 @@ class _Decoding:
         samples, limits = self.files.samples, self.source.limits
         needed = samples * (job.row_bytes + statistics_bytes(job.channels))
         _check_total(samples, job, limits)
+        _check_file(samples * job.row_bytes)
         self.store.make_room(needed, self.entry)
         there = sum(path.stat().st_blocks * 512 for path in (self.entry.rows, self.entry.statistics) if path.exists())
         free = shutil.disk_usage(self.entry.folder).free
         if needed - there > free:
-            raise OSError(errno.ENOSPC, f"{samples} decoded images take {needed} bytes, but the disk has {free}")
+            raise DatasetError(
+                f"{samples} images take {needed} bytes decoded, but the worker's disk has {there + free} for them: "
+                "set a smaller dataset.size, or ask the worker's operator for more room",
+                field="dataset.size",
+            )
         self.entry.allocate(samples * job.row_bytes, samples * statistics_bytes(job.channels))
         self.entry.shape.write_text(json.dumps([job.height, job.width]))
 
@@ -183,6 +190,16 @@ def _check_total(samples: int, job: Job, limits: Limits) -> None:
         raise DatasetError(
             f"{samples} images of {job.height}x{job.width} take {samples * job.row_bytes} bytes decoded, "
             f"more than {limits.total_bytes}: set a smaller dataset.size",
+            field="dataset.size",
+        )
+
+
+def _check_file(size: int) -> None:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY and size > most:
+        raise DatasetError(
+            f"the images take a file of {size} bytes decoded, but a job on this worker may write {most}: set a "
+            "smaller dataset.size, or ask its operator to raise LIT_DATA_STORE_BYTES or LIT_TRAINER_FILE_BYTES",
             field="dataset.size",
         )
 

@@ -30,6 +30,8 @@ LOCK, BUILDING, ROWS, STATISTICS, SHAPE = "lock", "building", "rows", "statistic
 MARKS, COMPLETE = "marks", "complete"
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 REMOVED = ".removed-"
+SHARE_LEFT_FREE = 0.1
+"""Of the disk, by removing what nobody uses."""
 WAIT_SECONDS = 0.2
 """Between two looks at whether another process has decoded the data set."""
 
@@ -155,13 +157,25 @@ class DataStore:
 
     def make_room(self, wanted: int, keep: Entry) -> None:
         """Remove what is old, and what stands in the way of `wanted` bytes for the entry `keep`."""
-        found = sorted(_Kept.all_in(self.folder), key=lambda kept: kept.used)
-        total = wanted + sum(kept.size for kept in found if kept.folder != keep.folder)
-        for kept in found:
-            short = total > self.limit_bytes or shutil.disk_usage(self.folder).free < wanted
+        self._remove(wanted, keep.folder)
+
+    def tidy(self) -> None:
+        """Remove what is old, and what is too much for the store's bound or for the disk. Raises OSError."""
+        self._remove(0, None)
+
+    def _remove(self, wanted: int, keep: Path | None) -> None:
+        others = sorted((kept for kept in _Kept.all_in(self.folder) if kept.folder != keep), key=lambda kept: kept.used)
+        total = wanted + sum(kept.size for kept in others)
+        for kept in others:
+            short = total > self.limit_bytes or self._free() < wanted
             expired = self.seconds is not None and time.time() - kept.used > self.seconds
-            if kept.folder != keep.folder and (expired or short) and _removed(kept.folder):
+            if (expired or short) and _removed(kept.folder):
                 total -= kept.size
+
+    def _free(self) -> int:
+        """Bytes that may be written while enough of the disk is left for everything else."""
+        disk = shutil.disk_usage(self.folder)
+        return disk.free - int(SHARE_LEFT_FREE * disk.total)
 
 
 @dataclass(frozen=True)

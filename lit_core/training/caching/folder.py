@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,11 +55,23 @@ class CacheFolder:
             os.utime(path / USED)
             os.close(used)
 
-    def room(self) -> int:
-        """Bytes that one entry may have, if all that is cached now is removed for it. Raises OSError."""
+    def room(self, name: str) -> int:
+        """Bytes that this entry may have, if all that nobody uses is removed for it. Raises OSError."""
         with self._locked():
-            cached = sum(map(_size, self._entries()))
-            return max(0, min(self.most_bytes_of_entry, self.most_bytes, cached + self._free()))
+            own, idle, used = 0, 0, 0
+            for entry in self._entries():
+                if entry.name == name:
+                    own = _size(entry)
+                elif _is_used(entry):
+                    used += _size(entry)
+                else:
+                    idle += _size(entry)
+            return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + self._free()))
+
+    def tidy(self) -> None:
+        """Remove what is too much for the folder's bound or for the disk, and that nobody uses. Raises OSError."""
+        with self._locked(), suppress(NoRoom):
+            self._make_room(0)
 
     def make_file(self, path: Path, size: int) -> None:
         """Make a file of zeros whose bytes are all allocated, in an entry that is open. A file of this size that is
@@ -67,7 +80,7 @@ class CacheFolder:
             if path.exists() and path.stat().st_size == size:
                 return
             entry = path.parent
-            if size > _most_bytes_of_file() or _size(entry) + size > self.most_bytes_of_entry:
+            if size > most_bytes_of_file() or _size(entry) + size > self.most_bytes_of_entry:
                 raise NoRoom(f"{size} more bytes are more than one job may have on this worker")
             self._make_room(size)
             temporary = path.with_suffix(".part")
@@ -109,12 +122,17 @@ def _empty_after_reboot(entry: Path) -> None:
     say: nobody waits for the disk when samples are written."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     mark = entry / BOOT
-    if mark.exists() and mark.read_text() == boot:
+    if mark.exists() and mark.read_text().split()[:1] == [boot]:
         return
     for path in entry.iterdir():
         if path.name != USED:
             path.unlink()
-    mark.write_text(boot)
+    mark.write_text(f"{boot} {uuid.uuid4().hex}")
+
+
+def identity_of(entry: Path) -> str:
+    """Of an open entry: another one once it has been emptied or removed."""
+    return (entry / BOOT).read_text().split()[1]
 
 
 def _is_used(entry: Path) -> bool:
@@ -144,7 +162,7 @@ def _size(entry: Path) -> int:
     return sum(sizes)
 
 
-def _most_bytes_of_file() -> int:
-    """The kernel ends a process that writes a larger one."""
+def most_bytes_of_file() -> int:
+    """That this process may write: the kernel's limit."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return 1 << 62 if most == resource.RLIM_INFINITY else most

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lit_core.networks.sections import ExtraArguments, SectionedNetwork, Trace
+from lit_core.networks.sections import ExtraArguments, Trace
 from lit_core.networks.watching import PLAIN
 from lit_core.training.batch import Batch
 from lit_core.training.taught import LiveTeacher, Needs, Taught
@@ -65,14 +65,14 @@ class Layout:
         found = _pieces(taught)
         return {piece.name: found[piece.name] for piece in self.pieces}
 
-    def taught(self, pieces: Mapping[str, Tensor], network: SectionedNetwork, batch: Batch) -> Taught:
+    def taught(self, pieces: Mapping[str, Tensor], live: LiveTeacher, batch: Batch) -> Taught:
         """The same from its pieces. The teacher's stem is run if the objective needs its output."""
         nothing = batch.inputs[0].new_empty(0)
         output = pieces.get(OUTPUT, nothing)
         if not self.traced:
             return Taught(output, None, pieces.get(FEATURES))
         outputs = [pieces[_left(n)] for n in range(len(self.extra_arguments))]
-        first = network.stem_output(*batch.inputs) if self.runs_stem else nothing
+        first = live.stem_output(batch) if self.runs_stem else nothing
         later = outputs[:-1] if self.is_chain else [pieces.get(_entered(n), nothing) for n in range(1, len(outputs))]
         trace = Trace(output, [first, *later], outputs, self.extra_arguments, self.is_chain)
         return Taught(output, trace, pieces.get(FEATURES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lit_spec import CachedType, Precision, TeacherCacheOptions, TeacherCaching
@@ -11,6 +12,11 @@ LEAST_VIEWS, MOST_VIEWS = 4, 32
 """Of an automatic cache, where samples vary at random. With fewer views the student would see too little."""
 PASSES_PER_VIEW = 3
 """An automatic cache has one view for so many passes over the data: the teacher is run in a third of them."""
+
+WOULD_VARY_LESS = (
+    "samples vary at random, and with a cache the student would see fewer variations, whose cost in accuracy is not "
+    "known: ask for teacher_cache.views to have one"
+)
 
 
 @dataclass(frozen=True)
@@ -24,28 +30,59 @@ class Workload:
     """Whether a sample looks different from pass to pass."""
     shared: bool
     """Whether other jobs are likely to need the same, as the trials of a study do."""
-    values: int
-    """That are kept of one sample in one view."""
+    few: bool
+    """Whether the data is few samples, of which a training sees each many times."""
+    pieces: tuple[int, ...]
+    """The values that are kept of one sample in one view, in a file for each piece."""
 
 
-def planned(asked: TeacherCaching | TeacherCacheOptions, work: Workload, room: int, precision: Precision) -> CachePlan:
-    """`room` are the bytes that the cache may take. It depends on nothing that is measured, so that a training that
-    begins again decides the same. `precision` is the teacher's."""
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a cache may take."""
+
+    all: int
+    of_a_file: int
+
+
+FindRoom = Callable[[], Room]
+
+
+def planned(
+    asked: TeacherCaching | TeacherCacheOptions, work: Workload, find_room: FindRoom, dtype: CachedType
+) -> CachePlan:
+    """It depends on nothing that is measured, so that a training that begins again decides the same.
+
+    `find_room` is called if the cache would pay.
+    """
     if isinstance(asked, TeacherCacheOptions):
-        return _fitted(asked.views, asked.views, asked.dtype, work, room)
+        return _fitted(asked.views, asked.views, dtype, work, find_room)
+    if work.varies and not work.few and not work.shared:
+        return CachePlan(reason=WOULD_VARY_LESS)
     least, views = LEAST_VIEWS if work.varies else 1, _views_that_pay(work)
     if views < least:
         return CachePlan(reason=f"{work.passes:.3g} passes over the data are too few for a cache to pay")
-    return _fitted(least, views, _usual_type(precision), work, room)
+    return _fitted(least, views, dtype, work, find_room)
 
 
-def _fitted(least: int, most: int, dtype: CachedType, work: Workload, room: int) -> CachePlan:
-    """As many views as fit into so many bytes."""
+def type_of(asked: TeacherCaching | TeacherCacheOptions, precision: Precision) -> CachedType:
+    """In which the teacher's numbers are kept. `precision` is the teacher's: what it computes in bfloat16 is kept as it
+    is."""
+    if isinstance(asked, TeacherCacheOptions):
+        return asked.dtype
+    return CachedType.BFLOAT16 if precision == Precision.BFLOAT16 else CachedType.FLOAT16
+
+
+def _fitted(least: int, most: int, dtype: CachedType, work: Workload, find_room: FindRoom) -> CachePlan:
+    """As many views as fit."""
     # One more for the mark that says that it is there.
-    per_view = work.samples * (work.values * dtype.bytes + 1)
-    if least * per_view > room:
-        return CachePlan(reason=f"{least} views take {least * per_view} bytes, but there is room for {room}")
-    return CachePlan(views=min(most, room // per_view), dtype=dtype, bytes_per_view=per_view)
+    room = find_room()
+    files = [work.samples * (values * dtype.bytes + 1) for values in work.pieces]
+    per_view, largest = sum(files), max(files, default=0)
+    if largest > room.of_a_file:
+        return CachePlan(reason=f"a view has a file of {largest} bytes, but the job may write {room.of_a_file}")
+    if least * per_view > room.all:
+        return CachePlan(reason=f"{least} views take {least * per_view} bytes, but there is room for {room.all}")
+    return CachePlan(views=min(most, room.all // max(per_view, 1)), dtype=dtype, bytes_per_view=per_view)
 
 
 def _views_that_pay(work: Workload) -> int:
@@ -54,8 +91,3 @@ def _views_that_pay(work: Workload) -> int:
     # Others read what one job has written, so that it pays even if each pass has its own view.
     wanted = work.passes if work.shared else work.passes / PASSES_PER_VIEW
     return min(MOST_VIEWS, int(wanted))
-
-
-def _usual_type(precision: Precision) -> CachedType:
-    """What the teacher computes in bfloat16 is kept as it is."""
-    return CachedType.BFLOAT16 if precision == Precision.BFLOAT16 else CachedType.FLOAT16

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_core.training.caching.folder import CacheFolder
+from lit_core.training.caching.folder import CacheFolder, identity_of
 from lit_core.training.caching.pieces import Piece
 from lit_spec import CachedType
 
@@ -73,6 +73,10 @@ class Entry:
             fresh = file.written[rows] == 0
             file.values[rows[fresh]] = values[fresh]
             file.written[rows[fresh]] = 1
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.path)
 
     @property
     def bytes(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from lit_core.data.views import SampleViews
 from lit_core.training.batch import Batch
 from lit_core.training.caching.folder import CacheFolder, NoRoom
-from lit_core.training.caching.pieces import Layout, layout_of
+from lit_core.training.caching.pieces import Layout, Piece, layout_of
 from lit_core.training.caching.store import Entry, PieceFile, torch_type
 from lit_core.training.taught import LiveTeacher, Taught
 from lit_spec import CachedType
@@ -31,13 +32,16 @@ class CachedTeacher:
     """Reads what is in the cache of every sample of a batch; otherwise runs the teacher, and writes what is missing.
 
     What it returns is rounded to the type of the cache in both cases, so that a student learns the same whether
-    something was there or not. Where a part of the batch is missing, the teacher is run on the whole batch, because
-    on another number of samples it may round differently.
+    something was there or not. Where a part of the batch is missing, the teacher is run on the whole batch, and short
+    batches are filled up to `batch_size`, because on another number of samples it may round differently.
     """
 
-    def __init__(self, live: LiveTeacher, cache: TeacherCache) -> None:
-        self.live, self.cache = live, cache
+    def __init__(self, live: LiveTeacher, cache: TeacherCache, batch_size: int = 1) -> None:
+        self.live, self.cache, self.batch_size = live, cache, batch_size
         self._layout: Layout | None = None
+        self._teaching: list[float] = []
+        self._reading: list[float] = []
+        self._reads = True
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Taught:
@@ -46,12 +50,37 @@ class CachedTeacher:
         if self.live.needs.nothing:
             return self.live(batch)
         layout = self._layout = self._layout or layout_of(self.live, _first_two(batch))
-        pieces = self.cache.read(layout, batch)
-        if pieces is None:
-            with self.cache.timed_teaching(batch):
-                taught = self.live(batch)
-            pieces = self.cache.write(layout, batch, layout.pieces_of(taught))
-        return layout.taught(pieces, self.live.network, batch)
+        pieces = self.cache.look_up(layout, batch) if self._reads else None
+        self.cache.count(batch, read=pieces is not None)
+        return layout.taught(self._made(layout, batch) if pieces is None else pieces, self.live, batch)
+
+    def _made(self, layout: Layout, batch: Batch) -> dict[str, Tensor]:
+        """Made by the teacher. If it is faster than the cache, it is run from now on."""
+        began = _now(batch)
+        made = layout.pieces_of(self.live(_filled_up(batch, self.batch_size)))
+        rounded = self.cache.rounded({name: tensor[: len(batch.labels)] for name, tensor in made.items()})
+        teaching = _now(batch) - began
+        if self._reads:
+            self.cache.write(layout, batch, rounded)
+            began = _now(batch)
+            read = self.cache.look_up(layout, batch)
+            if read is not None:
+                self._compare(teaching, _now(batch) - began)
+                return read
+        return {piece.name: rounded[piece.name].to(piece.dtype) for piece in layout.pieces}
+
+    def _compare(self, teaching: float, reading: float) -> None:
+        """End the use of the cache if reading takes longer than the teacher. The numbers stay the same."""
+        if len(self._reading) >= MEASURED_BATCHES:
+            return
+        self._teaching.append(teaching)
+        self._reading.append(reading)
+        if len(self._reading) == MEASURED_BATCHES:
+            taught, read = (1000 * statistics.median(times[1:]) for times in (self._teaching, self._reading))
+            log.info("the teacher takes %.1f ms a batch, the cache %.1f ms", taught, read)
+            if read > taught:
+                self._reads = False
+                self.cache.note(f"reading takes {read:.1f} ms a batch, the teacher only {taught:.1f} ms")
 
 
 @dataclass
@@ -69,40 +98,47 @@ class TeacherCache:
 
     def __post_init__(self) -> None:
         self._views_without_room: set[int] = set()
-        self._teaching: list[float] = []
-        self._reading: list[float] = []
 
-    def around(self, live: LiveTeacher) -> CachedTeacher:
-        return CachedTeacher(live, self)
+    def around(self, live: LiveTeacher, batch_size: int = 1) -> CachedTeacher:
+        """`batch_size` is that of all batches of the training but those that end an epoch."""
+        return CachedTeacher(live, self, batch_size)
 
-    def read(self, layout: Layout, batch: Batch) -> dict[str, Tensor] | None:
-        """The pieces of a batch (B, …) on its device; None if they are not all there."""
-        samples = _named(batch)
-        pieces = None if self.entry is None else self._read(self.entry, layout, samples, batch.inputs[0].device)
-        if pieces is None:
-            self.misses += len(samples)
+    def count(self, batch: Batch, *, read: bool) -> None:
+        """Count a batch as read or made."""
+        if read:
+            self.hits += len(batch.labels)
         else:
-            self.hits += len(samples)
-        return pieces
+            self.misses += len(batch.labels)
 
-    def write(self, layout: Layout, batch: Batch, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Write what is not there. Returns all as it would be read: rounded, and what was there as it was there."""
-        samples, dtype = _named(batch), torch_type(_type_of(self.plan))
-        rounded = {name: _rounded(tensor, dtype) for name, tensor in pieces.items()}
-        if (entry := self.entry) is not None:
-            self._write(entry, layout, samples, rounded)
-            began = _now(batch)
-            read = self._read(entry, layout, samples, batch.inputs[0].device)
-            if read is not None:
-                self._compare(_now(batch) - began)
-                return read
-        return {piece.name: rounded[piece.name].to(piece.dtype) for piece in layout.pieces}
+    def look_up(self, layout: Layout, batch: Batch) -> dict[str, Tensor] | None:
+        """The pieces of a batch (B, …) on its device; None if they are not all there."""
+        if self.entry is None:
+            return None
+        return self._read(self.entry, layout, _named(batch), batch.inputs[0].device)
 
-    @contextmanager
-    def timed_teaching(self, batch: Batch) -> Iterator[None]:
-        began = _now(batch)
-        yield
-        self._teaching.append(_now(batch) - began)
+    def rounded(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """To the type of the cache."""
+        dtype = torch_type(_type_of(self.plan))
+        return {name: _rounded(tensor, dtype) for name, tensor in pieces.items()}
+
+    def write(self, layout: Layout, batch: Batch, rounded: Mapping[str, Tensor]) -> None:
+        """Write what is not there."""
+        if self.entry is not None:
+            self._write(self.entry, layout, _named(batch), rounded)
+
+    def note(self, reason: str) -> None:
+        self.reason = reason
+        log.warning("the teacher is run again, because %s", reason)
+
+    def reserve(self, pieces: Iterable[Piece]) -> None:
+        """Make the files of the first view. Raises NoRoom, and OSError."""
+        if self.entry is not None:
+            for piece in pieces:
+                self.entry.file(piece, 0)
+
+    def environment(self) -> dict[str, str]:
+        """What must be the same for bit-identical results: another entry may have rows that other jobs have made."""
+        return {"teacher_cache": "none" if self.entry is None else self.entry.identity}
 
     def report(self) -> TeacherCacheReport:
         asked = self.hits + self.misses
@@ -146,24 +182,8 @@ class TeacherCache:
             return {piece.name: entry.file(piece, view) for piece in layout.pieces}
         except (NoRoom, OSError) as failure:
             self._views_without_room.add(view)
-            self._note(f"view {view} has no room in the cache: {failure}")
+            self.note(f"view {view} has no room in the cache: {failure}")
             return {}
-
-    def _compare(self, seconds: float) -> None:
-        """End the use of the cache if reading takes longer than the teacher. The numbers stay the same."""
-        if len(self._reading) >= MEASURED_BATCHES:
-            return
-        self._reading.append(seconds)
-        if len(self._reading) == MEASURED_BATCHES:
-            teaching, reading = (statistics.median(times[1:]) for times in (self._teaching, self._reading))
-            log.info("the teacher takes %.1f ms a batch, the cache %.1f ms", 1000 * teaching, 1000 * reading)
-            if reading > teaching:
-                self.entry = None
-                self._note(f"reading takes {1000 * reading:.1f} ms a batch, the teacher only {1000 * teaching:.1f} ms")
-
-    def _note(self, reason: str) -> None:
-        self.reason = reason
-        log.warning("the teacher is run again, because %s", reason)
 
 
 @contextmanager
@@ -203,6 +223,15 @@ def _in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
     ordered = torch.empty_like(joined)
     ordered[torch.cat(places)] = joined
     return ordered
+
+
+def _filled_up(batch: Batch, size: int) -> Batch:
+    """With so many samples at least; those that are added are repetitions."""
+    if (own := len(batch.labels)) >= size:
+        return batch
+    times = math.ceil(size / own)
+    inputs = tuple(torch.cat([x] * times)[:size] for x in batch.inputs)
+    return replace(batch, inputs=inputs, labels=torch.cat([batch.labels] * times)[:size])
 
 
 def _first_two(batch: Batch) -> Batch:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lit_core.report import versions
+from lit_core.trainer import teacher_cache as cache_module
 from lit_core.trainer.job import run_job
 from lit_core.training.caching import teacher as teacher_module
-from lit_core.training.checkpoint import load_checkpoint
+from lit_core.training.checkpoint import load_checkpoint, read_checkpoint
 from lit_core.training.loop import Drained
 from lit_core.training.taught import LiveTeacher
 from lit_spec import JobRequest, SpecError, resolve
@@ -116,6 +119,10 @@ def test_a_job_with_another_seed_or_method_shares_what_is_there(
     folder = job(tmp_path / "mixing", teacher_file, tmp_path / "cache", mixing=0.25)
     assert train_in(folder)["teacher_cache"]["hit_rate"] == 0.6
     assert counted.samples > 0
+    other = {**versions(), "timm": "0.0"}
+    monkeypatch.setattr(cache_module, "versions", lambda: other)
+    folder = job(tmp_path / "versions", teacher_file, tmp_path / "cache")
+    assert train_in(folder)["teacher_cache"]["hit_rate"] == 0.6
 
 
 def test_killed_while_it_fills_the_cache_it_goes_on_to_the_same_bits(
@@ -162,13 +169,33 @@ def test_another_worker_without_a_cache_goes_on_to_the_same_bits(
     assert weights(folder) == unbroken
     assert report["teacher_cache"]["views"] == 2
     assert not report["teacher_cache"]["used"]
+    # It might have been otherwise: other jobs may have filled the cache of the first attempt.
+    (resume,) = report["resumes"]
+    assert not resume["bit_identical"]
+    assert set(resume["differences"]) == {"teacher_cache"}
+    assert resume["differences"]["teacher_cache"][1] == "none"
+
+
+def test_a_checkpoint_from_before_there_were_caches_is_read(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job(tmp_path / "job", teacher_file, None, teacher_cache="off")
+    with pytest.raises(Drained):
+        run_job(folder, KeptMessages(), StopsAt(20))
+    stored = read_checkpoint(folder / CHECKPOINT_FILE)
+    del stored["cache_plan"], stored["environment"]["processes"]
+    torch.save({**stored, "format": 9}, folder / CHECKPOINT_FILE)
+    begin(folder, None, attempt=2)
+    (resume,) = train_in(folder)["resumes"]
+    assert resume["differences"] == {"processes": [None, "1"]}
+    assert not resume["bit_identical"]
 
 
 @pytest.mark.parametrize(
     ("changes", "machine", "reason"),
     [
         ({}, {"teacher_cache_job_bytes": 1000}, "2 views take"),
-        ({"teacher_cache": "auto"}, {}, "passes over the data are too few"),
+        ({"teacher_cache": "auto", "preset": "few"}, {}, "passes over the data are too few"),
+        ({"teacher_cache": "auto"}, {}, "would see fewer variations"),
+        ({}, {"teacher_cache": "/proc/cache"}, "folder of cached teachers can't be used"),
     ],
 )
 def test_why_nothing_is_cached_stands_in_the_report(

@@ -75,7 +75,7 @@ def test_an_entry_of_another_process_is_in_use(tmp_path: Path) -> None:
 
 def test_one_entry_has_a_bound_of_its_own_and_files_are_whole(tmp_path: Path) -> None:
     folder = CacheFolder(tmp_path / "cache", 100_000, 5000)
-    assert folder.room() == 5000
+    assert folder.room("one") == 5000
     with folder.opened("one") as entry:
         folder.make_file(entry / "values", 4000)
         # All of it is allocated, so that a full disk can't end a process that writes into it.
@@ -92,10 +92,36 @@ def test_a_full_disk_leaves_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
     fill(folder, "old", 3000)
     monkeypatch.setattr(folder_module, "SHARE_LEFT_FREE", 1.0)  # less than that is free
-    assert folder.room() == 0
+    assert folder.room("new") == 0
     with folder.opened("new") as entry, pytest.raises(NoRoom):
         folder.make_file(entry / "values", 3000)
     assert entries(folder) == ["new"], "what nobody uses was given up first"
+
+
+def test_there_is_no_room_where_others_are_in_use(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path / "cache", 10_000, 8000)
+    with folder.opened("shared") as shared, folder.opened("other") as other:
+        folder.make_file(shared / "values", 3000)
+        folder.make_file(other / "values", 3500)
+        used, mine = (sum(path.stat().st_size for path in entry.iterdir()) for entry in (other, shared))
+        assert folder.room("shared") == 10_000 - used
+        assert folder.room("new") == 10_000 - used - mine
+    assert folder.room("new") == 8000
+
+
+def test_what_is_too_much_is_removed_unless_it_is_in_use(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path / "cache", 10_000, 10_000)
+    for name, age in (("used", 300), ("old", 200), ("new", 100)):
+        fill(folder, name, 3000, age)
+    folder.tidy()
+    assert entries(folder) == ["new", "old", "used"]
+    with folder.opened("used"):
+        CacheFolder(folder.root, 7000, 7000).tidy()
+        assert entries(folder) == ["new", "used"]
+        CacheFolder(folder.root, 0, 0).tidy()
+        assert entries(folder) == ["used"]
+    CacheFolder(folder.root, 0, 0).tidy()
+    assert entries(folder) == []
 
 
 def test_after_a_reboot_an_entry_is_empty(tmp_path: Path) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from lit_core.training.caching.plan import Workload, planned
+from lit_core.training.caching.plan import Room, Workload, planned, type_of
 from lit_spec import CachedType, Precision, TeacherCacheOptions, TeacherCaching
 
 GIB = 1 << 30
-RESNET110 = 16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8 + 10
-FEW = Workload(samples=500, passes=25.6, varies=True, shared=False, values=RESNET110)
-CIFAR = Workload(samples=45_000, passes=30, varies=True, shared=False, values=RESNET110)
+RESNET110 = (16 * 32 * 32, 32 * 16 * 16, 64 * 8 * 8, 10)
+VALUES = sum(RESNET110)
+ANY_FILE = 1 << 60
+FLOAT16 = CachedType.FLOAT16
+FEW = Workload(samples=500, passes=25.6, varies=True, shared=False, few=True, pieces=RESNET110)
+TRIAL = Workload(samples=45_000, passes=30, varies=True, shared=True, few=False, pieces=RESNET110)
+
+
+def room(size: int, of_a_file: int = ANY_FILE) -> Callable[[], Room]:
+    return lambda: Room(size, of_a_file)
 
 
 @pytest.mark.parametrize(
-    ("work", "room", "views"),
+    ("work", "size", "views"),
     [
         (FEW, GIB, 8),
         (replace(FEW, passes=128), GIB, 32),  # at most, and a fifth of it would fit
@@ -26,31 +34,44 @@ CIFAR = Workload(samples=45_000, passes=30, varies=True, shared=False, values=RE
         (replace(FEW, passes=2, varies=False), GIB, 1),
         (replace(FEW, passes=1, varies=False), GIB, None),
         (replace(FEW, passes=1, varies=False, shared=True), GIB, 1),
-        (CIFAR, 30 * GIB, 10),
-        (CIFAR, 16 * GIB, 6),
-        (CIFAR, 8 * GIB, None),
-        (replace(CIFAR, varies=False), 4 * GIB, 1),
-        (CIFAR, 0, None),
+        (TRIAL, 100 * GIB, 30),
+        (TRIAL, 16 * GIB, 6),
+        (TRIAL, 8 * GIB, None),
+        (replace(TRIAL, varies=False), 4 * GIB, 1),
+        (TRIAL, 0, None),
+        (replace(TRIAL, shared=False), 100 * GIB, None),  # it would see fewer variations
+        (replace(TRIAL, shared=False, varies=False), 4 * GIB, 1),
     ],
 )
-def test_an_automatic_cache_has_a_view_for_three_passes_and_fits(work: Workload, room: int, views: int | None) -> None:
-    plan = planned(TeacherCaching.AUTO, work, room, Precision.FLOAT32)
+def test_an_automatic_cache_has_the_views_that_pay_and_fit(work: Workload, size: int, views: int | None) -> None:
+    plan = planned(TeacherCaching.AUTO, work, room(size), FLOAT16)
     assert plan.views == views
     assert (plan.reason is None) == (views is not None)
     if plan.views is not None and plan.bytes_per_view is not None:
-        assert plan.bytes_per_view == work.samples * (2 * work.values + 1)
-        assert plan.views * plan.bytes_per_view <= room
+        # A mark for each row of each file.
+        assert plan.bytes_per_view == work.samples * (2 * VALUES + len(RESNET110))
+        assert plan.views * plan.bytes_per_view <= size
 
 
 def test_what_is_asked_for_is_done_or_refused_with_a_reason() -> None:
     asked = TeacherCacheOptions(views=3, dtype=CachedType.FLOAT32)
-    plan = planned(asked, replace(FEW, passes=1), GIB, Precision.FLOAT32)
-    assert (plan.views, plan.dtype, plan.bytes_per_view) == (3, CachedType.FLOAT32, 500 * (4 * RESNET110 + 1))
-    none = planned(asked, FEW, 10_000_000, Precision.FLOAT32)
+    dtype = type_of(asked, Precision.FLOAT32)
+    plan = planned(asked, replace(FEW, passes=1), room(GIB), dtype)
+    per_view = 500 * (4 * VALUES + len(RESNET110))
+    assert (plan.views, plan.dtype, plan.bytes_per_view) == (3, CachedType.FLOAT32, per_view)
+    none = planned(asked, FEW, room(10_000_000), dtype)
     assert none.views is None
-    assert none.reason == f"3 views take {3 * 500 * (4 * RESNET110 + 1)} bytes, but there is room for 10000000"
+    assert none.reason == f"3 views take {3 * per_view} bytes, but there is room for 10000000"
+
+
+def test_a_file_that_may_not_be_written_is_not_planned() -> None:
+    largest = 500 * (2 * RESNET110[0] + 1)
+    assert planned(TeacherCaching.AUTO, FEW, room(GIB, largest), FLOAT16).views == 8
+    none = planned(TeacherCaching.AUTO, FEW, room(GIB, largest - 1), FLOAT16)
+    assert none.views is None
+    assert none.reason == f"a view has a file of {largest} bytes, but the job may write {largest - 1}"
 
 
 def test_what_is_computed_in_bfloat16_is_kept_in_it() -> None:
-    for precision, dtype in ((Precision.FLOAT32, CachedType.FLOAT16), (Precision.BFLOAT16, CachedType.BFLOAT16)):
-        assert planned(TeacherCaching.AUTO, FEW, GIB, precision).dtype == dtype
+    for precision, dtype in ((Precision.FLOAT32, FLOAT16), (Precision.BFLOAT16, CachedType.BFLOAT16)):
+        assert type_of(TeacherCaching.AUTO, precision) == dtype

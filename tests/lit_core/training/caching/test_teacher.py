@@ -26,7 +26,7 @@ from lit_core.training.caching.pieces import NotCacheable, layout_of
 from lit_core.training.caching.teacher import TeacherCache, opened_cache
 from lit_core.training.objectives import objective_of
 from lit_core.training.taught import LiveTeacher, Needs, Taught
-from lit_spec import Augmentation, CachedType, Feed, Hyperparameters, Method, Part, Phase
+from lit_spec import Augmentation, CachedType, Feed, Hyperparameters, Method, Part, Phase, Precision
 from lit_spec.requests.resolve import resolve_schedule
 from lit_spec.trainer.report import CachePlan
 
@@ -146,7 +146,9 @@ def test_losses_and_gradients_are_those_of_the_rounded_teacher(
         batch = batch_of([3, 7, 0, 11], [0, 0, 0, 0])
         wanted = gradients(
             rounded_by_hand(
-                LiveTeacher(teacher, objective.needs)(batch), torch.float16, teacher.stem_output(*batch.inputs)
+                LiveTeacher(teacher, objective.needs)(batch),
+                torch.float16,
+                LiveTeacher(teacher, objective.needs).stem_output(batch),
             ),
             batch_of([3, 7, 0, 11], [0, 0, 0, 0]),
         )
@@ -308,6 +310,48 @@ def test_a_cache_that_is_slower_than_the_teacher_is_left_and_the_numbers_stay(
             assert torch.equal(cached(batch).output, LiveTeacher(teacher, needs)(batch).output.half().float())
         assert (cache.hits, cache.misses) == (0, 10)
         assert "reading takes" in (cache.reason or "")
+
+
+def test_what_is_slow_for_one_objective_is_kept_for_another(
+    folder: CacheFolder, teacher: SectionedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(teacher_module, "_now", lambda _batch: next(clock) ** 2)
+    monkeypatch.setattr(teacher_module, "MEASURED_BATCHES", 2)
+    with opened_cache(folder, "one", SAMPLES, plan()) as cache:
+        slow, other = (cache.around(LiveTeacher(teacher, Needs())) for _ in range(2))
+        for rows in ([0, 1], [2, 3]):
+            slow(batch_of(rows, [0, 0]))
+        slow(batch_of([0, 1], [0, 0]))
+        assert (cache.hits, cache.misses) == (0, 6)
+        other(batch_of([0, 1], [0, 0]))
+        assert (cache.hits, cache.misses) == (2, 6)
+
+
+def test_a_short_batch_is_taught_as_a_whole_one(cache: TeacherCache, teacher: SectionedNetwork) -> None:
+    """Else what is kept would depend on the batch in which a sample was first seen."""
+    sizes = []
+
+    class Recorded(LiveTeacher):
+        def __call__(self, batch: Batch) -> Taught:
+            sizes.append(len(batch.inputs[0]))
+            return super().__call__(batch)
+
+    batch = batch_of([0, 1, 2], [0, 0, 0])
+    taught = cache.around(Recorded(teacher, Needs()), batch_size=8)(batch)
+    assert sizes[1:] == [8]  # after the look at the shapes
+    torch.testing.assert_close(taught.output, LiveTeacher(teacher, Needs())(batch).output.half().float())
+
+
+def test_the_stem_is_run_in_the_teachers_precision(cache: TeacherCache, teacher: SectionedNetwork) -> None:
+    needs = Needs(trace=True, inputs=True, first_input=True)
+    cached = cache.around(LiveTeacher(teacher, needs, Precision.BFLOAT16))
+    batch = batch_of([0, 1], [0, 0])
+    wanted = LiveTeacher(teacher, needs, Precision.BFLOAT16)(batch).trace.inputs[0]
+    for _ in range(2):
+        got = cached(batch).trace.inputs[0]
+        assert got.dtype == torch.float32
+        assert torch.equal(got, wanted)
 
 
 def test_values_beyond_the_type_become_its_largest(folder: CacheFolder, teacher: SectionedNetwork) -> None:
