@@ -36,10 +36,15 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
         teacher_cache_bytes=settings.teacher_cache_bytes,
         teacher_cache_job_bytes=settings.teacher_cache_job_bytes,
         feature_network=settings.feature_network and settings.feature_network.resolve(),
-        data_store=(settings.data_dir / STORE_FOLDER).resolve() if store_bytes(settings) else None,
+        data_store=data_store(settings) if store_bytes(settings) else None,
         data_store_bytes=store_bytes(settings),
         data_store_days=settings.data_store_days,
     )
+
+
+def data_store(settings: Settings) -> Path:
+    """The folder of decoded data sets, which all workers of a machine share."""
+    return (settings.data_dir / STORE_FOLDER).resolve()
 
 
 def store_bytes(settings: Settings) -> int:

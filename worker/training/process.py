@@ -26,6 +26,7 @@ from worker.training.celery_app import make_app, run_worker
 from worker.training.job_folder import trainer_machine
 from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
+from worker.training.tidying import Tidying
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: Tr
         current_job=lambda: supervisor.current_job,
         paused=lambda: supervisor.paused,
     )
+    tidying = Tidying(settings, host.work_folder.path)
     housekeeper = Housekeeper(host.database, wakeups, settings, host.storage)
     app.task(supervisor.work, name=WORK_TASK, shared=False)
     with ExitStack() as stack:
@@ -82,6 +84,8 @@ def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: Tr
         registration.start()
         stack.callback(housekeeper.stop)
         housekeeper.start()
+        stack.callback(tidying.stop)
+        tidying.start()
         metrics.ready.set(1)
         log.info("training worker starts", worker=host.worker_id, devices=list(devices))
         queues = [DEVICE_QUEUES[device] for device in devices]

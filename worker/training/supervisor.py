@@ -31,7 +31,7 @@ from lit_spec.trainer.clock import boottime
 from worker.host.checkout import CHECKOUT
 from worker.host.children import Start, execute
 from worker.host.devices import device_fault
-from worker.host.full_disks import storing_fault
+from worker.host.full_disks import storing_fault, work_disk_fault
 from worker.host.work_folder import WorkFolder
 from worker.training.attempt import Attempt, trainer_environment
 from worker.training.attempt_results import AttemptResult, lost, unfit
@@ -42,6 +42,7 @@ from worker.training.metrics import TrainingMetrics
 from worker.training.progress import AttemptProgress
 from worker.training.seat import SeatAttempt, claim_of, heartbeat_of
 from worker.training.spans import attempt_span, end_span
+from worker.training.tidying import tidy
 
 PAUSE_SECONDS = 2.0
 """Pause after a lost attempt, so that a fault of this machine does not use up a job's attempts at once."""
@@ -316,6 +317,8 @@ class Supervisor:
             log.error("this worker has a fault and claims no job for a while", fault=fault, seconds=seconds)
             self._drain.wait(seconds)
             place = self._work_folder.path
+            if work_disk_fault(place) is not None:
+                tidy(self._settings, place)
             fault = storing_fault(self._storage, self._marker, place) or device_fault(self._devices)
         self.paused = False
         self._metrics.ready.set(1)

@@ -24,10 +24,11 @@ from lit_core.data.pictures import framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
 from lit_core.data.readers.archives import walk
-from lit_core.data.store import decoding, pool
+from lit_core.data.store import decoding, entry, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
 from lit_spec import DatasetRequest, Resampling, Split
+from tests.small_disks import files_up_to, mounted
 
 CHECKOUT = Path(__file__).parents[3]
 SAMPLES = 60
@@ -259,7 +260,7 @@ CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 from lit_core.data import Interface, load_dataset
-from lit_core.data.store import decoding, pool
+from lit_core.data.store import decoding, entry, pool
 from lit_core.data.store.entry import DataStore
 from lit_spec import DatasetRequest
 
@@ -405,6 +406,37 @@ def test_old_entries_go(tmp_path: Path) -> None:
     os.utime(old / "lock", (0, 0))
     load(path, store_of(tmp_path, seconds=3600), size=[9, 9])
     assert not old.exists()
+
+
+def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "a.zip", contents())
+    used = load(path, store_of(tmp_path))
+    kept = entry_of(tmp_path)
+    load(path, store_of(tmp_path), resampling="nearest")
+    os.utime(kept / "lock", (0, 0))
+    store_of(tmp_path).tidy()
+    assert len(list(kept.parent.iterdir())) == 2
+    store_of(tmp_path, limit=0).tidy()
+    assert list(kept.parent.iterdir()) == [kept]
+    del used
+    store_of(tmp_path, seconds=3600).tidy()
+    assert not list(kept.parent.iterdir())
+    load(path, store_of(tmp_path))
+    monkeypatch.setattr(entry, "SHARE_LEFT_FREE", 1.0)  # less than that is free
+    store_of(tmp_path).tidy()
+    assert not list(kept.parent.iterdir())
+
+
+def test_data_that_the_disk_or_the_jobs_limit_has_no_room_for(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", contents())
+    rows = SAMPLES * 3 * 8 * 8
+    with files_up_to(rows - 1), pytest.raises(DatasetError, match=f"may write {rows - 1}: set a smaller") as refused:
+        load(path, store_of(tmp_path, processes=1))
+    assert refused.value.field == "dataset.size"
+    assert "LIT_DATA_STORE_BYTES" in refused.value.detail
+    with mounted(tmp_path / "store", 64 << 10), pytest.raises(DatasetError, match="the worker's disk has") as refused:
+        load(path, store_of(tmp_path, processes=1), size=[32, 32])
+    assert refused.value.field == "dataset.size"
 
 
 def test_without_a_store_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
