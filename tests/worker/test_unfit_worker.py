@@ -27,6 +27,7 @@ from tests.worker.bench import OWNER, Bench, child, wait_for
 from worker.host import registration
 from worker.host.startup import open_host
 from worker.training import supervisor
+from worker.training.job_folder import data_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,6 +242,21 @@ def test_a_full_storage_costs_a_job_one_attempt_and_not_all(bench: Bench, tmp_pa
             wait_for(lambda: full.row(job_id).state == "succeeded")
     [lost] = full.events(job_id, "lost")
     assert "could not store the output: [Errno 28] No space left on device" in lost["error"]["detail"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_decoded_data_that_nobody_uses_is_removed_from_a_full_disk(bench: Bench, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 8 * MIB) as disk:
+        small = replace(bench, folder=disk, settings=bench.settings.model_copy(update={"data_dir": disk}))
+        old = data_store(small.settings) / "old"
+        old.mkdir(parents=True)
+        (old / "lock").touch()
+        job_id = small.job(max_attempts=1)
+        with small.supervisor(child("succeed")) as worker:
+            fill(old)
+            worker.work()
+        assert not old.exists()
+    assert state(bench, job_id) == ("succeeded", 0)
 
 
 def test_a_disk_that_is_gone_costs_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
