@@ -60,6 +60,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Claimable:
+    """Which jobs for a device some worker may claim."""
+
+    newest_version: int
+    """Of specifications."""
+    devices: int
+    """On how many of them at once."""
+
+
+@dataclass(frozen=True)
 class JobsBefore:
     """How many queued jobs are before another."""
 
@@ -123,22 +133,25 @@ def _oldest_of_owners(
     return None
 
 
-def jobs_before(session: Session, job: Job, versions: Mapping[str, int], passed_over: Collection[str]) -> JobsBefore:
+def jobs_before(
+    session: Session, job: Job, claimable: Mapping[str, Claimable], passed_over: Collection[str]
+) -> JobsBefore:
     """The queued jobs that workers claim before `job`, at most MOST_COUNTED for each device.
 
-    `versions`: by the device that jobs ask for, the newest version of specifications that a worker for it reads.
+    `claimable`: by the device that jobs ask for, those that a worker for it may claim.
     `passed_over`: the owners whose jobs wait.
     """
     counts = []
-    for device, newest in versions.items():
+    for device, which in claimable.items():
         before = (
-            select(Job.id, Job.owner, Job.spec_version)
+            select(Job.id, Job.owner, Job.spec_version, Job.devices)
             .where(Job.state == _QUEUED, Job.device == device, tuple_(*_PLACE) < tuple_(job.created_at, job.id))
             .order_by(Job.created_at.desc(), Job.id.desc())
             .limit(MOST_COUNTED)
             .subquery()
         )
-        counted = and_(true(), *Wanted({}, newest).conditions(before.c, passed_over))
+        wanted = Wanted({}, which.newest_version).conditions(before.c, passed_over)
+        counted = and_(before.c.devices <= which.devices, *wanted)
         numbers = (func.count().label("seen"), func.count().filter(counted).label("counted"))
         counts.append(select(*numbers).select_from(before))
     found = session.execute(union_all(*counts)).all()

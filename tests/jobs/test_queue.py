@@ -53,6 +53,19 @@ def test_a_place_is_exact_until_too_many_jobs_are_before_it(bench: Bench) -> Non
     assert waiting(bench, job) == WaitingReason("position", place + 1, detail, at_least=True)
 
 
+def test_a_job_of_more_processes_than_any_worker_runs_has_no_worker(bench: Bench) -> None:
+    job = bench.job(device="cpu", devices=8)
+    with bench.database.session() as session:
+        workers.register(session, "w", "host", ["cpu"], [SPEC_VERSION], {"cpu": 4})
+    reason = waiting(bench, job)
+    assert reason is not None
+    assert reason.reason == "no-worker"
+    assert "can run 8 processes of a job on cpu" in reason.detail
+    # Behind it, a job that the worker can run is the first.
+    behind = waiting(bench, bench.job(device="cpu"))
+    assert behind == WaitingReason("starting", 1, "a worker is about to take it")
+
+
 def test_a_claim_takes_the_oldest_for_any_of_its_devices(bench: Bench) -> None:
     teacher = bench.teacher()
     jobs = [bench.job(teacher=teacher, device=device) for device in ("cpu", "auto", "cuda", "cpu", "auto")]
