@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -126,6 +127,7 @@ class _Decoding:
         samples, limits = self.files.samples, self.source.limits
         needed = samples * (job.row_bytes + statistics_bytes(job.channels))
         _check_total(samples, job, limits)
+        _check_file(samples, job)
         self.store.make_room(needed, self.entry)
         there = sum(path.stat().st_blocks * 512 for path in (self.entry.rows, self.entry.statistics) if path.exists())
         free = shutil.disk_usage(self.entry.folder).free
@@ -183,6 +185,17 @@ def _check_total(samples: int, job: Job, limits: Limits) -> None:
         raise DatasetError(
             f"{samples} images of {job.height}x{job.width} take {samples * job.row_bytes} bytes decoded, "
             f"more than {limits.total_bytes}: set a smaller dataset.size",
+            field="dataset.size",
+        )
+
+
+def _check_file(samples: int, job: Job) -> None:
+    """The kernel ends a process that makes a larger file."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY and samples * job.row_bytes > most:
+        raise DatasetError(
+            f"{samples} images of {job.height}x{job.width} take {samples * job.row_bytes} bytes decoded, and a file "
+            f"may have at most {most}: set a smaller dataset.size, or ask the operator to raise LIT_TRAINER_FILE_BYTES",
             field="dataset.size",
         )
 

@@ -28,6 +28,7 @@ from lit_core.data.store import decoding, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
 from lit_spec import DatasetRequest, Resampling, Split
+from tests.small_disks import MIB, files_up_to
 
 CHECKOUT = Path(__file__).parents[3]
 SAMPLES = 60
@@ -251,6 +252,12 @@ def test_decoded_images_have_a_bound(tmp_path: Path) -> None:
     limits = Limits(total_bytes=400_000)
     with pytest.raises(DatasetError, match="more than 400000"):
         load_dataset(asked, None, path, Interface(3, 2), store=store_of(tmp_path, limit=300_000), limits=limits)
+
+
+def test_a_limit_of_file_sizes_is_named_before_the_kernel_ends_the_trainer(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", contents())
+    with files_up_to(MIB), pytest.raises(DatasetError, match="raise LIT_TRAINER_FILE_BYTES"):
+        load(path, store_of(tmp_path), size=[256, 256])
 
 
 # --- going on, and sharing -----------------------------------------------------------------------------------
