@@ -359,6 +359,9 @@ def test_nobody_but_the_release_reaches_the_bundled_servers(rendered: dict[str, 
     assert "egress" not in servers
     assert policies["lit"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in policies["lit"]["spec"]
+    between = policies["lit-workers"]["spec"]
+    assert between["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "worker"
+    assert between["ingress"][0]["from"] == between["egress"][0]["to"] == [{"podSelector": between["podSelector"]}]
     given = EVERYTHING["networkPolicy"]
     assert isinstance(given, dict)
     assert of_kind(rendered["everything"], "NetworkPolicy")["lit-api"]["spec"]["ingress"][0]["from"] == given["apiFrom"]
