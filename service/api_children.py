@@ -7,8 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from jobs.settings import Settings
 from service import http_server
@@ -22,14 +21,17 @@ SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus-client keeps the numbers of several processes in files of a folder."""
 
 
-@contextmanager
-def api_processes(settings: Settings, reserved: socket.socket) -> Iterator[list[ChildProcess]]:
-    """As many as the settings say, not yet started, for the address that `reserved` holds."""
+def metrics_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where the processes keep their numbers. It must be there until they have stopped."""
+    return tempfile.TemporaryDirectory(prefix="lit-api-metrics-")
+
+
+def api_processes(settings: Settings, reserved: socket.socket, metrics: str) -> list[ChildProcess]:
+    """As many as the settings say, not yet started, for the address that `reserved` holds; `metrics` is a folder."""
     port = reserved.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="lit-api-metrics-") as folder:
-        environment = with_checkout(os.environ) | settings.model_copy(update={"port": port}).as_environment()
-        environment[SHARED_METRICS] = folder
-        yield [_process(number, environment) for number in range(1, settings.api_workers + 1)]
+    environment = with_checkout(os.environ) | settings.model_copy(update={"port": port}).as_environment()
+    environment[SHARED_METRICS] = metrics
+    return [_process(number, environment) for number in range(1, settings.api_workers + 1)]
 
 
 def _process(number: int, environment: dict[str, str]) -> ChildProcess:

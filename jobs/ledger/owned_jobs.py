@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select
+from sqlalchemy import select, union_all
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job, JobUpload, Study, Worker
+from jobs.database.models import Job, JobUpload, Seat, Study, Worker
 from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import queue, quotas, uploads, workers
 from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
 from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
+from jobs.ledger.queue import Claimable
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
 from jobs.tracing import current_traceparent
@@ -195,7 +196,8 @@ def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOT
         return WaitingReason("quota", position, detail, at_least)
     # From the jobs' rows: a worker's registration names its job only some seconds later.
     holders = select(Job.worker_id).where(Job.state == JobState.RUNNING)
-    busy = len({worker.id for worker in able} & set(session.scalars(holders)))
+    joined = select(Seat.worker_id).where(Seat.lease_expires_at.is_not(None))
+    busy = len({worker.id for worker in able} & set(session.scalars(union_all(holders, joined))))
     if position == 1 and not at_least and busy < len(able):
         return WaitingReason("starting", position, "a worker is about to take it")
     what = "1 worker" if len(able) == 1 else f"{len(able)} workers"
@@ -203,18 +205,21 @@ def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOT
     return WaitingReason("position", position, f"{place} for {what}, of which {busy} busy", at_least)
 
 
-def _claimed_before(job: Job, able: Sequence[Worker]) -> dict[str, int]:
-    """What earlier jobs may ask for so that a worker which can run `job` claims them first: a device, and the newest
-    version of specifications. If no worker can run it: those that any worker for it would claim.
+def _claimed_before(job: Job, able: Sequence[Worker]) -> dict[str, Claimable]:
+    """By the device that they ask for, which earlier jobs a worker that can run `job` claims first. If no worker can
+    run it: those that any worker for it would claim.
     """
     if not able:
         devices = [device.value for device in Device] if job.device == Device.AUTO else [Device.AUTO.value, job.device]
-        return dict.fromkeys(devices, job.spec_version)
-    versions: dict[str, int] = {}
+        return dict.fromkeys(devices, Claimable(job.spec_version, job.devices))
+    claimable: dict[str, Claimable] = {}
     for worker in able:
-        for device in (Device.AUTO.value, *worker.devices):
-            versions[device] = max(versions.get(device, 0), _newest_version(worker))
-    return versions
+        most = {device: workers.most_processes(worker, device) for device in worker.devices}
+        for device, count in {Device.AUTO.value: max(most.values()), **most}.items():
+            known = claimable.get(device, Claimable(0, 0))
+            newest = max(known.newest_version, _newest_version(worker))
+            claimable[device] = Claimable(newest, max(known.devices, count))
+    return claimable
 
 
 def _why_no_worker(live: Sequence[Worker], job: Job) -> str:
@@ -223,11 +228,19 @@ def _why_no_worker(live: Sequence[Worker], job: Job) -> str:
             f"no live worker reads version {job.spec_version} of the specification: start workers of a newer version "
             "of LIT"
         )
+    if job.devices > 1:
+        device = "one device" if job.device == Device.AUTO else job.device
+        return (
+            f"no live worker can run {job.devices} processes of a job on {device}: lower devices, or start a worker on "
+            "a larger machine"
+        )
     return f"no live worker has the device {job.device}: start one with `litc worker`"
 
 
 def _has_device(worker: Worker, job: Job) -> bool:
-    return job.device == Device.AUTO or job.device in worker.devices
+    """Whether the worker has a device that the job may run on, with as many processes as it wants."""
+    devices = worker.devices if job.device == Device.AUTO else {job.device} & set(worker.devices)
+    return any(job.devices <= workers.most_processes(worker, device) for device in devices)
 
 
 def _newest_version(worker: Worker) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Select,
     and_,
     func,
+    literal,
     literal_column,
     or_,
     select,
@@ -58,6 +60,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Claimable:
+    """Which jobs for a device some worker may claim."""
+
+    newest_version: int
+    """Of specifications."""
+    devices: int
+    """On how many of them at once."""
+
+
+@dataclass(frozen=True)
 class JobsBefore:
     """How many queued jobs are before another."""
 
@@ -73,9 +85,17 @@ def oldest_queued(session: Session, wanted: Wanted, at_limit: Collection[str]) -
     """
     devices = dict(wanted.devices)
     while devices:
-        first = _first_in_heads(session, devices, wanted, at_limit)
+        heads = _heads(session, devices, wanted, at_limit)
+        first = min((head for head in heads if head.id is not None), key=_place, default=None)
+        # Behind so many jobs that are not wanted there may be an older one that is.
+        unseen = {head.device: devices[head.device] for head in heads if head.id is None and head.seen == HEAD}
+        if unseen and _one_before(session, first, unseen, wanted, at_limit):
+            if (job := _oldest_of_owners(session, unseen, wanted, at_limit)) is not None:
+                return job
+            devices = {device: count for device, count in devices.items() if device not in unseen}
+            continue
         if first is None:
-            return _oldest_of_owners(session, devices, wanted, at_limit)
+            return None
         enough = _has_enough(Job, first.device, devices[first.device])
         if (job := _lock_from(session, first, and_(enough, *wanted.conditions(Job, at_limit)))) is not None:
             return job
@@ -83,13 +103,29 @@ def oldest_queued(session: Session, wanted: Wanted, at_limit: Collection[str]) -
     return None
 
 
+def _place(row: Row[Any]) -> tuple[datetime, str]:
+    return row.created_at, row.id
+
+
+def _one_before(
+    session: Session, first: Row[Any] | None, devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
+) -> bool:
+    """Whether a job for one of the devices, locked or not, is wanted and before `first`."""
+    found = session.execute(_first_of_owners(_fits(devices, wanted), at_limit)).one_or_none()
+    return found is not None and (first is None or _place(found) < _place(first))
+
+
+def _fits(devices: Mapping[str, int], wanted: Wanted) -> list[ColumnElement[bool]]:
+    enough = or_(*(_has_enough(Job, device, count) for device, count in devices.items()))
+    return [enough, *wanted.conditions(Job, ())]
+
+
 def _oldest_of_owners(
     session: Session, devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
 ) -> Job | None:
     """Like `oldest_queued`, by one step in the index for each owner: it reads no jobs of those at the limit."""
     passed_over = set(at_limit)
-    enough = or_(*(_has_enough(Job, device, count) for device, count in devices.items()))
-    fits = [enough, *wanted.conditions(Job, ())]
+    fits = _fits(devices, wanted)
     while (first := session.execute(_first_of_owners(fits, passed_over)).one_or_none()) is not None:
         if (job := _lock_from(session, first, and_(Job.owner == first.owner, *fits))) is not None:
             return job
@@ -97,22 +133,25 @@ def _oldest_of_owners(
     return None
 
 
-def jobs_before(session: Session, job: Job, versions: Mapping[str, int], passed_over: Collection[str]) -> JobsBefore:
+def jobs_before(
+    session: Session, job: Job, claimable: Mapping[str, Claimable], passed_over: Collection[str]
+) -> JobsBefore:
     """The queued jobs that workers claim before `job`, at most MOST_COUNTED for each device.
 
-    `versions`: by the device that jobs ask for, the newest version of specifications that a worker for it reads.
+    `claimable`: by the device that jobs ask for, those that a worker for it may claim.
     `passed_over`: the owners whose jobs wait.
     """
     counts = []
-    for device, newest in versions.items():
+    for device, which in claimable.items():
         before = (
-            select(Job.id, Job.owner, Job.spec_version)
+            select(Job.id, Job.owner, Job.spec_version, Job.devices)
             .where(Job.state == _QUEUED, Job.device == device, tuple_(*_PLACE) < tuple_(job.created_at, job.id))
             .order_by(Job.created_at.desc(), Job.id.desc())
             .limit(MOST_COUNTED)
             .subquery()
         )
-        counted = and_(true(), *Wanted({}, newest).conditions(before.c, passed_over))
+        wanted = Wanted({}, which.newest_version).conditions(before.c, passed_over)
+        counted = and_(before.c.devices <= which.devices, *wanted)
         numbers = (func.count().label("seen"), func.count().filter(counted).label("counted"))
         counts.append(select(*numbers).select_from(before))
     found = session.execute(union_all(*counts)).all()
@@ -127,21 +166,23 @@ def _lock_from(session: Session, first: Row[Any], which: ColumnElement[bool]) ->
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
-def _first_in_heads(
+def _heads(
     session: Session, devices: Mapping[str, int], wanted: Wanted, at_limit: Collection[str]
-) -> Row[Any] | None:
-    """Device and place of the oldest job that is wanted, locked or not, among the oldest HEAD for each device."""
-    firsts = []
+) -> Sequence[Row[Any]]:
+    """For each device, of its HEAD oldest jobs: how many there are (`seen`), and the place of the oldest that is
+    wanted, locked or not. `id` is None if none is."""
+    heads = []
     for device, count in devices.items():
         columns = (Job.id, Job.device, Job.devices, Job.created_at, Job.owner, Job.spec_version)
-        head = select(*columns).where(Job.state == _QUEUED, Job.device == device).order_by(*_PLACE).limit(HEAD)
-        job = head.subquery().c
-        fits = (_has_enough(job, device, count), *wanted.conditions(job, at_limit))
-        first = select(job.device, job.created_at, job.id).where(*fits)
-        firsts.append(first.order_by(job.created_at, job.id).limit(1).subquery())
-    all_firsts = union_all(*(select(first) for first in firsts)).subquery()
-    oldest = select(all_firsts).order_by(all_firsts.c.created_at, all_firsts.c.id).limit(1)
-    return session.execute(oldest).one_or_none()
+        head = select(*columns).where(Job.state == _QUEUED, Job.device == device).order_by(*_PLACE).limit(HEAD).cte()
+        fits = (_has_enough(head.c, device, count), *wanted.conditions(head.c, at_limit))
+        first = select(head.c.created_at, head.c.id).where(*fits).order_by(head.c.created_at, head.c.id).limit(1)
+        oldest = first.subquery()
+        seen = select(func.count()).select_from(head).scalar_subquery()
+        name = literal(device).label("device")
+        one = select(literal(1)).subquery()
+        heads.append(select(name, seen.label("seen"), oldest).select_from(one.outerjoin(oldest, true())))
+    return session.execute(union_all(*heads)).all()
 
 
 def _has_enough(job: Any, device: str, count: int) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ Whoever opens or takes a seat has locked the job's row before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, exists, func, insert, or_, select, tuple_, update
@@ -25,7 +25,7 @@ from jobs.errors import Stale
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.times import seconds_from_now
 from jobs.ledger.transitions import Event, change
-from lit_spec import Device, JobSpec
+from lit_spec import JobSpec
 from lit_spec.states import JobState
 
 
@@ -46,13 +46,24 @@ class TakenSeat:
     """As for node 0, which tells all others what it has read."""
 
 
-def can_run(devices: Sequence[str], processes: Mapping[str, int]) -> ColumnElement[bool]:
-    """Whether a worker has a device that the job may run on, with as many processes as it wants."""
-    return or_(
-        *(
-            and_(or_(Job.device == Device.AUTO, Job.device == device), Job.devices <= processes.get(device, 1))
-            for device in devices
-        )
+def joinable(
+    devices: Sequence[str], processes: Mapping[str, int], spec_versions: Sequence[int], left_out: Collection[str] = ()
+) -> ColumnElement[bool]:
+    """Which jobs have an open seat for a worker: it runs what node 0 runs on, and as many processes on it.
+
+    `left_out`: ids of jobs.
+    """
+    with_open_seat = exists().where(Seat.job_id == Job.id, Seat.worker_id.is_(None)).correlate(Job)
+    has_device = or_(
+        *(and_(Job.worker_device == device, Job.devices <= processes.get(device, 1)) for device in devices)
+    )
+    return and_(
+        Job.state == JobState.RUNNING,
+        Job.nodes > 1,
+        Job.spec_version <= max(spec_versions),
+        Job.id.not_in(left_out),
+        has_device,
+        with_open_seat,
     )
 
 
@@ -77,40 +88,24 @@ def still_open(session: Session, job_id: str, attempt: int) -> int:
     return int(row[0])
 
 
-def an_older_one_waits(session: Session, job_id: str, devices: Sequence[str], processes: Mapping[str, int]) -> bool:
-    """Whether a job that was claimed by another worker and made earlier than this one has an open seat.
+def an_older_one_waits(session: Session, job_id: str, joinable: ColumnElement[bool]) -> bool:
+    """Whether a job that was claimed by another worker and made earlier than this one is `joinable`.
 
     Two jobs that wait for each other's worker would wait for ever, so the younger one goes back to the queue.
     """
     own = aliased(Job)
     older = (
         select(Job.id)
-        .join(Seat, Seat.job_id == Job.id)
         .join(own, tuple_(Job.created_at, Job.id) < tuple_(own.created_at, own.id))
-        .where(own.id == job_id, Seat.worker_id.is_(None), Job.state == JobState.RUNNING, can_run(devices, processes))
+        .where(own.id == job_id, joinable)
         .limit(1)
     )
     return session.scalar(older) is not None
 
 
-def take(
-    session: Session,
-    worker_id: str,
-    devices: Sequence[str],
-    processes: Mapping[str, int],
-    spec_versions: Sequence[int],
-    lease_seconds: float,
-) -> TakenSeat | None:
-    """Take a seat of the oldest job that has an open one and that this worker can run. None if there is none."""
-    with_open_seat = exists().where(Seat.job_id == Job.id, Seat.worker_id.is_(None))
-    query = (
-        select(Job)
-        .where(Job.state == JobState.RUNNING, Job.nodes > 1, with_open_seat)
-        .where(Job.worker_device.in_(devices), can_run(devices, processes), Job.spec_version <= max(spec_versions))
-        .order_by(Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+def take(session: Session, worker_id: str, joinable: ColumnElement[bool], lease_seconds: float) -> TakenSeat | None:
+    """Take a seat of the oldest job that is `joinable`. None if there is none."""
+    query = select(Job).where(joinable).order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
     job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
     if job is None:
         return None

@@ -54,6 +54,11 @@ def live(session: Session, within_seconds: float = LIVE_SECONDS) -> list[Worker]
     return list(session.scalars(select(Worker).where(Worker.last_seen > _ago(within_seconds)).order_by(Worker.id)))
 
 
+def most_processes(worker: Worker, device: str) -> int:
+    """How many processes of one job the worker can run on one of its devices."""
+    return int(worker.processes.get(device, 1))
+
+
 def forget_dead(session: Session) -> None:
     """Remove the registrations that were not renewed for an hour."""
     session.execute(delete(Worker).where(Worker.last_seen < _ago(FORGOTTEN_SECONDS)))

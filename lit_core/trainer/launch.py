@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lit_core.trainer.supervision import die_with_parent
-from lit_spec.trainer.folder import TrainerExit
+from lit_spec.trainer.folder import SIGNALLED, TrainerExit
 
 TRAINER = ("-m", "lit_core.trainer", ".", "--supervised")
 LOOK_SECONDS = 0.1
@@ -60,7 +60,8 @@ def main() -> int:
     rank, first = min(result.failures.items(), key=lambda item: item[1].timestamp)
     how = first.signal_name() if first.exitcode < 0 else f"exit code {first.exitcode}"
     log.error("rank %d ended with %s, so the others were ended", rank, how)
-    return first.exitcode if first.exitcode > 0 else TrainerExit.FAILED
+    code: int = first.exitcode
+    return code if code > 0 else SIGNALLED - code
 
 
 def _agent(arguments: argparse.Namespace) -> LocalElasticAgent:

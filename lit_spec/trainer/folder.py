@@ -48,3 +48,7 @@ class TrainerExit(IntEnum):
     """A message says why."""
     DEADLINE = 75
     """The trainer ended itself because its deadline had passed."""
+
+
+SIGNALLED = 128
+"""The exit code of a launcher is this and the signal that ended its rank, as in a shell."""

@@ -32,7 +32,8 @@ SELECT DISTINCT owner, tag, created_at, id FROM {many}, unnest(tags) AS tag;
 """
 
 # Statements that add many rows write the owner's row once. Changes of jobs do it by row: most of them change no sizes,
-# and a trigger for statements would copy each row. A job's deletion needs the row of its files, which goes with it.
+# and a trigger for statements would copy each row. A job's deletion needs the row of its files, which goes with it. It locks that row before the owner's, as
+# retention does: if the files are just being removed, it waits, and then does not count them again.
 COUNT_BYTES = """
 CREATE FUNCTION add_owner_bytes(of_owner text, more bigint) RETURNS void LANGUAGE sql AS $$
     INSERT INTO owner_bytes AS known (owner, bytes) VALUES (of_owner, more)
@@ -73,8 +74,11 @@ CREATE TRIGGER count_job_files AFTER UPDATE OF stored_bytes ON jobs
 FOR EACH ROW WHEN (NEW.stored_bytes <> OLD.stored_bytes) EXECUTE FUNCTION count_job_files();
 
 CREATE FUNCTION count_deleted_job() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    counted_at timestamptz;
 BEGIN
-    IF NOT EXISTS (SELECT FROM job_files WHERE job_id = OLD.id AND removed_at IS NOT NULL) THEN
+    SELECT removed_at INTO counted_at FROM job_files WHERE job_id = OLD.id FOR UPDATE;
+    IF counted_at IS NULL THEN
         PERFORM add_owner_bytes(OLD.owner, -OLD.stored_bytes);
     END IF;
     RETURN OLD;

@@ -17,7 +17,7 @@ from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
 from jobs.tracing import TracingNotConfigured, open_tracing
 from service import http_server
-from service.api_children import api_processes, wait_until_listening
+from service.api_children import api_processes, metrics_folder, wait_until_listening
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
 from service.minder import ProcessMinder, RestartPolicy
@@ -49,7 +49,7 @@ def _run_several(settings: Settings, stack: ExitStack) -> bool:
     """Keep the processes running until SIGTERM or SIGINT; whether all stopped cleanly. Raises ChildFailed."""
     signals = StopSignals()
     reserved = stack.enter_context(http_server.reserve(settings.host, settings.port))
-    processes = stack.enter_context(api_processes(settings, reserved))
+    processes = api_processes(settings, reserved, stack.enter_context(metrics_folder()))
     _mark_storage(settings)
     _keyless(settings)
     policy = RestartPolicy(first_pause=settings.restart_seconds)

@@ -12,7 +12,7 @@ import typer
 
 from jobs.database.migrate import upgrade
 from service import http_server
-from service.api_children import api_processes, wait_until_listening
+from service.api_children import api_processes, metrics_folder, wait_until_listening
 from service.backing_services import backing_services
 from service.commands.api import prepared_api
 from service.commands.options import Host, Port, errors_as_sentences, read_settings
@@ -34,6 +34,8 @@ def serve(
         several = settings.api_workers > 1
         bind = http_server.reserve if several else http_server.listen
         listening = stack.enter_context(bind(settings.host, settings.port))
+        # Before what stops the processes that use it, so that it goes after them.
+        metrics = stack.enter_context(metrics_folder())
         settings, minder = stack.enter_context(backing_services(settings, on_failure=_end_this_process))
         upgrade(settings.database_url or "")
         # Also with several processes: what is wrong with the settings is said once, and here.
@@ -44,7 +46,7 @@ def serve(
             # One is enough to inspect uploads, and one to keep runs at MLflow up to date.
             minder.start(*training, inspecting_worker(settings, number=workers + 1), *tracking_workers(settings))
         if several:
-            processes = stack.enter_context(api_processes(settings, listening))
+            processes = api_processes(settings, listening, metrics)
             minder.start(*processes)
             wait_until_listening(listening, processes)
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.

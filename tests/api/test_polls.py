@@ -16,6 +16,7 @@ from jobs.ledger.attempts import Claim, Event
 from tests.api.conftest import hear_all
 from tests.api.test_jobs import claim, finish
 from tests.worker.bench import OWNER, Bench, wait_for
+from tests.worker.outages import cut_off
 
 FOREIGN = "somebody"
 
@@ -82,6 +83,23 @@ def test_an_answer_from_memory_is_that_of_the_route(api: TestClient, bench: Benc
             assert {name: value for name, value in polled.headers.items() if name not in left_out} == {
                 name: value for name, value in routed.headers.items() if name not in left_out
             }
+
+
+def test_a_poll_during_an_outage_is_told_to_come_again(bench: Bench) -> None:
+    with cut_off(bench.database, "polled") as ledger:
+        url = ledger.database.engine.url.render_as_string(False)
+        settings = bench.settings.model_copy(update={"database_url": url})
+        with TestClient(create_app(settings, keyless=True), base_url="http://127.0.0.1:8000") as client:
+            path, key = f"/v1/jobs/{bench.job()}", bearer(bench)
+            know(client, path, key)
+            with bench.database.session() as session:
+                # The listener's connection lives on, so that what it tells of is still trusted.
+                session.execute(text("ALTER ROLE polled NOLOGIN"))
+                others = "FROM pg_stat_activity WHERE usename = 'polled' AND query NOT ILIKE 'LISTEN%'"
+                session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+            answer = client.get(path, headers=key)
+            ledger.let_in()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
 
 
 def test_what_is_known_of_one_owner_is_not_told_to_another(api: TestClient, bench: Bench) -> None:

@@ -38,7 +38,7 @@ SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 8}
 EVERYTHING = {
     "secret": {"existingSecret": "lit-secret"},
     "storage": {"url": "s3://bucket/lit"},
-    "settings": {"LIT_RETENTION_DAYS": "90"},
+    "settings": {"LIT_RETENTION_DAYS": "90", "LIT_DATA_STORE_BYTES": "1073741824"},
     "datasets": {"existingClaim": "datasets"},
     "image": {"repository": "registry.example.com/lit", "tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
     "api": {
@@ -254,6 +254,13 @@ def test_workers_have_time_to_write_a_checkpoint_and_no_liveness_probe(rendered:
     assert gpu["containers"][0]["args"] == ["worker", "--devices", "cuda", "--no-with-inspect"]
     assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert (gpu["runtimeClassName"], gpu["nodeSelector"]) == ("nvidia", {"accelerator": "h200"})
+    for made in workers.values():
+        [container] = made["spec"]["template"]["spec"]["containers"]
+        env = {entry["name"]: entry for entry in container["env"]}
+        assert env["LIT_NODE_ADDRESS"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+        # What is set for all is not overridden by what pools may leave out.
+        assert "LIT_DATA_STORE_BYTES" not in env
+        assert env["LIT_TEACHER_CACHE_BYTES"]["value"] == "10737418240"
     # KEDA decides how many there are.
     assert "replicas" not in workers["lit-worker-gpu"]["spec"]
     assert workers["lit-worker-cpu"]["spec"]["replicas"] == 2
@@ -341,6 +348,8 @@ def test_the_queries_of_keda_count_jobs_and_inspections(bench: Bench, rendered: 
         assert attempts.claim(session, "w", ["cuda"], [SPEC_VERSION], 60)
         uploads.inspect_again(session, uploads.get(session, "local", teacher))
     assert (wanted("gpu"), wanted("any")) == ([2], [3, 1])
+    bench.job(teacher=bench.teacher(), device="cuda", nodes=4)
+    assert (wanted("gpu"), wanted("any")) == ([6], [7, 1])
 
 
 def test_nobody_but_the_release_reaches_the_bundled_servers(rendered: dict[str, list[Object]]) -> None:
@@ -350,6 +359,9 @@ def test_nobody_but_the_release_reaches_the_bundled_servers(rendered: dict[str, 
     assert "egress" not in servers
     assert policies["lit"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in policies["lit"]["spec"]
+    between = policies["lit-workers"]["spec"]
+    assert between["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "worker"
+    assert between["ingress"][0]["from"] == between["egress"][0]["to"] == [{"podSelector": between["podSelector"]}]
     given = EVERYTHING["networkPolicy"]
     assert isinstance(given, dict)
     assert of_kind(rendered["everything"], "NetworkPolicy")["lit-api"]["spec"]["ingress"][0]["from"] == given["apiFrom"]

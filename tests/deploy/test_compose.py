@@ -329,7 +329,7 @@ def test_a_gpu_worker_is_a_worker_with_a_gpu() -> None:
     gpu, cpu = both["worker-gpu"], both["worker"]
     assert gpu.pop("profiles") == ["gpu"]
     [device] = gpu.pop("deploy")["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "count": "1", "capabilities": ["gpu"]}
     assert gpu.pop("command") == ["worker", "--devices", "cuda"]
     assert cpu.pop("command") == ["worker", "--devices", "cpu"]
     assert gpu == cpu

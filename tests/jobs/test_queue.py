@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select, text
 
 from jobs.database.models import Job
-from jobs.ledger import attempts, owned_jobs, workers
+from jobs.ledger import attempts, owned_jobs, quotas, workers
 from jobs.ledger.attempts import Claim, Metric
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.ledger.queue import HEAD, MOST_COUNTED
@@ -53,6 +53,19 @@ def test_a_place_is_exact_until_too_many_jobs_are_before_it(bench: Bench) -> Non
     assert waiting(bench, job) == WaitingReason("position", place + 1, detail, at_least=True)
 
 
+def test_a_job_of_more_processes_than_any_worker_runs_has_no_worker(bench: Bench) -> None:
+    job = bench.job(device="cpu", devices=8)
+    with bench.database.session() as session:
+        workers.register(session, "w", "host", ["cpu"], [SPEC_VERSION], {"cpu": 4})
+    reason = waiting(bench, job)
+    assert reason is not None
+    assert reason.reason == "no-worker"
+    assert "can run 8 processes of a job on cpu" in reason.detail
+    # Behind it, a job that the worker can run is the first.
+    behind = waiting(bench, bench.job(device="cpu"))
+    assert behind == WaitingReason("starting", 1, "a worker is about to take it")
+
+
 def test_a_claim_takes_the_oldest_for_any_of_its_devices(bench: Bench) -> None:
     teacher = bench.teacher()
     jobs = [bench.job(teacher=teacher, device=device) for device in ("cpu", "auto", "cuda", "cpu", "auto")]
@@ -81,6 +94,32 @@ def test_jobs_that_a_worker_cant_read_dont_hide_the_one_behind_them(bench: Bench
         newer = text("UPDATE jobs SET spec_version = spec_version + 1, owner = 'another' WHERE id <> :id")
         session.execute(newer, {"id": job})
     taken = claim(bench, "cpu")
+    assert taken is not None
+    assert taken.job_id == job
+
+
+def hide(bench: Bench, job: str, values: str) -> None:
+    """Put more jobs before this one than are looked through, with these values, and a newer one for any device."""
+    add_before(bench, job, HEAD + 1, "cuda")
+    with bench.database.session() as session:
+        session.execute(text(f"UPDATE jobs SET {values} WHERE id <> :id"), {"id": job})
+    bench.job(device="auto")
+
+
+def test_jobs_of_too_many_devices_dont_hide_an_older_job_for_another_device(bench: Bench) -> None:
+    job = bench.job(device="cuda")
+    hide(bench, job, "devices = 8")
+    taken = claim(bench, "cuda")
+    assert taken is not None
+    assert taken.job_id == job
+
+
+def test_jobs_of_an_owner_at_the_limit_dont_hide_an_older_job_for_another_device(bench: Bench) -> None:
+    job = bench.job(device="cuda")
+    hide(bench, job, "owner = 'another'")
+    with bench.database.session() as session:
+        quotas.replace(session, "another", {"jobs_running": 0})
+    taken = claim(bench, "cuda")
     assert taken is not None
     assert taken.job_id == job
 

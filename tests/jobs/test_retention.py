@@ -17,7 +17,7 @@ from jobs.ledger.attempts import Artifact
 from jobs.storage.faults import StorageFault
 from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
-from tests.worker.bench import OWNER, Bench
+from tests.worker.bench import OWNER, Bench, wait_for
 
 DAYS = 3
 STUDENT = b"a student"
@@ -70,6 +70,33 @@ class Expiring:
     def uploads(self) -> set[str]:
         with self.bench.database.session() as session:
             return set(session.scalars(select(Upload.id)))
+
+
+def waiting_for_locks(bench: Bench) -> int | None:
+    """How many transactions wait for another one."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with bench.database.session() as session:
+        return session.scalar(text(waits))
+
+
+def test_a_job_that_is_deleted_while_its_files_go_is_counted_down_once(bench: Bench) -> None:
+    expiring = Expiring(bench)
+    job = expiring.succeeded(DAYS + 1)
+    size = text("SELECT bytes FROM owner_bytes WHERE owner = :owner")
+
+    def delete() -> None:
+        with bench.database.session() as session:
+            owned_jobs.delete(session, OWNER, job)
+
+    deleting = threading.Thread(target=delete)
+    with bench.database.session() as session:
+        before = session.scalar(size, {"owner": OWNER})
+        assert retention.expire_jobs(session, DAYS) == [job]
+        deleting.start()
+        wait_for(lambda: waiting_for_locks(bench) == 1)
+    deleting.join(10)
+    with bench.database.session() as session:
+        assert session.scalar(size, {"owner": OWNER}) == before - len(STUDENT)
 
 
 @pytest.fixture

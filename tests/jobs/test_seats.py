@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 
 from jobs.database.models import Job, Seat
 from jobs.errors import Stale
@@ -37,7 +37,8 @@ def take_seat(
     bench: Bench, worker: str = "guest", processes: dict[str, int] | None = None, lease: float = LEASE
 ) -> TakenSeat | None:
     with bench.database.session() as session:
-        return seats.take(session, worker, ["cpu"], processes or {"cpu": 4}, VERSIONS, lease)
+        joinable = seats.joinable(["cpu"], processes or {"cpu": 4}, VERSIONS)
+        return seats.take(session, worker, joinable, lease)
 
 
 def test_a_job_of_several_processes_is_claimed_only_by_a_worker_that_can_run_them(bench: Bench) -> None:
@@ -72,9 +73,23 @@ def test_of_two_jobs_that_wait_for_each_other_the_younger_gives_way(bench: Bench
     older, younger = bench.job(nodes=2), bench.job(nodes=2)
     assert take_job(bench, "a") is not None
     assert take_job(bench, "b") is not None
+    joinable = seats.joinable(["cpu"], {"cpu": 1}, VERSIONS)
     with bench.database.session() as session:
-        waits = {job: seats.an_older_one_waits(session, job, ["cpu"], {"cpu": 1}) for job in (older, younger)}
+        waits = {job: seats.an_older_one_waits(session, job, joinable) for job in (older, younger)}
     assert waits == {older: False, younger: True}
+
+
+def test_a_worker_joins_only_on_the_device_that_node_0_has_chosen(bench: Bench) -> None:
+    job = bench.job(device="auto", nodes=2, devices=4)
+    claimed_for_cuda = text("UPDATE jobs SET worker_device = 'cuda' WHERE id = :id")
+    assert take_job(bench) is not None
+    with bench.database.session() as session:
+        session.execute(claimed_for_cuda, {"id": job})
+        few = seats.joinable(["cpu", "cuda"], {"cpu": 4, "cuda": 1}, VERSIONS)
+        assert seats.take(session, "guest", few, LEASE) is None
+        enough = seats.joinable(["cuda"], {"cuda": 4}, VERSIONS)
+        assert seats.take(session, "guest", seats.joinable(["cuda"], {"cuda": 4}, VERSIONS, [job]), LEASE) is None
+        assert seats.take(session, "guest", enough, LEASE) is not None
 
 
 @pytest.mark.parametrize("end", ["lose", "release", "succeed", "cancelled", "fail"])

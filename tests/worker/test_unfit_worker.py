@@ -19,7 +19,8 @@ from sqlalchemy import text
 
 from jobs import backoff
 from jobs.backoff import Backoff
-from jobs.ledger import uploads, workers
+from jobs.ledger import attempts, uploads, workers
+from jobs.ledger.attempts import Claim
 from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
@@ -197,6 +198,50 @@ def test_a_full_disk_costs_no_failure_and_holds_up_no_job_that_fits(bench: Bench
     assert state(bench, large) == ("succeeded", 0)
 
 
+def host(bench: Bench) -> Claim:
+    """Claims a job of two nodes, and offers a seat."""
+    with bench.database.session() as session:
+        claim = attempts.claim(session, "host", ["cpu"], [SPEC_VERSION], 60, endpoint="127.0.0.1:9")
+    assert claim is not None
+    return claim
+
+
+def test_a_joined_worker_with_a_full_disk_costs_no_failure_and_does_not_join_again_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    job_id = bench.job(dataset=bench.dataset(bytes(2 * MIB)), nodes=2, max_attempts=1)
+    with bench.supervisor(child("succeed"), name="guest") as guest:
+        host(bench)
+        with files_up_to(MIB):
+            assert guest.work() == 1
+        assert state(bench, job_id) == ("queued", 0)
+        [released] = bench.events(job_id, "released")
+        assert "could not prepare the job: [Errno 27] File too large" in released["reason"]
+        host(bench)
+        assert guest.work() == 0
+
+
+def test_a_joined_worker_whose_folder_is_gone_costs_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    job_id = bench.job(nodes=2, max_attempts=1)
+    host(bench)
+    with bench.supervisor(child("succeed"), name="guest") as guest:
+        shutil.rmtree(bench.folder)
+        guest.work()
+    assert state(bench, job_id) == ("queued", 0)
+
+
+def test_a_limit_that_a_joined_worker_has_fails_the_job_and_is_named(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"trainer_memory_bytes": 1})
+    job_id = bench.job(nodes=2, max_attempts=3)
+    host(bench)
+    with bench.supervisor(child("succeed"), name="guest") as guest:
+        assert guest.work() == 1
+    assert state(bench, job_id) == ("failed", 0)
+    assert bench.row(job_id).error["type"] == "memory-limit"
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_trainer_that_crashes_on_a_full_disk_costs_no_failure(bench: Bench) -> None:
     job_id = bench.job(max_attempts=1)
@@ -301,6 +346,8 @@ def ones(size, device):
     if not Path("{folder}/mended").exists():
         raise RuntimeError("the GPU has fallen off the bus")
     return Tensor()
+class cuda:
+    def device_count(): return 1
 """
 
 

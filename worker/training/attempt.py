@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -49,15 +48,15 @@ from lit_spec.trainer.phases import JobPhase
 from lit_spec.trainer.plan import PlanSummary
 from lit_spec.trainer.run import TrainerMachine
 from worker.host.children import Start, execute
-from worker.host.full_disks import work_disk_fault
 from worker.training.attempt_results import (
     CANCELLED,
+    MAY_FOLLOW_ANOTHER_END,
     OTHER_DRAINED,
     RELEASED,
     STALE,
     WAITS_FOR_OLDER,
     AttemptResult,
-    describe_exit,
+    crashed,
     expired,
     failed,
     lost,
@@ -65,6 +64,7 @@ from worker.training.attempt_results import (
     too_few_workers,
     trainer_failed,
     unfit,
+    upload_missing,
 )
 from worker.training.job_folder import InputRefused, UploadMissing, prepare
 from worker.training.launching import command_for
@@ -77,6 +77,8 @@ from worker.training.trainer_process import SECONDS_FOR_PIPE, Trainer
 
 LOOK_SECONDS = 0.1
 SEAT_LOOK_SECONDS = 0.3
+SECONDS_FOR_REPORTS = 10.0
+"""Enough for a worker that has joined to find out whether its device works."""
 LOG_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -155,7 +157,8 @@ class Attempt:
             limits = TrainerLimits.of(self.settings, self.folder, self.claim.device)
             started = self._start(limits)
         except UploadMissing as missing:
-            return self._upload_missing(missing)
+            upload = self._find_upload(missing.upload)
+            return upload_missing(missing, upload, storage_fault(self.storage, self.marker))
         except InputRefused as refused:
             return failed(refused.error)
         except Interrupted as interrupted:
@@ -206,20 +209,6 @@ class Attempt:
             time.sleep(SEAT_LOOK_SECONDS)
         return None
 
-    def _upload_missing(self, missing: UploadMissing) -> AttemptResult:
-        if (fault := storage_fault(self.storage, self.marker)) is not None:
-            return unfit(fault)
-        upload = self._find_upload(missing.upload)
-        if upload is None:
-            return failed(missing.error)
-        if upload.state != UploadState.COMPLETE:
-            detail = f"{upload.id} has only {upload.received} of its {upload.size} bytes: finish the upload"
-            return lost(missing.error.type, detail, field=missing.error.field)
-        fault = (
-            f"storage lacks bytes of the upload {upload.id}, which the ledger has: if they are lost, upload it again"
-        )
-        return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
-
     def _find_upload(self, upload_id: str) -> Upload | None:
         def find(session: Session) -> Upload | None:
             try:
@@ -259,25 +248,19 @@ class Attempt:
             return OTHER_DRAINED
         if error := limit_hit or limits.error_of_exit(code):
             return failed(error)
-        return self._judge_crash(code, trainer)
+        if self.claim.spec.nodes > 1 and code in MAY_FOLLOW_ANOTHER_END:
+            self._wait_for_reports()
+        return crashed(code, trainer.last_log_line(), self.folder)
 
-    def _judge_crash(self, code: int, trainer: Trainer) -> AttemptResult:
-        if code == TrainerExit.DEADLINE:
-            return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
-        if (fault := work_disk_fault(self.folder)) is not None:
-            return self._judge_full_disk(fault)
-        return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, trainer.last_log_line()))
+    def _wait_for_reports(self) -> None:
+        """Let the workers that have joined say first what is wrong with them: this trainer ended because theirs did.
 
-    def _judge_full_disk(self, fault: str) -> AttemptResult:
-        """If the disk has room once the job folder is gone, it was the job that filled it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if work_disk_fault(self.folder.parent) is not None:
-            return unfit(fault)
-        detail = (
-            "the job filled the disk of its worker: use a smaller teacher or data set, or ask its operator for more "
-            "space in the worker's data folder"
-        )
-        return lost(ErrorType.DISK_LIMIT, detail, fault=detail)
+        Raises Stale when one of them has recorded the end of the attempt.
+        """
+        give_up_at = boottime() + SECONDS_FOR_REPORTS
+        while self.lease.reason is None and boottime() < give_up_at:
+            self._write(lambda session: seats.still_open(session, self.claim.job_id, self.claim.attempt))
+            time.sleep(SEAT_LOOK_SECONDS)
 
     # --- while the trainer runs ---
 

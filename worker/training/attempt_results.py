@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from jobs.database.models import Upload
 from jobs.ledger import attempts
 from jobs.ledger.attempts import Artifact, Claim
 from lit_spec import ErrorType, JobError
+from lit_spec.states import UploadState
+from lit_spec.trainer.folder import SIGNALLED, TrainerExit
+from worker.host.full_disks import work_disk_fault
+from worker.training.job_folder import UploadMissing
+
+MAY_FOLLOW_ANOTHER_END = (TrainerExit.FAILED, SIGNALLED + signal.SIGABRT)
+"""Exit codes of ranks that could not go on, perhaps because those of another node have ended. NCCL aborts them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,9 @@ def _write_nothing(_session: Session, _claim: Claim) -> None:
 CANCELLED = AttemptResult("cancelled", attempts.cancelled)
 RELEASED = AttemptResult("released", attempts.release)
 OTHER_DRAINED = AttemptResult("released", partial(attempts.release, reason="a worker that had joined was told to stop"))
-WAITS_FOR_OLDER = AttemptResult("released", partial(attempts.release, reason="the worker joins an older job first"))
+WAITS_FOR_OLDER = AttemptResult(
+    "released", partial(attempts.release, reason="the worker joins an older job first"), left_to_others=True
+)
 STALE = AttemptResult("stale", _write_nothing)
 
 
@@ -85,11 +97,45 @@ def unfit(fault: str) -> AttemptResult:
     return AttemptResult("released", lambda session, claim: attempts.release(session, claim, fault), fault)
 
 
+def upload_missing(missing: UploadMissing, upload: Upload | None, storage_fault: str | None) -> AttemptResult:
+    """Storage did not have an input, whose row in the ledger is `upload`."""
+    if storage_fault is not None:
+        return unfit(storage_fault)
+    if upload is None:
+        return failed(missing.error)
+    if upload.state != UploadState.COMPLETE:
+        detail = f"{upload.id} has only {upload.received} of its {upload.size} bytes: finish the upload"
+        return lost(missing.error.type, detail, field=missing.error.field)
+    fault = f"storage lacks bytes of the upload {upload.id}, which the ledger has: if they are lost, upload it again"
+    return lost(ErrorType.WORKER_LOST, fault, field=missing.error.field, fault=fault)
+
+
 def trainer_failed(error: JobError) -> AttemptResult:
     """The trainer reported an error. Another attempt would too, unless this worker's device has a fault."""
     if error.type is ErrorType.DEVICE_UNAVAILABLE:
         return lost(error.type, error.detail, field=error.field, fault=error.detail)
     return failed(error)
+
+
+def crashed(code: int, last_line: str, folder: Path) -> AttemptResult:
+    """The trainer in the job folder `folder` ended without saying why."""
+    if code == TrainerExit.DEADLINE:
+        return lost(ErrorType.WORKER_LOST, "the trainer was suspended until its deadline had passed")
+    if (fault := work_disk_fault(folder)) is not None:
+        return _filled_disk(fault, folder)
+    return lost(ErrorType.TRAINER_CRASHED, describe_exit(code, last_line))
+
+
+def _filled_disk(fault: str, folder: Path) -> AttemptResult:
+    """If the disk has room once the job folder is gone, it was the job that filled it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if work_disk_fault(folder.parent) is not None:
+        return unfit(fault)
+    detail = (
+        "the job filled the disk of its worker: use a smaller teacher or data set, or ask its operator for more "
+        "space in the worker's data folder"
+    )
+    return lost(ErrorType.DISK_LIMIT, detail, fault=detail)
 
 
 def describe_exit(code: int, last_line: str) -> str:

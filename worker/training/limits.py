@@ -21,6 +21,7 @@ from typing import Self
 from jobs.settings import GIB, Settings
 from jobs.side_task import SideTask
 from lit_spec import ErrorType, JobError
+from lit_spec.trainer.folder import SIGNALLED
 from worker.training.job_folder import store_bytes
 
 LOOK_SECONDS = 0.2
@@ -81,10 +82,10 @@ class TrainerLimits:
 
     def error_of_exit(self, code: int) -> JobError | None:
         """The limit of the kernel that ended a trainer with this exit code."""
-        if code == -signal.SIGXCPU:
+        if code in (-signal.SIGXCPU, SIGNALLED + signal.SIGXCPU):
             detail = f"the trainer used more than the {self.cpu_seconds} s of processor time that this worker allows"
             return _error(ErrorType.CPU_LIMIT, detail, "lower the epochs", "LIT_TRAINER_CPU_SECONDS", "schedule")
-        if code == -signal.SIGXFSZ:
+        if code in (-signal.SIGXFSZ, SIGNALLED + signal.SIGXFSZ):
             detail = f"the trainer wrote a file of more than the {self.file_bytes} bytes that this worker allows"
             return _error(ErrorType.FILE_SIZE_LIMIT, detail, "use a smaller teacher", "LIT_TRAINER_FILE_BYTES")
         return None

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import structlog
+from sqlalchemy import ColumnElement
 
 from jobs.backoff import Backoff
 from jobs.broker.queues import DEVICE_QUEUES, queues_for
@@ -51,6 +52,14 @@ LEFT_TO_OTHERS_SECONDS = 60.0
 again for this long."""
 
 log = structlog.get_logger()
+
+
+def _still(left_out: dict[str, float]) -> list[str]:
+    """The jobs that are still left out; the others are forgotten."""
+    now = boottime()
+    for job in [job for job, until in left_out.items() if until <= now]:
+        del left_out[job]
+    return list(left_out)
 
 
 class Supervisor:
@@ -96,6 +105,7 @@ class Supervisor:
         self._drain = threading.Event()
         self._backoff = Backoff()
         self._left_to_others: dict[str, float] = {}
+        self._not_joined: dict[str, float] = {}
         self.paused = False
         self.current_job: str | None = None
 
@@ -128,21 +138,14 @@ class Supervisor:
         lease_seconds = self._settings.lease_seconds
         try:
             with self._metrics.claim_seconds.time(), self._database.session() as session:
-                seat = seats.take(
-                    session,
-                    self._worker_id,
-                    self._devices,
-                    self._processes,
-                    READABLE_SPEC_VERSIONS,
-                    lease_seconds,
-                )
+                seat = seats.take(session, self._worker_id, self._joinable(), lease_seconds)
                 return seat or attempts.claim(
                     session,
                     self._worker_id,
                     self._devices,
                     READABLE_SPEC_VERSIONS,
                     lease_seconds,
-                    left_to_others=self._jobs_left_to_others(),
+                    left_to_others=_still(self._left_to_others),
                     processes=self._processes,
                     endpoint=free_endpoint(self._address),
                     trackers=self._trackers,
@@ -155,10 +158,10 @@ class Supervisor:
             log.warning("ledger out of reach: nothing claimed", error=first_line(failure))
             return None
 
-    def _jobs_left_to_others(self) -> list[str]:
-        now = boottime()
-        self._left_to_others = {job: until for job, until in self._left_to_others.items() if until > now}
-        return list(self._left_to_others)
+    def _joinable(self) -> ColumnElement[bool]:
+        """Which running jobs this worker may join."""
+        left_out = _still(self._not_joined)
+        return seats.joinable(self._devices, self._processes, READABLE_SPEC_VERSIONS, left_out)
 
     def _sit(self, seat: TakenSeat, claimed_at: float) -> None:
         """Run this worker's part of another one's attempt."""
@@ -168,23 +171,25 @@ class Supervisor:
         self._metrics.busy.set(1)
         try:
             result = self._part(seat, claimed_at, bound)
-        except Exception:  # noqa: BLE001 - logged with its traceback
-            # The seat's lease expires soon, and the attempt is then lost.
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
             bound.exception("the worker failed at its part of an attempt")
-            result = "lost"
+            fault = f"a worker that had joined failed: {failure!r}"
+            result = self._record(claim_of(seat), lost(ErrorType.WORKER_LOST, fault, fault=fault))
         finally:
             self.current_job = None
             self._metrics.busy.set(0)
-        bound.info("seat left", result=result)
-        if result in {"lost", "released"}:
-            self._wake(queues_for(seat.spec.device.value))
-        if result == "lost":
-            self._drain.wait(PAUSE_SECONDS)
+        bound.info("seat left", result=result.name)
+        if result.fault is not None:
+            self._not_joined[seat.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
+        self._prepare_next(claim_of(seat), result)
 
-    def _part(self, seat: TakenSeat, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> str:
+    def _part(self, seat: TakenSeat, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> AttemptResult:
         with ExitStack() as stack:
             name = f"{seat.job_id}-{seat.attempt}-{seat.node}"
-            folder = stack.enter_context(self._work_folder.temporary_folder(name))
+            try:
+                folder = stack.enter_context(self._work_folder.temporary_folder(name))
+            except OSError as failure:
+                return self._record(claim_of(seat), unfit(f"the worker could not make a job folder: {failure}"))
             lease = Lease(
                 self._database,
                 claim_of(seat),
@@ -198,6 +203,7 @@ class Supervisor:
             return SeatAttempt(
                 database=self._database,
                 storage=self._storage,
+                marker=self._marker,
                 seat=seat,
                 lease=stack.enter_context(lease),
                 folder=folder,
@@ -260,12 +266,7 @@ class Supervisor:
                 progress=AttemptProgress(claim.fraction),
                 metrics=self._metrics,
                 tracing=self._tracing,
-                an_older_one_waits=partial(
-                    seats.an_older_one_waits,
-                    job_id=claim.job_id,
-                    devices=self._devices,
-                    processes=self._processes,
-                ),
+                an_older_one_waits=partial(seats.an_older_one_waits, job_id=claim.job_id, joinable=self._joinable()),
             ).run()
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
