@@ -41,9 +41,12 @@ def run_measured(command: Sequence[str], folder: Path) -> tuple[str, Peaks]:
 
     watch = threading.Thread(target=look)
     watch.start()
-    output = child.communicate()[0]
-    ended.set()
-    watch.join()
+    try:
+        output = child.communicate()[0]
+    finally:
+        child.kill()
+        ended.set()
+        watch.join()
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
     return output, Peaks(*map(max, zip(*found, strict=True)))

@@ -23,6 +23,7 @@ from benchmarks.data.arms import Arm
 from benchmarks.data.images import make_archive, make_images
 from benchmarks.data.memory import Peaks, run_measured
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 
 CHECKOUT = Path(__file__).parents[2]
 EPOCHS = 2
@@ -157,4 +158,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

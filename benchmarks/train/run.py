@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 from benchmarks.train.arms import Arm, Loss
 from benchmarks.train.gradients import gradient_error
 from benchmarks.train.process import COMPARED, Cell, Steps, StepsElsewhere
@@ -143,4 +144,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())
