@@ -60,13 +60,13 @@ models: $(INSTALLED) ## Try the method on torchvision's and timm's networks and 
 bench-latency: $(INSTALLED) ## Compare students' expected latency with their measured one (2 minutes, on a quiet machine)
 	@$(BIN)/python -m benchmarks.latency.run
 
-bench-train: $(INSTALLED) ## Compare a training step with a naive one and with the student alone (10 minutes, on a quiet machine; ONLY=networks/batch/loss)
-	@$(BIN)/python -m benchmarks.train.run --only "$(ONLY)"
+bench-train: $(INSTALLED) ## Compare a training step with a naive one and with the student alone (15 minutes, on a quiet machine; ONLY=networks/batch/loss; TRAIN_ARGS=--full for twice as long)
+	@$(BIN)/python -m benchmarks.train.run --only "$(ONLY)" $(TRAIN_ARGS)
 
-bench-data: $(INSTALLED) ## Compare reading of images with torchvision and WebDataset, in images/s and memory (3 minutes, on a quiet machine)
+bench-data: $(INSTALLED) ## Compare reading of images with torchvision and WebDataset, in images/s and memory (5 minutes, on a quiet machine; DATA_ARGS="--train-images 100000")
 	@$(BIN)/python -m benchmarks.data.run $(DATA_ARGS)
 
-bench-service: $(INSTALLED) ## Compare the API with MLflow and the bare framework (6 minutes, on a quiet machine; BENCH_ARGS=... for a part)
+bench-service: $(INSTALLED) ## Compare the API with MLflow and the bare framework, and a warm start-up with a cold one (11 minutes, on a quiet machine; BENCH_ARGS=... for a part)
 	@$(BIN)/python -m benchmarks.service.run $(BENCH_ARGS)
 
 performance: $(INSTALLED) ## Run bench-train, -data, -service and -growth and write their tables in docs/performance.md (an hour, on a quiet machine; ONLY="train data")

@@ -1,6 +1,7 @@
 """`python -m benchmarks.data.arms ARM FOLDER …`: one arm, in a process of its own, because its memory is measured.
 
 Every arm gives shuffled batches of normalised float32 images, and resizes by Pillow, so that all have the same pixels.
+What an arm needs is imported before the clock starts.
 Prints a JSON object.
 """
 
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +87,18 @@ ARMS: dict[Arm, Callable[[Path, int, int, int], Epoch]] = {
 }
 
 
+LIBRARIES: dict[Arm, tuple[str, ...]] = {
+    Arm.LIT: (),  # imported above
+    Arm.TORCHVISION: ("torchvision.datasets", "torchvision.transforms.v2"),
+    Arm.WEBDATASET: ("webdataset", "torchvision.transforms.v2"),
+}
+"""Only the arm's own, because its memory is measured."""
+
+
 def measured(arm: Arm, folder: Path, size: int, batch: int, workers: int, epochs: int) -> dict[str, Any]:
     """Seconds until the batches can be asked for, and of each epoch; the images, and the sum of their pixels."""
+    for library in LIBRARIES[arm]:
+        import_module(library)
     started = time.perf_counter()
     epoch = ARMS[arm](folder, size, batch, workers)
     found: dict[str, Any] = {"prepare_seconds": time.perf_counter() - started, "epoch_seconds": [], "images": []}

@@ -2,8 +2,8 @@
 
 Rounds in which each arm runs once, in a process of its own, on the same JPEGs. `first` is an epoch from the start of
 reading: this project decodes into its store meanwhile. `later` is the epoch after it: the others decode again, this
-project reads its store. Then one more run of this project on more images, for its memory. Prints tables and, as the
-last line, a JSON object.
+project reads its store. Then one more run of this project on more images, for its memory, and a job whose trainer
+decodes and trains. Prints tables and, as the last line, a JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 from benchmarks.data.arms import Arm
 from benchmarks.data.images import make_archive, make_images
 from benchmarks.data.memory import Peaks, run_measured
+from benchmarks.data.training import train
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 
 CHECKOUT = Path(__file__).parents[2]
 EPOCHS = 2
@@ -34,6 +36,8 @@ class Sizes:
     images: int
     memory_images: int
     """0: that run is left out."""
+    train_images: int
+    """The same of the run of the trainer."""
     side: int
     """Of the JPEGs in pixels."""
     size: int
@@ -128,6 +132,13 @@ def bench(folder: Path, sizes: Sizes) -> dict[str, Any]:
         memory = _memory(folder, sizes)
         print("\nmemory with {images} images, {data_mib} MiB decoded: {anonymous_mib} MiB".format(**memory))
         result["memory"] = memory
+    if sizes.train_images:
+        trained = train(folder / "job", sizes.train_images, sizes.side, sizes.size, sizes.batch, sizes.workers)
+        result["train_run"] = asdict(trained)
+        print(
+            f"\na job with {trained.images} images: decoded in {trained.decode_seconds} s, first step after "
+            f"{trained.first_step_seconds} s, at most {trained.anonymous_mib} MiB ({trained.before_data_mib} before)"
+        )
     return result
 
 
@@ -145,7 +156,8 @@ def _memory(folder: Path, sizes: Sizes) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    usual = {"images": 6000, "memory-images": 20_000, "side": 256, "size": 224, "batch": 64, "workers": 2, "rounds": 3}
+    images = {"images": 6000, "memory-images": 20_000, "train-images": 20_000}
+    usual = {**images, "side": 256, "size": 224, "batch": 64, "workers": 2, "rounds": 3}
     for name, value in usual.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--folder", type=Path, help="where the files are made, and removed; by default in /tmp")
@@ -157,4 +169,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

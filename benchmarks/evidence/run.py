@@ -22,6 +22,7 @@ from benchmarks.evidence.data import dataset_file
 from benchmarks.evidence.experiments import EXPERIMENTS, Experiment
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.teachers import teacher_file
+from benchmarks.stopping import exit_on_sigterm
 from lit_client import Client
 from lit_client.models import Job, Study
 from lit_spec import merged
@@ -190,4 +191,5 @@ def keep(experiment: str, runs: Iterable[Run], results: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -23,6 +23,7 @@ from benchmarks.growth.ledgers import gib_on_disk, not_durable, two_ledgers
 from benchmarks.growth.measuring import Result, Seen, measure, results
 from benchmarks.growth.sizes import Sizes
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 from service.embedded.servers import EmbeddedServers
 
 ROUNDS = 300
@@ -97,4 +98,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

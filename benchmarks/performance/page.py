@@ -15,16 +15,28 @@ Result = Mapping[str, Any]
 
 def write_page(results: Mapping[str, Result], page: Path = PAGE) -> None:
     """Raises ValueError if the page lacks the marks of a table."""
-    text = page.read_text()
+    text = checked_text(page)
     for name, table in TABLES.items():
-        start = f"<!-- table: bench-{name} -->"
-        before, found, rest = text.partition(start)
-        inside, ended, after = rest.partition(END)
-        if not found or not ended or "<!-- table:" in inside:
-            raise ValueError(f"{page} lacks the marks {start} and {END}: put them where the table belongs")
         if name in results:
-            text = f"{before}{start}\n\n" + "\n".join(table(results[name])) + f"\n\n{END}{after}"
+            before, start, rest = text.partition(_start(name))
+            _, end, after = rest.partition(END)
+            text = f"{before}{start}\n\n" + "\n".join(table(results[name])) + f"\n\n{end}{after}"
     page.write_text(text)
+
+
+def checked_text(page: Path = PAGE) -> str:
+    """The page, which has the marks of all tables. Raises ValueError if it lacks one."""
+    text = page.read_text()
+    for name in TABLES:
+        _, found, rest = text.partition(_start(name))
+        inside, ended, _ = rest.partition(END)
+        if not found or not ended or "<!-- table:" in inside:
+            raise ValueError(f"{page} lacks the marks {_start(name)} and {END}: put them where the table belongs")
+    return text
+
+
+def _start(name: str) -> str:
+    return f"<!-- table: bench-{name} -->"
 
 
 def train_table(result: Result) -> list[str]:

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.performance.page import TABLES, write_page
+from benchmarks.performance.page import TABLES, checked_text, write_page
+from benchmarks.stopping import exit_on_sigterm
 
 RESULTS = Path(__file__).parents[2] / "docs/performance.json"
 
@@ -23,6 +24,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES), help="these benchmarks")
     parser.add_argument("--page", action="store_true", help="run nothing: write the tables from docs/performance.json")
     arguments = parser.parse_args()
+    # Before anything is measured for an hour.
+    checked_text()
     results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not arguments.page:
         for name in arguments.only:
@@ -37,9 +40,14 @@ def measured(name: str) -> dict[str, Any]:
     command = [sys.executable, "-m", f"benchmarks.{name}.run"]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            last = line.strip() or last
+        try:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                last = line.strip() or last
+        except BaseException:
+            # Else this would wait for the whole benchmark.
+            process.terminate()
+            raise
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, command)
     found: dict[str, Any] = json.loads(last)
@@ -47,4 +55,5 @@ def measured(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

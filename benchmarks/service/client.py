@@ -14,9 +14,13 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from typing import NamedTuple
 
 SECONDS_TO_ANSWER = 60.0
+LOOK_SECONDS = 0.01
+NUMBER = "1########"
+"""In a request: replaced by another number in each, which rises and has as many digits."""
 BLOCK = 1 << 20
 HEADERS_END = b"\r\n\r\n"
 NO_BODY = frozenset({204, 304})
@@ -33,7 +37,7 @@ class Load:
     host: str
     port: int
     requests: list[str]
-    """Whole requests, in turns."""
+    """Whole requests. Each connection sends one of them, in turns where there are more connections."""
     connections: int
     seconds: float
     status: int
@@ -133,6 +137,7 @@ def _some(connection: socket.socket) -> bytes:
 @dataclass
 class _Connection:
     socket: socket.socket
+    request: bytes
     sent_at: float = 0.0
     received: bytearray = field(default_factory=bytearray)
     left: int | None = None
@@ -145,8 +150,7 @@ class _Sender:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._requests = [text.encode() for text in load.requests]
-        self._turn = 0
+        self._sent = 0
         self._latencies: list[float] = []
         self._statuses: Counter[int] = Counter()
 
@@ -154,8 +158,8 @@ class _Sender:
         load = self._load
         selector = selectors.DefaultSelector()
         connections = [
-            _Connection(socket.create_connection((load.host, load.port), SECONDS_TO_ANSWER))
-            for _ in range(load.connections)
+            _Connection(socket.create_connection((load.host, load.port), SECONDS_TO_ANSWER), text.encode())
+            for text in islice(cycle(load.requests), load.connections)
         ]
         for connection in connections:
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,8 +168,9 @@ class _Sender:
         ends_at = begun + load.seconds
         for connection in connections:
             self._send(connection)
-        while (now := time.perf_counter()) < ends_at:
-            for key, _ in selector.select(ends_at - now):
+        # A slow server gives one answer at least.
+        while (now := time.perf_counter()) < ends_at or not self._latencies:
+            for key, _ in selector.select(max(ends_at - now, LOOK_SECONDS)):
                 self._receive(key.data)
         seconds = time.perf_counter() - begun
         for connection in connections:
@@ -173,8 +178,8 @@ class _Sender:
         return self._measured(seconds)
 
     def _send(self, connection: _Connection) -> None:
-        text = self._requests[self._turn % len(self._requests)]
-        self._turn += 1
+        text = connection.request.replace(NUMBER.encode(), b"1%08d" % self._sent)
+        self._sent += 1
         connection.sent_at = time.perf_counter()
         connection.socket.sendall(text)
 

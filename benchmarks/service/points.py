@@ -1,4 +1,8 @@
-"""Metric points: how many a second reach the database."""
+"""Metric points: how many a second reach the database.
+
+Each server's own path is measured. A worker of LIT writes to the database itself, so its points go by SQL, and a client
+of MLflow has no other way than HTTP.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import json
 import threading
 import time
 
-from benchmarks.service.client import Load, measure, request
+import psycopg
+
+from benchmarks.service.client import NUMBER, Failed, Load, measure, request
 from benchmarks.service.figures import Effort, Figure
 from benchmarks.service.ledger import Ledger
 from benchmarks.service.requests import JSON, MLFLOW_API, create_run
-from benchmarks.service.servers import Name, Server, Servers
+from benchmarks.service.servers import Name, Server, Servers, mlflow_database
+from jobs.database.connection import connection_string
 from jobs.ledger.attempts import Claim, Metric
 
 POINTS = 100
@@ -29,7 +36,7 @@ def measure_points(servers: Servers, effort: Effort) -> list[Figure]:
                 if name is Name.LIT:
                     found.setdefault(name, []).append(_lit(servers.ledger, claims, effort.seconds, number))
                 elif name is Name.MLFLOW:
-                    found.setdefault(name, []).append(_mlflow(server, writers, effort.seconds))
+                    found.setdefault(name, []).append(_mlflow(servers, server, writers, effort.seconds))
         figures += [Figure("metric points", name, "points/s", values, writers) for name, values in found.items()]
     return figures
 
@@ -56,13 +63,29 @@ def _lit(ledger: Ledger, claims: list[Claim], seconds: float, number: int) -> fl
     return sum(written) / (time.perf_counter() - begun)
 
 
-def _mlflow(server: Server, writers: int, seconds: float) -> float:
-    """Points a second."""
-    batches = []
-    for _ in range(writers):
-        run = create_run(server)
-        metrics = [{"key": f"metric_{name}", "value": name, "timestamp": 1, "step": 1} for name in range(POINTS)]
-        body = json.dumps({"run_id": run, "metrics": metrics})
-        batches.append(request("POST", f"{MLFLOW_API}/runs/log-batch", JSON, body))
+def _mlflow(servers: Servers, server: Server, writers: int, seconds: float) -> float:
+    """Points a second. Each writer has a run of its own, whose steps and times rise. Raises Failed if points that were
+    accepted are not in the database."""
+    runs = [create_run(server) for _ in range(writers)]
+    batches = [request("POST", f"{MLFLOW_API}/runs/log-batch", JSON, _log_batch(run)) for run in runs]
     measured = measure(Load(server.host, server.port, batches, writers, seconds, 200))
+    stored, accepted = _stored(mlflow_database(servers.settings.database_url or ""), runs), measured.answers * POINTS
+    # A last batch of each writer may have been stored without an answer.
+    if not accepted <= stored <= accepted + writers * POINTS:
+        raise Failed(f"MLflow has accepted {accepted} metric points and stored {stored}")
     return measured.per_second * POINTS
+
+
+def _log_batch(run: str) -> str:
+    metrics = [{"key": f"metric_{name}", "value": name, "timestamp": NUMBER, "step": NUMBER} for name in range(POINTS)]
+    # A number, not a string.
+    return json.dumps({"run_id": run, "metrics": metrics}).replace(f'"{NUMBER}"', NUMBER)
+
+
+def _stored(database: str, runs: list[str]) -> int:
+    """Metric points of these runs in MLflow's database."""
+    with psycopg.connect(connection_string(database)) as connection:
+        found = connection.execute("SELECT count(*) FROM metrics WHERE run_uuid = ANY(%s)", (runs,)).fetchone()
+    assert found is not None
+    stored: int = found[0]
+    return stored

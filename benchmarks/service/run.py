@@ -1,7 +1,7 @@
 """`make bench-service`: LIT's API beside an MLflow tracking server and the bare framework, on this machine.
 
 Each section measures in rounds, all servers in turns in each. Prints a table with medians and spread, the ratios that
-are the goals, and as the last line a JSON object.
+are the goals, how long a small job waits with a warm and a cold trainer, and as the last line a JSON object.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.service.figures import Effort, Figure, Section
@@ -21,7 +22,9 @@ from benchmarks.service.memory import measure_memory
 from benchmarks.service.points import measure_points
 from benchmarks.service.requests import measure_requests
 from benchmarks.service.servers import Name, running_servers
+from benchmarks.service.startup import measure as measure_startup
 from benchmarks.service.transfers import measure_transfers
+from benchmarks.stopping import exit_on_sigterm
 
 SECTIONS: dict[str, Section] = {
     "requests": measure_requests,
@@ -29,10 +32,13 @@ SECTIONS: dict[str, Section] = {
     "transfers": measure_transfers,
     "memory": measure_memory,  # the last, because it tells what the others have left
 }
+STARTUP = "startup"
+"""A section as well, but with services of its own: how long a small job waits, with a warm and a cold trainer."""
 USUAL = Effort(rounds=3, seconds=2.0, connections=(1, 8, 64), file_bytes=400_000_000)
 RATIOS = {
     "poll_unchanged_to_mlflow": ("poll, ended, unchanged", (Name.MLFLOW, "poll")),
-    "poll_unchanged_to_bare": ("poll, ended, unchanged", (Name.BARE, "constant, unchanged")),
+    "poll_unchanged_to_bare": ("poll, ended, unchanged", (Name.BARE, "constant")),
+    "poll_unchanged_to_bare_304": ("poll, ended, unchanged", (Name.BARE, "constant, unchanged")),
     "poll_ended_to_mlflow": ("poll, ended", (Name.MLFLOW, "poll")),
     "poll_running_to_mlflow": ("poll, running", (Name.MLFLOW, "poll")),
     "poll_queued_to_mlflow": ("poll, queued", (Name.MLFLOW, "poll")),
@@ -71,12 +77,21 @@ def print_table(figures: Sequence[Figure]) -> None:
         )
 
 
-def summary(figures: Sequence[Figure], effort: Effort, api_workers: int) -> dict[str, object]:
+def print_ratios(found: Mapping[str, Mapping[str, float]]) -> None:
+    print(f"\n{'LIT to another server':28} by number of connections")
+    for name, by_connections in found.items():
+        print(f"{name:28} " + "  ".join(f"{place}: {ratio:.2f}" for place, ratio in by_connections.items()))
+
+
+def summary(
+    figures: Sequence[Figure], startup: Mapping[str, Any] | None, effort: Effort, api_workers: int
+) -> dict[str, object]:
     packages = ("fastapi", "uvicorn", "mlflow", "sqlalchemy", "psycopg")
     return {
         "bench": "service",
         "ratios": ratios(figures),
         "figures": [one.as_json() for one in figures],
+        **({} if startup is None else {"startup": startup}),
         "rounds": effort.rounds,
         "seconds": effort.seconds,
         "file_bytes": effort.file_bytes,
@@ -94,7 +109,8 @@ def run(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="these sections")
+    sections = [*SECTIONS, STARTUP]
+    parser.add_argument("--only", nargs="+", choices=sections, default=sections, help="these sections")
     parser.add_argument("--servers", nargs="+", type=Name, choices=list(Name), default=list(Name))
     parser.add_argument("--rounds", type=int, default=USUAL.rounds)
     parser.add_argument("--seconds", type=float, default=USUAL.seconds, help="of each measurement")
@@ -103,12 +119,19 @@ def main() -> int:
     parser.add_argument("--api-workers", type=int, default=1, help="processes of LIT's API")
     arguments = parser.parse_args()
     effort = Effort(arguments.rounds, arguments.seconds, arguments.connections, arguments.file_bytes)
-    with tempfile.TemporaryDirectory(prefix="lit-bench-") as folder:
-        figures = run(arguments.only, effort, Path(folder), arguments.servers, api_workers=arguments.api_workers)
-    print_table(figures)
-    print(json.dumps(summary(figures, effort, arguments.api_workers)))
+    compared = [name for name in SECTIONS if name in arguments.only]
+    figures: list[Figure] = []
+    if compared:
+        with tempfile.TemporaryDirectory(prefix="lit-bench-") as folder:
+            figures = run(compared, effort, Path(folder), arguments.servers, api_workers=arguments.api_workers)
+        print_table(figures)
+        print_ratios(ratios(figures))
+    # The last, and when the servers have ended, because its jobs need the whole machine.
+    startup = measure_startup(short=False) if STARTUP in arguments.only else None
+    print(json.dumps(summary(figures, startup, effort, arguments.api_workers)))
     return 0
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -100,6 +100,11 @@ def _lit(folder: Path, settings: Settings, workers: int) -> Iterator[Server]:
         yield Server(Name.LIT, process, port)
 
 
+def mlflow_database(url: str) -> str:
+    """The URL of MLflow's database, which lies beside LIT's."""
+    return database_url(url).set(database=MLFLOW_DATABASE).render_as_string(hide_password=False)
+
+
 @contextmanager
 def _mlflow(folder: Path, url: str) -> Iterator[Server]:
     """The tracking server as its command starts it, with a database beside LIT's."""
@@ -107,9 +112,8 @@ def _mlflow(folder: Path, url: str) -> Iterator[Server]:
         connection.execute(f"CREATE DATABASE {MLFLOW_DATABASE}")
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    store = database_url(url).set(drivername="postgresql+psycopg", database=MLFLOW_DATABASE)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", store.render_as_string(hide_password=False)]
+    command += ["--backend-store-uri", mlflow_database(url)]
     command += ["--artifacts-destination", str(folder / "mlflow-artifacts")]
     environment = own_environment(folder / "data") | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     with _started(folder / "mlflow.log", command, environment) as process:

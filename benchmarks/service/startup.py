@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.collector import Collector, ReceivedSpan, collecting
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 from lit_client import Client
 from lit_spec import Phase
 from service.running import running_service
@@ -192,4 +193,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

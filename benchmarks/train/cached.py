@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -63,7 +63,8 @@ def _batch(networks: Networks, number: int) -> Batch:
 
 def _opened(samples: int, precision: Precision) -> TeacherCache:
     stack = ExitStack()
-    atexit.register(stack.close)
+    # Unlike functions of `atexit`, it is also called in a process that multiprocessing has forked.
+    Finalize(None, stack.close, exitpriority=0)
     root = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-train-"))
     half = CachedType.BFLOAT16 if precision == Precision.BFLOAT16 else CachedType.FLOAT16
     plan = CachePlan(views=1, dtype=half, bytes_per_view=0)

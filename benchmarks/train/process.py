@@ -22,6 +22,10 @@ OURS = (*COMPARED, Arm.CACHED, Arm.FEW_CACHED)
 """Arms that run as in the service's trainer."""
 
 
+PRELOADED = [__name__, "torch._dynamo"]
+"""The second one is loaded with the first optimizer, which takes as long as loading torch."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What one arm trains."""
@@ -65,7 +69,9 @@ class StepsElsewhere:
     """An arm in another process."""
 
     def __init__(self, cell: Cell, arm: Arm) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Forked from a process that has loaded torch and has done nothing with it.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         self.pipe: Connection
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(cell, arm, other), daemon=True)

@@ -14,19 +14,27 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.stopping import exit_on_sigterm
 from benchmarks.train.arms import Arm, Loss
 from benchmarks.train.gradients import gradient_error
 from benchmarks.train.process import COMPARED, Cell, Steps, StepsElsewhere
 from benchmarks.train.workloads import short_workloads, workloads
 from lit_spec import Precision
 
-ROUNDS, SECONDS = 7, 2.0
-"""Of each arm a round takes about so long, and at least one step."""
+
+@dataclass(frozen=True)
+class Effort:
+    rounds: int
+    seconds: float
+    """Of each arm a round takes about so long, and at least one step."""
+
+
+USUAL, FULL, SHORT = Effort(5, 1.0), Effort(7, 2.0), Effort(1, 0.0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Measured:
         return statistics.median(self.rates)
 
 
-def measure(cell: Cell, arms: Sequence[Arm], rounds: int) -> list[Measured]:
+def measure(cell: Cell, arms: Sequence[Arm], effort: Effort) -> list[Measured]:
     """In the short form in this process, because starting one takes seconds."""
     arms = [arm for arm in arms if arm.suits(cell.loss)]
     errors = {arm: gradient_error(cell, arm) for arm in arms if arm in COMPARED}
@@ -54,15 +62,15 @@ def measure(cell: Cell, arms: Sequence[Arm], rounds: int) -> list[Measured]:
         runners: dict[Arm, Steps | StepsElsewhere] = {}
         for arm in arms:
             runners[arm] = Steps(cell, arm) if cell.short else stack.enter_context(closing(StepsElsewhere(cell, arm)))
-        counts = {arm: 1 if cell.short else _count(runner) for arm, runner in runners.items()}
-        for _ in range(rounds):
+        counts = {arm: _count(runner, effort) for arm, runner in runners.items()}
+        for _ in range(effort.rounds):
             for arm, runner in runners.items():
                 rates[arm].append(cell.batch / statistics.median(runner.seconds(counts[arm])))
     return [Measured(cell, arm, rates[arm], errors.get(arm)) for arm in arms]
 
 
-def _count(runner: Steps | StepsElsewhere) -> int:
-    return max(1, round(SECONDS / runner.seconds(1)[0]))
+def _count(runner: Steps | StepsElsewhere, effort: Effort) -> int:
+    return max(1, round(effort.seconds / runner.seconds(1)[0]))
 
 
 def cells(device: str, threads: int, *, short: bool) -> list[Cell]:
@@ -92,13 +100,14 @@ def print_table(found: Sequence[Measured]) -> None:
         )
 
 
-def summary(found: Sequence[Measured], rounds: int) -> dict[str, object]:
+def summary(found: Sequence[Measured], effort: Effort) -> dict[str, object]:
     naive = {one.cell: one.rate for one in found if one.arm == Arm.NAIVE}
     return {
         "bench": "train",
         "machine": describe(),
         "load": round(os.getloadavg()[0], 2),
-        "rounds": rounds,
+        "rounds": effort.rounds,
+        "seconds": effort.seconds,
         "results": [
             {
                 "networks": one.cell.workload,
@@ -122,12 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="networks/batch/loss, or the beginning of that")
     parser.add_argument("--arms", nargs="*", type=Arm, default=list(Arm), choices=list(Arm))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    efforts = parser.add_mutually_exclusive_group()
+    efforts.add_argument("--full", action="store_true", help="more and longer rounds, twice as long in all")
+    efforts.add_argument("--short", action="store_true", help="small networks and one round, to try the benchmark")
+    parser.add_argument("--rounds", type=int, help=f"by default {USUAL.rounds}")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--short", action="store_true", help="small networks and one round, to try the benchmark")
     asked = parser.parse_args(arguments)
-    rounds = 1 if asked.short else asked.rounds
+    effort = SHORT if asked.short else FULL if asked.full else USUAL
+    effort = replace(effort, rounds=asked.rounds or effort.rounds)
     torch.set_num_threads(asked.threads)
     chosen = [
         cell
@@ -136,11 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if not chosen:
         parser.error(f"--only {asked.only} names no networks/batch/loss: leave it out to see all")
-    found = [one for cell in chosen for one in measure(cell, asked.arms, rounds)]
+    found = [one for cell in chosen for one in measure(cell, asked.arms, effort)]
     print_table(found)
-    print(json.dumps(summary(found, rounds)))
+    print(json.dumps(summary(found, effort)))
     return 0
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

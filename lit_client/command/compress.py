@@ -46,7 +46,7 @@ from lit_client.errors import ProblemError
 from lit_client.files import DownloadedFile
 from lit_client.models import Inspection, Job
 from lit_client.synchronous.client import Client
-from lit_spec import Device, Export, Feed, Init, JobRequest, Method, Preset, Select
+from lit_spec import Device, Export, Feed, Init, JobRequest, Method, Precision, Preset, Select, TeacherCaching
 from lit_spec.states import JobState, UploadKind
 
 METHOD_PANEL, TRAINING_PANEL, JOB_PANEL = "The method", "Training", "The job"
@@ -150,6 +150,19 @@ def compress_command(
         int | None, typer.Option(help="Seed of all random numbers.", rich_help_panel=TRAINING_PANEL)
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to train.", rich_help_panel=TRAINING_PANEL)] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="How many of a worker's devices train the job.", rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="How many workers train the job together.", rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    teacher_precision: Annotated[
+        Precision | None, typer.Option(help="What the teacher computes in.", rich_help_panel=TRAINING_PANEL)
+    ] = None,
+    teacher_cache: Annotated[
+        TeacherCaching | None,
+        typer.Option(help="Whether the teacher's answers are kept and read again.", rich_help_panel=TRAINING_PANEL),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name to find the job by.", rich_help_panel=JOB_PANEL)] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.", rich_help_panel=JOB_PANEL)] = None,
     max_accuracy_drop: Annotated[
@@ -215,6 +228,10 @@ def compress_command(
         "schedule.batch_size": batch_size,
         "seed": seed,
         "device": device,
+        "devices": devices,
+        "nodes": nodes,
+        "teacher_precision": teacher_precision,
+        "teacher_cache": teacher_cache,
         "name": name,
         "tags": tags or None,
         "accept.max_accuracy_drop": max_accuracy_drop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,18 +14,31 @@ from lit_core.networks.watching import TensorVersion
 
 Place = tuple[int, int]
 """Section and index of a block."""
-MOST_BYTES = 128 << 20
-"""Of what leaves the blocks of one pass. Of more nothing is kept."""
+MOST_BYTES = 256 << 20
+"""Of what leaves the blocks, in all passes of one teacher. A pass that needs more than is left keeps nothing."""
+
+
+def recorded_passes(teacher: SectionedNetwork, batches: Sequence[Inputs]) -> list[RecordedPass]:
+    """The teacher's pass over each batch. Together they keep at most `MOST_BYTES`. The teacher is in eval mode."""
+    passes: list[RecordedPass] = []
+    for inputs in batches:
+        kept = sum(one.kept_bytes for one in passes)
+        passes.append(RecordedPass(teacher, inputs, MOST_BYTES - kept))
+    return passes
 
 
 class RecordedPass:
-    """The teacher's pass over `inputs`. The teacher is in eval mode."""
+    """The teacher's pass over `inputs`, which keeps at most `most_bytes`, also while it runs."""
 
     @torch.no_grad()
-    def __init__(self, teacher: SectionedNetwork, inputs: Inputs) -> None:
-        self.inputs = inputs
+    def __init__(self, teacher: SectionedNetwork, inputs: Inputs, most_bytes: int) -> None:
+        self.inputs, self._most_bytes = inputs, most_bytes
         self._places = [(section, index) for section, own in enumerate(teacher.sections) for index in range(len(own))]
         self._outputs = self._recorded(teacher)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(output.nbytes for output in self._outputs.values())
 
     @torch.no_grad()
     def run(self, student: SectionedNetwork) -> Tensor:
@@ -38,11 +52,18 @@ class RecordedPass:
         """Nothing if the blocks are not run in order, once each and from tensor to tensor, if a layer changes in place
         what leaves a block, and if there is too much to keep."""
         returned: list[tuple[Place, TensorVersion]] = []
+        bytes_ = 0
 
         def record(place: Place) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                if isinstance(output, Tensor):
+                nonlocal bytes_
+                if not isinstance(output, Tensor):
+                    return
+                bytes_ += output.nbytes
+                if bytes_ <= self._most_bytes:
                     returned.append((place, TensorVersion.of(output)))
+                else:
+                    returned.clear()
 
             return hook
 
@@ -57,8 +78,7 @@ class RecordedPass:
                 handle.remove()
         in_order = [place for place, _ in returned] == self._places
         unchanged = all(version.is_current for _, version in returned)
-        bytes_ = sum(version.tensor.nbytes for _, version in returned)
-        if not (in_order and unchanged and bytes_ <= MOST_BYTES):
+        if not (in_order and unchanged):
             return {}
         return {place: version.tensor for place, version in returned}
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain
 
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
-from lit_core.networks.recorded import RecordedPass
+from lit_core.networks.recorded import recorded_passes
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import view_of
 from lit_core.selection.repair import Repair
@@ -46,7 +46,7 @@ class Recovery(Repair):
     def __init__(self, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output) -> None:
         """`batches` of training inputs are on the teacher's device. Raises ValueError if there are none."""
         super().__init__(teacher, batches, output)
-        self._passes = [RecordedPass(teacher, inputs) for inputs in self._measured]
+        self._passes = recorded_passes(teacher, self._measured)
         self.interactions: dict[Block, float] = {}
         """How much more damage a block and the next one do together than each alone, where that was asked for."""
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]

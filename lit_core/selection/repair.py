@@ -31,6 +31,8 @@ DAMAGE_SAMPLES, LEAST_SAMPLES, MOST_PASSES = 256, 32, 2048
 most so many passes of one sample, where that leaves enough of them."""
 BATCHES_AT_ONCE = 4
 """Batches of a training that are measured in one pass, which keeps nothing for gradients."""
+BYTES_AT_ONCE = 8 << 20
+"""Of their inputs: what is between the layers for many large images would need much memory."""
 SHIFT_BATCHES = 2
 """Batches of which the means of a shift are taken."""
 REPAIR_STEPS = 30
@@ -67,7 +69,7 @@ class Repair:
         blocks = sum(map(len, teacher.sections))
         few = list(_first_samples(batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
         self._shifted_on = few[:SHIFT_BATCHES]
-        self._measured = list(_joined(few, BATCHES_AT_ONCE))
+        self._measured = list(_joined(few))
         with torch.no_grad():
             self._taught = [teacher.run(*inputs).float() for inputs in self._measured]
 
@@ -142,11 +144,13 @@ class _Remembering:
         return self._taught[id(batch)]
 
 
-def _joined(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:
-    """So many batches in one, as far as neighbours have samples of one shape."""
-    for _, alike in groupby(batches, lambda inputs: [x.shape[1:] for x in inputs]):
-        while some := list(islice(alike, number)):
-            yield tuple(map(torch.cat, zip(*some, strict=True)))
+def _joined(batches: Sequence[Inputs]) -> Iterator[Inputs]:
+    """Several batches in one, as far as neighbours have samples of one shape."""
+    for _, group in groupby(batches, lambda inputs: [x.shape[1:] for x in inputs]):
+        alike = list(group)
+        number = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // sum(x.nbytes for x in alike[0])))
+        for first in range(0, len(alike), number):
+            yield tuple(map(torch.cat, zip(*alike[first : first + number], strict=True)))
 
 
 def _first_samples(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:

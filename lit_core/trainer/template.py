@@ -107,8 +107,8 @@ def _load_while_idle(requests: socket.socket, modules: Iterator[str]) -> None:
             return
         try:
             _load([module])
-        except ImportError as failure:
-            sys.stderr.write(f"{module} is not loaded ahead of the jobs: {failure}\n")
+        except Exception as failure:  # noqa: BLE001 - torchvision for another build of torch raises RuntimeError
+            sys.stderr.write(f"{module} is not loaded ahead of the jobs: {type(failure).__name__}: {failure}\n")
 
 
 def _main_of(program: Program) -> Callable[[], int]:

@@ -123,6 +123,19 @@ def test_the_spans_of_a_trainer_are_the_phases_that_it_names(monkeypatch: pytest
     assert training.start <= first_step.start <= first_step.end <= training.end
 
 
+def test_the_first_step_of_a_resumed_training_is_one_that_it_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collecting() as collector:
+        monkeypatch.setenv(ENDPOINT, collector.url)
+        tracing = open_tracing("lit-worker")
+        phases = PhaseSpans(tracing)
+        phases.trainer_said(Progress(phase=JobPhase.LIT, step=5, steps=9))
+        before_step = time.time()
+        phases.trainer_said(Progress(phase=JobPhase.LIT, step=6, steps=9))
+        phases.end()
+        tracing.close()
+    assert collector.named("first_step").end >= before_step
+
+
 def test_failures_and_jobs_without_a_trace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with collecting() as collector:
         monkeypatch.setenv(ENDPOINT, collector.url)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.performance.page import END, TABLES, write_page
+from benchmarks.performance.page import END, TABLES, checked_text, write_page
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "threads": 2, "memory_gib": 8, "gpu": "none", "python": "3.11", "torch": "2.14"}
 STEP = {"networks": "resnet", "batch": 8, "loss": "lit", "precision": "float32", "least": 90.0, "most": 110.0}
@@ -64,3 +64,8 @@ def test_a_page_without_a_tables_marks_stays_as_it_is(page: Path) -> None:
     with pytest.raises(ValueError, match="lacks the marks <!-- table: bench-service -->"):
         write_page({"train": TRAIN}, page)
     assert page.read_text() == wrong
+
+
+def test_the_documentation_has_all_marks() -> None:
+    text = checked_text()
+    assert text.count(END) == len(TABLES)

@@ -162,6 +162,21 @@ def test_the_method_is_named_by_options(compress: Compress, url: str) -> None:
     assert request["dataset"] == {"builtin": "digits", "labels": False}
 
 
+def test_how_the_job_is_run_is_named_by_options(compress: Compress, url: str) -> None:
+    words = ("--teacher-precision", "bfloat16", "--teacher-cache", "off")
+    done = compress("--dataset", "digits", "--depth", 14, *words)
+    assert done.returncode == 0, done.stderr
+    request = the_request(url)
+    assert (request["teacher_precision"], request["teacher_cache"]) == ("bfloat16", "off")
+
+
+@pytest.mark.parametrize("name", ["devices", "nodes"])
+def test_how_many_processes_train_is_a_field_of_the_request(compress: Compress, name: str) -> None:
+    done = compress("--dataset", "digits", "--depth", 14, f"--{name}", 65)
+    assert done.returncode == 2
+    assert f"{name} (--{name}): " in done.stderr
+
+
 def test_json_alone_is_on_stdout(url: str, worker: ScriptedWorker, teacher: Path, tmp_path: Path) -> None:
     words = ("--dataset", "digits", "--depth", 14, "--json")
     done = litc_process(url, "compress", teacher, "--output", tmp_path / "out", *words)

@@ -130,17 +130,34 @@ def test_a_template_that_has_loaded_everything_can_be_forked() -> None:
     assert done.stdout == "1 False\n", done.stderr
 
 
-def test_what_is_loaded_while_idle_may_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_loaded_while_idle_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "of_another_build.py").write_text("raise RuntimeError('no operator')")
+    monkeypatch.syspath_prepend(tmp_path)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
-        modules = iter(["lit_core.no_such_module", "colorsys"])
+        modules = iter(["lit_core.no_such_module", "of_another_build", "colorsys"])
         _load_while_idle(its, modules)
         assert list(modules) == []
-        assert "lit_core.no_such_module is not loaded ahead of the jobs" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "lit_core.no_such_module is not loaded ahead of the jobs" in told
+        assert "of_another_build is not loaded ahead of the jobs: RuntimeError: no operator" in told
         ours.send(b"a request")
         modules = iter(["lit_core.no_such_module"])
         _load_while_idle(its, modules)
         assert list(modules) == ["lit_core.no_such_module"]
+
+
+def test_a_module_that_goes_after_it_was_listed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "lit_core"
+    package.mkdir()
+    (package / "there.py").touch()
+    (package / "gone.py").symlink_to(package / "nothing.py")
+    monkeypatch.setattr(trainer_template, "CHECKOUT", tmp_path)
+    names = {Path(path).name for path in trainer_template.code_on_disk()}
+    assert "there.py" in names
+    assert "gone.py" not in names
 
 
 def links(pid: int) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -162,8 +162,19 @@ class TrainerTemplate:
 
 def code_on_disk() -> Code:
     """Differs from an earlier one after a file of the trainer's code was changed or a package was installed."""
-    files = [file for package in PACKAGES for file in (CHECKOUT / package).rglob("*.py")]
-    return {str(path): path.stat().st_mtime_ns for path in (Path(sysconfig.get_path("purelib")), *files)}
+    code: Code = {}
+    for path in (Path(sysconfig.get_path("purelib")), *_modules()):
+        # A file may go after it was listed: an editor or an installation replaces it.
+        with suppress(FileNotFoundError):
+            code[str(path)] = path.stat().st_mtime_ns
+    return code
+
+
+def _modules() -> Iterator[Path]:
+    for package in PACKAGES:
+        # Unlike `rglob`, this passes over a folder that has gone.
+        for folder, _, names in os.walk(CHECKOUT / package):
+            yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class PhaseSpans:
         self._began = time.time()
         self._epochs = 0
         self._training_began: float | None = None
+        self._step_before = 0
+        """At the beginning of the training, which a resumed job has within an epoch."""
         self._has_stepped = False
 
     def trainer_said(self, message: TrainerMessage) -> None:
@@ -61,10 +63,13 @@ class PhaseSpans:
             case Progress(phase=phase, step=step):
                 self._begin(phase.value)
                 if phase.value in TRAINING:
-                    self._take_step(step or 0)
+                    self._begin_training(step or 0)
+                    if (step or 0) > self._step_before:
+                        self._take_step()
             case EpochDone(phase=phase):
                 self._begin(phase.value)
-                self._take_step(1)
+                self._begin_training(0)
+                self._take_step()
                 self._epochs += 1
 
     def end(self) -> None:
@@ -79,9 +84,11 @@ class PhaseSpans:
             self.end()
             self._name = name
 
-    def _take_step(self, step: int) -> None:
+    def _begin_training(self, step: int) -> None:
         if self._training_began is None:
-            self._training_began = self._began
-        if step and not self._has_stepped:
+            self._training_began, self._step_before = self._began, step
+
+    def _take_step(self) -> None:
+        if self._training_began is not None and not self._has_stepped:
             self._has_stepped = True
             self._tracing.record("first_step", self._training_began, time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_core.networks import recorded
-from lit_core.networks.recorded import RecordedPass
+from lit_core.networks.recorded import MOST_BYTES, RecordedPass, recorded_passes
 from lit_core.networks.student import shortened, view_of
 from tests.lit_core.networks.test_discovery import sectioned
 
@@ -54,13 +55,15 @@ def made(**options: Any) -> Any:
 
 
 INPUTS = (torch.randn(8, 6, generator=torch.Generator().manual_seed(1)),)
+KEPT_BYTES = 6 * INPUTS[0].nbytes
+"""Of what leaves the blocks in a pass."""
 
 
 @pytest.mark.parametrize("kept", [[[0, 1, 2], [0, 2]], [[1, 2], [0, 1, 2]], [[0, 2], [1]], [[0, 1, 2], [0, 1, 2]]])
 @pytest.mark.parametrize("changes", [False, True])
 def test_the_output_is_the_students(kept: list[list[int]], changes: bool) -> None:
     teacher = made(changes=changes)
-    passed = RecordedPass(teacher, INPUTS)
+    passed = RecordedPass(teacher, INPUTS, MOST_BYTES)
     wanted = shortened(teacher, kept).network.eval()(*INPUTS)
     for _ in range(2):
         view = view_of(teacher, kept)
@@ -70,7 +73,7 @@ def test_the_output_is_the_students(kept: list[list[int]], changes: bool) -> Non
 
 def test_only_blocks_after_the_first_gap_are_run() -> None:
     teacher = made()
-    passed = RecordedPass(teacher, INPUTS)
+    passed = RecordedPass(teacher, INPUTS, MOST_BYTES)
     RUNS.clear()
     passed.run(view_of(teacher, [[0, 1, 2], [0, 2]]))
     assert RUNS == {"upper 2": 1}
@@ -78,21 +81,41 @@ def test_only_blocks_after_the_first_gap_are_run() -> None:
 
 def test_all_are_run_where_a_layer_changes_what_leaves_a_block() -> None:
     teacher = made(changes=True)
-    passed = RecordedPass(teacher, INPUTS)
+    passed = RecordedPass(teacher, INPUTS, MOST_BYTES)
     RUNS.clear()
     passed.run(view_of(teacher, [[0, 1, 2], [0, 2]]))
     assert sum(RUNS.values()) == 5
 
 
-def test_all_are_run_where_there_is_too_much_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_are_run_where_there_is_too_much_to_keep() -> None:
     teacher = made()
-    kept_bytes = 6 * INPUTS[0].nbytes
-    for most, runs in ((kept_bytes, 1), (kept_bytes - 1, 5)):
-        monkeypatch.setattr(recorded, "MOST_BYTES", most)
-        passed = RecordedPass(teacher, INPUTS)
+    for most, runs in ((KEPT_BYTES, 1), (KEPT_BYTES - 1, 5)):
+        passed = RecordedPass(teacher, INPUTS, most)
         RUNS.clear()
         passed.run(view_of(teacher, [[0, 1, 2], [0, 2]]))
         assert sum(RUNS.values()) == runs
+
+
+def test_a_pass_with_too_much_to_keep_keeps_nothing_while_it_runs() -> None:
+    teacher = made()
+    outputs: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def count(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        outputs.append(weakref.ref(output))
+        alive.append(sum(one() is not None for one in outputs))
+
+    for block in (*teacher.sections[0], *teacher.sections[1]):
+        block.register_forward_hook(count)
+    RecordedPass(teacher, INPUTS, INPUTS[0].nbytes)
+    # What goes into a block and what comes out of it.
+    assert (len(alive), max(alive)) == (6, 2)
+
+
+def test_passes_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "MOST_BYTES", 2 * KEPT_BYTES)
+    passes = recorded_passes(made(), [INPUTS] * 3)
+    assert [one.kept_bytes for one in passes] == [KEPT_BYTES, KEPT_BYTES, 0]
 
 
 def test_a_view_has_the_teachers_tensors_and_leaves_the_teacher_as_it_is() -> None:
@@ -100,5 +123,5 @@ def test_a_view_has_the_teachers_tensors_and_leaves_the_teacher_as_it_is() -> No
     view = view_of(teacher, [[0, 2], [0]])
     assert [len(section) for section in teacher.sections] == [3, 3]
     assert view.sections[0][1].linear.weight is teacher.sections[0][2].linear.weight
-    RecordedPass(teacher, INPUTS).run(view)
+    RecordedPass(teacher, INPUTS, MOST_BYTES).run(view)
     assert torch.equal(teacher.network(*INPUTS), made().network(*INPUTS))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
+from lit_core.selection import repair
 from lit_core.selection.repair import Repair, with_repair
 from lit_spec import Output
 from tests.lit_core.networks.test_discovery import Mine, sectioned
@@ -93,3 +94,12 @@ def test_blocks_with_arguments_of_their_own_and_several_inputs() -> None:
 def test_without_data_there_is_no_repair() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         with_repair(Selection([[0], [0]]), teacher([1.0, 1.0], [1.0, 1.0]), [])
+
+
+def test_batches_are_measured_together_as_long_as_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, network = samples(6), teacher([0.5, 1.0], [0.5, 1.0])
+    sizes = [len(inputs[0]) for inputs in Repair(network, batches, Output.LOGITS)._measured]
+    assert sizes == [64, 32]
+    monkeypatch.setattr(repair, "BYTES_AT_ONCE", 2 * batches[0][0].nbytes + 1)
+    sizes = [len(inputs[0]) for inputs in Repair(network, batches, Output.LOGITS)._measured]
+    assert sizes == [32, 32, 32]
