@@ -147,28 +147,15 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
             "leaves no parameter of the student to be trained in a phase, because each is in a frozen part or has "
             "requires_grad=False in the model: freeze less, or call model.requires_grad_(True)",
         )
-    fused = _can_be_fused(network, parameters)
     if schedule.optimizer == Optimizer.ADAM:
         first, second = schedule.adam_betas
-        return torch.optim.Adam(
-            parameters, lr=0.0, betas=(first, second), weight_decay=schedule.weight_decay, fused=fused
-        )
+        return torch.optim.Adam(parameters, lr=0.0, betas=(first, second), weight_decay=schedule.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=0.0,
         momentum=schedule.momentum,
         nesterov=schedule.nesterov,
         weight_decay=schedule.weight_decay,
-        fused=fused,
-    )
-
-
-def _can_be_fused(network: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether torch has one kernel for the whole update of each of these parameters."""
-    sparse = any(getattr(module, "sparse", False) for module in network.modules())
-    return not sparse and all(
-        parameter.dtype in (torch.float32, torch.float64) and parameter.device.type in ("cpu", "cuda")
-        for parameter in parameters
     )
 
 

@@ -17,11 +17,8 @@ from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
 from jobs.tracing import TracingNotConfigured, open_tracing
 from service import http_server
-from service.api_children import api_processes, metrics_folder, wait_until_listening
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
-from service.minder import ProcessMinder, RestartPolicy
-from worker.host.stop_signals import StopSignals
 
 
 def api(
@@ -47,6 +44,11 @@ def api(
 
 def _run_several(settings: Settings, stack: ExitStack) -> bool:
     """Keep the processes running until SIGTERM or SIGINT; whether all stopped cleanly. Raises ChildFailed."""
+    # Imported here, because a process of the API itself loads nothing of the worker.
+    from service.api_children import api_processes, metrics_folder, wait_until_listening
+    from service.minder import ProcessMinder, RestartPolicy
+    from worker.host.stop_signals import StopSignals
+
     signals = StopSignals()
     reserved = stack.enter_context(http_server.reserve(settings.host, settings.port))
     processes = api_processes(settings, reserved, stack.enter_context(metrics_folder()))

@@ -16,7 +16,7 @@ from jobs.database.models import Job
 from jobs.ledger import attempts, workers
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
-from tests.worker.bench import Bench
+from tests.worker.bench import Bench, wait_for
 
 
 def claim(bench: Bench) -> Claim:
@@ -145,7 +145,8 @@ def test_a_queued_job_says_why_it_waits(api: TestClient, bench: Bench) -> None:
     assert waiting(first)["reason"] == "no-worker"
     with bench.database.session() as session:
         workers.register(session, "worker-a", "here", ["cpu"], [SPEC_VERSION])
-    assert waiting(first)["reason"] == "starting"
+    # Of a queued job the reason may be a second old.
+    wait_for(lambda: waiting(first)["reason"] == "starting")
     assert (waiting(second)["reason"], waiting(second)["position"]) == ("position", 2)
     assert waiting(third)["reason"] == "no-worker"
     assert "cuda" in waiting(third)["detail"]

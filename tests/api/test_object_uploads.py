@@ -201,11 +201,11 @@ def test_one_completion_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     begun, go_on, finish = threading.Event(), threading.Event(), ObjectStorage.finish
     copies: list[str] = []
 
-    def slow(storage: ObjectStorage, key: str, size: int) -> Any:
+    def slow(storage: ObjectStorage, key: str, *arguments: Any) -> Any:
         copies.append(key)
         begun.set()
         assert go_on.wait(30)
-        return finish(storage, key, size)
+        return finish(storage, key, *arguments)
 
     monkeypatch.setattr(ObjectStorage, "finish", slow)
     with serving(bench) as (host, port), ThreadPoolExecutor(1) as pool, Client(f"http://{host}:{port}") as client:

@@ -55,7 +55,7 @@ def fork(template: TrainerTemplate, command: list[str], folder: Path, check: Che
 
 
 def waiting(template: TrainerTemplate, folder: Path) -> Child:
-    os.mkfifo(folder / "spec.json")
+    os.mkfifo(folder / "run.json")
     os.mkfifo(folder / "stdin")
     return fork(template, WAITS, folder)
 

@@ -40,7 +40,7 @@ def misleading() -> dict[str, Any]:
     [
         {"method": "lit"},
         {"method": "kd", "then": ["prune:0.1"]},
-        {"method": "at"},
+        {"method": "at", "seed": 3},
         {"method": "prune"},
         {"method": "scratch", "student": {"depth": 14, "init": "inherit"}},
         {"method": "lit", "schedule": {"lit": {"epochs": 0}, "fine_tune": HARD}},

@@ -23,7 +23,7 @@ UNSTABLE: dict[str, Any] = {
     "dataset": {"builtin": "digits", "train_samples": 200},
     "student": {"depth": 32, "select": "even"},
     "method": "kd",
-    "schedule": {"lit": {"epochs": 4, "learning_rate": 2.0}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}},
+    "schedule": {"lit": {"epochs": 4, "learning_rate": 1.5}, "fine_tune": {"epochs": 1, "learning_rate": 0.01}},
 }
 """At this rate the loss rises within the first epoch, but stays finite."""
 
@@ -33,15 +33,15 @@ def test_a_loss_that_rises_lowers_the_rate_and_the_training_goes_on(tmp_path: Pa
     first, *_ = setbacks = report["setbacks"]
     assert (first["phase"], first["epoch"], first["back_to"]) == ("lit", 1, 0)
     assert first["loss"] > 2 * first["loss_before"]
-    assert (first["learning_rate_before"], first["learning_rate"]) == (2.0, 0.2)
+    assert (first["learning_rate_before"], first["learning_rate"]) == pytest.approx((1.5, 0.15))
     done = [(epoch["phase"], epoch["epoch"]) for epoch in report["epochs"]]
     assert done == [("lit", 1), ("lit", 2), ("lit", 3), ("lit", 4), ("fine_tune", 1)]
     rates = [epoch["learning_rate"] for epoch in report["epochs"]]
-    assert max(rates[:4]) <= 0.2
+    assert max(rates[:4]) <= 0.15
     assert rates[4] < 0.01, "fine-tuning has its own rate, which was not lowered"
     assert report["epochs"][-1]["student_accuracy"] > 50
     notes = [
-        note for note in report["notes"] if note.endswith("went back to epoch 0 and lowered the learning rate to 0.2")
+        note for note in report["notes"] if note.endswith("went back to epoch 0 and lowered the learning rate to 0.15")
     ]
     assert len(notes) == 1
     assert len(setbacks) <= 3

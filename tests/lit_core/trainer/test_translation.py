@@ -27,6 +27,7 @@ from lit_core.networks.teacher import build_network, build_teacher, inspect_teac
 from lit_core.seeding import generator_of
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lit_core.training.group import ALONE
 from lit_core.training.loop import Drained, Training
 from lit_spec import JobRequest, JobSpec, Phase, Split, resolve
 from lit_spec.trainer.messages import Progress
@@ -339,7 +340,7 @@ class Stopping:
 
 def trained(task: Translation, path: Path, steps: int = 10**9) -> Training:
     """A training by the task, from the checkpoint at `path` if there is one, to its end or for `steps` steps."""
-    training = Training(task.spec, task, Stopping(path, steps), selection=Selection([[0]]), environment={})
+    training = Training(task.spec, task, Stopping(path, steps), selection=Selection([[0]]), environment={}, group=ALONE)
     if path.exists():
         training.restore(load_checkpoint(path), 2)
     with suppress(Drained), one_thread():
