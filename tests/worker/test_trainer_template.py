@@ -107,7 +107,7 @@ def test_it_has_no_secrets() -> None:
 
 def test_it_has_only_its_own_files(waits: Child, tmp_path: Path) -> None:
     wait_for(lambda: psutil.Process(waits.pid).name() == "lit-trainer")
-    assert set(links(waits.pid)) <= {str(tmp_path / name) for name in ("stdin", "stdout", "stderr", "spec.json")}
+    assert set(links(waits.pid)) <= {str(tmp_path / name) for name in ("stdin", "stdout", "stderr", "run.json")}
 
 
 LOADS_ALL = """\
