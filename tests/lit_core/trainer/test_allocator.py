@@ -29,4 +29,5 @@ def page_faults(how: str) -> int:
 
 
 def test_a_step_takes_the_memory_of_the_one_before_it() -> None:
-    assert page_faults("keep") < 100 < page_faults("leave")
+    # Where the blocks lie differs from run to run, so that one of them may be taken anew.
+    assert 8 * page_faults("keep") < page_faults("leave")
