@@ -173,9 +173,9 @@ def test_nothing_of_an_owner_with_no_place_runs(bench: Bench) -> None:
 
 
 def read_rows(plan: dict[str, Any]) -> int:
-    """How many rows the scans of a plan have read."""
+    """How many rows of tables the scans of a plan have read."""
     removed = sum(plan.get(name, 0) for name in ("Rows Removed by Filter", "Rows Removed by Index Recheck"))
-    own = int((plan["Actual Rows"] + removed) * plan["Actual Loops"]) if "Scan" in plan["Node Type"] else 0
+    own = int((plan["Actual Rows"] + removed) * plan["Actual Loops"]) if "Relation Name" in plan else 0
     return own + sum(read_rows(inner) for inner in plan.get("Plans", []))
 
 
