@@ -52,12 +52,13 @@ def make_images(folder: Path, count: int, side: int) -> Images:
     return Images(tree, archive, shards, count, sum(len(content) for _, content in contents))
 
 
-def make_archive(path: Path, count: int, side: int) -> Path:
-    """Only the zip archive."""
+def make_archive(path: Path, count: int, side: int, *, labelled: bool = True) -> Path:
+    """Only the zip archive. Without labels there are no folders in it."""
     distinct = [_jpeg(number, side) for number in range(min(count, DISTINCT))]
     with zipfile.ZipFile(path, "w") as packed:
         for number in range(count):
-            packed.writestr(f"{number % CLASSES}/{number:07}.jpg", distinct[number % len(distinct)])
+            name = f"{number % CLASSES}/{number:07}.jpg" if labelled else f"{number:07}.jpg"
+            packed.writestr(name, distinct[number % len(distinct)])
     return path
 
 

@@ -54,7 +54,7 @@ class Run:
     arm: Arm
     images: int
     pixels: int
-    """Their sum, over an epoch."""
+    """A sum over an epoch."""
     prepare_seconds: float
     first_seconds: float
     """Of preparing and of the first epoch."""

@@ -80,7 +80,8 @@ def _progress(trainer: subprocess.Popen[str]) -> Iterator[Progress]:
 
 def _make_job(folder: Path, images: int, side: int, size: int, batch: int, workers: int) -> None:
     folder.mkdir()
-    make_archive(folder / DATASET_FILE, images, side)
+    # Without labels, because nobody has taught the teacher, which a trainer would refuse.
+    make_archive(folder / DATASET_FILE, images, side, labelled=False)
     torch.manual_seed(0)
     architecture = _architecture()
     network = family_of(architecture).build(architecture)
@@ -90,6 +91,7 @@ def _make_job(folder: Path, images: int, side: int, size: int, batch: int, worke
         "dataset": {"upload": "upl_bench", "size": [size, size], "mean": [0.5] * 3, "std": [0.25] * 3},
         "student": {"depth": STUDENT_DEPTH, "select": "even", "repair": False},
         "schedule": {"lit": {"epochs": EPOCHS}, "batch_size": batch},
+        "alpha": 0,
         "exports": [],
     }
     spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(folder / TEACHER_FILE)))
