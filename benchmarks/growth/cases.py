@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from benchmarks.growth.rows import INSPECTION, RESULT, Rows, artifacts, epoch_values, key, owner, upload_owner
+from benchmarks.growth.rows import RESULT, Rows, artifacts, epoch_values, key, owner, upload_owner
 from benchmarks.growth.sizes import WORKERS
+from benchmarks.inspected_teacher import INSPECTION
 from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.database.models import Job

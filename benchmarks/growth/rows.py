@@ -11,29 +11,12 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from benchmarks.growth.sizes import METRICS_PER_EPOCH, OWNERS, WORKERS, Sizes
+from benchmarks.inspected_teacher import INSPECTION
 from jobs.ids import LENGTH
 from jobs.ledger.attempts import Artifact
-from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, StudentOption, resolve
-from lit_spec.networks.architecture import TeacherFormat
+from lit_spec import SPEC_VERSION, JobRequest, resolve
 from lit_spec.requests.study import STUDY_VERSION
 
-INSPECTION = Inspection(
-    format=TeacherFormat.SAFETENSORS,
-    architecture=Architecture(
-        family="resnet_cifar",
-        depth=38,
-        blocks=[6, 6, 6],
-        channels=1,
-        classes=10,
-        options={"width": 12, "shortcut": "A"},
-    ),
-    parameters=300_000,
-    students=[
-        StudentOption(depth=2 + 6 * n, blocks=[n, n, n], parameters=1000 * n, parameters_ratio=6 / n)
-        for n in range(1, 7)
-    ],
-    first_blocks_stay=[False, True, True],
-)
 DEVICES = ("cpu", "cuda", "auto", "cpu", "cuda")
 ENDS = ("succeeded",) * 17 + ("failed", "failed", "cancelled")
 EPOCHS = (1, 2, 2, 3, 4, 5, 6, 9)

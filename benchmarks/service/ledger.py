@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from benchmarks.inspected_teacher import INSPECTION
 from jobs.database.connection import Database
 from jobs.ledger import attempts, keys, owned_jobs, uploads, workers
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
@@ -16,30 +17,12 @@ from jobs.settings import Settings
 from jobs.storage import layout
 from jobs.storage.opening import open_storage
 from jobs.storage.storage import Storage
-from lit_spec import SPEC_VERSION, Architecture, Inspection, JobRequest, StudentOption, resolve
-from lit_spec.networks.architecture import TeacherFormat
+from lit_spec import SPEC_VERSION, JobRequest, resolve
 
 OWNER = "bench"
 WORKER = "bench-worker"
 LEASE_SECONDS = 3600.0
 TEACHER = b"a teacher"
-INSPECTION = Inspection(
-    format=TeacherFormat.SAFETENSORS,
-    architecture=Architecture(
-        family="resnet_cifar",
-        depth=38,
-        blocks=[6, 6, 6],
-        channels=1,
-        classes=10,
-        options={"width": 12, "shortcut": "A"},
-    ),
-    parameters=300_000,
-    students=[
-        StudentOption(depth=2 + 6 * n, blocks=[n, n, n], parameters=1000 * n, parameters_ratio=6 / n)
-        for n in range(1, 7)
-    ],
-    first_blocks_stay=[False, True, True],
-)
 RESULT: dict[str, Any] = {
     "accepted": True,
     "teacher": {"accuracy": {"test": 97.5}, "parameters": 300_000},

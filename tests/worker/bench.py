@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from benchmarks.inspected_teacher import INSPECTION
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
@@ -25,9 +26,8 @@ from jobs.storage.marker import marker_key
 from jobs.storage.opening import open_storage
 from jobs.storage.storage import Storage
 from jobs.tracing import OFF, Tracing
-from lit_spec import Architecture, Inspection, JobRequest, Modality, Split, StudentOption, resolve
+from lit_spec import Inspection, JobRequest, Modality, Split, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
-from lit_spec.networks.architecture import TeacherFormat
 from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
@@ -39,23 +39,6 @@ from worker.training.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("child.py")
 OWNER = "local"
-INSPECTION = Inspection(
-    format=TeacherFormat.SAFETENSORS,
-    architecture=Architecture(
-        family="resnet_cifar",
-        depth=38,
-        blocks=[6, 6, 6],
-        channels=1,
-        classes=10,
-        options={"width": 12, "shortcut": "A"},
-    ),
-    parameters=300_000,
-    students=[
-        StudentOption(depth=2 + 6 * n, blocks=[n, n, n], parameters=1000 * n, parameters_ratio=6 / n)
-        for n in range(1, 7)
-    ],
-    first_blocks_stay=[False, True, True],
-)
 
 
 DATASET = DatasetInspection(
