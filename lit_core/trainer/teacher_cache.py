@@ -17,12 +17,13 @@ from lit_core import seeding
 from lit_core.data import Dataset
 from lit_core.data.augmentation import varies
 from lit_core.data.labels import NO_LABEL
+from lit_core.data.store.disk import most_bytes_of_file
 from lit_core.data.views import SHARED_SEED
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.report import versions
 from lit_core.trainer.environment import environment_of
 from lit_core.training.batch import Batch
-from lit_core.training.caching.folder import CacheFolder, NoRoom, most_bytes_of_file
+from lit_core.training.caching.folder import CacheFolder, NoRoom
 from lit_core.training.caching.pieces import NotCacheable, Piece, layout_of
 from lit_core.training.caching.plan import Room, Workload, planned, type_of
 from lit_core.training.caching.teacher import TeacherCache, opened_cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from lit_core.data.pictures import Frame, Unfit, framed
 from lit_core.data.pixels import frame_of
 from lit_core.data.source import Limits, Source
 from lit_core.data.store.decoder import Job, RowWriter, statistics_bytes
+from lit_core.data.store.disk import most_bytes_of_file
 from lit_core.data.store.encoded import Encoded
 from lit_core.data.store.entry import DataStore, Entry
 from lit_core.data.store.pool import opened_decoders
@@ -195,8 +195,8 @@ def _check_total(samples: int, job: Job, limits: Limits) -> None:
 
 
 def _check_file(size: int) -> None:
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if most != resource.RLIM_INFINITY and size > most:
+    most = most_bytes_of_file()
+    if size > most:
         raise DatasetError(
             f"the images take a file of {size} bytes decoded, but a job on this worker may write {most}: set a "
             "smaller dataset.size, or ask its operator to raise LIT_DATA_STORE_BYTES or LIT_TRAINER_FILE_BYTES",

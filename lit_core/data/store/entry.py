@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_core.data.store.disk import free_bytes
+
 LOCK, BUILDING, ROWS, STATISTICS, SHAPE = "lock", "building", "rows", "statistics", "shape.json"
 MARKS, COMPLETE = "marks", "complete"
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 REMOVED = ".removed-"
-SHARE_LEFT_FREE = 0.1
-"""Of the disk, by removing what nobody uses."""
 WAIT_SECONDS = 0.2
 """Between two looks at whether another process has decoded the data set."""
 
@@ -167,15 +167,10 @@ class DataStore:
         others = sorted((kept for kept in _Kept.all_in(self.folder) if kept.folder != keep), key=lambda kept: kept.used)
         total = wanted + sum(kept.size for kept in others)
         for kept in others:
-            short = total > self.limit_bytes or self._free() < wanted
+            short = total > self.limit_bytes or free_bytes(self.folder) < wanted
             expired = self.seconds is not None and time.time() - kept.used > self.seconds
             if (expired or short) and _removed(kept.folder):
                 total -= kept.size
-
-    def _free(self) -> int:
-        """Bytes that may be written while enough of the disk is left for everything else."""
-        disk = shutil.disk_usage(self.folder)
-        return disk.free - int(SHARE_LEFT_FREE * disk.total)
 
 
 @dataclass(frozen=True)

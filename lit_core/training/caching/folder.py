@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_core.data.store.disk import free_bytes, most_bytes_of_file
+
 LOCK, USED, BOOT = ".lock", "used", "boot"
-SHARE_LEFT_FREE = 0.1
-"""Of the disk, for everything else."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class CacheFolder:
                     used += _size(entry)
                 else:
                     idle += _size(entry)
-            return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + self._free()))
+            return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + free_bytes(self.root)))
 
     def tidy(self) -> None:
         """Remove what is too much for the folder's bound or for the disk, and that nobody uses. Raises OSError."""
@@ -92,16 +91,12 @@ class CacheFolder:
     def _make_room(self, size: int) -> None:
         entries = sorted(self._entries(), key=lambda entry: (entry / USED).stat().st_mtime)
         sizes = {entry: _size(entry) for entry in entries}
-        while sum(sizes.values()) + size > self.most_bytes or size > self._free():
+        while sum(sizes.values()) + size > self.most_bytes or size > free_bytes(self.root):
             oldest = next((entry for entry in sizes if not _is_used(entry)), None)
             if oldest is None:
                 raise NoRoom(f"{size} more bytes are more than this worker's disk or LIT_TEACHER_CACHE_BYTES allows")
             log.info("removed the cached teacher %s of %d bytes, the oldest one", oldest.name, sizes.pop(oldest))
             _remove(oldest)
-
-    def _free(self) -> int:
-        disk = shutil.disk_usage(self.root)
-        return disk.free - int(SHARE_LEFT_FREE * disk.total)
 
     def _entries(self) -> list[Path]:
         return [entry for entry in self.root.iterdir() if (entry / USED).is_file()]
@@ -160,9 +155,3 @@ def _size(entry: Path) -> int:
     with suppress(FileNotFoundError):
         sizes = [path.stat().st_size for path in entry.iterdir()]
     return sum(sizes)
-
-
-def most_bytes_of_file() -> int:
-    """That this process may write: the kernel's limit."""
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return 1 << 62 if most == resource.RLIM_INFINITY else most

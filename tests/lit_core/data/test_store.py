@@ -24,7 +24,7 @@ from lit_core.data.pictures import framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
 from lit_core.data.readers.archives import walk
-from lit_core.data.store import decoding, entry, pool
+from lit_core.data.store import decoding, disk, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
 from lit_spec import DatasetRequest, Resampling, Split
@@ -422,7 +422,7 @@ def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path, monkeypa
     store_of(tmp_path, seconds=3600).tidy()
     assert not list(kept.parent.iterdir())
     load(path, store_of(tmp_path))
-    monkeypatch.setattr(entry, "SHARE_LEFT_FREE", 1.0)  # less than that is free
+    monkeypatch.setattr(disk, "SHARE_LEFT_FREE", 1.0)  # less than that is free
     store_of(tmp_path).tidy()
     assert not list(kept.parent.iterdir())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_core.training.caching import folder as folder_module
+from lit_core.data.store import disk
 from lit_core.training.caching.folder import CacheFolder, NoRoom
 
 CHECKOUT = Path(__file__).parents[4]
@@ -91,7 +91,7 @@ def test_one_entry_has_a_bound_of_its_own_and_files_are_whole(tmp_path: Path) ->
 def test_a_full_disk_leaves_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
     fill(folder, "old", 3000)
-    monkeypatch.setattr(folder_module, "SHARE_LEFT_FREE", 1.0)  # less than that is free
+    monkeypatch.setattr(disk, "SHARE_LEFT_FREE", 1.0)  # less than that is free
     assert folder.room("new") == 0
     with folder.opened("new") as entry, pytest.raises(NoRoom):
         folder.make_file(entry / "values", 3000)
