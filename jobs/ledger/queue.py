@@ -31,7 +31,7 @@ from jobs.database.models import Job
 
 HEAD = 1000
 """So many of the oldest jobs for each device are looked through before the owners are gone through one by one."""
-MOST_COUNTED = 1000
+MOST_COUNTED = 100
 """Of the jobs for each device that are before another, more are not counted."""
 
 # Written out: for a parameter PostgreSQL could use the indexes of queued jobs only if it planned each query anew.
