@@ -22,9 +22,10 @@ from lit_core.networks.block_selection import Inputs, Selection, first_blocks_st
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import build_student, shallow_architecture, student_architecture
-from lit_core.networks.teacher import build_network, build_teacher, meta_network
-from lit_core.report import versions
+from lit_core.networks.sharding import is_sharded
+from lit_core.networks.student import shallow_architecture, student_architecture
+from lit_core.networks.teacher import build_network, meta_network
+from lit_core.report import measure_sharded, versions
 from lit_core.seeding import generator_of
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.repair import with_repair
@@ -33,6 +34,7 @@ from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.tasks.library_notes import library_notes, with_doubts
 from lit_core.tasks.scale_of_floats import check_scale
 from lit_core.trainer.environment import check_exports, environment_of, prepare_torch
+from lit_core.trainer.networks import found_with, load_teacher, make_student
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
 from lit_core.trainer.ranks import group_of_ranks
@@ -154,8 +156,7 @@ def _run_in_group(
         messages.emit(Progress(phase=phase))
 
     begin(JobPhase.LOADING)
-    teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
-    teacher.network.to(device)
+    teacher = load_teacher(spec, folder, device, group)
     dataset = _load_dataset(spec, run, folder, _Loading(messages, stop))
     check_scale(spec, dataset)
     _check_size(teacher, dataset)
@@ -173,7 +174,7 @@ def _run_in_group(
     def select() -> dict[str, Any]:
         return selection_as_dict(_select_blocks(spec, teacher, dataset, device, begin))
 
-    selection = checkpoint.selection if checkpoint else selection_from_dict(group.from_first(select))
+    selection = checkpoint.selection if checkpoint else selection_from_dict(found_with(teacher, group, select))
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
     is_chosen_here, spec = spec.student.blocks is None, _with_student(spec, selection)
     if checkpoint is None and is_chosen_here:
@@ -181,15 +182,17 @@ def _run_in_group(
         if selection.target is not None:
             chosen["target"] = selection.target.as_json()
         messages.emit(StudentChosen(data={"depth": spec.student.depth, "blocks": spec.student.blocks, **chosen}))
-    student = build_student(teacher, spec, selection.kept_blocks)
-    student.network.to(device)
+    student = make_student(spec, folder, teacher, selection.kept_blocks, device)
 
     begin(JobPhase.MEASURING_TEACHER)
     caching = CachingJob(spec, run, teacher, dataset, device)
     with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
         cache = caches[1]
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
-        teacher_scores = group.from_first(lambda: with_doubts(task.check(), doubts))
+        if is_sharded(teacher):
+            # Later the first rank alone compares students with these answers.
+            task.measure(teacher.network, Split.VALIDATION)
+        teacher_scores = found_with(teacher, group, lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)
         messages.emit(TeacherMeasured(data=teacher_scores))
 
@@ -203,10 +206,12 @@ def _run_in_group(
             attempt=run.attempt,
             group=group,
         )
+        begin(JobPhase.MEASURING_STUDENT)
+        sharded = measure_sharded(task, spec) if is_sharded(teacher) else None
         if group.rank != 0:
             return None
         output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
-        return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
+        return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file, sharded=sharded)
 
 
 class _Loading:
