@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.data.errors import Stopped
-from lit_core.data.store.entry import DataStore
+from lit_core.data.store.entry import NO_LIMIT, DataStore
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
@@ -37,7 +38,7 @@ from lit_core.trainer.environment import check_exports, environment_of, prepare_
 from lit_core.trainer.networks import found_with, load_teacher, make_student
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
-from lit_core.trainer.ranks import group_of_ranks
+from lit_core.trainer.ranks import group_of_ranks, local_ranks
 from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.trainer.teacher_cache import CachingJob
 from lit_core.training.caching.teacher import TeacherCache
@@ -82,6 +83,8 @@ from lit_spec.trainer.run import TrainerRun
 
 IMPORTANCE_SAMPLES = 512
 SECONDS_OF_DAY = 86_400
+DECODED_FOLDER = "decoded"
+"""In the job folder, where the worker keeps no decoded images but several ranks need them."""
 
 log = logging.getLogger("trainer")
 
@@ -229,11 +232,16 @@ class _Loading:
             self.messages.emit(Progress(phase=JobPhase.LOADING, step=done, steps=images))
 
 
-def _store(run: TrainerRun) -> DataStore | None:
-    if run.data_store is None:
-        return None
-    days = run.data_store_days
-    return DataStore(run.data_store, run.data_store_bytes, None if days is None else days * SECONDS_OF_DAY)
+def _store(run: TrainerRun, folder: Path) -> DataStore | None:
+    """Where decoded images are kept; None: in a folder of this process alone."""
+    # One rank decodes while the others of this machine wait, so it has the threads of all.
+    processes = min(len(os.sched_getaffinity(0)), local_ranks() * torch.get_num_threads())
+    if run.data_store is not None:
+        seconds = None if run.data_store_days is None else run.data_store_days * SECONDS_OF_DAY
+        return DataStore(run.data_store, run.data_store_bytes, seconds, processes)
+    if local_ranks() > 1:
+        return DataStore((folder / DECODED_FOLDER).resolve(), NO_LIMIT, processes=processes, durable=False)
+    return None
 
 
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path, watch: Callable[[int, int], None]) -> Dataset:
@@ -247,7 +255,7 @@ def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path, watch: Callable[
             interface,
             test=folder / TEST_DATASET_FILE,
             download=run.datasets_download,
-            store=_store(run),
+            store=_store(run, folder),
             watch=watch,
         )
     except Stopped as stopped:

@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
+from tests.lit_core.trainer.test_stored_data import write_images
 from tests.lit_core.trainer.test_training import job_folder, run
 
 CHECKOUT = Path(__file__).parents[3]
 CHANGES: dict[str, Any] = {"devices": 2, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}}
+ONE_EPOCH = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 LONG: dict[str, Any] = {**CHANGES, "schedule": {"lit": {"epochs": 60}, "fine_tune": {"epochs": 1}}}
 
 
@@ -171,6 +173,16 @@ def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_che
     resumed = [line for line in (folder / "trainer.log").read_text().splitlines() if "resuming at" in line]
     assert len(resumed) == 1
     assert "epoch=0" not in resumed[0]
+
+
+def test_the_ranks_of_a_worker_that_keeps_no_data_decode_once(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **{**CHANGES, "schedule": ONE_EPOCH})
+    write_images(folder / "dataset")
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
+    [entry] = (folder / "decoded").iterdir()
+    assert (entry / "complete").exists()
 
 
 def test_a_refusal_is_told_once(tmp_path: Path, teacher_file: Path) -> None:
