@@ -151,7 +151,7 @@ def _run_in_group(
 ) -> Report | PlanReport | None:
     spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     check_exports(spec.exports)
-    device = prepare_torch(run)
+    device = prepare_torch(run, sharded=spec.shard_teacher)
     environment = environment_of(run, spec, group)
     messages.emit(Started(data={"environment": environment, "versions": versions()}))
 
