@@ -147,6 +147,19 @@ def test_a_sharded_teacher_gives_the_student_and_the_scores_of_a_whole_one(tmp_p
     assert not any("latency was not measured" in note for note in whole["notes"])
 
 
+@pytest.mark.long
+def test_a_race_and_a_pruning_beside_a_sharded_teacher_end(tmp_path: Path, teacher_file: Path) -> None:
+    """What the first rank measures alone needs no pass of the teacher."""
+    changes = {**CHANGES, "shard_teacher": True, "race": True, "then": ["prune:0.3"], "precision": "bfloat16"}
+    folder = job_folder(tmp_path / "job", teacher_file, **changes)
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
+    report = json.loads((folder / "output" / "report.json").read_text())
+    assert len(report["race"]["racers"]) > 1
+    assert report["then"][0]["accuracy"]["test"] > 50
+
+
 def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_checkpoint(
     tmp_path: Path, teacher_file: Path
 ) -> None:
