@@ -28,6 +28,7 @@ SERVICE_ONLY = {
     "max_attempts": "here there is only one attempt",
     "devices": "here one process trains",
     "nodes": "here one process trains",
+    "shard_teacher": "here one process trains",
     "adversarial": "only classifiers are trained here",
     "teacher_cache": "batches don't name their samples",
 }

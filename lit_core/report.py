@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,41 @@ def selection_report(selection: Selection, select: Select | None) -> SelectionRe
 # --- a job ---
 
 
+@dataclass(frozen=True)
+class ShardedTeacher:
+    """What can only be measured where all processes run the teacher."""
+
+    flops: int
+    precision: TeacherPrecisionReport | None
+
+
+def measure_sharded(task: Task, spec: JobSpec) -> ShardedTeacher:
+    """All processes of a sharded teacher call this. Afterwards the task has the teacher's answers to all splits, so
+    that the first process can write the report alone."""
+    task.teacher.network.eval()
+    _scores(task, task.teacher)
+    return ShardedTeacher(flops(task.teacher.network, task.sample(1)), _teacher_precision(task, spec))
+
+
 def measure_networks(
-    task: Task, spec: JobSpec, kept_blocks: Sequence[Sequence[int]], files: Mapping[str, Path]
+    task: Task,
+    spec: JobSpec,
+    kept_blocks: Sequence[Sequence[int]],
+    files: Mapping[str, Path],
+    sharded: ShardedTeacher | None = None,
 ) -> tuple[NetworkReport, NetworkReport]:
-    """Teacher and student. This is the only time that the test split is used. `files` are their weights by name."""
+    """Teacher and student. This is the only time that the test split is used. `files` are their weights by name.
+
+    A `sharded` teacher has no latency: its processes would wait for each other in each pass."""
     for network in (task.teacher, task.student):
         network.network.eval()
     teacher_scores, student_scores = _scores(task, task.teacher), _scores(task, task.student)
     target = spec.student.target
     batches = {*LATENCY_BATCHES, *([target.batch] if target is not None and target.name in LATENCIES else [])}
-    costs = measure_costs([task.teacher.network, task.student.network], task.sample, sorted(batches))
+    networks = [task.student.network] if sharded is not None else [task.teacher.network, task.student.network]
+    costs = measure_costs(networks, task.sample, sorted(batches))
+    if sharded is not None:
+        costs.insert(0, NetworkCost(count_parameters(task.teacher.network), sharded.flops, latency={}))
     architecture = spec.teacher.architecture
     shallow = shallow_architecture(architecture, kept_blocks)
     teacher = NetworkReport(
@@ -172,17 +198,21 @@ def build_report(
     exports: list[ExportReport],
     operations: list[OperationReport],
     environment: dict[str, str],
+    sharded: ShardedTeacher | None = None,
 ) -> Report:
     """`networks` are teacher and student as they were measured."""
     task, (teacher, student), best = trained.task, networks, trained.chosen[0]
     judgement = task.judge(teacher, student, baselines.untrained, best)
     before = [*race_notes(trained, spec), *(note_of(setback) for setback in trained.setbacks)]
     before += missed_latency(trained.selection.target, spec.precision, teacher.latency, student.latency)
+    if sharded is not None:
+        before.append(f"the teacher's latency was not measured, because it was sharded over {spec.processes} processes")
+    ratio = partial(_latency_ratio, teacher.latency, student.latency)
     given = {
         "race": trained.race,
         "teacher_accuracy": task.teacher_accuracy(),
         "teacher_cache": task.teacher_cache(),
-        "teacher_precision": _teacher_precision(task, spec),
+        "teacher_precision": _teacher_precision(task, spec) if sharded is None else sharded.precision,
     }
     return Report(
         **{name: value for name, value in given.items() if value is not None},
@@ -196,8 +226,8 @@ def build_report(
             parameters=ratio_of(teacher.parameters, student.parameters),
             flops=ratio_of(teacher.flops, student.flops),
             file_size=ratio_of(teacher.file_size, student.file_size),
-            latency_batch_1=_latency_ratio(teacher.latency, student.latency, "batch_1"),
-            latency_batch_32=_latency_ratio(teacher.latency, student.latency, "batch_32"),
+            latency_batch_1=None if sharded is not None else ratio("batch_1"),
+            latency_batch_32=None if sharded is not None else ratio("batch_32"),
         ),
         selection=selection_report(trained.selection, spec.student.select),
         selected=SelectedEpoch(

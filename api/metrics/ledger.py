@@ -207,6 +207,11 @@ def _now(seen: Overview | None) -> Iterator[Metric]:
         "Jobs that wait (by the device that they ask for) or run (by the device of their worker).",
         labels=["state", "device"],
     )
+    nodes = GaugeMetricFamily(
+        "lit_job_nodes",
+        "Workers that jobs want which wait or run, by state and device as in lit_jobs: the sum of their nodes.",
+        labels=["state", "device"],
+    )
     oldest = GaugeMetricFamily(
         "lit_jobs_oldest_queued_seconds",
         "How long the oldest job that was never claimed has waited; 0 without one.",
@@ -232,13 +237,17 @@ def _now(seen: Overview | None) -> Iterator[Metric]:
             oldest.add_metric([device], backlog.oldest_seconds)
         for device, count in seen.running.items():
             jobs.add_metric(["running", device], count)
+        for device, count in seen.queued_nodes.items():
+            nodes.add_metric(["queued", device], count)
+        for device, count in seen.running_nodes.items():
+            nodes.add_metric(["running", device], count)
         expired.add_metric([], seen.expired)
         for device, count in seen.workers.items():
             workers.add_metric([device], count)
         for kind, backlog in seen.inspections.items():
             inspections.add_metric([kind], backlog.count)
             oldest_inspection.add_metric([kind], backlog.oldest_seconds)
-    yield from (jobs, oldest, expired, workers, inspections, oldest_inspection)
+    yield from (jobs, nodes, oldest, expired, workers, inspections, oldest_inspection)
 
 
 def _totals(seen: Totals | None) -> Iterator[Metric]:

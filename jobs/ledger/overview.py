@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, literal_column, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, literal_column, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.database.models import LIFECYCLE, Event, Job, OwnerBytes, Study, Upload, WebhookDelivery
 from jobs.ledger import workers
@@ -41,6 +42,9 @@ class Overview:
     """By the device that jobs ask for. The age is that of the oldest job which was never claimed."""
     running: dict[str, int]
     """By the device of the worker."""
+    queued_nodes: dict[str, int]
+    """The workers that the queued jobs want: the sum of their nodes."""
+    running_nodes: dict[str, int]
     expired: int
     """Running jobs whose lease has expired, and which nobody has taken back yet."""
     workers: dict[str, int]
@@ -92,9 +96,13 @@ class LifecycleEvent:
 
 def overview(session: Session) -> Overview:
     now = func.statement_timestamp()
+    queued = _counts(session, Job.device, ASKED_DEVICES, literal_column("'queued'"))
+    running = _counts(session, Job.worker_device, DEVICES, literal_column("'running'"))
     return Overview(
-        queued=_backlogs(session, ASKED_DEVICES),
-        running=_running(session),
+        queued={device: Backlog(count.jobs, _queued_for(session, device)) for device, count in queued.items()},
+        running={device: count.jobs for device, count in running.items()},
+        queued_nodes={device: count.nodes for device, count in queued.items()},
+        running_nodes={device: count.nodes for device, count in running.items()},
         expired=session.scalars(
             select(func.count(Job.id)).where(Job.state == JobState.RUNNING, Job.lease_expires_at < now)
         ).one(),
@@ -173,12 +181,19 @@ _SETTLED = (DeliveryState.DELIVERED.value, DeliveryState.DEAD.value)
 _ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def _backlogs(session: Session, devices: Iterable[str]) -> dict[str, Backlog]:
-    queued = Job.state == literal_column("'queued'")
-    # Counted from the queue's index alone.
-    counts = select(Job.device, func.count()).where(queued).group_by(Job.device)
-    found: dict[str, int] = dict(session.execute(counts).all())
-    return {device: Backlog(found.get(device, 0), _queued_for(session, device)) for device in devices}
+@dataclass(frozen=True)
+class _Count:
+    jobs: int = 0
+    nodes: int = 0
+
+
+def _counts(
+    session: Session, device: InstrumentedAttribute[Any], devices: Iterable[str], state: ColumnElement[Any]
+) -> dict[str, _Count]:
+    """The jobs in a state, by this one of their devices, with 0 for those of `devices` that have none."""
+    query = select(device, func.count(), func.sum(Job.nodes)).where(Job.state == state).group_by(device)
+    found = {name: _Count(jobs, int(nodes)) for name, jobs, nodes in session.execute(query) if name is not None}
+    return dict.fromkeys(devices, _Count()) | found
 
 
 def _queued_for(session: Session, device: str) -> float:
@@ -190,12 +205,6 @@ def _queued_for(session: Session, device: str) -> float:
         .limit(1)
     )
     return _age(session.scalar(oldest))
-
-
-def _running(session: Session) -> dict[str, int]:
-    query = select(Job.worker_device, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.worker_device)
-    found = {device: count for device, count in session.execute(query) if device is not None}
-    return dict.fromkeys(DEVICES, 0) | found
 
 
 def _workers(session: Session) -> dict[str, int]:

@@ -156,6 +156,12 @@ def compress_command(
     nodes: Annotated[
         int | None, typer.Option(help="How many workers train the job together.", rich_help_panel=TRAINING_PANEL)
     ] = None,
+    shard_teacher: Annotated[
+        bool,
+        typer.Option(
+            "--shard-teacher", help="Each process holds only its part of the teacher.", rich_help_panel=TRAINING_PANEL
+        ),
+    ] = False,
     teacher_precision: Annotated[
         Precision | None, typer.Option(help="What the teacher computes in.", rich_help_panel=TRAINING_PANEL)
     ] = None,
@@ -230,6 +236,7 @@ def compress_command(
         "device": device,
         "devices": devices,
         "nodes": nodes,
+        "shard_teacher": shard_teacher or None,
         "teacher_precision": teacher_precision,
         "teacher_cache": teacher_cache,
         "name": name,

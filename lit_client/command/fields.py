@@ -38,6 +38,7 @@ OPTIONS: Mapping[str, str] = {
     "schedule.lit.epochs": "--epochs",
     "schedule.lit.learning_rate": "--learning-rate",
     "seed": "--seed",
+    "shard_teacher": "--shard-teacher",
     "student": "--depth",
     "student.blocks": "--blocks",
     "student.depth": "--depth",

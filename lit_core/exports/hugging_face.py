@@ -15,7 +15,7 @@ from lit_core.data import ImagePreprocessing
 from lit_core.model import ModelConfig
 from lit_spec import Method, Modality, Split, Task
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
-from lit_spec.trainer.report import ExportReport, NetworkSummary, OperationReport, Report
+from lit_spec.trainer.report import ExportReport, LatencyReport, NetworkSummary, OperationReport, Report
 
 FOLDER = "huggingface"
 CARD_FILE = "README.md"
@@ -182,7 +182,7 @@ def _networks_table(report: Report) -> str:
     rows.append(("FLOPs", *(_number(network.flops) for network in networks)))
     rows.append(("file size (bytes)", *(_number(network.file_size) for network in networks)))
     for title, batch in LATENCIES.items():
-        rows.append((title, *(_number(network.latency[batch].p50_ms) for network in networks)))
+        rows.append((title, *(_latency(network.latency, batch) for network in networks)))
     return _table(("", "teacher", "student"), rows)
 
 
@@ -198,7 +198,7 @@ def _exports_table(exports: Sequence[ExportReport]) -> str:
                 ABSENT if export.max_abs_difference is None else f"{export.max_abs_difference:.2g}",
                 _number(export.top1_agreement),
                 _number(export.accuracy),
-                *(_number(export.latency[batch].p50_ms if export.latency else None) for batch in LATENCIES.values()),
+                *(_latency(export.latency or {}, batch) for batch in LATENCIES.values()),
                 "" if export.error is None else f"failed: {export.error}",
             )
             for export in exports
@@ -228,6 +228,11 @@ def _operations_table(operations: Sequence[OperationReport]) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _latency(latencies: Mapping[str, LatencyReport], batch: str) -> str:
+    found = latencies.get(batch)
+    return _number(None if found is None else found.p50_ms)
 
 
 def _number(value: float | None) -> str:

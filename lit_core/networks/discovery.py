@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.layout import Layout, NoSections
+from lit_core.networks.modes import modes_restored
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.surgery import CONTAINERS, RemovedBlock, cut
 from lit_core.networks.watching import Call, watch
@@ -91,8 +92,22 @@ def check_composition(network: SectionedNetwork, *inputs: Tensor) -> None:
 
 @torch.no_grad()
 def check_trains(network: nn.Module, *inputs: Tensor) -> None:
-    """Run a copy in training mode, in which auxiliary heads may need larger images. Raises the network's errors."""
-    copy.deepcopy(network).train()(*inputs)
+    """Run it in training mode, in which auxiliary heads may need larger images. Raises the network's errors.
+
+    Modes and buffers, such as a BatchNorm's, are as before afterwards.
+    """
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    with modes_restored(network):
+        try:
+            network.train()(*inputs)
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, before in buffers:
+                    setattr(module, name, buffer.copy_(before))
 
 
 def _divide(

@@ -53,7 +53,10 @@ def inference_copy(network: SectionedNetwork, inputs: tuple[Tensor, ...]) -> Sec
 
 def in_half_precision(network: SectionedNetwork) -> SectionedNetwork:
     """A copy whose convolutions and linear layers hold their weights in bfloat16, for use under autocast, which would
-    otherwise convert them in each pass."""
+    otherwise convert them in each pass. A network that is sharded over processes stays as it is, so autocast converts
+    what a block has gathered."""
+    if is_sharded(network):
+        return network
     half = _shared_copy(network)
     for module in half.network.modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not _has_hooks(module):

@@ -11,8 +11,15 @@ from torch import nn
 @contextmanager
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
     """Eval mode inside. Afterwards each module has the mode that it had before."""
+    with modes_restored(network):
+        network.eval()
+        yield
+
+
+@contextmanager
+def modes_restored(network: nn.Module) -> Iterator[None]:
+    """Afterwards each module has the mode that it had before."""
     modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
         yield
     finally:

@@ -17,16 +17,22 @@ def build_student(
 ) -> SectionedNetwork:
     """The student as the specification's method starts with it. `kept_blocks` None: evenly spaced.
 
-    With `inherit` the blocks keep the teacher's weights. With `random` the family initialises the sections, with the
-    job's seed. Stem and head are the teacher's, except for method `scratch` with random weights. Method `prune` starts
-    with the whole teacher.
+    Method `prune` starts with the whole teacher.
     """
     if spec.method == Method.PRUNE:
         return copy_of(teacher)
     if kept_blocks is None:
         whole = [len(section) for section in teacher.sections]
         kept_blocks = [evenly(count, wanted) for count, wanted in zip(whole, spec.student.blocks or [], strict=True)]
-    student = shortened(teacher, kept_blocks)
+    return initialised(shortened(teacher, kept_blocks), spec, kept_blocks)
+
+
+def initialised(student: SectionedNetwork, spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) -> SectionedNetwork:
+    """A student that has the teacher's weights, with those that its method starts with.
+
+    With `inherit` the blocks keep the teacher's weights. With `random` the family initialises the sections, with the
+    job's seed. Stem and head are the teacher's, except for method `scratch` with random weights.
+    """
     if spec.student.init == Init.INHERIT:
         return student
     architecture = student_architecture(spec, kept_blocks)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lit_core.exports.openvino_file import is_installed
-from lit_core.trainer.allocator import keep_freed_memory
+from lit_core.trainer.allocator import keep_freed_memory, return_freed_memory
 from lit_core.trainer.devices import cuda_fault
 from lit_core.trainer.ranks import local_rank, local_ranks
 from lit_core.training.group import Group
@@ -18,12 +18,15 @@ from lit_spec import ErrorType, Export, JobError, JobSpec
 from lit_spec.trainer.run import TrainerRun
 
 
-def prepare_torch(run: TrainerRun) -> torch.device:
-    """Raises Refused if the device can't be used."""
+def prepare_torch(run: TrainerRun, *, sharded: bool = False) -> torch.device:
+    """`sharded`: whether the teacher will be. Raises Refused if the device can't be used."""
     if run.device == "cuda" and (fault := cuda_fault()) is not None:
         detail = f"the worker was asked to train on cuda, but torch can't use it there: {fault}"
         raise Refused(JobError(type=ErrorType.DEVICE_UNAVAILABLE, detail=detail, field="device"))
-    keep_freed_memory()
+    if sharded:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     if run.threads:
         torch.set_num_threads(max(run.threads // local_ranks(), 1))
     # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.

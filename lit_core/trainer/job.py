@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +16,17 @@ import torch
 
 from lit_core.data import Dataset, DatasetError, Interface, load_dataset
 from lit_core.data.errors import Stopped
-from lit_core.data.store.entry import DataStore
+from lit_core.data.store.entry import NO_LIMIT, DataStore
 from lit_core.measuring.cost import count_parameters
 from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
 from lit_core.networks.discovery import check_trains
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.student import build_student, shallow_architecture, student_architecture
-from lit_core.networks.teacher import build_network, build_teacher, meta_network
-from lit_core.report import versions
+from lit_core.networks.sharding import is_sharded
+from lit_core.networks.student import shallow_architecture, student_architecture
+from lit_core.networks.teacher import build_network, meta_network
+from lit_core.report import measure_sharded, versions
 from lit_core.seeding import generator_of
 from lit_core.selection.blocks import Depth, FixedBlocks, select_blocks
 from lit_core.selection.repair import with_repair
@@ -33,9 +35,10 @@ from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.tasks.library_notes import library_notes, with_doubts
 from lit_core.tasks.scale_of_floats import check_scale
 from lit_core.trainer.environment import check_exports, environment_of, prepare_torch
+from lit_core.trainer.networks import found_with, load_teacher, make_student
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
-from lit_core.trainer.ranks import group_of_ranks
+from lit_core.trainer.ranks import group_of_ranks, local_ranks
 from lit_core.trainer.supervision import MessageSink, StopSignal
 from lit_core.trainer.teacher_cache import CachingJob
 from lit_core.training.caching.teacher import TeacherCache
@@ -80,6 +83,8 @@ from lit_spec.trainer.run import TrainerRun
 
 IMPORTANCE_SAMPLES = 512
 SECONDS_OF_DAY = 86_400
+DECODED_FOLDER = "decoded"
+"""In the job folder, where the worker keeps no decoded images but several ranks need them."""
 
 log = logging.getLogger("trainer")
 
@@ -146,7 +151,7 @@ def _run_in_group(
 ) -> Report | PlanReport | None:
     spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     check_exports(spec.exports)
-    device = prepare_torch(run)
+    device = prepare_torch(run, sharded=spec.shard_teacher)
     environment = environment_of(run, spec, group)
     messages.emit(Started(data={"environment": environment, "versions": versions()}))
 
@@ -154,8 +159,7 @@ def _run_in_group(
         messages.emit(Progress(phase=phase))
 
     begin(JobPhase.LOADING)
-    teacher = build_teacher(spec.teacher.architecture, folder / TEACHER_FILE)
-    teacher.network.to(device)
+    teacher = load_teacher(spec, folder, device, group)
     dataset = _load_dataset(spec, run, folder, _Loading(messages, stop))
     check_scale(spec, dataset)
     _check_size(teacher, dataset)
@@ -173,7 +177,7 @@ def _run_in_group(
     def select() -> dict[str, Any]:
         return selection_as_dict(_select_blocks(spec, teacher, dataset, device, begin))
 
-    selection = checkpoint.selection if checkpoint else selection_from_dict(group.from_first(select))
+    selection = checkpoint.selection if checkpoint else selection_from_dict(found_with(teacher, group, select))
     log.info("blocks kept: %s, importance: %s", selection.kept_blocks, selection.importance)
     is_chosen_here, spec = spec.student.blocks is None, _with_student(spec, selection)
     if checkpoint is None and is_chosen_here:
@@ -181,15 +185,17 @@ def _run_in_group(
         if selection.target is not None:
             chosen["target"] = selection.target.as_json()
         messages.emit(StudentChosen(data={"depth": spec.student.depth, "blocks": spec.student.blocks, **chosen}))
-    student = build_student(teacher, spec, selection.kept_blocks)
-    student.network.to(device)
+    student = make_student(spec, folder, teacher, selection.kept_blocks, device)
 
     begin(JobPhase.MEASURING_TEACHER)
     caching = CachingJob(spec, run, teacher, dataset, device)
     with caching.opened(checkpoint.cache_plan if checkpoint else None) as caches:
         cache = caches[1]
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
-        teacher_scores = group.from_first(lambda: with_doubts(task.check(), doubts))
+        if is_sharded(teacher):
+            # Later the first rank alone compares students with these answers.
+            task.measure(teacher.network, Split.VALIDATION)
+        teacher_scores = found_with(teacher, group, lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)
         messages.emit(TeacherMeasured(data=teacher_scores))
 
@@ -203,10 +209,12 @@ def _run_in_group(
             attempt=run.attempt,
             group=group,
         )
+        begin(JobPhase.MEASURING_STUDENT)
+        sharded = measure_sharded(task, spec) if is_sharded(teacher) else None
         if group.rank != 0:
             return None
         output, teacher_file = folder / OUTPUT_FOLDER, folder / TEACHER_FILE
-        return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file)
+        return write_output(output, spec, trained, environment, begin, teacher_file=teacher_file, sharded=sharded)
 
 
 class _Loading:
@@ -224,11 +232,16 @@ class _Loading:
             self.messages.emit(Progress(phase=JobPhase.LOADING, step=done, steps=images))
 
 
-def _store(run: TrainerRun) -> DataStore | None:
-    if run.data_store is None:
-        return None
-    days = run.data_store_days
-    return DataStore(run.data_store, run.data_store_bytes, None if days is None else days * SECONDS_OF_DAY)
+def _store(run: TrainerRun, folder: Path) -> DataStore | None:
+    """Where decoded images are kept; None: in a folder of this process alone."""
+    # One rank decodes while the others of this machine wait, so it has the threads of all.
+    processes = min(len(os.sched_getaffinity(0)), local_ranks() * torch.get_num_threads())
+    if run.data_store is not None:
+        seconds = None if run.data_store_days is None else run.data_store_days * SECONDS_OF_DAY
+        return DataStore(run.data_store, run.data_store_bytes, seconds, processes)
+    if local_ranks() > 1:
+        return DataStore((folder / DECODED_FOLDER).resolve(), NO_LIMIT, processes=processes, durable=False)
+    return None
 
 
 def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path, watch: Callable[[int, int], None]) -> Dataset:
@@ -242,7 +255,7 @@ def _load_dataset(spec: JobSpec, run: TrainerRun, folder: Path, watch: Callable[
             interface,
             test=folder / TEST_DATASET_FILE,
             download=run.datasets_download,
-            store=_store(run),
+            store=_store(run, folder),
             watch=watch,
         )
     except Stopped as stopped:

@@ -16,7 +16,7 @@ from lit_core.exports.bundle import write_bundle
 from lit_core.exports.folder import export_folder
 from lit_core.model import ModelConfig, save
 from lit_core.networks.student import student_architecture
-from lit_core.report import build_report, measure_baselines, measure_networks
+from lit_core.report import ShardedTeacher, build_report, measure_baselines, measure_networks
 from lit_core.trainer.tensorboard_file import write_tensorboard
 from lit_core.training.loop import TrainedStudent
 from lit_core.training.task import Task
@@ -39,15 +39,16 @@ def write_output(
     begin: Callable[[JobPhase], None],
     *,
     teacher_file: Path,
+    sharded: ShardedTeacher | None = None,
 ) -> Report:
-    """Write everything into the folder `output` and return its report. `begin` is told the phases of this."""
-    begin(JobPhase.MEASURING_STUDENT)
+    """Write everything into the folder `output` and return its report. `begin` is told the phases of this. `sharded` is
+    what all processes have measured of a sharded teacher."""
     task, student = trained.task, trained.task.student.network
     architecture = student_architecture(spec, trained.selection.kept_blocks)
     config = ModelConfig(architecture=architecture, preprocessing=task.dataset.preprocessing)
     save(student, config, output)
     files = {"teacher": teacher_file, "student": output / WEIGHTS_FILE}
-    networks = measure_networks(task, spec, trained.selection.kept_blocks, files)
+    networks = measure_networks(task, spec, trained.selection.kept_blocks, files, sharded)
     baselines = measure_baselines(trained)
 
     def calibration() -> Iterator[tuple[Tensor, ...]]:
@@ -66,7 +67,7 @@ def write_output(
     if spec.then:
         begin(JobPhase.AFTER_TRAINING)
     operations = write_operations(task, spec.then, trained.chosen, networks[0], output, details, architecture)
-    report = build_report(spec, trained, networks, baselines, exports, operations, environment)
+    report = build_report(spec, trained, networks, baselines, exports, operations, environment, sharded)
     if spec.tensorboard and (missing := write_tensorboard(output, spec, trained.epochs)) is not None:
         report.notes.insert(0, missing)
     if Export.HUGGING_FACE in spec.exports:

@@ -2,7 +2,8 @@
 
 Each process makes the whole batch of a step and runs its own rows of it. The gradients are then summed over the group,
 weighted by rows, so every process takes the step that one process alone would take. What is measured, for example on
-the validation split, is measured by the first process alone, and the others take it over.
+the validation split, is measured by the first process alone, and the others take it over. A sharded teacher is run by
+all of them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from lit_spec.requests.target import Target
 from lit_spec.requests.tracking import Tracked
 from lit_spec.requests.training import Hyperparameters, Init, Select, TeacherCacheOptions, TeacherCaching
 
-SPEC_VERSION = 10
+SPEC_VERSION = 11
 
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 

@@ -65,6 +65,8 @@ def resolve(
     _check_processes(request)
     if request.student.plan is not None:
         _check_plan(request)
+    if request.shard_teacher:
+        _check_sharding(request, teacher)
     exports = _exports(request)
     if request.registered_model is not None and Export.ONNX not in exports:
         raise SpecError("register", 'registers the ONNX file, which the job does not write: add "onnx" to exports')
@@ -89,7 +91,7 @@ def resolve(
         ),
         discriminator=discriminator_spec,
         dataset=dataset,
-        student=resolve_student(request.student, request.method, inspection, dataset),
+        student=resolve_student(request.student, request.method, inspection, dataset, sharded=request.shard_teacher),
         augmentation=request.augmentation,
         teacher_accuracy=request.teacher_accuracy,
         exports=exports,
@@ -250,11 +252,23 @@ def _check_processes(request: JobRequest) -> None:
         )
 
 
+def _check_sharding(request: JobRequest, teacher: Architecture) -> None:
+    if teacher.task == Task.TRANSLATION:
+        raise SpecError("shard_teacher", "is for classifiers, but the teacher is a generator: leave it out")
+    if request.method == Method.PRUNE:
+        raise SpecError("shard_teacher", "is true, but method prune begins with the whole teacher: leave it out")
+    if request.processes == 1:
+        raise SpecError(
+            "shard_teacher",
+            "is true, but the job trains in one process: give devices or nodes above 1, or leave it out",
+        )
+
+
 def _check_plan(request: JobRequest) -> None:
     for name in ("devices", "nodes"):
         if getattr(request, name) > 1:
             raise SpecError(name, "is for a training, but student.plan trains none: leave it out")
-    names = ("exports", "then", "accept", "tensorboard")
+    names = ("exports", "then", "accept", "tensorboard", "shard_teacher")
     asked = {name: getattr(request, name) for name in names} | {"register": request.registered_model}
     for name, value in asked.items():
         if value:

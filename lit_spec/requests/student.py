@@ -9,7 +9,7 @@ from lit_spec.networks.architecture import Architecture, Inspection, Modality, T
 from lit_spec.networks.students import BlockCosts, Rule, depth_of, evenly, first, least_reduced
 from lit_spec.requests.dataset import DatasetRequest
 from lit_spec.requests.job import STUDENT_FORMS, STUDENT_FORMS_SHOWN, StudentRequest, StudentSpec
-from lit_spec.requests.target import Target
+from lit_spec.requests.target import LATENCIES, Target
 from lit_spec.requests.training import Init, Method, Select
 
 RECOVERING = (Method.LIT, Method.KD, Method.AT, Method.MIMIC)
@@ -19,9 +19,10 @@ FIXED_RULES: dict[Select, Rule] = {Select.EVEN: evenly, Select.FIRST: first}
 
 
 def resolve_student(
-    student: StudentRequest, method: Method, inspection: Inspection, dataset: DatasetRequest
+    student: StudentRequest, method: Method, inspection: Inspection, dataset: DatasetRequest, *, sharded: bool = False
 ) -> StudentSpec:
-    """Raises SpecError if the request does not fit its teacher."""
+    """`sharded`: each process holds only a part of the teacher. Raises SpecError if the request does not fit its
+    teacher."""
     teacher = inspection.architecture
     if student.plan is not None:
         _check_plan(student, method, teacher)
@@ -32,9 +33,27 @@ def resolve_student(
         _check_born_again(student, method, teacher)
         return StudentSpec(depth=teacher.depth, blocks=teacher.blocks, init=init)
     check_depth(student, method)
-    select = None if student.kept is not None else _select(student.select, method, init, teacher.task)
+    if sharded:
+        _check_beside_sharded(student)
+    # What tries students out makes them from a teacher that each process has as a whole.
+    recovers = not sharded and _is_repairable(method, init, teacher.task)
+    select = None if student.kept is not None else _select(student.select, method, init, teacher.task, recovers)
     chosen = _sized(student, method, select, init, inspection, dataset)
     return chosen.model_copy(update={"repair": _repair(student.repair, method, select, init, teacher.task)})
+
+
+def _check_beside_sharded(student: StudentRequest) -> None:
+    """Raises SpecError for what needs the whole teacher in one process."""
+    because = "which needs the whole teacher in one process, but shard_teacher is true"
+    if student.select == Select.RECOVER:
+        raise SpecError("student.select", f"is recover, {because}: give even, first or importance")
+    if student.repair:
+        raise SpecError("student.repair", f"is true, {because}: leave it out")
+    if student.target is not None and student.target.name in (*LATENCIES, "max_accuracy_drop"):
+        raise SpecError(
+            "student.target",
+            f"has {student.target.name}, {because}: give flops_ratio, parameters_ratio or size_mb, or a depth",
+        )
 
 
 def _sized(
@@ -91,9 +110,8 @@ def _check_target_of(method: Method, target: Target) -> None:
         )
 
 
-def _select(asked: Select | None, method: Method, init: Init, task: Task) -> Select:
-    """Raises SpecError if the blocks can't be chosen so."""
-    recovers = _is_repairable(method, init, task)
+def _select(asked: Select | None, method: Method, init: Init, task: Task, recovers: bool) -> Select:
+    """`recovers`: whether the blocks can be chosen by `recover`. Raises SpecError if they can't be chosen as asked."""
     if asked is None:
         return Select.RECOVER if recovers else Select.EVEN
     if asked != Select.EVEN and init == Init.RANDOM:

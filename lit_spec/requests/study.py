@@ -22,7 +22,7 @@ from lit_spec.requests.job import DATASET_EXAMPLE, JOB_EXAMPLES, STUDENT_FORMS, 
 from lit_spec.requests.plan import PlanOptions
 from lit_spec.requests.training import Init, Method
 
-STUDY_VERSION = 9
+STUDY_VERSION = 10
 """Raise it with every change that makes a stored study create other trials than before."""
 MOST_TRIALS = 10_000
 

@@ -390,6 +390,9 @@ class Hyperparameters(SpecModel):
     divide the rows of each batch, so the result is that of one process but for rounding."""
     nodes: int = Field(1, ge=1, le=64)
     """Workers that train the student together, each with `devices` processes."""
+    shard_teacher: bool = False
+    """For classifiers that are trained by several processes: whether each process holds only its part of the teacher's
+    parameters, for a teacher that does not fit one device."""
     precision: Precision = Precision.FLOAT32
     """The type of numbers in training."""
     teacher_precision: Precision | None = None

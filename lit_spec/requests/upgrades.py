@@ -76,6 +76,11 @@ def _on_one_device(job: Stored) -> Stored:
     return {**job, "spec_version": 10}
 
 
+def _with_a_whole_teacher(job: Stored) -> Stored:
+    """Version 10 knew no `shard_teacher`, and would fail such jobs."""
+    return {**job, "spec_version": 11}
+
+
 def _read_as_before(dataset: Stored, teacher: Stored) -> Stored:
     """A data set from before `unlabelled`, with what -1 meant for a teacher of this architecture."""
     uploaded = dataset.get("upload") is not None and "-1" not in (dataset.get("class_order") or ())
@@ -145,6 +150,11 @@ def _on_one_device_in_trials(study: Stored) -> Stored:
     return {**study, "request": {**request, "job": {"teacher_cache": "off", **request["job"]}}}
 
 
+def _with_a_whole_teacher_in_trials(study: Stored) -> Stored:
+    """Version 9 knew no `shard_teacher`, and would fail such studies."""
+    return study
+
+
 def _arms_with_kept(request: Stored) -> Stored:
     """The arms of `compare`, of which those that name their blocks leave out the rule of the others."""
     if "methods" not in request:
@@ -169,6 +179,7 @@ JOB_STEPS: Steps = {
     7: _with_minus_one_unlabelled,
     8: _without_trackers,
     9: _on_one_device,
+    10: _with_a_whole_teacher,
 }
 """By the version that the step starts from; there is one for each version below SPEC_VERSION."""
 STUDY_STEPS: Steps = {
@@ -180,6 +191,7 @@ STUDY_STEPS: Steps = {
     6: _with_minus_one_unlabelled_in_trials,
     7: _without_trackers_in_trials,
     8: _on_one_device_in_trials,
+    9: _with_a_whole_teacher_in_trials,
 }
 """The same for the specifications of studies, below STUDY_VERSION."""
 READABLE_SPEC_VERSIONS = (*sorted(JOB_STEPS), SPEC_VERSION)

@@ -99,7 +99,8 @@ class NetworkSummary(Measures):
     file_size: int
     """Bytes as safetensors."""
     latency: dict[str, LatencyReport]
-    """By batch size: `batch_1` and `batch_32`."""
+    """By batch size: `batch_1` and `batch_32`. Empty for a teacher that was sharded: the time of its pass would be that
+    of the exchange between its processes."""
 
 
 class NetworkReport(NetworkSummary):
@@ -134,9 +135,10 @@ class Ratios(ReportModel):
     parameters: float
     flops: float
     file_size: float
-    latency_batch_1: float
-    """Ratio of the p50, as for `latency_batch_32`."""
-    latency_batch_32: float
+    latency_batch_1: float | None
+    """Ratio of the p50, as for `latency_batch_32`. Null if the teacher was sharded, because its latency is not measured
+    then."""
+    latency_batch_32: float | None
 
 
 class TargetReport(ReportModel):

@@ -53,9 +53,12 @@ def test_the_ledgers_numbers(api: TestClient, bench: Bench, no_cache: None) -> N
     with bench.database.session() as session:
         workers.register(session, "both", "host", ["cpu", "cuda"], [1])
     bench.job()
-    bench.job(device="cuda")
+    bench.job(device="cuda", nodes=3)
     waiting = scrape(api)
     assert value(waiting, "lit_jobs", state="queued", device="cuda") == 1
+    assert value(waiting, "lit_job_nodes", state="queued", device="cuda") == 3
+    assert value(waiting, "lit_job_nodes", state="queued", device="cpu") == 1
+    assert value(waiting, "lit_job_nodes", state="running", device="cuda") == 0
     assert value(waiting, "lit_jobs_oldest_queued_seconds", device="cuda") > 0
     assert value(waiting, "lit_jobs_created_total", device="cuda") == 1
     assert value(waiting, "lit_workers_alive", device="cpu") == value(waiting, "lit_workers_alive", device="cuda") == 1

@@ -327,7 +327,9 @@ def test_keda_scales_what_is_there(rendered: dict[str, list[Object]]) -> None:
                 if trigger["type"] == "postgresql":
                     assert trigger["authenticationRef"]["name"] in of_kind(rendered[case], "TriggerAuthentication")
     query = of_kind(rendered["prometheus"], "ScaledObject")["lit-worker-gpu"]["spec"]["triggers"][0]["metadata"]
-    assert query["query"] == ('sum(max by (state, device) (lit_jobs{state=~"queued|running",device=~"auto|cuda"}))')
+    assert query["query"] == (
+        'sum(max by (state, device) (lit_job_nodes{state=~"queued|running",device=~"auto|cuda"}))'
+    )
 
 
 def test_the_queries_of_keda_count_jobs_and_inspections(bench: Bench, rendered: dict[str, list[Object]]) -> None:

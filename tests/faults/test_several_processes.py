@@ -71,14 +71,15 @@ def launchers() -> list[psutil.Process]:
 
 def test_a_job_of_two_devices_or_nodes_has_the_result_of_one_process(bench: Bench, machines: Machines) -> None:
     teacher = machines.teacher()
-    alone, devices, nodes = (
-        bench.job(teacher=teacher, **REQUEST, **more) for more in ({}, {"devices": 2}, {"nodes": 2})
+    alone, devices, nodes, sharded = (
+        bench.job(teacher=teacher, **REQUEST, **more)
+        for more in ({}, {"devices": 2}, {"nodes": 2}, {"nodes": 2, "shard_teacher": True})
     )
     with workers(bench, "worker-a", "worker-b", devices=2):
-        for job in (alone, devices, nodes):
+        for job in (alone, devices, nodes, sharded):
             row = ended(bench, job)
             assert (row.state, row.attempt) == ("succeeded", 1), row.error
-    for job in (devices, nodes):
+    for job in (devices, nodes, sharded):
         assert_alike(weights(bench, alone), weights(bench, job))
     assert "rank 1: " in bench.text(devices, 1, "trainer.log")
     assert "rank 1: " in bench.text(nodes, 1, "trainer-node-1.log")

@@ -46,7 +46,7 @@ def request(**changes: Any) -> JobRequest:
 
 def test_the_smallest_request_resolves_to_explicit_values() -> None:
     spec = resolve(request(), inspection())
-    assert spec.spec_version == SPEC_VERSION == 10
+    assert spec.spec_version == SPEC_VERSION == 11
     assert (spec.student.depth, spec.student.blocks, spec.student.select) == (14, None, "recover")
     assert spec.schedule.lit.frozen == ["stem", "head"]
     assert spec.schedule.fine_tune.frozen == []
@@ -95,6 +95,32 @@ def test_processes_need_rows_and_a_training(changes: dict[str, Any], field: str,
     with pytest.raises(SpecError, match=says) as failure:
         resolve(request(**changes), inspection())
     assert failure.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"devices": 1}, "shard_teacher", "one process"),
+        ({"devices": 1, "student": {"plan": {}}}, "shard_teacher", "trains none"),
+        ({"method": "prune"}, "shard_teacher", "whole teacher"),
+        ({"student": {"depth": 14, "select": "recover"}}, "student.select", "even, first or importance"),
+        ({"student": {"depth": 14, "select": "even", "repair": True}}, "student.repair", "leave it out"),
+        ({"student": {"target": {"latency_ratio": 1.5}}}, "student.target", "latency_ratio.*flops_ratio"),
+        ({"student": {"target": {"max_accuracy_drop": 2}}}, "student.target", "max_accuracy_drop"),
+    ],
+)
+def test_what_needs_the_whole_teacher_is_refused_beside_a_sharded_one(
+    changes: dict[str, Any], field: str, says: str
+) -> None:
+    with pytest.raises(SpecError, match=says) as failure:
+        resolve(request(**{"devices": 2, "shard_teacher": True, **changes}), inspection())
+    assert failure.value.field == field
+
+
+@pytest.mark.parametrize("student", [{"depth": 14}, {"ratio": 1.5}, {"depth": 14, "select": "importance"}])
+def test_a_student_of_a_sharded_teacher_is_chosen_without_trying_students_out(student: dict[str, Any]) -> None:
+    spec = resolve(request(nodes=2, shard_teacher=True, student=student), inspection()).student
+    assert (spec.select, spec.repair) == (student.get("select", "even"), False)
 
 
 def test_noise_needs_representations_of_the_teacher_that_are_fed() -> None:

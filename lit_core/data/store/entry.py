@@ -32,6 +32,8 @@ LOCK, BUILDING, ROWS, STATISTICS, SHAPE = "lock", "building", "rows", "statistic
 MARKS, COMPLETE = "marks", "complete"
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 REMOVED = ".removed-"
+NO_LIMIT = 1 << 62
+"""Bytes of a store that ends with its job."""
 WAIT_SECONDS = 0.2
 """Between two looks at whether another process has decoded the data set."""
 
@@ -136,7 +138,7 @@ class DataStore:
     def temporary(cls) -> DataStore:
         """A store that is removed with the last of its entries."""
         folder = tempfile.TemporaryDirectory(prefix="lit-data-", ignore_cleanup_errors=True)
-        store = cls(Path(folder.name), limit_bytes=1 << 62, durable=False)
+        store = cls(Path(folder.name), NO_LIMIT, durable=False)
         weakref.finalize(store, folder.cleanup)
         return store
 

@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
+from tests.lit_core.trainer.test_stored_data import write_images
 from tests.lit_core.trainer.test_training import job_folder, run
 
 CHECKOUT = Path(__file__).parents[3]
 CHANGES: dict[str, Any] = {"devices": 2, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}}
+ONE_EPOCH = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 0}}
 LONG: dict[str, Any] = {**CHANGES, "schedule": {"lit": {"epochs": 60}, "fine_tune": {"epochs": 1}}}
 
 
@@ -76,6 +78,19 @@ def all_of_the_rest(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return found
 
 
+def assert_alike(alone: Path, together: Path) -> None:
+    """The students of two job folders, but for rounding."""
+    one, other = (load_file(folder / "output" / "model.safetensors") for folder in (alone, together))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        error = float((tensor - other[name]).double().norm())
+        assert error <= 1e-2 * float(tensor.double().norm()) + 1e-6, f"{name}: {error}"
+
+
+def _importances(report: dict[str, Any]) -> list[float]:
+    return [value for section in report["selection"]["importance"] for value in section if value is not None]
+
+
 def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Path) -> None:
     together = job_folder(tmp_path / "together", teacher_file, **CHANGES)
     with launched(together) as process:
@@ -86,11 +101,7 @@ def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Pa
     alone = job_folder(tmp_path / "alone", teacher_file, **{**CHANGES, "devices": 1})
     code, _ = run(alone)
     assert code == TrainerExit.DONE
-    one, other = (load_file(folder / "output" / "model.safetensors") for folder in (alone, together))
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        error = float((tensor - other[name]).double().norm())
-        assert error <= 1e-2 * float(tensor.double().norm()) + 1e-6, f"{name}: {error}"
+    assert_alike(alone, together)
     epochs = [json.loads((folder / "output" / "report.json").read_text())["epochs"] for folder in (alone, together)]
     for by_one, by_two in zip(*epochs, strict=True):
         assert by_two["loss"] == pytest.approx(by_one["loss"], rel=1e-3)
@@ -101,10 +112,59 @@ def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Pa
     assert "rank 1:" in log
 
 
+SHARDED: dict[str, Any] = {
+    **CHANGES,
+    "shard_teacher": True,
+    "student": {"blocks": [2, 2, 1], "select": "importance"},
+    "teacher_precision": "bfloat16",
+    "exports": ["hugging_face"],
+}
+
+
+def test_a_sharded_teacher_gives_the_student_and_the_scores_of_a_whole_one(tmp_path: Path, teacher_file: Path) -> None:
+    divided = job_folder(tmp_path / "sharded", teacher_file, **SHARDED)
+    with launched(divided) as process:
+        said = all_of_the_rest(process)
+    assert process.returncode == TrainerExit.DONE, (divided / "trainer.log").read_text()
+    assert said[-1]["type"] == "finished"
+    alone = job_folder(tmp_path / "alone", teacher_file, **{**SHARDED, "shard_teacher": False, "devices": 1})
+    code, _ = run(alone)
+    assert code == TrainerExit.DONE
+    assert_alike(alone, divided)
+    whole, sharded = (json.loads((folder / "output" / "report.json").read_text()) for folder in (alone, divided))
+    assert sharded["selection"]["kept"] == whole["selection"]["kept"]
+    assert _importances(sharded) == pytest.approx(_importances(whole), rel=1e-3)
+    for name in ("accuracy", "agreement", "parameters", "flops", "file_size", "per_class"):
+        assert sharded["teacher"][name] == whole["teacher"][name], name
+    assert sharded["teacher_accuracy"] == whole["teacher_accuracy"]
+    errors = [report["teacher_precision"]["representation_errors"] for report in (sharded, whole)]
+    assert all(0 < error < 0.1 for error in errors[0])
+    assert errors[0] == pytest.approx(errors[1], rel=0.3)
+    assert sharded["teacher"]["latency"] == {}
+    assert (sharded["ratios"]["latency_batch_1"], sharded["ratios"]["latency_batch_32"]) == (None, None)
+    assert set(sharded["student"]["latency"]) == {"batch_1", "batch_32"}
+    assert any("latency was not measured" in note for note in sharded["notes"])
+    assert not any("latency was not measured" in note for note in whole["notes"])
+
+
+@pytest.mark.long
+def test_a_race_and_a_pruning_beside_a_sharded_teacher_end(tmp_path: Path, teacher_file: Path) -> None:
+    """What the first rank measures alone needs no pass of the teacher."""
+    changes = {**CHANGES, "shard_teacher": True, "race": True, "then": ["prune:0.3"], "precision": "bfloat16"}
+    folder = job_folder(tmp_path / "job", teacher_file, **changes)
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
+    report = json.loads((folder / "output" / "report.json").read_text())
+    assert len(report["race"]["racers"]) > 1
+    assert report["then"][0]["accuracy"]["test"] > 50
+
+
 def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_checkpoint(
     tmp_path: Path, teacher_file: Path
 ) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file, **LONG)
+    # Sharded, so that the others wait for the one that is killed also within a pass of the teacher.
+    folder = job_folder(tmp_path / "job", teacher_file, **{**LONG, "shard_teacher": True})
     with launched(folder) as process:
         wait_for_epoch(process, 2)
         ranks = ranks_of(process)
@@ -126,6 +186,16 @@ def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_che
     resumed = [line for line in (folder / "trainer.log").read_text().splitlines() if "resuming at" in line]
     assert len(resumed) == 1
     assert "epoch=0" not in resumed[0]
+
+
+def test_the_ranks_of_a_worker_that_keeps_no_data_decode_once(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **{**CHANGES, "schedule": ONE_EPOCH})
+    write_images(folder / "dataset")
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
+    [entry] = (folder / "decoded").iterdir()
+    assert (entry / "complete").exists()
 
 
 def test_a_refusal_is_told_once(tmp_path: Path, teacher_file: Path) -> None:
