@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
 from tests.s3 import s3, s3_server
+from tests.shared_service import shared_service
 from tests.worker.services import (
     bench,
     database,
@@ -36,6 +37,7 @@ __all__ = [
     "s3",
     "s3_server",
     "service_urls",
+    "shared_service",
 ]
 
 structlog.configure(
@@ -82,11 +84,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 TOGETHER = {
-    "tests/e2e/test_command.py": "service_url",
-    "tests/e2e/test_compression.py": "service_url",
-    "tests/e2e/test_families.py": "service_url",
-    "tests/e2e/test_libraries.py": "service_url",
-    "tests/e2e/test_stargan.py": "service_url",
+    "tests/docs/test_commands.py": "shared_service",
+    "tests/e2e/test_command.py": "shared_service",
+    "tests/e2e/test_compression.py": "shared_service",
+    "tests/e2e/test_evidence.py": "shared_service",
+    "tests/e2e/test_families.py": "shared_service",
+    "tests/e2e/test_libraries.py": "shared_service",
+    "tests/e2e/test_stargan.py": "shared_service",
+    "tests/e2e/test_studies.py": "shared_service",
+    "tests/examples/test_pipelines.py": "shared_service",
+    "tests/page/test_in_a_browser.py": "shared_service",
     "tests/e2e/test_integrations.py": "mlflow_server",
     "tests/worker/test_tracking.py": "mlflow_server",
 }
