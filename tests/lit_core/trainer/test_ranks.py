@@ -76,6 +76,7 @@ def all_of_the_rest(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Path) -> None:
     together = job_folder(tmp_path / "together", teacher_file, **CHANGES)
     with launched(together) as process:
@@ -101,10 +102,8 @@ def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Pa
     assert "rank 1:" in log
 
 
-def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_checkpoint(
-    tmp_path: Path, teacher_file: Path
-) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file, **LONG)
+def kill_a_rank(folder: Path) -> None:
+    """In the job's first attempt."""
     with launched(folder) as process:
         wait_for_epoch(process, 2)
         ranks = ranks_of(process)
@@ -116,6 +115,16 @@ def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_che
     assert said[-1]["type"] != "finished"
     assert "rank 1 ended with SIGKILL" in (folder / "trainer.log").read_text()
     assert (folder / "checkpoint.pt").exists()
+
+
+def test_when_a_rank_is_killed_all_end(tmp_path: Path, teacher_file: Path) -> None:
+    kill_a_rank(job_folder(tmp_path / "job", teacher_file, **LONG))
+
+
+@pytest.mark.long
+def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **LONG)
+    kill_a_rank(folder)
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 2}))
     with launched(folder) as process:
         wait_for_epoch(process, 3)
