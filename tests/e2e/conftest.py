@@ -1,4 +1,4 @@
-"""One running service for the whole folder: `litc serve` with its embedded parts, as a person starts it."""
+"""A client of the service that runs for all tests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from lit_client import Client
-from service.running import running_service
+from service.running import RunningService
 
 
-@pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_service(tmp_path_factory.mktemp("service"), environment={"LIT_THREADS": "1"}) as service:
-        yield service.url
-        assert service.stop() == 0, service.end_of_log()
+@pytest.fixture
+def service_url(shared_service: RunningService) -> str:
+    return shared_service.url
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ def service(
         "MLFLOW_TRACKING_URI": mlflow_server.uri,
         "LIT_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
         "LIT_THREADS": "1",
+        # For a single job.
+        "LIT_WARM_TRAINER": "false",
     }
     with running_service(tmp_path, environment=environment) as running:
         yield running

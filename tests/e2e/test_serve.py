@@ -63,10 +63,12 @@ def is_ready(service: RunningService) -> bool:
     return httpx.get(f"{service.url}/readyz").status_code == 200
 
 
-def check_ids_are_whole(folder: Path, key_id: str) -> None:
+def check_ids_are_whole(folder: Path, key_id: str, secret: str) -> None:
     """In a pipe and in a narrow window."""
-    [row] = [line for line in litc(folder, "keys", "list").stdout.splitlines() if key_id in line]
+    listed = litc(folder, "keys", "list").stdout
+    [row] = [line for line in listed.splitlines() if key_id in line]
     assert KEY_NAME in row
+    assert secret not in listed
     window, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     with os.fdopen(window, "rb", buffering=0) as shown:
@@ -117,8 +119,7 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
     with running_service(tmp_path, "--workers", "0", environment=COLD) as service:
         url = service.url
         key_id = made.stderr.split()[1]
-        check_ids_are_whole(tmp_path, key_id)
-        assert secret not in litc(tmp_path, "keys", "list").stdout
+        check_ids_are_whole(tmp_path, key_id, secret)
         assert httpx.get(f"{url}/v1/uploads/{kept}", headers=header).json()["size"] == 3
         assert litc(tmp_path, "keys", "revoke", key_id).returncode == 0
         assert httpx.get(f"{url}/v1/jobs", headers=header).status_code == 401

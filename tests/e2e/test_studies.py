@@ -20,7 +20,7 @@ from jobs.database.connection import Database
 from jobs.ledger import workers
 from lit_client import Client
 from lit_client.models import Job
-from service.running import own_environment, running_service
+from service.running import RunningService, own_environment
 from tests.e2e.digits import QUICK, ROOT, SHORT, TEACHER
 from tests.worker.bench import wait_for
 
@@ -55,22 +55,16 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("s")
-    data = folder / "data"
-    environment = {
+def service(shared_service: RunningService) -> Service:
+    data = shared_service.log.parent / "data"
+    of_a_worker = {
         "LIT_THREADS": "1",
         "LIT_LEASE_SECONDS": "6",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
-        "LIT_WORKER_DEVICES": "cpu",
+        "DATABASE_URL": (data / "database-url").read_text(),
+        "REDIS_URL": f"unix://{data}/valkey/valkey.sock",
     }
-    with running_service(folder, environment=environment) as running:
-        addresses = {
-            "DATABASE_URL": (data / "database-url").read_text(),
-            "REDIS_URL": f"unix://{data}/valkey/valkey.sock",
-        }
-        yield Service(running.url, data, own_environment(data) | environment | addresses)
-        assert running.stop() == 0, running.end_of_log()
+    return Service(shared_service.url, data, own_environment(data) | of_a_worker)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +72,10 @@ def joined(service: Service) -> Iterator[subprocess.Popen[bytes]]:
     """`litc worker` beside the service's own worker."""
     with service.another_worker() as process:
         yield process
+
+
+def cached_teachers(service: Service) -> set[Path]:
+    return set((service.data / "cached-teachers").glob("*/used"))
 
 
 def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
@@ -93,6 +91,7 @@ def at_once(jobs: list[Job]) -> list[tuple[Job, Job]]:
 
 def test_the_second_trial_reads_what_the_first_has_kept_of_the_teacher(service: Service) -> None:
     """It comes before the tests with another worker, so that the trials run one after the other."""
+    kept_before = cached_teachers(service)
     with Client(service.url) as client:
         teacher = client.upload(TEACHER, "teacher")
         client.wait_inspection(teacher.id)
@@ -114,7 +113,7 @@ def test_the_second_trial_reads_what_the_first_has_kept_of_the_teacher(service: 
     assert [job.trial["arm"] for job in jobs] == ["lit", "kd"]
     assert [(cache["used"], cache["hit_rate"]) for cache in caches] == [(True, 0.5), (True, 1.0)]
     assert caches[0]["bytes"] == caches[1]["bytes"] > 0
-    assert len(list((service.data / "cached-teachers").glob("*/used"))) == 1
+    assert len(cached_teachers(service) - kept_before) == 1
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from sklearn.datasets import load_digits
 
 from lit_client import Client
-from service.running import own_environment, running_service
+from service.running import RunningService, own_environment
 from tests.worker.bench import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -74,19 +74,24 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    environment = {"LIT_THREADS": "1", "LIT_WORKER_DEVICES": "cpu", "LIT_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
-    with running_service(folder, environment=environment) as running:
-        made = subprocess.run(
-            [sys.executable, "-m", "lit_client.command", "keys", "create", "pipelines"],
+def service(shared_service: RunningService) -> Iterator[Service]:
+    """It needs a key until the last test has ended."""
+
+    def keys(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "lit_client.command", "keys", *words],
             cwd=ROOT,
-            env=own_environment(folder / "data"),
+            env=own_environment(shared_service.log.parent / "data"),
             capture_output=True,
             text=True,
             check=True,
         )
-        yield Service(running.url, made.stdout.strip())
+
+    made = keys("create", "pipelines")
+    try:
+        yield Service(shared_service.url, made.stdout.strip())
+    finally:
+        keys("revoke", made.stderr.split()[1])
 
 
 @dataclass

@@ -16,6 +16,7 @@ from jobs.housekeeping import Housekeeper
 from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_spec import Inspection
 from tests.worker.bench import Bench, wait_for
+from worker.training.launching import TRAINER
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 6
@@ -40,7 +41,8 @@ class Machines:
         """An upload of the example's teacher, inspected as a worker inspects it."""
         return self.bench.teacher(TEACHER.read_bytes(), _inspection())
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, *, warm: bool = True) -> subprocess.Popen[bytes]:
+        """With `warm`, from a template, as by default. It costs more than one job that is cancelled early."""
         settings = self.bench.settings
         environment = {
             **os.environ,
@@ -51,6 +53,7 @@ class Machines:
             "LIT_LEASE_SECONDS": str(LEASE_SECONDS),
             "LIT_HOUSEKEEPING_SECONDS": "0.5",
             "LIT_THREADS": "1",
+            "LIT_WARM_TRAINER": str(warm),
         }
         command = [sys.executable, "-m", "service.worker_process", "--devices", "cpu"]
         self.workers.append(subprocess.Popen(command, cwd=ROOT, env=environment))
@@ -64,7 +67,7 @@ class Machines:
                 continue
             for child in psutil.Process(worker.pid).children():
                 try:
-                    if child.name() == "lit-trainer" and child.status() != psutil.STATUS_ZOMBIE:
+                    if child.status() != psutil.STATUS_ZOMBIE and _is_trainer(child):
                         found[child.pid] = worker.pid
                 except psutil.NoSuchProcess:
                     continue
@@ -94,6 +97,11 @@ class Machines:
 
     def _wake(self, queue: str) -> None:
         """The workers' own housekeepers send wakeups; this one only reaps."""
+
+
+def _is_trainer(process: psutil.Process) -> bool:
+    """Forked by a template, or executed."""
+    return process.name() == "lit-trainer" or tuple(process.cmdline()) == TRAINER
 
 
 def wait_for_epochs(bench: Bench, job_id: str, count: int, seconds: float = 60) -> None:

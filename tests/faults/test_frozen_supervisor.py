@@ -83,7 +83,7 @@ def test_where_worker_and_trainer_are_frozen_a_second_trainer_starts_and_only_it
 def test_a_worker_that_is_frozen_while_it_keeps_house_holds_nobody_up(bench: Bench, machines: Machines) -> None:
     machines.stop_housekeeping()
     job_id = bench.job(teacher=machines.teacher(), **REQUEST)
-    frozen = machines.start_worker()
+    frozen = machines.start_worker(warm=False)
     machines.trainer_of(frozen)
     with bench.database.session() as session:
         # Housekeeping comes to this table, and waits there.
@@ -92,7 +92,7 @@ def test_a_worker_that_is_frozen_while_it_keeps_house_holds_nobody_up(bench: Ben
         frozen.send_signal(signal.SIGSTOP)
         wait_for(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
     assert keeps_house(bench)
-    second_worker = machines.start_worker()
+    second_worker = machines.start_worker(warm=False)
     machines.trainer_of(second_worker)
     assert (bench.row(job_id).attempt, bench.row(job_id).failures) == (2, 1)
     frozen.send_signal(signal.SIGCONT)
@@ -105,7 +105,7 @@ def test_a_worker_that_was_suspended_gives_its_job_back_if_nobody_has_taken_it(
 ) -> None:
     machines.stop_housekeeping()
     job_id = bench.job(teacher=machines.teacher(), **REQUEST)
-    suspended = machines.start_worker()
+    suspended = machines.start_worker(warm=False)
     machines.trainer_of(suspended)
     freeze(bench, suspended)
     time.sleep(LEASE_SECONDS + 1)

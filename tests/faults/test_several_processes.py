@@ -24,13 +24,19 @@ REQUEST: dict[str, Any] = {
     "exports": [],
     "seed": 3,
 }
-LONGER = {**REQUEST, "schedule": {"lit": {"epochs": 6}, "fine_tune": {"epochs": 1}, "batch_size": 64}}
+LONGER = {
+    **REQUEST,
+    # At the usual rate of 0.1, differences of rounding would grow too much in so many steps.
+    "schedule": {"lit": {"epochs": 6, "learning_rate": 0.01}, "fine_tune": {"epochs": 1}, "batch_size": 64},
+}
 SECONDS = 150.0
 
 
 @pytest.fixture(autouse=True)
 def quick(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.settings = bench.settings.model_copy(update={"node_address": "127.0.0.1", "join_seconds": 60.0})
+    # No lease passes while a busy machine starts all processes of a job: here it is the launcher that sees who died.
+    lasting = {"lease_seconds": 60.0, "join_seconds": 60.0}
+    bench.settings = bench.settings.model_copy(update={"node_address": "127.0.0.1", **lasting})
     bench.settings.data_dir.mkdir(exist_ok=True)
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0)
     # Gloo would ask the host's name for its address, which a test machine need not know.
@@ -69,6 +75,7 @@ def launchers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "lit_core.trainer.launch" in child.cmdline()]
 
 
+@pytest.mark.long
 def test_a_job_of_two_devices_or_nodes_has_the_result_of_one_process(bench: Bench, machines: Machines) -> None:
     teacher = machines.teacher()
     alone, devices, nodes, sharded = (
@@ -105,17 +112,24 @@ def test_a_killed_rank_costs_an_attempt_and_the_job_goes_on(bench: Bench, machin
     assert [event["resumes"] for event in bench.events(job, "claimed")] == [False, True]
 
 
-def test_when_a_joined_workers_ranks_are_killed_the_attempt_ends_for_all_and_the_job_goes_on(
+def test_when_a_joined_workers_ranks_are_killed_the_job_goes_on_to_the_result_of_one_process(
     bench: Bench, machines: Machines
 ) -> None:
-    job = bench.job(teacher=machines.teacher(), nodes=2, **LONGER)
+    teacher = machines.teacher()
+    alone, job = (bench.job(teacher=teacher, **LONGER, **more) for more in ({}, {"nodes": 2}))
     with workers(bench, "worker-a", "worker-b"):
         wait_for(lambda: bench.row(job).checkpoint is not None, SECONDS, "a checkpoint")
         [guest] = [one for one in launchers() if one.cmdline()[one.cmdline().index("--node") + 1] == "1"]
         guest.kill()
         row = ended(bench, job)
     assert (row.state, row.attempt, row.failures) == ("succeeded", 2, 1), row.error
+    assert bench.row(alone).state == "succeeded", bench.row(alone).error
+    assert_alike(weights(bench, alone), weights(bench, job))
+    assert "rank 1: " in bench.text(job, 2, "trainer-node-1.log")
     assert len(bench.events(job, "joined")) == 2
+    for joined, claimed in zip(bench.events(job, "joined"), bench.events(job, "claimed"), strict=True):
+        assert {joined["worker"], claimed["worker"]} == {"worker-a", "worker-b"}
+    assert len(bench.events(job, "epoch")) == 7
 
 
 @pytest.mark.long

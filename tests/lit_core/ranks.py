@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+multiprocessing.set_forkserver_preload(["lit_core.trainer.job", "torch._dynamo"])
+"""Loaded once, in the process that forks the groups of all tests, instead of in each process of each group."""
+
 
 def in_group(size: int, function: Callable[[Path], None], folder: Path) -> None:
     """Call `function(folder)` in `size` new processes of one group. Raises what one of them raised."""
     store = folder / "store"
     store.unlink(missing_ok=True)
-    mp.spawn(_run, args=(size, function, folder, store), nprocs=size)
+    mp.start_processes(_run, args=(size, function, folder, store), nprocs=size, start_method="forkserver")
 
 
 def _run(rank: int, size: int, function: Callable[[Path], None], folder: Path, store: Path) -> None:

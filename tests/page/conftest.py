@@ -1,4 +1,4 @@
-"""One running service and one browser for the whole folder."""
+"""A service without jobs, and one browser for the whole folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from examples.digits import screenshots
 from lit_client import Client
-from service.running import RunningService, running_service
+from service.running import RunningService
 from tests.e2e.digits import members
 
 EXPECTED = re.compile("^Failed to load resource: the server responded with a status of 4|net::ERR_FAILED$")
@@ -22,11 +22,23 @@ VIOLATIONS = (
 )
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("page"), environment={"LIT_THREADS": "1"}) as running:
-        yield running
-        assert running.stop() == 0, running.end_of_log()
+@pytest.fixture
+def service(shared_service: RunningService) -> RunningService:
+    """Nothing is left of earlier tests, as at a person's first visit."""
+    with Client(shared_service.url) as client:
+        for study in list(client.studies()):
+            if not study.finished:
+                client.cancel_study(study.id)
+                client.wait_study(study.id, timeout=60)
+            client.delete_study(study.id)
+        for job in list(client.jobs()):
+            if not job.finished:
+                client.cancel(job.id)
+                client.wait_job(job.id, timeout=60)
+            client.delete_job(job.id)
+        for upload in list(client.uploads()):
+            client.delete_upload(upload.id)
+    return shared_service
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_a_list_leaves_an_older_schema_as_it_is(data: Path) -> None:
     assert list(servers_of(data)) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_several_signals_while_the_database_starts_leave_nothing_running(data: Path, number: signal.Signals) -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

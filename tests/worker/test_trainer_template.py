@@ -32,6 +32,7 @@ SHORT: dict[str, Any] = {
     "fine_tune": {"epochs": 0, "learning_rate": 0.01},
     "batch_size": 256,
 }
+SOME_DIGITS = {"builtin": "digits", "train_samples": 300}
 INSPECT = [sys.executable, "-m", "lit_core.trainer.inspect"]
 WAITS = [sys.executable, "-m", "lit_core.trainer", ".", "--supervised"]
 """A trainer whose specification is a pipe that nobody writes to."""
@@ -176,11 +177,11 @@ def test_a_job_is_the_same_after_another_one(tmp_path: Path) -> None:
         "again": {"seed": 1, "schedule": SHORT},
     }
     for name, request in jobs.items():
-        folder = job_folder(tmp_path / name, DIGITS, dataset={"builtin": "digits"}, **request)
+        folder = job_folder(tmp_path / name, DIGITS, dataset=SOME_DIGITS, **request)
         child = fork(TEMPLATE, [sys.executable, "-m", "lit_core.trainer", "."], folder)
         wait_for(lambda child=child: child.exit_code() is not None, 120)  # type: ignore[misc]
         assert child.end() == TrainerExit.DONE, (folder / "stderr").read_text()
-    executed = job_folder(tmp_path / "executed", DIGITS, dataset={"builtin": "digits"}, **jobs["first"])
+    executed = job_folder(tmp_path / "executed", DIGITS, dataset=SOME_DIGITS, **jobs["first"])
     assert run_process(executed)[0] == TrainerExit.DONE
     weights = {path.name: (path / "output" / "model.safetensors").read_bytes() for path in tmp_path.iterdir()}
     assert weights["first"] == weights["again"] == weights["executed"] != weights["other"]

@@ -498,8 +498,12 @@ with torch.no_grad():
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("vit_tiny_patch16_224.augreg_in21k", VIT), ("resnet18", {"channels": (4, 8, 8, 16), "layers": [1, 1, 2, 1]})],
-    ids=["vit", "resnet"],
+    [
+        pytest.param("vit_tiny_patch16_224.augreg_in21k", VIT, id="vit"),
+        pytest.param(
+            "resnet18", {"channels": (4, 8, 8, 16), "layers": [1, 1, 2, 1]}, marks=pytest.mark.long, id="resnet"
+        ),
+    ],
 )
 def test_timm_loads_the_folder_in_another_process(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import save_file

@@ -62,13 +62,20 @@ def test_what_is_pruned_already_is_not_pruned_then() -> None:
     assert resolve(asked(method="prune", then=["int8"]), inspection()).then == ["int8"]
 
 
-def test_each_step_has_a_row_and_a_file(tmp_path: Path, teacher_file: Path) -> None:
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, teacher_file: Path) -> Path:
+    """Of a job with all steps."""
+    folder = tmp_path_factory.mktemp("steps") / "job"
+    run(folder, teacher_file, then=STEPS, exports=["int8"])
+    return folder / "output"
+
+
+def test_each_step_has_a_row_and_a_file(tmp_path: Path, teacher_file: Path, output: Path) -> None:
     plain = run(tmp_path / "plain", teacher_file)
-    report = run(tmp_path / "job", teacher_file, then=STEPS)
+    report = read_report(output.parent)
     # The student itself is what it is without the steps.
     for name in ("accuracy", "agreement", "parameters", "blocks"):
         assert report["student"][name] == plain["student"][name]
-    output = tmp_path / "job" / "output"
     student = load_file(output / "model.safetensors")
     assert all(
         torch.equal(tensor, student[k])
@@ -99,9 +106,8 @@ def test_each_step_has_a_row_and_a_file(tmp_path: Path, teacher_file: Path) -> N
     assert all(bool((tensor[before[name] == 0] == 0).all()) for name, tensor in pruned.items() if tensor.ndim > 1)
 
 
-def test_the_files_answer_as_their_rows_say(tmp_path: Path, teacher_file: Path) -> None:
-    report = run(tmp_path / "job", teacher_file, then=STEPS, exports=["int8"])
-    output = tmp_path / "job" / "output"
+def test_the_files_answer_as_their_rows_say(output: Path) -> None:
+    report = read_report(output.parent)
     images, y = stripes()
     raw = torch.from_numpy(images)[:, None]
     model = lit_core.load(output, "model.prune-0.4.safetensors")
@@ -118,7 +124,7 @@ def test_the_files_answer_as_their_rows_say(tmp_path: Path, teacher_file: Path) 
         lit_core.load(output, "model.prune-0.5.safetensors")
 
 
-@pytest.mark.parametrize("looks", [(1, 2, 2, 3, 1000), (3, 1, 1, 1, 1, 1000)])
+@pytest.mark.parametrize("looks", [pytest.param((1, 2, 2, 3, 1000), marks=pytest.mark.long), (3, 1, 1, 1, 1, 1000)])
 def test_pruning_that_is_broken_off_ends_with_the_same_bits(
     tmp_path: Path, teacher_file: Path, looks: tuple[int, ...]
 ) -> None:

@@ -237,13 +237,18 @@ def test_a_student_of_named_blocks_is_repaired_where_that_is_asked_for(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"feed": "scheduled", "beta": 0.4, "schedule": {"steps_per_epoch": 5, **ONE_EACH}},
+        pytest.param(
+            {"feed": "scheduled", "beta": 0.4, "schedule": {"steps_per_epoch": 5, **ONE_EACH}}, marks=pytest.mark.long
+        ),
         {"feed": "scheduled", "beta": 0, "noise": 0.1, "n_random": 40},
         {"method": "prune"},
-        {"method": "at", "schedule": {"optimizer": "adam", **ONE_EACH}},
-        {"student": {"depth": 14, "init": "random"}},
+        {
+            "method": "at",
+            "schedule": {"optimizer": "adam", **ONE_EACH},
+            "student": {"depth": 14, "init": "random"},
+        },
     ],
-    ids=["scheduled", "noise", "prune", "adam", "random"],
+    ids=["scheduled", "noise", "prune", "adam and random"],
 )
 def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     tmp_path: Path, teacher_file: Path, changes: dict[str, Any]

@@ -91,6 +91,7 @@ def _importances(report: dict[str, Any]) -> list[float]:
     return [value for section in report["selection"]["importance"] for value in section if value is not None]
 
 
+@pytest.mark.long
 def test_two_processes_train_the_student_of_one(tmp_path: Path, teacher_file: Path) -> None:
     together = job_folder(tmp_path / "together", teacher_file, **CHANGES)
     with launched(together) as process:
@@ -160,11 +161,8 @@ def test_a_race_and_a_pruning_beside_a_sharded_teacher_end(tmp_path: Path, teach
     assert report["then"][0]["accuracy"]["test"] > 50
 
 
-def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_checkpoint(
-    tmp_path: Path, teacher_file: Path
-) -> None:
-    # Sharded, so that the others wait for the one that is killed also within a pass of the teacher.
-    folder = job_folder(tmp_path / "job", teacher_file, **{**LONG, "shard_teacher": True})
+def kill_a_rank(folder: Path) -> None:
+    """In the job's first attempt."""
     with launched(folder) as process:
         wait_for_epoch(process, 2)
         ranks = ranks_of(process)
@@ -176,6 +174,17 @@ def test_when_a_rank_is_killed_all_end_and_the_next_attempt_goes_on_from_the_che
     assert said[-1]["type"] != "finished"
     assert "rank 1 ended with SIGKILL" in (folder / "trainer.log").read_text()
     assert (folder / "checkpoint.pt").exists()
+
+
+def test_when_a_rank_is_killed_all_end(tmp_path: Path, teacher_file: Path) -> None:
+    # Sharded, so that the others wait for the one that is killed also within a pass of the teacher.
+    kill_a_rank(job_folder(tmp_path / "job", teacher_file, **{**LONG, "shard_teacher": True}))
+
+
+@pytest.mark.long
+def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint(tmp_path: Path, teacher_file: Path) -> None:
+    folder = job_folder(tmp_path / "job", teacher_file, **{**LONG, "shard_teacher": True})
+    kill_a_rank(folder)
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 2}))
     with launched(folder) as process:
         wait_for_epoch(process, 3)

@@ -201,7 +201,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path, teacher_file: Path) ->
     lit = {"epochs": 3, "learning_rate": 100, "schedule": {"kind": "constant"}}
     changes = {"method": "at", "attention_weight": 1e6, "tau": 1000, "alpha": 0}
     folder = job_folder(tmp_path / "job", teacher_file, schedule={"lit": lit, "momentum": 0.999}, **changes)
-    code, events = run_process(folder)
+    code, events = run(folder)
     assert code == 1
     assert events[-1]["error"]["type"] == "diverged"
     assert "at the learning rate 0.1" in events[-1]["error"]["detail"]

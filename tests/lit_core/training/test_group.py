@@ -88,7 +88,7 @@ def write_cases(folder: Path) -> None:
     torch.save(all_cases(group), folder / f"{group.rank}.pt")
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_the_steps_of_a_group_are_those_of_one_process(size: int, tmp_path: Path) -> None:
     in_group(size, write_cases, tmp_path)
     wanted = all_cases(ALONE)

@@ -112,7 +112,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+DTYPES = [
+    pytest.param(torch.float64, id="float64"),
+    pytest.param(torch.float32, marks=pytest.mark.long, id="float32"),
+]
+"""Of the largest tables. The other tests have both in their short forms."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("frozen", [[Part.STEM, Part.HEAD], []], ids=["frozen", "free"])
 @pytest.mark.parametrize(("alpha", "beta", "tau", "ir_loss"), CASES)
@@ -175,7 +182,7 @@ def assert_same_step(
 FEEDS = [(a, b, c) for a in (True, False) for b in (True, False) for c in (True, False)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("frozen", [[Part.STEM, Part.HEAD], []], ids=["frozen", "free"])
 @pytest.mark.parametrize("beta", [0.0, 0.4])
 @pytest.mark.parametrize("feeds", FEEDS)

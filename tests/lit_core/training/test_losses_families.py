@@ -181,7 +181,11 @@ def least_size(step: Step, name: str) -> float:
 
 
 by_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-by_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+by_dtype = pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, marks=pytest.mark.long, id="float32")],
+)
+"""test_losses.py has float32 in its short form."""
 
 
 @by_dtype
