@@ -25,6 +25,7 @@ from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
 from api.jobs import endpoints as jobs
+from api.jobs.events import open_job_looks
 from api.jobs.polls import JobPolls
 from api.jobs.shown_jobs import ShownJobs
 from api.keys import endpoints as keys
@@ -99,7 +100,8 @@ def create_app(
             keyless,
             tokens,
             callers=KnownCallers(listener),
-            shown_jobs=ShownJobs(database, listener),
+            shown_jobs=ShownJobs(listener),
+            job_looks=open_job_looks(database),
         )
         await listener.start()
         housekeeper.start()

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.http.callers import KnownCallers
 from api.http.long_polls import LongPolls
 from api.http.tokens import Tokens
+from api.jobs.events import JobLooks
 from api.jobs.shown_jobs import ShownJobs
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
@@ -48,6 +49,7 @@ class Context:
     """Checks bearer tokens; None: only API keys are accepted."""
     callers: KnownCallers
     shown_jobs: ShownJobs
+    job_looks: JobLooks
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property

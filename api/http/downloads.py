@@ -15,7 +15,7 @@ from api.http.context import Context, with_storage
 from api.http.problems import Problem
 from jobs.storage.media_types import attachment
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 2 << 20
 DIGITS = 30
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import structlog
 from fastapi import Header, Response
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from api.http.accept import VARY
-from api.http.context import Context
-from api.http.long_polls import LOOK_SECONDS
+from api.http.long_polls import LOOK_SECONDS, LongPolls
 from api.http.numbers import WholeNumber
 from api.http.stream_slots import StreamSlots
 from jobs.database.outages import first_line, is_outage
@@ -76,31 +74,30 @@ class _Stream(EventSourceResponse):
             log.info("a client takes nothing; its stream ends")
 
 
-async def stream_events(context: Context, topic: str, look: Callable[[], Look], *, name: str) -> Response:
+async def stream_events(polls: LongPolls, topic: str, look: Callable[[], Awaitable[Look]], *, name: str) -> Response:
     """The events that `look` finds, its state as event `name`, and `end` after the last ones.
 
-    `look` blocks, and is called again at each change of `topic`; the stream holds no connection to the ledger in
-    between. What the first look raises is answered as for any request. Later a thing that is gone ends the stream, and
-    so does an outage: the client connects again and gets the answer that fits.
+    `look` is called again at each change of `topic`; the stream holds no connection to the ledger in between. What the
+    first look raises is answered as for any request. Later a thing that is gone ends the stream, and so does an outage:
+    the client connects again and gets the answer that fits.
     """
-    first = await run_in_threadpool(look)
+    first = await look()
     stream = _Stream(
-        _send(context, topic, look, first, name),
+        _send(polls, topic, look, first, name),
         headers={"Cache-Control": "no-cache", **VARY},
         ping=KEEP_ALIVE_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep=SEPARATOR),
         send_timeout=SEND_SECONDS,
         sep=SEPARATOR,
     )
-    stream.slots = context.long_polls.stream_slots
+    stream.slots = polls.stream_slots
     return stream
 
 
 async def _send(
-    context: Context, topic: str, look: Callable[[], Look], first: Look, name: str
+    polls: LongPolls, topic: str, look: Callable[[], Awaitable[Look]], first: Look, name: str
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(retry=RETRY_MS, sep=SEPARATOR)
-    polls = context.long_polls
     ends_at = time.monotonic() + LONGEST_STREAM_SECONDS
     found, sent, sent_at = first, "", -SECONDS_BETWEEN_STATES
     with polls.subscribe(topic) as subscription:
@@ -119,11 +116,11 @@ async def _send(
             if polls.stopping or now >= ends_at:
                 return
             if not found.more and found is not first:  # nobody subscribed before the first look
-                await subscription.changed(waits if found.state != sent else LOOK_SECONDS)
+                await subscription.changed(waits if found.state != sent else _until_next_look(now))
             if polls.stopping:
                 return
             try:
-                found = await run_in_threadpool(look)
+                found = await look()
             except NotFound:
                 return
             except SQLAlchemyError as failure:
@@ -131,3 +128,8 @@ async def _send(
                     raise
                 log.warning("ledger out of reach; a stream ends", error=first_line(failure))
                 return
+
+
+def _until_next_look(now: float) -> float:
+    """Seconds. All streams look at the same moments, so that they can share a look."""
+    return LOOK_SECONDS - now % LOOK_SECONDS

@@ -173,7 +173,7 @@ async def _shown(context: Context, owner: str, job_id: str) -> ShownAnswer:
         with context.database.reading() as session:
             return _look(context, session, owner, job_id)
 
-    known = await context.shown_jobs.known((owner, job_id))
+    known = context.shown_jobs.known((owner, job_id))
     return await context.shown_jobs.read((owner, job_id), look) if known is None else known
 
 
@@ -183,11 +183,11 @@ async def _forget_shown(job_id: str, context: InContext) -> AsyncIterator[None]:
     context.shown_jobs.forget(job_id)
 
 
-CHANGES_FINISHED = Depends(_forget_shown, scope="function")
+CHANGES_JOB = Depends(_forget_shown, scope="function")
 """Among the `dependencies` of a route, which come before the session of its parameters, and so end after it."""
 
 
-@router.post("/{job_id}/cancel", status_code=202)
+@router.post("/{job_id}/cancel", status_code=202, dependencies=[CHANGES_JOB])
 def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Cancel a job: at once if it is queued, within seconds if it is running. 409 if it has succeeded or failed."""
     require_unchanged(if_match, lambda: _look(context, session, owner, job_id, lock=True))
@@ -196,13 +196,13 @@ def cancel_job(job_id: str, owner: Owner, session: InSession, context: InContext
     return _look(context, session, owner, job_id)
 
 
-@router.post("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
+@router.post("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_JOB])
 def keep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Keep the files of a job, also beyond the time after which the service removes files. It may be unfinished."""
     return _set_kept(context, session, owner, job_id, if_match, kept=True)
 
 
-@router.delete("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_FINISHED])
+@router.delete("/{job_id}/keep", responses=_REMOVED, dependencies=[CHANGES_JOB])
 def unkeep_job(job_id: str, owner: Owner, session: InSession, context: InContext, if_match: IfMatch = None) -> Job:
     """Let the files of a job be removed when their time has come."""
     return _set_kept(context, session, owner, job_id, if_match, kept=False)
@@ -216,7 +216,7 @@ def _set_kept(context: Context, session: Session, owner: str, job_id: str, if_ma
     return _look(context, session, owner, job_id)
 
 
-@router.delete("/{job_id}", status_code=204, dependencies=[CHANGES_FINISHED])
+@router.delete("/{job_id}", status_code=204, dependencies=[CHANGES_JOB])
 async def delete_job(job_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished job with its files and metrics."""
 
@@ -250,8 +250,8 @@ async def list_events(
     Last-Event-ID replaces `after`.
     """
     if prefers(accept, EVENT_STREAM, over=JSON):
-        events = JobEvents(context.database, owner, job_id, after if last_event_id is None else last_event_id)
-        return await stream_events(context, job_id, events.look, name="progress")
+        events = JobEvents(context.job_looks, owner, job_id, after if last_event_id is None else last_event_id)
+        return await stream_events(context.long_polls, job_id, events.look, name="progress")
 
     def read() -> EventPage:
         with context.database.reading() as session:

@@ -142,6 +142,7 @@ class FormUploads:
         file.seek(0)
         offset = 0
         while piece := file.read(PIECE_BYTES):
+            writer.hash(offset, piece)
             writer.append(offset, piece)
             offset += len(piece)
         writer.complete()

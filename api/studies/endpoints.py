@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
@@ -43,6 +44,16 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=JsonRoute
 class TableFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
+
+
+async def _forget_jobs(context: InContext) -> AsyncIterator[None]:
+    """Before the answer and after the commit: what the answer says holds for the next request."""
+    yield
+    context.shown_jobs.forget_all()
+
+
+CHANGES_TRIALS = Depends(_forget_jobs, scope="function")
+"""Among the `dependencies` of a route, which come before the session of its parameters, and so end after it."""
 
 
 @router.post("", status_code=202)
@@ -92,7 +103,7 @@ async def get_study(
         return Look([], study.model_dump_json(), finished=study.state.finished)
 
     if prefers(accept, EVENT_STREAM, over=JSON) and get.request.method == "GET":
-        return await stream_events(context, study_id, look, name="study")
+        return await stream_events(context.long_polls, study_id, partial(run_in_threadpool, look), name="study")
     read = partial(_read, context, owner, study_id)
     return await get.answer(study_id, read, lambda study: study.state.finished, lambda _: VARY)
 
@@ -113,7 +124,7 @@ def get_table(
     return Response(table.model_dump_json(), media_type="application/json", headers=headers)
 
 
-@router.post("/{study_id}/cancel", status_code=202)
+@router.post("/{study_id}/cancel", status_code=202, dependencies=[CHANGES_TRIALS])
 def cancel_study(study_id: str, owner: Owner, session: InSession, if_match: IfMatch = None) -> Study:
     """Cancel a study and its trials. It is finished when the last trial is; 409 if it is finished already."""
     require_unchanged(if_match, lambda: _look(session, owner, study_id, lock=True))
@@ -142,7 +153,7 @@ def resume_study(
     return shown
 
 
-@router.delete("/{study_id}", status_code=204)
+@router.delete("/{study_id}", status_code=204, dependencies=[CHANGES_TRIALS])
 async def delete_study(study_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> None:
     """Delete a finished study with its jobs, their files and metrics."""
 

@@ -21,7 +21,8 @@ from jobs.storage.storage import FinishedPieces, StorageKeyMissing
 from lit_spec.states import UploadKind
 
 RECORD_BYTES = 16 << 20
-"""The number of received bytes is recorded at these intervals. After a crash at most this much must be sent again."""
+"""The number of received bytes is recorded at these intervals, while the next ones arrive. After a crash at most twice
+as much must be sent again."""
 
 WRITE_SECONDS = 600.0
 """How long storage may take for one piece. A write that ends later than its transaction could cut off newer bytes."""
@@ -78,24 +79,34 @@ class UploadWriter:
         self._key = layout.upload_data(upload_id)
 
     def append(self, offset: int, piece: bytes) -> None:
-        """Write the next piece to storage."""
+        """Write the next piece to storage. `hash` the same pieces in the same order, before, after or meanwhile."""
         storage = self._context.storage
-        with self._transaction() as session:
+        with self._transaction(only_locks=True) as session:
             uploads.hold(session, self.upload.id, self.upload.writer)
             if not storage.fences_pieces:
                 storage.write_piece(self._key, offset, piece, self.upload.writer)
         if storage.fences_pieces:
             # A store may take minutes. Meanwhile this request keeps neither the row nor a connection.
             storage.write_piece(self._key, offset, piece, self.upload.writer)
+
+    def hash(self, offset: int, piece: bytes) -> None:
+        """Then a file that this request writes alone need not be read again."""
         if self._hash is not None and offset == self._hashed:
             self._hash.update(piece)
             self._hashed += len(piece)
 
     def record(self, received: int) -> None:
-        """Make the bytes in storage durable, and record their number in the ledger."""
+        """Make the bytes in storage durable, and record in the ledger that `received` of them are."""
+        # Before the transaction: it may take long, and others wait for the row.
+        try:
+            self._context.storage.sync(self._key)
+        except StorageKeyMissing:
+            with self._transaction() as session:
+                # Whether the upload was deleted with its bytes.
+                uploads.hold(session, self.upload.id, self.upload.writer)
+                raise
         with self._transaction() as session:
             uploads.record_progress(session, self.upload.id, self.upload.writer, received)
-            self._context.storage.sync(self._key)
 
     def cut(self, offset: int) -> None:
         """Remove the bytes from `offset` on."""
@@ -134,9 +145,9 @@ class UploadWriter:
             yield
 
     @contextmanager
-    def _transaction(self) -> Iterator[Session]:
+    def _transaction(self, *, only_locks: bool = False) -> Iterator[Session]:
         with self._told_if_lost(), self._context.database.session() as session:
-            allow_idle(session, WRITE_SECONDS)
+            allow_idle(session, WRITE_SECONDS, only_locks=only_locks)
             yield session
 
     @contextmanager
@@ -164,13 +175,16 @@ def _completing() -> Problem:
 
 
 class Written:
-    """The pieces of one request on their way to storage: one is written while the next one arrives."""
+    """The pieces of one request on their way to storage: one is written and hashed while the next one arrives, and what
+    is written is made durable meanwhile.
+    """
 
     def __init__(self, context: Context, writer: UploadWriter) -> None:
         self._context = context
         self._writer = writer
-        self._offset = self._recorded = writer.upload.received
+        self._offset = self._recorded = self._to_record = writer.upload.received
         self._writing: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
 
     async def begin(self, piece: bytes) -> None:
         """Write the next piece, once the one before is written. Raises what its write has raised."""
@@ -180,28 +194,47 @@ class Written:
     async def cut(self, offset: int) -> None:
         """Take back what is beyond `offset`."""
         await self._wait()
+        await self._wait_for_record()
         await with_storage(self._context, self._writer.cut, offset)
-        self._offset = self._recorded = offset
+        self._offset = self._recorded = self._to_record = offset
 
     async def end(self) -> None:
         """Wait for the last piece, and record what is stored, also when a write has failed. Raises what it raised."""
         try:
             await self._wait()
         finally:
-            if self._offset > self._recorded:
-                await with_storage(self._context, self._writer.record, self._offset)
+            try:
+                await self._wait_for_record()
+            finally:
+                if self._offset > self._recorded:
+                    await self._record(self._offset)
 
     async def _write(self, piece: bytes) -> None:
-        await with_storage(self._context, self._writer.append, self._offset, piece)
+        offset = self._offset
+        hashing = asyncio.create_task(with_storage(self._context, self._writer.hash, offset, piece))
+        try:
+            await with_storage(self._context, self._writer.append, offset, piece)
+        finally:
+            await hashing
         self._offset += len(piece)
-        if self._offset - self._recorded >= RECORD_BYTES:
-            await with_storage(self._context, self._writer.record, self._offset)
-            self._recorded = self._offset
+        if self._offset - self._to_record >= RECORD_BYTES:
+            await self._wait_for_record()
+            self._to_record = self._offset
+            self._recording = asyncio.create_task(self._record(self._offset))
+
+    async def _record(self, received: int) -> None:
+        await with_storage(self._context, self._writer.record, received)
+        self._recorded = received
 
     async def _wait(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing
+
+    async def _wait_for_record(self) -> None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            await recording
 
 
 async def pieces(stream: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:

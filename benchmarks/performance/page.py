@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.service.workers import TWO_TO_ONE
+
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
 END = "<!-- end of table -->"
 
@@ -97,7 +99,19 @@ def service_table(result: Result) -> list[str]:
         "",
         f"Medians of {result['rounds']} rounds, and in brackets the median time of an answer and the time that 99 % of "
         f"the answers don't exceed, in milliseconds. {_machine(result)}",
+        *_processes_table(result["ratios"]),
     ]
+
+
+def _processes_table(ratios: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What two processes of the API answer, in times of what one answers."""
+    found = {name.removeprefix(TWO_TO_ONE): by for name, by in ratios.items() if name.startswith(TWO_TO_ONE)}
+    if not found:
+        return []
+    places = list(dict.fromkeys(place for by in found.values() for place in by))
+    lines = _head(["2 processes to 1", *(f"{place} connections" for place in places)], text=1)
+    rows = [_row([name.replace("_", ", "), *(f"{by[place]:.2f}" for place in places)]) for name, by in found.items()]
+    return ["", *lines, *rows]
 
 
 def growth_table(result: Result) -> list[str]:

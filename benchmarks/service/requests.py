@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.service.client import Failed, Load, Measured, exchange, measure, request
@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """One kind of request to one server."""
 
     what: str
@@ -38,14 +38,18 @@ class _Case:
 
 
 def measure_requests(servers: Servers, effort: Effort) -> list[Figure]:
-    kinds = {Name.LIT: _lit, Name.MLFLOW: _mlflow, Name.BARE: _bare}
+    kinds = {Name.LIT: lit_cases, Name.MLFLOW: _mlflow, Name.BARE: _bare}
     cases = [case for name, server in servers.running.items() for case in kinds[name](server, servers.ledger)]
+    return measure_cases(cases, effort, effort.connections)
+
+
+def measure_cases(cases: Sequence[Case], effort: Effort, numbers: Sequence[int]) -> list[Figure]:
+    """All cases with each of these numbers of connections, in turns, so that a slow minute is everybody's."""
     for case in cases:
         case.warm_up()
     found: dict[tuple[str, Name, int], list[Measured]] = {}
-    # In turns, so that a slow minute of the machine is everybody's.
     for _ in range(effort.rounds):
-        for connections in effort.connections:
+        for connections in numbers:
             for case in cases:
                 measured = case.measure(connections, effort.seconds)
                 found.setdefault((case.what, case.server.name, connections), []).append(measured)
@@ -63,7 +67,7 @@ def measure_requests(servers: Servers, effort: Effort) -> list[Figure]:
     ]
 
 
-def _lit(server: Server, ledger: Ledger) -> Iterator[_Case]:
+def lit_cases(server: Server, ledger: Ledger) -> Iterator[Case]:
     key = {"Authorization": f"Bearer {ledger.key}"}
     ended = f"/v1/jobs/{ledger.ended_job()}"
     running = f"/v1/jobs/{ledger.running_job().job_id}"
@@ -75,24 +79,24 @@ def _lit(server: Server, ledger: Ledger) -> Iterator[_Case]:
         raise Failed(f"{ended} was answered with {head.status} and no ETag")
     known = key | {"If-None-Match": head.headers["etag"]}
     body = json.dumps(ledger.job_request)
-    yield _Case("poll, ended, unchanged", server, request("GET", ended, known), 304)
-    yield _Case("poll, ended", server, request("GET", ended, key), 200)
-    yield _Case("poll, running", server, request("GET", running, key), 200)
-    yield _Case("poll, queued", server, request("GET", queued, key), 200)
-    yield _Case("list 50", server, request("GET", f"/v1/jobs?limit={LISTED}", key), 200)
-    yield _Case("create", server, request("POST", "/v1/jobs", key | JSON, body), 202)
+    yield Case("poll, ended, unchanged", server, request("GET", ended, known), 304)
+    yield Case("poll, ended", server, request("GET", ended, key), 200)
+    yield Case("poll, running", server, request("GET", running, key), 200)
+    yield Case("poll, queued", server, request("GET", queued, key), 200)
+    yield Case("list 50", server, request("GET", f"/v1/jobs?limit={LISTED}", key), 200)
+    yield Case("create", server, request("POST", "/v1/jobs", key | JSON, body), 202)
 
 
-def _mlflow(server: Server, _ledger: Ledger) -> Iterator[_Case]:
+def _mlflow(server: Server, _ledger: Ledger) -> Iterator[Case]:
     """A run is polled as a job is. Whether it has ended makes no difference to MLflow, and it knows no ETags."""
     create = request("POST", f"{MLFLOW_API}/runs/create", JSON, json.dumps({"experiment_id": "0", "start_time": 1}))
     run = create_run(server)
     for _ in range(LISTED):
         exchange(server.host, server.port, create)
     search = json.dumps({"experiment_ids": ["0"], "max_results": LISTED})
-    yield _Case("poll", server, request("GET", f"{MLFLOW_API}/runs/get?run_id={run}"), 200)
-    yield _Case("list 50", server, request("POST", f"{MLFLOW_API}/runs/search", JSON, search), 200)
-    yield _Case("create", server, create, 200)
+    yield Case("poll", server, request("GET", f"{MLFLOW_API}/runs/get?run_id={run}"), 200)
+    yield Case("list 50", server, request("POST", f"{MLFLOW_API}/runs/search", JSON, search), 200)
+    yield Case("create", server, create, 200)
 
 
 def create_run(server: Server) -> str:
@@ -105,6 +109,6 @@ def create_run(server: Server) -> str:
     return run_id
 
 
-def _bare(server: Server, _ledger: Ledger) -> Iterator[_Case]:
-    yield _Case("constant", server, request("GET", "/constant"), 200)
-    yield _Case("constant, unchanged", server, request("GET", "/unchanged"), 304)
+def _bare(server: Server, _ledger: Ledger) -> Iterator[Case]:
+    yield Case("constant", server, request("GET", "/constant"), 200)
+    yield Case("constant, unchanged", server, request("GET", "/unchanged"), 304)

@@ -24,12 +24,14 @@ from benchmarks.service.requests import measure_requests
 from benchmarks.service.servers import Name, running_servers
 from benchmarks.service.startup import measure as measure_startup
 from benchmarks.service.transfers import measure_transfers
+from benchmarks.service.workers import MEASURED, TWO_TO_ONE, measure_workers, name_of
 from benchmarks.stopping import exit_on_sigterm
 
 SECTIONS: dict[str, Section] = {
     "requests": measure_requests,
     "points": measure_points,
     "transfers": measure_transfers,
+    "workers": measure_workers,
     "memory": measure_memory,  # the last, because it tells what the others have left
 }
 STARTUP = "startup"
@@ -49,8 +51,9 @@ RATIOS = {
     "upload_to_mlflow": ("upload", (Name.MLFLOW, "upload")),
     "download_to_bare": ("download", (Name.BARE, "download")),
     "download_to_mlflow": ("download", (Name.MLFLOW, "download")),
+    **{f"{TWO_TO_ONE}{what.replace(', ', '_')}": (name_of(what, 2), (Name.LIT, name_of(what, 1))) for what in MEASURED},
 }
-"""Of LIT's medians to another server's, at the same number of connections."""
+"""Of LIT's medians to another server's, or to its own with one process, at the same number of connections."""
 
 
 def ratios(figures: Sequence[Figure]) -> dict[str, dict[str, float]]:
@@ -78,9 +81,9 @@ def print_table(figures: Sequence[Figure]) -> None:
 
 
 def print_ratios(found: Mapping[str, Mapping[str, float]]) -> None:
-    print(f"\n{'LIT to another server':28} by number of connections")
+    print(f"\n{'ratios of medians':36} by number of connections")
     for name, by_connections in found.items():
-        print(f"{name:28} " + "  ".join(f"{place}: {ratio:.2f}" for place, ratio in by_connections.items()))
+        print(f"{name:36} " + "  ".join(f"{place}: {ratio:.2f}" for place, ratio in by_connections.items()))
 
 
 def summary(

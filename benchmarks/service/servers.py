@@ -79,7 +79,7 @@ def running_servers(folder: Path, names: Collection[Name] = tuple(Name), *, api_
         settings = Settings(**urls, data_dir=folder / "data")  # type: ignore[arg-type]
         upgrade(embedded.database_url)
         starts = {
-            Name.LIT: lambda: _lit(folder, settings, api_workers),
+            Name.LIT: lambda: started_lit(folder, settings, api_workers, folder / "lit.log"),
             Name.MLFLOW: lambda: _mlflow(folder, embedded.database_url),
             Name.BARE: lambda: _bare(folder),
         }
@@ -88,16 +88,27 @@ def running_servers(folder: Path, names: Collection[Name] = tuple(Name), *, api_
 
 
 @contextmanager
-def _lit(folder: Path, settings: Settings, workers: int) -> Iterator[Server]:
+def started_lit(folder: Path, settings: Settings, workers: int, log: Path) -> Iterator[Server]:
+    """LIT's API with so many processes, once all of them take connections. Raises NotStarted."""
     # Logs as the documentation's servers write them.
     environment = own_environment(folder / "data") | settings.as_environment() | {"LIT_LOG_FORMAT": "json"}
     command = [sys.executable, "-m", "lit_client.command", "api", "--port", "0"]
     if workers > 1:
         command += ["--workers", str(workers)]
-    with _started(folder / "lit.log", command, environment) as process:
-        port = _port_from(folder / "lit.log", process, r"LIT listens on http://127\.0\.0\.1:(\d+)")
-        _wait(process, folder / "lit.log", lambda: _answers(port, "/healthz"))
+    with _started(log, command, environment) as process:
+        port = _port_from(log, process, r"LIT listens on http://127\.0\.0\.1:(\d+)")
+        _wait(process, log, lambda: _listening(process, port) == workers)
+        _wait(process, log, lambda: _answers(port, "/healthz"))
         yield Server(Name.LIT, process, port)
+
+
+def _listening(process: subprocess.Popen[bytes], port: int) -> int:
+    """How many processes of a command take connections on a port."""
+    command = psutil.Process(process.pid)
+    return sum(
+        any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in part.net_connections("tcp"))
+        for part in [command, *command.children(recursive=True)]
+    )
 
 
 def mlflow_database(url: str) -> str:

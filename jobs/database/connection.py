@@ -115,9 +115,15 @@ def _is_closed(connection: psycopg.Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def allow_idle(transaction: Session | Connection, seconds: float) -> None:
-    """Let this transaction be idle for so long, instead of what is usual for its database."""
-    transaction.execute(select(func.set_config(IDLE_TIMEOUT, f"{seconds * 1000:.0f}", True)))
+def allow_idle(transaction: Session | Connection, seconds: float, *, only_locks: bool = False) -> None:
+    """Let this transaction be idle for so long, instead of what is usual for its database.
+
+    `only_locks`: it changes no row, so its end need not wait for the database's disk. A lock of a row is logged too.
+    """
+    settings = {IDLE_TIMEOUT: f"{seconds * 1000:.0f}"}
+    if only_locks:
+        settings["synchronous_commit"] = "off"
+    transaction.execute(select(*(func.set_config(name, value, True) for name, value in settings.items())))
 
 
 def clock(session: Session) -> datetime:

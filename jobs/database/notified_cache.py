@@ -47,10 +47,15 @@ class NotifiedCache(Generic[KeyT, ValueT]):
         self._readings: dict[str, set[_Reading]] = defaultdict(set)
         listener.observe(self)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it would be told of a change."""
+        return self._listener.is_live
+
     def get(self, key: KeyT) -> ValueT | None:
         """None: it must be read."""
         kept = self._kept.get(key)
-        if kept is None or not self._listener.is_live:
+        if kept is None or not self.is_live:
             return None
         if time.monotonic() >= kept.until:
             self._drop(key)
@@ -111,6 +116,11 @@ class Reading(Generic[KeyT, ValueT]):
     _cache: NotifiedCache[KeyT, ValueT]
     _topic: str
     _state: _Reading
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the value will be the newest as far as this process has been told."""
+        return not self._state.stale and self._cache.is_live
 
     def keep(self, key: KeyT, value: ValueT, seconds: float = float("inf")) -> None:
         """Keep the value, unless it may be an old one: for so long after the read began at most."""

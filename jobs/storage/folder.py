@@ -31,7 +31,7 @@ TEMPORARY = ".tmp"
 """The one folder for files that are being written or removed. Leftovers of killed processes are found there."""
 OWN_NAMES = {TEMPORARY, *layout.TOP_FOLDERS, "lost+found"}
 """What may lie in the root: what we store, and what a disk of its own has there."""
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 8 << 20
 BLOCK_BYTES = 1 << 20
 
 
@@ -113,7 +113,6 @@ class FolderStorage:
         path = self._path(key)
         with _missing_as(key), path.open("rb+") as file:
             os.fsync(file.fileno())
-        self._sync_folders(path.parent)
 
     def pieces_size(self, key: str) -> int:
         try:
@@ -167,6 +166,9 @@ class FolderStorage:
             file.seek(offset)
             file.write(piece)
             file.truncate()
+        if not offset:
+            # Once: for each folder the disk has to write all that waits.
+            self._sync_folders(path.parent)
 
     def _put(self, key: str, source: BinaryIO) -> None:
         target = self._path(key)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 from api.http import event_streams, stream_slots
 from api.http.accept import prefers
+from api.jobs import events as job_events
 from jobs.database.notifications import Subscription
 from jobs.ledger import attempts, owned_jobs
 from jobs.ledger.attempts import Claim, Event
+from jobs.ledger.new_events import News, Position, read_news
 from lit_client import Client
 from lit_client.events import ServerSentEvent, StreamParser
 from lit_client.models import Event as ShownEvent
@@ -61,6 +64,7 @@ class Reader:
     def __init__(self, address: tuple[str, int], path: str, headers: dict[str, str]) -> None:
         self.events: list[ServerSentEvent] = []
         self.response: httpx.Response | None = None
+        self.path = path
         self._url = f"http://{address[0]}:{address[1]}{path}"
         self._headers = headers
         self.thread = threading.Thread(target=self._read)
@@ -244,6 +248,44 @@ def test_a_study_and_its_end(bench: Bench, address: tuple[str, int]) -> None:
         assert api.get(path).json() == reader.data("end")[0]
     assert [told["state"] for told in reader.data("study")] == ["running", "cancelled"]
     assert reader.events[-1].event == "end"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[Position]]:
+    """What the streams have read, together in each read."""
+    found: list[list[Position]] = []
+
+    def read(session: Session, positions: Sequence[Position], limit: int) -> dict[Position, News]:
+        found.append(list(positions))
+        return read_news(session, positions, limit)
+
+    monkeypatch.setattr(job_events, "read_news", read)
+    return found
+
+
+def test_streams_share_a_look_at_each_change_and_at_each_moment(
+    bench: Bench, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, reads: list[list[Position]]
+) -> None:
+    monkeypatch.setattr(event_streams, "LOOK_SECONDS", 1.0)
+    jobs = [bench.job() for _ in range(3)]
+    claims = [claim(bench) for _ in jobs]
+    with ExitStack() as stack:
+        streams = [stack.enter_context(reading(address, f"/v1/jobs/{jobs[number % 3]}/events")) for number in range(12)]
+        wait_for(lambda: all(stream.data("progress") for stream in streams), 20)
+        # Nothing is notified, so this is the moment at which all look.
+        reads.clear()
+        wait_for(lambda: any({position.job_id for position in read} == set(jobs) for read in reads))
+        changed = claims[0].job_id
+        followers = [stream for stream in streams if stream.path == f"/v1/jobs/{changed}/events"]
+        reads.clear()
+        record(bench, claims[0], [Event("epoch")])
+        wait_for(lambda: all(stream.data("epoch") for stream in followers))
+        before = Position(OWNER, changed, 2)
+        # One read for all four, and perhaps one that had begun before.
+        assert 1 <= sum(before in read for read in reads) <= 2
+        for claimed in claims:
+            fail(bench, claimed)
+    assert all(stream.events[-1].event == "end" for stream in streams)
 
 
 @pytest.mark.parametrize("limit", ["STREAMS_OF_OWNER", "STREAMS_OF_PROCESS"])

@@ -16,6 +16,7 @@ from jobs.database.models import Job
 from jobs.ledger import attempts, workers
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
 from lit_spec import SPEC_VERSION, ErrorType, JobError
+from tests.api.conftest import hear_all
 from tests.worker.bench import Bench, wait_for
 
 
@@ -50,6 +51,7 @@ def test_etags_change_with_what_is_seen_and_not_with_heartbeats(api: TestClient,
     with bench.database.session() as session:
         progress = {"phase": "lit", "epoch": 1, "epochs": 2, "fraction": 0.5}
         attempts.record(session, claimed, [Event("epoch")], [], progress, None)
+    hear_all(api, bench)
     changed = api.get(path, headers={"If-None-Match": etag})
     assert changed.status_code == 200
     assert changed.json()["progress"]["epoch"] == 1
@@ -151,6 +153,7 @@ def test_a_queued_job_says_why_it_waits(api: TestClient, bench: Bench) -> None:
     assert waiting(third)["reason"] == "no-worker"
     assert "cuda" in waiting(third)["detail"]
     claim(bench)
+    hear_all(api, bench)
     assert waiting(first) is None
 
 

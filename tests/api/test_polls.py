@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from api.app import create_app
 from api.http.context import Context
+from api.jobs import shown_jobs
+from jobs.database import notifications
+from jobs.database.notifications import Listener
 from jobs.ledger import attempts, keys, owned_jobs, retention
 from jobs.ledger.attempts import Claim, Event
 from tests.api.conftest import hear_all
 from tests.api.test_jobs import claim, finish
+from tests.api.test_studies import request as study_request
 from tests.worker.bench import OWNER, Bench, wait_for
 from tests.worker.outages import cut_off
 
@@ -45,6 +52,11 @@ def know(api: TestClient, path: str, headers: dict[str, str]) -> str:
     etag = api.get(path, headers=headers).headers["ETag"]
     assert api.get(path, headers=headers).headers["ETag"] == etag
     return str(etag)
+
+
+def claim_new(bench: Bench) -> Claim:
+    bench.job()
+    return claim(bench)
 
 
 def record(bench: Bench, claimed: Claim, epoch: int) -> None:
@@ -85,7 +97,7 @@ def test_an_answer_from_memory_is_that_of_the_route(api: TestClient, bench: Benc
             }
 
 
-def test_a_poll_during_an_outage_is_told_to_come_again(bench: Bench) -> None:
+def test_a_poll_during_an_outage_is_told_to_come_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with cut_off(bench.database, "polled") as ledger:
         url = ledger.database.engine.url.render_as_string(False)
         settings = bench.settings.model_copy(update={"database_url": url})
@@ -97,9 +109,138 @@ def test_a_poll_during_an_outage_is_told_to_come_again(bench: Bench) -> None:
                 session.execute(text("ALTER ROLE polled NOLOGIN"))
                 others = "FROM pg_stat_activity WHERE usename = 'polled' AND query NOT ILIKE 'LISTEN%'"
                 session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+            context(client).shown_jobs.forget_all()
             answer = client.get(path, headers=key)
             ledger.let_in()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+
+
+@contextmanager
+def statements(api: TestClient) -> Iterator[list[str]]:
+    """What the application asks the ledger meanwhile."""
+    asked: list[str] = []
+    engine = context(api).database.engine
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def of_jobs(asked: list[str]) -> list[str]:
+    """Housekeeping locks what it reads."""
+    return [one for one in asked if "FROM jobs" in one and "WHERE jobs.id = " in one and "FOR " not in one]
+
+
+def test_polls_of_unfinished_jobs_ask_the_ledger_once_for_all(api: TestClient, bench: Bench) -> None:
+    running = bench.job()
+    claim(bench)
+    for job in (running, bench.job()):
+        path, key = f"/v1/jobs/{job}", bearer(bench)
+        know(api, path, key)
+        context(api).shown_jobs.forget(job)
+        with statements(api) as asked, ThreadPoolExecutor(8) as threads:
+            polls = [threads.submit(api.get, path, headers=key) for _ in range(8)]
+            assert {poll.result().status_code for poll in polls} == {200}
+            first = len(of_jobs(asked))
+            # The first poll of each thread may have come when another had been answered.
+            assert 1 <= first < 8
+            if job == running:
+                assert {api.get(path, headers=key).status_code for _ in range(8)} == {200}
+                assert len(of_jobs(asked)) == first
+
+
+def test_the_place_in_the_queue_is_a_second_old_at_most(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, path, key = bench.job(), f"/v1/jobs/{bench.job()}", bearer(bench)
+    monkeypatch.setattr(shown_jobs, "WAITING_SECONDS", 0.2)
+    know(api, path, key)
+    assert api.get(path, headers=key).json()["waiting"]["position"] == 2
+    bench.cancel(first)
+    # Nothing is notified of the second job.
+    wait_for(lambda: api.get(path, headers=key).json()["waiting"]["position"] == 1)
+
+
+@pytest.mark.parametrize("change", ["cancel", "keep", "delete", "cancel study", "delete study"])
+def test_a_process_that_changes_a_job_knows_it_before_it_is_told(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    key = bearer(bench)
+    if change.endswith("study"):
+        asked = study_request(bench.teacher(), methods=["lit"], seeds=[0])
+        study = f"/v1/studies/{api.post('/v1/studies', json=asked, headers=key).json()['id']}"
+        job = str(api.get(f"/v1/jobs?study={study.rpartition('/')[2]}", headers=key).json()["items"][0]["id"])
+    else:
+        job = finish(bench) if change == "delete" else bench.job()
+    path = f"/v1/jobs/{job}"
+    if change == "delete study":
+        api.post(f"{study}/cancel", headers=key)
+    know(api, path, key)
+    monkeypatch.setattr(Listener, "_tell", lambda *_: None)
+    monkeypatch.setattr(shown_jobs, "WAITING_SECONDS", 60.0)
+    context(api).shown_jobs.forget(job)
+    api.get(path, headers=key)
+    if change == "cancel":
+        assert api.post(f"{path}/cancel", headers=key).status_code == 202
+        assert api.get(path, headers=key).json()["state"] == "cancelled"
+    elif change == "keep":
+        assert api.post(f"{path}/keep", headers=key).status_code == 200
+        assert api.get(path, headers=key).json()["kept"] is True
+    elif change == "cancel study":
+        assert api.post(f"{study}/cancel", headers=key).status_code == 202
+        assert api.get(path, headers=key).json()["state"] == "cancelled"
+    else:
+        assert api.delete(path if change == "delete" else study, headers=key).status_code == 204
+        assert api.get(path, headers=key).status_code == 404
+
+
+def test_a_look_that_began_before_a_change_is_not_shared_after_it(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.job()
+    path, key = f"/v1/jobs/{job}", bearer(bench)
+    know(api, path, key)
+    context(api).shown_jobs.forget(job)
+    began, go_on, look = threading.Event(), threading.Event(), owned_jobs.get
+
+    def slow_look(*arguments: Any, **options: Any) -> Any:
+        found = look(*arguments, **options)
+        if not began.is_set():
+            began.set()
+            assert go_on.wait(20)
+        return found
+
+    monkeypatch.setattr(owned_jobs, "get", slow_look)
+    with ThreadPoolExecutor(1) as thread:
+        early = thread.submit(api.get, path, headers=key)
+        assert began.wait(20)
+        assert api.post(f"{path}/cancel", headers=key).status_code == 202
+        assert api.get(path, headers=key).json()["state"] == "cancelled"
+        go_on.set()
+        assert early.result().json()["state"] == "queued"
+    assert api.get(path, headers=key).json()["state"] == "cancelled"
+
+
+def test_without_notifications_polls_ask_the_ledger(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = claim_new(bench)
+    path, key = f"/v1/jobs/{claimed.job_id}", bearer(bench)
+    know(api, path, key)
+    listener = context(api).long_polls._listener
+    monkeypatch.setattr(notifications, "RECONNECT_SECONDS", 60.0)
+    with bench.database.session() as session:
+        listening = "FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()"
+        session.execute(text(f"SELECT pg_terminate_backend(pid) {listening}"))
+    wait_for(lambda: not listener.is_live)
+    for epoch in range(1, 4):
+        record(bench, claimed, epoch)
+        assert api.get(path, headers=key).json()["progress"]["epoch"] == epoch
 
 
 def test_what_is_known_of_one_owner_is_not_told_to_another(api: TestClient, bench: Bench) -> None:
@@ -165,33 +306,42 @@ def test_the_last_use_is_written_once_a_minute(api: TestClient, bench: Bench) ->
     assert last_used() == first
 
 
-def test_no_poll_sees_less_than_was_committed_before_it(api: TestClient, bench: Bench) -> None:
-    """Of a running job: a new ETag comes with the new state, and an old state never after a newer one was written."""
-    job = bench.job()
-    claimed, path, key = claim(bench), f"/v1/jobs/{job}", bearer(bench)
+def test_what_a_worker_writes_is_seen_once_it_is_told(api: TestClient, bench: Bench) -> None:
+    claimed = claim_new(bench)
+    path, key = f"/v1/jobs/{claimed.job_id}", bearer(bench)
+    for epoch in range(1, 10):
+        know(api, path, key)
+        record(bench, claimed, epoch)
+        hear_all(api, bench)
+        assert api.get(path, headers=key).json()["progress"]["epoch"] == epoch
+
+
+def test_polls_never_go_back_and_an_etag_has_one_state(api: TestClient, bench: Bench) -> None:
+    claimed = claim_new(bench)
+    path, key = f"/v1/jobs/{claimed.job_id}", bearer(bench)
     record(bench, claimed, 0)
     know(api, path, key)
-    written, stop = [0], threading.Event()
+    stop = threading.Event()
 
     def write() -> None:
         for epoch in range(1, 60):
             record(bench, claimed, epoch)
-            written[0] = epoch
         stop.set()
 
     writer = threading.Thread(target=write)
     writer.start()
     seen: dict[str, int] = {}
-    etag = ""
+    etag, newest = "", 0
     while not stop.is_set():
-        before = written[0]
         answer = api.get(path, headers=key | {"If-None-Match": etag})
         if answer.status_code == 200:
             etag = answer.headers["ETag"]
             epoch = answer.json()["progress"]["epoch"]
             assert seen.setdefault(etag, epoch) == epoch
-        assert seen[etag] >= before
+        assert seen[etag] >= newest
+        newest = seen[etag]
     writer.join()
+    hear_all(api, bench)
     assert api.get(path, headers=key).json()["progress"]["epoch"] == 59
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+import httpx
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import DBAPIError
 
+from api import app
 from api.http.context import Context
+from api.uploads import writing
 from api.uploads.writing import UploadWriter
 from jobs.database.connection import Database
 from jobs.errors import Stale
 from jobs.ledger import uploads
+from jobs.storage.faults import StorageFault
 from jobs.storage.folder import FolderStorage
-from tests.worker.bench import OWNER, Bench
+from tests.api.conftest import serving
+from tests.api.test_uploads import begin, patch
+from tests.worker.bench import OWNER, Bench, wait_for
 
 CONTENT = bytes(range(256)) * 100
 IDLE_SECONDS = 0.3
@@ -35,6 +44,24 @@ class HangingStorage(FolderStorage):
             self.hangs.set()
             assert self.go_on.wait(30)
         super().write_piece(key, offset, piece, writer)
+
+
+class SlowSync(FolderStorage):
+    """Its first `sync` of an upload ends once `go_on` is set, or fails if `broken` is."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench.settings.storage_root)
+        self.syncs = threading.Event()
+        self.go_on = threading.Event()
+        self.broken = False
+
+    def sync(self, key: str) -> None:
+        if not self.syncs.is_set():
+            self.syncs.set()
+            assert self.go_on.wait(30)
+            if self.broken:
+                raise StorageFault(errno.EIO, "the disk is broken")
+        super().sync(key)
 
 
 def write_whole(context: Context, upload: str, content: bytes) -> None:
@@ -73,3 +100,37 @@ def test_a_write_that_hangs_cuts_nothing_off_that_a_newer_request_sends(api: Tes
     with storage.open(f"uploads/{upload}/data") as file:
         assert file.read() == CONTENT
     database.close()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_pieces_are_written_while_earlier_ones_are_made_durable(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """And only those that are durable are recorded."""
+    piece = FolderStorage.piece_bytes
+    monkeypatch.setattr(writing, "RECORD_BYTES", 2 * piece)
+    content = bytes(range(256)) * (7 * piece // 256)
+    storage = SlowSync(bench)
+    monkeypatch.setattr(app, "open_storage", lambda _: storage)
+    with serving(bench) as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=60) as api:
+        upload = begin(api, content)
+        with ThreadPoolExecutor(1) as thread:
+            sending = thread.submit(patch, api, upload, 0, content)
+            assert storage.syncs.wait(20)
+            try:
+                # What waits to be recorded, and as much again.
+                wait_for(lambda: storage.size(f"uploads/{upload}/data") >= 4 * piece)
+                with bench.database.session() as session:
+                    assert uploads.get(session, OWNER, upload).received == 0
+            finally:
+                storage.broken = broken
+                storage.go_on.set()
+            answer = sending.result(60)
+        if broken:
+            assert answer.status_code == 503
+            offset = int(api.head(f"/v1/uploads/{upload}").headers["Upload-Offset"])
+            answer = patch(api, upload, offset, content[offset:])
+        assert answer.status_code == 204
+        assert api.get(f"/v1/uploads/{upload}").json()["sha256"] == hashlib.sha256(content).hexdigest()
+    with storage.open(f"uploads/{upload}/data") as file:
+        assert file.read() == content

@@ -13,6 +13,7 @@ from jobs.ledger import attempts
 from jobs.tracking import runs
 from jobs.tracking.trackers import Trackers
 from lit_spec import SPEC_VERSION
+from tests.api.conftest import hear_all
 from tests.worker.bench import Bench
 
 URI = "http://mlflow:5000"
@@ -46,6 +47,7 @@ def test_a_job_answers_its_run(api: TestClient, bench: Bench) -> None:
         registered = {"name": "student", "version": "2"}
         values = {"stage": "complete", "run_id": "r", "experiment_id": "3", "registered": registered, "error": "e"}
         runs.write(session, taken[0], **values)
+    hear_all(api, bench)
     expected = {
         "tracking_uri": URI,
         "run_id": "r",

@@ -28,6 +28,7 @@ SERVICE: dict[str, Any] = {
         POLL | {"server": "bare", "median": 4000.0, "p50_ms": 0.5, "p99_ms": 2.0},
         {"what": "memory", "unit": "MiB", "connections": None, "server": "lit", "median": 90.0},
     ],
+    "ratios": {"two_processes_to_one_poll_ended": {"8": 1.4, "64": 1.5}, "upload_to_bare": {"-": 0.9}},
 }
 
 
@@ -48,6 +49,8 @@ def test_a_table_replaces_what_is_between_its_marks(page: Path) -> None:
     assert "| resnet, batch 8 | lit | float32 | 100 (1.00) | 150 (1.50) |" in text
     assert "| poll | 8 | 2,000 (1, 4) | 4,000 (0.5, 2) | /s |" in text
     assert "| memory |  | 90 |  | MiB |" in text
+    assert "| 2 processes to 1 | 8 connections | 64 connections |" in text
+    assert "| poll, ended | 1.40 | 1.50 |" in text
     assert "a CPU, 2 cores" in text
     assert (text.count("old"), text.count("between"), text.startswith("# Before"), text.endswith("after\n")) == (
         *(len(TABLES) - 2, len(TABLES) - 1),

@@ -13,18 +13,23 @@ from benchmarks.service.run import ratios, run, summary
 from benchmarks.service.servers import Name, running_servers
 
 SHORT = Effort(rounds=1, seconds=0.5, connections=(2,), file_bytes=3_000_000)
+PROCESSES = {
+    f"{what}, {processes}"
+    for what in ("poll, ended", "poll, running", "create")
+    for processes in ("1 process", "2 processes")
+}
 POLLS = {"poll, ended, unchanged", "poll, ended", "poll, running", "poll, queued"}
 
 
 def measured(folder: Path, names: list[Name]) -> tuple[list[Figure], dict[tuple[str, str], float]]:
-    figures = run(["requests", "points", "transfers", "memory"], SHORT, folder, names)
+    figures = run(["requests", "points", "transfers", "workers", "memory"], SHORT, folder, names)
     return figures, {(one.server.value, one.what): one.median for one in figures}
 
 
 def test_every_section_measures_lit_and_the_bare_framework(tmp_path: Path) -> None:
     figures, medians = measured(tmp_path, [Name.LIT, Name.BARE])
     lit = {what for server, what in medians if server == "lit"}
-    assert lit == POLLS | {"list 50", "create", "metric points", "upload", "download", "memory"}
+    assert lit == POLLS | PROCESSES | {"list 50", "create", "metric points", "upload", "download", "memory"}
     bare = {what for server, what in medians if server == "bare"}
     assert bare == {"constant", "constant, unchanged", "upload", "download", "memory"}
     assert all(value > 0 for value in medians.values())
@@ -35,6 +40,9 @@ def test_every_section_measures_lit_and_the_bare_framework(tmp_path: Path) -> No
         "poll_unchanged_to_bare_304",
         "upload_to_bare",
         "download_to_bare",
+        "two_processes_to_one_poll_ended",
+        "two_processes_to_one_poll_running",
+        "two_processes_to_one_create",
     }
 
 
