@@ -41,6 +41,7 @@ from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
+from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
 from jobs.tracing import OFF, Tracing
@@ -100,6 +101,7 @@ def create_app(
             tokens,
             callers=KnownCallers(listener),
             shown_jobs=ShownJobs(database, listener),
+            inspected_uploads=InspectedUploads(database),
         )
         await listener.start()
         housekeeper.start()

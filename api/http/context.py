@@ -20,6 +20,7 @@ from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
 from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
+from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.tracking.trackers import Trackers
@@ -48,6 +49,7 @@ class Context:
     """Checks bearer tokens; None: only API keys are accepted."""
     callers: KnownCallers
     shown_jobs: ShownJobs
+    inspected_uploads: InspectedUploads
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property

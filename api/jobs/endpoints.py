@@ -34,6 +34,7 @@ from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import audit, metrics, owned_jobs, retention
+from jobs.ledger.creation import Action
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout, removals
@@ -113,7 +114,8 @@ async def rerun_job(
             return parse(JobRequest, merge_patch(owned_jobs.get(session, owner, job_id).request, changes))
 
     repeated = idempotent_request(idempotency_key, {"rerun": job_id, "changes": changes})
-    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups, job_id)
+    action = Action("job.rerun", {"of": job_id})
+    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups, action)
 
 
 async def _make(
@@ -123,9 +125,9 @@ async def _make(
     prepare: Callable[[], Awaitable[JobRequest]],
     response: Response,
     wakeups: InBackground,
-    rerun_of: str | None = None,
+    action: Action = Action(),
 ) -> Job:
-    job, queues = await make_job(context, owner, repeated, prepare, rerun_of)
+    job, queues = await make_job(context, owner, repeated, prepare, action)
     wakeups.send(queues)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return show_job(job, context.settings.retention_days)

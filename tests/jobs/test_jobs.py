@@ -12,8 +12,9 @@ from sqlalchemy import func, select, text, update
 from jobs.database.connection import Database
 from jobs.database.models import IdempotencyKey, Job, JobUpload, Worker
 from jobs.errors import Conflict, NotFound
-from jobs.ledger import attempts, owned_jobs, workers
+from jobs.ledger import attempts, creation, owned_jobs, workers
 from jobs.ledger.attempts import Claim
+from jobs.ledger.creation import NewJob
 from jobs.ledger.idempotency import IdempotentRequest, find_job
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.ledger.owned_rows import PageCursor
@@ -31,10 +32,8 @@ def create(
     body = {"teacher": uploads[0], "dataset": {"builtin": "digits"}, "student": {"depth": 14}, **asked}
     request = JobRequest.model_validate(body)
     with database.session() as session:
-        made = owned_jobs.create(
-            session, owner, request, resolve(request, INSPECTION), upload_ids=uploads, idempotency=key
-        )
-        return made.id
+        needed = dict.fromkeys(uploads)
+        return creation.create(session, NewJob(owner, request, resolve(request, INSPECTION), needed, key)).id
 
 
 def take(database: Database) -> Claim:
