@@ -132,10 +132,10 @@ class Ledger:
         }
 
     def _page(self, chosen: dict[str, Any], after: PageCursor | None, session: Session, limit: int) -> list[Job]:
-        """As the API shows a page."""
-        rows = owned_jobs.list_page(session, owner(0), after=after, limit=limit, **chosen)
-        runs.of_jobs(session, [row.id for row in rows])
-        return rows
+        """As the API shows a page of which it knows nothing yet."""
+        ids = [job.id for job in owned_jobs.list_page(session, owner(0), after=after, limit=limit, **chosen)]
+        runs.of_jobs(session, ids)
+        return list(owned_jobs.find_listed(session, ids))
 
     def _deep(self, tag: str | None = None, **chosen: str) -> PageCursor | None:
         """Where the page DEEP begins, or the last full one if there are fewer."""

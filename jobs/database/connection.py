@@ -130,6 +130,11 @@ class Database:
         self.engine.dispose()
 
 
+def one_line(sql: str) -> str:
+    """The statement without its indentation: psycopg remembers the parameters of statements up to 4,096 characters."""
+    return " ".join(sql.split())
+
+
 def _is_closed(connection: psycopg.Connection) -> bool:
     """Whether the server has ended an idle connection, as a restart does: found without a round trip.
 

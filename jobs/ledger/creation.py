@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from jobs.database.connection import Database
+from jobs.database.connection import Database, one_line
 from jobs.database.models import Job
 from jobs.errors import Stale
 from jobs.ids import new_id
@@ -68,7 +68,7 @@ class NotMade(StrEnum):
     NOT_AT_ONCE = "the owner's jobs are limited or told to webhooks"
 
 
-_CREATE = """
+_CREATE = one_line("""
     WITH held AS MATERIALIZED (
         SELECT upload.id
         FROM unnest(%(uploads)s::text[], %(stamps)s::text[]) AS needed (id, stamp)
@@ -120,7 +120,7 @@ _CREATE = """
         FROM made WHERE %(action)s::text IS NOT NULL
     )
     SELECT made.created_at, checked.has_uploads, checked.is_simple FROM checked LEFT JOIN made ON true
-"""
+""")
 """The unique index decides which of two requests with one key makes a job: the second waits for the first to commit.
 The lock is that of `idempotency.find_job`, for those who look first."""
 

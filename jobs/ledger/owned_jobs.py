@@ -14,8 +14,9 @@ from jobs.database.models import Event as EventRow
 from jobs.database.models import Job, Seat, Study, Worker
 from jobs.errors import Conflict
 from jobs.ledger import queue, quotas, workers
-from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, labelled_page
 from jobs.ledger.queue import Claimable
+from jobs.ledger.stamps import STAMP, StampedJob
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
 from jobs.tracking import runs
@@ -53,12 +54,17 @@ def list_page(
     study_id: str | None = None,
     after: PageCursor | None = None,
     limit: int = 50,
-) -> list[Job]:
-    """The owner's jobs, newest first."""
+) -> list[StampedJob]:
+    """The places of the owner's jobs in the list, newest first, with their stamps."""
     of_study = [] if study_id is None else [Job.study_id == study_id]
-    return read_labelled_page(
-        session, Job, owner, state=state, tag=tag, name=name, filters=of_study, after=after, limit=limit
-    )
+    query = select(Job.created_at, Job.id, STAMP)
+    page = labelled_page(query, Job, owner, state=state, tag=tag, name=name, filters=of_study, after=after, limit=limit)
+    return [StampedJob(*row) for row in session.execute(page)]
+
+
+def find_listed(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of these jobs, which were listed before, that are still there."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids))).all()
 
 
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:

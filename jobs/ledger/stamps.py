@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import Text, literal_column, text
 from sqlalchemy.orm import Session
 
 Stamp = str
@@ -19,6 +21,23 @@ _STAMPS = text("""
     LEFT JOIN tracked_runs AS run ON run.job_id = job.id
 """)
 """The transactions that wrote the rows of which a job's answer is made. Heartbeats give another stamp too."""
+
+
+STAMP = literal_column(
+    "concat_ws('.', jobs.xmin,"
+    " coalesce((SELECT files.xmin FROM job_files AS files WHERE files.job_id = jobs.id), '0'),"
+    " coalesce((SELECT run.xmin FROM tracked_runs AS run WHERE run.job_id = jobs.id), '0'))",
+    Text,
+).label("stamp")
+"""The same for a query of jobs."""
+
+
+class StampedJob(NamedTuple):
+    """A job's place in lists, and its stamp."""
+
+    created_at: datetime
+    id: str
+    stamp: Stamp
 
 
 def stamps(session: Session, asked: Collection[OwnedJob]) -> dict[OwnedJob, Stamp]:
