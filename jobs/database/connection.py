@@ -105,7 +105,7 @@ class Database:
         """Run one statement that is a transaction of its own, and return its one row: for what is asked most often.
 
         `sql` has parameters as psycopg writes them, `%(name)s`. Without SQLAlchemy's layers the round trip takes a
-        fifth of the processor's time; errors are the same as with them.
+        fraction of the processor's time; errors are the same as with them.
         """
         with self.engine.connect() as pooled:
             connection: psycopg.Connection = pooled.connection.driver_connection  # type: ignore[assignment]
