@@ -24,8 +24,10 @@ from api.http.headers import BrowserHeaders, HeaderChecks
 from api.http.long_polls import LongPolls
 from api.http.request_log import RequestLog
 from api.http.tokens import open_tokens
+from api.http.wakeups import BackgroundWakeups
 from api.jobs import endpoints as jobs
 from api.jobs.events import open_job_looks
+from api.jobs.listed_jobs import ListedJobs
 from api.jobs.polls import JobPolls
 from api.jobs.shown_jobs import ShownJobs
 from api.keys import endpoints as keys
@@ -42,6 +44,7 @@ from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
 from jobs.database.notifications import Listener
 from jobs.housekeeping import Housekeeper
+from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
 from jobs.tracing import OFF, Tracing
@@ -78,6 +81,7 @@ def create_app(
         database, listener = Database(database_url, pool_size=THREADS // 2), Listener(database_url)
         sender = broker.make_app(redis_url)
         wakeups = Wakeups(sender, redis_url)
+        background_wakeups = BackgroundWakeups(wakeups)
         storage = open_storage(settings)
         long_polls = LongPolls(listener, metrics.long_polls)
         housekeeper = Housekeeper(database, wakeups, settings, storage)
@@ -92,7 +96,7 @@ def create_app(
             settings,
             database,
             storage,
-            wakeups,
+            background_wakeups,
             long_polls,
             readiness,
             receivers,
@@ -102,9 +106,12 @@ def create_app(
             callers=KnownCallers(listener),
             shown_jobs=ShownJobs(listener),
             job_looks=open_job_looks(database),
+            listed_jobs=ListedJobs(settings.retention_days),
+            inspected_uploads=InspectedUploads(database),
         )
         await listener.start()
         housekeeper.start()
+        background_wakeups.start()
         await deliverer.start()
         following = asyncio.create_task(metrics.follow(), name="ledger-events")
         try:
@@ -116,6 +123,7 @@ def create_app(
             await listener.stop()
             if tokens is not None:
                 await tokens.close()
+            await run_in_threadpool(background_wakeups.stop)
             wakeups.close()
             sender.close()
             metrics.unwatch()
@@ -132,6 +140,13 @@ def create_app(
     )
     _add_middleware(app, metrics)
     problems.install(app)
+    _add_routes(app)
+    openapi.install(app)
+    traces.instrument(app, tracing)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
     for router in (
         uploads.router,
         direct_uploads.router,
@@ -149,9 +164,6 @@ def create_app(
     app.include_router(page.router)
     app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
     app.include_router(monitoring.router)
-    openapi.install(app)
-    traces.instrument(app, tracing)
-    return app
 
 
 def _add_middleware(app: FastAPI, metrics: ApiMetrics) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.addresses import check_address
 from api.http.callers import Caller
-from api.http.context import Context, InContext
+from api.http.context import Context, get_context
 from api.http.headers import host_name
 from api.http.problems import Problem
 from api.http.tokens import looks_like_a_token
@@ -169,13 +169,12 @@ def _record_denial(request: Request, context: Context) -> None:
         audit.record(session, "request.deny", None, detail=detail, outcome=Outcome.DENIED)
 
 
-async def _get_caller(
-    request: Request,
-    context: InContext,
-    _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
-) -> Caller:
+_Documented = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+
+
+async def _get_caller(request: Request, _documented: _Documented) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)
-    return await check_caller(request, context) if known is None else known
+    return await check_caller(request, get_context(request)) if known is None else known
 
 
 InCaller = Annotated[Caller, Depends(_get_caller)]
@@ -190,8 +189,9 @@ ADMIN = Depends(_administers)
 """Among the `dependencies` of a route or a router: it needs the scope `admin`."""
 
 
-async def _get_owner(caller: InCaller) -> str:
-    return caller.owner
+async def _get_owner(request: Request, documented: _Documented) -> str:
+    # Not by way of `InCaller`: FastAPI takes as long for each dependency of a dependency as for a small request.
+    return (await _get_caller(request, documented)).owner
 
 
 Owner = Annotated[str, Depends(_get_owner)]

@@ -72,7 +72,7 @@ class Conditions:
         return self.if_none_match is not None and matches(self.if_none_match, etag)
 
 
-def _conditions(if_none_match: IfNoneMatch = None, if_match: IfMatch = None) -> Conditions:
+async def _conditions(if_none_match: IfNoneMatch = None, if_match: IfMatch = None) -> Conditions:
     return Conditions(if_none_match, if_match)
 
 
@@ -118,7 +118,7 @@ class ConditionalGet:
         return self.conditions.respond(shown, self.request.method)
 
 
-def _conditional_get(
+async def _conditional_get(
     request: Request, context: InContext, conditions: UnderConditions, wait: Wait = 0
 ) -> ConditionalGet:
     return ConditionalGet(request, context, conditions, wait)

@@ -15,12 +15,14 @@ from sqlalchemy.orm import Session
 from api.http.callers import KnownCallers
 from api.http.long_polls import LongPolls
 from api.http.tokens import Tokens
+from api.http.wakeups import BackgroundWakeups
 from api.jobs.events import JobLooks
+from api.jobs.listed_jobs import ListedJobs
 from api.jobs.shown_jobs import ShownJobs
 from api.metrics.process import ApiMetrics
 from api.readiness import Readiness
-from jobs.broker.wakeups import Wakeups
 from jobs.database.connection import Database
+from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.storage import Storage
 from jobs.tracking.trackers import Trackers
@@ -38,7 +40,7 @@ class Context:
     settings: Settings
     database: Database
     storage: Storage
-    wakeups: Wakeups
+    wakeups: BackgroundWakeups
     long_polls: LongPolls
     readiness: Readiness
     receivers: Receivers
@@ -50,6 +52,8 @@ class Context:
     callers: KnownCallers
     shown_jobs: ShownJobs
     job_looks: JobLooks
+    listed_jobs: ListedJobs
+    inspected_uploads: InspectedUploads
     storage_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(STORAGE_THREADS))
 
     @cached_property
@@ -63,12 +67,17 @@ def get_context(request: Request) -> Context:
     return context
 
 
-def get_session(context: Annotated[Context, Depends(get_context)]) -> Iterator[Session]:
+async def _context(request: Request) -> Context:
+    # Not `get_context` itself: FastAPI calls what is no coroutine in a thread.
+    return get_context(request)
+
+
+def get_session(context: Annotated[Context, Depends(_context)]) -> Iterator[Session]:
     with context.database.session() as session:
         yield session
 
 
-async def get_reads(context: Annotated[Context, Depends(get_context)]) -> AsyncIterator[Session]:
+async def get_reads(context: Annotated[Context, Depends(_context)]) -> AsyncIterator[Session]:
     # Neither its beginning nor its end waits for the ledger, so neither needs a thread.
     with context.database.reading() as session:
         yield session
@@ -99,7 +108,7 @@ async def with_storage(context: Context, action: Callable[P, T], *args: P.args, 
     return await anyio.to_thread.run_sync(partial(action, *args, **kwargs), limiter=context.storage_threads)
 
 
-InContext = Annotated[Context, Depends(get_context)]
+InContext = Annotated[Context, Depends(_context)]
 # The transaction ends before the answer is sent: what a caller is told has been committed.
 InSession = Annotated[Session, Depends(get_session, scope="function")]
 InReads = Annotated[Session, Depends(get_reads, scope="function")]

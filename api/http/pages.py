@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Query, Request
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter
@@ -16,16 +16,26 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter
 from api.http.auth import Owner
 from api.http.numbers import WholeNumber
 from api.http.problems import invalid_field
-from jobs.database.models import ApiKey, AuditEntry, Job, Study, Upload, Webhook, WebhookDelivery
+from jobs.database.models import ApiKey, AuditEntry, Study, Upload, Webhook, WebhookDelivery
 from jobs.ledger.owned_rows import PageCursor
 from lit_spec.answers.pages import ItemT, Page
 
-RowT = TypeVar("RowT", Job, Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
+RowT = TypeVar("RowT", Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
 PositionT = TypeVar("PositionT", bound=tuple[Any, ...])
 
 _ROW: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
     tuple[AwareDatetime, Annotated[str, StringConstraints(pattern=r"^[a-z]+_[a-z2-7]+$")]]
 )
+
+
+class _InList(Protocol):
+    """What tells an item's place in a list."""
+
+    @property
+    def created_at(self) -> datetime: ...
+
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -65,14 +75,17 @@ class PageRequest:
 
     def make_page(self, rows: Sequence[RowT], show: Callable[[RowT], ItemT]) -> Page[ItemT]:
         """A page of `limit` items from `limit + 1` rows: the last row only says that there are more."""
-        items = [show(row) for row in rows[: self.limit]]
+        return Page(items=[show(row) for row in rows[: self.limit]], next_cursor=self.next_cursor(rows))
+
+    def next_cursor(self, rows: Sequence[_InList]) -> str | None:
+        """The cursor of the page that follows the first `limit` rows; None if there are no more."""
         if len(rows) <= self.limit:
-            return Page(items=items, next_cursor=None)
+            return None
         last = rows[self.limit - 1]
-        return Page(items=items, next_cursor=self.make_cursor((last.created_at, last.id), _ROW))
+        return self.make_cursor((last.created_at, last.id), _ROW)
 
 
-def _page_request(
+async def _page_request(
     request: Request,
     owner: Owner,
     limit: Annotated[WholeNumber, Query(ge=1, le=100, description="Items on a page.")] = 50,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -26,7 +27,6 @@ from api.http.numbers import WholeNumber
 from api.http.pages import InPages
 from api.http.problems import Problem
 from api.http.shown_answers import ShownAnswer
-from api.http.wakeups import InBackground
 from api.jobs.events import JobEvents
 from api.jobs.forms import FormUploads, JobForm
 from api.jobs.requests import make_job
@@ -34,6 +34,7 @@ from api.jobs.schemas import show_artifact, show_event, show_job, show_metric
 from jobs.database.models import Job as JobRow
 from jobs.errors import NotFound
 from jobs.ledger import audit, metrics, owned_jobs, retention
+from jobs.ledger.creation import Action
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.requests import parse
 from jobs.storage import layout, removals
@@ -57,54 +58,49 @@ forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
 @forms.post(
     "",
     status_code=202,
+    response_model=Job,
     dependencies=[Depends(refuse_repeated_parts)],
 )
 async def create_job_with_files(
     form: Annotated[JobForm, Form(media_type=MULTIPART)],
-    response: Response,
-    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
-) -> Job:
+) -> Response:
     """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
     hashes = await run_in_threadpool(form.hashes)
     repeated = idempotent_request(idempotency_key, {"job": form.job, "files": hashes})
     uploads = FormUploads(context, owner)
-    job = await _make(context, owner, repeated, lambda: uploads.store(form, hashes), response, wakeups)
+    job = await _make(context, owner, repeated, lambda: uploads.store(form, hashes))
     await with_storage(context, uploads.delete_unused, JobRequest.model_validate(job.request))
-    return job
+    return _accepted(context, job)
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, response_model=Job)
 async def create_job(
     job: Annotated[JobRequest, Body()],
     sent: SentJson,
-    response: Response,
-    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
-) -> Job:
+) -> Response:
     """Compress a teacher. Send the files first, through /v1/uploads, or in the same request, as the parts of a form."""
 
     async def given() -> JobRequest:
         return job
 
-    return await _make(context, owner, idempotent_request(idempotency_key, sent), given, response, wakeups)
+    return _accepted(context, await _make(context, owner, idempotent_request(idempotency_key, sent), given))
 
 
-@router.post("/{job_id}/rerun", status_code=202)
+@router.post("/{job_id}/rerun", status_code=202, response_model=Job)
 async def rerun_job(
     job_id: str,
     changes: Annotated[dict[str, JsonValue], Body(media_type=MERGE_PATCH, examples=[{"student": {"depth": 20}}])],
-    response: Response,
-    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
-) -> Job:
+) -> Response:
     """Run a job's request again as a new job, with changes: a JSON merge patch (RFC 7396) of the request."""
 
     def change() -> JobRequest:
@@ -113,7 +109,8 @@ async def rerun_job(
             return parse(JobRequest, merge_patch(owned_jobs.get(session, owner, job_id).request, changes))
 
     repeated = idempotent_request(idempotency_key, {"rerun": job_id, "changes": changes})
-    return await _make(context, owner, repeated, lambda: run_in_threadpool(change), response, wakeups, job_id)
+    action = Action("job.rerun", {"of": job_id})
+    return _accepted(context, await _make(context, owner, repeated, lambda: run_in_threadpool(change), action))
 
 
 async def _make(
@@ -121,14 +118,17 @@ async def _make(
     owner: str,
     repeated: IdempotentRequest | None,
     prepare: Callable[[], Awaitable[JobRequest]],
-    response: Response,
-    wakeups: InBackground,
-    rerun_of: str | None = None,
-) -> Job:
-    job, queues = await make_job(context, owner, repeated, prepare, rerun_of)
-    wakeups.send(queues)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return show_job(job, context.settings.retention_days)
+    action: Action = Action(),
+) -> JobRow:
+    job, queues = await make_job(context, owner, repeated, prepare, action)
+    context.wakeups.send(queues)
+    return job
+
+
+def _accepted(context: Context, job: JobRow) -> Response:
+    # Written here, because FastAPI would check and write the answer in three steps.
+    shown = show_job(job, context.settings.retention_days)
+    return Response(shown.model_dump_json(), 202, {"Location": shown.links.self}, JSON)
 
 
 def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
@@ -138,7 +138,7 @@ def _look(context: Context, session: Session, owner: str, job_id: str, *, lock: 
     return show_job(job, context.settings.retention_days, waiting, run)
 
 
-@router.get("")
+@router.get("", response_model=Page[Job])
 def list_jobs(
     owner: Owner,
     session: InReads,
@@ -148,14 +148,14 @@ def list_jobs(
     tag: Annotated[str | None, Query(description="Only those with this tag.")] = None,
     name: Annotated[str | None, Query(description="Only those with exactly this name.")] = None,
     study: Annotated[str | None, Query(description="Id of a study: only its trials.")] = None,
-) -> Page[Job]:
+) -> Response:
     """List your jobs, newest first."""
-    rows = owned_jobs.list_page(
+    stamped = owned_jobs.list_page(
         session, owner, state=state, tag=tag, name=name, study_id=study, after=page.after(), limit=page.limit + 1
     )
-    tracked = runs.of_jobs(session, [row.id for row in rows])
-    days = context.settings.retention_days
-    return page.make_page(rows, lambda row: show_job(row, days, run=tracked.get(row.id)))
+    items = b",".join(context.listed_jobs.show(session, stamped[: page.limit]))
+    next_cursor = json.dumps(page.next_cursor(stamped)).encode()
+    return Response(b'{"items":[%b],"next_cursor":%b}' % (items, next_cursor), media_type=JSON)
 
 
 @router.get("/{job_id}", response_model=Job, responses=NOT_MODIFIED)

@@ -20,7 +20,6 @@ from api.http.event_streams import EVENT_STREAM, Look, stream_events
 from api.http.idempotency import IdempotencyKey, idempotent_request
 from api.http.pages import InPages
 from api.http.problems import Problem
-from api.http.wakeups import InBackground
 from api.studies.requests import make_study
 from api.studies.schemas import show_study
 from jobs.database.models import Study as StudyRow
@@ -61,14 +60,13 @@ async def create_study(
     study: Annotated[AnyStudyRequest, Body()],
     sent: SentJson,
     response: Response,
-    wakeups: InBackground,
     owner: Owner,
     context: InContext,
     idempotency_key: IdempotencyKey = None,
 ) -> Study:
     """Create a study with its first jobs. Every trial is checked before anything is stored."""
     made, queues = await make_study(context, owner, study, sent, idempotent_request(idempotency_key, sent))
-    wakeups.send(queues)
+    context.wakeups.send(queues)
     response.headers["Location"] = f"/v1/studies/{made.id}"
     return await run_in_threadpool(_read, context, owner, made.id)
 
@@ -134,9 +132,7 @@ def cancel_study(study_id: str, owner: Owner, session: InSession, if_match: IfMa
 
 
 @router.post("/{study_id}/resume", status_code=202)
-def resume_study(
-    study_id: str, wakeups: InBackground, owner: Owner, context: InContext, if_match: IfMatch = None
-) -> Study:
+def resume_study(study_id: str, owner: Owner, context: InContext, if_match: IfMatch = None) -> Study:
     """Continue a finished study with the results that it has; failed and cancelled trials are run again."""
     try:
         with context.database.session() as session:
@@ -149,7 +145,7 @@ def resume_study(
             raise
         detail = f"the study needs upload {gone.id}, which was deleted: post its request again with another upload"
         raise Problem(409, "upload-gone", detail) from gone
-    wakeups.send(queues)
+    context.wakeups.send(queues)
     return shown
 
 

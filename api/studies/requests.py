@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.http.context import Context, in_transaction
-from api.jobs.requests import inspections_of
+from api.jobs.requests import check_dataset_url, inspections_of
 from jobs.database.models import Study
 from jobs.ledger import audit
 from jobs.ledger.idempotency import IdempotentRequest, find_study
@@ -27,6 +27,7 @@ async def make_study(
     if earlier is not None:
         return earlier, []
     with renaming(field_of_job):
+        check_dataset_url(context, request.job)
         inspections = await inspections_of(context, owner, request.job)
     spec = await run_in_threadpool(specify_study, request, inspections, context.trackers)
 

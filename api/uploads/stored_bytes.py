@@ -56,12 +56,12 @@ def recover(context: Context, upload: Upload) -> Upload:
 
     A teacher of which only the inspection's file is lost is inspected again.
     """
-    if _is_stored(context.storage, upload):
+    if is_stored(context.storage, upload):
         return upload
     with context.database.session() as session:
         # Bytes are written under the same lock.
         found = uploads.get(session, upload.owner, upload.id, lock=True)
-        if not _is_stored(context.storage, found):
+        if not is_stored(context.storage, found):
             fault = storage_fault(context.storage, marker_key(session))
             if fault is not None:
                 log.error("storage is not the ledger's", fault=fault)
@@ -74,7 +74,7 @@ def recover(context: Context, upload: Upload) -> Upload:
         return found
 
 
-def _is_stored(storage: Storage, upload: Upload) -> bool:
+def is_stored(storage: Storage, upload: Upload) -> bool:
     """Whether storage has what the ledger says of the upload."""
     # Of an inspected teacher, jobs need only what the inspection has stored.
     if upload.kind == UploadKind.TEACHER and upload.inspection_state == InspectionState.DONE:

@@ -19,8 +19,9 @@ from benchmarks.inspected_teacher import INSPECTION
 from jobs import housekeeping
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import attempts, audit, idempotency, metrics, owned_jobs, quotas, retention, uploads
+from jobs.ledger import attempts, audit, creation, idempotency, metrics, owned_jobs, quotas, retention, uploads
 from jobs.ledger.attempts import Claim, Event, Metric
+from jobs.ledger.creation import NewJob
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.overview import overview
 from jobs.ledger.owned_rows import PageCursor
@@ -131,10 +132,10 @@ class Ledger:
         }
 
     def _page(self, chosen: dict[str, Any], after: PageCursor | None, session: Session, limit: int) -> list[Job]:
-        """As the API shows a page."""
-        rows = owned_jobs.list_page(session, owner(0), after=after, limit=limit, **chosen)
-        runs.of_jobs(session, [row.id for row in rows])
-        return rows
+        """As the API shows a page of which it knows nothing yet."""
+        ids = [job.id for job in owned_jobs.list_page(session, owner(0), after=after, limit=limit, **chosen)]
+        runs.of_jobs(session, ids)
+        return list(owned_jobs.find_listed(session, ids))
 
     def _deep(self, tag: str | None = None, **chosen: str) -> PageCursor | None:
         """Where the page DEEP begins, or the last full one if there are fewer."""
@@ -167,9 +168,7 @@ class Ledger:
         request = JobRequest.model_validate({**asked, "tags": ["prod", "new"], "name": "nightly", "device": "cpu"})
         spec = resolve(request, INSPECTION)
         once = IdempotentRequest.of(f"new-{new}", asked)
-        return owned_jobs.create(
-            session, upload_owner(upload), request, spec, upload_ids=[request.teacher], idempotency=once
-        )
+        return creation.create(session, NewJob(upload_owner(upload), request, spec, {request.teacher: None}, once))
 
     def _claim(self, defaults: Quotas, session: Session) -> object:
         claim = attempts.claim(session, "worker-00", ["cpu"], [SPEC_VERSION], LEASE_SECONDS, defaults=defaults)

@@ -10,8 +10,9 @@ from typing import Any, Self
 
 from benchmarks.inspected_teacher import INSPECTION
 from jobs.database.connection import Database
-from jobs.ledger import attempts, keys, owned_jobs, uploads, workers
+from jobs.ledger import attempts, creation, keys, uploads, workers
 from jobs.ledger.attempts import Artifact, Claim, Event, Metric
+from jobs.ledger.creation import NewJob
 from jobs.ledger.requests import parse
 from jobs.settings import Settings
 from jobs.storage import layout
@@ -65,8 +66,7 @@ class Ledger:
         request = parse(JobRequest, self.job_request)
         spec = resolve(request, INSPECTION)
         with self.database.session() as session:
-            job = owned_jobs.create(session, OWNER, request, spec, upload_ids=[self.teacher], idempotency=None)
-            return job.id
+            return creation.create(session, NewJob(OWNER, request, spec, {self.teacher: None})).id
 
     def running_job(self) -> Claim:
         """A worker has it, and reports nothing more. It is the oldest that was queued, if there was one."""

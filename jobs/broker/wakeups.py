@@ -36,12 +36,19 @@ class Wakeups:
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
 
     def __call__(self, queue: str) -> None:
+        self.send(queue, 1)
+
+    def send(self, queue: str, count: int) -> bool:
+        """Send so many wake-ups, or as many as there is room for. Whether there is room for more."""
         try:
             # A queue of Celery is a Redis list with the same name.
-            if self._redis.llen(queue) < MAX_WAKEUPS_IN_QUEUE:
+            room = MAX_WAKEUPS_IN_QUEUE - int(self._redis.llen(queue))
+            for _ in range(min(count, room)):
                 self._sender.send_task(WORK_TASK, queue=queue, retry=False)
         except Exception as failure:  # noqa: BLE001 - whatever the sender raises, the wake-up is lost and will be replaced
             log.warning("wake-up not sent", queue=queue, error=repr(failure))
+            return False
+        return room > count
 
     def ping(self) -> None:
         """Raises redis.RedisError if the broker does not answer."""

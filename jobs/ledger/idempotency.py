@@ -11,6 +11,7 @@ from typing import Any, Self
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from jobs.database.connection import Database
 from jobs.database.models import IdempotencyKey, Job, Study
 from jobs.errors import Conflict
 
@@ -41,6 +42,12 @@ def is_known(session: Session, owner: str, key: str) -> bool:
     """Whether an earlier request of the owner had this key."""
     query = select(IdempotencyKey.key).where(IdempotencyKey.owner == owner, IdempotencyKey.key == key)
     return session.scalars(query).one_or_none() is not None
+
+
+def is_key_known(database: Database, owner: str, request: IdempotentRequest) -> bool:
+    """The same at a glance. If not, a request at this moment may still be making something with the key."""
+    known = "SELECT EXISTS (SELECT FROM idempotency_keys WHERE owner = %(owner)s AND key = %(key)s)"
+    return bool(database.statement(known, {"owner": owner, "key": request.key})[0])
 
 
 def find_job(session: Session, owner: str, request: IdempotentRequest | None) -> Job | None:

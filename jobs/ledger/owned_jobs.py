@@ -1,10 +1,9 @@
-"""Jobs as their owner sees them: create, read, list, cancel, delete; their events and metrics."""
+"""Jobs as their owner sees them: read, list, cancel, delete; their events and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import select, union_all
@@ -12,30 +11,18 @@ from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
 from jobs.database.models import Event as EventRow
-from jobs.database.models import Job, JobUpload, Seat, Study, Worker
+from jobs.database.models import Job, Seat, Study, Worker
 from jobs.errors import Conflict
-from jobs.ids import new_id
-from jobs.ledger import queue, quotas, uploads, workers
-from jobs.ledger.idempotency import IdempotentRequest, find_job, remember
-from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
+from jobs.ledger import queue, quotas, workers
+from jobs.ledger.owned_rows import PageCursor, find_owned, labelled_page
 from jobs.ledger.queue import Claimable
+from jobs.ledger.stamps import STAMP, StampedJob
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
-from jobs.tracing import current_traceparent
 from jobs.tracking import runs
-from lit_spec import Device, JobRequest, JobSpec
+from lit_spec import Device
 from lit_spec.answers.owners import Quotas
 from lit_spec.states import JobState, StudyState
-
-
-@dataclass(frozen=True)
-class TrialOfStudy:
-    """Which study a job is a trial of, and which trial it is."""
-
-    study_id: str
-    key: dict[str, Any]
-    """What tells it from the study's other trials."""
-    round: int
 
 
 @dataclass(frozen=True)
@@ -50,64 +37,6 @@ class WaitingReason:
     detail: str
     at_least: bool = False
     """Whether the true position may be larger, because not all earlier jobs were counted."""
-
-
-def create(
-    session: Session,
-    owner: str,
-    request: JobRequest,
-    spec: JobSpec,
-    *,
-    upload_ids: Sequence[str],
-    idempotency: IdempotentRequest | None,
-    trial: TrialOfStudy | None = None,
-    defaults: Quotas = quotas.NO_QUOTAS,
-) -> Job:
-    """Add a queued job, or return the one that the same idempotent request made earlier.
-
-    `trial` makes it a trial of a study, which has looked for room in the owner's quota itself. `defaults`: the quotas
-    of owners without their own.
-
-    Raises Conflict `idempotency-key-reused` when the key belongs to another request, NotFound when one of the uploads
-    was deleted, and QuotaExceeded.
-    """
-    earlier = find_job(session, owner, idempotency)
-    if earlier is not None:
-        return earlier
-    if trial is None:
-        quotas.require_room_for_job(session, owner, defaults)
-    job_id = new_id("job")
-    uploads.hold_for_job(session, owner, upload_ids)
-    job = Job(
-        id=job_id,
-        owner=owner,
-        name=request.name,
-        tags=request.tags,
-        state=JobState.QUEUED,
-        device=spec.device.value,
-        devices=spec.devices,
-        nodes=spec.nodes,
-        spec_version=spec.spec_version,
-        request=request.model_dump(mode="json", exclude_unset=True),
-        spec=spec.model_dump(mode="json"),
-        max_attempts=spec.max_attempts,
-        study_id=trial.study_id if trial else None,
-        trial=trial.key if trial else None,
-        trial_round=trial.round if trial else None,
-        attempt=0,
-        failures=0,
-        event_seq=0,
-        version=0,
-        seconds_used=0.0,
-        traceparent=current_traceparent(),
-    )
-    session.add(job)
-    session.flush()
-    session.add_all(JobUpload(job_id=job_id, upload_id=upload_id) for upload_id in dict.fromkeys(upload_ids))
-    remember(session, owner, idempotency, job_id=job_id)
-    change(session, job, [Event("queued")])
-    session.refresh(job)
-    return job
 
 
 def get(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
@@ -125,12 +54,17 @@ def list_page(
     study_id: str | None = None,
     after: PageCursor | None = None,
     limit: int = 50,
-) -> list[Job]:
-    """The owner's jobs, newest first."""
+) -> list[StampedJob]:
+    """The places of the owner's jobs in the list, newest first, with their stamps."""
     of_study = [] if study_id is None else [Job.study_id == study_id]
-    return read_labelled_page(
-        session, Job, owner, state=state, tag=tag, name=name, filters=of_study, after=after, limit=limit
-    )
+    query = select(Job.created_at, Job.id, STAMP)
+    page = labelled_page(query, Job, owner, state=state, tag=tag, name=name, filters=of_study, after=after, limit=limit)
+    return [StampedJob(*row) for row in session.execute(page)]
+
+
+def find_listed(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of these jobs, which were listed before, that are still there."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids))).all()
 
 
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:

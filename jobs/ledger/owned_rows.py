@@ -24,6 +24,7 @@ NAMES: dict[type[Any], str] = {
 LabelledT = TypeVar("LabelledT", Job, Study)
 _TAGS: dict[type[Any], tuple[type[Any], Any]] = {Job: (JobTag, JobTag.job_id), Study: (StudyTag, StudyTag.study_id)}
 
+QueryT = TypeVar("QueryT", bound=Select[*tuple[Any, ...]])
 ListedT = TypeVar("ListedT", Job, Study, Upload, ApiKey, AuditEntry, Webhook, WebhookDelivery)
 
 
@@ -78,16 +79,36 @@ def read_labelled_page(
     limit: int = 50,
 ) -> list[LabelledT]:
     """Like `read_page`, with the filters that jobs and studies have in common. None leaves a filter out."""
+    query = select(model)
+    page = labelled_page(
+        query, model, owner, state=state, tag=tag, name=name, filters=filters, after=after, limit=limit
+    )
+    return list(session.scalars(page))
+
+
+def labelled_page(
+    query: QueryT,
+    model: type[LabelledT],
+    owner: str,
+    *,
+    state: str | None,
+    tag: str | None,
+    name: str | None,
+    filters: Sequence[ColumnElement[bool]] = (),
+    after: PageCursor | None = None,
+    limit: int = 50,
+) -> QueryT:
+    """The query that reads that page. `query` selects what is wanted of the model."""
     filters = list(filters)
     if state is not None:
         filters.append(model.state == state)
     if name is not None:
         filters.append(model.name == name)
     if tag is None:
-        return read_page(session, model, owner, filters=filters, after=after, limit=limit)
+        return _page(query.where(model.owner == owner, *filters), model.created_at, model.id, after, limit)
     tags, tagged = _TAGS[model]
-    query = select(model).join(tags, tagged == model.id).where(tags.owner == owner, tags.tag == tag, *filters)
-    return list(session.scalars(_page(query, tags.created_at, tagged, after, limit)))
+    of_tag = query.join(tags, tagged == model.id).where(tags.owner == owner, tags.tag == tag, *filters)
+    return _page(of_tag, tags.created_at, tagged, after, limit)
 
 
 def read_rows(
@@ -103,7 +124,7 @@ def read_rows(
     return list(session.scalars(_page(query, model.created_at, model.id, after, limit)))
 
 
-def _page(query: Select[ListedT], created_at: Any, id: Any, after: PageCursor | None, limit: int) -> Select[ListedT]:
+def _page(query: QueryT, created_at: Any, id: Any, after: PageCursor | None, limit: int) -> QueryT:
     """Ordered by columns that an index has after those of the filter, so that every page costs the same."""
     if after is not None:
         query = query.where(tuple_(created_at, id) < tuple_(after.created_at, after.id))

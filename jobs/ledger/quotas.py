@@ -47,9 +47,10 @@ def usage(session: Session, owner: str) -> Usage:
 def require_room_for_job(session: Session, owner: str, defaults: Quotas) -> None:
     """Until this transaction ends, no other adds to the owner's queued jobs. Raises QuotaExceeded."""
     allowed = effective(session, owner, defaults).jobs_queued
-    room = room_for_jobs(session, owner, defaults)
-    if allowed is not None and room == 0:
-        used = _count(session, owner, JobState.QUEUED)
+    if allowed is None:
+        return
+    used = _count_in_turn(session, owner)
+    if used >= allowed:
         raise QuotaExceeded(
             QuotaName.JOBS_QUEUED,
             used,
@@ -64,10 +65,13 @@ def room_for_jobs(session: Session, owner: str, defaults: Quotas) -> int | None:
     Until this transaction ends, no other adds to them.
     """
     allowed = effective(session, owner, defaults).jobs_queued
-    if allowed is None:
-        return None
+    return None if allowed is None else max(allowed - _count_in_turn(session, owner), 0)
+
+
+def _count_in_turn(session: Session, owner: str) -> int:
+    """The owner's queued jobs. Until this transaction ends, no other adds to them."""
     _take_turns(session, QuotaName.JOBS_QUEUED, owner)
-    return max(allowed - _count(session, owner, JobState.QUEUED), 0)
+    return _count(session, owner, JobState.QUEUED)
 
 
 def require_room_for_bytes(session: Session, owner: str, size: int, defaults: Quotas) -> None:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from jobs.database.models import Job, Upload
 from jobs.errors import NotFound, RequestRefused
-from jobs.ledger import owned_jobs, uploads
+from jobs.ledger import creation, uploads
+from jobs.ledger.creation import Action, NewJob
 from jobs.ledger.idempotency import IdempotentRequest
 from jobs.ledger.quotas import NO_QUOTAS
 from lit_spec import DatasetInspection, Inspection, JobError, JobRequest, JobSpec, SpecError, resolve
@@ -128,22 +129,29 @@ def find_inspection(session: Session, owner: str, request: JobRequest, field: st
             raise RequestRefused("bad-dataset", error.detail, [Mistake(field, error.detail)])
         wrong = error.field if error.field and field == "teacher" else field
         raise RequestRefused("bad-teacher", error.detail, [Mistake(wrong, error.detail)])
+    return found_in(upload)
+
+
+def found_in(upload: Upload) -> Found:
+    """What a successful inspection has found."""
     model = DatasetInspection if upload.kind == UploadKind.DATASET else Inspection
     return model.model_validate(upload.inspection)
 
 
 def _check_unchanged(upload: Upload, request: JobRequest) -> None:
     """Whether the upload is still inspected as the request asked."""
-    wanted = request.model_dump(mode="json", include={"architecture", "teacher_weights"}, exclude_none=True)
-    # `exclude_none` would also take what is None inside of an architecture.
-    if request.architecture is not None:
-        wanted["architecture"] = request.architecture.model_dump(mode="json")
-    for field, value in wanted.items():
-        if getattr(upload, field) != value:
-            detail = (
-                f"another request changed the {field} of {upload.id} while this one waited: send this request again"
-            )
-            raise RequestRefused("inspected-otherwise", detail, [Mistake(field, "was changed by another request")])
+    field = asks_otherwise(request, upload)
+    if field is not None:
+        detail = f"another request changed the {field} of {upload.id} while this one waited: send this request again"
+        raise RequestRefused("inspected-otherwise", detail, [Mistake(field, "was changed by another request")])
+
+
+def asks_otherwise(request: JobRequest, teacher: Upload) -> str | None:
+    """The first field by which the request wants its teacher inspected otherwise than it is; None: there is none."""
+    architecture, weights = request.architecture, request.teacher_weights
+    if architecture is not None and teacher.architecture != architecture.model_dump(mode="json"):
+        return "architecture"
+    return "teacher_weights" if weights is not None and teacher.teacher_weights != weights else None
 
 
 def specify(request: JobRequest, inspections: Inspections) -> JobSpec:
@@ -161,17 +169,17 @@ def create_job(
     inspections: Inspections,
     idempotency: IdempotentRequest | None,
     defaults: Quotas = NO_QUOTAS,
+    action: Action | None = None,
 ) -> Job:
     """Add the job, or return the one that the same idempotent request made earlier.
 
-    `defaults`: the quotas of owners without their own. Raises Conflict and QuotaExceeded as well.
+    `defaults`: the quotas of owners without their own. `action`: for the audit log. Raises Conflict and QuotaExceeded
+    as well.
     """
-    spec = specify(request, inspections)
-    needed = upload_ids(request)
+    needed = dict.fromkeys(upload_ids(request))
+    new = NewJob(owner, request, specify(request, inspections), needed, idempotency, action)
     try:
-        return owned_jobs.create(
-            session, owner, request, spec, upload_ids=needed, idempotency=idempotency, defaults=defaults
-        )
+        return creation.create(session, new, defaults)
     except NotFound as deleted:
         raise refuse_deleted_upload(request, deleted.id) from deleted
 

@@ -1,4 +1,7 @@
-"""The one place that writes what readers of a job see: numbered events, a new version, notifications and webhooks."""
+"""The one place that changes what readers of a job see: numbered events, a new version, notifications and webhooks.
+
+`jobs.ledger.creation` writes the first event, of which nobody has to be notified: who waits for a job knows its id.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Event:
 
 
 def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -> None:
-    """Change a job that the caller has just added, or whose row the caller has locked.
+    """Change a job whose row the caller has locked.
 
     The seats of an attempt that ends with this are gone.
     """
@@ -45,6 +48,6 @@ def change(session: Session, job: Job, events: Sequence[Event], **values: Any) -
         )
     if values.get("state", JobState.RUNNING) != JobState.RUNNING:
         session.execute(delete(Seat).where(Seat.job_id == job.id))
-    if "state" in values or first == 1:  # the first event is that of a new job
+    if "state" in values:
         outbox.job_changed(session, job)
     notify(session, job.id)

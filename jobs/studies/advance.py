@@ -21,8 +21,8 @@ from jobs.broker.queues import queues_for
 from jobs.database.connection import clock
 from jobs.database.models import Job, Study
 from jobs.database.notifications import notify
-from jobs.ledger import owned_jobs, quotas, workers
-from jobs.ledger.owned_jobs import TrialOfStudy
+from jobs.ledger import creation, owned_jobs, quotas, workers
+from jobs.ledger.creation import NewJob, TrialOfStudy
 from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
 from jobs.studies.kinds.table import make_table
@@ -135,15 +135,9 @@ def _resolved(spec: StudySpec, kind: Kind[Any], key: Key) -> _NewTrial:
 
 
 def _create(session: Session, study: Study, new: _NewTrial) -> Job:
-    return owned_jobs.create(
-        session,
-        study.owner,
-        new.request,
-        new.spec,
-        upload_ids=upload_ids(new.request),
-        idempotency=None,
-        trial=TrialOfStudy(study.id, new.key.stored(), study.round),
-    )
+    trial = TrialOfStudy(study.id, new.key.stored(), study.round)
+    needed = dict.fromkeys(upload_ids(new.request))
+    return creation.create(session, NewJob(study.owner, new.request, new.spec, needed, trial=trial))
 
 
 def _stop(session: Session, steps: NextSteps[Key], trials: Mapping[Key, Trial]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,15 @@ from sqlalchemy import func, select, text, update
 from jobs.database.connection import Database
 from jobs.database.models import IdempotencyKey, Job, JobUpload, Worker
 from jobs.errors import Conflict, NotFound
-from jobs.ledger import attempts, owned_jobs, workers
+from jobs.ledger import attempts, creation, owned_jobs, workers
 from jobs.ledger.attempts import Claim
-from jobs.ledger.idempotency import IdempotentRequest, find_job
+from jobs.ledger.creation import NewJob, NotMade
+from jobs.ledger.idempotency import IdempotentRequest, find_job, find_study
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.ledger.owned_rows import PageCursor
 from lit_spec import SPEC_VERSION, ErrorType, JobError, JobRequest, resolve
 from lit_spec.states import JobState
-from tests.jobs.racing import together
+from tests.jobs.racing import together, wait_until_blocked
 from tests.worker.bench import INSPECTION, OWNER, Bench
 
 CRASHED = JobError(type=ErrorType.TRAINER_CRASHED, detail="signal 9")
@@ -31,10 +33,8 @@ def create(
     body = {"teacher": uploads[0], "dataset": {"builtin": "digits"}, "student": {"depth": 14}, **asked}
     request = JobRequest.model_validate(body)
     with database.session() as session:
-        made = owned_jobs.create(
-            session, owner, request, resolve(request, INSPECTION), upload_ids=uploads, idempotency=key
-        )
-        return made.id
+        needed = dict.fromkeys(uploads)
+        return creation.create(session, NewJob(owner, request, resolve(request, INSPECTION), needed, key)).id
 
 
 def take(database: Database) -> Claim:
@@ -114,6 +114,21 @@ def test_concurrent_requests_with_one_key_make_one_job(bench: Bench) -> None:
         made = together([partial(create, bench.database, [teacher], key)] * 8)
         assert len(set(made)) == 1
         assert count_jobs(bench.database) == attempt + 1
+
+
+def test_a_job_made_at_once_waits_for_whoever_looks_for_its_key(bench: Bench) -> None:
+    """A request for a study looks for the key first, and remembers it at its end."""
+    teacher, key = bench.teacher(), IdempotentRequest("key", "hash")
+    request = JobRequest.model_validate({"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 8}})
+    new = [NewJob(OWNER, request, resolve(request, INSPECTION), {teacher: None}, key) for _ in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        with bench.database.session() as session:
+            assert find_study(session, OWNER, key) is None
+            late = pool.submit(creation.create_at_once, bench.database, new[0])
+            wait_until_blocked(bench.database)
+            creation.create(session, new[1])
+        assert late.result(20) is NotMade.KEY_IS_KNOWN
+    assert listed(bench.database) == [new[1].id]
 
 
 def test_a_list_has_filters_and_only_its_owners_jobs(bench: Bench) -> None:

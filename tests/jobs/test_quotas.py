@@ -9,8 +9,9 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from jobs.errors import QuotaExceeded
-from jobs.ledger import attempts, owned_jobs, quotas, uploads
+from jobs.ledger import attempts, creation, owned_jobs, quotas, uploads
 from jobs.ledger.attempts import Artifact, Claim
+from jobs.ledger.creation import NewJob
 from jobs.ledger.queue import HEAD
 from jobs.studies.advance import advance
 from lit_spec import SPEC_VERSION, JobRequest, resolve
@@ -43,7 +44,7 @@ def create(session: Session, teacher: str, defaults: Quotas) -> str:
         {"teacher": teacher, "dataset": {"builtin": "digits"}, "student": {"depth": 14}, "device": "cpu"}
     )
     spec = resolve(asked, INSPECTION)
-    return owned_jobs.create(session, OWNER, asked, spec, upload_ids=[teacher], idempotency=None, defaults=defaults).id
+    return creation.create(session, NewJob(OWNER, asked, spec, {teacher: None}), defaults).id
 
 
 def test_of_many_requests_at_once_only_those_that_fit_make_a_job(bench: Bench) -> None:

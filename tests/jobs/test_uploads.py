@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from jobs.database.connection import Database
 from jobs.database.models import Upload
 from jobs.errors import Conflict, NotFound, Stale
-from jobs.ledger import owned_jobs, uploads
+from jobs.ledger import creation, uploads
+from jobs.ledger.creation import NewJob
 from jobs.ledger.owned_rows import PageCursor
 from lit_spec import ErrorType, JobError, JobRequest, JobSpec, Library, LibraryRequest, resolve
 from lit_spec.states import InspectionState, UploadState
@@ -156,7 +157,7 @@ def test_another_owners_upload_is_not_there(bench: Bench) -> None:
     with bench.database.session() as session:
         assert uploads.list_page(session, "another") == []
         with pytest.raises(NotFound):
-            owned_jobs.create(session, "another", *asked(teacher), upload_ids=[teacher], idempotency=None)
+            creation.create(session, NewJob("another", *asked(teacher), {teacher: None}))
     assert look(bench.database, teacher).id == teacher
 
 
@@ -185,7 +186,7 @@ def test_whoever_comes_second_waits_and_sees_what_the_first_did(bench: Bench, fi
     def act(name: str) -> None:
         with bench.database.session() as session:
             if name == "create":
-                owned_jobs.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
+                creation.create(session, NewJob(OWNER, *asked(teacher), {teacher: None}))
             else:
                 uploads.delete(session, OWNER, teacher)
             if name == first:
@@ -214,7 +215,7 @@ def test_no_job_is_left_without_its_teacher_however_the_two_meet(bench: Bench) -
 
     def bench_job(teacher: str) -> None:
         with bench.database.session() as session:
-            owned_jobs.create(session, OWNER, *asked(teacher), upload_ids=[teacher], idempotency=None)
+            creation.create(session, NewJob(OWNER, *asked(teacher), {teacher: None}))
 
     def delete(teacher: str) -> bool:
         try:

@@ -18,7 +18,8 @@ from benchmarks.inspected_teacher import INSPECTION
 from jobs.broker.wakeups import SendWakeup
 from jobs.database.connection import Database
 from jobs.database.models import Job
-from jobs.ledger import metrics, owned_jobs, uploads
+from jobs.ledger import creation, metrics, owned_jobs, uploads
+from jobs.ledger.creation import NewJob
 from jobs.ledger.workers import NO_MORE_THAN_ONE
 from jobs.settings import Settings
 from jobs.storage import layout
@@ -149,10 +150,8 @@ class Bench:
         )
         upload_ids = [teacher, *([dataset] if dataset else [])]
         with self.database.session() as session:
-            made = owned_jobs.create(
-                session, OWNER, asked, resolve(asked, self.inspection(teacher)), upload_ids=upload_ids, idempotency=None
-            )
-            return made.id
+            spec = resolve(asked, self.inspection(teacher))
+            return creation.create(session, NewJob(OWNER, asked, spec, dict.fromkeys(upload_ids))).id
 
     def row(self, job_id: str) -> Job:
         """The job as the ledger has it now, detached."""
