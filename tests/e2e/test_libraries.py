@@ -136,6 +136,7 @@ def vit(digits: Dataset) -> nn.Module:
     return network
 
 
+@pytest.mark.long
 def test_a_timm_vit(client: Client, tmp_path: Path, digits: Dataset, vit: nn.Module) -> None:
     teacher = upload_file(client, vit, tmp_path / "teacher.safetensors")
     architecture = {"library": "timm", "name": "vit_tiny_patch16_224", "kwargs": VIT}

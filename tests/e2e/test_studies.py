@@ -59,6 +59,8 @@ def service(shared_service: RunningService) -> Service:
     data = shared_service.log.parent / "data"
     of_a_worker = {
         "LIT_THREADS": "1",
+        # It trains one or two short jobs.
+        "LIT_WARM_TRAINER": "false",
         "LIT_LEASE_SECONDS": "6",
         "LIT_HOUSEKEEPING_SECONDS": "0.5",
         "DATABASE_URL": (data / "database-url").read_text(),
