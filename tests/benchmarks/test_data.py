@@ -12,7 +12,7 @@ from benchmarks.data.run import main
 
 def test_the_short_form_compares_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> None:
     """`compare` itself fails where an arm has other pixels or other images."""
-    sizes = {"images": 40, "memory-images": 60, "train-images": 80, "side": 64, "size": 48}
+    sizes = {"images": 40, "memory-images": 60, "train-images": 80, "baseline-images": 40, "side": 64, "size": 48}
     sizes |= {"batch": 16, "workers": 1, "rounds": 1}
     main([f"--{name}={value}" for name, value in sizes.items()])
     *_, last = capsys.readouterr().out.splitlines()
@@ -29,3 +29,5 @@ def test_the_short_form_compares_the_same_pixels(capsys: pytest.CaptureFixture[s
     assert trained["images"] == 80
     assert 0 < trained["decode_seconds"] < trained["first_step_seconds"]
     assert trained["before_data_mib"] < trained["anonymous_mib"]
+    assert found["train_baseline"]["images"] == 40
+    assert found["above_networks_mib"] == trained["anonymous_mib"] - found["train_baseline"]["anonymous_mib"]
