@@ -164,7 +164,7 @@ def _memory(folder: Path, sizes: Sizes) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    images = {"images": 6000, "memory-images": 20_000, "train-images": 20_000, "baseline-images": 1500}
+    images = {"images": 6000, "memory-images": 20_000, "train-images": 20_000, "baseline-images": 2600}
     usual = {**images, "side": 256, "size": 224, "batch": 64, "workers": 2, "rounds": 3}
     for name, value in usual.items():
         parser.add_argument(f"--{name}", type=int, default=value)
