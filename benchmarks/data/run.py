@@ -38,6 +38,9 @@ class Sizes:
     """0: that run is left out."""
     train_images: int
     """The same of the run of the trainer."""
+    baseline_images: int
+    """Of a run of the trainer before that one, which shows what the networks need. At least as many as give whole
+    batches in each split, so that both run the same batches."""
     side: int
     """Of the JPEGs in pixels."""
     size: int
@@ -133,11 +136,16 @@ def bench(folder: Path, sizes: Sizes) -> dict[str, Any]:
         print("\nmemory with {images} images, {data_mib} MiB decoded: {anonymous_mib} MiB".format(**memory))
         result["memory"] = memory
     if sizes.train_images:
-        trained = train(folder / "job", sizes.train_images, sizes.side, sizes.size, sizes.batch, sizes.workers)
-        result["train_run"] = asdict(trained)
+        baseline, trained = (
+            train(folder / f"job-{images}", images, sizes.side, sizes.size, sizes.batch, sizes.workers)
+            for images in (sizes.baseline_images, sizes.train_images)
+        )
+        result |= {"train_baseline": asdict(baseline), "train_run": asdict(trained)}
+        result["above_networks_mib"] = trained.anonymous_mib - baseline.anonymous_mib
         print(
             f"\na job with {trained.images} images: decoded in {trained.decode_seconds} s, first step after "
-            f"{trained.first_step_seconds} s, at most {trained.anonymous_mib} MiB ({trained.before_data_mib} before)"
+            f"{trained.first_step_seconds} s, at most {trained.anonymous_mib} MiB, {result['above_networks_mib']} MiB "
+            f"more than with {baseline.images} images"
         )
     return result
 
@@ -156,7 +164,7 @@ def _memory(folder: Path, sizes: Sizes) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    images = {"images": 6000, "memory-images": 20_000, "train-images": 20_000}
+    images = {"images": 6000, "memory-images": 20_000, "train-images": 20_000, "baseline-images": 2600}
     usual = {**images, "side": 256, "size": 224, "batch": 64, "workers": 2, "rounds": 3}
     for name, value in usual.items():
         parser.add_argument(f"--{name}", type=int, default=value)

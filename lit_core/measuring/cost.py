@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lit_core.measuring.intervals import Z
 from lit_spec import Precision
 from lit_spec.networks.students import NANOSECONDS_PER_MS, BlockCosts
 
@@ -27,6 +29,10 @@ LATENCY_SECONDS = 1.0
 LATENCY_RUNS = 100
 LATENCY_WARM_UP = 5
 LEAST_RUNS = 5
+ENOUGH_RUNS = 20
+"""Of which the medians may already be certain."""
+UNCERTAINTY = 0.02
+"""Half of a median's 95 % interval, relative to the median: less is certain."""
 RUNTIME_SECONDS = 0.5
 RUNTIME_RUNS = 20
 RUNTIME_WARM_UP = 2
@@ -89,7 +95,11 @@ class Latency:
 
 @torch.no_grad()
 def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list[Latency]:
-    """Latency of each network on one input of any batch size. They run in turns, so that all see the same machine."""
+    """Latency of each network on one input of any batch size.
+
+    They run in turns, so that all see the same machine: until all medians are certain, but at most `LATENCY_RUNS` times
+    or for `LATENCY_SECONDS` for each network.
+    """
     times: list[list[float]] = [[] for _ in networks]
     for network in networks:
         for _ in range(LATENCY_WARM_UP):
@@ -98,7 +108,17 @@ def latencies(networks: Sequence[nn.Module], sample: tuple[Tensor, ...]) -> list
     while len(times[0]) < LATENCY_RUNS and (time.monotonic() < end or len(times[0]) < LEAST_RUNS):
         for network, measured in zip(networks, times, strict=True):
             measured.append(_timed(network, sample))
+        if len(times[0]) >= ENOUGH_RUNS and all(map(_is_certain, times)):
+            break
     return [_summary(measured) for measured in times]
+
+
+def _is_certain(times: Sequence[float]) -> bool:
+    """Whether the median's 95 % interval, which lies between two of the sorted times, is narrow."""
+    ordered, half = sorted(times), Z * math.sqrt(len(times)) / 2
+    low = max(math.floor(len(times) / 2 - half), 0)
+    high = min(math.ceil(len(times) / 2 + half), len(times) - 1)
+    return ordered[high] - ordered[low] <= 2 * UNCERTAINTY * statistics.median(ordered)
 
 
 @torch.no_grad()

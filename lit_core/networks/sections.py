@@ -234,9 +234,10 @@ class SectionedNetwork:
         return any(self.learns(parameter) for section in self.sections for parameter in section.parameters())
 
     def view_of_network(self) -> nn.Module:
-        """A copy of the network's modules with the network's own parameters and buffers."""
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        return copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        """A copy of the modules around the blocks, with the network's own blocks, parameters and buffers."""
+        blocks = [block for section in self.sections for block in section]
+        shared = [*blocks, *self.network.parameters(), *self.network.buffers()]
+        return copy.deepcopy(self.network, {id(one): one for one in shared})
 
     def copy_of_network(self) -> nn.Module:
         """A copy of the network with its weights. Parameters have gradients if they had some at first."""

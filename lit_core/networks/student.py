@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lit_core.networks.families import family_of
 from lit_core.networks.sections import SectionedNetwork
-from lit_core.networks.surgery import cut
+from lit_core.networks.surgery import cut, remove_blocks
 from lit_core.seeding import seeded
 from lit_spec import Architecture, Init, JobSpec, LibraryNetwork, Method
 from lit_spec.networks.students import depth_of, evenly
@@ -59,9 +59,10 @@ def shortened(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -
 
 
 def view_of(teacher: SectionedNetwork, kept_blocks: Sequence[Sequence[int]]) -> SectionedNetwork:
-    """As `shortened`, but with the teacher's own tensors: to see what such a student puts out, not to train it."""
+    """As `shortened`, but with the teacher's own blocks: to see what such a student puts out in eval mode, not to train
+    it."""
     network = teacher.view_of_network()
-    return SectionedNetwork(network, cut(network, teacher.layout, kept_blocks), kept_blocks)
+    return SectionedNetwork(network, remove_blocks(network, teacher.layout, kept_blocks), kept_blocks)
 
 
 def student_architecture(spec: JobSpec, kept_blocks: Sequence[Sequence[int]]) -> Architecture:

@@ -26,14 +26,22 @@ class RemovedBlock(nn.Module):
 
 
 def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> Layout:
+    """Remove blocks as `remove_blocks` does. The probability of stochastic depth, which grows along the network, is
+    spread over the remaining blocks as it was over all."""
+    before = _drop_rates(network, layout)
+    after = remove_blocks(network, layout, kept_blocks)
+    _spread(network, after, before)
+    return after
+
+
+def remove_blocks(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> Layout:
     """Remove all blocks but `kept_blocks` from the network, in place, and return the layout of what is left.
 
     In containers the remaining blocks are renumbered, as in a shallower network of the same library. In other
-    modules they keep their names, and a removed block is replaced by a `RemovedBlock`. The probability of stochastic
-    depth, which grows along the network, is spread over the remaining blocks as it was over all.
+    modules they keep their names, and a removed block is replaced by a `RemovedBlock`. The blocks themselves are not
+    changed.
     """
     _check(layout, kept_blocks)
-    before = _drop_rates(network, layout)
     gone = {
         path
         for paths, places in zip(layout.sections, kept_blocks, strict=True)
@@ -49,13 +57,11 @@ def cut(network: nn.Module, layout: Layout, kept_blocks: Sequence[Sequence[int]]
         tuple(_renamed(paths[place], names) for place in places)
         for paths, places in zip(layout.sections, kept_blocks, strict=True)
     )
-    after = Layout(
+    return Layout(
         stem=tuple(_renamed(path, names) for path in layout.stem),
         sections=sections,
         head=tuple(_renamed(path, names) for path in layout.head),
     )
-    _spread(network, after, before)
-    return after
 
 
 def _check(layout: Layout, kept_blocks: Sequence[Sequence[int]]) -> None:

@@ -85,13 +85,12 @@ def select_blocks(
 
 def _recover(teacher: SectionedNetwork, wanted: Wanted, batches: Iterable[Inputs], output: Output) -> Selection:
     """Raises Unreachable."""
-    batches = list(batches)
     with seeded(0):
         # Networks and repairs may draw random numbers, and nothing that is drawn later depends on that.
         return _recovered(teacher, wanted, batches, output)
 
 
-def _recovered(teacher: SectionedNetwork, wanted: Wanted, batches: Sequence[Inputs], output: Output) -> Selection:
+def _recovered(teacher: SectionedNetwork, wanted: Wanted, batches: Iterable[Inputs], output: Output) -> Selection:
     recovery = Recovery(teacher, batches, output)
     whole = [len(section) for section in teacher.sections]
     if isinstance(wanted, AllowedDrop):

@@ -11,13 +11,13 @@ samples, whole students looked best that were worst on other samples (docs/metho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
 from lit_core.networks.block_selection import Inputs, Selection, first_blocks_stay
-from lit_core.networks.recorded import recorded_passes
+from lit_core.networks.recorded import MOST_BYTES
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import view_of
 from lit_core.selection.repair import Repair
@@ -43,15 +43,14 @@ class Goal:
 class Recovery(Repair):
     """Measures the damage of each block of one teacher, and chooses its students."""
 
-    def __init__(self, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output) -> None:
+    def __init__(self, teacher: SectionedNetwork, batches: Iterable[Inputs], output: Output) -> None:
         """`batches` of training inputs are on the teacher's device. Raises ValueError if there are none."""
-        super().__init__(teacher, batches, output)
-        self._passes = recorded_passes(teacher, self._measured)
+        super().__init__(teacher, batches, output, recorded_bytes=MOST_BYTES)
         self.interactions: dict[Block, float] = {}
         """How much more damage a block and the next one do together than each alone, where that was asked for."""
         self.whole: Kept = [list(range(len(section))) for section in teacher.sections]
         self._order: list[Block] = [(section, index) for section, own in enumerate(self.whole) for index in own]
-        self.first_stays = first_blocks_stay(teacher, tuple(x[:2] for x in batches[0]))
+        self.first_stays = first_blocks_stay(teacher, tuple(x[:2] for x in self.batches[0]))
         self.damages = [
             [self._damage_of_block(section, index) for index in indices] for section, indices in enumerate(self.whole)
         ]
@@ -107,7 +106,6 @@ class Recovery(Repair):
     def _damage_with(self, kept: Kept) -> float:
         """Of the student that has only the `kept` blocks, with the teacher's weights."""
         student = view_of(self.teacher, kept)
-        student.network.eval()
         return self._damage_in([recorded.run(student) for recorded in self._passes])
 
     # --- which blocks go ---

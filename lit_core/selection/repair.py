@@ -4,7 +4,7 @@ and a few steps of feature mimicking."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, groupby, islice
 
@@ -14,6 +14,8 @@ from torch import Tensor
 from lit_core.data.labels import NO_LABEL
 from lit_core.measuring.scores import divergence
 from lit_core.networks.block_selection import Inputs, Selection
+from lit_core.networks.features import FeatureReader
+from lit_core.networks.recorded import recorded_passes
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.shift import gaps_of, shift
 from lit_core.networks.state_dicts import load_state
@@ -22,7 +24,7 @@ from lit_core.seeding import seeded
 from lit_core.training.batch import Batch
 from lit_core.training.checkpoint import copy_of_state
 from lit_core.training.objectives import FeatureLoss, FeatureObjective
-from lit_core.training.taught import LiveTeacher, Taught, Teacher
+from lit_core.training.taught import Taught
 from lit_core.training.updaters import DistillationUpdater
 from lit_spec import BatchNorm, Optimizer, Output, Part, Precision, Schedule
 
@@ -33,6 +35,8 @@ BATCHES_AT_ONCE = 4
 """Batches of a training that are measured in one pass, which keeps nothing for gradients."""
 BYTES_AT_ONCE = 8 << 20
 """Of their inputs: what is between the layers for many large images would need much memory."""
+MOST_BYTES = 320 << 20
+"""Of the inputs that are kept, and of what the teacher makes of them: 512 images of 224 pixels have as much."""
 SHIFT_BATCHES = 2
 """Batches of which the means of a shift are taken."""
 REPAIR_STEPS = 30
@@ -43,7 +47,7 @@ REPAIR = Schedule(
 
 
 def with_repair(
-    selection: Selection, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output = Output.LOGITS
+    selection: Selection, teacher: SectionedNetwork, batches: Iterable[Inputs], output: Output = Output.LOGITS
 ) -> Selection:
     """The selection with the weights of its repaired student, if the repair brought it closer to the teacher.
 
@@ -61,31 +65,36 @@ def with_repair(
 class Repair:
     """Measures and repairs the students of one teacher, all on the same inputs."""
 
-    def __init__(self, teacher: SectionedNetwork, batches: Sequence[Inputs], output: Output) -> None:
-        """`batches` of training inputs are on the teacher's device. Raises ValueError if there are none."""
-        if not batches:
+    def __init__(
+        self, teacher: SectionedNetwork, batches: Iterable[Inputs], output: Output, *, recorded_bytes: int = 0
+    ) -> None:
+        """`batches` of training inputs are on the teacher's device. The first of them are kept, one for each step and
+        up to `MOST_BYTES`, and of what leaves the teacher's blocks `recorded_bytes` at most. Raises ValueError if there
+        are no batches."""
+        self.teacher, self.output = teacher, output
+        self.batches = list(islice(_within(MOST_BYTES, batches), REPAIR_STEPS))
+        if not self.batches:
             raise ValueError("a repair needs data: give at least one batch")
-        self.teacher, self.batches, self.output = teacher, list(batches), output
         blocks = sum(map(len, teacher.sections))
-        few = list(_first_samples(batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
+        few = list(_first_samples(self.batches, max(LEAST_SAMPLES, min(DAMAGE_SAMPLES, MOST_PASSES // blocks))))
         self._shifted_on = few[:SHIFT_BATCHES]
-        self._measured = list(_joined(few))
-        with torch.no_grad():
-            self._taught = [teacher.run(*inputs).float() for inputs in self._measured]
+        self._passes = recorded_passes(teacher, [_joined(group) for group in _alike(few)], recorded_bytes)
 
     def damage_of(self, student: SectionedNetwork) -> float:
         """How far the student's outputs are from the teacher's: the mean KL divergence in nats, for embeddings 1 -
         cosine."""
         student.network.eval()
         with torch.no_grad():
-            return self._damage_in([student.run(*inputs) for inputs in self._measured])
+            return self._damage_in([student.run(*recorded.inputs) for recorded in self._passes])
 
     def _damage_in(self, outputs: Sequence[Tensor]) -> float:
         """The damage of a student that puts this out, pass by pass. Infinite where that is not finite."""
-        total = 0.0
-        for output, taught in zip(outputs, self._taught, strict=True):
+        total = samples = 0.0
+        for output, recorded in zip(outputs, self._passes, strict=True):
+            taught = recorded.output.float()
             total += float(divergence(output.float(), taught, self.output)) * len(taught)
-        found = total / sum(map(len, self._taught))
+            samples += len(taught)
+        found = total / samples
         return found if math.isfinite(found) else math.inf
 
     def repair(self, student: SectionedNetwork, damage: float) -> bool:
@@ -99,17 +108,18 @@ class Repair:
         shifted = self._shift(student, damage)
         before = copy_of_state(student.network)
         objective = FeatureObjective(FeatureLoss(self.output))
+        lessons = list(self._lessons(objective.feature_loss.reader))
+        taught_by_batch = {id(batch): taught for batch, taught in lessons}
         updater = DistillationUpdater(
             objective,
-            _Remembering(LiveTeacher(self.teacher, objective.needs)),
+            lambda batch: taught_by_batch[id(batch)],
             student,
             REPAIR,
             frozen=[Part.STEM],
             precision=Precision.FLOAT32,
             masks={},
         )
-        batches = [Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL)) for inputs in self.batches[:REPAIR_STEPS]]
-        for step, batch in enumerate(islice(cycle(batches), REPAIR_STEPS)):
+        for step, (batch, _) in enumerate(islice(cycle(lessons), REPAIR_STEPS)):
             updater.step(batch, REPAIR_RATE * (1 - step / REPAIR_STEPS))
         repaired = self.damage_of(student)
         if repaired >= shifted:
@@ -130,27 +140,54 @@ class Repair:
                 load_state(block, before)
         return damage
 
+    @torch.no_grad()
+    def _lessons(self, reader: FeatureReader) -> Iterator[tuple[Batch, Taught]]:
+        """The batches with what the teacher makes of them, until that is more than `MOST_BYTES`."""
+        left = MOST_BYTES
+        for group in _alike(self.batches):
+            for inputs, taught in self._taught(reader, group):
+                yield Batch(inputs, torch.full((len(inputs[0]),), NO_LABEL)), taught
+                left -= taught.output.nbytes + taught.features.nbytes
+                if left <= 0:
+                    return
 
-class _Remembering:
-    """Runs the teacher once for each batch, whose object stays alive meanwhile."""
+    def _taught(self, reader: FeatureReader, group: list[Inputs]) -> Iterator[tuple[Inputs, Taught]]:
+        # By the network as it is: a program for inference takes longer to make than so few passes.
+        output, features = reader.run(self.teacher, *_joined(group))
+        if len(group) == 1:
+            yield group[0], Taught(output, read_features=features)
+            return
+        if len(features) != len(output):
+            # Some recurrent networks have the layers first, and then the samples.
+            yield from (pair for inputs in group for pair in self._taught(reader, [inputs]))
+            return
+        sizes = [len(inputs[0]) for inputs in group]
+        for inputs, *own in zip(group, torch.split(output, sizes), torch.split(features, sizes), strict=True):
+            yield inputs, Taught(own[0], read_features=own[1])
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
-        self._taught: dict[int, Taught] = {}
 
-    def __call__(self, batch: Batch) -> Taught:
-        if id(batch) not in self._taught:
-            self._taught[id(batch)] = self._teacher(batch)
-        return self._taught[id(batch)]
+def _within(most_bytes: int, batches: Iterable[Inputs]) -> Iterator[Inputs]:
+    """The first batches, that together have at most so many bytes, but at least one."""
+    left = most_bytes
+    for number, inputs in enumerate(batches):
+        left -= sum(x.nbytes for x in inputs)
+        if left < 0 and number > 0:
+            return
+        yield inputs
 
 
-def _joined(batches: Sequence[Inputs]) -> Iterator[Inputs]:
-    """Several batches in one, as far as neighbours have samples of one shape."""
+def _alike(batches: Sequence[Inputs]) -> Iterator[list[Inputs]]:
+    """Neighbours that can be run together: their samples have one shape, and they are not large."""
     for _, group in groupby(batches, lambda inputs: [x.shape[1:] for x in inputs]):
         alike = list(group)
         number = max(1, min(BATCHES_AT_ONCE, BYTES_AT_ONCE // sum(x.nbytes for x in alike[0])))
         for first in range(0, len(alike), number):
-            yield tuple(map(torch.cat, zip(*alike[first : first + number], strict=True)))
+            yield alike[first : first + number]
+
+
+def _joined(batches: Sequence[Inputs]) -> Inputs:
+    """In one batch. One alone is not copied."""
+    return batches[0] if len(batches) == 1 else tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
 def _first_samples(batches: Sequence[Inputs], number: int) -> Iterator[Inputs]:

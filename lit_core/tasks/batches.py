@@ -57,7 +57,7 @@ class IterableTask:
         self.cache_plan: CachePlan | None = None
         self.output = hyperparameters.output
         self.selection = "cosine" if self.output == Output.EMBEDDING else "accuracy"
-        self.held_out = validation is not None
+        self.held_out, self.previews = validation is not None, False
         self.masks: dict[str, Tensor] = {}
         self._iterator: Iterator[Any] = iter(())
 
@@ -89,6 +89,9 @@ class IterableTask:
 
     def rewind(self) -> None:
         self._iterator = iter(())
+
+    def preview(self) -> Scores:
+        return self.score()
 
     def score(self) -> Scores:
         if self.validation is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lit_core.data import Arrays, Dataset, DatasetError, augment
 from lit_core.data.labels import NO_LABEL
 from lit_core.data.pixel_changes import change_pixels, crop_source
+from lit_core.data.sampled import at_most
 from lit_core.data.store.rows import expect
 from lit_core.data.views import SampleViews, ViewPlan
 from lit_core.measuring.cost import count_parameters
@@ -48,6 +50,8 @@ from lit_spec.trainer.report import CachePlan, Comparison, MeasuredAccuracy, Mea
 
 EVALUATION_BATCH = 256
 """At most. Evaluation batches are smaller where training batches are small, which hints at little memory."""
+PREPARATION_SAMPLES = 1024
+"""Of a split, at most, that are looked at before the first step, which must not take longer where there are more."""
 
 
 class Classification:
@@ -86,14 +90,16 @@ class Classification:
             self.masks = prune_to(student.network, student_parameters, spec.pruning, self._spared())
         if prune_shares(spec.then):
             check_prunable(student.network, spec.pruning, self._spared())
-        self._taught: dict[Split, Prediction] = {}
+        self._few = with_few(dataset)
+        self.previews = self._few.splits[Split.VALIDATION] is not dataset.splits[Split.VALIDATION]
+        self._taught: dict[int, Prediction] = {}
 
     def check(self) -> dict[str, Any]:
-        split, answers = self._labelled_answers()
+        split, answers = self._labelled_answers(self._few)
         return check_teacher(answers, split, self.dataset, self.spec)
 
     def teacher_accuracy(self) -> MeasuredAccuracy | None:
-        split, answers = self._labelled_answers()
+        split, answers = self._labelled_answers(self.dataset)
         return measured_accuracy(answers, split, self.spec)
 
     def supersedes(self, phase: Phase) -> bool:  # noqa: ARG002
@@ -143,17 +149,23 @@ class Classification:
         """The rows of a batch are its order."""
 
     def score(self) -> Scores:
-        prediction = self._predict(self.student.network, Split.VALIDATION)
-        agreed = agreement(prediction.logits, self._teacher_logits(Split.VALIDATION))
-        metrics = {"agreement": agreed}
+        return self._score(self.dataset)
+
+    def preview(self) -> Scores:
+        return self._score(self._few)
+
+    def _score(self, dataset: Dataset) -> Scores:
+        made, taught = (self._predict(one.network, Split.VALIDATION, dataset) for one in (self.student, self.teacher))
+        metrics = {"agreement": agreement(made.logits, taught.logits)}
         if self.labelled:
-            teacher = Prediction(self._teacher_logits(Split.VALIDATION), prediction.labels)
-            metrics |= {"student_accuracy": top1(prediction), "teacher_accuracy": top1(teacher)}
-        return Scores(metrics["student_accuracy"] if self.labelled else agreed, metrics)
+            metrics |= {"student_accuracy": top1(made), "teacher_accuracy": top1(taught)}
+        return Scores(metrics["student_accuracy" if self.labelled else "agreement"], metrics)
 
     def divergence(self) -> float:
-        made = self._predict(self.student.network, Split.VALIDATION).logits
-        return float(divergence(made, self._teacher_logits(Split.VALIDATION), Output.LOGITS))
+        made, taught = (
+            self._predict(one.network, Split.VALIDATION, self._few).logits for one in (self.student, self.teacher)
+        )
+        return float(divergence(made, taught, Output.LOGITS))
 
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         prediction = self._predict(network, split)
@@ -256,12 +268,12 @@ class Classification:
     def _spared(self) -> list[Tensor]:
         return spared_of(self.student, self.spec.pruning, self.spec.teacher.architecture.classes)
 
-    def _labelled_answers(self) -> tuple[Split, Prediction]:
-        return labelled_answers(self.dataset, lambda split: self._predict(self.teacher.network, split))
+    def _labelled_answers(self, dataset: Dataset) -> tuple[Split, Prediction]:
+        return labelled_answers(dataset, lambda split: self._predict(self.teacher.network, split, dataset))
 
     def _skill_notes(self) -> list[str]:
         """A warning where no labels show that the teacher is better than chance, though there are some."""
-        split, answers = self._labelled_answers()
+        split, answers = self._labelled_answers(self.dataset)
         if len(answers.labels) == 0 or skill(answers) != Skill.UNCERTAIN:
             return []
         return [_uncertain(answers, split, self.dataset, self.spec.teacher.architecture)]
@@ -269,16 +281,25 @@ class Classification:
     def _teacher_logits(self, split: Split) -> Tensor:
         return self._predict(self.teacher.network, split).logits
 
-    def _predict(self, network: nn.Module, split: Split) -> Prediction:
+    def _predict(self, network: nn.Module, split: Split, dataset: Dataset | None = None) -> Prediction:
+        """`dataset` None: the whole split."""
+        dataset = dataset or self.dataset
         if network is not self.teacher.network:
-            return self._answers(network, split)
-        # The teacher never changes, so it runs once per split.
-        if split not in self._taught:
-            self._taught[split] = self._answers(network, split)
-        return self._taught[split]
+            return self._answers(network, split, dataset)
+        # The teacher never changes, so it runs once on the same samples.
+        samples = id(dataset.splits[split])
+        if samples not in self._taught:
+            self._taught[samples] = self._answers(network, split, dataset)
+        return self._taught[samples]
 
-    def _answers(self, network: nn.Module, split: Split) -> Prediction:
-        return predict(network, self.dataset, split, self.device, 4 * self.spec.schedule.batch_size)
+    def _answers(self, network: nn.Module, split: Split, dataset: Dataset) -> Prediction:
+        return predict(network, dataset, split, self.device, 4 * self.spec.schedule.batch_size)
+
+
+def with_few(dataset: Dataset) -> Dataset:
+    """The data with at most `PREPARATION_SAMPLES` validation and test samples."""
+    few = {split: at_most(PREPARATION_SAMPLES, dataset.splits[split]) for split in (Split.VALIDATION, Split.TEST)}
+    return replace(dataset, splits={**dataset.splits, **few})
 
 
 def labelled_answers(dataset: Dataset, taught: Callable[[Split], Prediction]) -> tuple[Split, Prediction]:
@@ -368,9 +389,9 @@ def predict(
 def validation_drop(
     teacher: nn.Module, dataset: Dataset, device: torch.device, batch: int
 ) -> Callable[[nn.Module], float]:
-    """Points of accuracy that a network loses against the teacher on the validation split; without labels there, points
-    of agreement."""
-    split = Split.VALIDATION
+    """Points of accuracy that a network loses against the teacher on at most `PREPARATION_SAMPLES` samples of the
+    validation split; without labels there, points of agreement."""
+    split, dataset = Split.VALIDATION, with_few(dataset)
     taught = cache(lambda: predict(teacher, dataset, split, device, batch))
 
     def drop(network: nn.Module) -> float:

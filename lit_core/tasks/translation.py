@@ -40,7 +40,7 @@ class Translation:
     """Trains a student to translate images as its teacher does."""
 
     selection = "psnr"
-    held_out = True
+    held_out, previews = True, False
 
     def __init__(
         self,
@@ -113,6 +113,9 @@ class Translation:
 
     def rewind(self) -> None:
         """The rows of a batch are its order."""
+
+    def preview(self) -> Scores:
+        return self.score()
 
     @torch.no_grad()
     def score(self) -> Scores:

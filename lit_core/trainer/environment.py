@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from lit_core.exports.openvino_file import is_installed
+from lit_core.measuring.cost import flops
 from lit_core.trainer.allocator import keep_freed_memory, return_freed_memory
 from lit_core.trainer.devices import cuda_fault
 from lit_core.trainer.ranks import local_rank, local_ranks
@@ -16,6 +18,9 @@ from lit_core.training.group import Group
 from lit_core.training.task import Refused
 from lit_spec import ErrorType, Export, JobError, JobSpec
 from lit_spec.trainer.run import TrainerRun
+
+LEAST_FLOPS_OF_LAYER = 4_000_000
+"""A tenth of a millisecond of one core. A second thread would save half of that, and takes as long to wake up."""
 
 
 def prepare_torch(run: TrainerRun, *, sharded: bool = False) -> torch.device:
@@ -45,6 +50,19 @@ def check_exports(exports: Sequence[Export]) -> None:
             "lit-compress[openvino] on the workers"
         )
         raise Refused(JobError(type=ErrorType.BAD_SPECIFICATION, detail=detail, field="exports"))
+
+
+def use_threads_that_pay(network: nn.Module, sample: tuple[Tensor, ...], batch: int) -> None:
+    """One thread for a network on the CPU whose layers do less for a batch than it takes to wake another thread.
+
+    `sample` is a batch of one, and `batch` the size of those that this process trains on. What decides is the same in
+    each attempt, because the number of threads changes how sums are rounded.
+    """
+    if sample[0].device.type != "cpu" or torch.get_num_threads() == 1:
+        return
+    layers = sum(1 for module in network.modules() if not any(module.children()))
+    if batch * flops(network, sample) < layers * LEAST_FLOPS_OF_LAYER:
+        torch.set_num_threads(1)
 
 
 def environment_of(run: TrainerRun, spec: JobSpec, group: Group) -> dict[str, str]:

@@ -34,7 +34,7 @@ from lit_core.selection.targets import Measurements, select_for_target
 from lit_core.tasks.classification import Classification, validation_drop
 from lit_core.tasks.library_notes import library_notes, with_doubts
 from lit_core.tasks.scale_of_floats import check_scale
-from lit_core.trainer.environment import check_exports, environment_of, prepare_torch
+from lit_core.trainer.environment import check_exports, environment_of, prepare_torch, use_threads_that_pay
 from lit_core.trainer.networks import found_with, load_teacher, make_student
 from lit_core.trainer.output import write_output
 from lit_core.trainer.plan import Planning, run_plan
@@ -163,6 +163,9 @@ def _run_in_group(
     dataset = _load_dataset(spec, run, folder, _Loading(messages, stop))
     check_scale(spec, dataset)
     _check_size(teacher, dataset)
+    if not is_sharded(teacher):
+        use_threads_that_pay(teacher.network, _sample(spec, dataset, device, 1), spec.schedule.batch_size // group.size)
+        environment = environment_of(run, spec, group)
     doubts = library_notes(spec, teacher.network, dataset, device)
     dataset = replace(dataset, notes=[*dataset.notes, *doubts])
     if spec.student.plan is not None:
@@ -322,7 +325,7 @@ def _select_blocks(
     if not spec.student.repair:
         return selection
     begin(JobPhase.REPAIRING)
-    return with_repair(selection, teacher, list(_importance_inputs(spec, dataset, device)))
+    return with_repair(selection, teacher, _importance_inputs(spec, dataset, device))
 
 
 def _chosen_blocks(

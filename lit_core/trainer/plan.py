@@ -110,7 +110,7 @@ def run_plan(
     messages.emit(Progress(phase=JobPhase.CHOOSING_BLOCKS))
     with seeded(0):
         costs = planning.costs()
-        recovery = Recovery(planning.teacher, list(inputs), Output.LOGITS)
+        recovery = Recovery(planning.teacher, inputs, Output.LOGITS)
         log.info("damages: %s", recovery.damages)
         students = list(_students(planning, recovery, costs, messages, stop))
     measured = measured_accuracy(answers, split, planning.spec)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -214,8 +214,8 @@ class Training:
             self._run_pruning(number)
         return [*self.chosen_before, self._chosen()]
 
-    def _score(self) -> Scores:
-        return Scores(**self.group.from_first(lambda: asdict(self.task.score())))
+    def _score(self, measure: Callable[[], Scores]) -> Scores:
+        return Scores(**self.group.from_first(lambda: asdict(measure())))
 
     def _measure_start(self) -> None:
         """Epoch 0 of the first phase is the untrained student or, if that is no worse, the repaired one. One whose
@@ -238,11 +238,22 @@ class Training:
 
     def _measure_as_start(self) -> bool:
         """Whether the student as it is now is the best start so far."""
-        scores = self._score()
+        scores = self._score(self.task.preview)
         if not _are_finite(scores) or (self.best is not None and scores.value < self.best.score):
             return False
         self.best = BestEpoch(self.phases[0], 0, scores.value, copy_of_state(self.task.student.network))
         return True
+
+    def _score_start(self) -> None:
+        """Called before the first epoch is compared with the start, which was measured on fewer samples."""
+        if not self.task.previews or self.epochs or self.best is None:
+            return
+        network = self.task.student.network
+        trained = copy_of_state(network)
+        load_state(network, self.best.state)
+        scores = self._score(self.task.score)
+        load_state(network, trained)
+        self.best = replace(self.best, score=scores.value) if _are_finite(scores) else None
 
     def _run_phase(self, phase: Phase, first: int = 0) -> None:
         """All epochs of a phase; `first` is the number of the first one. An unstable training goes back."""
@@ -302,7 +313,8 @@ class Training:
 
     def _end_epoch(self, phase: Phase, epoch: int, passed: int, updater: Updater) -> None:
         metrics = self._mean_losses(updater)
-        scores = self._score()
+        scores = self._score(self.task.score)
+        self._score_start()
         self._check_stable(metrics, scores, updater)
         metrics |= scores.metrics
         rate = self._rate(self.spec.schedule.of(phase), (passed + 1) * self.steps_per_epoch - 1)
@@ -332,7 +344,7 @@ class Training:
         first = number * self._epochs_of(Phase.FINE_TUNE)
         if restored is None:
             self.position = TrainingPosition(Phase.PRUNE, first, 0)
-            self.best = BestEpoch(Phase.PRUNE, 0, self._score().value, copy_of_state(network))
+            self.best = BestEpoch(Phase.PRUNE, 0, self._score(self.task.score).value, copy_of_state(network))
         else:
             load_state(network, restored.student)
         self._run_phase(Phase.PRUNE, first)

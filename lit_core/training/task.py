@@ -50,6 +50,8 @@ class Trainable(Protocol):
     """What was decided about the teacher's cache; None if none was asked for."""
     selection: str
     """Name of the metric in `Scores.value`."""
+    previews: bool
+    """Whether `preview` looks at fewer samples than `score`."""
     held_out: bool
     """Whether scores and divergences are measured on samples that are not trained on."""
 
@@ -79,6 +81,9 @@ class Trainable(Protocol):
     def score(self) -> Scores:
         """Measure the student on the validation split. Its mode is restored."""
 
+    def preview(self) -> Scores:
+        """As `score`, before the first step: on no more samples than that may wait for, however many there are."""
+
 
 class Task(Trainable, Protocol):
     """Teacher, student and data of one job."""
@@ -87,10 +92,11 @@ class Task(Trainable, Protocol):
     dataset: Dataset
 
     def check(self) -> dict[str, Any]:
-        """Measure the teacher before training and return its scores. Raises Refused."""
+        """Measure the teacher before training, as `preview` measures the student, and return its scores. Raises
+        Refused."""
 
     def teacher_accuracy(self) -> MeasuredAccuracy | None:
-        """The accuracy that `check` measured; None without labels, and for a generator."""
+        """The teacher's accuracy on all samples; None without labels, and for a generator."""
 
     def measure(self, network: nn.Module, split: Split) -> dict[str, Any]:
         """Scores of a network on a split, by their names in the report's `Measures`; also `per_class`."""

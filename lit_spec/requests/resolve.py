@@ -302,6 +302,11 @@ def _check_recipe(request: JobRequest, teacher: Architecture) -> None:
         raise SpecError("mixing", "is for images, but the teacher takes texts, which can't be mixed: leave it out")
     if request.mixing > 0 and request.method == Method.SCRATCH:
         raise SpecError("mixing", "makes samples that only a teacher can label, but method is scratch: leave it out")
+    if request.teacher_precision is not None and request.method == Method.SCRATCH:
+        raise SpecError(
+            "teacher_precision",
+            "is for a teacher's passes in training steps, but method scratch has none: leave it out",
+        )
     if request.race and not request.method.races:
         able = ", ".join(method for method in Method if method.races)
         raise SpecError("race", f"is for the methods {able}, but method is {request.method}: leave it out")

@@ -33,10 +33,12 @@ def test_the_arms_have_the_same_pixels(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.long
 def test_the_short_form_measures_memory_and_a_job_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured(capsys, memory_images=60, train_images=80)
+    found = measured(capsys, memory_images=60, train_images=80, baseline_images=40)
     assert found["memory"]["images"] == 60
     assert found["memory"]["data_mib"] == 60 * 48 * 48 * 3 // (1 << 20)
     trained = found["train_run"]
     assert trained["images"] == 80
     assert 0 < trained["decode_seconds"] < trained["first_step_seconds"]
     assert trained["before_data_mib"] < trained["anonymous_mib"]
+    assert found["train_baseline"]["images"] == 40
+    assert found["above_networks_mib"] == trained["anonymous_mib"] - found["train_baseline"]["anonymous_mib"]

@@ -440,6 +440,8 @@ def test_texts_must_fit_the_teacher(dataset: dict[str, Any], options: dict[str, 
         ({"race": True, "method": "prune"}, "race", "method is prune"),
         ({"race": True, "method": "born-again-kd", "student": {}}, "race", "born-again-kd"),
         ({"mixing": 0.5, "method": "scratch"}, "mixing", "only a teacher can label"),
+        ({"teacher_precision": "bfloat16", "method": "scratch"}, "teacher_precision", "method scratch has none"),
+        ({"teacher_precision": "float32", "method": "scratch"}, "teacher_precision", "leave it out"),
     ],
 )
 def test_parts_of_the_recipe_that_the_job_has_no_use_for_are_refused(

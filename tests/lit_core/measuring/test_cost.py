@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from lit_core.measuring import cost
-from lit_core.measuring.cost import block_flops, block_latencies, flops
+from lit_core.measuring.cost import Latency, block_flops, block_latencies, flops, latencies
 from lit_core.networks.families.library import as_shapes, create, describe
 from lit_core.networks.families.resnet_cifar import ResNetCifar
 from lit_core.networks.sections import SectionedNetwork
@@ -110,3 +111,45 @@ def test_a_block_that_runs_twice_costs_twice(monkeypatch) -> None:
     network = nn.Sequential(Takes(clock, 1), twice, twice)
     costs = block_latencies(network, [[network[0], twice]], chain(clock, 1), IMAGE)
     assert costs.blocks == [[1 * NANOSECONDS_PER_MS, 4 * NANOSECONDS_PER_MS]]
+
+
+class Varies(nn.Module):
+    """Takes these times in turn."""
+
+    def __init__(self, clock: Clock, *times: float) -> None:
+        super().__init__()
+        self.clock, self.times, self.runs = clock, times, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clock.nanoseconds += round(self.times[self.runs % len(self.times)] * NANOSECONDS_PER_MS)
+        self.runs += 1
+        return x
+
+
+@pytest.mark.parametrize(
+    ("times", "runs"),
+    [
+        ((4.0,), cost.ENOUGH_RUNS),
+        ((4.0, 4.05), cost.ENOUGH_RUNS),
+        # One pass of twenty is interrupted, which moves no median.
+        ((*[4.0] * 19, 90.0), cost.ENOUGH_RUNS),
+        ((3.0, 5.0), cost.LATENCY_RUNS),
+    ],
+)
+def test_latencies_are_measured_until_all_medians_are_certain(monkeypatch, times: tuple[float, ...], runs: int) -> None:
+    clock = Clock()
+    monkeypatch.setattr(cost, "time", clock)
+    steady, other = Takes(clock, 2), Varies(clock, *times)
+    found = latencies([steady, other], IMAGE)
+    assert found[0] == Latency(2.0, 2.0, 2.0)
+    assert other.runs == cost.LATENCY_WARM_UP + runs
+    assert min(times) <= found[1].p50_ms <= sorted(times)[len(times) // 2]
+
+
+def test_latencies_of_slow_networks_are_measured_for_a_time(monkeypatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(cost, "time", clock)
+    monkeypatch.setattr(clock, "monotonic", clock.perf_counter)
+    slow = Varies(clock, 200.0, 300.0)
+    latencies([slow], IMAGE)
+    assert slow.runs == cost.LATENCY_WARM_UP + cost.LEAST_RUNS

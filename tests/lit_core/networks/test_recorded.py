@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_core.networks import recorded
 from lit_core.networks.recorded import MOST_BYTES, RecordedPass, recorded_passes
 from lit_core.networks.student import shortened, view_of
 from tests.lit_core.networks.test_discovery import sectioned
@@ -112,16 +111,15 @@ def test_a_pass_with_too_much_to_keep_keeps_nothing_while_it_runs() -> None:
     assert (len(alive), max(alive)) == (6, 2)
 
 
-def test_passes_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "MOST_BYTES", 2 * KEPT_BYTES)
-    passes = recorded_passes(made(), [INPUTS] * 3)
+def test_passes_share_one_bound() -> None:
+    passes = recorded_passes(made(), [INPUTS] * 3, 2 * KEPT_BYTES)
     assert [one.kept_bytes for one in passes] == [KEPT_BYTES, KEPT_BYTES, 0]
 
 
-def test_a_view_has_the_teachers_tensors_and_leaves_the_teacher_as_it_is() -> None:
+def test_a_view_has_the_teachers_blocks_and_leaves_the_teacher_as_it_is() -> None:
     teacher = made()
     view = view_of(teacher, [[0, 2], [0]])
     assert [len(section) for section in teacher.sections] == [3, 3]
-    assert view.sections[0][1].linear.weight is teacher.sections[0][2].linear.weight
+    assert view.sections[0][1] is teacher.sections[0][2]
     RecordedPass(teacher, INPUTS, MOST_BYTES).run(view)
     assert torch.equal(teacher.network(*INPUTS), made().network(*INPUTS))

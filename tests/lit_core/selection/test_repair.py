@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from lit_core.networks.block_selection import Selection
+from lit_core.networks.features import FeatureReader
 from lit_core.networks.sections import SectionedNetwork
 from lit_core.networks.student import shortened
 from lit_core.selection import repair
@@ -98,8 +101,66 @@ def test_without_data_there_is_no_repair() -> None:
 
 def test_batches_are_measured_together_as_long_as_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, network = samples(6), teacher([0.5, 1.0], [0.5, 1.0])
-    sizes = [len(inputs[0]) for inputs in Repair(network, batches, Output.LOGITS)._measured]
+    sizes = [len(one.inputs[0]) for one in Repair(network, batches, Output.LOGITS)._passes]
     assert sizes == [64, 32]
     monkeypatch.setattr(repair, "BYTES_AT_ONCE", 2 * batches[0][0].nbytes + 1)
-    sizes = [len(inputs[0]) for inputs in Repair(network, batches, Output.LOGITS)._measured]
+    sizes = [len(one.inputs[0]) for one in Repair(network, batches, Output.LOGITS)._passes]
     assert sizes == [32, 32, 32]
+
+
+def test_what_is_kept_is_bounded_and_no_more_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, network = samples(6), teacher([0.5, 1.0], [0.5, 1.0])
+    asked: list[int] = []
+
+    def given() -> Iterator[tuple[Tensor, ...]]:
+        for number, batch in enumerate(batches):
+            asked.append(number)
+            yield batch
+
+    monkeypatch.setattr(repair, "MOST_BYTES", 2 * batches[0][0].nbytes)
+    kept = Repair(network, given(), Output.LOGITS)
+    assert len(kept.batches) == 2
+    assert asked == [0, 1, 2]
+    student = shortened(network, [[0], [0]])
+    before = kept.damage_of(student)
+    assert kept.repair(student, before)
+    assert kept.damage_of(student) < before
+    monkeypatch.setattr(repair, "MOST_BYTES", 1)
+    assert len(Repair(network, batches, Output.LOGITS).batches) == 1
+
+
+def test_what_the_teacher_makes_of_the_batches_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = teacher([0.5, 1.0], [0.5, 1.0])
+    kept = Repair(network, samples(6), Output.LOGITS)
+    reader = FeatureReader(Output.LOGITS)
+    lessons = list(kept._lessons(reader))
+    assert [len(batch.labels) for batch, _ in lessons] == [16] * 6
+    monkeypatch.setattr(repair, "MOST_BYTES", lessons[0][1].output.nbytes + lessons[0][1].features.nbytes + 1)
+    assert len(list(kept._lessons(reader))) == 2
+
+
+def test_features_with_another_first_axis_than_the_samples() -> None:
+    class Recurrent(Mine):
+        """Its last layer gets what a recurrent layer puts out for its one direction, (1, B, F)."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x) + self.token
+            for layer, bias in zip(self.layers, self.biases(), strict=True):
+                x = layer(x, 0.5, bias=bias)
+            logits: Tensor = self.head(x[None]).squeeze(0)
+            return logits
+
+    torch.manual_seed(0)
+    network = SectionedNetwork(Recurrent(), sectioned(Mine(), torch.zeros(2, 3), ["layers"]).layout)
+    network.freeze()
+    batches = [(torch.randn(8, 3),) for _ in range(3)]
+    lessons = list(Repair(network, batches, Output.LOGITS)._lessons(FeatureReader(Output.LOGITS)))
+    assert [taught.features.shape[:2] for _, taught in lessons] == [(1, 8)] * 3
+    assert with_repair(Selection([[0, 2]]), network, batches).repaired is not None
+
+
+def test_one_batch_alone_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "BYTES_AT_ONCE", 1)
+    batches = samples(2)
+    passes = Repair(teacher([0.5, 1.0], [0.5, 1.0]), batches, Output.LOGITS)._passes
+    assert [one.inputs[0].data_ptr() for one in passes] == [batch[0].data_ptr() for batch in batches]
