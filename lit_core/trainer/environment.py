@@ -36,6 +36,9 @@ def prepare_torch(run: TrainerRun, *, sharded: bool = False) -> torch.device:
         torch.set_num_threads(max(run.threads // local_ranks(), 1))
     # On the CPU all operations used here have a deterministic form. On CUDA torch logs a warning for those that do not.
     torch.use_deterministic_algorithms(True, warn_only=run.device == "cuda")
+    # Otherwise torch then fills all new memory with NaN, which is 7 % of a ResNet-110's step by the profiler. It shows
+    # operations that read what nobody has written, but torch's own don't.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if run.device == "cuda":
         torch.cuda.set_device(local_rank())
         return torch.device("cuda", local_rank())

@@ -38,9 +38,9 @@ class BasicBlock(nn.Module):
             self.add_module(self.projection, nn.Sequential(convolution, nn.BatchNorm2d(width)))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self._shortcut(x))
+        return F.relu(out + self._shortcut(x), inplace=True)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.projection:
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for section in SECTIONS:
             out = self.get_submodule(section)(out)
         logits: Tensor = self.get_submodule(self.head)(torch.mean(out, dim=(2, 3)))

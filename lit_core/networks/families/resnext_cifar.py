@@ -90,11 +90,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, third = self.layers
-        out = F.relu(self._normalised(first, x))
-        out = F.relu(self._normalised(second, out))
+        out = F.relu(self._normalised(first, x), inplace=True)
+        out = F.relu(self._normalised(second, out), inplace=True)
         out = self._normalised(third, out)
         shortcut: Tensor = self.get_submodule(self.projection)(x) if self.projection else x
-        return F.relu(out + shortcut)
+        return F.relu(out + shortcut, inplace=True)
 
     def _normalised(self, layer: tuple[str, str], x: Tensor) -> Tensor:
         convolution, norm = layer
@@ -142,7 +142,7 @@ class ResNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         convolution, norm = self.names.stem
-        out = F.relu(self.get_submodule(norm)(self.get_submodule(convolution)(x)))
+        out = F.relu(self.get_submodule(norm)(self.get_submodule(convolution)(x)), inplace=True)
         for section in self.names.sections:
             out = self.get_submodule(section)(out)
         logits: Tensor = self.get_submodule(self.head)(torch.mean(out, dim=(2, 3)))

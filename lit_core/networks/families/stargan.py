@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         self.main = nn.Sequential(
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             norm(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             norm(width),
         )
@@ -68,13 +68,13 @@ class Generator(nn.Module):
         super().__init__()
         norm = partial(InstanceNorm, affine=True, track_running_stats=running_statistics)
         stem: list[nn.Module] = []
-        stem += [nn.Conv2d(channels + domains, conv_dim, 7, 1, 3, bias=False), norm(conv_dim), nn.ReLU()]
+        stem += [nn.Conv2d(channels + domains, conv_dim, 7, 1, 3, bias=False), norm(conv_dim), nn.ReLU(inplace=True)]
         for width in (2 * conv_dim, 4 * conv_dim):
-            stem += [nn.Conv2d(width // 2, width, 4, 2, 1, bias=False), norm(width), nn.ReLU()]
+            stem += [nn.Conv2d(width // 2, width, 4, 2, 1, bias=False), norm(width), nn.ReLU(inplace=True)]
         trunk = [ResidualBlock(4 * conv_dim, norm) for _ in range(blocks)]
         head: list[nn.Module] = []
         for width in (2 * conv_dim, conv_dim):
-            head += [nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), norm(width), nn.ReLU()]
+            head += [nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), norm(width), nn.ReLU(inplace=True)]
         head += [nn.Conv2d(conv_dim, channels, 7, 1, 3, bias=False), nn.Tanh()]
         if names == FLAT:
             self.main = nn.Sequential(*stem, *trunk, *head)

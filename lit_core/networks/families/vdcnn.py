@@ -82,11 +82,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(x)
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         if self._shortcut is not None:
             out = out + self._shortcut(x)
-        return F.relu(out)
+        return F.relu(out, inplace=True)
 
 
 def _pool(downsampling: Downsampling) -> nn.Module:
