@@ -196,8 +196,9 @@ def _run_in_group(
         cache = caches[1]
         task = _make_task(spec, run, teacher, student, dataset, device, folder, selection, *caches)
         if is_sharded(teacher):
-            # Later the first rank alone compares students with these answers.
+            # Later the first rank alone compares students with the teacher's answers to these samples.
             task.measure(teacher.network, Split.VALIDATION)
+            task.preview()
         teacher_scores = found_with(teacher, group, lambda: with_doubts(task.check(), doubts))
         log.info("teacher: %s", teacher_scores)
         messages.emit(TeacherMeasured(data=teacher_scores))

@@ -88,8 +88,7 @@ def test_one_trace_from_the_request_to_the_phases(bench: Bench, monkeypatch: pyt
     assert training.attributes == {"lit.epochs": 3}
     assert starting.end <= training.start <= first_step.start <= first_step.end <= training.end
     # Nothing else: neither health nor metrics nor pieces of bodies.
-    assert collector.named("BackgroundTask Wakeups").parent == request.id
-    assert len(collector.spans) == 4 + len(children) + len(phases)
+    assert len(collector.spans) == 3 + len(children) + len(phases)
     assert not any(span.failed for span in collector.spans)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,17 @@ def test_epoch_0_is_in_the_checkpoint_and_is_measured_once(
     tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    score = Classification.score
 
-    def counted(task: Classification) -> Scores:
-        scores = score(task)
-        measured.append(scores.value)
-        return scores
+    def counted(measure: Callable[[Classification], Scores]) -> Callable[[Classification], Scores]:
+        def called(task: Classification) -> Scores:
+            scores = measure(task)
+            measured.append(scores.value)
+            return scores
 
-    monkeypatch.setattr(Classification, "score", counted)
+        return called
+
+    monkeypatch.setattr(Classification, "preview", counted(Classification.preview))
+    monkeypatch.setattr(Classification, "score", counted(Classification.score))
     schedule = {"lit": {"epochs": 2, "learning_rate": 0.05}, "fine_tune": {"epochs": 0}}
     for name in ("whole", "broken"):
         prepare(tmp_path / name, teacher_file, misleading(), **HARMFUL, schedule=schedule)

@@ -18,10 +18,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from lit_core.tasks.classification import PREPARATION_SAMPLES
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
 from tests.lit_core.trainer.test_stored_data import write_images
-from tests.lit_core.trainer.test_training import job_folder, run
+from tests.lit_core.trainer.test_training import job_folder, run, stripes, write_dataset
 
 CHECKOUT = Path(__file__).parents[3]
 CHANGES: dict[str, Any] = {"devices": 2, "schedule": {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}}
@@ -146,6 +147,21 @@ def test_a_sharded_teacher_gives_the_student_and_the_scores_of_a_whole_one(tmp_p
     assert set(sharded["student"]["latency"]) == {"batch_1", "batch_32"}
     assert any("latency was not measured" in note for note in sharded["notes"])
     assert not any("latency was not measured" in note for note in whole["notes"])
+
+
+def test_beside_a_sharded_teacher_a_part_of_a_large_validation_split_is_looked_at_first(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    """The first rank compares students with the teacher alone, so all have made its answers to that part before."""
+    changes = {**SHARDED, "teacher_precision": None, "exports": [], "schedule": ONE_EPOCH, "alpha": 0}
+    data = {"upload": "upl_d", "labels": False}
+    folder = job_folder(tmp_path / "job", teacher_file, **changes, dataset=data)
+    validation = PREPARATION_SAMPLES + 1
+    x, y = stripes(validation + 90)
+    write_dataset(folder / "dataset", x=x, y=y, split=[1] * validation + [0] * 60 + [2] * 30)
+    with launched(folder) as process:
+        said = all_of_the_rest(process)
+    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
 
 
 @pytest.mark.long
