@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from lit_core.measuring.scores import class_logits
 from lit_core.networks.layout import Layout, NoSections
 from lit_core.networks.watching import SavedTensor, saved, value_of
 from lit_spec import BatchNorm, Part
+
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+CONSTANT = (type(None), int, float, str, tuple, type, FunctionType, torch.dtype, torch.device)
+"""Types of attributes whose values nobody changes."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +239,12 @@ class SectionedNetwork:
         return any(self.learns(parameter) for section in self.sections for parameter in section.parameters())
 
     def view_of_network(self) -> nn.Module:
-        """A copy of the modules around the blocks, with the network's own blocks, parameters and buffers."""
-        blocks = [block for section in self.sections for block in section]
+        """A copy of the network's modules with the network's own parameters and buffers.
+
+        Blocks are the network's own where nothing but tensors is in them that could change; others are copied together
+        with what they share with the rest of the network.
+        """
+        blocks = [block for section in self.sections for block in section if _has_only_tensors(block)]
         shared = [*blocks, *self.network.parameters(), *self.network.buffers()]
         return copy.deepcopy(self.network, {id(one): one for one in shared})
 
@@ -246,6 +255,17 @@ class SectionedNetwork:
         for parameter, own in zip(copied.parameters(), self.network.parameters(), strict=True):
             parameter.requires_grad_(id(own) in learn)
         return copied
+
+
+def _has_only_tensors(block: nn.Module) -> bool:
+    """Whether all else that the block's modules hold never changes, such as numbers."""
+    for module in block.modules():
+        # The lists of torch's own layers, such as paddings, are not changed by anybody.
+        constant = CONSTANT if not type(module).__module__.startswith("torch.nn.") else (*CONSTANT, list)
+        own = (value for name, value in vars(module).items() if name not in MODULE_ATTRIBUTES)
+        if not all(isinstance(value, constant) for value in own):
+            return False
+    return True
 
 
 def _main_output(output: Any) -> Tensor:

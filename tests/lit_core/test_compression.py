@@ -526,7 +526,8 @@ class Slow(Mine):
     def __init__(self) -> None:
         super().__init__()
         for layer in self.layers:
-            layer.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+            # Within the time that is measured of a block, unlike a hook before it.
+            layer.register_forward_hook(lambda *_: time.sleep(0.02))
 
 
 def test_a_model_is_made_faster_by_what_its_blocks_take() -> None:
@@ -534,7 +535,7 @@ def test_a_model_is_made_faster_by_what_its_blocks_take() -> None:
         Slow(), [torch.randn(4, 3)], target={"latency_ratio": 1.6, "batch": 2}, alpha=0.0, schedule=SCHEDULE
     )
     found = made.report["selection"]["target"]
-    assert made.report["selection"]["kept"] == [[0, 2]]
+    assert made.report["student"]["blocks"] == [2]
     assert (found["asked"], found["unit"]) == ({"latency_ratio": 1.6, "batch": 2}, "ms")
     assert found["teacher"] / found["expected"] >= 1.6
 

@@ -100,7 +100,7 @@ def test_from_the_first_visit_to_the_download(
 def test_by_keyboard_alone(open_page: OpenPage, client: Client) -> None:
     _teacher(client)
     page = open_page("#/jobs")
-    page.get_by_role("heading", name="Jobs").wait_for()
+    page.get_by_role("heading", name="Jobs", exact=True).wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "skip"
     _tab_to(page, 'a[href="#/new"]')
@@ -220,7 +220,7 @@ def test_small_parts_of_the_scripts(open_page: OpenPage) -> None:
 
 def test_a_service_with_keys_is_asked_with_one(open_page: OpenPage, service: RunningService, client: Client) -> None:
     page = open_page("#/jobs")
-    page.get_by_role("heading", name="Jobs").wait_for()
+    page.get_by_role("heading", name="Jobs", exact=True).wait_for()
     with _a_key(service) as secret:
         page.reload()
         page.get_by_label("Key", exact=True).fill("lit_wrong")
