@@ -57,6 +57,10 @@ class Server:
         return sum(int(one.memory_full_info().pss) for one in [process, *process.children(recursive=True)])
 
 
+MAX_CONNECTIONS = 300
+"""Of PostgreSQL, which serves all servers: a process of LIT's API opens up to 20, and one of MLflow's 15."""
+
+
 @dataclass(frozen=True)
 class Servers:
     """Those that are measured, and LIT's ledger, in which the measured jobs are made."""
@@ -73,6 +77,11 @@ class Servers:
 @contextmanager
 def running_servers(folder: Path, names: Collection[Name] = tuple(Name), *, api_workers: int = 1) -> Iterator[Servers]:
     """Those servers with their data in `folder`. Raises NotStarted."""
+    with (
+        EmbeddedServers(folder / "data", broker=False) as before,
+        psycopg.connect(connection_string(before.database_url), autocommit=True) as connection,
+    ):
+        connection.execute(f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}")
     with ExitStack() as stack:
         embedded = stack.enter_context(EmbeddedServers(folder / "data"))
         urls = {"DATABASE_URL": embedded.database_url, "REDIS_URL": embedded.redis_url}
