@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,9 +21,9 @@ from jobs.storage import layout
 from jobs.storage.storage import FinishedPieces, StorageKeyMissing
 from lit_spec.states import UploadKind
 
-RECORD_BYTES = 16 << 20
-"""The number of received bytes is recorded at these intervals, while the next ones arrive. After a crash at most twice
-as much must be sent again."""
+RECORD_BYTES, RECORD_SECONDS = 64 << 20, 5.0
+"""The number of received bytes is recorded after so many more or so much time, while the next ones arrive. After a
+crash at most twice as much must be sent again. More often, a fast sender would wait for the disk."""
 
 WRITE_SECONDS = 600.0
 """How long storage may take for one piece. A write that ends later than its transaction could cut off newer bytes."""
@@ -183,6 +184,7 @@ class Written:
         self._context = context
         self._writer = writer
         self._offset = self._recorded = self._to_record = writer.upload.received
+        self._record_at = time.monotonic() + RECORD_SECONDS
         self._writing: asyncio.Task[None] | None = None
         self._recording: asyncio.Task[None] | None = None
 
@@ -217,9 +219,9 @@ class Written:
         finally:
             await hashing
         self._offset += len(piece)
-        if self._offset - self._to_record >= RECORD_BYTES:
+        if self._offset - self._to_record >= RECORD_BYTES or time.monotonic() >= self._record_at:
             await self._wait_for_record()
-            self._to_record = self._offset
+            self._to_record, self._record_at = self._offset, time.monotonic() + RECORD_SECONDS
             self._recording = asyncio.create_task(self._record(self._offset))
 
     async def _record(self, received: int) -> None:

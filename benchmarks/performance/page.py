@@ -74,12 +74,20 @@ def data_table(result: Result) -> list[str]:
         if memory
         else ""
     )
+    trained = result.get("train_run")
+    job = (
+        f" A job with {trained['images']:,} images decoded them in {trained['decode_seconds']:.0f} s, took its first "
+        f"step after {trained['first_step_seconds']:.0f} s, and needed {result['above_networks_mib']:,} MiB more than "
+        f"the same job with {result['train_baseline']['images']:,} images."
+        if trained
+        else ""
+    )
     return [
         *lines,
         "",
         f"Images per second: {sizes['images']:,} JPEGs of {sizes['side']} pixels, batches of {sizes['batch']} images "
         f"of {sizes['size']} pixels, {sizes['workers']} processes, medians of {sizes['rounds']} rounds (least to most)."
-        f"{large} {_machine(result)}",
+        f"{large}{job} {_machine(result)}",
     ]
 
 
@@ -99,19 +107,28 @@ def service_table(result: Result) -> list[str]:
         "",
         f"Medians of {result['rounds']} rounds, and in brackets the median time of an answer and the time that 99 % of "
         f"the answers don't exceed, in milliseconds. {_machine(result)}",
-        *_processes_table(result["ratios"]),
+        *_ratios_tables(result["ratios"]),
     ]
 
 
-def _processes_table(ratios: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What two processes of the API answer, in times of what one answers."""
-    found = {name.removeprefix(TWO_TO_ONE): by for name, by in ratios.items() if name.startswith(TWO_TO_ONE)}
-    if not found:
+def _ratios_tables(ratios: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """How this project's figures are to those of the others, and of two processes of its API to those of one."""
+    processes = {name: by for name, by in ratios.items() if name.startswith(TWO_TO_ONE)}
+    others = {name: by for name, by in ratios.items() if name not in processes}
+    return [*_ratios_table("ratio", others), *_ratios_table("2 processes to 1", processes, TWO_TO_ONE)]
+
+
+def _ratios_table(title: str, ratios: Mapping[str, Mapping[str, float]], prefix: str = "") -> list[str]:
+    if not ratios:
         return []
-    places = list(dict.fromkeys(place for by in found.values() for place in by))
-    lines = _head(["2 processes to 1", *(f"{place} connections" for place in places)], text=1)
-    rows = [_row([name.replace("_", ", "), *(f"{by[place]:.2f}" for place in places)]) for name, by in found.items()]
-    return ["", *lines, *rows]
+    places = list(dict.fromkeys(place for by in ratios.values() for place in by))
+    names = {"-": "all", "1": "1 connection"}
+    shown = [names.get(place, f"{place} connections") for place in places]
+    rows = [
+        _row([name.removeprefix(prefix).replace("_", " "), *(f"{by[at]:.2f}" if at in by else "" for at in places)])
+        for name, by in ratios.items()
+    ]
+    return ["", *_head([title, *shown], text=1), *rows]
 
 
 def growth_table(result: Result) -> list[str]:
@@ -164,7 +181,11 @@ def _service(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return ""
     value = f"{one['median']:,.0f}" if one["median"] >= 100 else f"{one['median']:.3g}"
-    return value if "p50_ms" not in one else f"{value} ({one['p50_ms']:.2g}, {one['p99_ms']:.2g})"
+    return value if "p50_ms" not in one else f"{value} ({_milliseconds(one['p50_ms'])}, {_milliseconds(one['p99_ms'])})"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _machine(result: Result) -> str:

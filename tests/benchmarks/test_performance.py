@@ -50,7 +50,8 @@ def test_a_table_replaces_what_is_between_its_marks(page: Path) -> None:
     assert "| poll | 8 | 2,000 (1, 4) | 4,000 (0.5, 2) | /s |" in text
     assert "| memory |  | 90 |  | MiB |" in text
     assert "| 2 processes to 1 | 8 connections | 64 connections |" in text
-    assert "| poll, ended | 1.40 | 1.50 |" in text
+    assert "| poll ended | 1.40 | 1.50 |" in text
+    assert "| ratio | all |\n|---|---:|\n| upload to bare | 0.90 |" in text
     assert "a CPU, 2 cores" in text
     assert (text.count("old"), text.count("between"), text.startswith("# Before"), text.endswith("after\n")) == (
         *(len(TABLES) - 2, len(TABLES) - 1),
