@@ -47,9 +47,9 @@ def client(service: RunningService) -> Iterator[Client]:
         yield made
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Closed after the folder's tests: while Playwright runs, no other test of the process can run an event loop."""
+    """Closed after the file's tests: while Playwright runs, no other test of the process can run an event loop."""
     with ExitStack() as opened:
         try:
             yield opened.enter_context(screenshots.browser())
