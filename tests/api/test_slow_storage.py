@@ -102,13 +102,18 @@ def test_a_write_that_hangs_cuts_nothing_off_that_a_newer_request_sends(api: Tes
     database.close()
 
 
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(
+    ("broken", "due"), [(False, {"RECORD_BYTES": 2}), (True, {"RECORD_BYTES": 2}), (False, {"RECORD_SECONDS": 0})]
+)
 def test_pieces_are_written_while_earlier_ones_are_made_durable(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: bool, due: dict[str, int]
 ) -> None:
-    """And only those that are durable are recorded."""
+    """And only those that are durable are recorded: after so many pieces, or so many seconds."""
     piece = FolderStorage.piece_bytes
-    monkeypatch.setattr(writing, "RECORD_BYTES", 2 * piece)
+    for name, pieces_or_seconds in due.items():
+        monkeypatch.setattr(writing, name, pieces_or_seconds * piece)
+    # What waits to be recorded, and as much again.
+    waits = 2 * piece * due.get("RECORD_BYTES", 1)
     content = bytes(range(256)) * (7 * piece // 256)
     storage = SlowSync(bench)
     monkeypatch.setattr(app, "open_storage", lambda _: storage)
@@ -118,8 +123,8 @@ def test_pieces_are_written_while_earlier_ones_are_made_durable(
             sending = thread.submit(patch, api, upload, 0, content)
             assert storage.syncs.wait(20)
             try:
-                # What waits to be recorded, and as much again.
-                wait_for(lambda: storage.size(f"uploads/{upload}/data") >= 4 * piece)
+                wait_for(lambda: storage.size(f"uploads/{upload}/data") >= waits)
+                assert storage.size(f"uploads/{upload}/data") < len(content)
                 with bench.database.session() as session:
                     assert uploads.get(session, OWNER, upload).received == 0
             finally:
