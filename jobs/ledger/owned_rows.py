@@ -66,26 +66,6 @@ def read_page(
     return read_rows(session, model, filters=[model.owner == owner, *filters], after=after, limit=limit)
 
 
-def read_labelled_page(
-    session: Session,
-    model: type[LabelledT],
-    owner: str,
-    *,
-    state: str | None,
-    tag: str | None,
-    name: str | None,
-    filters: Sequence[ColumnElement[bool]] = (),
-    after: PageCursor | None = None,
-    limit: int = 50,
-) -> list[LabelledT]:
-    """Like `read_page`, with the filters that jobs and studies have in common. None leaves a filter out."""
-    query = select(model)
-    page = labelled_page(
-        query, model, owner, state=state, tag=tag, name=name, filters=filters, after=after, limit=limit
-    )
-    return list(session.scalars(page))
-
-
 def labelled_page(
     query: QueryT,
     model: type[LabelledT],
@@ -98,7 +78,10 @@ def labelled_page(
     after: PageCursor | None = None,
     limit: int = 50,
 ) -> QueryT:
-    """The query that reads that page. `query` selects what is wanted of the model."""
+    """The query that reads a page like `read_page`, with the filters that jobs and studies have in common.
+
+    `query` selects what is wanted of the model. None leaves a filter out.
+    """
     filters = list(filters)
     if state is not None:
         filters.append(model.state == state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database.connection import clock
@@ -14,7 +15,7 @@ from jobs.errors import Conflict
 from jobs.ids import new_id
 from jobs.ledger import quotas, uploads
 from jobs.ledger.idempotency import IdempotentRequest, find_study, remember
-from jobs.ledger.owned_rows import PageCursor, find_owned, read_labelled_page
+from jobs.ledger.owned_rows import PageCursor, find_owned, labelled_page
 from jobs.ledger.requests import upload_ids
 from jobs.ledger.stored_specs import Unreadable
 from jobs.storage import layout
@@ -95,7 +96,9 @@ def list_page(
     limit: int = 50,
 ) -> list[Study]:
     """The owner's studies, newest first."""
-    return read_labelled_page(session, Study, owner, state=state, tag=tag, name=name, after=after, limit=limit)
+    query = select(Study)
+    page = labelled_page(query, Study, owner, state=state, tag=tag, name=name, after=after, limit=limit)
+    return list(session.scalars(page))
 
 
 def request_cancel(session: Session, owner: str, study_id: str) -> Study:
