@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,14 +17,16 @@ from rich.console import Console
 from rich.table import Column, Table
 from sqlalchemy.orm import Session
 
+from jobs.database.models import ApiKey
 from jobs.ledger import audit
 from jobs.ledger import keys as api_keys
 from jobs.ledger.audit import Actor
+from lit_spec.answers.keys import Key, NewKey
 from lit_spec.mistakes import as_text, mistakes
 from lit_spec.requests.access import LONGEST_GRACE, KeyRequest, RotateRequest
 from lit_spec.scopes import USUAL_SCOPES, Scope
 from service.backing_services import open_ledger
-from service.commands.options import errors_as_sentences, read_settings
+from service.commands.options import AsJson, errors_as_sentences, read_settings
 from service.errors import INTERRUPTED
 from service.http_server import exit_on_signals, ignore_signals
 
@@ -97,6 +100,7 @@ def create_key(
         typer.Option(help="What it may do; may be given several times. admin includes the others. [read submit]"),
     ] = None,
     expires: Expires = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make an API key. From the first one on, every request needs a key."""
     try:
@@ -107,19 +111,25 @@ def create_key(
         key, secret = api_keys.create(
             session, asked.name, owner=asked.owner, scopes=asked.scopes, expires_at=asked.expires_at
         )
-    _show_secret(f"Key {key.id} for {name}", secret)
+    _show_new(key, secret, f"Key {key.id} for {name}", as_json)
 
 
-def _show_secret(what: str, secret: str) -> None:
+def _show_new(key: ApiKey, secret: str, what: str, as_json: bool) -> None:
     typer.echo(f"{what}. Only its hash is stored, so note the secret now:", err=True)
-    typer.echo(secret)
+    if as_json:
+        typer.echo(NewKey(**Key.model_validate(key).model_dump(), secret=secret).model_dump_json())
+    else:
+        typer.echo(secret)
 
 
 @keys.command("list")
-def list_keys() -> None:
+def list_keys(as_json: AsJson = False) -> None:
     """Show the keys, without their secrets."""
     with _session(create=False) as session:
         found = api_keys.all_keys(session)
+    if as_json:
+        typer.echo(json.dumps([Key.model_validate(key).model_dump(mode="json") for key in found]))
+        return
     # Never cut or folded, however narrow the window, because `litc keys revoke` needs the whole id.
     table = Table(Column("id", min_width=max((len(key.id) for key in found), default=0)))
     for heading in ("name", "owner", "scopes", "begins with", "created", "last used", "expires", "revoked"):
@@ -140,6 +150,7 @@ def rotate_key(
     key_id: Annotated[str, typer.Argument(help="The key's id, as in `litc keys list`.")],
     grace: Annotated[str, typer.Option(help="How long the old secret stays valid, as in 24h.")] = "0s",
     expires: Expires = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key with another secret for the same owner and scopes, in the place of this one."""
     old_for = _duration(grace)
@@ -148,12 +159,17 @@ def rotate_key(
     expires_at = _expiry(expires)
     with _session(create=False) as session:
         key, secret = api_keys.rotate(session, key_id, grace=old_for, expires_at=expires_at)
-    _show_secret(f"Key {key.id} for {key.name}, in the place of {key_id}", secret)
+    _show_new(key, secret, f"Key {key.id} for {key.name}, in the place of {key_id}", as_json)
 
 
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as in `litc keys list`.")]) -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as in `litc keys list`.")], as_json: AsJson = False
+) -> None:
     """Revoke a key: requests with it are refused from now on."""
     with _session(create=False) as session:
         key = api_keys.revoke(session, key_id)
-    typer.echo(f"Key {key.id} ({key.name}) is revoked.")
+    if as_json:
+        typer.echo(Key.model_validate(key).model_dump_json())
+    else:
+        typer.echo(f"Key {key.id} ({key.name}) is revoked.")

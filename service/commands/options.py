@@ -24,6 +24,7 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: L
 Port = Annotated[
     int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: LIT_PORT, or else 8000.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON, for pipelines.")]
 
 
 def read_settings(**options: object) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from jobs.database.connection import Database
 from jobs.ledger import audit, keys
+from lit_spec.answers.keys import Key, NewKey
 from service.embedded.servers import EmbeddedServers
 from tests.lit_client.command import NOWHERE, ROOT, Finished, environment, litc
 from tests.worker.bench import wait_for
@@ -105,6 +107,17 @@ def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
         ]
         assert all(entry.subject is not None and entry.subject.startswith("command line, ") for entry in entries)
 
+    # The same answers as those of the API, for pipelines.
+    replacing = NewKey.model_validate_json(run("create", "replacing", "--owner", "vision", "--json").stdout)
+    replaced = NewKey.model_validate_json(run("rotate", replacing.id, "--json").stdout)
+    with database.session() as session:
+        found = keys.authenticate(session, replaced.secret)
+        assert (found and found.id, replacing.owner) == (replaced.id, "vision")
+    assert Key.model_validate_json(run("revoke", replaced.id, "--json").stdout).revoked_at is not None
+    shown = [Key.model_validate(one) for one in json.loads(run("list", "--json").stdout)]
+    with database.session() as session:
+        assert shown == [Key.model_validate(one) for one in keys.all_keys(session)]
+
     for wrong, why in (
         (("--owner", "a b"), "owner"),
         (("--scope", "root"), "root"),
@@ -117,4 +130,4 @@ def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
         assert (refused.returncode, refused.stdout) == (2, ""), wrong
         assert why in refused.stderr, refused.stderr
     with database.session() as session:
-        assert len(keys.all_keys(session)) == 2
+        assert len(keys.all_keys(session)) == 4
