@@ -33,8 +33,7 @@ from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
-from worker.training.attempt import trainer_environment
-from worker.training.launching import TRAINER
+from worker.training.launching import TRAINER, trainer_environment
 from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from jobs.settings import Settings
 from jobs.storage import checkpoints, layout
 from jobs.storage.marker import storage_fault
 from jobs.storage.storage import Storage
-from jobs.tracing import Tracing, current_traceparent
+from jobs.tracing import Tracing
 from lit_spec import ErrorType, JobError
 from lit_spec.states import UploadState
 from lit_spec.trainer.clock import boottime
@@ -507,46 +506,3 @@ class Attempt:
         """Raises OSError when the storage is not mounted: nobody would find files that are stored now."""
         if (fault := storage_fault(self.storage, self.marker)) is not None:
             raise OSError(fault)
-
-
-PASSED_ON = (
-    "PATH",
-    "LANG",
-    "LD_LIBRARY_PATH",
-    "PYTHONDONTWRITEBYTECODE",
-    "OMP_WAIT_POLICY",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "GLOO_SOCKET_IFNAME",
-    "NCCL_SOCKET_IFNAME",
-)
-
-
-def trainer_environment(folder: Path, device: str | None, threads: int | None, checkout: Path) -> dict[str, str]:
-    """The trainer's environment variables: search paths, its device and its threads, but no secrets.
-
-    A `device` of None is not decided yet.
-    """
-    environment = {
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "PYTHONPATH": str(checkout),
-        # The job folder is the working directory, and nothing in it may be imported.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        # cuBLAS is deterministic only with a workspace of fixed size.
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        # Threads that wait for each other sleep. Else they keep the cores busy, and beside other busy processes, such
-        # as a second trainer, training takes many times as long.
-        "OMP_WAIT_POLICY": "passive",
-    }
-    for name in PASSED_ON:
-        if name in os.environ:
-            environment[name] = os.environ[name]
-    if device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    if (traceparent := current_traceparent()) is not None:
-        environment["TRACEPARENT"] = traceparent
-    if threads is not None:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return environment

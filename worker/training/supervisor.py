@@ -34,10 +34,10 @@ from worker.host.children import Start, execute
 from worker.host.devices import device_fault
 from worker.host.full_disks import storing_fault, work_disk_fault
 from worker.host.work_folder import WorkFolder
-from worker.training.attempt import Attempt, trainer_environment
+from worker.training.attempt import Attempt
 from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
-from worker.training.launching import TRAINER, free_endpoint
+from worker.training.launching import TRAINER, free_endpoint, trainer_environment
 from worker.training.lease import Lease
 from worker.training.metrics import TrainingMetrics
 from worker.training.progress import AttemptProgress
