@@ -231,7 +231,13 @@ class Bench:
                 assert not thread.is_alive()
 
     @contextmanager
-    def claiming(self, command: Sequence[str], name: str, processes: Mapping[str, int]) -> Iterator[Supervisor]:
+    def claiming(
+        self,
+        command: Sequence[str],
+        name: str,
+        processes: Mapping[str, int],
+        metrics: TrainingMetrics | None = None,
+    ) -> Iterator[Supervisor]:
         """A worker that looks for work again and again, in a thread; drains at the end."""
         stopped = threading.Event()
 
@@ -240,7 +246,7 @@ class Bench:
                 supervisor.work()
                 stopped.wait(0.2)
 
-        with self.supervisor(command, name=name, processes=processes) as supervisor:
+        with self.supervisor(command, name=name, processes=processes, metrics=metrics) as supervisor:
             thread = threading.Thread(target=keep_working, args=[supervisor])
             thread.start()
             try:
