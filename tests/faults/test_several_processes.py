@@ -16,6 +16,7 @@ from tests.faults.machines import Machines
 from tests.worker.bench import Bench, wait_for
 from worker.training import supervisor
 from worker.training.launching import TRAINER
+from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 
 REQUEST: dict[str, Any] = {
@@ -44,10 +45,12 @@ def quick(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def workers(bench: Bench, *names: str, devices: int = 1) -> Iterator[list[Supervisor]]:
+def workers(
+    bench: Bench, *names: str, devices: int = 1, metrics: TrainingMetrics | None = None
+) -> Iterator[list[Supervisor]]:
     """Workers that claim again and again, as wake-ups make them."""
     with ExitStack() as stack:
-        yield [stack.enter_context(bench.claiming(TRAINER, name, {"cpu": devices})) for name in names]
+        yield [stack.enter_context(bench.claiming(TRAINER, name, {"cpu": devices}, metrics)) for name in names]
 
 
 def weights(bench: Bench, job_id: str) -> dict[str, torch.Tensor]:
@@ -116,8 +119,9 @@ def test_when_a_joined_workers_ranks_are_killed_the_job_goes_on_to_the_result_of
     bench: Bench, machines: Machines
 ) -> None:
     teacher = machines.teacher()
+    metrics = TrainingMetrics()
     alone, job = (bench.job(teacher=teacher, **LONGER, **more) for more in ({}, {"nodes": 2}))
-    with workers(bench, "worker-a", "worker-b"):
+    with workers(bench, "worker-a", "worker-b", metrics=metrics):
         wait_for(lambda: bench.row(job).checkpoint is not None, SECONDS, "a checkpoint")
         [guest] = [one for one in launchers() if one.cmdline()[one.cmdline().index("--node") + 1] == "1"]
         guest.kill()
@@ -130,6 +134,9 @@ def test_when_a_joined_workers_ranks_are_killed_the_job_goes_on_to_the_result_of
     for joined, claimed in zip(bench.events(job, "joined"), bench.events(job, "claimed"), strict=True):
         assert {joined["worker"], claimed["worker"]} == {"worker-a", "worker-b"}
     assert len(bench.events(job, "epoch")) == 7
+    # That of the job of one process, and in each of the two attempts those of both workers.
+    assert metrics.registry.get_sample_value("lit_trainer_starts_total", {"device": "cpu"}) == 1 + 2 * 2
+    assert metrics.registry.get_sample_value("lit_prepare_seconds_count") == 1 + 2 * 2
 
 
 @pytest.mark.long

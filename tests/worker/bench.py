@@ -33,8 +33,7 @@ from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
-from worker.training.attempt import trainer_environment
-from worker.training.launching import TRAINER
+from worker.training.launching import TRAINER, trainer_environment
 from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 
@@ -232,7 +231,13 @@ class Bench:
                 assert not thread.is_alive()
 
     @contextmanager
-    def claiming(self, command: Sequence[str], name: str, processes: Mapping[str, int]) -> Iterator[Supervisor]:
+    def claiming(
+        self,
+        command: Sequence[str],
+        name: str,
+        processes: Mapping[str, int],
+        metrics: TrainingMetrics | None = None,
+    ) -> Iterator[Supervisor]:
         """A worker that looks for work again and again, in a thread; drains at the end."""
         stopped = threading.Event()
 
@@ -241,7 +246,7 @@ class Bench:
                 supervisor.work()
                 stopped.wait(0.2)
 
-        with self.supervisor(command, name=name, processes=processes) as supervisor:
+        with self.supervisor(command, name=name, processes=processes, metrics=metrics) as supervisor:
             thread = threading.Thread(target=keep_working, args=[supervisor])
             thread.start()
             try:

@@ -24,7 +24,7 @@ from worker.host import trainer_template
 from worker.host.checkout import CHECKOUT
 from worker.host.children import Check, Child, no_check
 from worker.host.trainer_template import TrainerTemplate, _subreaper
-from worker.training.attempt import trainer_environment
+from worker.training.launching import trainer_environment
 
 DIGITS = CHECKOUT / "examples" / "digits" / "teacher.safetensors"
 SHORT: dict[str, Any] = {

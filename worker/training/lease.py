@@ -138,6 +138,11 @@ class Lease:
         if (reason := self.reason) is not None:
             raise Interrupted(reason)
 
+    def check_not_lost(self) -> None:
+        """Raises Interrupted when nothing more may be written for this attempt."""
+        if (reason := self.reason) is not None and reason in FATAL:
+            raise Interrupted(reason)
+
     def seconds_used(self) -> float:
         """Seconds of training over all attempts so far."""
         started = self._trainer_started

@@ -21,9 +21,9 @@ from worker.host.metrics import serve_metrics
 from worker.host.registration import Registration
 from worker.host.startup import open_host, refuse_to_start, traced
 from worker.host.trainer_template import opened_template
-from worker.training.attempt import trainer_environment
 from worker.training.celery_app import make_app, run_worker
 from worker.training.job_folder import trainer_machine
+from worker.training.launching import trainer_environment
 from worker.training.metrics import TrainingMetrics
 from worker.training.supervisor import Supervisor
 from worker.training.tidying import Tidying

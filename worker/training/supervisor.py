@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -34,12 +34,14 @@ from worker.host.children import Start, execute
 from worker.host.devices import device_fault
 from worker.host.full_disks import storing_fault, work_disk_fault
 from worker.host.work_folder import WorkFolder
-from worker.training.attempt import Attempt, trainer_environment
+from worker.training.attempt import Attempt
 from worker.training.attempt_results import AttemptResult, lost, unfit
 from worker.training.job_folder import trainer_machine
-from worker.training.launching import TRAINER, free_endpoint
-from worker.training.lease import Lease
+from worker.training.launching import TRAINER, free_endpoint, trainer_environment
+from worker.training.lease import Beat, Lease
+from worker.training.ledger_writes import LedgerWrites
 from worker.training.metrics import TrainingMetrics
+from worker.training.part import Part, worker_of
 from worker.training.progress import AttemptProgress
 from worker.training.seat import SeatAttempt, claim_of, heartbeat_of
 from worker.training.spans import attempt_span, end_span
@@ -165,109 +167,85 @@ class Supervisor:
 
     def _sit(self, seat: TakenSeat, claimed_at: float) -> None:
         """Run this worker's part of another one's attempt."""
+        claim = claim_of(seat)
         bound = log.bind(job=seat.job_id, attempt=seat.attempt, node=seat.node)
         bound.info("joined", device=seat.device)
-        self.current_job = seat.job_id
-        self._metrics.busy.set(1)
-        try:
-            result = self._part(seat, claimed_at, bound)
-        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
-            bound.exception("the worker failed at its part of an attempt")
-            fault = f"a worker that had joined failed: {failure!r}"
-            result = self._record(claim_of(seat), lost(ErrorType.WORKER_LOST, fault, fault=fault))
-        finally:
-            self.current_job = None
-            self._metrics.busy.set(0)
+        result = self._run_part(
+            claim, seat.node, claimed_at, bound, lambda part: SeatAttempt(part, seat).run(), heartbeat_of(seat)
+        )
         bound.info("seat left", result=result.name)
         if result.fault is not None:
             self._not_joined[seat.job_id] = boottime() + LEFT_TO_OTHERS_SECONDS
-        self._prepare_next(claim_of(seat), result)
-
-    def _part(self, seat: TakenSeat, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> AttemptResult:
-        with ExitStack() as stack:
-            name = f"{seat.job_id}-{seat.attempt}-{seat.node}"
-            try:
-                folder = stack.enter_context(self._work_folder.temporary_folder(name))
-            except OSError as failure:
-                return self._record(claim_of(seat), unfit(f"the worker could not make a job folder: {failure}"))
-            lease = Lease(
-                self._database,
-                claim_of(seat),
-                self._drain,
-                claimed_at=claimed_at,
-                lease_seconds=self._settings.lease_seconds,
-                log=bound,
-                metrics=self._metrics,
-                beat=heartbeat_of(seat),
-            )
-            return SeatAttempt(
-                database=self._database,
-                storage=self._storage,
-                marker=self._marker,
-                seat=seat,
-                lease=stack.enter_context(lease),
-                folder=folder,
-                environment=trainer_environment(folder, seat.device, self._machine.threads, CHECKOUT),
-                machine=self._machine,
-                settings=self._settings,
-                log=bound,
-                metrics=self._metrics,
-            ).run()
+        self._prepare_next(claim, result)
 
     def _run(self, claim: Claim, claimed_at: float) -> AttemptResult:
         bound = log.bind(job=claim.job_id, attempt=claim.attempt)
         bound.info("claimed", device=claim.device, resumes=claim.checkpoint is not None)
         for _ in range(claim.spec.nodes - 1):
             self._wake([DEVICE_QUEUES[claim.device]])
-        self.current_job = claim.job_id
-        self._metrics.busy.set(1)
-        try:
-            with attempt_span(self._tracing, claim, boottime() - claimed_at) as span:
-                result = self._attempt(claim, claimed_at, bound)
-                end_span(span, result.name, result.fault)
-        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
-            bound.exception("the worker failed at an attempt")
-            fault = f"the worker failed: {failure!r}"
-            result = self._record(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
-        finally:
-            self.current_job = None
-            self._metrics.busy.set(0)
+
+        def run(part: Part) -> AttemptResult:
+            older = partial(seats.an_older_one_waits, job_id=claim.job_id, joinable=self._joinable())
+            return Attempt(part, AttemptProgress(claim.fraction), self._tracing, an_older_one_waits=older).run()
+
+        with attempt_span(self._tracing, claim, boottime() - claimed_at) as span:
+            result = self._run_part(claim, 0, claimed_at, bound, run)
+            end_span(span, result.name, result.fault)
         self._metrics.attempts.labels(result.name).inc()
         return result
 
-    def _attempt(self, claim: Claim, claimed_at: float, bound: structlog.typing.FilteringBoundLogger) -> AttemptResult:
-        with ExitStack() as stack:
-            try:
-                folder = stack.enter_context(self._work_folder.temporary_folder(f"{claim.job_id}-{claim.attempt}"))
-            except OSError as failure:
-                return self._record(claim, unfit(f"the worker could not make a job folder: {failure}"))
-            lease = Lease(
-                self._database,
-                claim,
-                self._drain,
-                claimed_at=claimed_at,
-                lease_seconds=self._settings.lease_seconds,
-                log=bound,
-                metrics=self._metrics,
-            )
-            return Attempt(
-                database=self._database,
-                storage=self._storage,
-                marker=self._marker,
-                claim=claim,
-                lease=stack.enter_context(lease),
-                folder=folder,
-                start=self._start,
-                command=self._command,
-                environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
-                machine=self._machine,
-                settings=self._settings,
-                log=bound,
-                progress=AttemptProgress(claim.fraction),
-                metrics=self._metrics,
-                tracing=self._tracing,
-                an_older_one_waits=partial(seats.an_older_one_waits, job_id=claim.job_id, joinable=self._joinable()),
-            ).run()
+    def _run_part(
+        self,
+        claim: Claim,
+        node: int,
+        claimed_at: float,
+        bound: structlog.typing.FilteringBoundLogger,
+        run: Callable[[Part], AttemptResult],
+        beat: Beat | None = None,
+    ) -> AttemptResult:
+        """Run this worker's part of an attempt, in a folder and under a lease. `run` records the result."""
+        self.current_job = claim.job_id
+        self._metrics.busy.set(1)
+        try:
+            with ExitStack() as stack:
+                try:
+                    folder = stack.enter_context(self._work_folder.temporary_folder(f"{claim.job_id}-{claim.attempt}"))
+                except OSError as failure:
+                    return self._record(claim, unfit(f"the worker could not make a job folder: {failure}"))
+                lease = Lease(
+                    self._database,
+                    claim,
+                    self._drain,
+                    claimed_at=claimed_at,
+                    lease_seconds=self._settings.lease_seconds,
+                    log=bound,
+                    metrics=self._metrics,
+                    beat=beat,
+                )
+                part = Part(
+                    claim=claim,
+                    node=node,
+                    lease=stack.enter_context(lease),
+                    ledger=LedgerWrites(self._database, lease, bound),
+                    storage=self._storage,
+                    marker=self._marker,
+                    folder=folder,
+                    start=self._start,
+                    command=self._command,
+                    environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
+                    machine=self._machine,
+                    settings=self._settings,
+                    log=bound,
+                    metrics=self._metrics,
+                )
+                return run(part)
+        except Exception as failure:  # noqa: BLE001 - logged with its traceback, and the job is given back
+            bound.exception("the worker failed at an attempt")
+            fault = f"{worker_of(node)} failed: {failure!r}"
+            return self._record(claim, lost(ErrorType.WORKER_LOST, fault, fault=fault))
+        finally:
+            self.current_job = None
+            self._metrics.busy.set(0)
 
     def _record(self, claim: Claim, result: AttemptResult) -> AttemptResult:
         """Record the result for an attempt that could not do it itself."""

@@ -15,8 +15,8 @@ import structlog
 from jobs.settings import Settings
 from jobs.side_task import SideTask
 from worker.host.checkout import CHECKOUT
-from worker.training.attempt import trainer_environment
 from worker.training.job_folder import data_store, store_bytes
+from worker.training.launching import trainer_environment
 
 TIDYING = (sys.executable, "-m", "lit_core.trainer.tidying")
 PAUSE_SECONDS = 600.0

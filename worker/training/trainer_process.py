@@ -41,6 +41,7 @@ class Trainer:
         check: Check = no_check,
     ) -> None:
         self.log = folder / LOG_FILE
+        self.limits = limits
         self._messages: queue.Queue[TrainerMessage] = queue.Queue(BACKLOG)
         self._ended = False
         self._abandoned = False
