@@ -45,19 +45,39 @@ class Workload:
         """The same for every caller."""
         torch.manual_seed(0)
         teacher = self.build()
+        if len(self.shape) == 1:
+            inputs = torch.randint(0, VOCABULARY, (self.batch, *self.shape))
+        else:
+            inputs = torch.randn(self.batch, *self.shape)
+        _measure_statistics(teacher.network, inputs)
         teacher.freeze()
         whole = [len(section) for section in teacher.sections]
         wanted = shares(whole, self.blocks)
         kept = [evenly(count, wanted[n]) for n, count in enumerate(whole)]
         student = shortened(teacher, kept)
-        if len(self.shape) == 1:
-            inputs = torch.randint(0, VOCABULARY, (self.batch, *self.shape))
-        else:
-            inputs = torch.randn(self.batch, *self.shape)
         labels = torch.randint(0, self.classes, (self.batch,))
         for network in (teacher, student):
             network.network.to(device)
         return Networks(teacher, student, inputs.to(device), labels.to(device))
+
+
+@torch.no_grad()
+def _measure_statistics(network: nn.Module, inputs: Tensor) -> None:
+    """Give BatchNorm the statistics of its own inputs, as in a trained network.
+
+    With those of a new one, representations grow from block to block, until the loss of the last section hides all
+    others in the gradients that are compared.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    network(inputs)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
 
 
 def workloads(device: torch.device) -> list[Workload]:

@@ -40,7 +40,7 @@ from lit_spec.trainer.run import TrainerRun
 
 FORMAT = 1
 """Of the files. Others are not read."""
-CODE = ("data", "networks", "training")
+CODE = ("data", "networks", "tasks", "training")
 """Folders of lit_core whose code makes the samples and the teacher's numbers."""
 NO_FOLDER = "this worker caches no teachers (LIT_TEACHER_CACHE_BYTES is 0)"
 
@@ -81,21 +81,19 @@ class CachingJob:
         """There is a plan with views only if the first one has room. `stack` closes the cache."""
         if (folder := self._folder()) is None:
             return CachePlan(reason=NO_FOLDER), None
-        opened = ExitStack()
         try:
-            pieces = self._pieces()
-            plan = self._plan(folder, pieces)
-            if plan.views is None:
-                return plan, None
-            cache = opened.enter_context(self._entry(folder, plan))
-            cache.reserve(pieces)
+            with ExitStack() as opened:
+                pieces = self._pieces()
+                plan = self._plan(folder, pieces)
+                if plan.views is None:
+                    return plan, None
+                cache = opened.enter_context(self._entry(folder, plan))
+                cache.reserve(pieces)
+                stack.push(opened.pop_all())
         except (NotCacheable, NoRoom) as refusal:
-            opened.close()
             return CachePlan(reason=str(refusal)), None
         except OSError as failure:
-            opened.close()
             return CachePlan(reason=_unusable(failure)), None
-        stack.push(opened)
         return plan, cache
 
     def _resumed(self, plan: CachePlan, stack: ExitStack) -> tuple[CachePlan, TeacherCache | None]:

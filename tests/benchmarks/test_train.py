@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from benchmarks.train.arms import Arm, Loss
 from benchmarks.train.gradients import gradient_error
 from benchmarks.train.process import Cell
 from benchmarks.train.run import main
+from benchmarks.train.workloads import workloads
 from lit_spec import Precision
 
 
@@ -27,6 +29,15 @@ def test_the_short_form_compares_all_arms(capsys: pytest.CaptureFixture[str]) ->
             assert one["gradient_error"] < 1e-4
         if one["arm"] == Arm.BF16_TEACHER:
             assert 1e-4 < one["gradient_error"] < 0.3
+
+
+def test_a_deep_teachers_representations_have_the_size_of_a_trained_ones() -> None:
+    """Else the comparison of gradients would see the last section's loss alone."""
+    deep = next(one for one in workloads(torch.device("cpu")) if one.name == "resnet110-20")
+    networks = deep.networks(torch.device("cpu"))
+    with torch.no_grad():
+        sizes = [float(one.square().mean().sqrt()) for one in networks.teacher.trace(networks.inputs[:4]).outputs]
+    assert all(0.1 < size < 100 for size in sizes), sizes
 
 
 def test_another_loss_has_other_gradients() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -37,6 +38,8 @@ PROCESS_BYTES = 4 << 20
 """Of image files, for which one more process is worth its start."""
 SYNC_SECONDS = 5.0
 """Between two notes of what is on the disk. A killed job decodes again what it decoded since the last."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class _Decoding:
                         self._write_again(chunk[fault:], job, first)
                     self._done(chunk)
         except BaseException:
-            self.entry.mark(self.marks)
+            self._keep()
             raise
         if self.found != self.files.samples:
             raise _changed()
@@ -176,6 +179,13 @@ class _Decoding:
         except Unfit as failure:
             name = shown(image.name)
             raise DatasetError(f"{name} {failure}", field=failure.field, member=name) from failure
+
+    def _keep(self) -> None:
+        """Note what is there, if the disk still takes it: what ended the decoding is what the job is told."""
+        try:
+            self.entry.mark(self.marks)
+        except OSError as failure:
+            log.warning("what was decoded since the last note will be decoded again: %s", failure)
 
     def _done(self, chunk: list[Encoded]) -> None:
         self.marks[[image.row for image in chunk]] = 1

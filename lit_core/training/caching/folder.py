@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lit_core.data.store.disk import free_bytes, most_bytes_of_file
 
-LOCK, USED, BOOT = ".lock", "used", "boot"
+LOCK, USED, BOOT, UNFINISHED = ".lock", "used", "boot", ".part"
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,17 @@ class CacheFolder:
             try:
                 fcntl.flock(used, fcntl.LOCK_SH)
                 _empty_after_reboot(path)
+                os.utime(used)
             except BaseException:
                 os.close(used)
                 raise
-            os.utime(path / USED)
         try:
             yield path
         finally:
-            os.utime(path / USED)
+            # By the open file, which is there also when somebody has removed the entry. The time only orders what is
+            # removed for room: a disk that fails must not hide how the use ended.
+            with suppress(OSError):
+                os.utime(used)
             os.close(used)
 
     def room(self, name: str) -> int:
@@ -60,11 +63,11 @@ class CacheFolder:
             own, idle, used = 0, 0, 0
             for entry in self._entries():
                 if entry.name == name:
-                    own = _size(entry)
+                    own = size_of(entry)
                 elif _is_used(entry):
-                    used += _size(entry)
+                    used += size_of(entry)
                 else:
-                    idle += _size(entry)
+                    idle += size_of(entry)
             return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + free_bytes(self.root)))
 
     def tidy(self) -> None:
@@ -79,18 +82,25 @@ class CacheFolder:
             if path.exists() and path.stat().st_size == size:
                 return
             entry = path.parent
-            if size > most_bytes_of_file() or _size(entry) + size > self.most_bytes_of_entry:
+            # Of a process that was killed: nobody else makes one while this one holds the lock.
+            for unfinished in entry.glob(f"*{UNFINISHED}"):
+                unfinished.unlink()
+            if size > most_bytes_of_file() or size_of(entry) + size > self.most_bytes_of_entry:
                 raise NoRoom(f"{size} more bytes are more than one job may have on this worker")
             self._make_room(size)
-            temporary = path.with_suffix(".part")
-            with temporary.open("wb") as file:
-                # A hole in a mapped file would end the process when the disk is full.
-                os.posix_fallocate(file.fileno(), 0, size)
-            temporary.rename(path)
+            temporary = path.with_suffix(UNFINISHED)
+            try:
+                with temporary.open("wb") as file:
+                    # A hole in a mapped file would end the process when the disk is full.
+                    os.posix_fallocate(file.fileno(), 0, size)
+                temporary.rename(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def _make_room(self, size: int) -> None:
         entries = sorted(self._entries(), key=lambda entry: (entry / USED).stat().st_mtime)
-        sizes = {entry: _size(entry) for entry in entries}
+        sizes = {entry: size_of(entry) for entry in entries}
         while sum(sizes.values()) + size > self.most_bytes or size > free_bytes(self.root):
             oldest = next((entry for entry in sizes if not _is_used(entry)), None)
             if oldest is None:
@@ -150,8 +160,11 @@ def _remove(entry: Path) -> None:
     shutil.rmtree(entry)
 
 
-def _size(entry: Path) -> int:
-    sizes = []
+def size_of(entry: Path) -> int:
+    """Bytes of its files. Without the folder's lock, other processes may give them other names or remove them."""
+    total = 0
     with suppress(FileNotFoundError):
-        sizes = [path.stat().st_size for path in entry.iterdir()]
-    return sum(sizes)
+        for path in entry.iterdir():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+    return total

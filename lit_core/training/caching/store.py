@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_core.training.caching.folder import CacheFolder, identity_of
+from lit_core.training.caching.folder import CacheFolder, identity_of, size_of
 from lit_core.training.caching.pieces import Piece
 from lit_spec import CachedType
 
@@ -43,6 +43,7 @@ class Entry:
 
     def __init__(self, folder: CacheFolder, path: Path, samples: int, dtype: CachedType) -> None:
         self.folder, self.path, self.samples, self.dtype = folder, path, samples, dtype
+        self.identity = identity_of(path)
         self._files: dict[tuple[str, int], PieceFile] = {}
         self._lock = os.open(path / WRITING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -75,12 +76,9 @@ class Entry:
             file.written[rows[fresh]] = 1
 
     @property
-    def identity(self) -> str:
-        return identity_of(self.path)
-
-    @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.path.iterdir())
+        """In its folder, which somebody may have removed."""
+        return size_of(self.path)
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -337,6 +338,21 @@ def test_a_job_that_is_stopped_keeps_what_it_has_decoded(tmp_path: Path) -> None
     with pytest.raises(Stopped):
         load(path, store_of(tmp_path), watch)
     assert np.fromfile(entry_of(tmp_path) / "marks", dtype=np.uint8).sum() >= 20
+
+
+def test_why_decoding_ended_is_told_although_what_is_there_cannot_be_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a disk that is full, or when an operator has removed the store."""
+
+    def watch(_done: int, _images: int) -> None:
+        shutil.rmtree(tmp_path / "store")
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        load(zipped(tmp_path / "a.zip", contents()), store_of(tmp_path), watch)
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "will be decoded again" in warning.getMessage()
 
 
 def test_two_jobs_at_once_decode_once(tmp_path: Path) -> None:

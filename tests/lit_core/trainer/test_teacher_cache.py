@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lit_core import seeding
 from lit_core.report import versions
 from lit_core.trainer import teacher_cache as cache_module
 from lit_core.trainer.job import run_job
@@ -123,6 +125,22 @@ def test_a_job_with_another_seed_or_method_shares_what_is_there(
     monkeypatch.setattr(cache_module, "versions", lambda: other)
     folder = job(tmp_path / "versions", teacher_file, tmp_path / "cache")
     assert train_in(folder)["teacher_cache"]["hit_rate"] == 0.6
+
+
+@pytest.mark.parametrize(
+    "module", ["seeding", "data.augmentation", "networks.inference", "tasks.classification", "training.mixing"]
+)
+def test_other_code_that_makes_samples_or_numbers_does_not_read_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """As in another checkout of the same version."""
+    own = Path(seeding.__file__)
+    other = shutil.copytree(own.parent, tmp_path / "lit_core", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(seeding, "__file__", str(other / own.name))
+    before = cache_module._digest_of_code()
+    with other.joinpath(*module.split(".")).with_suffix(".py").open("a") as file:
+        file.write("# changed\n")
+    assert cache_module._digest_of_code() != before
 
 
 def test_killed_while_it_fills_the_cache_it_goes_on_to_the_same_bits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lit_core.data.store import disk
-from lit_core.training.caching.folder import CacheFolder, NoRoom
+from lit_core.training.caching import folder as folder_module
+from lit_core.training.caching.folder import CacheFolder, NoRoom, size_of
+from tests.small_disks import files_up_to
 
 CHECKOUT = Path(__file__).parents[4]
 
@@ -132,3 +135,40 @@ def test_after_a_reboot_an_entry_is_empty(tmp_path: Path) -> None:
     (folder.root / "one" / "boot").write_text("another boot")
     with folder.opened("one") as entry:
         assert sorted(path.name for path in entry.iterdir()) == ["boot", "used"]
+
+
+def test_how_its_use_ended_is_told_although_an_entry_was_removed_meanwhile(tmp_path: Path) -> None:
+    """As by an operator who needs room."""
+    folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
+    with pytest.raises(LookupError, match="how it ended"), folder.opened("one"):  # noqa: PT012
+        shutil.rmtree(folder.root)
+        raise LookupError("how it ended")
+
+
+def test_a_file_that_was_not_finished_takes_no_room(tmp_path: Path) -> None:
+    """As of a process that was killed while it made the file."""
+    folder = CacheFolder(tmp_path / "cache", 5000, 5000)
+    with folder.opened("one") as entry:
+        (entry / "other.part").write_bytes(bytes(4000))
+        folder.make_file(entry / "values", 4000)
+        assert not list(entry.glob("*.part"))
+
+
+def test_a_file_that_the_disk_has_no_room_for_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another program has filled the disk since its room was looked at."""
+    folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
+    monkeypatch.setattr(folder_module, "most_bytes_of_file", lambda: 1 << 62)
+    with folder.opened("one") as entry:
+        before = sorted(entry.iterdir())
+        with files_up_to(1000), pytest.raises(OSError, match="File too large"):
+            folder.make_file(entry / "values", 4000)
+        assert sorted(entry.iterdir()) == before
+
+
+def test_a_file_that_vanishes_while_an_entry_is_measured_hides_no_other(tmp_path: Path) -> None:
+    """As one that another process finishes, which gives it another name."""
+    folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
+    with folder.opened("one") as entry:
+        folder.make_file(entry / "values", 3000)
+        (entry / "more.part").symlink_to("nowhere")
+        assert 3000 < size_of(entry) < 3200

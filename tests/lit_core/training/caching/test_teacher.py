@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,23 @@ def test_the_stem_is_run_in_the_teachers_precision(cache: TeacherCache, teacher:
         got = cached(batch).trace.inputs[0]
         assert got.dtype == torch.float32
         assert torch.equal(got, wanted)
+
+
+def test_a_training_goes_on_and_reports_although_its_cache_was_removed(
+    cache: TeacherCache, folder: CacheFolder, teacher: SectionedNetwork
+) -> None:
+    """As by an operator who needs room. What is mapped is still there."""
+    cached, identity = cache.around(LiveTeacher(teacher, Needs())), cache.environment()
+    first = cached(batch_of([0, 1], [0, 0])).output
+    shutil.rmtree(folder.root)
+    assert torch.equal(cached(batch_of([0, 1], [0, 0])).output, first)
+    wanted = LiveTeacher(teacher, Needs())(batch_of([2, 3], [1, 1])).output.half().float()
+    assert torch.equal(cached(batch_of([2, 3], [1, 1])).output, wanted)
+    assert cache.environment() == identity
+    report = cache.report()
+    assert (report.bytes, report.hit_rate) == (0, round(2 / 6, 4))
+    assert report.reason is not None
+    assert report.reason.startswith("view 1 has no room in the cache")
 
 
 def test_values_beyond_the_type_become_its_largest(folder: CacheFolder, teacher: SectionedNetwork) -> None:
