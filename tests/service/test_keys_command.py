@@ -118,3 +118,8 @@ def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
         assert why in refused.stderr, refused.stderr
     with database.session() as session:
         assert len(keys.all_keys(session)) == 2
+
+
+def test_they_load_no_server() -> None:
+    code = "import sys, service.commands.keys; sys.exit('fastapi' in sys.modules or 'uvicorn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
