@@ -18,6 +18,7 @@ from service.api_children import SHARED_METRICS
 from service.commands.api import prepared_api
 from service.errors import CommandError
 from service.log_setup import set_up_logs
+from service.signals import exit_on_signals
 from worker.host.parent_death import stop_with_parent
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--stop-with-parent", type=int, metavar="PID", help="end when this, the parent process, ends")
     arguments = parser.parse_args()
     os.umask(PRIVATE_UMASK)
-    http_server.exit_on_signals()
+    exit_on_signals()
     if arguments.stop_with_parent is not None:
         stop_with_parent(arguments.stop_with_parent)
     settings = Settings()

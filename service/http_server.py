@@ -1,12 +1,9 @@
-"""Serves the API on a socket, and handles the signals that end a command."""
+"""Serves the API on a socket."""
 
 from __future__ import annotations
 
-import signal
 import socket
-import sys
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -94,20 +91,3 @@ def configuration(app: FastAPI, trusted_proxies: str | None = None) -> uvicorn.C
         proxy_headers=trusted_proxies is not None,
         forwarded_allow_ips=trusted_proxies or "",
     )
-
-
-def exit_on_signals(exit_code: int = 0) -> None:
-    """Let SIGTERM and SIGINT end the process through SystemExit, except while uvicorn handles them itself."""
-
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        ignore_signals()
-        sys.exit(exit_code)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-
-
-def ignore_signals() -> None:
-    """Call this before everything is stopped: a second Ctrl-C must not interrupt the stopping."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

@@ -19,6 +19,7 @@ from jobs.tracing import TracingNotConfigured, open_tracing
 from service import http_server
 from service.commands.options import Host, Port, errors_as_sentences, read_settings, require_addresses
 from service.errors import NotConfigured
+from service.signals import exit_on_signals
 
 
 def api(
@@ -35,7 +36,7 @@ def api(
         if settings.api_workers > 1:
             clean = _run_several(settings, stack)
             raise typer.Exit(0 if clean else 1)
-        http_server.exit_on_signals()
+        exit_on_signals()
         listening = stack.enter_context(http_server.listen(settings.host, settings.port))
         application = prepared_api(settings)
         typer.echo(f"LIT listens on {http_server.url_of(listening)}")

@@ -13,7 +13,7 @@ from service.backing_services import open_ledger
 from service.backups import take_backup
 from service.commands.options import errors_as_sentences, read_settings
 from service.errors import INTERRUPTED
-from service.http_server import exit_on_signals, ignore_signals
+from service.signals import exit_on_signals, ignore_signals
 
 
 def backup(target: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:

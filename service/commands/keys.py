@@ -28,7 +28,7 @@ from lit_spec.scopes import USUAL_SCOPES, Scope
 from service.backing_services import open_ledger
 from service.commands.options import AsJson, errors_as_sentences, read_settings
 from service.errors import INTERRUPTED
-from service.http_server import exit_on_signals, ignore_signals
+from service.signals import exit_on_signals, ignore_signals
 
 PIPE_WIDTH = 1000
 LONGEST_NUMBER = 5

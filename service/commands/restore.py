@@ -13,7 +13,7 @@ from service.backing_services import open_empty_ledger
 from service.backups import restore_backup
 from service.commands.options import errors_as_sentences, read_settings
 from service.errors import INTERRUPTED
-from service.http_server import exit_on_signals, ignore_signals
+from service.signals import exit_on_signals, ignore_signals
 
 
 def restore(source: Annotated[Path, typer.Argument(help="A folder that `litc backup` has written.")]) -> None:

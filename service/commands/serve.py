@@ -16,6 +16,7 @@ from service.api_children import api_processes, metrics_folder, wait_until_liste
 from service.backing_services import backing_services
 from service.commands.api import prepared_api
 from service.commands.options import Host, Port, errors_as_sentences, read_settings
+from service.signals import exit_on_signals, ignore_signals
 from service.worker_children import check_devices, check_trackers, inspecting_worker, tracking_workers, training_worker
 
 
@@ -30,7 +31,7 @@ def serve(
         if workers:
             check_devices(settings)
             check_trackers(settings)
-        http_server.exit_on_signals()
+        exit_on_signals()
         several = settings.api_workers > 1
         bind = http_server.reserve if several else http_server.listen
         listening = stack.enter_context(bind(settings.host, settings.port))
@@ -50,7 +51,7 @@ def serve(
             minder.start(*processes)
             wait_until_listening(listening, processes)
         # After a signal the stack is unwound from here: API first, then workers, then broker and database.
-        stack.callback(http_server.ignore_signals)
+        stack.callback(ignore_signals)
         typer.echo(f"LIT listens on {url} (documentation: {url}/docs). Stop it with Ctrl-C.")
         if several:
             threading.Event().wait()  # a signal ends it

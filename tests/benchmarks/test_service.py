@@ -12,7 +12,7 @@ from benchmarks.service.figures import Effort, Figure
 from benchmarks.service.run import ratios, run, summary
 from benchmarks.service.servers import Name, running_servers
 
-SHORT = Effort(rounds=1, seconds=0.5, connections=(2,), file_bytes=3_000_000)
+SHORT = Effort(rounds=1, seconds=0.1, connections=(2,), file_bytes=3_000_000)
 PROCESSES = {
     f"{what}, {processes}"
     for what in ("poll, ended", "poll, running", "create")

@@ -24,6 +24,7 @@ from lit_client import Client
 from service.embedded.servers import EmbeddedServers
 from service.running import RunningService, ServiceNotStarted, own_environment, running_service
 from tests.e2e.digits import QUICK, ROOT, SHORT, TEACHER
+from tests.lit_client.command import Finished, litc_with
 from tests.modes import open_to_others
 from tests.worker.bench import wait_for
 
@@ -35,8 +36,14 @@ COLD = {"LIT_WARM_TRAINER": "false"}
 """Most of these services train nothing, so no process need load torch ahead."""
 
 
-def litc(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    given = own_environment(folder / "data") | COLD | variables
+def litc(folder: Path, *words: str, **variables: str) -> Finished:
+    """Here: each process would take more than a second of processor time to load what commands need."""
+    return litc_with(own_environment(folder / "data") | COLD | variables, *words)
+
+
+def litc_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """As a person runs it."""
+    given = own_environment(folder / "data") | COLD
     return subprocess.run([LITC, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
 
 
@@ -97,11 +104,11 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/jobs", headers=upgrade).status_code == 200
 
         # A second service must not touch the same data.
-        second = litc(tmp_path, "serve", "--port", "0")
+        second = litc_process(tmp_path, "serve", "--port", "0")
         assert second.returncode == 2
         assert "LIT_DATA_DIR" in second.stderr
 
-        made = litc(tmp_path, "keys", "create", KEY_NAME)
+        made = litc_process(tmp_path, "keys", "create", KEY_NAME)
         secret = made.stdout.strip()
         assert made.returncode == 0, made.stderr
         assert secret.startswith("lit_")
@@ -265,15 +272,7 @@ def test_without_a_schema_commands_say_how_to_make_one(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_end_in_a_sentence(tmp_path: Path, variables: dict[str, str], said: str) -> None:
-    done = subprocess.run(
-        [LITC, "serve", "--port", "0"],
-        cwd=ROOT,
-        env=own_environment(tmp_path / "data") | COLD | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = litc(tmp_path, "serve", "--port", "0", **variables)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

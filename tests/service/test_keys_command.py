@@ -131,3 +131,16 @@ def test_keys_of_a_team_are_made_rotated_and_noted(database: Database) -> None:
         assert why in refused.stderr, refused.stderr
     with database.session() as session:
         assert len(keys.all_keys(session)) == 4
+
+
+def test_one_that_runs_in_a_tests_process_leaves_its_signals_as_they_were(data: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    assert litc(NOWHERE, "keys", "create", "ci", LIT_DATA_DIR=str(data)).returncode == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.SIG_IGN not in before
+
+
+def test_they_load_no_server() -> None:
+    code = "import sys, service.commands.keys; sys.exit('fastapi' in sys.modules or 'uvicorn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -124,12 +124,17 @@ SHARDED: dict[str, Any] = {
 
 
 def test_a_sharded_teacher_gives_the_student_and_the_scores_of_a_whole_one(tmp_path: Path, teacher_file: Path) -> None:
+    """From images, which the ranks of a worker that keeps no data decode once for all of them."""
     divided = job_folder(tmp_path / "sharded", teacher_file, **SHARDED)
+    write_images(divided / "dataset")
     with launched(divided) as process:
         said = all_of_the_rest(process)
     assert process.returncode == TrainerExit.DONE, (divided / "trainer.log").read_text()
     assert said[-1]["type"] == "finished"
+    [entry] = (divided / "decoded").iterdir()
+    assert (entry / "complete").exists()
     alone = job_folder(tmp_path / "alone", teacher_file, **{**SHARDED, "shard_teacher": False, "devices": 1})
+    write_images(alone / "dataset")
     code, _ = run(alone)
     assert code == TrainerExit.DONE
     assert_alike(alone, divided)
@@ -211,16 +216,6 @@ def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint(tmp_pa
     resumed = [line for line in (folder / "trainer.log").read_text().splitlines() if "resuming at" in line]
     assert len(resumed) == 1
     assert "epoch=0" not in resumed[0]
-
-
-def test_the_ranks_of_a_worker_that_keeps_no_data_decode_once(tmp_path: Path, teacher_file: Path) -> None:
-    folder = job_folder(tmp_path / "job", teacher_file, **{**CHANGES, "schedule": ONE_EPOCH})
-    write_images(folder / "dataset")
-    with launched(folder) as process:
-        said = all_of_the_rest(process)
-    assert said[-1]["type"] == "finished", (folder / "trainer.log").read_text()
-    [entry] = (folder / "decoded").iterdir()
-    assert (entry / "complete").exists()
 
 
 def test_a_refusal_is_told_once(tmp_path: Path, teacher_file: Path) -> None:
