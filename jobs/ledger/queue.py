@@ -231,13 +231,14 @@ def _make_of_owners() -> Select[Any]:
 def _step(asked: Any, after: ColumnElement[Any] | None = None) -> LateralFromClause:
     """The next job for the device in `asked` that fits, by number of devices and owner: the oldest of this owner.
 
-    An owner at the limit is stopped at in any case: otherwise all jobs of such an owner could be read.
+    An owner at the limit is stopped at in any case: otherwise all jobs of such an owner could be read. Jobs of newer
+    versions of the specification are read until one fits; older workers meet them only during an upgrade.
     """
     job = aliased(Job)
     queued = select(job.devices, job.owner, job.created_at, job.id).where(
         job.state == _QUEUED,
         job.device == asked.device,
-        job.devices <= asked.most,
+        job.devices <= asked.most,  # ends the scan, which it could not within `or_`
         or_(job.owner == any_(_AT_LIMIT), _fits(job, asked)),
         *([] if after is None else [tuple_(job.devices, job.owner) > after]),
     )
