@@ -64,6 +64,10 @@ class Ledger:
     _random: random.Random = field(default_factory=lambda: random.Random(SEED))  # noqa: S311 - not for secrets
     _new: count[int] = field(default_factory=count)
     _claims: list[Claim] = field(default_factory=list)
+    _made: list[tuple[str, str]] = field(default_factory=list)
+    """Owners and ids of the jobs that the measurement made."""
+    _finished: set[str] = field(default_factory=set)
+    """Ids of the jobs that the measurement finished."""
 
     def cases(self, lengths: Mapping[str, int]) -> list[Case]:
         """In the order in which they must be called: a job is claimed before it is written to.
@@ -76,19 +80,34 @@ class Ledger:
         sizes = self.rows.sizes
         ended = range(sizes.finished)
         running = range(sizes.finished, sizes.finished + WORKERS)
-        queued = range(sizes.finished + WORKERS, sizes.jobs)
         return [
             Case("get an ended job", partial(self._get, ended)),
             Case("get a running job", partial(self._get, running)),
-            Case("get a queued job", partial(self._get, queued)),
+            Case("get a queued job", self._get_queued),
             Case("metrics of a job", partial(self._metrics, ended)),
             Case("events of a job", partial(self._events, ended)),
         ]
 
     def _get(self, numbers: Sequence[int], session: Session) -> object:
-        """As the API shows one job."""
         number = self._random.choice(numbers)
-        job = owned_jobs.get(session, self.rows.owner(number), key("job", number))
+        return self._show(session, self.rows.owner(number), key("job", number))
+
+    def _get_queued(self, session: Session) -> object:
+        """Of the jobs that were queued in the beginning, a small ledger has finished most after some rounds."""
+        sizes = self.rows.sizes
+        first = sizes.finished + WORKERS
+        while True:
+            number = self._random.randrange(first, sizes.jobs + len(self._made))
+            if number < sizes.jobs:
+                of_owner, job_id = self.rows.owner(number), key("job", number)
+            else:
+                of_owner, job_id = self._made[number - sizes.jobs]
+            if job_id not in self._finished:
+                return self._show(session, of_owner, job_id)
+
+    def _show(self, session: Session, of_owner: str, job_id: str) -> object:
+        """As the API shows one job."""
+        job = owned_jobs.get(session, of_owner, job_id)
         return job, owned_jobs.waiting_reason(session, job), runs.of_jobs(session, [job.id])
 
     def _metrics(self, numbers: Sequence[int], session: Session) -> object:
@@ -168,7 +187,10 @@ class Ledger:
         request = JobRequest.model_validate({**asked, "tags": ["prod", "new"], "name": "nightly", "device": "cpu"})
         spec = resolve(request, INSPECTION)
         once = IdempotentRequest.of(f"new-{new}", asked)
-        return creation.create(session, NewJob(upload_owner(upload), request, spec, {request.teacher: None}, once))
+        new_job = NewJob(upload_owner(upload), request, spec, {request.teacher: None}, once)
+        made = creation.create(session, new_job)
+        self._made.append((new_job.owner, made.id))
+        return made
 
     def _claim(self, defaults: Quotas, session: Session) -> object:
         claim = attempts.claim(session, "worker-00", ["cpu"], [SPEC_VERSION], LEASE_SECONDS, defaults=defaults)
@@ -187,6 +209,7 @@ class Ledger:
 
     def _finish(self, session: Session) -> None:
         claim = self._claims.pop()
+        self._finished.add(claim.job_id)
         attempts.succeed(session, claim, json.loads(RESULT), artifacts(claim.job_id))
 
     def _give_back(self, session: Session) -> None:

@@ -13,7 +13,7 @@ Only the database's clock decides when a lease expires.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from jobs.ids import new_id
 from jobs.ledger import metrics as job_metrics
 from jobs.ledger import quotas, seats
 from jobs.ledger.metrics import Metric
-from jobs.ledger.queue import Wanted, oldest_queued
+from jobs.ledger.queue import Claimable, Wanted, oldest_queued
 from jobs.ledger.stored_specs import Unreadable, read_job_spec
 from jobs.ledger.times import seconds_from_now
 from jobs.ledger.transitions import Event, change
@@ -122,12 +122,13 @@ def claim(
     offered here.
     """
     most = {device: processes.get(device, 1) for device in devices}
-    wanted = Wanted({Device.AUTO.value: max(most.values(), default=0), **most}, max(spec_versions), left_to_others)
-    at_limit = quotas.owners_at_limit(session, defaults)
-    while (job := oldest_queued(session, wanted, at_limit)) is not None:
+    asked = {Device.AUTO.value: max(most.values(), default=0), **most}
+    claimable = {device: Claimable(max(spec_versions), count) for device, count in asked.items()}
+    wanted = Wanted(claimable, left_to_others, quotas.owners_at_limit(session, defaults))
+    while (job := oldest_queued(session, wanted)) is not None:
         if not quotas.may_run(session, job.owner, defaults):
             # Another worker has just taken the owner's last place, or is about to, or stands still while it claims.
-            at_limit.add(job.owner)
+            wanted = replace(wanted, at_limit={*wanted.at_limit, job.owner})
             continue
         try:
             spec = read_job_spec(job)

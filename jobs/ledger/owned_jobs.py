@@ -15,7 +15,7 @@ from jobs.database.models import Job, Seat, Study, Worker
 from jobs.errors import Conflict
 from jobs.ledger import queue, quotas, workers
 from jobs.ledger.owned_rows import PageCursor, find_owned, labelled_page
-from jobs.ledger.queue import Claimable
+from jobs.ledger.queue import Claimable, Wanted
 from jobs.ledger.stamps import STAMP, StampedJob
 from jobs.ledger.transitions import Event, change
 from jobs.storage import layout
@@ -120,7 +120,8 @@ def waiting_reason(session: Session, job: Job, defaults: Quotas = quotas.NO_QUOT
     live = workers.live(session)
     able = [worker for worker in live if _has_device(worker, job) and job.spec_version <= _newest_version(worker)]
     at_limit = quotas.owners_at_limit(session, defaults)
-    before = queue.jobs_before(session, job, _claimed_before(job, able), at_limit - {job.owner})
+    wanted = Wanted(_claimed_before(job, able), at_limit=at_limit - {job.owner})
+    before = queue.jobs_before(session, job, wanted)
     position, at_least = 1 + before.counted, not before.complete
     if not able:
         return WaitingReason("no-worker", position, _why_no_worker(live, job), at_least)

@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from benchmarks.growth.ledgers import Pair, gib_on_disk, two_ledgers
 from benchmarks.growth.measuring import Seen, measure, results
-from benchmarks.growth.sizes import METRICS_PER_EPOCH, SMALL_JOBS, WORKERS, Sizes
+from benchmarks.growth.sizes import METRICS_PER_EPOCH, OWNERS, SMALL_JOBS, WORKERS, Sizes
 
-SIZES = Sizes(jobs=20_000, queued=2_000, points=200_000)
+SIZES = Sizes(jobs=20_000, queued=4_500, points=200_000)
+"""So many are queued that the jobs of the owner who waits fill the heads of the queue for each device."""
 SMALL_TABLES = {
     *(
         "tracked_runs",
@@ -28,6 +29,8 @@ SMALL_TABLES = {
 """Tables that stay small, or are small here, so that reading all of them is the best plan."""
 PLACES_PAGES = 40
 """Pages of the queue's index with the places of as many jobs as are counted."""
+STEPS_PAGES = {"claim, the oldest 30 % wait": OWNERS * 2 * 3}
+"""Pages for what a small ledger need not do: a step for each owner and device from the index's root to a leaf."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_the_ledgers_have_what_was_asked_for(pair: Pair) -> None:
         "(SELECT count(*) FROM jobs WHERE state = 'running'), (SELECT count(*) FROM epoch_metrics), "
         "(SELECT sum(size) FROM uploads) + (SELECT sum(stored_bytes) FROM jobs), (SELECT sum(bytes) FROM owner_bytes)"
     )
-    for ledger, jobs, queued in ((pair.small, SMALL_JOBS, 100), (pair.large, SIZES.jobs, SIZES.queued)):
+    for ledger, jobs, queued in ((pair.small, SMALL_JOBS, 225), (pair.large, SIZES.jobs, SIZES.queued)):
         with ledger.database.session() as session:
             found = session.execute(counts).one()
         assert tuple(found)[:3] == (jobs, queued, WORKERS)
@@ -64,7 +67,7 @@ def test_no_case_reads_a_whole_table_or_more_pages_than_in_a_small_ledger(seen: 
     grown = {
         one.case: (one.small.pages, one.large.pages)
         for one in promised
-        if one.large.pages > 1.5 * one.small.pages + PLACES_PAGES
+        if one.large.pages > 1.5 * one.small.pages + PLACES_PAGES + STEPS_PAGES.get(one.case, 0)
     }
     assert grown == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import select, text
 
 from jobs.database.models import Job
@@ -10,6 +11,7 @@ from jobs.ledger.attempts import Claim, Metric
 from jobs.ledger.owned_jobs import WaitingReason
 from jobs.ledger.queue import HEAD, MOST_COUNTED
 from lit_spec import SPEC_VERSION
+from tests.jobs.read_rows import claim_and_count_rows
 from tests.worker.bench import OWNER, Bench
 
 COLUMNS = "owner, tags, spec_version, request, spec, max_attempts"
@@ -122,6 +124,47 @@ def test_jobs_of_an_owner_at_the_limit_dont_hide_an_older_job_for_another_device
     taken = claim(bench, "cuda")
     assert taken is not None
     assert taken.job_id == job
+
+
+FLOOD = 3000
+OTHER_OWNERS = 200
+OTHER_ROWS = 100
+"""What a claim reads beside the queue: quotas, the row that it takes, webhooks; more than enough."""
+
+
+@pytest.mark.parametrize("values", ["owner = 'flood'", "devices = 8"], ids=["owner at the limit", "too many devices"])
+def test_a_claim_reads_a_head_and_one_entry_for_each_owner(bench: Bench, values: str) -> None:
+    job = bench.job(device="cpu")
+    add_before(bench, job, FLOOD, "cpu")
+    with bench.database.session() as session:
+        session.execute(text(f"UPDATE jobs SET {values} WHERE id <> :id"), {"id": job})
+        quotas.replace(session, "flood", {"jobs_running": 0})
+    add_before(bench, bench.job(device="cuda"), OTHER_OWNERS, "auto")
+    with bench.database.session() as session:
+        # Younger than the first, which is still the oldest that may run.
+        others = "UPDATE jobs SET owner = id, device = 'cpu', created_at = now() WHERE device = 'auto'"
+        session.execute(text(others))
+    taken, rows = claim_and_count_rows(bench, "cpu")
+    assert taken is not None
+    assert taken.job_id == job
+    assert rows < HEAD + OTHER_OWNERS + OTHER_ROWS
+
+
+def test_behind_a_locked_job_a_claim_does_not_read_the_queue_of_an_owner_at_the_limit(bench: Bench) -> None:
+    job = bench.job(device="cpu")
+    add_before(bench, job, FLOOD, "cpu")
+    first = f"job_{FLOOD}cpu"
+    with bench.database.session() as session:
+        session.execute(
+            text("UPDATE jobs SET owner = 'flood' WHERE id NOT IN (:job, :first)"), {"job": job, "first": first}
+        )
+        quotas.replace(session, "flood", {"jobs_running": 0})
+    with bench.database.session() as other:
+        other.execute(select(Job.id).where(Job.id == first).with_for_update())
+        taken, rows = claim_and_count_rows(bench, "cpu")
+    assert taken is not None
+    assert taken.job_id == job
+    assert rows < 2 * HEAD + OTHER_ROWS
 
 
 def test_what_a_running_job_writes_leaves_the_indexes_of_jobs_alone(bench: Bench) -> None:

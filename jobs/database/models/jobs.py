@@ -78,22 +78,25 @@ class Job(Base):
             postgresql_where=text("study_id IS NOT NULL"),
         ),
         Index("ix_jobs_study_id_state", "study_id", "state", postgresql_where=text("study_id IS NOT NULL")),
-        # With all that a place in the queue depends on, so that no row need be read to count the jobs before another.
+        # With all that a place in the queue depends on, and the nodes, so that no row need be read to count jobs in it.
         Index(
             "ix_jobs_queued",
             "device",
             "created_at",
             "id",
             postgresql_where=text("state = 'queued'"),
-            postgresql_include=["owner", "spec_version", "devices"],
+            postgresql_include=["owner", "spec_version", "devices", "nodes"],
         ),
+        # One step in it finds an owner's oldest job for a device and a number of devices.
         Index(
             "ix_jobs_owner_queued",
+            "device",
+            "devices",
             "owner",
             "created_at",
             "id",
             postgresql_where=text("state = 'queued'"),
-            postgresql_include=["device", "spec_version"],
+            postgresql_include=["spec_version"],
         ),
         # Not of `lease_expires_at`: each heartbeat would then write to all indexes of the table.
         Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
