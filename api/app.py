@@ -150,10 +150,11 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
+        jobs.forms,
+        jobs.creations,
+        jobs.router,
         uploads.router,
         direct_uploads.router,
-        jobs.forms,
-        jobs.router,
         studies.router,
         architectures.router,
         webhooks.router,
