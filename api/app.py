@@ -137,6 +137,8 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lead to whatever Host says
+        # `traces.instrument` makes the spans. FastAPI itself would look for another tracer at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     _add_middleware(app, metrics)
     problems.install(app)
@@ -148,10 +150,11 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     for router in (
+        jobs.forms,
+        jobs.creations,
+        jobs.router,
         uploads.router,
         direct_uploads.router,
-        jobs.forms,
-        jobs.router,
         studies.router,
         architectures.router,
         webhooks.router,

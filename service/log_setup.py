@@ -1,4 +1,4 @@
-"""Sets up structlog; the loggers of Celery and SQLAlchemy write through it too, one line each on standard error."""
+"""Sets up structlog; the loggers of Celery and SQLAlchemy write as it does, one line each on standard error."""
 
 from __future__ import annotations
 
@@ -42,6 +42,41 @@ def _write_traceback(output: TextIO, exc_info: structlog.typing.ExcInfo) -> None
     output.write(printable_lines(plain.getvalue()))
 
 
+class _Loggers:
+    """structlog's loggers, which write their lines as they are, between those of the handler.
+
+    By way of the standard library's loggers a line would take twice as long, and each request is a line.
+    """
+
+    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
+        self._handler = handler
+        self._standard = structlog.stdlib.LoggerFactory(ignore_frame_names=[__name__])
+
+    def __call__(self, *names: str) -> _Logger:
+        """Without a name it is that of the module that logs."""
+        return _Logger(names[0] if names else self._standard().name, self._handler)
+
+
+class _Logger:
+    def __init__(self, name: str, handler: logging.StreamHandler[TextIO]) -> None:
+        self.name = name
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(f"{line}\n")
+            self._handler.stream.flush()
+        except (OSError, ValueError):
+            # As with the standard library's loggers, whoever logs goes on when nothing can be written, as on a full
+            # disk or after the stream was closed. There is no other place to say it.
+            pass
+        finally:
+            self._handler.release()
+
+    log = debug = info = warning = error = critical = exception = msg
+
+
 def set_up_logs(log_format: str) -> None:
     """`log_format` is "json" or "console"."""
     shared: list[structlog.typing.Processor] = [
@@ -51,28 +86,27 @@ def set_up_logs(log_format: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(),
-        # Without the values of variables, because some are passwords.
-        exception_formatter=_write_traceback,
-    )
-    last: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last: list[structlog.typing.Processor]
     if log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()  # which escapes by itself
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]  # which escapes by itself
     else:
-        last.append(escape)
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Without the values of variables, because some are passwords.
+            exception_formatter=_write_traceback,
+        )
+        last = [escape, console]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[*last, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        logger_factory=_Loggers(handler),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -83,6 +84,16 @@ def same_umask() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def same_logs() -> Iterator[None]:
+    """The service's commands set up the logs, and some tests run them in this process."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:], root.level = handlers, level
 
 
 SLOW_FIRST = ("e2e", "faults", "deploy", "lit_core/trainer", "docs", "service", "worker")

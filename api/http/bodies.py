@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api.http import auth
-from api.http.context import get_context
+from api.http.context import Context, get_context
 from api.http.problems import Problem, invalid_field
 from jobs.database import jsonb
+from jobs.ledger.requests import parse
 from lit_spec.mistakes import WHOLE
 
 JSON = "application/json"
@@ -59,9 +60,8 @@ class JsonRoute(APIRoute):
             return handle
 
         async def read_and_handle(request: Request) -> Response:
-            await check_caller(request)
-            content = await _read(request, accepted)
-            value = await run_in_threadpool(parse_json, content) if len(content) > SMALL_BYTES else parse_json(content)
+            await auth.check_caller(request, get_context(request))
+            content, value = await _read_json(request, accepted)
             return await handle(JsonRequest(request, content, value))
 
         return read_and_handle
@@ -70,6 +70,36 @@ class JsonRoute(APIRoute):
         if self.body_field is None:
             return []
         return list(dict.fromkeys([JSON, self.body_field.field_info.media_type]))  # type: ignore[attr-defined]
+
+
+class CreationEndpoint(Protocol):
+    """An endpoint that makes what a typed JSON body describes."""
+
+    def __call__(
+        self, body: Any, sent: dict[str, Any], owner: str, context: Context, idempotency_key: str | None
+    ) -> Coroutine[Any, Any, Response]: ...
+
+
+class CreationRoute(JsonRoute):
+    """A JsonRoute that calls its endpoint, a CreationEndpoint, itself, after the same checks in the same order.
+
+    FastAPI reads the endpoint's signature for the documentation only: to follow it at each request took a fifth of the
+    time in which a job is made. The endpoint may declare nothing else, and the route no dependencies.
+    """
+
+    def get_route_handler(self) -> Handler:
+        endpoint: CreationEndpoint = self.endpoint
+        accepted = self._accepted_media_types()
+        body_type: Any = self.body_field.field_info.annotation  # type: ignore[union-attr]
+
+        async def create(request: Request) -> Response:
+            context = get_context(request)
+            caller = await auth.check_caller(request, context)
+            _, sent = await _read_json(request, accepted)
+            key = request.headers.get("Idempotency-Key")
+            return await endpoint(parse(body_type, sent), sent, caller.owner, context, key)
+
+        return create
 
 
 async def check_caller(request: Request) -> None:
@@ -84,6 +114,12 @@ async def _sent_json(request: Request) -> dict[str, Any]:
 
 SentJson = Annotated[dict[str, Any], Depends(_sent_json)]
 """The body as it was sent, without the defaults of its model. For routes of the class JsonRoute."""
+
+
+async def _read_json(request: Request, accepted: list[str]) -> tuple[bytes, dict[str, Any]]:
+    """The body, and the object that it is. Raises Problem 400, 413, 415 or 422."""
+    content = await _read(request, accepted)
+    return content, await run_in_threadpool(parse_json, content) if len(content) > SMALL_BYTES else parse_json(content)
 
 
 async def _read(request: Request, accepted: list[str]) -> bytes:

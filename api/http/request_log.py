@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.client_addresses import client_address
@@ -19,7 +18,7 @@ from jobs.tracing import current_trace_id
 
 QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 """What machines ask all the time: logged at the level debug."""
-EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = b"text/event-stream"
 
 log = structlog.get_logger(__name__)
 
@@ -82,10 +81,11 @@ class RequestLog:
             self._ended(scope, exchange, time.perf_counter() - started)
 
     def _answer_begins(self, message: Message, request_id: str, exchange: _Exchange) -> None:
-        headers = MutableHeaders(scope=message)
-        headers[HEADER] = request_id
+        headers = message["headers"]
+        # A new list: an answer that is sent several times must not change.
+        message["headers"] = [*headers, (HEADER.lower().encode(), request_id.encode())]
         exchange.status = message["status"]
-        if headers.get("Content-Type", "").startswith(EVENT_STREAM):
+        if dict(headers).get(b"content-type", b"").startswith(EVENT_STREAM):
             exchange.streams = exchange.held = True
             self._metrics.event_streams.inc()
 

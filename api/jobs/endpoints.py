@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.http.accept import VARY, Accept, prefers
 from api.http.auth import Owner
-from api.http.bodies import JSON, JsonRoute, SentJson
+from api.http.bodies import JSON, CreationRoute, JsonRoute, SentJson
 from api.http.conditional import NOT_MODIFIED, IfMatch, InConditionalGet, UnderConditions, require_unchanged
 from api.http.context import Context, InContext, InReads, InSession, in_reads, in_transaction, with_storage
 from api.http.downloads import send_bytes, stream
@@ -52,7 +52,8 @@ _REMOVED: dict[int | str, dict[str, Any]] = {410: {"description": "The files of 
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 forms = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FormRoute)
-"""Must be included before `router`, because a form and a JSON body have the same path."""
+"""Must be included before `creations`, because a form and a JSON body have the same path."""
+creations = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=CreationRoute)
 
 
 @forms.post(
@@ -76,7 +77,7 @@ async def create_job_with_files(
     return _accepted(context, job)
 
 
-@router.post("", status_code=202, response_model=Job)
+@creations.post("", status_code=202, response_model=Job)
 async def create_job(
     job: Annotated[JobRequest, Body()],
     sent: SentJson,

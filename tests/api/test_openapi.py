@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from api.http.bodies import JsonRoute
+from api.http.bodies import CreationRoute, JsonRoute
 from api.http.forms import FormRoute
 from lit_spec import JobRequest, LibraryRequest
 from lit_spec.requests.access import KeyRequest, QuotasRequest, RotateRequest
@@ -98,7 +99,17 @@ def test_every_typed_body_is_read_within_limits(api: TestClient) -> None:
     """FastAPI's own reading has no limit for JSON, takes NaN, and reads before it asks for a key."""
     typed = [route for route in routes(api) if route.body_field is not None]
     assert len(typed) == 13
-    assert {type(route) for route in typed} == {JsonRoute, FormRoute}
+    assert {type(route) for route in typed} == {JsonRoute, CreationRoute, FormRoute}
+
+
+def test_creation_routes_pass_all_that_their_endpoints_declare(api: TestClient) -> None:
+    """FastAPI documents the endpoint's parameters, but doesn't fill them in."""
+    creating = [route for route in routes(api) if isinstance(route, CreationRoute)]
+    assert [route.path for route in creating] == ["/v1/jobs"]
+    for route in creating:
+        _body, *others = inspect.signature(route.endpoint).parameters
+        assert others == ["sent", "owner", "context", "idempotency_key"]
+        assert not route.dependencies
 
 
 def test_every_answer_and_error_is_described(document: dict[str, Any]) -> None:

@@ -22,13 +22,11 @@ Lines = list[dict[str, Any]]
 
 
 @pytest.fixture
-def lines() -> Any:
+def lines() -> Lines:
     """What is logged while the test runs, with what is bound to the context."""
     capture = LogCapture()
-    before = structlog.get_config()
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
-    yield capture.entries
-    structlog.configure(**before)
+    return capture.entries
 
 
 def requests(lines: Lines) -> Lines:
@@ -136,34 +134,22 @@ def test_a_failure_of_the_service_has_an_id_and_a_line_too(bench: Bench, lines: 
 def test_the_lines_are_json_with_the_id_where_the_format_is_json(
     api: TestClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     set_up_logs("json")
-    try:
-        api.get("/v1/jobs", headers={"X-Request-Id": "mine-3"})
-    finally:
-        structlog.configure(**before)
-        root.handlers[:], root.level = handlers, level
+    api.get("/v1/jobs", headers={"X-Request-Id": "mine-3"})
     written = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     [line] = requests(written)
     assert (line["request_id"], line["route"], line["owner"], line["level"]) == ("mine-3", "/v1/jobs", "local", "info")
 
 
 def test_nobody_writes_control_characters_into_the_console(capsys: pytest.CaptureFixture[str]) -> None:
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     set_up_logs("console")
     hostile = "a\x1b[2J\x08\x07\x9b\u2028\u202eé"
+    structlog.get_logger("here").warning("request", path=hostile, lines="1\n2", names=[hostile], none=None, n=1.5)
+    logging.getLogger("library").warning("first %s\nsecond", hostile)
     try:
-        structlog.get_logger("here").warning("request", path=hostile, lines="1\n2", names=[hostile], none=None, n=1.5)
-        logging.getLogger("library").warning("first %s\nsecond", hostile)
-        try:
-            raise ValueError(hostile)
-        except ValueError:
-            structlog.get_logger("here").exception("failed")
-    finally:
-        structlog.configure(**before)
-        root.handlers[:], root.level = handlers, level
+        raise ValueError(hostile)
+    except ValueError:
+        structlog.get_logger("here").exception("failed")
     written = capsys.readouterr().err
     assert all(line.isprintable() for line in written.split("\n"))
     assert written.count(r"a\x1b[2J\x08\x07\x9b\u2028\u202eé") == 4
