@@ -44,8 +44,14 @@ def running(bench: Bench, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[byt
 
 
 def listeners(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if any(one.status == "LISTEN" for one in child.net_connections())]
+    return [child for child in psutil.Process(process.pid).children() if _listens(child)]
+
+
+def _listens(process: psutil.Process) -> bool:
+    try:
+        return any(one.status == "LISTEN" for one in process.net_connections())
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        return False
 
 
 def answered(text: str) -> float:

@@ -29,7 +29,6 @@ from jobs.storage.storage import Storage
 from jobs.tracing import OFF, Tracing
 from lit_spec import Inspection, JobRequest, Modality, Split, resolve
 from lit_spec.dataset_inspection import DatasetInspection, ImageContents, LabelKind, SplitContents
-from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.trainer_template import TrainerTemplate
 from worker.host.work_folder import WorkFolder
@@ -65,7 +64,7 @@ def wait_for(true: Callable[[], object], seconds: float = 10, what: str = "") ->
         time.sleep(0.02)
 
 
-TEMPLATE = TrainerTemplate(trainer_environment(Path(tempfile.gettempdir()), None, 1, CHECKOUT))
+TEMPLATE = TrainerTemplate(trainer_environment(Path(tempfile.gettempdir()), None, 1))
 """One for all tests of this process. It starts with the first job that is trained, and ends with this process."""
 
 

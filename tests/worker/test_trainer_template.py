@@ -188,7 +188,7 @@ def test_a_job_is_the_same_after_another_one(tmp_path: Path) -> None:
 
 
 def test_another_template_is_started_when_one_has_ended(tmp_path: Path) -> None:
-    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1))
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -214,7 +214,7 @@ def test_another_template_is_started_when_the_code_has_changed(tmp_path: Path, m
     package.mkdir(parents=True)
     (package / "module.py").write_text("before = 1")
     monkeypatch.setattr(trainer_template, "CHECKOUT", tmp_path / "code")
-    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT), [Program.INSPECTION])
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1), [Program.INSPECTION])
     folders = [tmp_path / name for name in ("first", "same", "changed")]
     used = []
     try:
@@ -240,7 +240,7 @@ def interrupt() -> None:
 
 
 def test_a_start_is_interrupted_while_the_template_loads(tmp_path: Path) -> None:
-    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1))
     with pytest.raises(Interrupted):
         fork(template, WAITS, tmp_path, check=interrupt)
     template.stop()
@@ -248,7 +248,7 @@ def test_a_start_is_interrupted_while_the_template_loads(tmp_path: Path) -> None
 
 
 def test_a_template_that_is_stopped_while_a_start_waits_is_not_replaced(tmp_path: Path) -> None:
-    template = TrainerTemplate(trainer_environment(tmp_path, None, 1, CHECKOUT))
+    template = TrainerTemplate(trainer_environment(tmp_path, None, 1))
     stops = [threading.Thread(target=template.stop)]
 
     def stop() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.tracing import current_traceparent
 from lit_spec import JobSpec
+from worker.host.checkout import CHECKOUT
 
 TRAINER = (sys.executable, "-m", "lit_core.trainer", ".", "--supervised")
 LAUNCHER = (sys.executable, "-m", "lit_core.trainer.launch")
@@ -52,7 +53,7 @@ def free_endpoint(address: str) -> str:
         return f"{address}:{probe.getsockname()[1]}"
 
 
-def trainer_environment(folder: Path, device: str | None, threads: int | None, checkout: Path) -> dict[str, str]:
+def trainer_environment(folder: Path, device: str | None, threads: int | None) -> dict[str, str]:
     """The trainer's environment variables: search paths, its device and its threads, but no secrets.
 
     A `device` of None is not decided yet.
@@ -60,7 +61,7 @@ def trainer_environment(folder: Path, device: str | None, threads: int | None, c
     environment = {
         "HOME": str(folder),
         "TMPDIR": str(folder),
-        "PYTHONPATH": str(checkout),
+        "PYTHONPATH": str(CHECKOUT),
         # The job folder is the working directory, and nothing in it may be imported.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

@@ -14,7 +14,6 @@ from jobs.settings import Settings
 from jobs.tracing import Tracing
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.template import Program
-from worker.host.checkout import CHECKOUT
 from worker.host.children import execute
 from worker.host.devices import processes_by_device
 from worker.host.metrics import serve_metrics
@@ -45,7 +44,7 @@ def _run(settings: Settings, redis_url: str, devices: Sequence[str], metrics: Tr
     machine = trainer_machine(settings)
     processes = processes_by_device(devices)
     template = opened_template(
-        settings, trainer_environment(host.work_folder.path, None, machine.threads, CHECKOUT), Program.TRAINER
+        settings, trainer_environment(host.work_folder.path, None, machine.threads), Program.TRAINER
     )
     app = make_app(redis_url)
     wakeups = Wakeups(app, redis_url)

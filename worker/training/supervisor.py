@@ -29,7 +29,6 @@ from jobs.tracking.trackers import Trackers
 from lit_spec import ErrorType
 from lit_spec.requests.upgrades import READABLE_SPEC_VERSIONS
 from lit_spec.trainer.clock import boottime
-from worker.host.checkout import CHECKOUT
 from worker.host.children import Start, execute
 from worker.host.devices import device_fault
 from worker.host.full_disks import storing_fault, work_disk_fault
@@ -232,7 +231,7 @@ class Supervisor:
                     folder=folder,
                     start=self._start,
                     command=self._command,
-                    environment=trainer_environment(folder, claim.device, self._machine.threads, CHECKOUT),
+                    environment=trainer_environment(folder, claim.device, self._machine.threads),
                     machine=self._machine,
                     settings=self._settings,
                     log=bound,

@@ -14,7 +14,6 @@ import structlog
 
 from jobs.settings import Settings
 from jobs.side_task import SideTask
-from worker.host.checkout import CHECKOUT
 from worker.training.job_folder import data_store, store_bytes
 from worker.training.launching import trainer_environment
 
@@ -59,7 +58,7 @@ def tidy(settings: Settings, folder: Path) -> None:
         subprocess.run(
             [*TIDYING, *(f"--{name}={value}" for name, value in options.items())],
             cwd=folder,
-            env=trainer_environment(folder, "cpu", 1, CHECKOUT),
+            env=trainer_environment(folder, "cpu", 1),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
