@@ -78,7 +78,7 @@ bench-startup: $(INSTALLED) ## Measure how long a small job waits for everything
 bench-growth: $(INSTALLED) ## Compare a ledger of a million jobs with one of a thousand (20 minutes, 16 GB of disk; GROWTH_ARGS="--jobs 100000 ...")
 	@$(BIN)/python -m benchmarks.growth.run $(GROWTH_ARGS)
 
-bench-views: $(INSTALLED) ## Compare students that see few views of each sample with students that see new ones (20 minutes; VIEWS_ARGS="--settings hard --views 8 --seeds 3")
+bench-views: $(INSTALLED) ## Compare students that see few views of each sample with students that see new ones (half an hour; VIEWS_ARGS="--settings hard --views 8 --seeds 3")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(BIN)/python -m benchmarks.views.run $(VIEWS_ARGS)
 
