@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_EXTRAS := core,service,mlflow,tensorboard,openvino,otel,notebook,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-startup bench-data bench-service bench-growth performance inputs docs docs-commands screenshots lint format serve clean
+.PHONY: help install demo test test-long faults evidence evidence-tuning imagenet models bench-latency bench-train bench-startup bench-data bench-service bench-growth bench-views performance inputs docs docs-commands screenshots lint format serve clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,10 @@ bench-startup: $(INSTALLED) ## Measure how long a small job waits for everything
 
 bench-growth: $(INSTALLED) ## Compare a ledger of a million jobs with one of a thousand (20 minutes, 16 GB of disk; GROWTH_ARGS="--jobs 100000 ...")
 	@$(BIN)/python -m benchmarks.growth.run $(GROWTH_ARGS)
+
+bench-views: $(INSTALLED) ## Compare students that see few views of each sample with students that see new ones (half an hour; VIEWS_ARGS="--settings hard --views 8 --seeds 3")
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m benchmarks.views.run $(VIEWS_ARGS)
 
 inputs: $(INSTALLED) ## Write docs/inputs.md: what is taken and what is refused, from the tests' cases (10 seconds)
 	@$(BIN)/python -m tests.inputs.page

@@ -59,13 +59,13 @@ def mnist5k(side: int = SIDE) -> Arrays:
     return {"x": fit(images, Preprocessing(size=[side, side])).numpy(), "y": y.astype(np.int64), "split": split}
 
 
-def mnist5k_hard() -> Arrays:
+def mnist5k_hard(draws: tuple[int, int, int] = DRAWS) -> Arrays:
     """The same, standardised to float32; validation and test split are rotated, scaled, shifted and noisy."""
     easy = mnist5k()
     split = torch.from_numpy(easy["split"])
     x = torch.from_numpy(easy["x"]).float() / 255
     x = (x - x[split == 0].mean()) / x[split == 0].std()
-    rows = torch.arange(len(split)).repeat_interleave(torch.tensor(DRAWS)[split])
+    rows = torch.arange(len(split)).repeat_interleave(torch.tensor(draws)[split])
     x, y, split = x[rows], easy["y"][rows.numpy()], split[rows]
     hard = torch.nonzero(split > 0)[:, 0]
     x[hard] = augment(x[hard], HARD, SampleViews(hard, torch.zeros_like(hard), seed=0))
@@ -131,6 +131,7 @@ def write_texts(file: Path, splits: Mapping[str, Iterable[tuple[str, str]]]) -> 
 DATASETS: Mapping[str, Callable[[Path], None]] = {
     "mnist5k": lambda file: write_arrays(file, mnist5k()),
     "mnist5k-hard": lambda file: write_arrays(file, mnist5k_hard()),
+    "mnist5k-hard-short": lambda file: write_arrays(file, mnist5k_hard((1, 1, 4))),
     "coloured": lambda file: write_arrays(file, coloured()),
     "amazon": lambda file: write_texts(file, labelled(amazon())),
 }

@@ -33,7 +33,6 @@ from lit_core.training.recipe import RIVALS
 from lit_core.training.steps import passes_over
 from lit_core.training.taught import LiveTeacher, Needs
 from lit_spec import CachedType, JobSpec, Phase, Precision, Split, TeacherCaching
-from lit_spec.requests.presets import Preset
 from lit_spec.requests.then import prune_shares
 from lit_spec.trainer.report import CachePlan
 from lit_spec.trainer.run import TrainerRun
@@ -134,7 +133,6 @@ class CachingJob:
             passes=passes_over(self.samples, schedule, epochs),
             varies=varies(self.dataset.augmentation) or spec.mixing > 0 or spec.n_random > 0,
             shared=self.run.is_trial,
-            few=spec.preset == Preset.FEW,
             pieces=tuple(piece.values for piece in pieces),
         )
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lit_spec import CachedType, Precision, TeacherCacheOptions, TeacherCaching
 from lit_spec.trainer.report import CachePlan
 
-LEAST_VIEWS, MOST_VIEWS = 4, 32
-"""Of an automatic cache, where samples vary at random. With fewer views the student would see too little."""
 PASSES_PER_VIEW = 3
 """An automatic cache has one view for so many passes over the data: the teacher is run in a third of them."""
-
-WOULD_VARY_LESS = (
-    "samples vary at random, and with a cache the student would see fewer variations, whose cost in accuracy is not "
-    "known: ask for teacher_cache.views to have one"
-)
+LEAST_VIEWS, MOST_PASSES_PER_VIEW = 8, 4
+"""Where samples vary at random. With fewer views, or with views that are shown more often, students come less close to
+the teacher: docs/method.md has the figures."""
+LEAST_SHARED_VIEWS = 4
+"""The same for the trials of a study, which are compared with each other, and all but the first read."""
+MOST_VIEWS = 32
+"""Each is some open files."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,6 @@ class Workload:
     """Whether a sample looks different from pass to pass."""
     shared: bool
     """Whether other jobs are likely to need the same, as the trials of a study do."""
-    few: bool
-    """Whether the data is few samples, of which a training sees each many times."""
     pieces: tuple[int, ...]
     """The values that are kept of one sample in one view, in a file for each piece."""
 
@@ -56,12 +55,13 @@ def planned(
     """
     if isinstance(asked, TeacherCacheOptions):
         return _fitted(asked.views, asked.views, dtype, work, find_room)
-    if work.varies and not work.few and not work.shared:
-        return CachePlan(reason=WOULD_VARY_LESS)
-    least, views = LEAST_VIEWS if work.varies else 1, _views_that_pay(work)
-    if views < least:
-        return CachePlan(reason=f"{work.passes:.3g} passes over the data are too few for a cache to pay")
-    return _fitted(least, views, dtype, work, find_room)
+    wanted, least = _views_that_pay(work), _least_views(work)
+    if wanted < least:
+        passes = f"{work.passes:.3g} passes over the data"
+        if wanted == MOST_VIEWS:
+            return CachePlan(reason=f"{passes} would show {wanted} views more than {MOST_PASSES_PER_VIEW} times each")
+        return CachePlan(reason=f"{passes} are too few for a cache to pay")
+    return _fitted(least, wanted, dtype, work, find_room)
 
 
 def type_of(asked: TeacherCaching | TeacherCacheOptions, precision: Precision) -> CachedType:
@@ -91,3 +91,12 @@ def _views_that_pay(work: Workload) -> int:
     # Others read what one job has written, so that it pays even if each pass has its own view.
     wanted = work.passes if work.shared else work.passes / PASSES_PER_VIEW
     return min(MOST_VIEWS, int(wanted))
+
+
+def _least_views(work: Workload) -> int:
+    """Fewer would make the student worse."""
+    if not work.varies:
+        return 1
+    if work.shared:
+        return LEAST_SHARED_VIEWS
+    return max(LEAST_VIEWS, math.ceil(work.passes / MOST_PASSES_PER_VIEW))

@@ -15,8 +15,8 @@ RESNET110 = (16 * 32 * 32, 32 * 16 * 16, 64 * 8 * 8, 10)
 VALUES = sum(RESNET110)
 ANY_FILE = 1 << 60
 FLOAT16 = CachedType.FLOAT16
-FEW = Workload(samples=500, passes=25.6, varies=True, shared=False, few=True, pieces=RESNET110)
-TRIAL = Workload(samples=45_000, passes=30, varies=True, shared=True, few=False, pieces=RESNET110)
+FEW = Workload(samples=500, passes=25.6, varies=True, shared=False, pieces=RESNET110)
+TRIAL = Workload(samples=45_000, passes=30, varies=True, shared=True, pieces=RESNET110)
 
 
 def room(size: int, of_a_file: int = ANY_FILE) -> Callable[[], Room]:
@@ -28,7 +28,14 @@ def room(size: int, of_a_file: int = ANY_FILE) -> Callable[[], Room]:
     [
         (FEW, GIB, 8),
         (replace(FEW, passes=128), GIB, 32),  # at most, and a fifth of it would fit
-        (replace(FEW, passes=11.9), GIB, None),  # three views: too few
+        (replace(FEW, passes=129), GIB, None),  # each would be shown more than four times
+        (replace(FEW, passes=60), GIB, 20),
+        (replace(FEW, passes=60), GIB // 2, 18),  # as many as fit
+        (replace(FEW, passes=60), GIB // 3, None),  # twelve would fit, but must be 15
+        (replace(FEW, passes=23.9), GIB, None),  # seven views: too few
+        (replace(FEW, samples=45_000, passes=30), 100 * GIB, 10),  # of any job, whatever its preset
+        (replace(FEW, samples=45_000, passes=30), 16 * GIB, None),  # six would fit
+        (replace(FEW, samples=45_000, passes=30, varies=False), 4 * GIB, 1),
         (replace(FEW, passes=11.9, shared=True), GIB, 11),
         (replace(FEW, passes=2, shared=True), GIB, None),
         (replace(FEW, passes=2, varies=False), GIB, 1),
@@ -39,8 +46,6 @@ def room(size: int, of_a_file: int = ANY_FILE) -> Callable[[], Room]:
         (TRIAL, 8 * GIB, None),
         (replace(TRIAL, varies=False), 4 * GIB, 1),
         (TRIAL, 0, None),
-        (replace(TRIAL, shared=False), 100 * GIB, None),  # it would see fewer variations
-        (replace(TRIAL, shared=False, varies=False), 4 * GIB, 1),
     ],
 )
 def test_an_automatic_cache_has_the_views_that_pay_and_fit(work: Workload, size: int, views: int | None) -> None:
@@ -51,6 +56,12 @@ def test_an_automatic_cache_has_the_views_that_pay_and_fit(work: Workload, size:
         # A mark for each row of each file.
         assert plan.bytes_per_view == work.samples * (2 * VALUES + len(RESNET110))
         assert plan.views * plan.bytes_per_view <= size
+
+
+def test_the_reason_says_whether_there_are_too_few_passes_or_too_many() -> None:
+    few, many = (planned(TeacherCaching.AUTO, replace(FEW, passes=passes), room(GIB), FLOAT16) for passes in (20, 300))
+    assert few.reason == "20 passes over the data are too few for a cache to pay"
+    assert many.reason == "300 passes over the data would show 32 views more than 4 times each"
 
 
 def test_what_is_asked_for_is_done_or_refused_with_a_reason() -> None:
