@@ -3,8 +3,8 @@
 What is pretrained is soon destroyed by too high a learning rate, and which loss suits it depends on the network and on
 the data. So candidates take a few steps each from the same start, and the one that is then closest to the teacher is
 used for the training. First the learning rate that was asked for is cut until it does no harm or, if it does none,
-raised as long as that helps. Then methods compete at that rate: at one that is far too low, a method that is quick at
-the start would win. In a race of rates the second half is left out.
+raised until that is clearly worse. Then methods compete at that rate: at one that is far too low, a method that is
+quick at the start would win. In a race of rates the second half is left out.
 
 Methods and higher rates compete on held-out samples alone. On the samples that were trained on, the method whose loss
 is what is compared wins always, and the higher rate nearly always, however much worse they are on others.
@@ -13,7 +13,7 @@ is what is compared wins always, and the higher rate nearly always, however much
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lit_core.networks.state_dicts import load_state
@@ -104,17 +104,22 @@ def _without_harm(best: Ranked, before: float, reached_by: Callable[[Hyperparame
 
 
 def _at_best_rate(first: Ranked, reached_by: Callable[[Hyperparameters], float]) -> Ranked:
-    """Learning rates up as long as that helps at all, because far below the best rate three times more hardly helps
-    either. Of these the lowest that is nearly as good as the last one; if that is the first, it may also go down."""
+    """Learning rates up until one is clearly worse than the best so far, because far below the best rate three times
+    more hardly changes anything, and may look worse by chance. Of these the lowest that is nearly as good as the best
+    one; if that is the first, it may also go down."""
     climbed = [first]
     for _ in range(MOST_CLIMBS):
         higher = at_rate(climbed[-1].candidate, RATE_FACTOR)
         reached = reached_by(higher)
-        if not reached < climbed[-1].divergence:
+        if not (1 - LEAD) * reached < _least(climbed):
             break
         climbed.append(Ranked(higher, reached))
-    best = next((one for one in climbed if (1 - LEAD) * one.divergence <= climbed[-1].divergence), first)
+    best = next((one for one in climbed if (1 - LEAD) * one.divergence <= _least(climbed)), first)
     return best if best is not first else first.or_better(at_rate(first.candidate, 1 / RATE_FACTOR), reached_by)
+
+
+def _least(ranked: Sequence[Ranked]) -> float:
+    return min(one.divergence for one in ranked)
 
 
 def _rivals(task: Trainable, asked: Hyperparameters) -> list[Method]:

@@ -92,6 +92,27 @@ def test_a_rate_that_hardly_moves_the_student_is_raised_too() -> None:
     assert found.learning_rate == pytest.approx(81e-5)
 
 
+@pytest.mark.parametrize(
+    ("reached", "factor"),
+    [
+        ([2.146, 2.169, 2.0, 1.0], 27),  # worse by chance, far below the best rate
+        ([1.0, 1.05, 0.98, 0.95, 1.1], 1),  # none is clearly better: the lowest
+        ([1.0, 0.76, 0.7, 0.74], 3),  # the second is nearly as good as the best
+        ([1.0, 0.8, 0.95], 3),  # clearly worse: no higher one is tried
+        ([1.0, 1.2, 0.8], 1 / 3),
+        ([1.0, math.inf, 1.0], 1),
+    ],
+)
+def test_a_rate_is_raised_until_one_is_clearly_worse(
+    monkeypatch: pytest.MonkeyPatch, reached: list[float], factor: float
+) -> None:
+    measured = iter([2.2, *reached])  # the start comes first
+    monkeypatch.setattr(IterableTask, "divergence", lambda _task: next(measured))
+    found = found_for(asked(1e-3, race="rates"))
+    assert found.learning_rate == pytest.approx(factor * 1e-3)
+    assert list(measured) == []
+
+
 def test_methods_compete_at_the_best_rate() -> None:
     """At the rate that is asked for, far too low, distillation is much closer after the same steps."""
     slow = [
