@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel, ValidationError
 
 import api
@@ -52,8 +52,9 @@ def routes() -> Iterator[APIRoute]:
     """Those of every resource: `api.<resource>.endpoints`."""
     for module in pkgutil.walk_packages(api.__path__, "api."):
         if module.name.endswith(".endpoints"):
-            router = importlib.import_module(module.name).router
-            yield from (route for route in router.routes if isinstance(route, APIRoute))
+            for router in vars(importlib.import_module(module.name)).values():
+                if isinstance(router, APIRouter):
+                    yield from (route for route in router.routes if isinstance(route, APIRoute))
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
