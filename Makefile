@@ -24,9 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Compress a real network through the running service
 	@$(BIN)/python examples/digits/demo.py
 
-# Four processes for two cores, because many tests wait. Bytecode is kept, because the tests start
+# Three processes for two cores, because some tests wait. Bytecode is kept, because the tests start
 # hundreds of processes, which would each compile the code anew.
-PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## Run the tests, against a real PostgreSQL and a real Valkey (11 minutes on two cores)
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)

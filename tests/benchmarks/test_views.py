@@ -77,9 +77,8 @@ def test_the_short_form_trains_each_cell_once(tmp_path: Path, capsys: pytest.Cap
     for cell in (new, two):
         assert cell["cpu_seconds"] > 0
         assert cell["agreement"] > 50
-    later = measured(folder, capsys, "--seeds", "2")["cells"]
-    assert later[:2] == found["cells"]
-    assert [(cell["views"], cell["seed"]) for cell in later[2:]] == [(None, 1), (2, 1)]
+    # What is there is not run again: the seconds are the same.
+    assert measured(folder, capsys, "--seeds", "1")["cells"] == found["cells"]
 
 
 def test_the_table_pairs_cells_by_their_seeds() -> None:

@@ -73,6 +73,7 @@ def accuracy(answers: list[str], dataset: Dataset, arrays: Arrays) -> float:
     return 100 * sum(a == b for a, b in zip(answers, wanted, strict=True)) / len(wanted)
 
 
+@pytest.mark.long  # the network is another one, but the way is that of the ResNet in test_compression
 def test_a_resnext_on_digits(client: Client, tmp_path: Path) -> None:
     digits = load_dataset(DatasetRequest(builtin="digits"), None, None, Interface(1, 10))
     torch.manual_seed(0)
