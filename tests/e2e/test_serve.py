@@ -66,6 +66,12 @@ def processes(service: RunningService) -> dict[str, psutil.Process]:
     return found
 
 
+def all_processes(service: RunningService) -> dict[str, psutil.Process]:
+    """Waits for those that have just been started: the address is told when the API listens."""
+    wait_for(lambda: len(processes(service)) == 4, 30, "the service's processes")
+    return processes(service)
+
+
 def is_ready(service: RunningService) -> bool:
     return httpx.get(f"{service.url}/readyz").status_code == 200
 
@@ -135,8 +141,7 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
 
 def test_after_a_kill_the_next_start_takes_over_what_is_left(tmp_path: Path) -> None:
     with running_service(tmp_path, environment=COLD) as service:
-        workers = [process for name, process in processes(service).items() if name in {"training", "inspecting"}]
-        assert len(workers) == 2
+        workers = [all_processes(service)[name] for name in ("training", "inspecting")]
         service.process.kill()
         # The workers see by themselves that the service is gone.
         assert psutil.wait_procs(workers, timeout=40)[1] == []
@@ -153,7 +158,7 @@ def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_ser
     environment = {"LIT_THREADS": "1", "LIT_RESTART_SECONDS": "0.1", **COLD}
     with running_service(tmp_path, environment=environment) as service, Client(service.url) as client:
         teacher = client.wait_inspection(client.upload(TEACHER, "teacher").id)
-        before = processes(service)
+        before = all_processes(service)
         assert set(before) == {"postgres", "valkey", "training", "inspecting"}
 
         def post_job(seed: int) -> str:
@@ -184,7 +189,7 @@ def test_what_is_killed_is_started_again_and_what_cannot_be_started_ends_the_ser
         assert client.wait_job(afterwards).state == "succeeded"
         assert are_replaced(*before)
 
-        family = processes(service)
+        family = all_processes(service)
         control = tmp_path / "data/postgres/global/pg_control"
         control.rename(control.with_suffix(".lost"))
         family["postgres"].kill()
