@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from api.http import auth
+from api.http.callers import Caller
 from api.http.context import Context, get_context
 from api.http.problems import Problem, invalid_field
 from jobs.database import jsonb
@@ -60,7 +61,7 @@ class JsonRoute(APIRoute):
             return handle
 
         async def read_and_handle(request: Request) -> Response:
-            await auth.check_caller(request, get_context(request))
+            await check_caller(request)
             content, value = await _read_json(request, accepted)
             return await handle(JsonRequest(request, content, value))
 
@@ -93,18 +94,17 @@ class CreationRoute(JsonRoute):
         body_type: Any = self.body_field.field_info.annotation  # type: ignore[union-attr]
 
         async def create(request: Request) -> Response:
-            context = get_context(request)
-            caller = await auth.check_caller(request, context)
+            caller = await check_caller(request)
             _, sent = await _read_json(request, accepted)
             key = request.headers.get("Idempotency-Key")
-            return await endpoint(parse(body_type, sent), sent, caller.owner, context, key)
+            return await endpoint(parse(body_type, sent), sent, caller.owner, get_context(request), key)
 
         return create
 
 
-async def check_caller(request: Request) -> None:
+async def check_caller(request: Request) -> Caller:
     """Refuse a missing key or a wrong path before the body is read. FastAPI would read the body first."""
-    await auth.check_caller(request, get_context(request))
+    return await auth.check_caller(request, get_context(request))
 
 
 async def _sent_json(request: Request) -> dict[str, Any]:

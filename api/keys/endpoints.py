@@ -83,4 +83,4 @@ def _check_expiry(session: Session, expires_at: datetime | None) -> None:
 def _show_new(key: ApiKey, secret: str, response: Response) -> NewKey:
     response.headers["Location"] = f"/v1/keys/{key.id}"
     response.headers["Cache-Control"] = "no-store"
-    return NewKey(**Key.model_validate(key).model_dump(), secret=secret)
+    return NewKey.of(key, secret)

@@ -38,3 +38,8 @@ class NewKey(Key):
 
     secret: str
     """`lit_…`: what requests send as their bearer token."""
+
+    @classmethod
+    def of(cls, key: object, secret: str) -> NewKey:
+        """`key` has the attributes of a Key, as a row of the ledger has them."""
+        return cls(**Key.model_validate(key).model_dump(), secret=secret)

@@ -117,7 +117,7 @@ def create_key(
 def _show_new(key: ApiKey, secret: str, what: str, as_json: bool) -> None:
     typer.echo(f"{what}. Only its hash is stored, so note the secret now:", err=True)
     if as_json:
-        typer.echo(NewKey(**Key.model_validate(key).model_dump(), secret=secret).model_dump_json())
+        typer.echo(NewKey.of(key, secret).model_dump_json())
     else:
         typer.echo(secret)
 
