@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space left, a quota is used up, or the file would be larger than the file system or process allows."""
+SHARE_IN_RESERVE = 0.1
+"""Of a worker's disk, where LIT_DISK_RESERVE_BYTES is not set."""
 PROBE_BYTES = 1 << 20
 """As much as a piece of an upload: creating an empty file may succeed on a full disk."""
 
@@ -22,6 +25,11 @@ def reason(failure: OSError) -> str:
     if is_full(failure):
         return "its disk is full"
     return failure.strerror or "it can't be used"
+
+
+def reserve_bytes(configured: int | None, folder: Path) -> int:
+    """What workers leave free of the disk on which the folder lies. Raises OSError."""
+    return int(SHARE_IN_RESERVE * shutil.disk_usage(folder).total) if configured is None else configured
 
 
 def probe(folder: Path) -> None:

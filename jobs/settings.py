@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     same data find them. 0: they are not kept. None: half of the disk."""
     data_store_days: float = Field(7, gt=0, le=MOST_DAYS)
     """A decoded data set is removed this many days after its last use."""
+    disk_reserve_bytes: int | None = Field(None, ge=0, le=MOST_BYTES)
+    """On workers: what decoded data sets and cached teachers leave free of the disk. None: a tenth of it."""
     feature_network: Path | None = None
     """On workers: a file of torch.export or TorchScript that maps images (B, 3, H, W) uint8 to features (B, D), for FID
     and Inception Score of generators. It is code, and trusted. None: reports have neither."""

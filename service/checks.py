@@ -38,7 +38,7 @@ def service_checks() -> Iterator[Check]:
     yield _database(settings)
     yield _broker(settings)
     yield _storage(settings)
-    yield _disk(settings.data_dir)
+    yield _disk(settings)
     yield _gpu(settings)
     yield from integration_checks(settings)
 
@@ -127,12 +127,16 @@ def _nearest(folder: Path) -> Path | None:
     return place if place.is_dir() and os.access(place, os.W_OK) else None
 
 
-def _disk(folder: Path) -> Check:
+def _disk(settings: Settings) -> Check:
+    folder = settings.data_dir
     place = folder if folder.exists() else next(parent for parent in folder.resolve().parents if parent.exists())
     free = shutil.disk_usage(place).free
     detail = f"{free / GIB:.1f} GiB free in {place}"
     if free < TOO_LITTLE_DISK:
         return Check("disk", Status.FAIL, detail, "make room: uploads, checkpoints and students need it")
+    if free < disks.reserve_bytes(settings.disk_reserve_bytes, place):
+        advice = "make room, or lower LIT_DISK_RESERVE_BYTES: till then no decoded data is kept and no teacher cached"
+        return Check("disk", Status.WARN, detail, advice)
     if free < LITTLE_DISK:
         return Check("disk", Status.WARN, detail, "large teachers and data sets may not fit")
     return Check("disk", Status.OK, detail)

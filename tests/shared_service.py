@@ -8,7 +8,13 @@ import pytest
 
 from service.running import RunningService, running_service
 
-SETTINGS = {"LIT_THREADS": "1", "LIT_WORKER_DEVICES": "cpu", "LIT_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+SETTINGS = {
+    "LIT_THREADS": "1",
+    "LIT_WORKER_DEVICES": "cpu",
+    # Whatever is free of this machine's disk.
+    "LIT_DISK_RESERVE_BYTES": "0",
+    "LIT_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+}
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 MIB = 1 << 20
+MORE_THAN_A_DISK = 1 << 60
 
 
 @contextmanager

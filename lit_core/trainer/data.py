@@ -59,7 +59,7 @@ def _store(run: TrainerRun, folder: Path) -> DataStore | None:
     processes = min(len(os.sched_getaffinity(0)), local_ranks() * torch.get_num_threads())
     if run.data_store is not None:
         seconds = None if run.data_store_days is None else run.data_store_days * SECONDS_OF_DAY
-        return DataStore(run.data_store, run.data_store_bytes, seconds, processes)
+        return DataStore(run.data_store, run.data_store_bytes, seconds, processes, reserve_bytes=run.disk_reserve_bytes)
     if local_ranks() > 1:
         return DataStore((folder / DECODED_FOLDER).resolve(), NO_LIMIT, processes=processes, durable=False)
     return None

@@ -110,7 +110,9 @@ class CachingJob:
         run = self.run
         if run.teacher_cache is None:
             return None
-        return CacheFolder(run.teacher_cache, run.teacher_cache_bytes, run.teacher_cache_job_bytes)
+        return CacheFolder(
+            run.teacher_cache, run.teacher_cache_bytes, run.teacher_cache_job_bytes, run.disk_reserve_bytes
+        )
 
     def _entry(self, folder: CacheFolder, plan: CachePlan) -> AbstractContextManager[TeacherCache]:
         return opened_cache(folder, self._name(plan.dtype), self.samples, plan)

@@ -24,11 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-store-days", type=float, required=True)
     parser.add_argument("--teacher-cache", type=Path, required=True)
     parser.add_argument("--teacher-cache-bytes", type=int, required=True)
+    parser.add_argument("--disk-reserve-bytes", type=int, required=True)
     asked = parser.parse_args(arguments)
+    reserve = asked.disk_reserve_bytes
     if asked.data_store.is_dir():
-        DataStore(asked.data_store, asked.data_store_bytes, asked.data_store_days * SECONDS_OF_DAY).tidy()
+        seconds = asked.data_store_days * SECONDS_OF_DAY
+        DataStore(asked.data_store, asked.data_store_bytes, seconds, reserve_bytes=reserve).tidy()
     if asked.teacher_cache.is_dir():
-        CacheFolder(asked.teacher_cache, asked.teacher_cache_bytes, asked.teacher_cache_bytes).tidy()
+        CacheFolder(asked.teacher_cache, asked.teacher_cache_bytes, asked.teacher_cache_bytes, reserve).tidy()
     return 0
 
 

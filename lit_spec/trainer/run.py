@@ -30,6 +30,8 @@ class TrainerMachine(SpecModel):
     """What the data sets in that folder may take together."""
     data_store_days: float | None = None
     """After which a data set that was not used is removed from it. None: only for room."""
+    disk_reserve_bytes: int = 0
+    """Of the disk, which both folders leave free."""
 
 
 class DatasetOrigin(SpecModel):

@@ -59,6 +59,7 @@ def service(shared_service: RunningService) -> Service:
     data = shared_service.log.parent / "data"
     of_a_worker = {
         "LIT_THREADS": "1",
+        "LIT_DISK_RESERVE_BYTES": "0",
         # It trains one or two short jobs.
         "LIT_WARM_TRAINER": "false",
         "LIT_LEASE_SECONDS": "6",

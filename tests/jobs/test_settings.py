@@ -40,6 +40,7 @@ def test_the_environment_names_every_setting(monkeypatch: pytest.MonkeyPatch) ->
         "LIT_DATASETS_DOWNLOAD": "True",
         "LIT_DATA_STORE_BYTES": "8000",
         "LIT_DATA_STORE_DAYS": "2.0",
+        "LIT_DISK_RESERVE_BYTES": "9000",
         "LIT_FEATURE_NETWORK": "/features.pt2",
         "LIT_HOST": "0.0.0.0",
         "LIT_PORT": "0",

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from lit_client.checks import Check, Status
+from service import checks
 from service.checks import service_checks
 from tests.api.issuers import AUDIENCE, issuing
 from tests.s3 import S3Server
+from tests.small_disks import MORE_THAN_A_DISK
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -28,18 +30,25 @@ def found(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, list[C
     with monkeypatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        checks = list(service_checks())
-    return {name: [check for check in checks if check.name == name] for name in {check.name for check in checks}}
+        each = list(service_checks())
+    return {name: [check for check in each if check.name == name] for name in {check.name for check in each}}
 
 
-def of(checks: dict[str, list[Check]], name: str) -> tuple[Status, str]:
-    [check] = checks[name]
+def of(found: dict[str, list[Check]], name: str) -> tuple[Status, str]:
+    [check] = found[name]
     assert bool(check.advice) == (check.status != Status.OK)
     return check.status, check.detail
 
 
 def test_without_other_services_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found(monkeypatch)) == {"settings", "database", "broker", "storage", "disk", "GPU"}
+
+
+def test_a_disk_with_less_than_its_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "TOO_LITTLE_DISK", 0)
+    [check] = found(monkeypatch, LIT_DISK_RESERVE_BYTES=str(MORE_THAN_A_DISK))["disk"]
+    assert check.status == Status.WARN
+    assert "lower LIT_DISK_RESERVE_BYTES" in check.advice
 
 
 def test_object_stores(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

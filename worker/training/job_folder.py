@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs import disks
 from jobs.ledger.attempts import Claim
 from jobs.settings import Settings
 from jobs.storage import layout
@@ -39,6 +40,7 @@ def trainer_machine(settings: Settings) -> TrainerMachine:
         data_store=data_store(settings) if store_bytes(settings) else None,
         data_store_bytes=store_bytes(settings),
         data_store_days=settings.data_store_days,
+        disk_reserve_bytes=reserve_bytes(settings),
     )
 
 
@@ -51,9 +53,18 @@ def store_bytes(settings: Settings) -> int:
     """What decoded data sets may take on this machine's disk."""
     if settings.data_store_bytes is not None:
         return settings.data_store_bytes
+    return shutil.disk_usage(_data_dir(settings)).total // 2
+
+
+def reserve_bytes(settings: Settings) -> int:
+    """What decoded data sets and cached teachers leave free of this machine's disk."""
+    return disks.reserve_bytes(settings.disk_reserve_bytes, _data_dir(settings))
+
+
+def _data_dir(settings: Settings) -> Path:
     # A worker whose files are in an object store may be the first to use this folder.
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(settings.data_dir).total // 2
+    return settings.data_dir
 
 
 class UploadMissing(Exception):

@@ -14,7 +14,7 @@ import structlog
 
 from jobs.settings import Settings
 from jobs.side_task import SideTask
-from worker.training.job_folder import data_store, store_bytes
+from worker.training.job_folder import data_store, reserve_bytes, store_bytes
 from worker.training.launching import trainer_environment
 
 TIDYING = (sys.executable, "-m", "lit_core.trainer.tidying")
@@ -54,6 +54,7 @@ def tidy(settings: Settings, folder: Path) -> None:
             "data-store-days": settings.data_store_days,
             "teacher-cache": settings.teacher_cache,
             "teacher-cache-bytes": settings.teacher_cache_bytes,
+            "disk-reserve-bytes": reserve_bytes(settings),
         }
         subprocess.run(
             [*TIDYING, *(f"--{name}={value}" for name, value in options.items())],

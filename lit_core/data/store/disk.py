@@ -6,14 +6,10 @@ import resource
 import shutil
 from pathlib import Path
 
-SHARE_LEFT_FREE = 0.1
-"""Of the disk, for everything else, by removing what nobody uses."""
 
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that may be written while enough of the disk is left for everything else. Raises OSError."""
-    disk = shutil.disk_usage(folder)
-    return disk.free - int(SHARE_LEFT_FREE * disk.total)
+def free_bytes(folder: Path, reserve_bytes: int) -> int:
+    """Bytes that may be written while the reserve stays free. Raises OSError."""
+    return shutil.disk_usage(folder).free - reserve_bytes
 
 
 def most_bytes_of_file() -> int:

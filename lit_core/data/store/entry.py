@@ -133,6 +133,8 @@ class DataStore:
     """That decode at the same time. None: as many as torch has threads here."""
     durable: bool = True
     """Whether what is marked must outlive a crash of the machine."""
+    reserve_bytes: int = 0
+    """Of the disk, which removing what nobody uses keeps free."""
 
     @classmethod
     def temporary(cls) -> DataStore:
@@ -169,7 +171,7 @@ class DataStore:
         others = sorted((kept for kept in _Kept.all_in(self.folder) if kept.folder != keep), key=lambda kept: kept.used)
         total = wanted + sum(kept.size for kept in others)
         for kept in others:
-            short = total > self.limit_bytes or free_bytes(self.folder) < wanted
+            short = total > self.limit_bytes or free_bytes(self.folder, self.reserve_bytes) < wanted
             expired = self.seconds is not None and time.time() - kept.used > self.seconds
             if (expired or short) and _removed(kept.folder):
                 total -= kept.size

@@ -33,6 +33,8 @@ class CacheFolder:
     most_bytes: int
     """Of all entries together."""
     most_bytes_of_entry: int
+    reserve_bytes: int = 0
+    """Of the disk, which stay free."""
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Path]:
@@ -68,7 +70,7 @@ class CacheFolder:
                     used += size_of(entry)
                 else:
                     idle += size_of(entry)
-            return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + free_bytes(self.root)))
+            return max(0, min(self.most_bytes_of_entry, self.most_bytes - used, own + idle + self._free_bytes()))
 
     def tidy(self) -> None:
         """Remove what is too much for the folder's bound or for the disk, and that nobody uses. Raises OSError."""
@@ -101,12 +103,18 @@ class CacheFolder:
     def _make_room(self, size: int) -> None:
         entries = sorted(self._entries(), key=lambda entry: (entry / USED).stat().st_mtime)
         sizes = {entry: size_of(entry) for entry in entries}
-        while sum(sizes.values()) + size > self.most_bytes or size > free_bytes(self.root):
+        while sum(sizes.values()) + size > self.most_bytes or size > self._free_bytes():
             oldest = next((entry for entry in sizes if not _is_used(entry)), None)
             if oldest is None:
-                raise NoRoom(f"{size} more bytes are more than this worker's disk or LIT_TEACHER_CACHE_BYTES allows")
+                raise NoRoom(
+                    f"{size} more bytes are more than LIT_TEACHER_CACHE_BYTES or this worker's disk allows, of which "
+                    "LIT_DISK_RESERVE_BYTES stay free"
+                )
             log.info("removed the cached teacher %s of %d bytes, the oldest one", oldest.name, sizes.pop(oldest))
             _remove(oldest)
+
+    def _free_bytes(self) -> int:
+        return free_bytes(self.root, self.reserve_bytes)
 
     def _entries(self) -> list[Path]:
         return [entry for entry in self.root.iterdir() if (entry / USED).is_file()]

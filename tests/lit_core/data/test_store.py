@@ -11,6 +11,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,11 @@ from lit_core.data.pictures import framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
 from lit_core.data.readers.archives import walk
-from lit_core.data.store import decoding, disk, pool
+from lit_core.data.store import decoding, pool
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
 from lit_spec import DatasetRequest, Resampling, Split
-from tests.small_disks import files_up_to, mounted
+from tests.small_disks import MORE_THAN_A_DISK, files_up_to, mounted
 
 CHECKOUT = Path(__file__).parents[3]
 SAMPLES = 60
@@ -424,7 +425,7 @@ def test_old_entries_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", contents())
     used = load(path, store_of(tmp_path))
     kept = entry_of(tmp_path)
@@ -438,8 +439,7 @@ def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path, monkeypa
     store_of(tmp_path, seconds=3600).tidy()
     assert not list(kept.parent.iterdir())
     load(path, store_of(tmp_path))
-    monkeypatch.setattr(disk, "SHARE_LEFT_FREE", 1.0)  # less than that is free
-    store_of(tmp_path).tidy()
+    replace(store_of(tmp_path), reserve_bytes=MORE_THAN_A_DISK).tidy()
     assert not list(kept.parent.iterdir())
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_core.data.store import disk
 from lit_core.training.caching import folder as folder_module
 from lit_core.training.caching.folder import CacheFolder, NoRoom, size_of
-from tests.small_disks import files_up_to
+from tests.small_disks import MORE_THAN_A_DISK, files_up_to
 
 CHECKOUT = Path(__file__).parents[4]
 
@@ -91,10 +90,9 @@ def test_one_entry_has_a_bound_of_its_own_and_files_are_whole(tmp_path: Path) ->
     assert sorted(path.name for path in (folder.root / "one").iterdir()) == ["boot", "used", "values"]
 
 
-def test_a_full_disk_leaves_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = CacheFolder(tmp_path / "cache", 100_000, 100_000)
-    fill(folder, "old", 3000)
-    monkeypatch.setattr(disk, "SHARE_LEFT_FREE", 1.0)  # less than that is free
+def test_a_full_disk_leaves_no_room(tmp_path: Path) -> None:
+    fill(CacheFolder(tmp_path / "cache", 100_000, 100_000), "old", 3000)
+    folder = CacheFolder(tmp_path / "cache", 100_000, 100_000, MORE_THAN_A_DISK)
     assert folder.room("new") == 0
     with folder.opened("new") as entry, pytest.raises(NoRoom):
         folder.make_file(entry / "values", 3000)
