@@ -133,7 +133,7 @@ class _Decoding:
         _check_total(samples, job, limits)
         _check_file(samples * job.row_bytes)
         self.store.make_room(needed, self.entry)
-        there = sum(path.stat().st_blocks * 512 for path in (self.entry.rows, self.entry.statistics) if path.exists())
+        there = self.entry.bytes_on_disk
         free = shutil.disk_usage(self.entry.folder).free
         if needed - there > free:
             raise DatasetError(

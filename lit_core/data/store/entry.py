@@ -57,6 +57,11 @@ class Entry:
         return self.folder / SHAPE
 
     @property
+    def bytes_on_disk(self) -> int:
+        """Of rows and statistics. What was not written yet takes none."""
+        return sum(path.stat().st_blocks * 512 for path in (self.rows, self.statistics) if path.exists())
+
+    @property
     def is_complete(self) -> bool:
         return (self.folder / COMPLETE).exists()
 
@@ -160,18 +165,21 @@ class DataStore:
                 os.close(lock)
 
     def make_room(self, wanted: int, keep: Entry) -> None:
-        """Remove what is old, and what stands in the way of `wanted` bytes for the entry `keep`."""
-        self._remove(wanted, keep.folder)
+        """Remove what is old, and what stands in the way of `wanted` bytes for all of the entry `keep`."""
+        self._remove(wanted, keep)
 
     def tidy(self) -> None:
         """Remove what is old, and what is too much for the store's bound or for the disk. Raises OSError."""
         self._remove(0, None)
 
-    def _remove(self, wanted: int, keep: Path | None) -> None:
-        others = sorted((kept for kept in _Kept.all_in(self.folder) if kept.folder != keep), key=lambda kept: kept.used)
+    def _remove(self, wanted: int, keep: Entry | None) -> None:
+        folder, there = (keep.folder, keep.bytes_on_disk) if keep is not None else (None, 0)
+        others = sorted(
+            (kept for kept in _Kept.all_in(self.folder) if kept.folder != folder), key=lambda kept: kept.used
+        )
         total = wanted + sum(kept.size for kept in others)
         for kept in others:
-            short = total > self.limit_bytes or free_bytes(self.folder, self.reserve_bytes) < wanted
+            short = total > self.limit_bytes or free_bytes(self.folder, self.reserve_bytes) < wanted - there
             expired = self.seconds is not None and time.time() - kept.used > self.seconds
             if (expired or short) and _removed(kept.folder):
                 total -= kept.size

@@ -416,6 +416,19 @@ def test_an_entry_in_use_is_never_removed(tmp_path: Path) -> None:
     assert len(list(store.folder.iterdir())) == 1
 
 
+def test_what_a_killed_job_has_decoded_needs_no_room_again(tmp_path: Path) -> None:
+    with mounted(tmp_path / "store", 1 << 20) as folder:
+        store = DataStore(folder, 1 << 40)
+        store.open("other").close()
+        (folder / "other" / "rows").write_bytes(bytes(100 << 10))
+        half = store.open("half")
+        half.rows.write_bytes(bytes(500 << 10))
+        store.make_room(600 << 10, half)
+        assert (folder / "other").exists()
+        store.make_room(1000 << 10, half)
+        assert not (folder / "other").exists()
+
+
 def test_old_entries_go(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", contents())
     load(path, store_of(tmp_path))
