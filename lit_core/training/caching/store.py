@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,20 +20,21 @@ from lit_core.training.caching.pieces import Piece
 from lit_spec import CachedType
 
 WRITING = "writing"
-NUMPY_TYPES = {CachedType.FLOAT16: np.int16, CachedType.BFLOAT16: np.int16, CachedType.FLOAT32: np.int32}
-"""Of the same size: numpy has no bfloat16."""
 
 
 class PieceFile:
-    """One piece in one view."""
+    """One piece in one view. Raises OSError."""
 
     def __init__(self, path: Path, samples: int, values: int, dtype: CachedType) -> None:
-        kind = NUMPY_TYPES[dtype]
-        mapped = np.memmap(path, kind, mode="r+", shape=(samples, values))
-        marks = np.memmap(path, np.uint8, mode="r+", offset=mapped.nbytes, shape=(samples,))
-        self.values = torch.from_numpy(mapped).view(torch_type(dtype))
+        size = samples * values * dtype.bytes
+        # It keeps no descriptor, of which a process has 1,024: there may be more pieces and views.
+        try:
+            mapped = torch.from_file(str(path), shared=True, size=size + samples, dtype=torch.uint8)
+        except RuntimeError as failure:
+            raise OSError(f"{path.name}: {failure}") from failure
+        self.values = mapped[:size].view(torch_type(dtype)).view(samples, values)
         """(samples, values)"""
-        self.written = torch.from_numpy(marks)
+        self.written = mapped[size:]
         """(samples,): 1 for a row that is there."""
 
 
