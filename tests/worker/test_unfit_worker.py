@@ -25,6 +25,7 @@ from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
 from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import OWNER, Bench, child, wait_for
+from tests.worker.outages import cut_off
 from worker.host import registration
 from worker.host.startup import open_host
 from worker.training import supervisor
@@ -238,6 +239,27 @@ def test_a_limit_that_a_joined_worker_has_fails_the_job_and_is_named(bench: Benc
     host(bench)
     with bench.supervisor(child("succeed"), name="guest") as guest:
         assert guest.work() == 1
+    assert state(bench, job_id) == ("failed", 0)
+    assert bench.row(job_id).error["type"] == "memory-limit"
+
+
+def test_a_joined_worker_writes_its_end_when_an_outage_is_over(bench: Bench) -> None:
+    with cut_off(bench.database, "cut_at_the_end") as outage:
+
+        class CutStorage(FolderStorage):
+            """The log is the last thing before the end."""
+
+            def put_file(self, key: str, path: Path) -> None:
+                super().put_file(key, path)
+                outage.lock_out()
+                threading.Timer(1.0, outage.let_in).start()
+
+        bench.settings = bench.settings.model_copy(update={"trainer_memory_bytes": 1})
+        cut = replace(bench, storage=CutStorage(bench.storage.root))
+        job_id = bench.job(nodes=2, max_attempts=3)
+        host(bench)
+        with cut.supervisor(child("succeed"), database=outage.database, name="guest") as guest:
+            assert guest.work() == 1
     assert state(bench, job_id) == ("failed", 0)
     assert bench.row(job_id).error["type"] == "memory-limit"
 

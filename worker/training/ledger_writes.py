@@ -38,20 +38,18 @@ class LedgerWrites:
                     raise
                 self._pause(failure)
 
-    def finish_once(self, action: Callable[[Session], None]) -> None:
-        """Finish the attempt, or this worker's part of it: no heartbeat follows."""
-        with self._lease.closing():
-            self.once(action)
-            self._lease.closed()
-
     def finish(self, action: Callable[[Session], None]) -> None:
-        """As `finish_once`; during an outage, retry also beyond the lease, because the fence decides whether it counts.
+        """Finish the attempt, or this worker's part of it: no heartbeat follows.
 
-        Raises Interrupted when another attempt has the job, or when the worker must stop and the lease is lost.
+        During an outage, retry also beyond the lease, because the fence decides whether it counts. Raises Interrupted
+        when another attempt has the job, or when the worker must stop and the lease is lost.
         """
         while True:
             try:
-                return self.finish_once(action)
+                with self._lease.closing():
+                    self.once(action)
+                    self._lease.closed()
+                    return
             except Exception as failure:
                 if not is_outage(failure):
                     raise

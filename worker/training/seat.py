@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from jobs.database.outages import first_line, is_outage
 from jobs.errors import Stale
 from jobs.ledger import seats
 from jobs.ledger.attempts import Claim, Heartbeat
@@ -69,7 +68,7 @@ class SeatAttempt:
         """Run the part and record its result, which is returned: STALE if node 0 has recorded the end before."""
         try:
             result = self._result()
-            self._finish(result)
+            self.part.ledger.finish(lambda session: result.write(session, self.part.claim))
         except Stale:
             # Node 0 has finished the attempt, or the attempt is lost for all.
             self.part.log.info("the attempt that this worker had joined has ended")
@@ -119,12 +118,3 @@ class SeatAttempt:
             self.part.storage.put_file(key, self.part.folder / LOG_FILE)
         except OSError as failure:
             self.part.log.warning("log of the ranks not stored", error=str(failure))
-
-    def _finish(self, result: AttemptResult) -> None:
-        """During an outage nothing is written: the lease of the seat then expires, and the attempt is lost."""
-        try:
-            self.part.ledger.finish_once(lambda session: result.write(session, self.part.claim))
-        except Exception as failure:
-            if not is_outage(failure):
-                raise
-            self.part.log.warning("ledger out of reach: the end of the seat is not recorded", error=first_line(failure))
