@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.packages import Kind, Package, fetched, member
+from benchmarks.whole_files import written_whole
 from lit_core.data.augmentation import augment
 from lit_core.data.pixels import fit
 from lit_core.data.views import SampleViews
@@ -141,8 +142,6 @@ def dataset_file(name: str, folder: Path) -> Path:
     """A data set as a file to upload, made if it isn't there yet."""
     file = folder / name
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part")
-        DATASETS[name](temporary)
-        temporary.rename(file)
+        with written_whole(file) as part:
+            DATASETS[name](part)
     return file

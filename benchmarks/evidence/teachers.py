@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.evidence.data import COLOUR_SIDE, COLOURS, HARD
+from benchmarks.whole_files import written_whole
 from lit_core.data import Dataset, Interface, augment, load_dataset
 from lit_core.data.views import SampleViews
 from lit_core.measuring.scores import top1
@@ -211,7 +212,5 @@ def _augmented(dataset: Dataset, rows: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def _save(network: nn.Module, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
-    temporary.rename(file)
+    with written_whole(file) as part:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, part)

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.imagenet.arms import Arm, Kept
 from benchmarks.practise import Block, Candidate
+from benchmarks.whole_files import written_whole
 from jobs.studies.kinds.statistics import describe
 
 
@@ -127,10 +128,8 @@ class Results:
             "rankings": [asdict(one) for one in self.rankings],
             "runs": [asdict(one) for one in self.runs],
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        written = self.file.with_suffix(".part")
-        written.write_text(json.dumps(content, indent=1) + "\n")
-        written.replace(self.file)
+        with written_whole(self.file) as file:
+            file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from benchmarks.real.data import Data, Draw
 from benchmarks.real.experiments import ARMS, BATCH, DEFAULT, Experiment, Maker
 from benchmarks.real.networks import NETWORKS, Output
 from benchmarks.real.scores import outputs_of, scores
+from benchmarks.whole_files import written_whole
 
 Run = dict[str, Any]
 Key = tuple[str, str, int, float | None]
@@ -69,9 +70,8 @@ class Results:
         self.runs = sorted([*(old for old in self.runs if key_of(old) != key_of(run)), run], key=self.order)
         self.counts[network] = counts
         lines = ",\n".join(json.dumps(run) for run in self.runs)
-        temporary = self.file.with_suffix(".part")
-        temporary.write_text(f'{{"data": {json.dumps(self.counts, sort_keys=True)},\n"runs": [\n{lines}\n]}}\n')
-        temporary.replace(self.file)
+        with written_whole(self.file) as file:
+            file.write_text(f'{{"data": {json.dumps(self.counts, sort_keys=True)},\n"runs": [\n{lines}\n]}}\n')
 
 
 def key_of(run: Run) -> Key:

