@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     """CPU threads of a trainer. None: torch's own choice."""
     warm_trainer: bool = True
     """Whether a worker keeps a process that has loaded torch, so that jobs and inspections start within a second. It
-    takes about 400 MB beside what processes share. False: each job loads torch."""
+    takes about 500 MB, for inspections 430. False: each job loads torch."""
     trainer_memory_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """Memory that a trainer may use, apart from a GPU's. None: what the machine has."""
     trainer_data_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
@@ -106,7 +106,8 @@ class Settings(BaseSettings):
     trainer_cpu_seconds: int | None = Field(None, ge=1, le=MOST_SECONDS)
     """Processor time of a trainer, over all its threads and for each attempt. None: no limit."""
     trainer_file_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
-    """Largest file that a trainer may write. None: 8 GiB and 16 times the job's teacher and data set."""
+    """Largest file that a trainer may write. None: 8 GiB and 16 times the job's teacher and data set, or
+    `data_store_bytes` if that is more."""
     trainer_disk_bytes: int | None = Field(None, ge=1, le=MOST_BYTES)
     """What a trainer may add to its job folder. None: as for one file."""
     teacher_cache_bytes: int = Field(32 * GIB, ge=0, le=MOST_BYTES)
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
     """What the teacher of one job may have there."""
     inspect_timeout_seconds: float = Field(120, gt=0, le=MOST_SECONDS)
     inspect_memory_bytes: int = Field(4 * GIB, ge=1, le=MOST_BYTES)
-    """Memory that reading an uploaded teacher may take."""
+    """Memory that the inspection of an upload may take, beside torch."""
     public_url: str | None = None
     """Where users reach the API, as https://lit.example.com. Messages of webhooks and runs of trackers then link to
     it."""

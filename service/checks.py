@@ -32,7 +32,7 @@ def service_checks() -> Iterator[Check]:
     try:
         settings = Settings()
     except ValidationError as wrong:
-        yield Check("settings", Status.FAIL, explain(wrong), "correct the variable: README.md has a table of them")
+        yield Check("settings", Status.FAIL, explain(wrong), "correct it: docs/settings.md has a table of all")
         return
     yield _settings(settings)
     yield _database(settings)

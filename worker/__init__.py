@@ -1,1 +1,1 @@
-"""Workers: one kind trains, the other inspects uploaded teachers. Neither loads torch."""
+"""Workers: one kind trains, the other inspects uploads. Neither loads torch."""

@@ -1,1 +1,1 @@
-"""The trainer of one job, `python -m lit_core.trainer FOLDER`, and the inspection of an uploaded teacher."""
+"""The trainer of one job, `python -m lit_core.trainer FOLDER`, and the inspection of an upload."""

@@ -16,11 +16,14 @@ from worker.host.stop_signals import StopSignals
 def worker(
     devices: Annotated[
         str | None,
-        typer.Option(help='Take jobs for "cpu", "cuda" or both (comma-separated). Default: what torch can use.'),
+        typer.Option(
+            help='Take jobs for "cpu", "cuda" or both (comma-separated). '
+            "Default: LIT_WORKER_DEVICES, or else what torch can use."
+        ),
     ] = None,
-    with_inspect: Annotated[bool, typer.Option(help="Inspect uploaded teachers as well, in a second process.")] = True,
+    with_inspect: Annotated[bool, typer.Option(help="Inspect uploads as well, in a second process.")] = True,
 ) -> None:
-    """Run a worker: it claims jobs, trains one at a time and inspects uploaded teachers."""
+    """Run a worker: it claims jobs, trains one at a time and inspects uploads."""
     with errors_as_sentences():
         settings = read_settings(worker_devices=devices)
         require_addresses(settings, "litc worker")

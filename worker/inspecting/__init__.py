@@ -1,1 +1,1 @@
-"""The inspecting worker: reads uploaded teachers in a sandboxed process."""
+"""The inspecting worker: reads uploads in a sandboxed process."""
