@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -122,13 +124,12 @@ def inspect_upload(
 
 def main() -> None:
     """Run the command. Every expected failure ends with a sentence and an exit code."""
+    service = asked_service_command(sys.argv[1:])
     try:
-        service = asked_service_command(sys.argv[1:])
         with _stop_signals(_end_at_once if service else signal.default_int_handler):
-            add_service_commands(app, service)
-            app()
+            _command(service)()
     except LitError as error:
-        said = with_options(str(error), error.fields, _offered(sys.argv[1:]))
+        said = with_options(str(error), error.fields, _offered(service, sys.argv[1:]))
         display.stderr.print(said, soft_wrap=True)
         sys.exit(output.exit_code_of_error(error))
     except OSError as error:
@@ -137,9 +138,18 @@ def main() -> None:
         sys.exit(output.ExitCode.FAILED)
 
 
-def _offered(arguments: Sequence[str]) -> set[str]:
+@cache
+def _command(service: str | None) -> Any:
+    """`litc` with this command of the service, or with a line for each of them in the help."""
+    whole = copy.copy(app)
+    whole.registered_commands, whole.registered_groups = [*app.registered_commands], [*app.registered_groups]
+    add_service_commands(whole, service)
+    return typer.main.get_command(whole)
+
+
+def _offered(service: str | None, arguments: Sequence[str]) -> set[str]:
     """The options of the command that the arguments name."""
-    command: Any = typer.main.get_command(app)
+    command = _command(service)
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
     return {option for parameter in command.params for option in parameter.opts}

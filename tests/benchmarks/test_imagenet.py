@@ -122,8 +122,10 @@ def test_a_stopped_benchmark_goes_on(
 def test_the_others_are_run_where_lit_fails(
     folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lit = json.dumps({"race": False, "schedule": {"steps_per_epoch": 1, "gradient_clip": None, **rates(100.0)}})
-    arguments = ("--arms", "lit", "practise", "untrained", "--lit", lit)
+    schedule = {"steps_per_epoch": 1, "gradient_clip": None, **rates(100.0)}
+    # Blocks that need no search are enough for a training that fails.
+    lit = json.dumps({"race": False, "select": "even", "schedule": schedule})
+    arguments = ("--arms", "lit", "practise", "untrained", "--lit", lit, "--iterations", "1")
     assert main(command(folder, weights, tmp_path / "results.json", *arguments)) == 1
     *told, last = capsys.readouterr().out.splitlines()
     assert sum("lit: the training is unstable" in line for line in told) == 2

@@ -196,7 +196,7 @@ def test_a_folded_adaptor_is_the_1x1_convolution_that_it_stands_for(teacher: Sec
 
 
 def test_adaptors_recover_a_block_that_is_a_linear_map(teacher: SectionedNetwork, images: Tensor) -> None:
-    found = rated_blocks(teacher, TensorBatches((images,), 8), [images], replace(QUICK, iterations=300))
+    found = rated_blocks(teacher, TensorBatches((images,), 8), [images], replace(QUICK, iterations=200))
     linear = next(one for one in found if (one.section, one.block) == (0, 2))
     other = next(one for one in found if (one.section, one.block) == (0, 1))
     assert linear.damage > 0

@@ -88,13 +88,14 @@ STAND_INS = {
     "images": Network(images, Output.CLASSES, "1", ("1", "2")),
     "words": Network(words, Output.EMBEDDING, "1", ("bert.layer",)),
 }
-IMAGES = Experiment("small-images", "images", 4, samples=10, steps=20, seeds=2)
-SENTENCES = Experiment("small-words", "words", 2, samples=12, steps=20, seeds=2)
+IMAGES = Experiment("small-images", "images", 4, samples=10, steps=10, seeds=2)
+SENTENCES = Experiment("small-words", "words", 2, samples=12, steps=10, seeds=2)
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cells, "NETWORKS", STAND_INS)
+    monkeypatch.setattr(cells, "BATCH", 4)
     cells.bench_of.cache_clear()
     yield
     cells.bench_of.cache_clear()
@@ -156,8 +157,8 @@ def test_what_is_stored_is_not_run_again(tmp_path: Path) -> None:
     scores_of = [[{**run, "seconds": 0} for run in runs] for runs in (before, results(tmp_path).runs)]
     assert scores_of[0] == scores_of[1]
     # Another budget is another run, and takes the place of the old one.
-    assert run([replace(both[0], steps=40)], tmp_path) == ([str(both[0])], [])
-    assert [run["configuration"]["steps"] for run in results(tmp_path).runs] == [40, 20]
+    assert run([replace(both[0], steps=30)], tmp_path) == ([str(both[0])], [])
+    assert [run["configuration"]["steps"] for run in results(tmp_path).runs] == [30, 10]
 
 
 def test_an_arm_that_follows_the_default_needs_its_blocks(tmp_path: Path) -> None:

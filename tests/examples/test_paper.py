@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def read(path: Path) -> JobRequest:
     return check_body(build_body(path, {}, []))
 
 
+@cache
 def teacher(depth: int, classes: int) -> Inspection:
     """What an inspection finds in a CIFAR ResNet; built without memory."""
     with torch.device("meta"):

@@ -226,7 +226,7 @@ def test_the_last_line_says_what_is_wrong_with_the_student(
     done = compress(*words)
     assert done.stdout.splitlines()[-1] == f"Note: {notes[1]}."
     assert "no-better-than-untrained" in done.stdout
-    done = litc_process(url, "compress", teacher, "--output", tmp_path / "again", *words, "--json")
+    done = litc(url, "compress", teacher, "--output", tmp_path / "again", *words, "--json")
     assert json.loads(done.stdout)["result"]["notes"] == notes
 
 
@@ -374,14 +374,22 @@ def test_a_problem_of_the_service_is_a_sentence_and_2(url: str) -> None:
 
 
 def test_nobody_listening_is_a_sentence_and_1(teacher: Path) -> None:
-    done = litc_process(NOWHERE, "inspect", teacher)
+    done = litc(NOWHERE, "inspect", teacher)
     assert done.returncode == 1
     assert "litc serve" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize(
+    ("cancel", "number"),
+    [
+        (False, signal.SIGINT),
+        (True, signal.SIGTERM),
+        # Each value is in one of the pairs above.
+        pytest.param(False, signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(True, signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_and_sigterm_leave_the_job_running_unless_told_otherwise(
     url: str,
     worker: ScriptedWorker,
@@ -576,6 +584,12 @@ def test_sections_of_a_network_and_of_names(url: str) -> None:
     assert "FLOPs of one image of 64x64 pixels." in shown
     wrong = litc(url, "sections", "resnot")
     assert (wrong.returncode, "did you mean" in wrong.stderr) == (1, True)
+
+
+def test_a_command_of_the_service_can_follow_another_command_in_one_process() -> None:
+    helped = litc(NOWHERE, "--help").stdout
+    assert "revoke" in litc(NOWHERE, "keys", "--help").stdout
+    assert litc(NOWHERE, "--help").stdout == helped
 
 
 def test_service_commands_explain_themselves_outside_a_checkout(tmp_path: Path) -> None:
