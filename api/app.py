@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from importlib.metadata import version
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI
@@ -50,6 +49,7 @@ from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
 from jobs.tracing import OFF, Tracing
+from jobs.version import VERSION
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.networks import AllowedNetworks
@@ -135,7 +135,7 @@ def create_app(
     app = FastAPIOffline(
         redoc_url=None,
         title="LIT",
-        version=version("lit-compress"),
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lead to whatever Host says
