@@ -43,6 +43,7 @@ SELECT count(*), sum(xmin::text::bigint) FROM (
 The transactions that wrote the rows of the catalog say so; what has a number below 16384 is PostgreSQL's own. Relations
 are seen by their types and columns: their own rows in pg_class are written by TRUNCATE too.
 """
+LARGE_BYTES = 128 * 1024
 TABLES = [table.name for table in Base.metadata.sorted_tables if table.name != StorageMarker.__tablename__]
 
 
@@ -181,10 +182,19 @@ def definitions(connection: psycopg.Connection) -> object:
 
 
 def remove_rows(connection: psycopg.Connection) -> None:
-    """Leave the ledger as the migrations made it. Full tables only, because truncating an empty one costs as much."""
+    """Leave the ledger as the migrations made it.
+
+    Truncating a table takes ten times as long as deleting a few rows, but leaves no room of deleted rows to read.
+    """
     look = sql.SQL(" UNION ALL ").join(
-        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(name, sql.Identifier(name)) for name in TABLES
+        sql.SQL("SELECT {}, pg_relation_size({}) WHERE EXISTS (SELECT FROM {})").format(
+            name, sql.Literal(name), sql.Identifier(name)
+        )
+        for name in TABLES
     )
-    if full := connection.execute(look).fetchall():
-        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in full)
-        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
+    statements = [
+        sql.SQL("TRUNCATE {} CASCADE" if size > LARGE_BYTES else "DELETE FROM {}").format(sql.Identifier(name))
+        for name, size in connection.execute(look).fetchall()
+    ]
+    # Without triggers: neither keys to other tables nor the ledger's own rules keep a row.
+    connection.execute(sql.SQL("; ").join([sql.SQL("SET session_replication_role = replica"), *statements]))
