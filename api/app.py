@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
+from functools import cache
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
+from starlette.routing import BaseRoute
 
 from api import broker, health, openapi, traces
 from api.architectures import endpoints as architectures
@@ -48,6 +49,7 @@ from jobs.ledger.inspected_uploads import InspectedUploads
 from jobs.settings import Settings
 from jobs.storage.opening import open_storage
 from jobs.tracing import OFF, Tracing
+from jobs.version import VERSION
 from jobs.webhooks.addresses import Receivers
 from jobs.webhooks.deliverer import Deliverer
 from jobs.webhooks.networks import AllowedNetworks
@@ -133,7 +135,7 @@ def create_app(
     app = FastAPIOffline(
         redoc_url=None,
         title="LIT",
-        version=version("lit-compress"),
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lead to whatever Host says
@@ -142,13 +144,16 @@ def create_app(
     )
     _add_middleware(app, metrics)
     problems.install(app)
-    _add_routes(app)
+    app.router.routes.extend(_routes())
     openapi.install(app)
     traces.instrument(app, tracing)
     return app
 
 
-def _add_routes(app: FastAPI) -> None:
+@cache
+def _routes() -> list[BaseRoute]:
+    """The same for all applications of a process. FastAPI looks at a route's parameters when it is first asked for."""
+    root = APIRouter()
     for router in (
         jobs.forms,
         jobs.creations,
@@ -163,10 +168,11 @@ def _add_routes(app: FastAPI) -> None:
         audit.router,
         health.router,
     ):
-        app.include_router(router, responses={"default": {"model": schemas.Problem}})
-    app.include_router(page.router)
-    app.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
-    app.include_router(monitoring.router)
+        root.include_router(router, responses={"default": {"model": schemas.Problem}})
+    root.include_router(page.router)
+    root.add_api_route("/problems/{type}", _explain, include_in_schema=False, response_class=PlainTextResponse)
+    root.include_router(monitoring.router)
+    return root.routes
 
 
 def _add_middleware(app: FastAPI, metrics: ApiMetrics) -> None:

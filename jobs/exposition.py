@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+
+from jobs.version import VERSION
 
 
 def new_registry(process: str) -> CollectorRegistry:
@@ -29,7 +30,7 @@ def new_registry(process: str) -> CollectorRegistry:
         registry=registry,
         multiprocess_mode="max",
     )
-    build.labels(version("lit-compress"), process).set(1)
+    build.labels(VERSION, process).set(1)
     ProcessCollector(namespace="lit", registry=registry)
     return registry
 

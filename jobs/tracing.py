@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from jobs.version import VERSION
 
 try:
     from opentelemetry import trace
@@ -73,7 +74,7 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self.provider = provider
-        self._tracer = None if provider is None else provider.get_tracer("lit", version("lit-compress"))
+        self._tracer = None if provider is None else provider.get_tracer("lit", VERSION)
 
     @contextmanager
     def span(
@@ -149,7 +150,7 @@ def open_tracing(service: str) -> Tracing:
             f"{endpoint} is set, but the packages for traces are missing ({missing}): install the extra `otel`, as in "
             "`pip install 'lit-compress[service,otel]'`, or unset the variable"
         ) from missing
-    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": version("lit-compress")}
+    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": VERSION}
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)

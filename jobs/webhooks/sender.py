@@ -8,11 +8,11 @@ import ssl
 import time
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 
 import httpx
 from standardwebhooks import Webhook as Signer
 
+from jobs.version import VERSION
 from jobs.webhooks.addresses import AddressRefused, Receivers
 from jobs.webhooks.claims import DeliveryClaim
 from jobs.webhooks.deliveries import AttemptResult
@@ -67,7 +67,7 @@ class Sender:
         headers = {
             "Host": url.authority,
             "Content-Type": "application/json",
-            "User-Agent": f"lit-compress/{version('lit-compress')}",
+            "User-Agent": f"lit-compress/{VERSION}",
             "Accept-Encoding": "identity",
             **signed_headers(claim, at, body),
         }

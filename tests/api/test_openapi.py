@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.models import Schema
@@ -40,12 +39,6 @@ ADMINISTRATION = ("/v1/keys", "/v1/owners/", "/v1/audit")
 REFERENCE = "#/components/schemas/{model}"
 
 
-@pytest.fixture
-def document(api: TestClient) -> dict[str, Any]:
-    made: dict[str, Any] = api.get("/openapi.json").json()
-    return made
-
-
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -56,6 +49,10 @@ def routes(api: TestClient) -> list[APIRoute]:
     assert isinstance(api.app, FastAPI)
     found = [context.original_route for context in iter_route_contexts(api.app.routes)]
     return [route for route in found if isinstance(route, APIRoute)]
+
+
+def test_it_is_served(api: TestClient, document: dict[str, Any]) -> None:
+    assert api.get("/openapi.json").json() == document
 
 
 def test_every_body_is_the_schema_of_its_model(document: dict[str, Any]) -> None:

@@ -19,9 +19,8 @@ def header_of(bench: Bench, *scopes: Scope, owner: str = "team") -> dict[str, st
 
 
 @pytest.fixture
-def operations(api: TestClient) -> list[tuple[str, str, str]]:
+def operations(document: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Method, path and scope of every operation that needs a caller."""
-    document: dict[str, Any] = api.get("/openapi.json").json()
     return [
         (method.upper(), path.replace("{", "").replace("}", ""), operation["security"][0]["key"][0])
         for path, methods in document["paths"].items()
@@ -61,8 +60,7 @@ def test_every_route_refuses_a_key_without_its_scope(
                     assert f"the scope {scope}:" in answer.json()["detail"]
 
 
-def test_every_route_under_v1_needs_a_caller(api: TestClient, operations: list[tuple[str, str, str]]) -> None:
-    document = api.get("/openapi.json").json()
+def test_every_route_under_v1_needs_a_caller(document: dict[str, Any], operations: list[tuple[str, str, str]]) -> None:
     under_v1 = {(m.upper(), p) for p, methods in document["paths"].items() for m in methods if p.startswith("/v1/")}
     assert len(under_v1) == len(operations)
 

@@ -12,6 +12,7 @@ from jobs.database.connection import Database
 from tests.worker.databases import DatabaseServer, LedgerPool
 
 ROWS = "INSERT INTO workers VALUES ('w', 'host', '{cpu}', '{1}')"
+MANY_ROWS = "INSERT INTO workers SELECT 'w' || n, 'host', '{cpu}', '{1}' FROM generate_series(1, 2000) AS n"
 CHANGES = [
     "ALTER TABLE jobs DISABLE TRIGGER USER",
     "ALTER TABLE workers RENAME TO workers_away",
@@ -42,7 +43,7 @@ def number_after(pool: LedgerPool, *statements: str) -> int:
 
 
 def test_a_database_with_new_rows_is_emptied_and_used_again(pool: LedgerPool) -> None:
-    assert number_after(pool, ROWS) == number_after(pool, ROWS) == number_after(pool)
+    assert number_after(pool, ROWS) == number_after(pool, MANY_ROWS) == number_after(pool, ROWS) == number_after(pool)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -15,13 +15,13 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from jobs.tracking.trackers import Tracker
+from jobs.version import VERSION
 
 CALL_SECONDS = 20.0
 """What a call may take from its first byte to its last, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise."""
@@ -112,7 +112,7 @@ class Connection:
         return content
 
     async def _request(self, seconds: float, method: str, url: str, **given: Any) -> tuple[int, bytes]:
-        headers = {"User-Agent": f"lit-compress/{version('lit-compress')}", "Accept-Encoding": "identity"}
+        headers = {"User-Agent": f"lit-compress/{VERSION}", "Accept-Encoding": "identity"}
         headers |= self._authorization | given.pop("headers", {})
         # httpx counts for each read alone; this counts the whole.
         async with (

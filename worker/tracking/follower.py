@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from jobs.storage.storage import Storage, StorageKeyMissing
 from jobs.tracking import runs
 from jobs.tracking.runs import RunStage, Turn
 from jobs.tracking.trackers import Trackers
+from jobs.version import VERSION
 from lit_spec import Schedule
 from lit_spec.requests.tracking import MlflowTracking, Track
 from lit_spec.states import JobState
@@ -161,7 +161,7 @@ class Follower:
 
     def _begin(self, turn: Turn, server: MlflowServer, snapshot: Snapshot) -> TrackedRun:
         job, asked = snapshot.job, snapshot.asked
-        tags = contents.tags(job, snapshot.study, version("lit-compress"), asked.tags)
+        tags = contents.tags(job, snapshot.study, VERSION, asked.tags)
         tags |= {contents.DESCRIPTION_TAG: contents.description(job, self._settings.public_url)}
         experiment = asked.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         name = contents.run_name(job, snapshot.study, asked.run_name)
