@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "examples/digits/teacher.safetensors"
 SHORT = {"lit": {"epochs": 1}, "fine_tune": {"epochs": 1}}
+SHORTEST = {**SHORT, "steps_per_epoch": 8}
 """As quick as a real training can be."""
 QUICK = {"depth": 8, "select": "even"}
 """A student for whose blocks nothing is measured."""

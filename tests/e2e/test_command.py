@@ -20,7 +20,8 @@ def litc(service_url: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 def compress(service_url: str, output: Path, *words: object) -> subprocess.CompletedProcess[str]:
     common = ["--dataset", "digits", "--depth", 8, "--select", "even", "--epochs", 1, "--fine-tune-epochs", 1]
-    return litc(service_url, "compress", TEACHER, "--output", output, *common, "--set", "exports=[]", "--json", *words)
+    common += ["--set", "schedule.steps_per_epoch=8", "--set", "exports=[]", "--json"]
+    return litc(service_url, "compress", TEACHER, "--output", output, *common, *words)
 
 
 def test_compress_to_a_model_that_loads(service_url: str, tmp_path: Path) -> None:

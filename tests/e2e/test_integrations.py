@@ -22,7 +22,7 @@ from lit_client import Client
 from lit_client.models import Event, Job
 from lit_spec.trainer.phases import JobPhase
 from service.running import RunningService, running_service
-from tests.e2e.digits import QUICK, SHORT, TEACHER, images
+from tests.e2e.digits import QUICK, SHORTEST, TEACHER, images
 from tests.s3 import S3Server
 from tests.webhooks.receiver import Receiver, receiving, status
 from tests.worker.bench import Bench, wait_for
@@ -84,7 +84,7 @@ def test_one_job_through_all_of_it(
                 "teacher": teacher,
                 "dataset": {"url": f"s3://{bucket}/data/team/digits.npz"},
                 "student": QUICK,
-                "schedule": SHORT,
+                "schedule": SHORTEST,
                 "exports": ["onnx"],
                 "tensorboard": True,
                 "register": "digits",

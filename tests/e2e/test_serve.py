@@ -41,12 +41,6 @@ def litc(folder: Path, *words: str, **variables: str) -> Finished:
     return litc_with(own_environment(folder / "data") | COLD | variables, *words)
 
 
-def litc_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """As a person runs it."""
-    given = own_environment(folder / "data") | COLD
-    return subprocess.run([LITC, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
-
-
 def postgres(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "data/postgres/postmaster.pid").read_text().split()[0]))
 
@@ -110,11 +104,11 @@ def test_keys_restarts_and_a_clean_end(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/jobs", headers=upgrade).status_code == 200
 
         # A second service must not touch the same data.
-        second = litc_process(tmp_path, "serve", "--port", "0")
+        second = litc(tmp_path, "serve", "--port", "0")
         assert second.returncode == 2
         assert "LIT_DATA_DIR" in second.stderr
 
-        made = litc_process(tmp_path, "keys", "create", KEY_NAME)
+        made = litc(tmp_path, "keys", "create", KEY_NAME)
         secret = made.stdout.strip()
         assert made.returncode == 0, made.stderr
         assert secret.startswith("lit_")

@@ -43,7 +43,7 @@ def failed_under(bench: Bench, command: list[str], teacher: str | None = None, *
     ("limit", "value", "type"),
     [
         ("trainer_memory_bytes", 60 * MIB, "memory-limit"),
-        ("trainer_cpu_seconds", 2, "cpu-limit"),
+        ("trainer_cpu_seconds", 1, "cpu-limit"),
         ("trainer_file_bytes", 20_000, "file-size-limit"),
         ("trainer_disk_bytes", 20_000, "disk-limit"),
     ],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import text
@@ -23,6 +25,7 @@ from jobs.ledger import attempts, uploads, workers
 from jobs.ledger.attempts import Claim
 from jobs.storage.folder import FolderStorage
 from lit_spec import SPEC_VERSION
+from service import worker_process
 from tests.small_disks import MIB, files_up_to, fill, mounted
 from tests.worker.bench import OWNER, Bench, child, wait_for
 from tests.worker.outages import cut_off
@@ -31,7 +34,11 @@ from worker.host.startup import open_host
 from worker.training import supervisor
 from worker.training.job_folder import data_store
 
-ROOT = Path(__file__).parents[2]
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: object
+    stderr: str
 
 
 @pytest.fixture
@@ -406,18 +413,27 @@ def test_a_job_that_finds_its_device_nowhere_fails_in_the_end(bench: Bench) -> N
     assert (error["type"], error["field"]) == ("device-unavailable", "device")
 
 
-def start(bench: Bench, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    """A worker process, which is to end by itself."""
+def start(bench: Bench, *arguments: str, **changes: str) -> Ended:
+    """A worker process's program, which is to end by itself: here, because another process would load it all again."""
     environment = {
-        **os.environ,
         "DATABASE_URL": bench.settings.database_url or "",
         "REDIS_URL": bench.settings.redis_url or "",
         "LIT_DATA_DIR": str(bench.settings.data_dir),
         "LIT_STORAGE_DIR": str(bench.settings.storage_root),
         **changes,
     }
-    command = [sys.executable, "-m", "service.worker_process", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    stderr, on_sigterm = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            patch.dict(os.environ, environment),
+            patch.object(sys, "argv", ["worker_process", *arguments]),
+            redirect_stderr(stderr),
+            pytest.raises(SystemExit) as ended,
+        ):
+            worker_process.main()
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return Ended(ended.value.code, stderr.getvalue())
 
 
 @pytest.mark.parametrize("mode", ["--devices=cpu", "--inspect"])
