@@ -374,7 +374,7 @@ def test_a_drained_adversarial_training_goes_on_to_the_same_bits(
 def test_the_quick_preset_brings_the_ir_loss_down_and_the_student_recolours(tmp_path: Path) -> None:
     files = (write_generator(tmp_path), None)
     changes = {"student": {"blocks": [2]}, "preset": "quick", "schedule": {}}
-    task = a_task(job_folder(tmp_path / "job", files, count=300, **changes))
+    task = a_task(job_folder(tmp_path / "job", files, count=150, **changes))
     before = task.score().metrics
     after = trained(task, tmp_path / "checkpoint.pt").epochs[-1].metrics
     assert before["validation_ir_loss"] / after["validation_ir_loss"] >= 5
