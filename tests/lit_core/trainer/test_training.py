@@ -91,22 +91,19 @@ def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
     (folder / "spec.json").write_text(spec.model_dump_json())
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lit_core.trainer", str(folder), *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-
-
 def run_process(folder: Path) -> tuple[int, list[dict[str, Any]]]:
-    process = start(folder)
-    out, log = process.communicate(timeout=120)
-    events = [json.loads(line) for line in out.splitlines()]
-    assert process.returncode in (0, 1), log
-    return process.returncode, events
+    """The exit code and the messages of a trainer that is executed, and so loads torch again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_core.trainer", str(folder)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
 class KeptMessages:
