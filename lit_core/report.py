@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,17 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "t
 
 
 def versions() -> dict[str, str]:
-    found = {name: version(name) for name in PACKAGES}
-    return {"lit-compress": version("lit-compress"), "python": platform.python_version(), **found}
+    return {
+        "lit-compress": _version("lit-compress"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+@cache
+def _version(package: str) -> str:
+    """Read once, because its file is parsed each time: for all packages that takes longer than a step of training."""
+    return version(package)
 
 
 # --- what both reports have ---

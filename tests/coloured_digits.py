@@ -88,15 +88,26 @@ def one_thread() -> Iterator[None]:
 
 
 @cache
-def _trained() -> tuple[Generator, Discriminator]:
+def _generator() -> Generator:
     with one_thread():
-        generator = train_generator()
-        return generator, train_discriminator(generator)
+        return train_generator()
+
+
+@cache
+def _discriminator() -> Discriminator:
+    generator = _generator()
+    with one_thread():
+        return train_discriminator(generator)
+
+
+def write_generator(folder: Path) -> Path:
+    path = folder / "generator.safetensors"
+    save_file(_generator().state_dict(), path)
+    return path
 
 
 def write_teachers(folder: Path) -> tuple[Path, Path]:
     """A generator's and a discriminator's file."""
-    paths = folder / "generator.safetensors", folder / "discriminator.safetensors"
-    for network, path in zip(_trained(), paths, strict=True):
-        save_file(network.state_dict(), path)
-    return paths
+    path = folder / "discriminator.safetensors"
+    save_file(_discriminator().state_dict(), path)
+    return write_generator(folder), path

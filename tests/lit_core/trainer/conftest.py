@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,24 @@ from safetensors.torch import save_file
 
 from lit_core.measuring import cost
 from lit_core.networks.families.resnet_cifar import ResNet
+from lit_core.training import recipe
 from tests.lit_core.trainer.test_training import stripes, teach
 
 
-@pytest.fixture(autouse=True)
-def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All passes would take half of the time of a job as short as these."""
-    monkeypatch.setattr(cost, "LATENCY_RUNS", cost.LEAST_RUNS)
-    monkeypatch.setattr(cost, "LATENCY_WARM_UP", 1)
+@pytest.fixture(autouse=True, scope="module")
+def few_passes() -> Iterator[None]:
+    """All passes would take half of the time of a job as short as these. Also in the jobs of a module's fixtures."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(cost, "LATENCY_RUNS", cost.LEAST_RUNS)
+        monkeypatch.setattr(cost, "LATENCY_WARM_UP", 1)
+        yield
+
+
+@pytest.fixture
+def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of each candidate are enough where it does not matter which one wins."""
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 5)
+    monkeypatch.setattr(recipe, "MOST_STEPS", 5)
 
 
 @pytest.fixture(scope="session")

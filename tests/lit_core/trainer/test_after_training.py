@@ -176,7 +176,8 @@ def test_the_weights_of_attention_are_pruned_as_well() -> None:
 
 def test_in_python_each_step_gives_a_network() -> None:
     loader, test = digits()
-    made = lit_core.compress(trained(), loader, blocks=[2, 1], validation=test, schedule=SCHEDULE, then=["prune:0.3"])
+    teacher = trained()
+    made = lit_core.compress(teacher, loader, blocks=[2, 1], validation=test, schedule=SCHEDULE, then=["prune:0.3"])
     (row,) = made.report["then"]
     pruned = made.pruned["prune:0.3"]
     assert row["parameters"] == parameters_left(pruned) < made.report["student"]["parameters"]
@@ -186,4 +187,4 @@ def test_in_python_each_step_gives_a_network() -> None:
     accuracy = 100 * float((answers == test[0][1]).double().mean())
     assert accuracy == pytest.approx(row["validation"]["student_accuracy"])
     with pytest.raises(ValueError, match="int8 is only for the service"):
-        lit_core.compress(trained(), loader, blocks=[2, 1], then=["int8"])
+        lit_core.compress(teacher, loader, blocks=[2, 1], then=["int8"])

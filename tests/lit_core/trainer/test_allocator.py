@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 FAULTS = """
 import resource, torch
 from lit_core.trainer.allocator import keep_freed_memory
@@ -45,31 +47,33 @@ print(anonymous() - before)
 
 FORKED = """
 import os, torch
-for changed in (False, True):
-    if os.fork() == 0:
-        exec({program!r})
-        break
-    assert os.wait()[1] == 0
+for program in {programs!r}:
+    for changed in (False, True):
+        if os.fork() == 0:
+            exec(program)
+            os._exit(0)
+        assert os.wait()[1] == 0
 """
-"""Torch is loaded once for both, before either has an allocator of its own making."""
+"""Torch is loaded once for all, before any has an allocator of its own making."""
 
 
-def printed(program: str) -> tuple[int, int]:
-    """What the program prints with the allocator as it is, and with the one that is changed."""
-    found = subprocess.run(
-        [sys.executable, "-c", FORKED.format(program=program)], capture_output=True, text=True, timeout=120, check=True
-    )
-    left, changed = found.stdout.split()
-    return int(left), int(changed)
+@pytest.fixture(scope="module")
+def printed() -> dict[str, tuple[int, int]]:
+    """What each program prints with the allocator as it is, and with the one that is changed."""
+    programs = {"faults": FAULTS, "gaps": GAPS}
+    code = FORKED.format(programs=[*programs.values()])
+    found = subprocess.run([sys.executable, "-u", "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    numbers = [int(number) for number in found.stdout.split()]
+    return {name: (numbers[2 * row], numbers[2 * row + 1]) for row, name in enumerate(programs)}
 
 
-def test_a_step_takes_the_memory_of_the_one_before_it() -> None:
-    left, kept = printed(FAULTS)
+def test_a_step_takes_the_memory_of_the_one_before_it(printed: dict[str, tuple[int, int]]) -> None:
+    left, kept = printed["faults"]
     # Where the blocks lie differs from run to run, so that one of them may be taken anew.
     assert 8 * kept < left
 
 
-def test_beside_a_sharded_teacher_freed_blocks_leave_no_gaps() -> None:
-    left, returned = printed(GAPS)
+def test_beside_a_sharded_teacher_freed_blocks_leave_no_gaps(printed: dict[str, tuple[int, int]]) -> None:
+    left, returned = printed["gaps"]
     assert returned < 30_000  # KiB: about one block
     assert left > 150_000

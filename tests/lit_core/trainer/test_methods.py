@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from safetensors.torch import load_file
 
 import lit_core
 from lit_core.data import DatasetError
-from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer import environment
 from lit_core.trainer.job import run_job
 from lit_core.trainer.supervision import DeadlineWatch
@@ -25,7 +25,7 @@ from lit_core.training.task import Refused
 from lit_spec import Architecture, ErrorType, JobRequest, resolve
 from lit_spec.trainer.messages import TeacherMeasured
 from lit_spec.trainer.report import Report
-from tests.lit_core.trainer.test_training import KeptMessages, stripes, write_dataset
+from tests.lit_core.trainer.test_training import KeptMessages, inspected, stripes, weights, write_dataset
 
 ONE_EACH = {"lit": {"epochs": 1, "learning_rate": 0.05}, "fine_tune": {"epochs": 1, "learning_rate": 0.02}}
 SPLIT = np.repeat(["train", "val", "test"], [120, 60, 60])
@@ -76,9 +76,31 @@ def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, *
         "exports": [],
         **changes,
     }
-    spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher)))
+    spec = resolve(JobRequest.model_validate(request), inspected(teacher))
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
+
+
+@pytest.fixture(scope="module")
+def lit_job(tmp_path_factory: pytest.TempPathFactory, teacher_file: Path) -> Path:
+    """The folder of a finished job with the defaults of `prepare`."""
+    folder = tmp_path_factory.mktemp("lit") / "job"
+    run(folder, teacher_file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prune_job(tmp_path_factory: pytest.TempPathFactory, teacher_file: Path) -> Path:
+    folder = tmp_path_factory.mktemp("prune") / "job"
+    run(folder, teacher_file, method="prune")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job_without_fine_tuning(tmp_path_factory: pytest.TempPathFactory, teacher_file: Path) -> Path:
+    folder = tmp_path_factory.mktemp("without") / "job"
+    run(folder, teacher_file, schedule=LIT_ALONE, accept={"max_accuracy_drop": 3})
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -92,15 +114,20 @@ def prepare(folder: Path, teacher: Path, arrays: dict[str, Any] | None = None, *
     ],
 )
 def test_a_method_trains_and_reports_its_own_losses(
-    tmp_path: Path, teacher_file: Path, method: str, losses: set[str]
+    tmp_path: Path, request: pytest.FixtureRequest, teacher_file: Path, method: str, losses: set[str]
 ) -> None:
-    report = run(tmp_path / "job", teacher_file, method=method)
+    if method in ("lit", "prune"):
+        folder = request.getfixturevalue(f"{method}_job")
+        report = read_report(folder)
+    else:
+        folder = tmp_path / "job"
+        report = run(folder, teacher_file, method=method)
     assert report["method"] == method
     assert [(e["phase"], e["epoch"]) for e in report["epochs"]] == [("lit", 1), ("fine_tune", 1)]
     found = {name for name in report["epochs"][0] if name.endswith("loss") or "loss_" in name} - {"loss"}
     assert losses <= found
     assert report["student"]["accuracy"]["test"] > (34 if method == "scratch" else 60)
-    model = lit_core.load(tmp_path / "job" / "output")
+    model = lit_core.load(folder / "output")
     x, y = stripes()
     right = sum(
         int(found) == label for found, label in zip(model.classify(torch.from_numpy(x)[:, None]), y, strict=True)
@@ -109,10 +136,10 @@ def test_a_method_trains_and_reports_its_own_losses(
 
 
 def test_a_teacher_in_bfloat16_is_measured_and_its_training_goes_on_to_the_same_bits(
-    tmp_path: Path, teacher_file: Path
+    tmp_path: Path, teacher_file: Path, lit_job: Path
 ) -> None:
     report = run(tmp_path / "whole", teacher_file, teacher_precision="bfloat16")
-    assert "teacher_precision" not in run(tmp_path / "exact", teacher_file)
+    assert "teacher_precision" not in read_report(lit_job)
     measured = report["teacher_precision"]
     assert (measured["precision"], measured["samples"]) == ("bfloat16", report["samples"]["val"])
     assert measured["agreement"] > 90
@@ -121,8 +148,8 @@ def test_a_teacher_in_bfloat16_is_measured_and_its_training_goes_on_to_the_same_
     with pytest.raises(Drained):
         run_job(tmp_path / "broken", KeptMessages(), StopsAt(2))
     train_in(tmp_path / "broken")
-    students = [(tmp_path / name / "output/model.safetensors").read_bytes() for name in ("whole", "exact", "broken")]
-    assert students[0] == students[2] != students[1]
+    whole, exact, broken = map(weights, (tmp_path / "whole", lit_job, tmp_path / "broken"))
+    assert whole == broken != exact
 
 
 @pytest.mark.parametrize(("method", "beta"), [("born-again-kd", 0.5), ("born-again-lit", 0.0)])
@@ -136,20 +163,19 @@ def test_born_again_networks_have_the_teachers_depth(
     assert not torch.equal(teacher["layer1.0.conv1.weight"], student["layer1.0.conv1.weight"])
 
 
-def test_pruning_leaves_as_many_parameters_as_the_student_has(tmp_path: Path, teacher_file: Path) -> None:
-    shallow = run(tmp_path / "lit", teacher_file)
-    pruned = run(tmp_path / "prune", teacher_file, method="prune")
+def test_pruning_leaves_as_many_parameters_as_the_student_has(lit_job: Path, prune_job: Path) -> None:
+    shallow, pruned = read_report(lit_job), read_report(prune_job)
     assert pruned["student"]["parameters"] == shallow["student"]["parameters"]
-    state = load_file(tmp_path / "prune" / "output" / "model.safetensors")
-    config = json.loads((tmp_path / "prune" / "output" / "config.json").read_text())
+    state = load_file(prune_job / "output" / "model.safetensors")
+    config = json.loads((prune_job / "output" / "config.json").read_text())
     assert config["architecture"]["blocks"] == [3, 3, 3]
     trained = sum(v.numel() for k, v in state.items() if "running" not in k and "tracked" not in k)
     zeros = sum(int((v == 0).sum()) for k, v in state.items() if v.ndim > 1)
     assert trained - zeros == pruned["student"]["parameters"]
 
 
-def test_pruning_filters_leaves_no_more_than_the_student_has(tmp_path: Path, teacher_file: Path) -> None:
-    shallow = run(tmp_path / "lit", teacher_file)["student"]["parameters"]
+def test_pruning_filters_leaves_no_more_than_the_student_has(tmp_path: Path, teacher_file: Path, lit_job: Path) -> None:
+    shallow = read_report(lit_job)["student"]["parameters"]
     pruned = run(tmp_path / "prune", teacher_file, method="prune", pruning="filters")["student"]["parameters"]
     assert 0.7 * shallow < pruned <= shallow
     state = load_file(tmp_path / "prune" / "output" / "model.safetensors")
@@ -207,6 +233,7 @@ def test_labels_that_are_needed_and_missing_are_an_error(
     assert caught.value.field == field
 
 
+@pytest.mark.usefixtures("short_races")
 def test_a_few_unlabelled_samples_and_the_preset_for_them(tmp_path: Path, teacher_file: Path) -> None:
     short = {"steps_per_epoch": 3, "lit": {"epochs": 2}, "fine_tune": {"epochs": 1}}
     report = run(
@@ -268,8 +295,8 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bits(
     assert whole.read_bytes() == found.read_bytes()
 
 
-def test_random_inputs_are_added_to_the_training_split(tmp_path: Path, teacher_file: Path) -> None:
-    plain = run(tmp_path / "plain", teacher_file)
+def test_random_inputs_are_added_to_the_training_split(tmp_path: Path, teacher_file: Path, lit_job: Path) -> None:
+    plain = read_report(lit_job)
     noisy = run(tmp_path / "noisy", teacher_file, n_random=64, noise=0.1)
     assert noisy["samples"] == plain["samples"]
     assert noisy["epochs"][0]["loss"] != plain["epochs"][0]["loss"]
@@ -298,19 +325,20 @@ def test_images_without_labels_teach_and_labelled_ones_measure(tmp_path: Path, t
     assert lit_core.load(folder / "output").classes == ["0", "1", "2"]
 
 
-def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(tmp_path: Path, teacher_file: Path) -> None:
-    run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)
-    teacher, student = load_file(teacher_file), load_file(tmp_path / "job" / "output" / "model.safetensors")
+def test_the_frozen_stem_and_head_are_the_teachers_after_the_lit_phase(
+    teacher_file: Path, job_without_fine_tuning: Path
+) -> None:
+    teacher = load_file(teacher_file)
+    student = load_file(job_without_fine_tuning / "output" / "model.safetensors")
     for name in student:
         same = torch.equal(student[name], teacher[name])
         assert same == name.startswith(("conv1.", "bn1.", "fc.")), name
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path) -> None:
-    for seed in (0, 1):
-        run(tmp_path / str(seed), teacher_file, seed=seed)
-    zero, one = ((tmp_path / name / "output" / "model.safetensors").read_bytes() for name in ("0", "1"))
-    assert zero != one
+def test_another_seed_gives_other_weights(tmp_path: Path, teacher_file: Path, lit_job: Path) -> None:
+    assert read_report(lit_job)["specification"]["seed"] == 0
+    run(tmp_path / "job", teacher_file, seed=1)
+    assert weights(tmp_path / "job") != weights(lit_job)
 
 
 def test_a_teacher_near_chance_is_refused_before_training(tmp_path: Path, teacher_file: Path) -> None:
@@ -362,8 +390,8 @@ def test_whatever_is_labelled_shows_a_teacher_near_chance(tmp_path: Path, teache
     assert said in refused.value.error.detail
 
 
-def test_a_teacher_above_chance_needs_no_note(tmp_path: Path, teacher_file: Path) -> None:
-    notes = run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)["notes"]
+def test_a_teacher_above_chance_needs_no_note(job_without_fine_tuning: Path) -> None:
+    notes = read_report(job_without_fine_tuning)["notes"]
     assert not [note for note in notes if note.startswith("the teacher")]
 
 
@@ -375,9 +403,8 @@ def test_labels_outside_the_teachers_classes_are_refused_before_training(tmp_pat
     assert not (tmp_path / "job" / "checkpoint.pt").exists()
 
 
-def test_a_loaded_folder_must_fit(tmp_path: Path, teacher_file: Path) -> None:
-    run(tmp_path / "job", teacher_file, schedule=LIT_ALONE)
-    output = tmp_path / "job" / "output"
+def test_a_loaded_folder_must_fit(tmp_path: Path, job_without_fine_tuning: Path) -> None:
+    output = shutil.copytree(job_without_fine_tuning / "output", tmp_path / "output")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         lit_core.load(output, "report.json")
     config = json.loads((output / "config.json").read_text())
@@ -417,8 +444,8 @@ def test_the_expected_accuracy_is_checked_on_the_samples_that_have_labels(tmp_pa
     assert refused.value.error.field == "teacher_accuracy"
 
 
-def test_too_few_test_samples_to_accept_the_student_are_told(tmp_path: Path, teacher_file: Path) -> None:
-    report = run(tmp_path / "job", teacher_file, schedule=LIT_ALONE, accept={"max_accuracy_drop": 3})
+def test_too_few_test_samples_to_accept_the_student_are_told(job_without_fine_tuning: Path) -> None:
+    report = read_report(job_without_fine_tuning)
     low, high = report["accuracy_drop_interval"]
     assert low <= report["accuracy_drop"] <= high
     assert report["accuracy_drop_samples"] == report["samples"]["test"] == 24
@@ -439,7 +466,7 @@ def test_a_format_whose_package_the_worker_lacks_is_refused_before_the_training(
 
 def test_a_job_writes_openvino_and_says_how_fast_it_is(tmp_path: Path, teacher_file: Path) -> None:
     pytest.importorskip("openvino", reason="the package openvino is not installed")
-    (export,) = run(tmp_path / "job", teacher_file, exports=["openvino"])["exports"]
+    (export,) = run(tmp_path / "job", teacher_file, student={"depth": 8}, exports=["openvino"])["exports"]
     assert (export["kind"], export["file"], export["error"]) == ("openvino", "model.openvino.zip", None)
     assert set(export["latency"]) == {"batch_1", "batch_32"}
     with zipfile.ZipFile(tmp_path / "job/output/model.openvino.zip") as archive:

@@ -45,12 +45,19 @@ def report_of(folder: Path) -> PlanReport:
     return PlanReport.model_validate_json((folder / "output" / "report.json").read_bytes())
 
 
-def test_a_plan_measures_students_from_one_block_less_to_one_block_a_section(
-    tmp_path: Path, teacher_file: Path
-) -> None:
-    folder = plan_folder(tmp_path / "job", teacher_file, {"students": 4})
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, teacher_file: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder and the messages of a plan of four students, which are repaired too."""
+    folder = plan_folder(tmp_path_factory.mktemp("plan") / "job", teacher_file, {"students": 4, "repair": True})
     code, events = run(folder)
     assert code == TrainerExit.DONE, events[-1]
+    return folder, events
+
+
+def test_a_plan_measures_students_from_one_block_less_to_one_block_a_section(
+    planned: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, events = planned
     assert sorted(path.name for path in (folder / "output").iterdir()) == sorted(PLAN_OUTPUT)
     report = report_of(folder)
     assert [student.blocks and sum(student.blocks) for student in report.students] == [8, 6, 5, 3]
@@ -88,8 +95,8 @@ def test_a_students_damage_and_scores_are_those_of_its_blocks(tmp_path: Path, te
     assert planned.damage > 0
 
 
-def test_the_front_has_the_students_that_none_beats(tmp_path: Path, teacher_file: Path) -> None:
-    report = plan_in(plan_folder(tmp_path / "job", teacher_file, {"students": 6, "repair": True}))
+def test_the_front_has_the_students_that_none_beats(planned: tuple[Path, list[dict[str, Any]]]) -> None:
+    report = report_of(planned[0])
     found = [(student.latency_ms, student.best(report.metric)) for student in report.students]
     for student, (latency, score) in zip(report.students, found, strict=True):
         beaten = any(other != (latency, score) and other[0] <= latency and other[1] >= score for other in found)
@@ -117,10 +124,8 @@ def test_without_labels_students_are_compared_by_agreement(tmp_path: Path, teach
             assert student.repaired is not None, "the repair of a trained network's student helps here"
 
 
-def test_the_picture_shows_each_student_and_each_section(tmp_path: Path, teacher_file: Path) -> None:
-    folder = plan_folder(tmp_path / "job", teacher_file, {"students": 3, "repair": False})
-    plan_in(folder)
-    picture = folder / "output" / "plan.svg"
+def test_the_picture_shows_each_student_and_each_section(planned: tuple[Path, list[dict[str, Any]]]) -> None:
+    picture = planned[0] / "output" / "plan.svg"
     ElementTree.parse(picture)  # noqa: S314 - our own file
     text = picture.read_text()
     for words in ("expected latency at batch 1", "8 blocks", "3 blocks", "teacher, 9 blocks", "nats"):

@@ -21,6 +21,7 @@ FEW: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("short_races")
 @pytest.mark.parametrize("rate", [pytest.param(2e-4, marks=pytest.mark.long), 1.0], ids=["as asked", "cut"])
 def test_a_job_that_is_broken_off_after_its_race_ends_with_the_same_bits(
     tmp_path: Path, teacher_file: Path, rate: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer.job import run_job
 from lit_core.training.checkpoint import load_checkpoint, save_checkpoint
 from lit_core.training.loop import Drained
-from lit_spec import JobRequest, Library, LibraryRequest, resolve
+from lit_spec import Inspection, JobRequest, Library, LibraryRequest, resolve
 from lit_spec.trainer.folder import CHECKPOINT_FILE
+from tests.lit_core.trainer.forked import ForkedTrainer
 from tests.lit_core.trainer.test_methods import StopsAt, read_report
-from tests.lit_core.trainer.test_training import KeptMessages, start, stripes, weights, write_dataset
+from tests.lit_core.trainer.test_training import KeptMessages, run_process, stripes, weights, write_dataset
 
 VIT = {
     "img_size": 8,
@@ -65,6 +67,11 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@cache
+def inspected(teacher: Path) -> Inspection:
+    return inspect_teacher(read_teacher(teacher, LIBRARY))
+
+
 def job_folder(folder: Path, teacher: Path, **changes: Any) -> Path:
     folder.mkdir()
     (folder / "teacher.safetensors").write_bytes(teacher.read_bytes())
@@ -80,7 +87,7 @@ def job_folder(folder: Path, teacher: Path, **changes: Any) -> Path:
         "exports": [],
         **changes,
     }
-    spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher, LIBRARY)))
+    spec = resolve(JobRequest.model_validate(request), inspected(teacher))
     (folder / "spec.json").write_text(spec.model_dump_json())
     begin_attempt(folder, 1)
     return folder
@@ -102,11 +109,21 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, transformer: Path) -> Path:
-    """The folder of a job that a process of its own has trained at once."""
+    """The folder of a job that a process of its own has trained at once.
+
+    Executed and not forked, so that nothing of this process is the same: the order in sets of strings, for example.
+    """
     folder = job_folder(tmp_path_factory.mktemp("unbroken") / "job", transformer)
-    process = start(folder)
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == 0, log
+    code, events = run_process(folder)
+    assert code == 0
+    assert [event["type"] for event in events if event["type"] not in {"checkpoint", "progress"}] == [
+        "started",
+        "teacher_measured",
+        "epoch",
+        "epoch",
+        "epoch",
+        "finished",
+    ]
     return folder
 
 
@@ -124,13 +141,12 @@ def test_a_terminated_trainer_goes_on_in_another_process_to_the_same_bits(
     tmp_path: Path, transformer: Path, unbroken: Path
 ) -> None:
     folder = job_folder(tmp_path / "job", transformer)
-    process = start(folder)
-    assert process.stdout
-    for line in process.stdout:
-        if json.loads(line)["type"] == "teacher_measured":
-            process.send_signal(signal.SIGTERM)
-            break
-    process.communicate(timeout=120)
+    trainer = ForkedTrainer(folder)
+    for line in trainer.messages:
+        message = json.loads(line)["type"]
+        if message == "teacher_measured":
+            trainer.send_signal(signal.SIGTERM)
+    assert (trainer.wait(), message) == (0, "drained")
     assert not (folder / "output").exists()
     begin_attempt(folder, 2)
     assert trained(folder) == weights(unbroken)
@@ -139,41 +155,42 @@ def test_a_terminated_trainer_goes_on_in_another_process_to_the_same_bits(
     assert resume["bit_identical"]
 
 
-def trained_in_pieces(folder: Path, steps: int) -> None:
-    """A job that is asked to stop each time that it was asked about that so often."""
+def trained_in_pieces(folder: Path, first: int, later: int) -> None:
+    """A job that asks between two steps whether to stop, and is told to after so many times, in the first attempt and
+    in each later one."""
     for attempt in range(1, 100):
         begin_attempt(folder, attempt)
         torch.manual_seed(attempt)
         try:
-            run_job(folder, KeptMessages(), StopsAt(steps))
+            run_job(folder, KeptMessages(), StopsAt(first if attempt == 1 else later))
         except Drained:
             continue
         return
 
 
 @pytest.mark.parametrize(
-    ("steps", "first"),
+    ("first", "later", "place"),
     [
-        (2, (1, 3)),
-        pytest.param(STEPS - 1, (1, STEPS), marks=pytest.mark.long),
-        pytest.param(STEPS, (2, 0), marks=pytest.mark.long),
+        (2, 4, (1, 3)),
+        pytest.param(STEPS - 1, STEPS - 1, (1, STEPS), marks=pytest.mark.long),
+        pytest.param(STEPS, STEPS, (2, 0), marks=pytest.mark.long),
     ],
     ids=["inside an epoch", "after the last step of an epoch", "between two epochs"],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
-    tmp_path: Path, transformer: Path, steps: int, first: tuple[int, int]
+    tmp_path: Path, transformer: Path, first: int, later: int, place: tuple[int, int]
 ) -> None:
     changes = {"then": ["prune:0.5"], "augmentation": {"noise": 0.1}, "n_random": 10}
     whole = job_folder(tmp_path / "whole", transformer, **changes)
     trained(whole)
     broken = job_folder(tmp_path / "broken", transformer, **changes)
-    trained_in_pieces(broken, steps)
+    trained_in_pieces(broken, first, later)
     assert weights(broken) == weights(whole)
     pruned = "output/model.prune-0.5.safetensors"
     assert (broken / pruned).read_bytes() == (whole / pruned).read_bytes()
     assert timeless(broken) == timeless(whole)
     resumes = read_report(broken)["resumes"]
-    assert (resumes[0]["epoch"], resumes[0]["step"]) == first
+    assert (resumes[0]["epoch"], resumes[0]["step"]) == place
     assert len(resumes) >= 3
     assert all(resume["bit_identical"] for resume in resumes)
 
@@ -186,7 +203,7 @@ def test_what_another_version_trained_is_not_called_bit_identical_any_more(tmp_p
     checkpoint = load_checkpoint(path)
     now = checkpoint.environment["timm"]
     save_checkpoint(replace(checkpoint, environment={**checkpoint.environment, "timm": "1.0.0"}), path)
-    trained_in_pieces(folder, STEPS)
+    trained_in_pieces(folder, STEPS, STEPS)
     first, *later = read_report(folder)["resumes"]
     assert first["differences"] == {"timm": ["1.0.0", now]}
     assert not any(resume["bit_identical"] for resume in (first, *later))

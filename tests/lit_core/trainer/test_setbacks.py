@@ -15,7 +15,7 @@ from lit_core.training.loop import Drained
 from lit_core.training.setbacks import has_risen
 from lit_core.training.task import Scores
 from lit_spec import Phase
-from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report, run, train_in
+from tests.lit_core.trainer.test_methods import StopsAt, prepare, read_report, run
 from tests.lit_core.trainer.test_training import KeptMessages
 
 DIGITS = Path(__file__).parents[3] / "examples/digits/teacher.safetensors"
@@ -28,8 +28,16 @@ UNSTABLE: dict[str, Any] = {
 """At this rate the loss rises within the first epoch, but stays finite."""
 
 
-def test_a_loss_that_rises_lowers_the_rate_and_the_training_goes_on(tmp_path: Path) -> None:
-    report = run(tmp_path / "job", DIGITS, **UNSTABLE)
+@pytest.fixture(scope="module")
+def unstable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job that was not interrupted."""
+    folder = tmp_path_factory.mktemp("unstable") / "job"
+    run(folder, DIGITS, **UNSTABLE)
+    return folder
+
+
+def test_a_loss_that_rises_lowers_the_rate_and_the_training_goes_on(unstable: Path) -> None:
+    report = read_report(unstable)
     first, *_ = setbacks = report["setbacks"]
     assert (first["phase"], first["epoch"], first["back_to"]) == ("lit", 1, 0)
     assert first["loss"] > 2 * first["loss_before"]
@@ -64,11 +72,12 @@ def test_a_loss_that_is_not_finite_lowers_the_rate_too(tmp_path: Path, teacher_f
 
 
 @pytest.mark.parametrize("looks", [9, *(pytest.param(looks, marks=pytest.mark.long) for looks in (5, 13))])
-def test_an_interrupted_training_with_setbacks_ends_with_the_same_bits(tmp_path: Path, looks: int) -> None:
+def test_an_interrupted_training_with_setbacks_ends_with_the_same_bits(
+    tmp_path: Path, unstable: Path, looks: int
+) -> None:
     """An epoch has 7 steps, and the loss is watched between two of them: the first setback comes after 8 looks."""
-    prepare(tmp_path / "whole", DIGITS, **UNSTABLE)
     prepare(tmp_path / "broken", DIGITS, **UNSTABLE)
-    whole = train_in(tmp_path / "whole")
+    whole = read_report(unstable)
     interrupted = 0
     while True:
         try:
@@ -80,7 +89,7 @@ def test_an_interrupted_training_with_setbacks_ends_with_the_same_bits(tmp_path:
     broken = read_report(tmp_path / "broken")
     assert interrupted >= 2
     assert broken["setbacks"] == whole["setbacks"] != []
-    weights = [load_checkpoint(tmp_path / name / "checkpoint.pt").student for name in ("whole", "broken")]
+    weights = [load_checkpoint(folder / "checkpoint.pt").student for folder in (unstable, tmp_path / "broken")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     timeless = [[{**epoch, "seconds": 0} for epoch in report["epochs"]] for report in (whole, broken)]
     assert timeless[0] == timeless[1]

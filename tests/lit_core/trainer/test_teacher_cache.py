@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,16 @@ from lit_core import seeding
 from lit_core.report import versions
 from lit_core.trainer import teacher_cache as cache_module
 from lit_core.trainer.job import run_job
+from lit_core.training import loop, recipe
 from lit_core.training.caching import teacher as teacher_module
 from lit_core.training.checkpoint import load_checkpoint, read_checkpoint
 from lit_core.training.loop import Drained
 from lit_core.training.taught import LiveTeacher
 from lit_spec import JobRequest, SpecError, resolve
 from lit_spec.trainer.folder import CHECKPOINT_FILE
+from tests.lit_core.trainer.forked import ForkedTrainer
 from tests.lit_core.trainer.test_methods import StopsAt, train_in
-from tests.lit_core.trainer.test_training import KeptMessages, job_folder, start, weights
+from tests.lit_core.trainer.test_training import KeptMessages, job_folder, weights
 
 GIB = 1 << 30
 SCHEDULE = {
@@ -33,6 +34,7 @@ SCHEDULE = {
     "fine_tune": {"epochs": 2, "learning_rate": 0.02},
 }
 CACHED = {
+    "dataset": {"upload": "upl_d", "train_samples": 64},
     "teacher_cache": {"views": 2},
     "schedule": SCHEDULE,
     "augmentation": {"shift": 1, "flip": True, "noise": 0.1},
@@ -144,20 +146,20 @@ def test_other_code_that_makes_samples_or_numbers_does_not_read_what_was_kept(
 
 
 def test_killed_while_it_fills_the_cache_it_goes_on_to_the_same_bits(
-    tmp_path: Path, teacher_file: Path, unbroken: bytes
+    tmp_path: Path, teacher_file: Path, unbroken: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The trainer is forked, so this is so in it too.
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_PROGRESS", 0.0)
     cache = tmp_path / "cache"
     folder = job(tmp_path / "job", teacher_file, cache)
-    process = start(folder)
-    assert process.stdout is not None
-    for line in process.stdout:
-        # Between two epochs or in the middle of the next one: it goes on while this process reads.
-        if json.loads(line)["type"] == "checkpoint":
-            time.sleep(0.2)
-            os.kill(process.pid, signal.SIGKILL)
+    trainer = ForkedTrainer(folder)
+    for line in trainer.messages:
+        told = json.loads(line)
+        # In the middle of the second epoch, or somewhat later: it goes on while this process reads.
+        if told["type"] == "progress" and (told["phase"], told["epoch"], told["step"]) == ("lit", 1, 2):
+            trainer.send_signal(signal.SIGKILL)
             break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert trainer.wait() == -signal.SIGKILL
     # Killed in the middle of a write: values that are there have lost their marks.
     for path in entry_of(cache).iterdir():
         if path.name.endswith("-0"):
@@ -176,7 +178,7 @@ def test_another_worker_without_a_cache_goes_on_to_the_same_bits(
 ) -> None:
     folder = job(tmp_path / "job", teacher_file, tmp_path / "cache")
     with pytest.raises(Drained):
-        run_job(folder, KeptMessages(), StopsAt(20))
+        run_job(folder, KeptMessages(), StopsAt(8))
     plan = load_checkpoint(folder / CHECKPOINT_FILE).cache_plan
     assert plan is not None
     assert plan.views == 2
@@ -195,7 +197,7 @@ def test_another_worker_without_a_cache_goes_on_to_the_same_bits(
 def test_a_checkpoint_from_before_there_were_caches_is_read(tmp_path: Path, teacher_file: Path) -> None:
     folder = job(tmp_path / "job", teacher_file, None, teacher_cache="off")
     with pytest.raises(Drained):
-        run_job(folder, KeptMessages(), StopsAt(20))
+        run_job(folder, KeptMessages(), StopsAt(8))
     stored = read_checkpoint(folder / CHECKPOINT_FILE)
     del stored["cache_plan"], stored["environment"]["processes"]
     torch.save({**stored, "format": 9}, folder / CHECKPOINT_FILE)
@@ -245,15 +247,17 @@ def test_switched_off_nothing_is_reported_and_each_pass_has_its_own_views(
 def test_a_race_shares_the_samples_of_its_candidates(
     tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {"preset": "few", "schedule": {"steps_per_epoch": 10, "lit": {"epochs": 2}}, "teacher_cache": {"views": 4}}
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 10)
+    monkeypatch.setattr(recipe, "MOST_STEPS", 10)
+    few = {"preset": "few", "schedule": {"steps_per_epoch": 5, "lit": {"epochs": 2}}, "teacher_cache": {"views": 4}}
     counted = Counted(monkeypatch)
-    folder = job(tmp_path / "job", teacher_file, tmp_path / "cache", n_random=0, **few)
+    folder = job(tmp_path / "job", teacher_file, tmp_path / "cache", dataset={"upload": "upl_d"}, n_random=0, **few)
     report = train_in(folder)
     candidates = len(report["race"]["racers"])
     assert candidates >= 4
-    steps = 20 * (candidates + 1)
+    steps = 10 * (candidates + 1)
     # The first candidate of each kind fills what the others read.
-    assert counted.samples <= 3 * 20 * 32 < steps * 32
+    assert counted.samples <= 3 * 10 * 32 < steps * 32
     assert report["teacher_cache"]["hit_rate"] > 0.5
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from lit_core.networks.teacher import inspect_teacher, read_teacher
 from lit_core.trainer.__main__ import job_error
 from lit_core.trainer.__main__ import run as run_trainer
 from lit_core.trainer.supervision import DeadlineWatch
-from lit_spec import JobRequest, SpecError, resolve
+from lit_spec import Inspection, JobRequest, SpecError, resolve
 from lit_spec.trainer.clock import boottime
 from lit_spec.trainer.folder import TrainerExit
 from lit_spec.trainer.messages import TrainerMessage
 from lit_spec.trainer.report import Report
+from tests.lit_core.trainer.forked import FORK, ForkedTrainer, become_trainer
 
 SCHEDULE = {"lit": {"epochs": 2, "learning_rate": 0.05}, "fine_tune": {"epochs": 2, "learning_rate": 0.02}}
 
@@ -70,6 +72,12 @@ def job_folder(folder: Path, teacher_file: Path, **changes: Any) -> Path:
     return folder
 
 
+@cache
+def inspected(teacher_file: Path) -> Inspection:
+    """What is found in a file that no test changes: once, because it takes as long as a short training."""
+    return inspect_teacher(read_teacher(teacher_file))
+
+
 def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
     request: dict[str, Any] = {
         "teacher": "upl_t",
@@ -79,26 +87,23 @@ def write_spec(folder: Path, teacher_file: Path, **changes: Any) -> None:
         "exports": [],  # they would take most of a test's time
         **changes,
     }
-    spec = resolve(JobRequest.model_validate(request), inspect_teacher(read_teacher(teacher_file)))
+    spec = resolve(JobRequest.model_validate(request), inspected(teacher_file))
     (folder / "spec.json").write_text(spec.model_dump_json())
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lit_core.trainer", str(folder), *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-
-
 def run_process(folder: Path) -> tuple[int, list[dict[str, Any]]]:
-    process = start(folder)
-    out, log = process.communicate(timeout=120)
-    events = [json.loads(line) for line in out.splitlines()]
-    assert process.returncode in (0, 1), log
-    return process.returncode, events
+    """The exit code and the messages of a trainer that is executed, and so loads torch again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_core.trainer", str(folder)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
 class KeptMessages:
@@ -120,7 +125,7 @@ def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
 
 def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, teacher_file: Path) -> None:
     folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5}, exports=["onnx", "pt2"])
-    code, events = run_process(folder)
+    code, events = run(folder)
     assert code == 0
     assert [e["type"] for e in events if e["type"] not in {"checkpoint", "progress"}] == [
         "started",
@@ -172,14 +177,13 @@ def test_a_drained_training_goes_on_to_the_same_bits(tmp_path: Path, teacher_fil
     whole = job_folder(tmp_path / "whole", teacher_file)
     assert run(whole)[0] == 0
     broken = job_folder(tmp_path / "broken", teacher_file)
-    process = start(broken)
-    assert process.stdout
-    for line in process.stdout:
+    process = ForkedTrainer(broken)
+    for line in process.messages:
         last = json.loads(line)["type"]
         # SIGTERM lands at an arbitrary step of the next epoch.
         if last == "epoch":
             process.send_signal(signal.SIGTERM)
-    assert (process.wait(60), last) == (0, "drained")
+    assert (process.wait(), last) == (0, "drained")
     (broken / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 2}))
     assert run(broken)[0] == 0
     assert weights(broken) == weights(whole)
@@ -220,63 +224,64 @@ def test_cuda_without_a_gpu_is_a_typed_error(tmp_path: Path, teacher_file: Path)
 LONG = {"lit": {"epochs": 1000}, "fine_tune": {"epochs": 0}}
 
 
-def until_first_epoch(process: subprocess.Popen[str]) -> None:
-    assert process.stdout
-    for line in process.stdout:
+def until_first_epoch(trainer: ForkedTrainer) -> None:
+    for line in trainer.messages:
         if json.loads(line)["type"] == "epoch":
             return
     raise AssertionError("the trainer ended before its first epoch")
 
 
-def send_deadline(process: subprocess.Popen[str], seconds: float) -> None:
-    assert process.stdin
-    process.stdin.write(json.dumps({"deadline": boottime() + seconds}) + "\n")
-    process.stdin.flush()
+def deadline_in(seconds: float) -> str:
+    return json.dumps({"deadline": boottime() + seconds}) + "\n"
+
+
+def send_deadline(trainer: ForkedTrainer, seconds: float) -> None:
+    trainer.deadlines.write(deadline_in(seconds))
+    trainer.deadlines.flush()
 
 
 def test_a_trainer_ends_when_its_deadline_passes(tmp_path: Path, teacher_file: Path) -> None:
-    process = start(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
-    send_deadline(process, 60)
-    until_first_epoch(process)
-    assert process.poll() is None
-    send_deadline(process, 0.5)
-    assert process.wait(30) == TrainerExit.DEADLINE
-    process.communicate()
+    trainer = ForkedTrainer(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
+    send_deadline(trainer, 60)
+    until_first_epoch(trainer)
+    assert trainer.runs
+    send_deadline(trainer, 0.5)
+    assert trainer.wait(30) == TrainerExit.DEADLINE
 
 
 def test_a_trainer_ends_when_its_supervisor_closes_the_pipe(tmp_path: Path, teacher_file: Path) -> None:
-    process = start(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
-    send_deadline(process, 60)
-    until_first_epoch(process)
-    assert process.stdin
-    process.stdin.close()
-    assert process.wait(30) == TrainerExit.DEADLINE
-    assert process.stdout
-    assert process.stderr
-    process.stdout.close()
-    process.stderr.close()
+    trainer = ForkedTrainer(job_folder(tmp_path / "job", teacher_file, schedule=LONG), "--supervised")
+    send_deadline(trainer, 60)
+    until_first_epoch(trainer)
+    trainer.deadlines.close()
+    assert trainer.wait(30) == TrainerExit.DEADLINE
 
 
 def test_a_trainer_dies_with_its_parent(tmp_path: Path, teacher_file: Path) -> None:
     folder = job_folder(tmp_path / "job", teacher_file, schedule=LONG)
     # The pipe's writing end is held open here, so that only the parent's death can end the trainer.
     reading, writing = os.pipe()
-    code = (
-        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', 'lit_core.trainer', sys.argv[1],"
-        " '--supervised'], stdin=int(sys.argv[2]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
-        " print(child.pid, flush=True); child.wait()"
-    )
-    command = [sys.executable, "-c", code, str(folder), str(reading)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[reading], env=_environment())
-    os.write(writing, (json.dumps({"deadline": boottime() + 600}) + "\n").encode())
-    assert parent.stdout
-    child = int(parent.stdout.readline())
-    end = time.monotonic() + 60
-    while not (folder / "checkpoint.pt").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert (folder / "checkpoint.pt").exists()
-    parent.kill()
-    parent.communicate()
+    os.write(writing, deadline_in(600).encode())
+    answer, answering = FORK.Pipe(duplex=False)
+
+    def parent() -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        child = FORK.Process(target=become_trainer, args=(folder, ["--supervised"], reading, nowhere))
+        child.start()
+        answering.send(child.pid)
+        child.join()
+
+    process = FORK.Process(target=parent)
+    process.start()
+    try:
+        child = answer.recv()
+        end = time.monotonic() + 60
+        while not (folder / "checkpoint.pt").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert (folder / "checkpoint.pt").exists()
+    finally:
+        process.kill()
+        process.join()
     while _lives(child) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _lives(child)
@@ -322,7 +327,7 @@ def test_a_job_keeps_the_named_blocks(tmp_path: Path, teacher_file: Path) -> Non
 
 def test_a_named_block_that_must_stay_and_does_not_fails_the_first_attempt(tmp_path: Path, teacher_file: Path) -> None:
     """As with the inspection of an older version, which does not say which first blocks must stay."""
-    assert inspect_teacher(read_teacher(teacher_file)).first_blocks_stay == [False, True, True]
+    assert inspected(teacher_file).first_blocks_stay == [False, True, True]
     folder = job_folder(tmp_path / "job", teacher_file, student={"kept": [[0], [0], [0]]})
     spec = json.loads((folder / "spec.json").read_text())
     spec["student"]["kept"] = [[1], [0], [2]]

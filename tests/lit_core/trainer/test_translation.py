@@ -23,7 +23,7 @@ from lit_core.model import Model
 from lit_core.networks.block_selection import Selection
 from lit_core.networks.families.stargan import Discriminator, Generator
 from lit_core.networks.student import build_student
-from lit_core.networks.teacher import build_network, build_teacher, inspect_teacher, read_teacher
+from lit_core.networks.teacher import build_network, build_teacher
 from lit_core.seeding import generator_of
 from lit_core.tasks.translation import Translation, are_exclusive, fixed_targets, into_domains
 from lit_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -32,8 +32,8 @@ from lit_core.training.loop import Drained, Training
 from lit_spec import JobRequest, JobSpec, Phase, Split, resolve
 from lit_spec.trainer.messages import Progress
 from lit_spec.trainer.report import Report
-from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_teachers
-from tests.lit_core.trainer.test_training import run, write_dataset
+from tests.coloured_digits import COLOURS, SIDE, as_input, coloured_digits, one_thread, write_generator
+from tests.lit_core.trainer.test_training import inspected, run, write_dataset
 
 SCHEDULE = {"steps_per_epoch": 7, "batch_size": 4, "lit": {"epochs": 2}, "fine_tune": {"epochs": 2}}
 
@@ -63,9 +63,9 @@ def job_folder(folder: Path, files: tuple[Path, Path | None], *, count: int = 40
     if discriminator is not None:
         (folder / "discriminator.safetensors").write_bytes(discriminator.read_bytes())
         request["discriminator"] = "upl_e"
-        found = inspect_teacher(read_teacher(discriminator))
+        found = inspected(discriminator)
     asked = JobRequest.model_validate({**request, **changes})
-    spec = resolve(asked, inspect_teacher(read_teacher(teacher)), found)
+    spec = resolve(asked, inspected(teacher), found)
     (folder / "spec.json").write_text(spec.model_dump_json())
     (folder / "run.json").write_text(json.dumps({"device": "cpu", "threads": 1, "attempt": 1}))
     x, y = coloured_digits(count)
@@ -372,9 +372,9 @@ def test_a_drained_adversarial_training_goes_on_to_the_same_bits(
 
 
 def test_the_quick_preset_brings_the_ir_loss_down_and_the_student_recolours(tmp_path: Path) -> None:
-    files = (write_teachers(tmp_path)[0], None)
+    files = (write_generator(tmp_path), None)
     changes = {"student": {"blocks": [2]}, "preset": "quick", "schedule": {}}
-    task = a_task(job_folder(tmp_path / "job", files, count=300, **changes))
+    task = a_task(job_folder(tmp_path / "job", files, count=150, **changes))
     before = task.score().metrics
     after = trained(task, tmp_path / "checkpoint.pt").epochs[-1].metrics
     assert before["validation_ir_loss"] / after["validation_ir_loss"] >= 5
