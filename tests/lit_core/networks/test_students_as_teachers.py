@@ -45,12 +45,13 @@ def make_student(
     return student, architecture
 
 
-@pytest.fixture
-def student(tmp_path: Path) -> Path:
-    """The file of a student of timm's resnet18."""
-    torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), tmp_path / "teacher.pt")
-    make_student(tmp_path / "model.safetensors", tmp_path / "teacher.pt", KEPT, resnet18())
-    return tmp_path / "model.safetensors"
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a student of timm's resnet18, which no test changes."""
+    folder = tmp_path_factory.mktemp("student")
+    torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), folder / "teacher.pt")
+    make_student(folder / "model.safetensors", folder / "teacher.pt", KEPT, resnet18())
+    return folder / "model.safetensors"
 
 
 def without_metadata(student: Path, folder: Path) -> Path:
