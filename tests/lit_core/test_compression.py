@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,12 @@ def digits() -> tuple[DataLoader[tuple[torch.Tensor, ...]], list[tuple[torch.Ten
 
 
 def trained() -> nn.Module:
+    """A copy of a network that is trained once."""
+    return copy.deepcopy(_trained())
+
+
+@cache
+def _trained() -> nn.Module:
     torch.manual_seed(0)
     loader, _ = digits()
     network = OnDigits()

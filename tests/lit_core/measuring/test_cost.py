@@ -37,15 +37,18 @@ def test_a_student_has_the_flops_that_its_blocks_leave_it() -> None:
 
 def test_flops_are_the_same_with_values_and_without() -> None:
     """The kernels of attention on the CPU are others, and a class token is a parameter that a module is given."""
-    for library, name in ((Library.TIMM, "cait_xxs24_224"), (Library.TORCHVISION, "vit_b_32")):
-        request = LibraryRequest(library=library, name=name)
-        shapes = as_shapes(lambda request=request: create(request.library, request.name, {}))
+    for library, name, kwargs in (
+        (Library.TIMM, "cait_xxs24_224", {"depth": 6}),
+        (Library.TORCHVISION, "vit_b_32", {}),
+    ):
+        request = LibraryRequest(library=library, name=name, kwargs=kwargs)
+        shapes = as_shapes(lambda request=request: create(request.library, request.name, request.kwargs))
         found = describe(request, shapes).network
         assert found is not None
         blocks = [[shapes.get_submodule(path) for path in paths] for paths in found.sections]
         shapes.eval()
         without = block_flops(shapes, blocks, (torch.zeros(1, 3, *found.size, device="meta"),))
-        network = create(library, name, {}).eval()
+        network = create(library, name, kwargs).eval()
         assert flops(network, (torch.zeros(1, 3, *found.size),)) == without.total
         assert 0.9 < sum(map(sum, without.blocks)) / without.total < 1
         assert all(parameter.requires_grad for parameter in network.parameters())

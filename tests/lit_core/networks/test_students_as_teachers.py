@@ -26,10 +26,13 @@ from lit_spec.networks.teacher_files import ARCHITECTURE_KEY
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
 
 KEPT = [[1], [0, 1], [0], [0, 1]]
+NARROW = {"channels": [64, 16, 16, 24]}
+"""Arguments of timm's resnet18 that make its files small."""
 
 
 def resnet18(library: str = "timm") -> LibraryRequest:
-    return LibraryRequest.model_validate({"library": library, "name": "resnet18"})
+    kwargs = NARROW if library == "timm" else {}
+    return LibraryRequest.model_validate({"library": library, "name": "resnet18", "kwargs": kwargs})
 
 
 def make_student(
@@ -45,12 +48,13 @@ def make_student(
     return student, architecture
 
 
-@pytest.fixture
-def student(tmp_path: Path) -> Path:
-    """The file of a student of timm's resnet18."""
-    torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), tmp_path / "teacher.pt")
-    make_student(tmp_path / "model.safetensors", tmp_path / "teacher.pt", KEPT, resnet18())
-    return tmp_path / "model.safetensors"
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a student of a narrow resnet18 of timm, which no test changes."""
+    folder = tmp_path_factory.mktemp("student")
+    torch.save(timm.create_model("resnet18", num_classes=4, **NARROW).state_dict(), folder / "teacher.pt")
+    make_student(folder / "model.safetensors", folder / "teacher.pt", KEPT, resnet18())
+    return folder / "model.safetensors"
 
 
 def without_metadata(student: Path, folder: Path) -> Path:
@@ -74,8 +78,9 @@ def config_of(student: Path) -> bytes:
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_a_student_of_a_student_is_the_network_that_was_trained(tmp_path: Path, library: str) -> None:
     made: dict[str, Callable[..., nn.Module]] = {"timm": timm.create_model, "torchvision": torchvision.models.get_model}
-    torch.save(made[library]("resnet18", num_classes=4).state_dict(), tmp_path / "teacher.pt")
-    first, architecture = make_student(tmp_path / "first.safetensors", tmp_path / "teacher.pt", KEPT, resnet18(library))
+    request = resnet18(library)
+    torch.save(made[library]("resnet18", num_classes=4, **request.kwargs).state_dict(), tmp_path / "teacher.pt")
+    first, architecture = make_student(tmp_path / "first.safetensors", tmp_path / "teacher.pt", KEPT, request)
     found = read_teacher(tmp_path / "first.safetensors")
     assert found.recognised.architecture == architecture
     assert found.unwrapped == [f"its file says that it is a student of {library}/resnet18"]
@@ -152,7 +157,10 @@ def test_an_archive_that_is_cut_off_or_damaged_is_refused(student: Path, tmp_pat
     [
         ({"name": "resnet-18"}, "is made of timm's resnet-18, which is impossible"),
         ({"kwargs": {"pretrained": True}}, "which is impossible"),
-        ({"kwargs": {"num_classes": 5}}, "student of timm/resnet18 that its file says it is, but of another shape: fc"),
+        (
+            {"kwargs": {**NARROW, "num_classes": 5}},
+            "student of timm/resnet18 that its file says it is, but of another shape: fc",
+        ),
         ({"kept": [[0], [0], [0]]}, "which is impossible"),
         ({"kept": [[1], [0, 7], [0], [0]]}, "which is impossible"),
         ({"kept": [[1], [0], [0], [0]]}, "but not part of it: layer2.1"),
@@ -217,7 +225,8 @@ def test_only_what_tensors_do_not_show_is_taken_from_a_file(student: Path, tmp_p
 
 
 def test_a_request_overrides_what_the_file_says(student: Path, tmp_path: Path) -> None:
-    assert read_teacher(student, resnet18()).recognised.architecture.blocks == [1, 2, 1, 2]
+    plain = LibraryRequest.model_validate({"library": "timm", "name": "resnet18"})
+    assert read_teacher(student, plain).recognised.architecture.blocks == [1, 2, 1, 2]
     with pytest.raises(TeacherError, match="it is a student of timm/resnet18: leave the architecture out to use that"):
         read_teacher(student, resnet18("torchvision").model_copy(update={"name": "resnet34"}))
 

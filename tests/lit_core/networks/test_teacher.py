@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from lit_core.measuring.cost import count_parameters
 from lit_core.networks.families import family_of
 from lit_core.networks.families.resnet_cifar import ResNet
 from lit_core.networks.teacher import TeacherError, build_teacher, inspect_teacher, read_teacher
+from lit_core.trainer.inspect import main as inspect_file
 from lit_spec import Architecture, Inspection, JobError
 from lit_spec.networks.students import evenly
 
@@ -191,7 +193,9 @@ def inspect(file: Path, folder: Path, *more: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_inspection_process_writes_the_teacher_and_refuses_others(tmp_path: Path) -> None:
+def test_the_inspection_process_writes_the_teacher_and_refuses_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     net = network(2)
     done = inspect(save(tmp_path / "t.pt", {"model": net.state_dict()}), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -200,13 +204,18 @@ def test_the_inspection_process_writes_the_teacher_and_refuses_others(tmp_path: 
     written: dict[str, Tensor] = load_file(tmp_path / "teacher.safetensors")
     assert all(torch.equal(written[k], v) for k, v in net.state_dict().items())
     averaged = network(2)
+    nn.init.ones_(next(averaged.parameters()))
     both = save(tmp_path / "both.pt", {"model": net.state_dict(), "model_ema": averaged.state_dict()})
-    assert inspect(both, tmp_path, "--weights", "ema").returncode == 0
+    # In this process, which keeps its limits: another one takes seconds to start.
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["inspect", str(both), str(tmp_path), "--weights", "ema"])
+    assert inspect_file() == 0
     written = load_file(tmp_path / "teacher.safetensors")
     assert all(torch.equal(written[k], v) for k, v in averaged.state_dict().items())
-    refused = inspect(save(tmp_path / "bad.pt", {"model": {"a.weight": torch.zeros(1)}}), tmp_path)
-    assert refused.returncode == 1
-    error = JobError.model_validate(json.loads(refused.stdout))
+    bad = save(tmp_path / "bad.pt", {"model": {"a.weight": torch.zeros(1)}})
+    monkeypatch.setattr(sys, "argv", ["inspect", str(bad), str(tmp_path)])
+    assert inspect_file() == 1
+    error = JobError.model_validate(json.loads(capsys.readouterr().out))
     assert error.type == "bad-teacher"
     assert "a.weight" in error.detail
 

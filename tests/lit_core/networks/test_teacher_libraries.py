@@ -41,8 +41,8 @@ def test_a_fine_tuned_network_is_rebuilt_to_the_last_tensor(tmp_path: Path) -> N
 
 def test_channels_of_timm_are_read_off_the_stem(tmp_path: Path) -> None:
     network = timm.create_model("resnet18", num_classes=3, in_chans=5)
-    found = inspect_teacher(read_teacher(saved(tmp_path, network.state_dict()), named("timm", "resnet18")))
-    assert (found.architecture.channels, found.architecture.classes) == (5, 3)
+    found = read_teacher(saved(tmp_path, network.state_dict()), named("timm", "resnet18")).recognised.architecture
+    assert (found.channels, found.classes) == (5, 3)
 
 
 def test_a_network_that_nobody_named_is_proposed(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_sections_that_are_none_are_told_and_the_same_network_is_not_proposed(tm
     with pytest.raises(TeacherError, match="there is no module 'layer9'") as failure:
         read_teacher(path, named("torchvision", "resnet18", sections=["layer9"]))
     assert "torchvision's resnet18" not in str(failure.value).partition("layer9")[2]
-    found = inspect_teacher(read_teacher(path, named("torchvision", "resnet18", sections=["layer1", "layer2"])))
-    assert found.architecture.blocks == [2, 2]
+    found = read_teacher(path, named("torchvision", "resnet18", sections=["layer1", "layer2"]))
+    assert found.recognised.architecture.blocks == [2, 2]
 
 
 def test_modules_that_are_used_twice_are_saved(tmp_path: Path) -> None:
@@ -132,5 +132,5 @@ def test_what_a_library_does_not_take_is_told_of_the_request(
 )
 def test_the_number_of_classes_is_read_whatever_the_librarys_default(tmp_path: Path, name: str) -> None:
     state = timm.create_model(name.partition(".")[0], num_classes=7).state_dict()
-    found = inspect_teacher(read_teacher(saved(tmp_path, state), named("timm", name)))
-    assert found.architecture.classes == 7
+    found = read_teacher(saved(tmp_path, state), named("timm", name))
+    assert found.recognised.architecture.classes == 7

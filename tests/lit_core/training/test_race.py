@@ -151,8 +151,9 @@ def test_nothing_wins_where_nothing_is_finite(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_same_race_has_the_same_result() -> None:
     given = asked(1e-3, mixing=0.5)
-    assert found_for(given) == found_for(given)
-    assert found_for(given).racers != found_for(asked(1e-3, mixing=0.5, seed=1)).racers
+    found = found_for(given)
+    assert found == found_for(given)
+    assert found.racers != found_for(asked(1e-3, mixing=0.5, seed=1)).racers
 
 
 class Counting:

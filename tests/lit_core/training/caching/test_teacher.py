@@ -203,7 +203,7 @@ def test_only_what_the_objective_uses_is_kept(
             st.tuples(st.integers(0, SAMPLES - 1), st.integers(0, VIEWS - 1)), min_size=2, max_size=6, unique=True
         ),
         min_size=1,
-        max_size=8,
+        max_size=4,
     )
 )
 def test_what_is_read_was_made_of_the_students_very_input(
