@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -483,6 +485,18 @@ def card(folder: Path) -> tuple[dict[str, Any], str]:
     return found, text
 
 
+LOADED = """
+import sys, timm, torch
+from safetensors.torch import load_file, save_file
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+assert data["input_size"] == (3, 32, 32) and tuple(data["mean"]) == (0.5, 0.4, 0.3) and data["crop_mode"] == "squash"
+assert model.pretrained_cfg["label_names"][6] == "class 6"
+with torch.no_grad():
+    save_file({"logits": model(load_file(sys.argv[2])["x"])}, sys.argv[3])
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -492,7 +506,9 @@ def card(folder: Path) -> tuple[dict[str, Any], str]:
         ),
     ],
 )
-def test_timm_loads_the_folder(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_timm_loads_the_folder_in_another_process(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
     torch.manual_seed(0)
     network = timm.create_model(name.partition(".")[0], num_classes=CLASSES, **arguments).eval()
     config = config_of(Architecture(family="timm", depth=2, blocks=[2], channels=3, classes=CLASSES))
@@ -504,13 +520,16 @@ def test_timm_loads_the_folder(name: str, arguments: dict[str, Any], tmp_path: P
         weights=tmp_path / "model.safetensors",
         timm_config=timm_config(name, arguments, network, preprocessing()),
     )
-    model = timm.create_model(f"local-dir:{target}", pretrained=True).eval()
-    data = timm.data.resolve_model_data_config(model)
-    assert (data["input_size"], tuple(data["mean"]), data["crop_mode"]) == ((3, 32, 32), (0.5, 0.4, 0.3), "squash")
-    assert model.pretrained_cfg["label_names"][6] == "class 6"
     x = images(3)
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    found = tmp_path / "logits.safetensors"
+    subprocess.run(
+        [sys.executable, "-c", LOADED, str(target), str(tmp_path / "x.safetensors"), str(found)],
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     with torch.no_grad():
-        torch.testing.assert_close(model(x), network(x), rtol=0, atol=0)
+        torch.testing.assert_close(load_file(found)["logits"], network(x), rtol=0, atol=0)
     front, text = card(target)
     assert (front["library_name"], front["pipeline_tag"]) == ("timm", "image-classification")
     assert 'timm.create_model("local-dir:huggingface", pretrained=True)' in text
