@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lit_core.measuring.memory import is_out_of_memory
 from lit_core.networks.block_selection import first_stands_out
 from lit_core.networks.catalogue import propose
 from lit_core.networks.checkpoints.files import SAVE, TeacherError, read_checkpoint
@@ -208,11 +209,20 @@ def _as_in_network(state: Mapping[str, Tensor], recognised: Recognised) -> dict[
 
 @torch.no_grad()
 def check_outputs_are_finite(teacher: Teacher) -> None:
-    """Raises TeacherError for a network whose outputs are not finite even on an input of zeros."""
+    """Raises TeacherError for a network that can't run, or whose outputs are not finite even on an input of zeros."""
     architecture = teacher.recognised.architecture
     network = teacher.recognised.family.build(architecture)
     load_state(network, teacher.state)
-    output = network.eval()(*(torch.zeros_like(x) for x in teacher.recognised.family.sample(architecture)))
+    try:
+        output = network.eval()(*(torch.zeros_like(x) for x in teacher.recognised.family.sample(architecture)))
+    except RuntimeError as failure:
+        if is_out_of_memory(failure):
+            raise
+        reason = str(failure).partition("\n")[0]
+        raise TeacherError(
+            f"the network that this checkpoint describes can't run: {reason}. If it is a student's file, its blocks "
+            "must fit each other: give the file as LIT wrote it"
+        ) from failure
     outputs = output if isinstance(output, tuple) else (output,)
     if not all(bool(torch.isfinite(one).all()) for one in outputs):
         others = [weights.value for weights in teacher.weights_choices if weights != teacher.weights]

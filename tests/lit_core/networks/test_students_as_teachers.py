@@ -20,7 +20,13 @@ from lit_core.model import save_weights
 from lit_core.networks.families import FAMILIES, family_of
 from lit_core.networks.families.vdcnn import VDCNN
 from lit_core.networks.student import shallow_architecture, shortened
-from lit_core.networks.teacher import TeacherError, build_teacher, inspect_teacher, read_teacher
+from lit_core.networks.teacher import (
+    TeacherError,
+    build_teacher,
+    check_outputs_are_finite,
+    inspect_teacher,
+    read_teacher,
+)
 from lit_spec import Architecture, LibraryRequest
 from lit_spec.networks.teacher_files import ARCHITECTURE_KEY
 from lit_spec.trainer.folder import CONFIG_FILE, WEIGHTS_FILE
@@ -207,6 +213,15 @@ def test_what_a_file_says_is_shown_in_bounds(student: Path, tmp_path: Path, chan
     assert len(message) < 1500
     assert message.isprintable()
     assert "pydantic.dev" not in message
+
+
+def test_a_student_whose_blocks_do_not_fit_each_other_is_refused(tmp_path: Path) -> None:
+    wide = resnet18().model_copy(update={"kwargs": {"channels": [8, 16, 16, 24]}})
+    torch.save(timm.create_model("resnet18", num_classes=4, **wide.kwargs).state_dict(), tmp_path / "teacher.pt")
+    # The block that is left out makes 8 channels of the stem's 64.
+    make_student(tmp_path / "model.safetensors", tmp_path / "teacher.pt", KEPT, wide)
+    with pytest.raises(TeacherError, match=r"can't run: .*to have 8 channels, but got 64"):
+        check_outputs_are_finite(read_teacher(tmp_path / "model.safetensors"))
 
 
 def test_a_file_that_says_another_family_than_its_tensors_is_not_quoted(student: Path, tmp_path: Path) -> None:
