@@ -108,6 +108,9 @@ class Entry:
 
     def close(self) -> None:
         if self._lock >= 0:
+            # It was in use until now. The time only orders what is removed: a disk that fails must not keep it locked.
+            with suppress(OSError):
+                os.utime(self._lock)
             os.close(self._lock)
             self._lock = -1
 

@@ -450,6 +450,9 @@ def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path) -> None:
     assert list(kept.parent.iterdir()) == [kept]
     del used
     store_of(tmp_path, seconds=3600).tidy()
+    assert list(kept.parent.iterdir()) == [kept], "it was in use until now"
+    os.utime(kept / "lock", (0, 0))
+    store_of(tmp_path, seconds=3600).tidy()
     assert not list(kept.parent.iterdir())
     load(path, store_of(tmp_path))
     replace(store_of(tmp_path), reserve_bytes=MORE_THAN_A_DISK).tidy()
