@@ -438,6 +438,22 @@ def test_old_entries_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_an_entry_that_can_not_be_removed_keeps_no_other_from_being_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(tmp_path, limit=100)
+    for name in ("broken", "other"):
+        store.open(name).close()
+        (store.folder / name / "rows").write_bytes(bytes(200))
+    (store.folder / "broken" / "lock").unlink()
+    (store.folder / "broken" / "lock").mkdir()
+    os.utime(store.folder / "broken" / "lock", (0, 0))
+    new = store.open("new")
+    store.make_room(50, new)
+    assert {folder.name for folder in store.folder.iterdir()} == {"broken", "new"}
+    assert "the decoded data set broken can't be removed" in caplog.text
+
+
 def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", contents())
     used = load(path, store_of(tmp_path))
