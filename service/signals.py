@@ -27,7 +27,7 @@ def exit_on_signals(exit_code: int = 0) -> None:
         raise _Ended(exit_code)
 
     def end_later(dropped: sys.UnraisableHookArgs) -> None:
-        """Python drops what is raised while it finalizes an object, and imports do that often."""
+        """Python drops what is raised while it finalizes an object: the signal comes again."""
         if not isinstance(dropped.exc_value, _Ended):
             show(dropped)
             return
