@@ -14,8 +14,8 @@ from jobs.ledger import owned_jobs
 from jobs.ledger.stamps import Stamp, StampedJob
 from jobs.tracking import runs
 
-KEPT_JOBS = 4096
-"""An answer has 3 to 10 kB."""
+KEPT_BYTES = 32 << 20
+"""An answer has 3 to 10 kB, but where a request names thousands of classes it may have more than 1 MB."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class ListedJobs:
         self._days = retention_days
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Shown] = OrderedDict()
+        self._bytes = 0
 
     def show(self, session: Session, stamped: Sequence[StampedJob]) -> list[bytes]:
         """The JSON of each of these jobs, without those that were deleted since their stamps were read."""
@@ -61,7 +62,16 @@ class ListedJobs:
         }
         with self._lock:
             # What was read may be newer than its stamp, and is then read again for the next list.
-            self._kept.update((job.id, _Shown(job.stamp, found[job.id])) for job in changed if job.id in found)
-            while len(self._kept) > KEPT_JOBS:
-                self._kept.popitem(last=False)
+            for job in changed:
+                if job.id in found:
+                    self._keep(job.id, _Shown(job.stamp, found[job.id]))
         return found
+
+    def _keep(self, job_id: str, shown: _Shown) -> None:
+        if (before := self._kept.pop(job_id, None)) is not None:
+            self._bytes -= len(before.content)
+        self._kept[job_id] = shown
+        self._bytes += len(shown.content)
+        while self._bytes > KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest.content)

@@ -20,8 +20,8 @@ from lit_spec.answers.jobs import Job
 OwnedJob = tuple[str, str]
 """Owner and id."""
 
-KEPT_JOBS = 8192
-"""An answer has 3 to 10 kB."""
+KEPT_BYTES = 64 << 20
+"""An answer has 3 to 10 kB, but where a request names thousands of classes it may have more than 1 MB."""
 WAITING_SECONDS = 1.0
 """For so long the place in the queue is taken for the same: it changes without a change of the job."""
 
@@ -30,7 +30,9 @@ class ShownJobs:
     """The answers of one process. Its methods belong to the event loop."""
 
     def __init__(self, listener: Listener) -> None:
-        self._answers: NotifiedCache[OwnedJob, ShownAnswer] = NotifiedCache(listener, KEPT_JOBS)
+        self._answers: NotifiedCache[OwnedJob, ShownAnswer] = NotifiedCache(
+            listener, KEPT_BYTES, lambda shown: len(shown.content)
+        )
         self._looks: dict[OwnedJob, _Look] = {}
 
     def known(self, job: OwnedJob) -> ShownAnswer | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -21,6 +21,7 @@ class _Kept(Generic[ValueT]):
     value: ValueT
     until: float
     """By `time.monotonic`."""
+    size: int
 
 
 @dataclass(eq=False)
@@ -38,10 +39,14 @@ class NotifiedCache(Generic[KeyT, ValueT]):
     arrives, milliseconds after the commit.
     """
 
-    def __init__(self, listener: Listener, size: int) -> None:
-        """`size`: the most values that are kept. Those that were not used for longest go first."""
+    def __init__(self, listener: Listener, most: int, size_of: Callable[[ValueT], int] = lambda _: 1) -> None:
+        """`most`: the sum of the sizes that are kept, by default the number of values. Those that were not used for
+        longest go first."""
         self._listener = listener
-        self._size = size
+        self._most = most
+        self._size_of = size_of
+        self._size = 0
+        """Of all that are kept."""
         self._kept: OrderedDict[KeyT, _Kept[ValueT]] = OrderedDict()
         self._keys: dict[str, set[KeyT]] = defaultdict(set)
         self._readings: dict[str, set[_Reading]] = defaultdict(set)
@@ -90,19 +95,25 @@ class NotifiedCache(Generic[KeyT, ValueT]):
                 reading.stale = True
         self._kept.clear()
         self._keys.clear()
+        self._size = 0
 
     def keep(self, topic: str, key: KeyT, value: ValueT, until: float) -> None:
         """For a Reading. `until` is a time of `time.monotonic`."""
         self._drop(key)
-        self._kept[key] = _Kept(topic, value, until)
+        kept = _Kept(topic, value, until, self._size_of(value))
+        if kept.size > self._most:
+            return
+        self._kept[key] = kept
         self._keys[topic].add(key)
-        while len(self._kept) > self._size:
+        self._size += kept.size
+        while self._size > self._most:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: KeyT) -> None:
         kept = self._kept.pop(key, None)
         if kept is None:
             return
+        self._size -= kept.size
         keys = self._keys[kept.topic]
         keys.discard(key)
         if not keys:

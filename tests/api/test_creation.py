@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.http.request_ids import HEADER, current_request_id
+from api.jobs import listed_jobs
 from jobs.database.models import AuditEntry, Event, IdempotencyKey, Job, JobTag, JobUpload, WebhookDelivery
 from jobs.ledger import keys, uploads
 from jobs.webhooks import webhooks
@@ -206,3 +207,18 @@ def test_a_list_shows_each_change_at_once(api: TestClient, bench: Bench) -> None
     assert listed() == [(second, "cancelled", False), (first, "queued", False)]
     assert api.delete(f"/v1/jobs/{second}").status_code == 204
     assert listed() == [(first, "queued", False)]
+
+
+def test_what_lists_keep_in_memory_is_bounded_in_bytes(
+    api: TestClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = request(bench.teacher())
+    body["dataset"]["class_order"] = [f"{number}{'n' * 10_000}" for number in range(10)]
+    made = [make(api, body, "large")["id"] for _ in range(3)]
+    kept = api.app.state.context.listed_jobs._kept  # type: ignore[attr-defined]
+    monkeypatch.setattr(listed_jobs, "KEPT_BYTES", 500_000)
+    for _ in range(2):
+        assert [item["id"] for item in api.get("/v1/jobs").json()["items"]] == made[::-1]
+        sizes = [len(shown.content) for shown in kept.values()]
+        assert len(sizes) == 2
+        assert sum(sizes) <= 500_000

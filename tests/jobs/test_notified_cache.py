@@ -69,6 +69,26 @@ def test_values_end_with_their_time_and_the_oldest_make_room(database: Database)
     asyncio.run(scenario())
 
 
+def test_large_values_take_the_room_of_several(database: Database) -> None:
+    async def scenario() -> None:
+        async with listening(database) as listener:
+            cache: NotifiedCache[str, int] = NotifiedCache(listener, 10, size_of=abs)
+            await until_live(listener)
+            for key, value in (("x", 2), ("y", 3), ("y", 4), ("z", 5)):
+                kept(cache, "a", key, value)
+            assert [cache.get(key) for key in ("x", "y", "z")] == [None, 4, 5]
+            kept(cache, "a", "too large", 11)
+            assert [cache.get(key) for key in ("too large", "y", "z")] == [None, 4, 5]
+            cache.changed("a")
+            kept(cache, "a", "all", 10)
+            assert cache.get("all") == 10
+            cache.all_changed()
+            kept(cache, "a", "all", 10)
+            assert cache.get("all") == 10
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_known_without_a_connection_or_after_a_gap(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

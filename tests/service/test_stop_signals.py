@@ -48,3 +48,24 @@ def test_a_signal_during_the_imports_ends_the_command_without_a_word(
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
+FINALIZED = """
+import os, signal, time
+from service.signals import exit_on_signals
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+exit_on_signals(3)
+Finalized()
+time.sleep(10)
+"""
+
+
+def test_a_signal_while_an_object_is_finalized_ends_the_command() -> None:
+    """Python drops the SystemExit that is raised there."""
+    ended = subprocess.run([sys.executable, "-c", FINALIZED], cwd=ROOT, capture_output=True, text=True, timeout=8)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "")

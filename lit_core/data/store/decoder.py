@@ -1,8 +1,9 @@
 """`python -m lit_core.data.store.decoder`: decodes images and writes them to their rows in the store's files.
 
 Standard input has a pickled `Job`, then lists of `Encoded`. For each list a pickled answer goes to standard output: the
-place in the list of the first image that can't be decoded, or None. The process ends at the end of its input. It
-imports Pillow and little else: it starts in a tenth of a second and takes little memory.
+place in the list of the first image that can't be decoded, or None; or the OSError that kept a row from being written.
+The process ends at the end of its input. It imports Pillow and little else: it starts in a tenth of a second and takes
+little memory.
 """
 
 from __future__ import annotations
@@ -107,8 +108,15 @@ def main() -> int:
             images = pickle.load(requests)  # noqa: S301
         except EOFError:
             return 0
-        pickle.dump(writer.write(images), answers)
+        pickle.dump(_answer(writer, images), answers)
         answers.flush()
+
+
+def _answer(writer: RowWriter, images: Sequence[Encoded]) -> int | OSError | None:
+    try:
+        return writer.write(images)
+    except OSError as failure:
+        return failure
 
 
 if __name__ == "__main__":

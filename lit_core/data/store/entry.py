@@ -12,6 +12,7 @@ STORE/KEY/lock         held by everyone who uses the entry; an entry that nobody
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -36,6 +37,8 @@ NO_LIMIT = 1 << 62
 """Bytes of a store that ends with its job."""
 WAIT_SECONDS = 0.2
 """Between two looks at whether another process has decoded the data set."""
+
+log = logging.getLogger(__name__)
 
 
 class Entry:
@@ -108,6 +111,9 @@ class Entry:
 
     def close(self) -> None:
         if self._lock >= 0:
+            # It was in use until now. The time only orders what is removed: a disk that fails must not keep it locked.
+            with suppress(OSError):
+                os.utime(self._lock)
             os.close(self._lock)
             self._lock = -1
 
@@ -165,7 +171,10 @@ class DataStore:
                 os.close(lock)
 
     def make_room(self, wanted: int, keep: Entry) -> None:
-        """Remove what is old, and what stands in the way of `wanted` bytes for all of the entry `keep`."""
+        """Remove what is old, and what stands in the way of `wanted` bytes for all of the entry `keep`.
+
+        Raises OSError.
+        """
         self._remove(wanted, keep)
 
     def tidy(self) -> None:
@@ -205,20 +214,28 @@ class _Kept:
 
 
 def _removed(folder: Path) -> bool:
-    """Remove an entry, unless somebody uses it."""
-    with suppress(FileNotFoundError):
-        lock = _opened(folder / LOCK, create=False)
-        try:
-            if not _locked(lock, fcntl.LOCK_EX) or not _is_at(lock, folder / LOCK):
-                return False
-            # At once out of the way of those who open it now.
-            away = folder.with_name(f"{REMOVED}{uuid.uuid4().hex}")
-            folder.rename(away)
-        finally:
-            os.close(lock)
-        shutil.rmtree(away, ignore_errors=True)
-        return True
-    return False
+    """Remove an entry, unless somebody uses it. One that can't be removed must not keep jobs from using others."""
+    try:
+        return _removed_unless_used(folder)
+    except FileNotFoundError:
+        return False
+    except OSError as failure:
+        log.warning("the decoded data set %s can't be removed: %s", folder.name, failure)
+        return False
+
+
+def _removed_unless_used(folder: Path) -> bool:
+    lock = _opened(folder / LOCK, create=False)
+    try:
+        if not _locked(lock, fcntl.LOCK_EX) or not _is_at(lock, folder / LOCK):
+            return False
+        # At once out of the way of those who open it now.
+        away = folder.with_name(f"{REMOVED}{uuid.uuid4().hex}")
+        folder.rename(away)
+    finally:
+        os.close(lock)
+    shutil.rmtree(away, ignore_errors=True)
+    return True
 
 
 def _opened(path: Path, *, create: bool = True) -> int:

@@ -104,13 +104,15 @@ class _Process:
         self._send(job)
 
     def write(self, images: Sequence[Encoded]) -> int | None:
-        """As `RowWriter.write`. Raises DecoderLost."""
+        """As `RowWriter.write`, and raises DecoderLost."""
         self._send(images)
         assert self._process.stdout is not None  # noqa: S101
         try:
-            answer: int | None = pickle.load(self._process.stdout)  # noqa: S301  # from our own process
+            answer: int | OSError | None = pickle.load(self._process.stdout)  # noqa: S301  # from our own process
         except (EOFError, pickle.UnpicklingError) as failure:
             raise self._lost() from failure
+        if isinstance(answer, OSError):
+            raise answer
         return answer
 
     def close(self) -> None:

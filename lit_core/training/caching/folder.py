@@ -103,13 +103,14 @@ class CacheFolder:
     def _make_room(self, size: int) -> None:
         entries = sorted(self._entries(), key=lambda entry: (entry / USED).stat().st_mtime)
         sizes = {entry: size_of(entry) for entry in entries}
+        idle = [entry for entry in sizes if not _is_used(entry)]
+        in_use = sum(sizes.values()) - sum(sizes[entry] for entry in idle)
+        if size > 0 and in_use + size > self.most_bytes:
+            raise _no_room(size)  # whatever was removed
         while sum(sizes.values()) + size > self.most_bytes or size > self._free_bytes():
-            oldest = next((entry for entry in sizes if not _is_used(entry)), None)
-            if oldest is None:
-                raise NoRoom(
-                    f"{size} more bytes are more than LIT_TEACHER_CACHE_BYTES or this worker's disk allows, of which "
-                    "LIT_DISK_RESERVE_BYTES stay free"
-                )
+            if not idle:
+                raise _no_room(size)
+            oldest = idle.pop(0)
             log.info("removed the cached teacher %s of %d bytes, the oldest one", oldest.name, sizes.pop(oldest))
             _remove(oldest)
 
@@ -128,6 +129,13 @@ class CacheFolder:
             yield
         finally:
             os.close(lock)
+
+
+def _no_room(size: int) -> NoRoom:
+    return NoRoom(
+        f"{size} more bytes are more than LIT_TEACHER_CACHE_BYTES or this worker's disk allows, of which "
+        "LIT_DISK_RESERVE_BYTES stay free"
+    )
 
 
 def _empty_after_reboot(entry: Path) -> None:

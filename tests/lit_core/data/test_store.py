@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -22,11 +23,13 @@ from safetensors.numpy import save_file
 
 from lit_core.data import Dataset, DatasetError, Interface, Limits, load_dataset
 from lit_core.data.errors import Stopped
-from lit_core.data.pictures import framed, to_picture
+from lit_core.data.pictures import Frame, framed, to_picture
 from lit_core.data.pixels import fit, frame_of, image_to_raw
 from lit_core.data.preprocessing import measured
 from lit_core.data.readers.archives import walk
 from lit_core.data.store import decoding, pool
+from lit_core.data.store.decoder import Job
+from lit_core.data.store.encoded import Encoded
 from lit_core.data.store.entry import DataStore
 from lit_core.data.store.rows import StoredRows, hash_of, pieces
 from lit_spec import DatasetRequest, Resampling, Split
@@ -438,6 +441,22 @@ def test_old_entries_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_an_entry_that_can_not_be_removed_keeps_no_other_from_being_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(tmp_path, limit=100)
+    for name in ("broken", "other"):
+        store.open(name).close()
+        (store.folder / name / "rows").write_bytes(bytes(200))
+    (store.folder / "broken" / "lock").unlink()
+    (store.folder / "broken" / "lock").mkdir()
+    os.utime(store.folder / "broken" / "lock", (0, 0))
+    new = store.open("new")
+    store.make_room(50, new)
+    assert {folder.name for folder in store.folder.iterdir()} == {"broken", "new"}
+    assert "the decoded data set broken can't be removed" in caplog.text
+
+
 def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", contents())
     used = load(path, store_of(tmp_path))
@@ -449,6 +468,9 @@ def test_what_nobody_uses_goes_when_the_store_is_tidied(tmp_path: Path) -> None:
     store_of(tmp_path, limit=0).tidy()
     assert list(kept.parent.iterdir()) == [kept]
     del used
+    store_of(tmp_path, seconds=3600).tidy()
+    assert list(kept.parent.iterdir()) == [kept], "it was in use until now"
+    os.utime(kept / "lock", (0, 0))
     store_of(tmp_path, seconds=3600).tidy()
     assert not list(kept.parent.iterdir())
     load(path, store_of(tmp_path))
@@ -466,6 +488,16 @@ def test_data_that_the_disk_or_the_jobs_limit_has_no_room_for(tmp_path: Path) ->
     with mounted(tmp_path / "store", 64 << 10), pytest.raises(DatasetError, match="the worker's disk has") as refused:
         load(path, store_of(tmp_path, processes=1), size=[32, 32])
     assert refused.value.field == "dataset.size"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_disk_that_fills_up_while_images_are_decoded_is_told(processes: int) -> None:
+    frame = Frame(None, None, (8, 8), Image.Resampling.NEAREST)
+    job = Job("/dev/full", "/dev/null", 3, 8, 8, frame, most_pixels=1 << 20)
+    images = [Encoded(row, name, len(content), content) for row, (name, content) in enumerate(contents(2).items())]
+    with pool.opened_decoders(job, processes) as decoders, pytest.raises(OSError, match="No space left") as failure:
+        list(decoders.run(images))
+    assert failure.value.errno == errno.ENOSPC
 
 
 def test_without_a_store_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

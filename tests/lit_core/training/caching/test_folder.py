@@ -110,6 +110,16 @@ def test_there_is_no_room_where_others_are_in_use(tmp_path: Path) -> None:
     assert folder.room("new") == 8000
 
 
+def test_nothing_is_removed_where_what_is_in_use_leaves_no_room(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path / "cache", 10_000, 10_000)
+    fill(folder, "idle", 2000)
+    with folder.opened("used") as used, folder.opened("new") as new:
+        folder.make_file(used / "values", 6000)
+        with pytest.raises(NoRoom):
+            folder.make_file(new / "values", 5000)
+        assert entries(folder) == ["idle", "new", "used"]
+
+
 def test_what_is_too_much_is_removed_unless_it_is_in_use(tmp_path: Path) -> None:
     folder = CacheFolder(tmp_path / "cache", 10_000, 10_000)
     for name, age in (("used", 300), ("old", 200), ("new", 100)):
