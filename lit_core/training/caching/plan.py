@@ -17,7 +17,7 @@ the teacher: docs/method.md has the figures."""
 LEAST_SHARED_VIEWS = 4
 """The same for the trials of a study, which are compared with each other, and all but the first read."""
 MOST_VIEWS = 32
-"""Each is some open files."""
+"""Each takes room on the disk."""
 
 
 @dataclass(frozen=True)
