@@ -69,8 +69,8 @@ def printed() -> dict[str, tuple[int, int]]:
 
 def test_a_step_takes_the_memory_of_the_one_before_it(printed: dict[str, tuple[int, int]]) -> None:
     left, kept = printed["faults"]
-    # Where the blocks lie differs from run to run, so that one of them may be taken anew.
-    assert 8 * kept < left
+    # Of 16 blocks. Where they lie differs from run to run, so that one or two may be taken anew.
+    assert 4 * kept < left
 
 
 def test_beside_a_sharded_teacher_freed_blocks_leave_no_gaps(printed: dict[str, tuple[int, int]]) -> None:
