@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## Compress a real network through the running service
 # hundreds of processes, which would each compile the code anew.
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(INSTALLED) ## Run the tests, against a real PostgreSQL and a real Valkey (11 to 13 minutes on two cores)
+test: $(INSTALLED) ## Run the tests, against a real PostgreSQL and a real Valkey (9 to 11 minutes on two cores)
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(INSTALLED) ## Run the long forms of the proofs, of which make test has the short ones (11 minutes)
