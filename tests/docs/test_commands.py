@@ -79,6 +79,19 @@ def test_commands_that_train_run(page: str, shared_service: RunningService, chec
     run_page(page, shared_service, checkout)
 
 
+def test_commands_that_are_run_reach_no_other_machine() -> None:
+    """Those of the long tests too, which run seldom."""
+    blocks = [
+        f"{page.relative_to(ROOT)}:{block.line}"
+        for page in PAGES
+        for block in blocks_of(page)
+        if block.reason is None
+        and block.language in {*SHELLS, "python"}
+        and ("example.com" in block.text or "pip install" in block.text)
+    ]
+    assert blocks == []
+
+
 def test_every_page_with_commands_is_run() -> None:
     assert all(runnable(ROOT / page) for page in QUICK)
     assert {"README.md", "docs/client.md", "docs/api.md"} <= set(LONG)

@@ -169,7 +169,7 @@ def test_the_commands_on_embedded_services_with_real_trainings(tmp_path: Path) -
         running_service(new, environment={"LIT_LEASE_SECONDS": "3"}) as service,
         Client(service.url) as client,
     ):
-        files = client.download(done.id, tmp_path / "student")
+        files = client.download(done.id, tmp_path / "student", expected)
         found = {file.path.name: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files}
         assert found == expected
         # The interrupted training goes on from its checkpoint, in the restored service.
