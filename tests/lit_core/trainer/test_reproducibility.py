@@ -23,7 +23,14 @@ from lit_spec import Inspection, JobRequest, Library, LibraryRequest, resolve
 from lit_spec.trainer.folder import CHECKPOINT_FILE
 from tests.lit_core.trainer.forked import ForkedTrainer
 from tests.lit_core.trainer.test_methods import StopsAt, read_report
-from tests.lit_core.trainer.test_training import KeptMessages, run_process, stripes, weights, write_dataset
+from tests.lit_core.trainer.test_training import (
+    KeptMessages,
+    run_process,
+    stripes,
+    types_of,
+    weights,
+    write_dataset,
+)
 
 VIT = {
     "img_size": 8,
@@ -116,7 +123,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, transformer: Path) -> Pat
     folder = job_folder(tmp_path_factory.mktemp("unbroken") / "job", transformer)
     code, events = run_process(folder)
     assert code == 0
-    assert [event["type"] for event in events if event["type"] not in {"checkpoint", "progress"}] == [
+    assert types_of(events) == [
         "started",
         "teacher_measured",
         "epoch",

@@ -106,6 +106,11 @@ def run_process(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def types_of(events: list[dict[str, Any]]) -> list[str]:
+    """Those whose number does not depend on how long the training takes."""
+    return [event["type"] for event in events if event["type"] not in {"checkpoint", "progress"}]
+
+
 class KeptMessages:
     """Takes a trainer's messages instead of the pipe."""
 
@@ -127,7 +132,7 @@ def test_a_job_writes_a_model_its_configuration_and_its_report(tmp_path: Path, t
     folder = job_folder(tmp_path / "job", teacher_file, accept={"max_accuracy_drop": 5}, exports=["onnx", "pt2"])
     code, events = run(folder)
     assert code == 0
-    assert [e["type"] for e in events if e["type"] not in {"checkpoint", "progress"}] == [
+    assert types_of(events) == [
         "started",
         "teacher_measured",
         "epoch",

@@ -17,7 +17,6 @@ from lit_core.trainer.job import JobObserver, run_job
 from lit_core.trainer.supervision import DeadlineWatch
 from lit_core.training.loop import TrainedStudent, train_student
 from lit_core.training.task import Scores
-from lit_spec import Hyperparameters
 from lit_spec.trainer.messages import TeacherMeasured
 from tests.lit_core.trainer.conftest import few_passes, teacher_file
 from tests.lit_core.trainer.test_methods import prepare, read_report
@@ -34,23 +33,14 @@ class Hopeful(IterableTask):
         return Scores(1000.0, {"agreement": 1000.0})
 
 
-def asked_for_few_epochs() -> Hyperparameters:
-    given = asked(1e-3)
-    lit, fine_tune = (
-        phase.model_copy(update={"epochs": 2}) for phase in (given.schedule.lit, given.schedule.fine_tune)
-    )
-    schedule = given.schedule.model_copy(update={"lit": lit, "fine_tune": fine_tune})
-    return given.model_copy(update={"schedule": schedule})
-
-
 def trained(one: IterableTask, folder: Path) -> TrainedStudent[IterableTask]:
     observer = JobObserver(KeptMessages(), DeadlineWatch(), folder)
     return train_student(one, one.hyperparameters, observer, selection=Selection([[0, 2], [0, 2]]))
 
 
 def test_epochs_are_compared_with_the_start_on_all_samples(tmp_path: Path) -> None:
-    (exact,) = trained(task(asked_for_few_epochs()), tmp_path).chosen
-    hopeful = task(asked_for_few_epochs())
+    (exact,) = trained(task(asked(1e-3, epochs=(2, 2))), tmp_path).chosen
+    hopeful = task(asked(1e-3, epochs=(2, 2)))
     hopeful.__class__ = Hopeful
     hopeful.previews = True
     (found,) = trained(hopeful, tmp_path).chosen

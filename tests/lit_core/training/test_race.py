@@ -24,10 +24,11 @@ from tests.lit_core.networks.test_discovery import sectioned
 from tests.lit_core.selection.test_recovery import TwoSections
 
 
-def asked(rate: float, **changes: Any) -> Hyperparameters:
+def asked(rate: float, epochs: tuple[int, int] = (20, 10), **changes: Any) -> Hyperparameters:
+    """`epochs`: of the LIT phase and of fine-tuning."""
     schedule = Schedule(
-        lit={"epochs": 20, "learning_rate": rate, "frozen": ["stem"]},
-        fine_tune={"epochs": 10, "learning_rate": rate / 10, "frozen": ["stem"]},
+        lit={"epochs": epochs[0], "learning_rate": rate, "frozen": ["stem"]},
+        fine_tune={"epochs": epochs[1], "learning_rate": rate / 10, "frozen": ["stem"]},
         optimizer=Optimizer.ADAM,
         batch_size=16,
         steps_per_epoch=20,
